@@ -1,0 +1,488 @@
+//! The checked configuration: values that cannot be wrong.
+//!
+//! Names are resolved, groups are unfolded into their routes, defaults are filled in, units are
+//! gone. Nothing here is optional because "it was not checked yet".
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use http::{HeaderName, HeaderValue, Method, StatusCode, uri::PathAndQuery};
+use ipnet::IpNet;
+
+/// A key of one of the maps of the file. It is the identity of the state behind it.
+pub type Name = Arc<str>;
+
+/// Where in the configuration something was said; shown by `explain` and `/config`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The file.
+    pub file: Arc<PathBuf>,
+    /// Its line, counted from 1.
+    pub line: u32,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file.display(), self.line)
+    }
+}
+
+/// A whole configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// What concerns the process.
+    pub gateway: Gateway,
+    /// Where it listens; at least one.
+    pub listeners: BTreeMap<Name, Listener>,
+    /// Named and inlined policies; an inlined one is called `route/kind` or `upstream/kind`.
+    pub policies: BTreeMap<Name, Policy>,
+    /// Where requests can go.
+    pub upstreams: BTreeMap<Name, Upstream>,
+    /// All routes, those of groups included.
+    pub routes: BTreeMap<Name, Route>,
+    /// The file's own tests.
+    pub tests: Vec<Test>,
+    /// Names the effective configuration: equal bytes in all files give equal hashes.
+    pub hash: u64,
+}
+
+/// What concerns the process.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Gateway {
+    /// How the process is spread over cores; needs a restart.
+    pub workers: Workers,
+    /// The admin listener, if there is one; needs a restart.
+    pub admin: Option<SocketAddr>,
+    /// How changes of the files take effect.
+    pub reload: Reload,
+    /// Peers whose forwarding headers are believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Bounds on what a client may send and hold.
+    pub limits: ServerLimits,
+    /// How the process ends.
+    pub drain: Drain,
+}
+
+/// How the process is spread over cores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Workers {
+    /// One single-threaded runtime per available core.
+    PerCore,
+    /// That many single-threaded runtimes; at least one.
+    Count(usize),
+    /// One multi-threaded runtime.
+    Shared,
+}
+
+/// How changes of the files take effect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reload {
+    /// Watch the files' folders.
+    pub watch: bool,
+    /// Quiet time after the last change before reading.
+    pub debounce: Duration,
+    /// The longest time a burst of changes can put off reading.
+    pub max_wait: Duration,
+    /// Run the file's own tests before a change takes effect.
+    pub run_tests: bool,
+    /// Refuse the whole change when one included file is wrong.
+    pub strict: bool,
+}
+
+/// Bounds on what a client may send and hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerLimits {
+    /// Connections over all listeners.
+    pub connections: usize,
+    /// Bytes of a request head.
+    pub header_bytes: usize,
+    /// Header fields of a request.
+    pub header_count: usize,
+    /// Bytes of a request target.
+    pub uri: usize,
+}
+
+/// How the process ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Drain {
+    /// Still accepting while `/readyz` already says no, so that balancers can look away.
+    pub grace: Duration,
+    /// After this, counted from the signal, what is still running is cut off.
+    pub deadline: Duration,
+}
+
+/// One listening socket.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Listener {
+    /// The address; it is the identity of the socket.
+    pub listen: SocketAddr,
+    /// From the last byte of a connection's set-up to the end of a request head.
+    pub request_headers: Duration,
+    /// A kept-alive connection without a request.
+    pub idle: Duration,
+}
+
+/// A policy with a name.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Policy {
+    /// What it does.
+    pub kind: PolicyKind,
+    /// How far it takes effect.
+    pub enforce: Enforce,
+    /// Whom one account is for.
+    pub scope: Scope,
+    /// Where it was said.
+    pub origin: Origin,
+}
+
+/// What a policy does.
+#[derive(Clone, Debug, PartialEq)]
+pub enum PolicyKind {
+    /// So many requests in so much time, by key.
+    RateLimit(RateLimit),
+    /// So many requests at once.
+    Bulkhead(Bulkhead),
+}
+
+/// How far a rejecting policy takes effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Enforce {
+    /// It rejects.
+    Always,
+    /// It decides and reports, and lets pass.
+    Observe,
+    /// It rejects that share of what it would reject, in percent: 1 to 99.
+    Percent(u8),
+    /// It is off; its state is kept.
+    Never,
+}
+
+/// Whom one account of a policy is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// One for all who use the name.
+    Policy,
+    /// One for each route.
+    Route,
+    /// One for each upstream.
+    Upstream,
+}
+
+/// So many requests in so much time.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RateLimit {
+    /// One to four windows; all must admit, none is charged if one does not.
+    pub rates: Vec<Rate>,
+    /// At once, for each window; as many as `rates`.
+    pub bursts: Vec<u32>,
+    /// What makes a key, in order; empty: one account for everybody.
+    pub key: Vec<KeyPart>,
+    /// What happens to a request that lacks a part of the key.
+    pub on_missing: OnMissing,
+    /// The bound of the key table.
+    pub max_keys: usize,
+}
+
+/// `count` requests in `per`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// At least 1.
+    pub count: u32,
+    /// At least a second.
+    pub per: Duration,
+}
+
+/// One part of a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeyPart {
+    /// The client's address; an IPv6 address by its /64.
+    ClientIp,
+    /// The name of the matched route.
+    Route,
+    /// The host of the request.
+    Host,
+    /// The method.
+    Method,
+    /// A request header.
+    Header(HeaderName),
+    /// A query parameter.
+    Query(Arc<str>),
+    /// A capture of the path.
+    Capture(Arc<str>),
+}
+
+/// What happens to a request that lacks a part of the key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnMissing {
+    /// All such requests share one account.
+    Shared,
+    /// It is not counted.
+    Skip,
+    /// It is rejected with 400.
+    Reject,
+}
+
+/// So many requests at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bulkhead {
+    /// At work at once; at least 1.
+    pub max: u32,
+    /// Waiting at once.
+    pub queue: u32,
+    /// The longest wait.
+    pub max_wait: Duration,
+}
+
+/// Where requests can go.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Upstream {
+    /// At least one, no address twice.
+    pub endpoints: Vec<Endpoint>,
+    /// The bulkhead of the whole upstream: a name in `policies`.
+    pub bulkhead: Option<Name>,
+    /// How long its parts may take.
+    pub timeouts: UpstreamTimeouts,
+    /// How connections are kept.
+    pub keep_alive: KeepAlive,
+    /// Where it was said.
+    pub origin: Origin,
+}
+
+/// One address of an upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// `host:port`, as it was written; a literal address or a name of this machine's resolver.
+    pub address: Arc<str>,
+}
+
+/// How long the parts of one exchange with an endpoint may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UpstreamTimeouts {
+    /// To a connection.
+    pub connect: Duration,
+    /// From the sent request to the response head.
+    pub response_headers: Duration,
+    /// Without a byte of a body, either way; `None` is `never`.
+    pub idle: Option<Duration>,
+}
+
+/// How connections to an endpoint are kept, for each worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeepAlive {
+    /// Idle connections to one endpoint; 0 keeps none.
+    pub max_idle: usize,
+    /// How long an idle one is kept.
+    pub timeout: Duration,
+}
+
+/// One route.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// The listeners it is served on; at least one.
+    pub listeners: Vec<Name>,
+    /// The group it was written in.
+    pub group: Option<Name>,
+    /// What it matches.
+    pub matches: Match,
+    /// Decides between routes of equal rank; higher wins. `None` when not said.
+    pub priority: Option<i32>,
+    /// Names of rate limits, in the order of their names; all must admit.
+    pub rate_limits: Vec<Name>,
+    /// The route's own bulkhead: a name in `policies`.
+    pub bulkhead: Option<Name>,
+    /// From the request head to the last byte of the response; `None` is `never`.
+    pub total_timeout: Option<Duration>,
+    /// Overrides the upstream's `idle`: outer `None` where not said, inner `None` is `never`.
+    pub idle_timeout: Option<Option<Duration>>,
+    /// Changes of the request target.
+    pub rewrite: Rewrite,
+    /// Changes of headers.
+    pub headers: HeaderEdits,
+    /// Where it goes.
+    pub destination: Destination,
+    /// Where it was said.
+    pub origin: Origin,
+}
+
+/// What a route matches. Empty lists match everything.
+#[derive(Clone, Debug)]
+pub struct Match {
+    /// Any of these hosts.
+    pub hosts: Vec<HostPattern>,
+    /// The path.
+    pub path: PathPattern,
+    /// Any of these methods.
+    pub methods: Vec<Method>,
+    /// All of these headers.
+    pub headers: Vec<(HeaderName, ValueMatch)>,
+    /// All of these query parameters.
+    pub query: Vec<(Arc<str>, ValueMatch)>,
+}
+
+/// A host, lower case, without a port.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum HostPattern {
+    /// Exactly this one.
+    Exact(Arc<str>),
+    /// `*.ola.example` is kept as `.ola.example`: one or more labels before it.
+    Wildcard(Arc<str>),
+}
+
+/// A path.
+#[derive(Clone, Debug)]
+pub enum PathPattern {
+    /// `path:` — the whole path.
+    Whole(Vec<Segment>),
+    /// `prefix:` — on a segment boundary; `/` is no segments at all.
+    Prefix(Vec<Segment>),
+    /// `regex:` — anchored at both ends; its named groups are captures.
+    Regex(regex::Regex),
+}
+
+/// One segment of a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Segment {
+    /// These very bytes. An empty one is the trailing slash of a whole path.
+    Literal(Arc<str>),
+    /// `{name}`: one segment, not empty.
+    Param(Arc<str>),
+    /// `{name...}`: the rest, possibly empty, last, in a whole path only.
+    Rest(Arc<str>),
+}
+
+/// The value of a header or query parameter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ValueMatch {
+    /// It is there.
+    Present,
+    /// It is exactly this.
+    Exact(Arc<str>),
+}
+
+/// Changes of the request target.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rewrite {
+    /// The new path.
+    pub path: Option<Template>,
+    /// Takes the matched prefix away; only on `prefix:` routes, not beside `path`.
+    pub strip_prefix: bool,
+    /// The new `Host`.
+    pub host: Option<HeaderValue>,
+}
+
+/// Text with `{captures}` in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Template(pub Vec<TemplatePart>);
+
+/// A piece of a template.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TemplatePart {
+    /// As it stands.
+    Text(Arc<str>),
+    /// A capture of the path; it exists in the route's `match`.
+    Capture(Arc<str>),
+}
+
+/// Changes of headers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HeaderEdits {
+    /// Of the request, on its way to the destination.
+    pub request: HeaderEdit,
+    /// Of the response, on its way to the client.
+    pub response: HeaderEdit,
+}
+
+/// Changes of one message: first `remove`, then `set`, then `add`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HeaderEdit {
+    /// Taken away.
+    pub remove: Vec<HeaderName>,
+    /// Replaced, or put in.
+    pub set: Vec<(HeaderName, HeaderValue)>,
+    /// Put beside what is there.
+    pub add: Vec<(HeaderName, HeaderValue)>,
+}
+
+/// Where a route goes.
+#[derive(Clone, Debug)]
+pub enum Destination {
+    /// To an upstream: a name in `upstreams`.
+    Upstream(Name),
+    /// An answer of the gateway's own.
+    Respond(Respond),
+    /// To another URL.
+    Redirect(Redirect),
+}
+
+/// An answer of the gateway's own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Respond {
+    /// The status.
+    pub status: StatusCode,
+    /// The body.
+    pub body: Arc<str>,
+    /// Its type; `text/plain; charset=utf-8` if nothing is said.
+    pub content_type: HeaderValue,
+}
+
+/// To another URL: what is not said stays as it was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Redirect {
+    /// 301, 302, 303, 307 or 308.
+    pub status: StatusCode,
+    /// `http` or `https`.
+    pub scheme: Option<Arc<str>>,
+    /// The host, with a port if there is one.
+    pub host: Option<Arc<str>>,
+    /// The path.
+    pub path: Option<Template>,
+}
+
+/// One of the file's own tests.
+#[derive(Clone, Debug)]
+pub struct Test {
+    /// As written: `GET https://host/path`.
+    pub request: TestRequest,
+    /// What must come of it; `None` where nothing is said. At least one is.
+    pub expect: Expect,
+    /// Where it was said.
+    pub origin: Origin,
+}
+
+/// A request that is only thought of.
+#[derive(Clone, Debug)]
+pub struct TestRequest {
+    /// The method.
+    pub method: Method,
+    /// `http` or `https`.
+    pub scheme: Arc<str>,
+    /// The host, with its port if it was written.
+    pub host: Arc<str>,
+    /// Path and query.
+    pub target: PathAndQuery,
+    /// Its headers.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// Where it comes from; `127.0.0.1` if nothing is said.
+    pub client_ip: IpAddr,
+    /// The listener it arrives at; `None`: the only one, or any that has a route for it.
+    pub listener: Option<Name>,
+}
+
+/// What must come of a test's request.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Expect {
+    /// The route that takes it.
+    pub route: Option<Name>,
+    /// The upstream it goes to.
+    pub upstream: Option<Name>,
+    /// The status that the gateway itself answers with.
+    pub status: Option<StatusCode>,
+    /// The path the upstream sees.
+    pub path: Option<Arc<str>>,
+}

@@ -1,0 +1,2 @@
+//! Bazaar.
+fn main() {}
