@@ -1,1 +1,46 @@
-//! Layers.
+//! Tower layers for services that stand in front of other services.
+//!
+//! | Module | What its layer does |
+//! | --- | --- |
+//! | [`rate_limit`] | So many requests in so much time, by key, over several windows at once |
+//! | [`bulkhead`] | So many requests at once, with a bounded queue |
+//! | [`timeout`] | An end to every exchange, the response body included |
+//! | [`balance`] | Chooses an endpoint and keeps its account until the body ends |
+//! | [`problem`] | Renders what the others rejected as problem details (RFC 9457) |
+//!
+//! # What all layers have in common
+//!
+//! 1. **A layer is the handle of its state.** Every service made from one layer, and every clone,
+//!    shares one account, also under `axum::Router::layer`.
+//! 2. **A rejection is a response**: right status, empty body, and a [`Rejection`](reject::Rejection)
+//!    in its extensions. `S::Error` passes through unchanged, so every layer fits axum.
+//! 3. **A request ends when its response body ends** or is dropped: permits and counts are
+//!    [guards](guard) in the body. Cancellation releases everything.
+//! 4. **Limits act in `call`**, never in `poll_ready`: a caller that was ready and turned away has
+//!    consumed nothing.
+//! 5. **Decisions are pure transitions**. [`Explain`](explain::Explain) asks the very function the
+//!    data path commits, and drops the new state.
+//! 6. **`reconfigured`** gives a layer under a new configuration over the *same* state. It writes
+//!    nothing until its first request, so a reload that fails later has changed nothing.
+//! 7. **Everything is bounded**; each module's documentation names the bounds.
+//!
+//! Time is read through [`clock::Now`] (tokio's clock, so tests can pause it). Inside a stack that
+//! begins with a [`Context`](context::Context) the clock is read once for each request.
+#![forbid(unsafe_code)]
+
+pub mod balance;
+pub mod bulkhead;
+pub mod clock;
+pub mod context;
+pub mod enforce;
+pub mod explain;
+pub mod guard;
+pub mod key;
+pub mod observe;
+pub mod problem;
+pub mod rate_limit;
+pub mod reject;
+pub mod timeout;
+
+/// An error of any kind, for bodies that can fail in ways the inner body cannot.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

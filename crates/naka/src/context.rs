@@ -1,0 +1,52 @@
+//! What is known of one request, in one extension.
+//!
+//! The first extension of a request costs three allocations and each further one another, so
+//! a stack of ours keeps its facts in fields of one [`Context`]. Outside such a stack each layer
+//! falls back to extensions of its own: [`ClientAddr`], [`Endpoint`](crate::balance::Endpoint).
+
+use std::net::IpAddr;
+
+use http::Extensions;
+
+use crate::{balance::Endpoint, clock::Now};
+
+/// What is known of one request.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Context {
+    /// When the request's head had been read.
+    pub now: Now,
+    /// The client's address, after the forwarding headers of trusted proxies were weighed.
+    pub client: Option<IpAddr>,
+    /// The endpoint a balancer chose.
+    pub endpoint: Option<Endpoint>,
+}
+
+impl Context {
+    /// A request whose head was read at `now`.
+    pub const fn new(now: Now) -> Self {
+        Self { now, client: None, endpoint: None }
+    }
+
+    /// The same, from a client.
+    #[must_use]
+    pub const fn with_client(mut self, client: IpAddr) -> Self {
+        self.client = Some(client);
+        self
+    }
+}
+
+/// The client's address: put it into a request's extensions where there is no [`Context`].
+///
+/// In axum that is one `map_request` over `ConnectInfo<SocketAddr>`. Only ever derive it from the
+/// socket, or from forwarding headers that a trusted proxy wrote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClientAddr(pub IpAddr);
+
+impl ClientAddr {
+    /// The address in the [`Context`], else in an extension of its own.
+    pub fn of(extensions: &Extensions) -> Option<IpAddr> {
+        let known = extensions.get::<Context>().and_then(|context| context.client);
+        known.or_else(|| extensions.get::<Self>().map(|client| client.0))
+    }
+}

@@ -1,0 +1,45 @@
+//! Facts, told synchronously to a value that each layer owns.
+//!
+//! One observer per layer *instance*: labels are looked up when it is made and not for each event,
+//! so no event names its policy. `()` observes nothing and costs nothing.
+
+use std::sync::Arc;
+
+use crate::reject::Rejection;
+
+/// Hears what a layer did. Every method does nothing unless it is written.
+///
+/// Called on the request path: count, and return.
+pub trait Observer: Send + Sync + 'static {
+    /// A request was let pass.
+    fn admitted(&self) {}
+    /// A request was refused.
+    fn rejected(&self, _: &Rejection) {}
+    /// A request would have been refused, had the layer been enforced.
+    fn would_reject(&self, _: &Rejection) {}
+    /// A request waits for a place; [`admitted`](Self::admitted),
+    /// [`rejected`](Self::rejected) or [`cancelled`](Self::cancelled) follows.
+    fn queued(&self) {}
+    /// A request that waited was given up by its caller.
+    fn cancelled(&self) {}
+}
+
+impl Observer for () {}
+
+impl<O: Observer> Observer for Arc<O> {
+    fn admitted(&self) {
+        (**self).admitted();
+    }
+    fn rejected(&self, rejection: &Rejection) {
+        (**self).rejected(rejection);
+    }
+    fn would_reject(&self, rejection: &Rejection) {
+        (**self).would_reject(rejection);
+    }
+    fn queued(&self) {
+        (**self).queued();
+    }
+    fn cancelled(&self) {
+        (**self).cancelled();
+    }
+}

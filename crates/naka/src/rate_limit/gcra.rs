@@ -1,0 +1,246 @@
+//! The algorithm alone: several GCRA windows over one key. No clock, no HTTP, no runtime, no lock.
+
+use std::{fmt, num::NonZeroU32, time::Duration};
+
+/// The most windows one quota can have.
+pub const MAX_WINDOWS: usize = 4;
+
+/// So many requests in so much time, and so many of them at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    per_ns: u64,
+    burst: u32,
+    interval_ns: u64,  // what one request costs; at least 1
+    tolerance_ns: u64, // how far the theoretical arrival may run ahead of now
+}
+
+impl Window {
+    /// `count` requests in `per`, all of them at once if need be.
+    ///
+    /// The interval between two requests is rounded up to whole nanoseconds, so that no rounding
+    /// ever admits more than was said; a `per` below `count` nanoseconds acts as one a nanosecond.
+    pub const fn new(count: NonZeroU32, per: Duration) -> Self {
+        let nanos = per.as_nanos();
+        #[expect(clippy::cast_possible_truncation, reason = "clamped in the branch before")]
+        let per_ns = if nanos > u64::MAX as u128 { u64::MAX } else { nanos as u64 };
+        let interval_ns = per_ns.div_ceil(count.get() as u64);
+        let interval_ns = if interval_ns == 0 { 1 } else { interval_ns };
+        Self { per_ns, burst: count.get(), interval_ns, tolerance_ns: 0 }.burst(count)
+    }
+
+    /// `count` requests a second.
+    ///
+    /// # Panics
+    /// If `count` is 0.
+    pub const fn per_second(count: u32) -> Self {
+        Self::new(at_least_one(count), Duration::from_secs(1))
+    }
+
+    /// `count` requests a minute.
+    ///
+    /// # Panics
+    /// If `count` is 0.
+    pub const fn per_minute(count: u32) -> Self {
+        Self::new(at_least_one(count), Duration::from_mins(1))
+    }
+
+    /// `count` requests an hour.
+    ///
+    /// # Panics
+    /// If `count` is 0.
+    pub const fn per_hour(count: u32) -> Self {
+        Self::new(at_least_one(count), Duration::from_hours(1))
+    }
+
+    /// The same rate, but only so many at once. Without this, as many as the rate's count.
+    #[must_use]
+    pub const fn burst(mut self, burst: NonZeroU32) -> Self {
+        self.burst = burst.get();
+        self.tolerance_ns = self.interval_ns.saturating_mul(burst.get() as u64 - 1);
+        self
+    }
+
+    /// From spent to full.
+    pub const fn refill(&self) -> Duration {
+        Duration::from_nanos(self.full_ns())
+    }
+
+    const fn full_ns(&self) -> u64 {
+        self.tolerance_ns.saturating_add(self.interval_ns)
+    }
+}
+
+const fn at_least_one(count: u32) -> NonZeroU32 {
+    NonZeroU32::new(count).expect("a rate admits at least one request")
+}
+
+/// One to [`MAX_WINDOWS`] windows, which all must admit; none is charged if one does not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quota {
+    windows: [Window; MAX_WINDOWS],
+    len: usize,
+}
+
+impl Quota {
+    /// All of these windows.
+    ///
+    /// # Errors
+    /// If there is none, or more than [`MAX_WINDOWS`].
+    pub fn new(windows: &[Window]) -> Result<Self, QuotaError> {
+        let Some(first) = windows.first() else { return Err(QuotaError { windows: 0 }) };
+        let mut all = [*first; MAX_WINDOWS];
+        let place = all.get_mut(..windows.len()).ok_or(QuotaError { windows: windows.len() })?;
+        place.copy_from_slice(windows);
+        Ok(Self { windows: all, len: windows.len() })
+    }
+
+    /// From spent to full: after this long without a request a key has no history.
+    pub fn refill(&self) -> Duration {
+        self.windows().iter().map(Window::refill).max().unwrap_or_default()
+    }
+
+    /// The largest number of requests admitted at once.
+    pub fn burst(&self) -> u32 {
+        self.windows().iter().map(|window| window.burst).min().unwrap_or_default()
+    }
+
+    fn windows(&self) -> &[Window] {
+        &self.windows[..self.len]
+    }
+}
+
+impl From<Window> for Quota {
+    fn from(window: Window) -> Self {
+        Self { windows: [window; MAX_WINDOWS], len: 1 }
+    }
+}
+
+/// A quota has no windows, or too many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QuotaError {
+    windows: usize,
+}
+
+impl fmt::Display for QuotaError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a quota has 1 to {MAX_WINDOWS} windows, not {}", self.windows)
+    }
+}
+
+impl std::error::Error for QuotaError {}
+
+/// All that is remembered of one key: the theoretical arrival of its next request, per window, in
+/// nanoseconds since the limiter's start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cell {
+    arrival_ns: [u64; MAX_WINDOWS],
+}
+
+impl Cell {
+    /// The cell of a key that was never seen.
+    pub(super) const FRESH: Self = Self { arrival_ns: [0; MAX_WINDOWS] };
+
+    /// Whether it says no more than no cell would: forgetting it gives nobody anything.
+    pub fn is_idle(&self, now_ns: u64) -> bool {
+        self.arrival_ns.iter().all(|&arrival_ns| arrival_ns <= now_ns)
+    }
+}
+
+/// One request at `now_ns`: how many more would be admitted at once in the tightest window, or
+/// the shortest wait after which all windows would admit. The new cell differs from the old one
+/// only on `Ok`.
+///
+/// Per window, with `arrival` the theoretical arrival: `due = max(arrival, now)`; admit if
+/// `due - now <= tolerance`, then `arrival = due + interval`.
+pub fn evaluate(quota: &Quota, cell: &Cell, now_ns: u64) -> (Result<u64, Duration>, Cell) {
+    let (mut next, mut wait_ns, mut left) = (*cell, 0, u64::MAX);
+    for (window, arrival_ns) in quota.windows().iter().zip(&mut next.arrival_ns) {
+        let due_ns = (*arrival_ns).max(now_ns);
+        let ahead_ns = due_ns - now_ns;
+        wait_ns = wait_ns.max(ahead_ns.saturating_sub(window.tolerance_ns));
+        left = left.min(window.tolerance_ns.saturating_sub(ahead_ns) / window.interval_ns);
+        *arrival_ns = due_ns.saturating_add(window.interval_ns);
+    }
+    if wait_ns == 0 { (Ok(left), next) } else { (Err(Duration::from_nanos(wait_ns)), *cell) }
+}
+
+/// Carries a cell from one quota to another: what was consumed stays consumed, counted in
+/// requests and clamped to the new burst. A window goes on from the old one with the same period,
+/// else from the one in its place; one that has no predecessor starts full.
+pub fn migrate(from: &Quota, to: &Quota, cell: &Cell, now_ns: u64) -> Cell {
+    let mut next = Cell::default();
+    for (place, new) in to.windows().iter().enumerate() {
+        let Some(old_place) = predecessor(from, to, place) else { continue };
+        let old = &from.windows()[old_place];
+        let ahead_ns = u128::from(cell.arrival_ns[old_place].saturating_sub(now_ns));
+        let rescaled_ns = (ahead_ns * u128::from(new.interval_ns)).div_ceil(u128::from(old.interval_ns));
+        let ahead_ns = u64::try_from(rescaled_ns).unwrap_or(u64::MAX).min(new.full_ns());
+        next.arrival_ns[place] = now_ns.saturating_add(ahead_ns);
+    }
+    next
+}
+
+fn predecessor(from: &Quota, to: &Quota, place: usize) -> Option<usize> {
+    let per_ns = to.windows()[place].per_ns;
+    let same_period = from.windows().iter().position(|old| old.per_ns == per_ns);
+    same_period.or_else(|| {
+        let old = from.windows().get(place)?;
+        let is_taken = to.windows().iter().any(|new| new.per_ns == old.per_ns);
+        (!is_taken).then_some(place)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn admitted(quota: &Quota, cell: &mut Cell, now_ns: u64, tries: u32) -> u32 {
+        (0..tries).fold(0, |sum, _| {
+            let (verdict, next) = evaluate(quota, cell, now_ns);
+            *cell = next;
+            sum + u32::from(verdict.is_ok())
+        })
+    }
+
+    #[test]
+    fn a_rate_that_does_not_divide_its_period_never_admits_more() {
+        let quota = Quota::from(Window::per_second(7).burst(NonZeroU32::MIN));
+        let mut cell = Cell::default();
+        let in_ten_seconds: u32 = (0..10_000).map(|ms| admitted(&quota, &mut cell, ms * 1_000_000, 1)).sum();
+        assert!(in_ten_seconds <= 70, "{in_ten_seconds}");
+    }
+
+    #[test]
+    fn extreme_quotas_saturate() {
+        let century = Duration::from_secs(u64::MAX);
+        let quota = Quota::from(Window::new(NonZeroU32::MIN, century).burst(NonZeroU32::MAX));
+        let mut cell = Cell::default();
+        assert_eq!(admitted(&quota, &mut cell, u64::MAX - 1, 3), 3);
+        assert_eq!(migrate(&quota, &quota, &cell, 0).arrival_ns[0], u64::MAX);
+    }
+
+    #[test]
+    fn migrating_keeps_what_was_consumed_in_requests() {
+        let (ten, nine) = (Quota::from(Window::per_hour(10)), Quota::from(Window::per_hour(9)));
+        let mut cell = Cell::default();
+        assert_eq!(admitted(&ten, &mut cell, 0, 7), 7);
+        let mut cell = migrate(&ten, &nine, &cell, 0);
+        assert_eq!(admitted(&nine, &mut cell, 0, 9), 2, "7 of 10 become 7 of 9");
+    }
+
+    #[test]
+    fn migrating_pairs_windows_by_period_then_by_place() {
+        let (minute, hour) = (Window::per_minute(2), Window::per_hour(3));
+        let spent = {
+            let mut cell = Cell::default();
+            admitted(&Quota::from(hour), &mut cell, 0, 9);
+            cell
+        };
+        let both = Quota::new(&[minute, hour]).unwrap();
+        let mut cell = migrate(&Quota::from(hour), &both, &spent, 0);
+        assert_eq!(admitted(&both, &mut cell, 0, 9), 0, "the hour is spent wherever it stands");
+        let day = Quota::from(Window::new(NonZeroU32::new(3).unwrap(), Duration::from_secs(86_400)));
+        let mut cell = migrate(&Quota::from(hour), &day, &spent, 0);
+        assert_eq!(admitted(&day, &mut cell, 0, 9), 0, "an hour that became a day stays spent");
+    }
+}

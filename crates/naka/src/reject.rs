@@ -1,0 +1,304 @@
+//! The shared vocabulary of decisions: what is looked at, what is said, and why it was refused.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use http::{
+    Extensions, HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header::RETRY_AFTER,
+    request::Parts,
+};
+use pin_project_lite::pin_project;
+
+/// What a decision may look at; free to make from a request of any body, or from [`Parts`].
+#[derive(Clone, Copy, Debug)]
+pub struct Head<'a> {
+    /// The method.
+    pub method: &'a Method,
+    /// The request target.
+    pub uri: &'a Uri,
+    /// The headers.
+    pub headers: &'a HeaderMap,
+    /// What earlier layers learned.
+    pub extensions: &'a Extensions,
+}
+
+impl<'a, B> From<&'a Request<B>> for Head<'a> {
+    fn from(request: &'a Request<B>) -> Self {
+        Self {
+            method: request.method(),
+            uri: request.uri(),
+            headers: request.headers(),
+            extensions: request.extensions(),
+        }
+    }
+}
+
+impl<'a> From<&'a Parts> for Head<'a> {
+    fn from(parts: &'a Parts) -> Self {
+        Self {
+            method: &parts.method,
+            uri: &parts.uri,
+            headers: &parts.headers,
+            extensions: &parts.extensions,
+        }
+    }
+}
+
+/// What a pure transition says; `T` is what was learned by admitting.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict<T = ()> {
+    /// Let it pass.
+    Admit(T),
+    /// Refuse it.
+    Reject(Rejection),
+    /// A pure function cannot know: ask, then evaluate again.
+    Depends(Dependency),
+}
+
+/// What a pure function cannot know. The data path goes and asks; `explain` prints it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Dependency {
+    /// A place in a queue, and then a place at work.
+    Queue {
+        /// The longest wait.
+        max_wait: Duration,
+    },
+    /// The answer of whoever is behind this layer.
+    Response {
+        /// The longest wait.
+        within: Duration,
+    },
+}
+
+impl fmt::Display for Dependency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Queue { max_wait } => write!(f, "would wait up to {max_wait:?} for a place"),
+            Self::Response { within } => write!(f, "would give the answer {within:?}"),
+        }
+    }
+}
+
+/// Why a request was refused. The same word stands in body, log, metric and span.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Reason {
+    /// The request could not be understood, or said contradictory things.
+    BadRequest,
+    /// The path is ambiguous or escapes its place.
+    BadPath,
+    /// The request target is longer than allowed.
+    UriTooLong,
+    /// No route matches.
+    RouteNotFound,
+    /// A route matches all but the method.
+    MethodNotAllowed,
+    /// A rate limit is spent.
+    RateLimited,
+    /// A rate limit needs a key that the request does not have.
+    KeyMissing,
+    /// The bulkhead and its queue are full.
+    BulkheadFull,
+    /// The wait for a place was too long.
+    BulkheadTimeout,
+    /// The whole exchange took too long.
+    TotalTimeout,
+    /// There is no endpoint to send it to.
+    NoEndpoint,
+    /// No connection to the endpoint could be made.
+    ConnectFailed,
+    /// A connection to the endpoint took too long.
+    ConnectTimeout,
+    /// The endpoint sent no response head in time.
+    ResponseTimeout,
+    /// The endpoint closed the connection before it had answered.
+    UpstreamReset,
+    /// The endpoint's answer is not HTTP as it should be.
+    UpstreamProtocol,
+    /// A reason of an application's own.
+    Custom(StatusCode, &'static str),
+}
+
+impl Reason {
+    /// The status of the response.
+    pub const fn status(self) -> StatusCode {
+        match self {
+            Self::BadRequest | Self::BadPath | Self::KeyMissing => StatusCode::BAD_REQUEST,
+            Self::UriTooLong => StatusCode::URI_TOO_LONG,
+            Self::RouteNotFound => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
+            Self::BulkheadFull | Self::BulkheadTimeout | Self::NoEndpoint => StatusCode::SERVICE_UNAVAILABLE,
+            Self::TotalTimeout | Self::ConnectTimeout | Self::ResponseTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::ConnectFailed | Self::UpstreamReset | Self::UpstreamProtocol => StatusCode::BAD_GATEWAY,
+            Self::Custom(status, _) => status,
+        }
+    }
+
+    /// The word for machines: lower case, with underscores.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::BadRequest => "bad_request",
+            Self::BadPath => "bad_path",
+            Self::UriTooLong => "uri_too_long",
+            Self::RouteNotFound => "route_not_found",
+            Self::MethodNotAllowed => "method_not_allowed",
+            Self::RateLimited => "rate_limited",
+            Self::KeyMissing => "key_missing",
+            Self::BulkheadFull => "bulkhead_full",
+            Self::BulkheadTimeout => "bulkhead_timeout",
+            Self::TotalTimeout => "total_timeout",
+            Self::NoEndpoint => "no_endpoint",
+            Self::ConnectFailed => "connect_failed",
+            Self::ConnectTimeout => "connect_timeout",
+            Self::ResponseTimeout => "response_timeout",
+            Self::UpstreamReset => "upstream_reset",
+            Self::UpstreamProtocol => "upstream_protocol",
+            Self::Custom(_, word) => word,
+        }
+    }
+
+    /// The sentence for people: what happened, and what to do where there is something.
+    pub const fn sentence(self) -> &'static str {
+        match self {
+            Self::BadRequest => "The request could not be understood.",
+            Self::BadPath => {
+                "The path has dot segments, empty segments, or escapes that mean different things to different servers."
+            }
+            Self::UriTooLong => "The request target is longer than this gateway allows.",
+            Self::RouteNotFound => "No route matches this host and path.",
+            Self::MethodNotAllowed => "The path exists, but not for this method; see `Allow`.",
+            Self::RateLimited => "The allowance is spent; try again after `Retry-After`.",
+            Self::KeyMissing => "The request lacks what its rate limit counts by.",
+            Self::BulkheadFull => "Too many requests are at work and waiting; try again later.",
+            Self::BulkheadTimeout => "No place became free in time; try again later.",
+            Self::TotalTimeout => "The exchange took longer than its route allows.",
+            Self::NoEndpoint => "The upstream has no endpoint that could take the request.",
+            Self::ConnectFailed => "The upstream could not be reached.",
+            Self::ConnectTimeout => "The upstream did not accept a connection in time.",
+            Self::ResponseTimeout => "The upstream did not begin to answer in time.",
+            Self::UpstreamReset => "The upstream closed the connection before it had answered.",
+            Self::UpstreamProtocol => "The upstream's answer could not be understood.",
+            Self::Custom(..) => "The request was refused.",
+        }
+    }
+
+    /// Made here, but only because whoever is behind did not do its part: such a rejection counts
+    /// as a failure of the upstream. All others say nothing about it.
+    pub const fn blames_upstream(self) -> bool {
+        matches!(
+            self,
+            Self::ConnectFailed
+                | Self::ConnectTimeout
+                | Self::ResponseTimeout
+                | Self::UpstreamReset
+                | Self::UpstreamProtocol
+        )
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
+    }
+}
+
+/// A refusal: in the extensions of every response that a layer of ours made itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Rejection {
+    /// Why.
+    pub reason: Reason,
+    /// The shortest wait after which the same request could be admitted, where that is known.
+    pub retry_after: Option<Duration>,
+    /// The name of the policy that refused, where it has one.
+    pub policy: Option<Arc<str>>,
+}
+
+impl Rejection {
+    /// A refusal that says only why.
+    pub const fn new(reason: Reason) -> Self {
+        Self { reason, retry_after: None, policy: None }
+    }
+
+    /// The same, with the shortest wait that could help.
+    #[must_use]
+    pub const fn retry_after(mut self, wait: Duration) -> Self {
+        self.retry_after = Some(wait);
+        self
+    }
+
+    /// The same, by a policy with a name.
+    #[must_use]
+    pub fn by(mut self, policy: Option<Arc<str>>) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// The response: status, `Retry-After` in whole seconds rounded up, an empty body, and `self`
+    /// in the extensions.
+    #[must_use]
+    pub fn into_response<R: Default>(self) -> Response<R> {
+        let mut response = Response::new(R::default());
+        *response.status_mut() = self.reason.status();
+        if let Some(wait) = self.retry_after {
+            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+impl From<Reason> for Rejection {
+    fn from(reason: Reason) -> Self {
+        Self::new(reason)
+    }
+}
+
+pin_project! {
+    /// Forwards, or answers at once; for layers that decide in `call` and keep the body type.
+    #[project = DecidedProjection]
+    #[derive(Debug)]
+    pub enum Decided<F> {
+        #[doc(hidden)]
+        Forward { #[pin] future: F },
+        #[doc(hidden)]
+        Reject { rejection: Option<Rejection> },
+    }
+}
+
+impl<F> Decided<F> {
+    pub(crate) const fn forward(future: F) -> Self {
+        Self::Forward { future }
+    }
+
+    pub(crate) const fn reject(rejection: Rejection) -> Self {
+        Self::Reject { rejection: Some(rejection) }
+    }
+}
+
+impl<F, R, E> Future for Decided<F>
+where
+    F: Future<Output = Result<Response<R>, E>>,
+    R: Default,
+{
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project() {
+            DecidedProjection::Forward { future } => future.poll(cx),
+            DecidedProjection::Reject { rejection } => {
+                let rejection = rejection.take().expect("a future is not polled after it is ready");
+                Poll::Ready(Ok(rejection.into_response()))
+            }
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! An end to every exchange: `504 Gateway Timeout` when it takes too long.
+//!
+//! # Decision
+//! 1. The deadline is the reading the request carries in its [`Context`](crate::context::Context)
+//!    plus the time allowed, so that what was spent before this layer (a queue) counts. Outside
+//!    a stack of ours it runs from `call`.
+//! 2. No response head by then: `504` with [`Reason::TotalTimeout`], and the inner future is
+//!    dropped at once.
+//! 3. The head is there but the body has not ended by then: the body ends in an [`Elapsed`] error,
+//!    which cuts the connection, because nothing else can still tell the client.
+//!
+//! It differs from `tower_http::timeout::TimeoutLayer` in that the body is included.
+//!
+//! # Units and limits
+//! A `Duration`; tokio's timer has a resolution of one millisecond. A timer is made when something
+//! first has to be waited for: an answer at hand costs none. Nothing is allocated.
+//!
+//! # Errors and panics
+//! `S::Error` passes unchanged. The body's error becomes a [`BoxError`]. Needs tokio's timer.
+//!
+//! # Example
+//! ```
+//! # use http::{Request, Response};
+//! # use http_body_util::Empty;
+//! # use tower::{Layer, ServiceExt};
+//! use std::time::Duration;
+//! use naka::timeout::TimeoutLayer;
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() {
+//! # let hangs = tower::service_fn(|_: Request<()>| std::future::pending::<Result<Response<Empty<bytes::Bytes>>, ()>>());
+//! let service = TimeoutLayer::new(Duration::from_millis(10)).layer(hangs);
+//! assert_eq!(service.oneshot(Request::new(())).await.unwrap().status(), 504);
+//! # }
+//! ```
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Request, Response, request::Parts};
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+use tokio::time::{Instant, Sleep, sleep_until};
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::{
+    BoxError,
+    clock::Now,
+    explain::{Explain, Finding},
+    reject::{Dependency, Reason, Rejection},
+};
+
+/// Applies [`Timeout`]; see the [module docs](self) for an example.
+#[derive(Clone, Copy, Debug)]
+#[must_use]
+pub struct TimeoutLayer {
+    total: Option<Duration>,
+}
+
+impl TimeoutLayer {
+    /// That long for the whole exchange.
+    pub const fn new(total: Duration) -> Self {
+        Self { total: Some(total) }
+    }
+
+    /// A layer that is not there.
+    pub const fn off() -> Self {
+        Self { total: None }
+    }
+}
+
+impl<S> Layer<S> for TimeoutLayer {
+    type Service = Timeout<S>;
+
+    fn layer(&self, inner: S) -> Timeout<S> {
+        Timeout { inner, total: self.total }
+    }
+}
+
+impl Explain for TimeoutLayer {
+    fn kind(&self) -> &'static str {
+        "total_timeout"
+    }
+
+    fn explain(&self, _: Now, _: &mut Parts) -> Finding {
+        self.total.map_or(Finding::Off, |within| Finding::WouldAsk(Dependency::Response { within }))
+    }
+}
+
+/// Ends what takes too long; see the [module docs](self).
+#[derive(Clone, Copy, Debug)]
+pub struct Timeout<S> {
+    inner: S,
+    total: Option<Duration>,
+}
+
+impl<S, B, R> Service<Request<B>> for Timeout<S>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    R: Body<Error: Into<BoxError>> + Default,
+{
+    type Response = Response<TimeoutBody<R>>;
+    type Error = S::Error;
+    type Future = TimeoutFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let deadline = self.total.and_then(|total| {
+            Now::of(request.extensions()).instant().checked_add(total) // None: after the end of time.
+        });
+        TimeoutFuture { alarm: Alarm::at(deadline), future: self.inner.call(request) }
+    }
+}
+
+pin_project! {
+    /// The future of [`Timeout`].
+    #[derive(Debug)]
+    pub struct TimeoutFuture<F> {
+        #[pin]
+        future: F,
+        #[pin]
+        alarm: Alarm,
+    }
+}
+
+impl<F, R, E> Future for TimeoutFuture<F>
+where
+    F: Future<Output = Result<Response<R>, E>>,
+    R: Body<Error: Into<BoxError>> + Default,
+{
+    type Output = Result<Response<TimeoutBody<R>>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let deadline = this.alarm.deadline;
+        if let Poll::Ready(result) = this.future.poll(cx) {
+            let timed = |body| TimeoutBody { body, alarm: Alarm::at(deadline), is_over: false };
+            return Poll::Ready(result.map(|response| response.map(timed)));
+        }
+        ready!(this.alarm.poll(cx));
+        Poll::Ready(Ok(Rejection::new(Reason::TotalTimeout).into_response()))
+    }
+}
+
+pin_project! {
+    /// A body that ends in an [`Elapsed`] error at the deadline.
+    #[derive(Debug)]
+    pub struct TimeoutBody<B> {
+        #[pin]
+        body: B,
+        #[pin]
+        alarm: Alarm,
+        is_over: bool,
+    }
+}
+
+impl<B: Default> Default for TimeoutBody<B> {
+    fn default() -> Self {
+        Self { body: B::default(), alarm: Alarm::at(None), is_over: false }
+    }
+}
+
+impl<B: From<Bytes>> From<Bytes> for TimeoutBody<B> {
+    fn from(bytes: Bytes) -> Self {
+        Self { body: B::from(bytes), alarm: Alarm::at(None), is_over: false }
+    }
+}
+
+impl<B: Body<Error: Into<BoxError>>> Body for TimeoutBody<B> {
+    type Data = B::Data;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, BoxError>>> {
+        let this = self.project();
+        if *this.is_over {
+            return Poll::Ready(None);
+        }
+        if let Poll::Ready(frame) = this.body.poll_frame(cx) {
+            return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
+        }
+        ready!(this.alarm.poll(cx));
+        *this.is_over = true;
+        Poll::Ready(Some(Err(Box::new(Elapsed))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.is_over || self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// The exchange took longer than allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Elapsed;
+
+impl fmt::Display for Elapsed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the exchange took longer than allowed")
+    }
+}
+
+impl std::error::Error for Elapsed {}
+
+pin_project! {
+    /// A timer that is only made when it is first waited for.
+    #[derive(Debug)]
+    struct Alarm {
+        deadline: Option<Instant>,
+        #[pin]
+        sleep: Option<Sleep>,
+    }
+}
+
+impl Alarm {
+    const fn at(deadline: Option<Instant>) -> Self {
+        Self { deadline, sleep: None }
+    }
+}
+
+impl Future for Alarm {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let mut this = self.project();
+        let Some(deadline) = *this.deadline else { return Poll::Pending };
+        if this.sleep.is_none() {
+            this.sleep.set(Some(sleep_until(deadline)));
+        }
+        this.sleep.as_pin_mut().expect("made above").poll(cx)
+    }
+}
