@@ -156,21 +156,39 @@ where
         let mut response = ready!(this.future.poll(cx))?;
         if let Some(rejection) = response.extensions().get::<Rejection>() {
             let rejection = rejection.clone();
-            let (content_type, body) = match &this.layer.render {
+            let rendered = match &this.layer.render {
                 Some(render) => render(&rejection),
-                None => (HeaderValue::from_static("application/problem+json"), render(&rejection)),
+                None => (HeaderValue::from_static(PROBLEM_JSON), render(&rejection)),
             };
-            let headers = response.headers_mut();
-            headers.insert(CONTENT_TYPE, content_type);
-            headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
-            if let Ok(word) = HeaderValue::from_str(rejection.reason.word()) {
-                headers.insert(REASON, word);
-            }
-            *response.body_mut() = R::from(body);
+            fill(&mut response, &rejection, rendered);
         }
         Poll::Ready(Ok(response))
     }
 }
+
+/// The whole response to a rejection, for code that refuses outside any layer.
+pub fn respond<R: Default + From<Bytes>>(rejection: &Rejection) -> Response<R> {
+    let mut response = rejection.clone().into_response();
+    let rendered = (HeaderValue::from_static(PROBLEM_JSON), render(rejection));
+    fill(&mut response, rejection, rendered);
+    response
+}
+
+fn fill<R: From<Bytes>>(
+    response: &mut Response<R>,
+    rejection: &Rejection,
+    (content_type, body): (HeaderValue, Bytes),
+) {
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, content_type);
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+    if let Ok(word) = HeaderValue::from_str(rejection.reason.word()) {
+        headers.insert(REASON, word);
+    }
+    *response.body_mut() = R::from(body);
+}
+
+const PROBLEM_JSON: &str = "application/problem+json";
 
 /// The problem details of a rejection.
 pub fn render(rejection: &Rejection) -> Bytes {

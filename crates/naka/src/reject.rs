@@ -108,6 +108,8 @@ pub enum Reason {
     BulkheadFull,
     /// The wait for a place was too long.
     BulkheadTimeout,
+    /// The client stopped sending its body.
+    RequestTimeout,
     /// The whole exchange took too long.
     TotalTimeout,
     /// There is no endpoint to send it to.
@@ -135,6 +137,7 @@ impl Reason {
             Self::RouteNotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
+            Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::BulkheadFull | Self::BulkheadTimeout | Self::NoEndpoint => StatusCode::SERVICE_UNAVAILABLE,
             Self::TotalTimeout | Self::ConnectTimeout | Self::ResponseTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::ConnectFailed | Self::UpstreamReset | Self::UpstreamProtocol => StatusCode::BAD_GATEWAY,
@@ -154,6 +157,7 @@ impl Reason {
             Self::KeyMissing => "key_missing",
             Self::BulkheadFull => "bulkhead_full",
             Self::BulkheadTimeout => "bulkhead_timeout",
+            Self::RequestTimeout => "request_timeout",
             Self::TotalTimeout => "total_timeout",
             Self::NoEndpoint => "no_endpoint",
             Self::ConnectFailed => "connect_failed",
@@ -179,6 +183,7 @@ impl Reason {
             Self::KeyMissing => "The request lacks what its rate limit counts by.",
             Self::BulkheadFull => "Too many requests are at work and waiting; try again later.",
             Self::BulkheadTimeout => "No place became free in time; try again later.",
+            Self::RequestTimeout => "The body of the request stopped coming.",
             Self::TotalTimeout => "The exchange took longer than its route allows.",
             Self::NoEndpoint => "The upstream has no endpoint that could take the request.",
             Self::ConnectFailed => "The upstream could not be reached.",

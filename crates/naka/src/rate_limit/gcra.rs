@@ -239,7 +239,7 @@ mod tests {
         let both = Quota::new(&[minute, hour]).unwrap();
         let mut cell = migrate(&Quota::from(hour), &both, &spent, 0);
         assert_eq!(admitted(&both, &mut cell, 0, 9), 0, "the hour is spent wherever it stands");
-        let day = Quota::from(Window::new(NonZeroU32::new(3).unwrap(), Duration::from_secs(86_400)));
+        let day = Quota::from(Window::new(NonZeroU32::new(3).unwrap(), Duration::from_hours(24)));
         let mut cell = migrate(&Quota::from(hour), &day, &spent, 0);
         assert_eq!(admitted(&day, &mut cell, 0, 9), 0, "an hour that became a day stays spent");
     }

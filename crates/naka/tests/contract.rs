@@ -1,0 +1,169 @@
+//! Every layer keeps the laws of the contract suite.
+#![allow(clippy::unwrap_used, reason = "a test may")]
+
+use std::time::Duration;
+
+use http::Request;
+use http_body_util::Full;
+use naka::{
+    balance::{Balance, BalanceLayer, InFlight},
+    bulkhead::{Bulkhead, BulkheadConfig, BulkheadLayer, Permit},
+    enforce::Enforce,
+    guard::Guarded,
+    key::Key,
+    rate_limit::{Quota, RateLimit, RateLimitConfig, RateLimitLayer, Window},
+    timeout::{Timeout, TimeoutBody, TimeoutLayer},
+};
+use naka_testkit::contract::{ADMITS, Probe, Subject, check};
+
+type Answer = Full<bytes::Bytes>;
+
+fn admits() -> u32 {
+    u32::try_from(ADMITS).unwrap()
+}
+
+struct OneLimit;
+
+impl Subject for OneLimit {
+    type Layer = RateLimitLayer;
+    type Service = RateLimit<Probe>;
+    type Body = Answer;
+
+    fn fresh(&self) -> RateLimitLayer {
+        let quota = Quota::new(&[Window::per_minute(admits()), Window::per_hour(100)]).unwrap();
+        RateLimitLayer::new(RateLimitConfig::new(quota), |_| Some(Key::of("everybody")))
+    }
+
+    fn off(&self) -> RateLimitLayer {
+        RateLimitLayer::off()
+    }
+}
+
+struct ShareOfALimit;
+
+impl Subject for ShareOfALimit {
+    type Layer = RateLimitLayer;
+    type Service = RateLimit<Probe>;
+    type Body = Answer;
+
+    /// A share of all, without a key.
+    fn fresh(&self) -> RateLimitLayer {
+        let config = RateLimitConfig::new(Window::per_minute(admits())).enforce(Enforce::Percent(100));
+        RateLimitLayer::new(config, |_| None)
+    }
+
+    fn off(&self) -> RateLimitLayer {
+        RateLimitLayer::off()
+    }
+}
+
+struct ABulkhead;
+
+impl Subject for ABulkhead {
+    type Layer = BulkheadLayer;
+    type Service = Bulkhead<Probe>;
+    type Body = Guarded<Answer, Permit>;
+
+    fn fresh(&self) -> BulkheadLayer {
+        BulkheadLayer::new(BulkheadConfig::new(admits()))
+    }
+
+    fn off(&self) -> BulkheadLayer {
+        BulkheadLayer::off()
+    }
+
+    fn held(&self, layer: &BulkheadLayer) -> usize {
+        let counts = layer.counts();
+        (counts.working + counts.waiting) as usize
+    }
+}
+
+struct ATimeout;
+
+impl Subject for ATimeout {
+    type Layer = TimeoutLayer;
+    type Service = Timeout<Probe>;
+    type Body = TimeoutBody<Answer>;
+
+    fn fresh(&self) -> TimeoutLayer {
+        TimeoutLayer::new(Duration::from_secs(1))
+    }
+
+    fn off(&self) -> TimeoutLayer {
+        TimeoutLayer::off()
+    }
+
+    fn refuses(&self) -> bool {
+        false
+    }
+}
+
+struct ABalancer;
+
+impl Subject for ABalancer {
+    type Layer = BalanceLayer;
+    type Service = Balance<Probe>;
+    type Body = Guarded<Answer, InFlight>;
+
+    fn fresh(&self) -> BalanceLayer {
+        BalanceLayer::new(["only:1"])
+    }
+
+    fn off(&self) -> BalanceLayer {
+        BalanceLayer::off()
+    }
+
+    fn held(&self, layer: &BalanceLayer) -> usize {
+        layer.endpoints().iter().map(|endpoint| endpoint.in_flight() as usize).sum()
+    }
+
+    fn refuses(&self) -> bool {
+        false
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn rate_limit_keeps_the_laws() {
+    check(&OneLimit).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn rate_limit_enforced_by_share_keeps_the_laws() {
+    check(&ShareOfALimit).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn bulkhead_keeps_the_laws() {
+    check(&ABulkhead).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn timeout_keeps_the_laws() {
+    check(&ATimeout).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn balance_keeps_the_laws() {
+    check(&ABalancer).await;
+}
+
+/// `explain` and `call` agree on which of many rejections take effect.
+#[tokio::test(start_paused = true)]
+async fn a_share_of_rejections_is_explained_one_by_one() {
+    use naka::{clock::Now, explain::{Explain, Finding}};
+    use tower::{Layer, Service};
+
+    let config = RateLimitConfig::new(Window::per_hour(1)).enforce(Enforce::Percent(30));
+    let layer = RateLimitLayer::new(config, |_| None);
+    let mut service = layer.layer(tower::service_fn(|_: Request<()>| async {
+        Ok::<_, ()>(http::Response::new(Answer::default()))
+    }));
+    let mut refused = 0;
+    for _ in 0..101 {
+        let said = layer.explain(Now::read(), &mut Request::new(()).into_parts().0);
+        let did = service.call(Request::new(())).await.unwrap().status();
+        assert_eq!(matches!(said, Finding::Reject(_)), did == 429);
+        refused += u32::from(did == 429);
+    }
+    assert_eq!(refused, 30, "30 % of the 100 after the first");
+}
