@@ -1,0 +1,601 @@
+//! From the tree to records: one declaration of a record yields its struct, the reading of it
+//! with all mistakes at once, and its part of the JSON Schema.
+//!
+//! # Limits
+//! At most [`MAX_FOUND`] mistakes are kept; the rest is only counted.
+
+use std::sync::Arc;
+
+use serde_json::{Map as Object, Value as Json, json};
+
+use super::{
+    diagnostic::{Code, Diagnostic, Diagnostics, Place, Source},
+    node::{Node, Span, Value},
+    suggest::{nearest, one_of, quoted},
+};
+
+const MAX_FOUND: usize = 1000;
+
+/// Where the reading is, and what it found.
+pub(crate) struct Cx {
+    sources: Vec<Arc<Source>>,
+    path: Vec<(String, Span)>,
+    found: Vec<Diagnostic>,
+    spare: Option<Diagnostic>,
+}
+
+impl Cx {
+    pub(crate) fn new(sources: Vec<Arc<Source>>) -> Self {
+        Self { sources, path: Vec::new(), found: Vec::new(), spare: None }
+    }
+
+    pub(crate) fn source(&self, file: usize) -> Arc<Source> {
+        Arc::clone(&self.sources[file])
+    }
+
+    pub(crate) fn place(&self, span: Span) -> Place {
+        Place::new(self.source(span.file), span.start..span.end)
+    }
+
+    /// Reports a mistake; the answer takes a label, a help and related places.
+    pub(crate) fn error(&mut self, code: Code, span: Span, message: impl Into<String>) -> &mut Diagnostic {
+        let it = Diagnostic::error(code, self.place(span), message);
+        if self.found.len() < MAX_FOUND {
+            self.found.push(it);
+            return self.found.last_mut().expect("it was pushed just now");
+        }
+        self.spare.insert(it)
+    }
+
+    pub(crate) fn is_clean(&self) -> bool {
+        self.found.is_empty()
+    }
+
+    pub(crate) fn finish(self) -> Diagnostics {
+        Diagnostics::new(self.found)
+    }
+
+    pub(crate) fn within<T>(&mut self, key: &str, span: Span, inside: impl FnOnce(&mut Self) -> T) -> T {
+        self.path.push((key.to_owned(), span));
+        let result = inside(self);
+        self.path.pop();
+        result
+    }
+
+    /// The keys that lead here: `routes.all.match`.
+    pub(crate) fn here(&self) -> String {
+        self.path.iter().map(|(key, _)| key.as_str()).collect::<Vec<_>>().join(".")
+    }
+
+    /// `here` in a sentence.
+    fn in_here(&self) -> String {
+        if self.path.is_empty() { "at the top of the file".into() } else { format!("in `{}`", self.here()) }
+    }
+
+    /// The key that was read last.
+    fn key_span(&self, otherwise: Span) -> Span {
+        self.path.last().map_or(otherwise, |(_, span)| *span)
+    }
+
+    /// Something that is not of its shape, with the message for unquoted braces.
+    pub(crate) fn wrong_shape(&mut self, node: &Node, what: &str) {
+        let here = self.here();
+        if node.is_null() {
+            let key = self.key_span(node.span);
+            self.error(Code::Missing, key, format!("`{here}` has no value"))
+                .label(format!("expected {what}"))
+                .help("write a value, or take the key away: nothing is defaulted silently");
+        } else if let Some(name) = node.unquoted_capture() {
+            let help = format!("quote it: \"{{{name}}}\"");
+            self.error(Code::Shape, node.span, format!("`{here}`: `{{{name}}}` without quotes is a map to YAML"))
+                .label("not quoted")
+                .help(help);
+        } else {
+            let shape = node.shape();
+            self.error(Code::Shape, node.span, format!("`{here}`: expected {what}, found {shape}"))
+                .label(format!("{shape} is not {what}"));
+        }
+    }
+}
+
+/// A value that can be read from the tree.
+pub(crate) trait Decode: Sized {
+    /// What it is, in a message: `a duration such as "5s"`.
+    fn what() -> String;
+    /// `None`: `cx` knows why.
+    fn decode(node: &Node, cx: &mut Cx) -> Option<Self>;
+    /// Its JSON Schema.
+    fn schema() -> Json;
+}
+
+/// Text as it stands in the file.
+#[derive(Clone, Copy)]
+pub(crate) struct Text<'a> {
+    pub(crate) text: &'a str,
+    /// Without quotes.
+    pub(crate) plain: bool,
+}
+
+/// Why text is not a value.
+#[derive(Debug)]
+pub(crate) struct Wrong {
+    pub(crate) code: Code,
+    pub(crate) message: String,
+    pub(crate) help: Option<String>,
+    /// The piece of the text that is wrong, if it is not all of it.
+    pub(crate) piece: Option<String>,
+}
+
+impl Wrong {
+    pub(crate) fn new(message: impl Into<String>) -> Self {
+        Self { code: Code::Value, message: message.into(), help: None, piece: None }
+    }
+
+    pub(crate) fn not_built(what: &str) -> Self {
+        Self { code: Code::NotBuilt, ..Self::new(format!("{} is not built yet", quoted(what))) }
+    }
+
+    pub(crate) fn help(self, help: impl Into<String>) -> Self {
+        Self { help: Some(help.into()), ..self }
+    }
+
+    pub(crate) fn piece(self, piece: impl Into<String>) -> Self {
+        Self { piece: Some(piece.into()), ..self }
+    }
+}
+
+/// A value that is one piece of text.
+pub(crate) trait Scalar: Sized {
+    /// What it is, in a message: `a duration such as "5s"`.
+    const WHAT: &'static str;
+    fn parse(text: Text<'_>) -> Result<Self, Wrong>;
+    fn schema() -> Json {
+        json!({"type": "string", "description": Self::WHAT})
+    }
+}
+
+impl<T: Scalar> Decode for T {
+    fn what() -> String {
+        T::WHAT.into()
+    }
+
+    fn decode(node: &Node, cx: &mut Cx) -> Option<Self> {
+        let Value::Scalar(scalar) = &node.value else {
+            cx.wrong_shape(node, T::WHAT);
+            return None;
+        };
+        if node.is_null() {
+            cx.wrong_shape(node, T::WHAT);
+            return None;
+        }
+        match T::parse(Text { text: &scalar.text, plain: scalar.plain }) {
+            Ok(value) => Some(value),
+            Err(wrong) => {
+                let here = cx.here();
+                let span = piece(node.span, wrong.piece.as_deref(), &cx.source(node.span.file));
+                let it = cx.error(wrong.code, span, format!("`{here}`: {}", wrong.message));
+                if wrong.code == Code::Value {
+                    it.label(format!("expected {}", T::WHAT));
+                }
+                it.help = wrong.help;
+                None
+            }
+        }
+    }
+
+    fn schema() -> Json {
+        <T as Scalar>::schema()
+    }
+}
+
+/// The piece of the text, if it stands there as it is.
+fn piece(span: Span, piece: Option<&str>, source: &Source) -> Span {
+    let found = piece.filter(|piece| !piece.is_empty()).and_then(|piece| {
+        let at = source.text().get(span.start..span.end)?.find(piece)?;
+        Some(Span { start: span.start + at, end: span.start + at + piece.len(), ..span })
+    });
+    found.unwrap_or(span)
+}
+
+/// A value, and where it and its key stood.
+#[derive(Clone, Debug)]
+pub(crate) struct At<T> {
+    pub(crate) value: T,
+    pub(crate) span: Span,
+    pub(crate) key: Span,
+}
+
+impl<T> At<T> {
+    pub(crate) fn decode_field(node: &Node, key: (&str, Span), cx: &mut Cx) -> Option<Self>
+    where
+        T: Decode,
+    {
+        let value = cx.within(key.0, key.1, |cx| T::decode(node, cx))?;
+        Some(Self { value, span: node.span, key: key.1 })
+    }
+}
+
+/// A key as it was written, and the known key it is or was probably meant to be.
+#[derive(Clone, Debug)]
+pub(crate) struct Said {
+    pub(crate) meant: String,
+    pub(crate) span: Span,
+}
+
+/// What the macro knows of a field.
+pub(crate) struct Field {
+    pub(crate) key: &'static str,
+    pub(crate) docs: &'static [&'static str],
+    pub(crate) mode: Mode,
+    pub(crate) schema: fn() -> Json,
+    pub(crate) what: fn() -> String,
+}
+
+/// What happens when a field is not there.
+#[derive(Clone, Copy)]
+pub(crate) enum Mode {
+    Required,
+    Optional,
+    Default(&'static str),
+}
+
+/// What the macro knows of a record.
+pub(crate) struct Shape {
+    pub(crate) what: &'static str,
+    pub(crate) docs: &'static [&'static str],
+    pub(crate) fields: &'static [Field],
+    pub(crate) not_built: &'static [&'static str],
+    /// Keys of other gateways, or of other places, and what to write here.
+    pub(crate) instead: &'static [(&'static str, &'static str)],
+}
+
+impl Shape {
+    /// Reads the keys of a map, hands the known ones to `field`, and answers with all of them.
+    pub(crate) fn read(
+        &self,
+        node: &Node,
+        cx: &mut Cx,
+        field: &mut dyn FnMut(&str, &Node, Span, &mut Cx),
+    ) -> Option<Vec<Said>> {
+        let Value::Map(entries) = &node.value else {
+            cx.wrong_shape(node, self.what);
+            return None;
+        };
+        let mut said = Vec::with_capacity(entries.len());
+        for (key, value) in entries {
+            let text = key.text.as_str();
+            let known = self.fields.iter().find(|field| field.key == text);
+            if let Some(known) = known.filter(|_| value.is_null()) {
+                cx.within(text, key.span, |cx| cx.wrong_shape(value, &(known.what)()));
+            } else if known.is_some() {
+                field(text, value, key.span, cx);
+            } else if self.not_built.contains(&text) {
+                let place = cx.in_here();
+                cx.error(Code::NotBuilt, key.span, format!("`{text}` is not built yet ({place})"))
+                    .label("not built yet")
+                    .help(format!("the grammar has `{text}`, this version does not act on it: take it out for now"));
+            }
+            let known = known.is_some() || self.not_built.contains(&text);
+            let meant = if known { text.to_owned() } else { self.unknown(text, key.span, cx) };
+            said.push(Said { meant, span: key.span });
+        }
+        self.missing(node, &said, cx);
+        Some(said)
+    }
+
+    /// Reports a key that nobody knows, and answers with what was probably meant.
+    fn unknown(&self, text: &str, span: Span, cx: &mut Cx) -> String {
+        let keys = || self.fields.iter().map(|field| field.key);
+        let meant = nearest(text, keys().chain(self.not_built.iter().copied()));
+        let instead = self.instead.iter().find(|(word, _)| *word == text).map(|(_, help)| *help);
+        let place = cx.in_here();
+        let it = cx.error(Code::UnknownKey, span, format!("unknown key {} {place}", quoted(text)));
+        match (instead, meant) {
+            (Some(help), _) => it.help(help),
+            (None, Some(meant)) => it.label(format!("did you mean `{meant}`?")).help(format!("write `{meant}`")),
+            (None, None) => it.help(format!("the keys here are {}", one_of(keys()))),
+        };
+        meant.filter(|_| instead.is_none()).unwrap_or(text).to_owned()
+    }
+
+    fn missing(&self, node: &Node, said: &[Said], cx: &mut Cx) {
+        for field in self.fields.iter().filter(|field| matches!(field.mode, Mode::Required)) {
+            if said.iter().any(|said| said.meant == field.key) {
+                continue;
+            }
+            let (key, what) = (field.key, (field.what)());
+            let place = cx.in_here();
+            let span = cx.key_span(node.span);
+            cx.error(Code::Missing, span, format!("`{key}` is missing {place}"))
+                .label(format!("needs `{key}`"))
+                .help(format!("add `{key}:` with {what}"));
+        }
+    }
+
+    pub(crate) fn schema(&self) -> Json {
+        let mut properties = Object::new();
+        let mut required = Vec::new();
+        for field in self.fields {
+            let mut schema = (field.schema)();
+            schema["description"] = Json::String(prose(field.docs));
+            match field.mode {
+                Mode::Required => required.push(field.key),
+                Mode::Default(text) => {
+                    schema["default"] = serde_json::from_str(text).unwrap_or_else(|_| Json::String(text.into()));
+                }
+                Mode::Optional => {}
+            }
+            properties.insert(field.key.into(), schema);
+        }
+        json!({
+            "type": "object",
+            "description": prose(self.docs),
+            "properties": properties,
+            "required": required,
+            "additionalProperties": false,
+        })
+    }
+}
+
+fn prose(docs: &[&str]) -> String {
+    docs.iter().map(|line| line.trim()).collect::<Vec<_>>().join(" ")
+}
+
+/// The default of a field, out of the text that the schema shows.
+pub(crate) fn default_of<T: Scalar>(text: &str) -> T {
+    match T::parse(Text { text, plain: true }) {
+        Ok(value) => value,
+        Err(wrong) => unreachable!("a default is read by a test: {text}: {}", wrong.message),
+    }
+}
+
+/// The YAML key of a field: `r#match` is `match`.
+pub(crate) const fn bare(name: &'static str) -> &'static str {
+    match name.as_bytes() {
+        [b'r', b'#', ..] => name.split_at(2).1,
+        _ => name,
+    }
+}
+
+/// Declares a record of the file: a map with known keys.
+///
+/// A field is `name: Type = required`, `= optional`, or `= "the default as text"`; the last has
+/// an accessor of its name that fills the default in.
+macro_rules! record {
+    (
+        $(#[doc = $docs:literal])*
+        $name:ident ($what:literal) {
+            $( $(#[doc = $field_docs:literal])* $field:ident : $type:ty = $mode:tt ; )*
+        }
+        $( not_built: $($not_built:ident)+ ; )?
+        $( instead: $($word:ident => $help:literal),+ $(,)? ; )?
+    ) => {
+        $(#[doc = $docs])*
+        #[derive(Clone, Debug, Default)]
+        pub(crate) struct $name {
+            $( $(#[doc = $field_docs])* pub(crate) $field: Option<$crate::config::decode::At<$type>>, )*
+            /// All keys that were written.
+            pub(crate) said: Vec<$crate::config::decode::Said>,
+        }
+
+        #[allow(dead_code, reason = "some defaults serve the schema only")]
+        impl $name {
+            pub(crate) const SHAPE: $crate::config::decode::Shape = $crate::config::decode::Shape {
+                what: $what,
+                docs: &[$($docs),*],
+                fields: &[$( $crate::config::decode::Field {
+                    key: $crate::config::decode::bare(stringify!($field)),
+                    docs: &[$($field_docs),*],
+                    mode: record!(@mode $mode),
+                    schema: <$type as $crate::config::decode::Decode>::schema,
+                    what: <$type as $crate::config::decode::Decode>::what,
+                } ),*],
+                not_built: &[$( $( $crate::config::decode::bare(stringify!($not_built)) ),+ )?],
+                instead: &[$( $( ($crate::config::decode::bare(stringify!($word)), $help) ),+ )?],
+            };
+            $( record!(@accessor $field, $type, $mode); )*
+
+            /// Whether the key was written, well or badly.
+            pub(crate) fn said(&self, key: &str) -> Option<$crate::config::node::Span> {
+                self.said.iter().find(|said| said.meant == key).map(|said| said.span)
+            }
+        }
+
+        impl $crate::config::decode::Decode for $name {
+            fn what() -> String {
+                $what.into()
+            }
+
+            fn decode(node: &$crate::config::node::Node, cx: &mut $crate::config::decode::Cx) -> Option<Self> {
+                let mut it = Self::default();
+                it.said = Self::SHAPE.read(node, cx, &mut |key, value, span, cx| {
+                    $( if key == $crate::config::decode::bare(stringify!($field)) {
+                        it.$field = $crate::config::decode::At::decode_field(value, (key, span), cx);
+                    } )*
+                })?;
+                Some(it)
+            }
+
+            fn schema() -> serde_json::Value {
+                Self::SHAPE.schema()
+            }
+        }
+    };
+    (@mode required) => { $crate::config::decode::Mode::Required };
+    (@mode optional) => { $crate::config::decode::Mode::Optional };
+    (@mode $text:literal) => { $crate::config::decode::Mode::Default($text) };
+    (@accessor $field:ident, $type:ty, required) => {};
+    (@accessor $field:ident, $type:ty, optional) => {};
+    (@accessor $field:ident, $type:ty, $text:literal) => {
+        pub(crate) fn $field(&self) -> $type {
+            self.$field.as_ref().map_or_else(|| $crate::config::decode::default_of($text), |it| it.value.clone())
+        }
+    };
+}
+pub(crate) use record;
+
+/// Declares a choice of words.
+macro_rules! words {
+    (
+        $(#[doc = $docs:literal])*
+        $name:ident ($what:literal) { $( $variant:ident = $word:literal ),+ $(,)? }
+        $( not_built: $($not_built:literal)+ ; )?
+    ) => {
+        $(#[doc = $docs])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(crate) enum $name { $( $variant ),+ }
+
+        impl $crate::config::decode::Scalar for $name {
+            const WHAT: &'static str = $what;
+
+            fn parse(text: $crate::config::decode::Text<'_>) -> Result<Self, $crate::config::decode::Wrong> {
+                match text.text {
+                    $( $word => Ok(Self::$variant), )+
+                    other => Err($crate::config::decode::wrong_word(
+                        other, &[$($word),+], &[$( $($not_built),+ )?],
+                    )),
+                }
+            }
+
+            fn schema() -> serde_json::Value {
+                serde_json::json!({"enum": [$($word),+]})
+            }
+        }
+    };
+}
+pub(crate) use words;
+
+/// Why a word is none of the words.
+pub(crate) fn wrong_word(word: &str, words: &[&str], not_built: &[&str]) -> Wrong {
+    if not_built.contains(&word) {
+        return Wrong::not_built(word).help(format!("this version has {}", one_of(words.iter().copied())));
+    }
+    let wrong = Wrong::new(format!("{} is not {}", quoted(word), one_of(words.iter().copied())));
+    match nearest(word, words.iter().chain(not_built).copied()) {
+        Some(meant) => wrong.help(format!("did you mean `{meant}`?")),
+        None => wrong.help(format!("write {}", one_of(words.iter().copied()))),
+    }
+}
+
+/// A map from names to values; an entry that could not be read keeps its name.
+#[derive(Clone, Debug)]
+pub(crate) struct Named<K, V>(pub(crate) Vec<(At<K>, Option<V>)>);
+
+impl<K, V> Default for Named<K, V> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<K: Scalar, V: Decode> Decode for Named<K, V> {
+    fn what() -> String {
+        format!("a map from {} to {}", K::WHAT, V::what())
+    }
+
+    fn decode(node: &Node, cx: &mut Cx) -> Option<Self> {
+        let Value::Map(entries) = &node.value else {
+            cx.wrong_shape(node, &Self::what());
+            return None;
+        };
+        let mut it = Vec::with_capacity(entries.len());
+        for (key, value) in entries {
+            let name = K::parse(Text { text: &key.text, plain: false });
+            let decoded = cx.within(&key.text, key.span, |cx| {
+                if value.is_null() {
+                    cx.wrong_shape(value, &V::what());
+                    return None;
+                }
+                V::decode(value, cx)
+            });
+            match name {
+                Ok(name) => it.push((At { value: name, span: key.span, key: key.span }, decoded)),
+                Err(wrong) => {
+                    let here = cx.here();
+                    let error = cx.error(wrong.code, key.span, format!("`{here}`: {}", wrong.message));
+                    error.help = wrong.help;
+                }
+            }
+        }
+        Some(Self(it))
+    }
+
+    fn schema() -> Json {
+        json!({"type": "object", "additionalProperties": V::schema()})
+    }
+}
+
+/// A list.
+impl<T: Decode> Decode for Vec<At<T>> {
+    fn what() -> String {
+        format!("a list, each {}", T::what())
+    }
+
+    fn decode(node: &Node, cx: &mut Cx) -> Option<Self> {
+        let Value::Seq(items) = &node.value else {
+            cx.wrong_shape(node, &Self::what());
+            return None;
+        };
+        let mut it = Self::with_capacity(items.len());
+        let mut complete = true;
+        for (index, item) in items.iter().enumerate() {
+            match At::decode_field(item, (&index.to_string(), item.span), cx) {
+                Some(item) => it.push(item),
+                None => complete = false,
+            }
+        }
+        complete.then_some(it)
+    }
+
+    fn schema() -> Json {
+        json!({"type": "array", "items": T::schema()})
+    }
+}
+
+/// One value, or a list of them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct OneOrMany<T>(pub(crate) Vec<At<T>>);
+
+impl<T: Decode> Decode for OneOrMany<T> {
+    fn what() -> String {
+        format!("{}, or a list of such", T::what())
+    }
+
+    fn decode(node: &Node, cx: &mut Cx) -> Option<Self> {
+        if matches!(node.value, Value::Seq(_)) {
+            return Vec::decode(node, cx).map(Self);
+        }
+        T::decode(node, cx).map(|value| Self(vec![At { value, span: node.span, key: node.span }]))
+    }
+
+    fn schema() -> Json {
+        json!({"anyOf": [T::schema(), {"type": "array", "items": T::schema()}]})
+    }
+}
+
+/// A piece of text, or a record.
+#[derive(Clone, Debug)]
+pub(crate) enum Or<S, T> {
+    Text(S),
+    Record(T),
+}
+
+impl<S: Scalar, T: Decode> Decode for Or<S, T> {
+    fn what() -> String {
+        format!("{} or {}", S::WHAT, T::what())
+    }
+
+    fn decode(node: &Node, cx: &mut Cx) -> Option<Self> {
+        match &node.value {
+            Value::Scalar(_) => S::decode(node, cx).map(Self::Text),
+            Value::Map(_) if node.unquoted_capture().is_none() => T::decode(node, cx).map(Self::Record),
+            _ => {
+                cx.wrong_shape(node, &Self::what());
+                None
+            }
+        }
+    }
+
+    fn schema() -> Json {
+        json!({"anyOf": [<S as Scalar>::schema(), T::schema()]})
+    }
+}
