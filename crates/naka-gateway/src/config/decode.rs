@@ -51,6 +51,11 @@ impl Cx {
         self.found.is_empty()
     }
 
+    /// Takes over what was found earlier.
+    pub(crate) fn adopt(&mut self, earlier: &[Diagnostic]) {
+        self.found.extend_from_slice(earlier);
+    }
+
     pub(crate) fn finish(self) -> Diagnostics {
         Diagnostics::new(self.found)
     }
@@ -174,9 +179,10 @@ impl<T: Scalar> Decode for T {
                 let here = cx.here();
                 let span = piece(node.span, wrong.piece.as_deref(), &cx.source(node.span.file));
                 let it = cx.error(wrong.code, span, format!("`{here}`: {}", wrong.message));
-                if wrong.code == Code::Value {
-                    it.label(format!("expected {}", T::WHAT));
-                }
+                it.label(match wrong.code {
+                    Code::NotBuilt => "not built yet".into(),
+                    _ => format!("expected {}", T::WHAT),
+                });
                 it.help = wrong.help;
                 None
             }
@@ -409,6 +415,7 @@ macro_rules! record {
             fn decode(node: &$crate::config::node::Node, cx: &mut $crate::config::decode::Cx) -> Option<Self> {
                 let mut it = Self::default();
                 it.said = Self::SHAPE.read(node, cx, &mut |key, value, span, cx| {
+                    let _ = (key, value, span, &*cx); // A record may have no fields.
                     $( if key == $crate::config::decode::bare(stringify!($field)) {
                         it.$field = $crate::config::decode::At::decode_field(value, (key, span), cx);
                     } )*
@@ -442,7 +449,7 @@ macro_rules! words {
         $( not_built: $($not_built:literal)+ ; )?
     ) => {
         $(#[doc = $docs])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub(crate) enum $name { $( $variant ),+ }
 
         impl $crate::config::decode::Scalar for $name {

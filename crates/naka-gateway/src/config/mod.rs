@@ -1,8 +1,10 @@
 //! Text in, checked values out. This room knows no layer, no runtime and no socket.
 
 pub mod checked;
+mod check;
 mod decode;
 mod diagnostic;
+mod load;
 mod node;
 mod path;
 mod raw;
@@ -11,3 +13,5 @@ mod units;
 mod values;
 
 pub use diagnostic::{Code, Diagnostic, Diagnostics, Place, Severity, Source};
+pub use load::{Held, Loaded, Sources, load, parse_str, schema};
+pub use units::{show_duration, show_rate, show_size};

@@ -14,7 +14,7 @@ pub(crate) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) 
         .into_iter()
         .filter(|candidate| candidate.len() <= LONGEST)
         .map(|candidate| (distance(&typed, &plain(candidate)), candidate))
-        .filter(|(steps, candidate)| *steps <= far || (typed.len() >= 4 && contains(candidate, word)))
+        .filter(|(steps, candidate)| (*steps <= far && *steps < typed.len()) || (typed.len() >= 4 && contains(candidate, word)))
         .min_by_key(|(steps, _)| *steps)
         .map(|(_, candidate)| candidate)
 }
@@ -82,6 +82,7 @@ mod tests {
             ("mathc", Some("match")),
             ("limit", Some("rate_limit")),
             ("kubernetes", None),
+            ("x", None),
             ("", None),
         ] {
             assert_eq!(nearest(word, known), meant, "{word}");
