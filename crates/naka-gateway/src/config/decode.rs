@@ -51,6 +51,17 @@ impl Cx {
         self.found.is_empty()
     }
 
+    /// The piece of the text, if it stands there as it is.
+    pub(crate) fn narrow(&self, span: Span, piece: &str) -> Span {
+        let source = self.source(span.file);
+        let found = source
+            .text()
+            .get(span.start..span.end)
+            .filter(|_| !piece.is_empty())
+            .and_then(|it| it.find(piece));
+        found.map_or(span, |at| Span { start: span.start + at, end: span.start + at + piece.len(), ..span })
+    }
+
     /// Takes over what was found earlier.
     pub(crate) fn adopt(&mut self, earlier: &[Diagnostic]) {
         self.found.extend_from_slice(earlier);
@@ -92,13 +103,18 @@ impl Cx {
                 .help("write a value, or take the key away: nothing is defaulted silently");
         } else if let Some(name) = node.unquoted_capture() {
             let help = format!("quote it: \"{{{name}}}\"");
-            self.error(Code::Shape, node.span, format!("`{here}`: `{{{name}}}` without quotes is a map to YAML"))
-                .label("not quoted")
-                .help(help);
+            self.error(
+                Code::Shape,
+                node.span,
+                format!("`{here}`: `{{{name}}}` without quotes is a map to YAML"),
+            )
+            .label("not quoted")
+            .help(help);
         } else {
             let shape = node.shape();
             self.error(Code::Shape, node.span, format!("`{here}`: expected {what}, found {shape}"))
-                .label(format!("{shape} is not {what}"));
+                .label(format!("this is {shape}"))
+                .help(format!("write {what}"));
         }
     }
 }
@@ -177,7 +193,7 @@ impl<T: Scalar> Decode for T {
             Ok(value) => Some(value),
             Err(wrong) => {
                 let here = cx.here();
-                let span = piece(node.span, wrong.piece.as_deref(), &cx.source(node.span.file));
+                let span = wrong.piece.as_deref().map_or(node.span, |piece| cx.narrow(node.span, piece));
                 let it = cx.error(wrong.code, span, format!("`{here}`: {}", wrong.message));
                 it.label(match wrong.code {
                     Code::NotBuilt => "not built yet".into(),
@@ -192,15 +208,6 @@ impl<T: Scalar> Decode for T {
     fn schema() -> Json {
         <T as Scalar>::schema()
     }
-}
-
-/// The piece of the text, if it stands there as it is.
-fn piece(span: Span, piece: Option<&str>, source: &Source) -> Span {
-    let found = piece.filter(|piece| !piece.is_empty()).and_then(|piece| {
-        let at = source.text().get(span.start..span.end)?.find(piece)?;
-        Some(Span { start: span.start + at, end: span.start + at + piece.len(), ..span })
-    });
-    found.unwrap_or(span)
 }
 
 /// A value, and where it and its key stood.
@@ -279,7 +286,9 @@ impl Shape {
                 let place = cx.in_here();
                 cx.error(Code::NotBuilt, key.span, format!("`{text}` is not built yet ({place})"))
                     .label("not built yet")
-                    .help(format!("the grammar has `{text}`, this version does not act on it: take it out for now"));
+                    .help(format!(
+                        "the grammar has `{text}`, this version does not act on it: take it out for now"
+                    ));
             }
             let known = known.is_some() || self.not_built.contains(&text);
             let meant = if known { text.to_owned() } else { self.unknown(text, key.span, cx) };
@@ -298,7 +307,9 @@ impl Shape {
         let it = cx.error(Code::UnknownKey, span, format!("unknown key {} {place}", quoted(text)));
         match (instead, meant) {
             (Some(help), _) => it.help(help),
-            (None, Some(meant)) => it.label(format!("did you mean `{meant}`?")).help(format!("write `{meant}`")),
+            (None, Some(meant)) => {
+                it.label(format!("did you mean `{meant}`?")).help(format!("write `{meant}`"))
+            }
             (None, None) => it.help(format!("the keys here are {}", one_of(keys()))),
         };
         meant.filter(|_| instead.is_none()).unwrap_or(text).to_owned()
@@ -327,7 +338,8 @@ impl Shape {
             match field.mode {
                 Mode::Required => required.push(field.key),
                 Mode::Default(text) => {
-                    schema["default"] = serde_json::from_str(text).unwrap_or_else(|_| Json::String(text.into()));
+                    schema["default"] =
+                        serde_json::from_str(text).unwrap_or_else(|_| Json::String(text.into()));
                 }
                 Mode::Optional => {}
             }
@@ -486,11 +498,14 @@ pub(crate) fn wrong_word(word: &str, words: &[&str], not_built: &[&str]) -> Wron
 
 /// A map from names to values; an entry that could not be read keeps its name.
 #[derive(Clone, Debug)]
-pub(crate) struct Named<K, V>(pub(crate) Vec<(At<K>, Option<V>)>);
+pub(crate) struct Named<K, V>(
+    pub(crate) Vec<(At<K>, Option<V>)>,
+    /* all names are names */ pub(crate) bool,
+);
 
 impl<K, V> Default for Named<K, V> {
     fn default() -> Self {
-        Self(Vec::new())
+        Self(Vec::new(), true)
     }
 }
 
@@ -504,7 +519,7 @@ impl<K: Scalar, V: Decode> Decode for Named<K, V> {
             cx.wrong_shape(node, &Self::what());
             return None;
         };
-        let mut it = Vec::with_capacity(entries.len());
+        let mut it = Self(Vec::with_capacity(entries.len()), true);
         for (key, value) in entries {
             let name = K::parse(Text { text: &key.text, plain: false });
             let decoded = cx.within(&key.text, key.span, |cx| {
@@ -515,15 +530,16 @@ impl<K: Scalar, V: Decode> Decode for Named<K, V> {
                 V::decode(value, cx)
             });
             match name {
-                Ok(name) => it.push((At { value: name, span: key.span, key: key.span }, decoded)),
+                Ok(name) => it.0.push((At { value: name, span: key.span, key: key.span }, decoded)),
                 Err(wrong) => {
+                    it.1 = false;
                     let here = cx.here();
                     let error = cx.error(wrong.code, key.span, format!("`{here}`: {}", wrong.message));
                     error.help = wrong.help;
                 }
             }
         }
-        Some(Self(it))
+        Some(it)
     }
 
     fn schema() -> Json {

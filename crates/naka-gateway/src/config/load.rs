@@ -80,7 +80,11 @@ impl Sources {
 /// Reads the entry file and what it includes, as one configuration.
 pub fn load(entry: &Path, previous: Option<&Sources>) -> Result<Loaded, Diagnostics> {
     let dir = folder(entry);
-    let mut files = Files { texts: vec![read(entry)], wrong_includes: Vec::new(), dirs: BTreeSet::from([dir.to_owned()]) };
+    let mut files = Files {
+        texts: vec![read(entry)],
+        wrong_includes: Vec::new(),
+        dirs: BTreeSet::from([dir.to_owned()]),
+    };
     let mut alone = Attempt::of(&files);
     let include = alone.files[0].raw.as_ref().and_then(|raw| raw.include.as_ref());
     let mut paths = BTreeSet::new();
@@ -197,10 +201,16 @@ impl Files {
 }
 
 /// Puts the last accepted text in the place of each included file that is wrong by itself.
-fn hold_back(texts: &mut [Text], found: &Diagnostics, held: &[Held], previous: Option<&Sources>) -> Vec<Held> {
+fn hold_back(
+    texts: &mut [Text],
+    found: &Diagnostics,
+    held: &[Held],
+    previous: Option<&Sources>,
+) -> Vec<Held> {
     let mut it = Vec::new();
     for text in texts.iter_mut().skip(1) {
-        let wrong = |it: &&Diagnostic| it.severity == Severity::Error && it.alone && it.place.file() == text.path;
+        let wrong =
+            |it: &&Diagnostic| it.severity == Severity::Error && it.alone && it.place.file() == text.path;
         let diagnostics: Vec<_> = found.iter().filter(wrong).cloned().collect();
         let accepted = previous.and_then(|previous| previous.0.files.get(&text.path));
         let (false, Some(accepted)) = (diagnostics.is_empty(), accepted) else { continue };
@@ -237,21 +247,31 @@ fn folder(file: &Path) -> &Path {
 }
 
 /// The files that a pattern names, and the directory to watch for them.
-fn expand(dir: &Path, pattern: &str, dirs: &mut BTreeSet<PathBuf>) -> Result<Vec<PathBuf>, (String, &'static str)> {
+fn expand(
+    dir: &Path,
+    pattern: &str,
+    dirs: &mut BTreeSet<PathBuf>,
+) -> Result<Vec<PathBuf>, (String, &'static str)> {
     let whole = if dir == Path::new(".") { PathBuf::from(pattern) } else { dir.join(pattern) };
     let parent = folder(&whole);
     let Some(name) = whole.file_name().and_then(|name| name.to_str()) else {
         return Err((format!("`{pattern}` names no file"), "write `routes.d/*.yaml`"));
     };
     if parent.to_string_lossy().contains('*') || name.contains("**") {
-        return Err((format!("`{pattern}`: a `*` in a directory"), "`*` stands in the last part only: `routes.d/*.yaml`"));
+        return Err((
+            format!("`{pattern}`: a `*` in a directory"),
+            "`*` stands in the last part only: `routes.d/*.yaml`",
+        ));
     }
     dirs.insert(parent.to_owned());
     if !name.contains('*') {
         return Ok(vec![whole]);
     }
     let entries = fs::read_dir(parent).map_err(|error| {
-        (format!("`{}` cannot be read: {error}", parent.display()), "write a directory that exists, seen from this file")
+        (
+            format!("`{}` cannot be read: {error}", parent.display()),
+            "write a directory that exists, seen from this file",
+        )
     })?;
     let mut found = Vec::new();
     for entry in entries.flatten() {
@@ -263,7 +283,10 @@ fn expand(dir: &Path, pattern: &str, dirs: &mut BTreeSet<PathBuf>) -> Result<Vec
         }
     }
     if found.len() > MAX_FILES {
-        return Err((format!("`{pattern}` names {} files", found.len()), "at most 1000 files make a configuration"));
+        return Err((
+            format!("`{pattern}` names {} files", found.len()),
+            "at most 1000 files make a configuration",
+        ));
     }
     found.sort();
     Ok(found)

@@ -1,7 +1,7 @@
 //! Text in, checked values out. This room knows no layer, no runtime and no socket.
 
-pub mod checked;
 mod check;
+pub mod checked;
 mod decode;
 mod diagnostic;
 mod load;

@@ -8,11 +8,7 @@ use std::collections::HashMap;
 
 use granit_parser::{Event, Parser, ScalarStyle, Span as YamlSpan};
 
-use super::{
-    decode::Cx,
-    diagnostic::Code,
-    suggest::quoted,
-};
+use super::{decode::Cx, diagnostic::Code, suggest::quoted};
 
 pub(crate) const MAX_NODES: usize = 1_000_000;
 pub(crate) const MAX_DEPTH: usize = 64;
@@ -97,8 +93,14 @@ pub(crate) fn parse(file: usize, cx: &mut Cx) -> Option<Node> {
     let text = source.text();
     let mut options = granit_parser::Options::default();
     options.set_emit_comments(false);
-    let mut builder =
-        Builder { parser: Parser::new_from_str_with_options(text, options), text, file, cx, anchors: HashMap::new(), nodes: 0 };
+    let mut builder = Builder {
+        parser: Parser::new_from_str_with_options(text, options),
+        text,
+        file,
+        cx,
+        anchors: HashMap::new(),
+        nodes: 0,
+    };
     builder.document()
 }
 
@@ -131,10 +133,8 @@ impl<'t> Builder<'t, '_> {
                 event => root = Some(self.node(event, span, 0).ok()?),
             }
         }
-        let nothing = || Node {
-            value: Value::Map(Vec::new()),
-            span: Span { file: self.file, start: 0, end: 0 },
-        };
+        let nothing =
+            || Node { value: Value::Map(Vec::new()), span: Span { file: self.file, start: 0, end: 0 } };
         Some(root.filter(|root| !root.is_null()).unwrap_or_else(nothing))
     }
 
@@ -291,16 +291,43 @@ impl<'t> Builder<'t, '_> {
 
     fn syntax_error(&mut self, error: &granit_parser::ScanError) {
         let at = error.marker().byte_offset().unwrap_or(self.text.len()).min(self.text.len());
-        let line_start = self.text.get(..at).and_then(|before| before.rfind('\n')).map_or(0, |newline| newline + 1);
-        let line_end = self.text.get(at..).and_then(|rest| rest.find('\n')).map_or(self.text.len(), |end| at + end);
+        let line_start =
+            self.text.get(..at).and_then(|before| before.rfind('\n')).map_or(0, |newline| newline + 1);
+        let line_end =
+            self.text.get(at..).and_then(|rest| rest.find('\n')).map_or(self.text.len(), |end| at + end);
         let line = self.text.get(line_start..line_end).unwrap_or("");
         if let Some((start, word)) = unquoted_braces(line) {
             let start = line_start + start;
             let span = Span { file: self.file, start, end: start + word.len() };
             self.cx
-                .error(Code::Syntax, span, format!("{} needs quotes: YAML reads `{{` as the start of a map", quoted(word)))
+                .error(
+                    Code::Syntax,
+                    span,
+                    format!("{} needs quotes: YAML reads `{{` as the start of a map", quoted(word)),
+                )
                 .label("not quoted")
                 .help(format!("quote it: \"{word}\""));
+            return;
+        }
+        if let Some(word) =
+            self.text.get(at..line_end).filter(|rest| rest.starts_with(['*', '@', '`', '%', '&', '!']))
+        {
+            let word = word.split([' ', ',', ']', '}']).next().unwrap_or(word);
+            let span = Span { file: self.file, start: at, end: at + word.len() };
+            let sign = quoted(&word[..1]);
+            self.cx
+                .error(
+                    Code::Syntax,
+                    span,
+                    format!("{} needs quotes: {sign} means something else to YAML", quoted(word)),
+                )
+                .label("not quoted")
+                .help(match word.strip_prefix('*').filter(|name| !name.contains(['.', '/'])) {
+                    Some(name) => format!(
+                        "quote it: \"{word}\"; as an alias it needs a value marked `&{name}` before it"
+                    ),
+                    None => format!("quote it: \"{word}\""),
+                });
             return;
         }
         let tab = line.find(|c: char| !c.is_whitespace()).is_some_and(|indent| line[..indent].contains('\t'));
@@ -322,15 +349,22 @@ fn unquoted_braces(line: &str) -> Option<(usize, &str)> {
     while let Some(open) = line[from..].find('{').map(|at| from + at) {
         from = open + 1;
         let name = line[open + 1..].split('}').next()?;
-        let is_name = !name.is_empty() && name.trim_end_matches("...").chars().all(|c| c.is_alphanumeric() || "_.".contains(c));
+        let is_name = !name.is_empty()
+            && name.trim_end_matches("...").chars().all(|c| c.is_alphanumeric() || "_.".contains(c));
         let start = line[..open].rfind([' ', ',', '[', '{', '"', '\'']).map_or(0, |at| at + 1);
         let opened = start.checked_sub(1).and_then(|before| line.as_bytes().get(before));
         if is_name && start < open && !matches!(opened, Some(b'"' | b'\'')) {
             // A brace inside the word closes the word's own brace; any other ends the word.
             let mut depth = 0_usize;
             let rest = line[start..].char_indices().find(|(_, c)| match c {
-                '{' => { depth += 1; false }
-                '}' if depth > 0 => { depth -= 1; false }
+                '{' => {
+                    depth += 1;
+                    false
+                }
+                '}' if depth > 0 => {
+                    depth -= 1;
+                    false
+                }
                 c => matches!(c, ' ' | ',' | '}' | ']'),
             });
             return Some((start, &line[start..rest.map_or(line.len(), |(end, _)| start + end)]));
@@ -354,5 +388,6 @@ fn whole(start: Span, last: Span, end: Span) -> Span {
 }
 
 fn byte_range(span: YamlSpan, len: usize) -> (usize, usize) {
-    span.byte_range().map_or((0, 0), |range| (range.start.min(len), range.end.min(len).max(range.start.min(len))))
+    span.byte_range()
+        .map_or((0, 0), |range| (range.start.min(len), range.end.min(len).max(range.start.min(len))))
 }

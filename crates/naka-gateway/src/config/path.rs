@@ -57,7 +57,8 @@ fn segments(text: &str, whole: bool) -> Result<Vec<Segment>, Wrong> {
             Some(_) => Wrong::new(format!("{shown} is a regular expression")).help("write it under `regex:`"),
             None if text.contains("://") => Wrong::new(format!("{shown} is a URL, not a path"))
                 .help("write the path alone, beginning with `/`, and the host under `host:`"),
-            None => Wrong::new(format!("{shown} does not start with `/`")).help(format!("write `/{}`", text.trim_start())),
+            None => Wrong::new(format!("{shown} does not start with `/`"))
+                .help(format!("write `/{}`", text.trim_start())),
         });
     };
     if text.len() > LONGEST {
@@ -94,7 +95,8 @@ fn segment(part: &str, last: bool, whole: bool) -> Result<Segment, Wrong> {
         }
         "*" | "**" => {
             return wrong(format!("{} is no pattern here", quoted(part))).map_err(|wrong| {
-                wrong.help("write `{name}` for one segment, `{name...}` for the rest, or `prefix:` without it")
+                wrong
+                    .help("write `{name}` for one segment, `{name...}` for the rest, or `prefix:` without it")
             });
         }
         _ => {}
@@ -104,21 +106,27 @@ fn segment(part: &str, last: bool, whole: bool) -> Result<Segment, Wrong> {
     }
     let inner = part.strip_prefix('{').and_then(|part| part.strip_suffix('}'));
     let Some(inner) = inner.filter(|inner| !inner.contains(['{', '}'])) else {
-        let name = part.split('{').nth(1).and_then(|rest| rest.split('}').next()).filter(|name| is_name(name));
+        let name =
+            part.split('{').nth(1).and_then(|rest| rest.split('}').next()).filter(|name| is_name(name));
         let name = name.unwrap_or("name");
-        return wrong(format!("{} mixes text and a capture", quoted(part)))
-            .map_err(|wrong| wrong.help(format!("a capture is a whole segment: write `/{{{name}}}`, or use `regex:`")));
+        return wrong(format!("{} mixes text and a capture", quoted(part))).map_err(|wrong| {
+            wrong.help(format!("a capture is a whole segment: write `/{{{name}}}`, or use `regex:`"))
+        });
     };
     let (name, rest) = inner.strip_suffix("...").map_or((inner, false), |name| (name, true));
     if !is_name(name) {
-        return wrong(format!("{} is not a capture", quoted(part)))
-            .map_err(|wrong| wrong.help("write letters, digits and `_`: `{ride_id}`, or `{rest...}` for the tail"));
+        return wrong(format!("{} is not a capture", quoted(part))).map_err(|wrong| {
+            wrong.help("write letters, digits and `_`: `{ride_id}`, or `{rest...}` for the tail")
+        });
     }
     match (rest, whole, last) {
         (false, ..) => Ok(Segment::Param(name.into())),
         (true, true, true) => Ok(Segment::Rest(name.into())),
-        (true, true, false) => wrong(format!("{} has to be the last segment", quoted(part)))
-            .map_err(|wrong| wrong.help(format!("write `{{{name}}}` for one segment, or end the path after it"))),
+        (true, true, false) => {
+            wrong(format!("{} has to be the last segment", quoted(part))).map_err(|wrong| {
+                wrong.help(format!("write `{{{name}}}` for one segment, or end the path after it"))
+            })
+        }
         (true, false, _) => wrong(format!("{} is for `path:` only", quoted(part)))
             .map_err(|wrong| wrong.help("a prefix matches any rest by itself; write `path:` to capture it")),
     }
@@ -140,7 +148,7 @@ fn literal(part: &str) -> Result<String, Wrong> {
                     return Err(wrong.help("requests with `%2F` or `%5C` in the path are refused; write `/`"));
                 }
                 byte if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) => it.push(byte.into()),
-                byte => it.push_str(&format!("%{byte:02X}")),
+                byte => it.push_str(&encoded(&[byte])),
             }
             rest = &rest[3..];
             continue;
@@ -163,10 +171,18 @@ fn cannot_stand(c: char, part: &str) -> Wrong {
         '?' => wrong.help("the query is matched under `query:`: `query: {page: {present: true}}`"),
         '#' => wrong.help("a fragment never reaches a server; take it out"),
         c => {
-            let encoded: String = c.to_string().bytes().map(|byte| format!("%{byte:02X}")).collect();
+            let encoded = encoded(c.to_string().as_bytes());
             wrong.help(format!("write `{encoded}`"))
         }
     }
+}
+
+fn encoded(bytes: &[u8]) -> String {
+    bytes.iter().flat_map(|byte| ['%', hex(byte >> 4), hex(byte & 15)]).collect()
+}
+
+fn hex(digit: u8) -> char {
+    char::from_digit(digit.into(), 16).unwrap_or('0').to_ascii_uppercase()
 }
 
 /// Letters, digits and `_`, not beginning with a digit.
@@ -200,7 +216,8 @@ impl Scalar for PathRegex {
 
     fn parse(text: Text<'_>) -> Result<Self, Wrong> {
         if text.text.len() > LONGEST {
-            return Err(Wrong::new(format!("a pattern of {} bytes", text.text.len())).help(format!("at most {LONGEST}")));
+            return Err(Wrong::new(format!("a pattern of {} bytes", text.text.len()))
+                .help(format!("at most {LONGEST}")));
         }
         let compile = |pattern: &str| regex::RegexBuilder::new(pattern).size_limit(REGEX_SIZE).build();
         // Alone first, so that `a)(b` is refused and messages do not show our own brackets.
@@ -210,7 +227,9 @@ impl Scalar for PathRegex {
             let reason = reason.lines().last().unwrap_or_default().trim_start_matches("error: ");
             let wrong = Wrong::new(format!("{} does not compile: {reason}", quoted(text.text)));
             match error {
-                regex::Error::CompiledTooBig(_) => wrong.help("make it smaller: fewer or lower `{n,m}` counts"),
+                regex::Error::CompiledTooBig(_) => {
+                    wrong.help("make it smaller: fewer or lower `{n,m}` counts")
+                }
                 _ if reason.contains("look-around") || reason.contains("backreferences") => {
                     wrong.help("the syntax is RE2's, in linear time: write two routes instead")
                 }
@@ -231,22 +250,28 @@ impl Scalar for Template {
     fn parse(text: Text<'_>) -> Result<Self, Wrong> {
         let text = text.text;
         if !text.starts_with('/') {
-            return Err(Wrong::new(format!("{} does not start with `/`", quoted(text))).help(format!("write `/{text}`")));
+            return Err(Wrong::new(format!("{} does not start with `/`", quoted(text)))
+                .help(format!("write `/{text}`")));
         }
         if text.len() > LONGEST {
-            return Err(Wrong::new(format!("a template of {} bytes", text.len())).help(format!("at most {LONGEST}")));
+            return Err(
+                Wrong::new(format!("a template of {} bytes", text.len())).help(format!("at most {LONGEST}"))
+            );
         }
         let mut parts = Vec::new();
         let mut rest = text;
         while !rest.is_empty() {
-            let (before, after) = rest.split_once('{').map_or((rest, None), |(before, after)| (before, Some(after)));
+            let (before, after) =
+                rest.split_once('{').map_or((rest, None), |(before, after)| (before, Some(after)));
             if !before.is_empty() {
                 plain_text(before)?;
                 parts.push(TemplatePart::Text(before.into()));
             }
             let Some(after) = after else { break };
             let (name, behind) = after.split_once('}').ok_or_else(|| {
-                Wrong::new("`{` without `}`").piece("{").help("close it: `{name}`; for the sign itself write `%7B`")
+                Wrong::new("`{` without `}`")
+                    .piece("{")
+                    .help("close it: `{name}`; for the sign itself write `%7B`")
             })?;
             parts.push(TemplatePart::Capture(template_name(name)?.into()));
             rest = behind;
@@ -260,14 +285,17 @@ impl Scalar for Template {
 }
 
 fn plain_text(text: &str) -> Result<(), Wrong> {
-    let Some(wrong) = text.chars().find(|c| !(c.is_ascii_alphanumeric() || "-._~!$&'()*+,;=:@/%?".contains(*c))) else {
+    let Some(wrong) =
+        text.chars().find(|c| !(c.is_ascii_alphanumeric() || "-._~!$&'()*+,;=:@/%?".contains(*c)))
+    else {
         return Ok(());
     };
     if wrong == '}' {
         return Err(Wrong::new("`}` without `{`").piece("}").help("for the sign itself write `%7D`"));
     }
-    let encoded: String = wrong.to_string().bytes().map(|byte| format!("%{byte:02X}")).collect();
-    Err(Wrong::new(format!("{} cannot stand in a path", quoted(&wrong.to_string()))).help(format!("write `{encoded}`")))
+    let encoded = encoded(wrong.to_string().as_bytes());
+    Err(Wrong::new(format!("{} cannot stand in a path", quoted(&wrong.to_string())))
+        .help(format!("write `{encoded}`")))
 }
 
 fn template_name(name: &str) -> Result<&str, Wrong> {
@@ -275,12 +303,16 @@ fn template_name(name: &str) -> Result<&str, Wrong> {
     if is_name(name) {
         return Ok(name);
     }
-    if name.starts_with("jwt.") || name.contains(".body.") || name.ends_with(".body") {
+    if name.starts_with("jwt.") || name.split('.').nth(1) == Some("body") {
         return Err(Wrong::not_built(&piece).piece(piece));
     }
     match name.strip_suffix("...").filter(|name| is_name(name)) {
-        Some(name) => Err(Wrong::new(format!("{} is for `match:` only", quoted(&piece))).piece(piece).help(format!("write `{{{name}}}`"))),
-        None => Err(Wrong::new(format!("{} is not a capture", quoted(&piece))).piece(piece).help("write letters, digits and `_`: `{ride_id}`")),
+        Some(name) => Err(Wrong::new(format!("{} is for `match:` only", quoted(&piece)))
+            .piece(piece)
+            .help(format!("write `{{{name}}}`"))),
+        None => Err(Wrong::new(format!("{} is not a capture", quoted(&piece)))
+            .piece(piece)
+            .help("write letters, digits and `_`: `{ride_id}`")),
     }
 }
 
@@ -307,7 +339,26 @@ mod tests {
 
     #[test]
     fn what_never_matches_is_refused() {
-        for text in ["", "a", "/a//b", "/./a", "/a/..", "/%2e%2e", "/a%2Fb", "/a?b", "/a#b", "/a b", "/{a}/{a}", "/{r...}/a", "/x-{id}", "/{}", "/{1a}", "/%zz", "/%+1", "//"] {
+        for text in [
+            "",
+            "a",
+            "/a//b",
+            "/./a",
+            "/a/..",
+            "/%2e%2e",
+            "/a%2Fb",
+            "/a?b",
+            "/a#b",
+            "/a b",
+            "/{a}/{a}",
+            "/{r...}/a",
+            "/x-{id}",
+            "/{}",
+            "/{1a}",
+            "/%zz",
+            "/%+1",
+            "//",
+        ] {
             assert!(path(text).is_err(), "{text}");
         }
     }

@@ -21,6 +21,9 @@ use super::{
 };
 
 type Count = Whole<1, 10_000_000>;
+/// Names, each with a value or `{present: true}`.
+pub(crate) type ValueMatches<K> = Named<K, RawValueMatch>;
+pub(crate) type RawValueMatch = Or<Arc<str>, RawPresent>;
 
 record! {
     /// The configuration of the gateway, or one of the files it includes.
@@ -165,10 +168,10 @@ impl Scalar for NotProxied {
     const WHAT: &'static str = "`true` or `false`";
 
     fn parse(text: Text<'_>) -> Result<Self, Wrong> {
-        match bool::parse(text)? {
-            false => Ok(Self),
-            true => Err(Wrong::not_built("proxy_protocol: true").help("take it out for now")),
+        if bool::parse(text)? {
+            return Err(Wrong::not_built("proxy_protocol: true").help("take it out for now"));
         }
+        Ok(Self)
     }
 
     fn schema() -> Json {
@@ -471,9 +474,9 @@ record! {
         /// Any of these methods.
         methods: OneOrMany<Method> = optional;
         /// All of these headers: a value, or `{present: true}`.
-        headers: Named<HeaderName, Or<Arc<str>, RawPresent>> = optional;
+        headers: ValueMatches<HeaderName> = optional;
         /// All of these query parameters: a value, or `{present: true}`.
-        query: Named<Arc<str>, Or<Arc<str>, RawPresent>> = optional;
+        query: ValueMatches<Arc<str>> = optional;
     }
     instead: hosts => "write `host:`; it takes a list too",
         method => "write `methods: [GET]`",
@@ -507,8 +510,9 @@ impl Scalar for Yes {
         if bool::parse(text)? {
             return Ok(Self);
         }
-        Err(Wrong::new(format!("{} cannot be matched", quoted("present: false")))
-            .help("absence makes no match: write a second route without this condition, the more specific one wins"))
+        Err(Wrong::new(format!("{} cannot be matched", quoted("present: false"))).help(
+            "absence makes no match: write a second route without this condition, the more specific one wins",
+        ))
     }
 
     fn schema() -> Json {

@@ -14,7 +14,9 @@ pub(crate) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) 
         .into_iter()
         .filter(|candidate| candidate.len() <= LONGEST)
         .map(|candidate| (distance(&typed, &plain(candidate)), candidate))
-        .filter(|(steps, candidate)| (*steps <= far && *steps < typed.len()) || (typed.len() >= 4 && contains(candidate, word)))
+        .filter(|(steps, candidate)| {
+            (*steps <= far && *steps < typed.len()) || (typed.len() >= 4 && contains(candidate, word))
+        })
         .min_by_key(|(steps, _)| *steps)
         .map(|(_, candidate)| candidate)
 }
@@ -31,10 +33,8 @@ fn contains(candidate: &str, word: &str) -> bool {
 /// Insertions, deletions, replacements and swaps of neighbours (optimal string alignment).
 fn distance(a: &[char], b: &[char]) -> usize {
     let width = b.len() + 1;
-    let mut rows = vec![0; (a.len() + 1) * width];
-    for j in 0..width {
-        rows[j] = j;
-    }
+    let mut rows: Vec<usize> = (0..width).collect();
+    rows.resize((a.len() + 1) * width, 0);
     for i in 1..=a.len() {
         rows[i * width] = i;
         for j in 1..width {

@@ -7,7 +7,7 @@ use serde_json::{Value as Json, json};
 use super::{
     checked::{Enforce, Rate, Workers},
     decode::{Scalar, Text, Wrong},
-    suggest::quoted,
+    suggest::{nearest, quoted},
 };
 
 /// Ten years; more is a slip of the finger.
@@ -30,7 +30,8 @@ impl<const MIN: u64, const MAX: u64> Scalar for Whole<MIN, MAX> {
         let shown = quoted(text.text);
         match text.text.parse::<u64>() {
             Ok(number) if (MIN..=MAX).contains(&number) => Ok(Self(number)),
-            Ok(_) => Err(Wrong::new(format!("{shown} is out of range")).help(format!("write a number from {MIN} to {MAX}"))),
+            Ok(_) => Err(Wrong::new(format!("{shown} is out of range"))
+                .help(format!("write a number from {MIN} to {MAX}"))),
             Err(_) => Err(Wrong::new(format!("{shown} is not a whole number"))
                 .help(format!("write a number from {MIN} to {MAX}, digits only"))),
         }
@@ -46,7 +47,9 @@ impl Scalar for i32 {
     const WHAT: &'static str = "a whole number, possibly negative";
 
     fn parse(text: Text<'_>) -> Result<Self, Wrong> {
-        let wrong = |_| Wrong::new(format!("{} is not a whole number of 32 bits", quoted(text.text))).help("write `10`");
+        let wrong = |_| {
+            Wrong::new(format!("{} is not a whole number of 32 bits", quoted(text.text))).help("write `10`")
+        };
         text.text.parse().map_err(wrong)
     }
 
@@ -62,9 +65,8 @@ impl Scalar for bool {
         match (text.text, text.plain) {
             ("true", true) => Ok(true),
             ("false", true) => Ok(false),
-            (word @ ("true" | "false"), false) => {
-                Err(Wrong::new(format!("\"{word}\" in quotes is text")).help(format!("write `{word}` without quotes")))
-            }
+            (word @ ("true" | "false"), false) => Err(Wrong::new(format!("\"{word}\" in quotes is text"))
+                .help(format!("write `{word}` without quotes"))),
             (word, _) => {
                 let wrong = Wrong::new(format!("{} is not `true` or `false`", quoted(word)));
                 let lower = word.to_ascii_lowercase();
@@ -91,7 +93,9 @@ impl Scalar for Duration {
     fn parse(text: Text<'_>) -> Result<Self, Wrong> {
         let it = duration(text.text)?;
         if it.is_zero() {
-            return Err(Wrong::new(format!("{} is no time at all", quoted(text.text))).help("write at least `1ms`"));
+            return Err(
+                Wrong::new(format!("{} is no time at all", quoted(text.text))).help("write at least `1ms`")
+            );
         }
         Ok(it)
     }
@@ -130,6 +134,7 @@ impl Scalar for OrNever {
         }
         Duration::parse(text).map(|it| Self(Some(it))).map_err(|wrong| match text.text {
             "0" | "0s" | "0ms" | "none" | "off" | "infinite" => wrong.help("write `never` for no limit"),
+            word if nearest(word, ["never"]).is_some() => wrong.help("did you mean `never`?"),
             _ => wrong,
         })
     }
@@ -160,7 +165,10 @@ pub(crate) fn duration(text: &str) -> Result<Duration, Wrong> {
         return Err(wrong_duration(text, number, unit));
     };
     let it = number.checked_mul(millis).map(Duration::from_millis).filter(|it| *it <= LONGEST);
-    it.ok_or_else(|| Wrong::new(format!("{shown} is longer than ten years")).help("write less, or `never` where it is allowed"))
+    it.ok_or_else(|| {
+        Wrong::new(format!("{shown} is longer than ten years"))
+            .help("write less, or `never` where it is allowed")
+    })
 }
 
 fn wrong_duration(text: &str, number: u64, unit: &str) -> Wrong {
@@ -189,7 +197,7 @@ fn wrong_duration(text: &str, number: u64, unit: &str) -> Wrong {
 pub fn show_duration(it: Duration) -> String {
     let millis = it.as_millis();
     let units = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000)];
-    let fits = units.iter().find(|(_, size)| millis >= *size && millis % size == 0);
+    let fits = units.iter().find(|(_, size)| millis >= *size && millis.is_multiple_of(*size));
     fits.map_or_else(|| format!("{millis}ms"), |(unit, size)| format!("{}{unit}", millis / size))
 }
 
@@ -198,8 +206,10 @@ impl Scalar for Rate {
 
     fn parse(text: Text<'_>) -> Result<Self, Wrong> {
         let shown = quoted(text.text);
-        let (count, unit) = split(text.text)
-            .ok_or_else(|| Wrong::new(format!("{shown} is not a rate")).help("write a number, `/` and `s` `m` `h` or `d`: `100/s`"))?;
+        let (count, unit) = split(text.text).ok_or_else(|| {
+            Wrong::new(format!("{shown} is not a rate"))
+                .help("write a number, `/` and `s` `m` `h` or `d`: `100/s`")
+        })?;
         let unit = unit.trim();
         let per = |word: &str| match word {
             "s" => Some(1),
@@ -210,16 +220,24 @@ impl Scalar for Rate {
         };
         let Some(per) = unit.strip_prefix('/').and_then(per) else {
             let wrong = Wrong::new(format!("{shown} is not a rate"));
-            let meant = unit.rsplit('/').next().and_then(|word| word.trim().chars().next()).filter(|c| "smhd".contains(*c));
+            let meant = unit
+                .rsplit('/')
+                .next()
+                .and_then(|word| word.trim().chars().next())
+                .filter(|c| "smhd".contains(*c));
             return Err(match meant {
-                _ if unit.is_empty() => wrong.help(format!("write `{count}/s` for so many in a second, or `/m` `/h` `/d`")),
+                _ if unit.is_empty() => {
+                    wrong.help(format!("write `{count}/s` for so many in a second, or `/m` `/h` `/d`"))
+                }
                 _ if unit.contains("rps") => wrong.help(format!("write `{count}/s`")),
                 Some(meant) => wrong.help(format!("write `{count}/{meant}`")),
                 None => wrong.help("write a number, `/` and `s` `m` `h` or `d`: `100/s`"),
             });
         };
         let count = u32::try_from(count).ok().filter(|count| *count > 0);
-        let count = count.ok_or_else(|| Wrong::new(format!("{shown} is out of range")).help("write a number from 1 to 4294967295"))?;
+        let count = count.ok_or_else(|| {
+            Wrong::new(format!("{shown} is out of range")).help("write a number from 1 to 4294967295")
+        })?;
         Ok(Self { count, per: Duration::from_secs(per) })
     }
 
@@ -249,22 +267,30 @@ impl Scalar for Size {
     fn parse(text: Text<'_>) -> Result<Self, Wrong> {
         let shown = quoted(text.text);
         let wrong = || Wrong::new(format!("{shown} is not a size"));
-        let (number, unit) = split(text.text).ok_or_else(|| wrong().help("write bytes, or a number with `KiB` `MiB` `GiB`: `32KiB`"))?;
+        let (number, unit) = split(text.text)
+            .ok_or_else(|| wrong().help("write bytes, or a number with `KiB` `MiB` `GiB`: `32KiB`"))?;
         let shift = match unit {
             "" | "B" => 0,
             "KiB" => 10,
             "MiB" => 20,
             "GiB" => 30,
             _ => {
-                let meant = unit.trim().chars().next().map(|c| c.to_ascii_uppercase()).filter(|c| "KMG".contains(*c));
+                let meant =
+                    unit.trim().chars().next().map(|c| c.to_ascii_uppercase()).filter(|c| "KMG".contains(*c));
                 return Err(match meant {
                     Some(meant) => wrong().help(format!("write `{number}{meant}iB`")),
                     None => wrong().help("write bytes, or a number with `KiB` `MiB` `GiB`: `32KiB`"),
                 });
             }
         };
-        let bytes = number.checked_mul(1 << shift).and_then(|bytes| usize::try_from(bytes).ok()).filter(|bytes| *bytes > 0);
-        bytes.map(Self).ok_or_else(|| Wrong::new(format!("{shown} is out of range")).help("write at least `1`, and what memory can hold"))
+        let bytes = number
+            .checked_mul(1 << shift)
+            .and_then(|bytes| usize::try_from(bytes).ok())
+            .filter(|bytes| *bytes > 0);
+        bytes.map(Self).ok_or_else(|| {
+            Wrong::new(format!("{shown} is out of range"))
+                .help("write at least `1`, and what memory can hold")
+        })
     }
 
     fn schema() -> Json {
@@ -277,7 +303,9 @@ impl Scalar for Size {
 
 /// `32KiB`.
 pub fn show_size(bytes: usize) -> String {
-    let fits = [("GiB", 30), ("MiB", 20), ("KiB", 10)].into_iter().find(|(_, shift)| bytes >= 1 << shift && bytes % (1 << shift) == 0);
+    let fits = [("GiB", 30), ("MiB", 20), ("KiB", 10)]
+        .into_iter()
+        .find(|(_, shift)| bytes >= 1 << shift && bytes.is_multiple_of(1 << shift));
     fits.map_or_else(|| bytes.to_string(), |(unit, shift)| format!("{}{unit}", bytes >> shift))
 }
 

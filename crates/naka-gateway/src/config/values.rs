@@ -65,9 +65,15 @@ impl Scalar for SocketAddr {
         }
         text.parse().map_err(|_| match text.parse::<u16>() {
             Ok(port) => wrong().help(format!("write `\":{port}\"`")),
-            Err(_) if text.parse::<IpAddr>().is_ok() => wrong().help(format!("add a port: `{}:8080`", bracketed(text))),
-            Err(_) if text.starts_with("localhost:") => wrong().help(format!("write `127.0.0.1{}`", &text[9..])),
-            Err(_) => wrong().help("write an IP address and a port: `127.0.0.1:8080`, `[::1]:8080` or `:8080`"),
+            Err(_) if text.parse::<IpAddr>().is_ok() => {
+                wrong().help(format!("add a port: `{}:8080`", bracketed(text)))
+            }
+            Err(_) if text.starts_with("localhost:") => {
+                wrong().help(format!("write `127.0.0.1{}`", &text[9..]))
+            }
+            Err(_) => {
+                wrong().help("write an IP address and a port: `127.0.0.1:8080`, `[::1]:8080` or `:8080`")
+            }
         })
     }
 }
@@ -93,11 +99,13 @@ impl Scalar for HostPort {
             let address = rest.split('/').next().unwrap_or(rest);
             let port = if scheme == "https" { 443 } else { 80 };
             let address = if address.contains(':') { address.into() } else { format!("{address}:{port}") };
-            return Err(Wrong::new(format!("{} is a URL, an endpoint is an address", quoted(text))).help(if scheme == "https" {
-                "TLS to upstreams is not built yet; an endpoint is `host:port`".into()
-            } else {
-                format!("write `{address}`; paths go into a route's `rewrite:`")
-            }));
+            return Err(Wrong::new(format!("{} is a URL, an endpoint is an address", quoted(text))).help(
+                if scheme == "https" {
+                    "TLS to upstreams is not built yet; an endpoint is `host:port`".into()
+                } else {
+                    format!("write `{address}`; paths go into a route's `rewrite:`")
+                },
+            ));
         }
         if let Ok(address) = text.parse::<SocketAddr>() {
             return if address.port() == 0 {
@@ -111,7 +119,8 @@ impl Scalar for HostPort {
         };
         match port.parse::<u16>() {
             Ok(1..) if is_host(host) => Ok(Self(text.to_ascii_lowercase().into())),
-            Ok(1..) => Err(wrong().help("write a name or an IP address before the port: `app.internal:3000`, `[::1]:3000`")),
+            Ok(1..) => Err(wrong()
+                .help("write a name or an IP address before the port: `app.internal:3000`, `[::1]:3000`")),
             _ => Err(wrong().help(format!("write a port from 1 to 65535: `{host}:3000`"))),
         }
     }
@@ -131,7 +140,11 @@ fn is_host(host: &str) -> bool {
 
 /// Like `is_host`, or an address, where a request may name either.
 fn is_host_or_ip(host: &str) -> bool {
-    is_host(host) || host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).is_some_and(|ip| ip.parse::<IpAddr>().is_ok())
+    is_host(host)
+        || host
+            .strip_prefix('[')
+            .and_then(|host| host.strip_suffix(']'))
+            .is_some_and(|ip| ip.parse::<IpAddr>().is_ok())
 }
 
 impl Scalar for HostPattern {
@@ -182,11 +195,16 @@ impl Scalar for IpNet {
             return Ok(Self::from(address));
         }
         let wrong = Wrong::new(format!("{} is not a network", quoted(text)));
-        let net: Self = text.parse().map_err(|_| wrong.help("write `10.0.0.0/8`, `fd00::/8` or one address"))?;
+        let net: Self =
+            text.parse().map_err(|_| wrong.help("write `10.0.0.0/8`, `fd00::/8` or one address"))?;
         if net.trunc() == net {
             return Ok(net);
         }
-        Err(Wrong::new(format!("{} has bits behind its mask", quoted(text))).help(format!("write `{}`, or `{}` for one address", net.trunc(), net.addr())))
+        Err(Wrong::new(format!("{} has bits behind its mask", quoted(text))).help(format!(
+            "write `{}`, or `{}` for one address",
+            net.trunc(),
+            net.addr()
+        )))
     }
 }
 
@@ -195,7 +213,8 @@ impl Scalar for IpAddr {
 
     fn parse(text: Text<'_>) -> Result<Self, Wrong> {
         text.text.parse().map_err(|_| {
-            Wrong::new(format!("{} is not an IP address", quoted(text.text))).help("write `203.0.113.7` or `2001:db8::7`")
+            Wrong::new(format!("{} is not an IP address", quoted(text.text)))
+                .help("write `203.0.113.7` or `2001:db8::7`")
         })
     }
 }
@@ -205,7 +224,8 @@ impl Scalar for HeaderName {
 
     fn parse(text: Text<'_>) -> Result<Self, Wrong> {
         Self::from_bytes(text.text.as_bytes()).map_err(|_| {
-            Wrong::new(format!("{} is not a header name", quoted(text.text))).help("letters, digits and `-`: `x-request-id`")
+            Wrong::new(format!("{} is not a header name", quoted(text.text)))
+                .help("letters, digits and `-`: `x-request-id`")
         })
     }
 }
@@ -216,7 +236,8 @@ impl Scalar for HeaderValue {
     fn parse(text: Text<'_>) -> Result<Self, Wrong> {
         let fits = text.text.bytes().all(|byte| byte == b'\t' || (b' '..=b'~').contains(&byte));
         Self::from_str(text.text).ok().filter(|_| fits).ok_or_else(|| {
-            Wrong::new(format!("{} cannot be the value of a header", quoted(text.text))).help("visible ASCII and spaces only")
+            Wrong::new(format!("{} cannot be the value of a header", quoted(text.text)))
+                .help("visible ASCII and spaces only")
         })
     }
 }
@@ -234,7 +255,8 @@ impl Scalar for Method {
             return Err(wrong().help(format!("methods are in capitals: `{upper}`")));
         }
         if METHODS.contains(&text.text) || nearest(text.text, METHODS).is_none() {
-            return Self::from_bytes(text.text.as_bytes()).map_err(|_| wrong().help("write `GET`, `POST` and so on"));
+            return Self::from_bytes(text.text.as_bytes())
+                .map_err(|_| wrong().help("write `GET`, `POST` and so on"));
         }
         let meant = nearest(text.text, METHODS).unwrap_or("GET");
         Err(wrong().help(format!("did you mean `{meant}`?")))
@@ -251,7 +273,8 @@ impl Scalar for StatusCode {
     fn parse(text: Text<'_>) -> Result<Self, Wrong> {
         let status = text.text.parse().ok().filter(|number| (200..=599).contains(number));
         status.and_then(|number| Self::from_u16(number).ok()).ok_or_else(|| {
-            Wrong::new(format!("{} is not a final status", quoted(text.text))).help("write a number from 200 to 599")
+            Wrong::new(format!("{} is not a final status", quoted(text.text)))
+                .help("write a number from 200 to 599")
         })
     }
 
@@ -270,7 +293,10 @@ impl Scalar for RedirectStatus {
     fn parse(text: Text<'_>) -> Result<Self, Wrong> {
         let known = ["301", "302", "303", "307", "308"];
         let status = text.text.parse().ok().filter(|_| known.contains(&text.text)).map(Self);
-        status.ok_or_else(|| Wrong::new(format!("{} is not the status of a redirect", quoted(text.text))).help(format!("write {}", one_of(known))))
+        status.ok_or_else(|| {
+            Wrong::new(format!("{} is not the status of a redirect", quoted(text.text)))
+                .help(format!("write {}", one_of(known)))
+        })
     }
 
     fn schema() -> Json {
@@ -330,10 +356,15 @@ impl Scalar for KeyPart {
         }
         let wrong = Wrong::new(format!("{} is no part of a key", quoted(text)));
         Err(match nearest(text, WORDS) {
-            _ if text.starts_with(['{', '}']) => wrong.help("a capture is one name in braces: `\"{ride_id}\"`"),
-            _ if matches!(text, "ip" | "remote_ip" | "remote_addr" | "source_ip") => wrong.help("write `client_ip`"),
+            _ if text.starts_with(['{', '}']) => {
+                wrong.help("a capture is one name in braces: `\"{ride_id}\"`")
+            }
+            _ if matches!(text, "ip" | "remote_ip" | "remote_addr" | "source_ip") => {
+                wrong.help("write `client_ip`")
+            }
             Some(meant) => wrong.help(format!("did you mean `{meant}`?")),
-            None => wrong.help(format!("write {}, `header:NAME`, `query:NAME` or `\"{{capture}}\"`", one_of(WORDS))),
+            None => wrong
+                .help(format!("write {}, `header:NAME`, `query:NAME` or `\"{{capture}}\"`", one_of(WORDS))),
         })
     }
 }
@@ -349,7 +380,10 @@ impl Scalar for RequestLine {
     const WHAT: &'static str = "a request such as `GET https://api.example/rides`";
 
     fn parse(text: Text<'_>) -> Result<Self, Wrong> {
-        let wrong = || Wrong::new(format!("{} is not a request", quoted(text.text))).help("write `GET https://api.example/rides`");
+        let wrong = || {
+            Wrong::new(format!("{} is not a request", quoted(text.text)))
+                .help("write `GET https://api.example/rides`")
+        };
         let (method, target) = text.text.trim().split_once(' ').ok_or_else(wrong)?;
         let method = Method::parse(Text { text: method, plain: true })?;
         let uri: Uri = target.trim().parse().map_err(|_| wrong())?;

@@ -63,7 +63,11 @@ pub(super) fn gateway(entry: Option<&RawFile>, listeners: &BTreeMap<Name, Listen
         workers: raw.workers(),
         admin: admin(&raw, listeners, cx),
         reload: reload(&raw, cx),
-        trusted_proxies: raw.trusted_proxies.iter().flat_map(|it| it.value.0.iter().map(|net| net.value)).collect(),
+        trusted_proxies: raw
+            .trusted_proxies
+            .iter()
+            .flat_map(|it| it.value.0.iter().map(|net| net.value))
+            .collect(),
         limits: limits(&raw),
         drain: drain(&raw, cx),
     }
@@ -79,9 +83,13 @@ fn admin(raw: &RawGateway, listeners: &BTreeMap<Name, Listener>, cx: &mut Cx) ->
     let address = raw.listen();
     let same = listeners.iter().find(|(_, listener)| listener.listen == address && address.port() != 0);
     if let (Some((name, _)), Some(listen)) = (same, &raw.listen) {
-        cx.error(Code::Conflict, listen.span, format!("the admin port is the address of the listener `{name}`"))
-            .help("give one of them another port")
-            .combined();
+        cx.error(
+            Code::Conflict,
+            listen.span,
+            format!("the admin port is the address of the listener `{name}`"),
+        )
+        .help("give one of them another port")
+        .combined();
     }
     Some(address)
 }
@@ -96,8 +104,9 @@ fn reload(raw: &RawGateway, cx: &mut Cx) -> Reload {
         strict: raw.strict(),
     };
     if let Some(at) = raw.max_wait.as_ref().or(raw.debounce.as_ref()).filter(|_| it.max_wait < it.debounce) {
-        cx.error(Code::Conflict, at.span, "`max_wait` is shorter than `debounce`")
-            .help("`max_wait` bounds how long a burst of changes can put off reading: write more than `debounce`");
+        cx.error(Code::Conflict, at.span, "`max_wait` is shorter than `debounce`").help(
+            "`max_wait` bounds how long a burst of changes can put off reading: write more than `debounce`",
+        );
     }
     it
 }
@@ -124,4 +133,3 @@ fn drain(raw: &RawGateway, cx: &mut Cx) -> Drain {
     }
     it
 }
-

@@ -13,7 +13,11 @@ use crate::config::{
 };
 
 /// A route's change of a header replaces all that its group does to the same header.
-pub(super) fn merged(group: Option<&At<RawHeaders>>, route: Option<&At<RawHeaders>>, cx: &mut Cx) -> HeaderEdits {
+pub(super) fn merged(
+    group: Option<&At<RawHeaders>>,
+    route: Option<&At<RawHeaders>>,
+    cx: &mut Cx,
+) -> HeaderEdits {
     fn side(it: Option<&At<RawHeaders>>, request: bool) -> Option<&RawHeaderEdit> {
         let raw = &it?.value;
         Some(&if request { raw.request.as_ref() } else { raw.response.as_ref() }?.value)
@@ -62,9 +66,8 @@ fn edit(raw: &RawHeaderEdit, cx: &mut Cx) -> HeaderEdit {
 fn allowed(at: &At<HeaderName>, cx: &mut Cx) {
     let name = at.value.as_str();
     let (reason, help) = match name {
-        "connection" | "keep-alive" | "proxy-connection" | "te" | "trailer" | "transfer-encoding" | "upgrade" => {
-            ("it belongs to one connection, and the gateway has two", "take it away")
-        }
+        "connection" | "keep-alive" | "proxy-connection" | "te" | "trailer" | "transfer-encoding"
+        | "upgrade" => ("it belongs to one connection, and the gateway has two", "take it away"),
         "host" => ("it is part of the request target", "write `rewrite: {host: …}`"),
         "content-length" => ("it is counted from the body", "take it away"),
         "x-request-id" => ("the gateway writes it", "take it away"),

@@ -116,16 +116,25 @@ impl<'a, T> Table<'a, T> {
     }
 
     fn add(&mut self, named: &'a Named<Id, T>, cx: &mut Cx) {
+        self.complete &= named.1;
         for (name, value) in &named.0 {
             let Some((first, _)) = self.entries.get(&name.value.0) else {
                 self.entries.insert(Arc::clone(&name.value.0), (name, value.as_ref()));
                 continue;
             };
-            let (place, files) = (cx.place(first.span), first.span.file != name.span.file);
-            let it = cx.error(Code::Duplicate, name.span, format!("a second {} with the name `{}`", self.sort, name.value));
-            it.label("again here")
-                .related(place, "first here")
-                .help(format!("names of {}s are unique over all files and groups: choose another", self.sort));
+            let files = first.span.file != name.span.file;
+            let in_order = files || first.span.start < name.span.start;
+            let (first, second) = if in_order { (first.span, name.span) } else { (name.span, first.span) };
+            let place = cx.place(first);
+            let it = cx.error(
+                Code::Duplicate,
+                second,
+                format!("a second {} with the name `{}`", self.sort, name.value),
+            );
+            it.label("again here").related(place, "first here").help(format!(
+                "names of {}s are unique over all files and groups: choose another",
+                self.sort
+            ));
             if files {
                 it.combined();
             }
@@ -143,7 +152,9 @@ impl<'a, T> Table<'a, T> {
             let it = cx.error(Code::UnknownName, name.span, message).combined();
             match nearest(&name.value.0, names()) {
                 Some(meant) => it.label(format!("did you mean `{meant}`?")).help(format!("write `{meant}`")),
-                None if self.entries.is_empty() => it.help(format!("there are no {}: add `{}:`", self.key, self.key)),
+                None if self.entries.is_empty() => {
+                    it.help(format!("there are no {}: add `{}:`", self.key, self.key))
+                }
                 None => it.help(format!("the {} are {}", self.key, one_of(names().take(20)))),
             };
         }

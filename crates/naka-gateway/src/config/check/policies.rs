@@ -83,7 +83,13 @@ impl Policies {
     }
 
     /// What stands at the level of `owner`.
-    pub(super) fn level(&mut self, tables: &Tables<'_>, owner: &At<Id>, keys: LevelKeys<'_>, cx: &mut Cx) -> Level {
+    pub(super) fn level(
+        &mut self,
+        tables: &Tables<'_>,
+        owner: &At<Id>,
+        keys: LevelKeys<'_>,
+        cx: &mut Cx,
+    ) -> Level {
         let mut level = Level::default();
         let (uses, rate_limit_key, bulkhead_key) = keys;
         if let Some(uses) = uses {
@@ -105,7 +111,7 @@ impl Policies {
                 self.place(name, at.span, &mut level, cx);
             }
         }
-        if let Some((name, span)) = self.bulkhead_of(tables, owner, bulkhead_key, cx) {
+        if let Some((name, span)) = self.bulkhead_of(tables, owner, bulkhead_key.as_ref(), cx) {
             self.place(name, span, &mut level, cx);
         }
         level
@@ -116,10 +122,10 @@ impl Policies {
         &mut self,
         tables: &Tables<'_>,
         owner: &At<Id>,
-        key: &Option<At<Or<Id, RawBulkhead>>>,
+        key: Option<&At<Or<Id, RawBulkhead>>>,
         cx: &mut Cx,
     ) -> Option<(Name, Span)> {
-        let at = key.as_ref()?;
+        let at = key?;
         let name = match &at.value {
             Or::Text(id) => self.resolve_kind(tables, id, at.span, "bulkhead", cx)?,
             Or::Record(raw) => self.inline(owner, "bulkhead", at.key, bulkhead(raw, cx)?, cx),
@@ -141,7 +147,14 @@ impl Policies {
         self.checked.contains_key(&name).then_some(name)
     }
 
-    fn resolve_kind(&mut self, tables: &Tables<'_>, id: &Id, span: Span, kind: &str, cx: &mut Cx) -> Option<Name> {
+    fn resolve_kind(
+        &mut self,
+        tables: &Tables<'_>,
+        id: &Id,
+        span: Span,
+        kind: &str,
+        cx: &mut Cx,
+    ) -> Option<Name> {
         let name = self.resolve(tables, &At { value: id.clone(), span, key: span }, cx)?;
         let is = self.kind_of(&name);
         if is == kind {
@@ -202,7 +215,9 @@ impl Policies {
                 let it = cx.error(
                     Code::UnknownName,
                     *span,
-                    format!("the route `{route}` has no capture `{{{capture}}}`, which the key of `{name}` needs"),
+                    format!(
+                        "the route `{route}` has no capture `{{{capture}}}`, which the key of `{name}` needs"
+                    ),
                 );
                 it.combined().label(has).help(format!(
                     "add `/{{{capture}}}` to the path of `{route}`, or use a policy with another key there"
@@ -299,7 +314,11 @@ fn bulkhead(raw: &RawBulkhead, cx: &mut Cx) -> Option<Unnamed> {
         queue: number(raw.queue().0),
         max_wait: raw.max_wait().0,
     });
-    if let Some(wait) = raw.max_wait.as_ref().filter(|_| raw.queue().0 == 0 && raw.said("queue").is_none_or(|_| raw.queue.is_some())) {
+    if let Some(wait) = raw
+        .max_wait
+        .as_ref()
+        .filter(|_| raw.queue().0 == 0 && raw.said("queue").is_none_or(|_| raw.queue.is_some()))
+    {
         cx.error(Code::Conflict, wait.key, "`max_wait` without a `queue` has no effect")
             .help("nobody waits where there is no queue: add `queue: 25`, or take `max_wait` away");
     }

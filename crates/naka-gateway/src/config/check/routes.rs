@@ -16,13 +16,17 @@ use super::{
 };
 use crate::config::{
     checked::{
-        Destination, Match, Name, PathPattern, Redirect, Respond, Rewrite, Route, Template, TemplatePart, ValueMatch,
+        Destination, Match, Name, PathPattern, Redirect, Respond, Rewrite, Route, Template, TemplatePart,
+        ValueMatch,
     },
-    decode::{At, Cx, Named, OneOrMany, Or},
+    decode::{At, Cx, OneOrMany, Or},
     diagnostic::Code,
     node::Span,
     path::names_of,
-    raw::{RawGroup, RawMatch, RawPresent, RawRedirect, RawRespond, RawRoute, RawRouteTimeouts, RawScheme},
+    raw::{
+        RawGroup, RawMatch, RawRedirect, RawRespond, RawRoute, RawRouteTimeouts, RawScheme, RawValueMatch,
+        ValueMatches,
+    },
     suggest::{nearest, one_of},
     values::Id,
 };
@@ -62,7 +66,9 @@ impl Around<'_, '_> {
     /// Every part is looked at before the first missing one ends it.
     fn route(&self, at: &At<Id>, raw: &RawRoute, policies: &mut Policies, cx: &mut Cx) -> Option<Route> {
         let group = self.tables.group_of.get(&at.value.0);
-        let (shared, group_level) = group.and_then(|group| self.groups.get(group)).map_or((None, None), |(raw, level)| (Some(*raw), Some(level)));
+        let (shared, group_level) = group
+            .and_then(|group| self.groups.get(group))
+            .map_or((None, None), |(raw, level)| (Some(*raw), Some(level)));
         let listeners = self.listeners_of(at, raw, shared, cx);
         let own = policies.level(self.tables, at, (&raw.r#use, &raw.rate_limit, &raw.bulkhead), cx);
         let outer = self.listener_level(at, listeners.as_deref().unwrap_or_default(), cx);
@@ -77,7 +83,8 @@ impl Around<'_, '_> {
         }
         let rewrite = rewrite(raw, captures.as_deref(), cx);
         let destination = self.destination(at, raw, captures.as_deref(), cx);
-        let headers = headers::merged(shared.and_then(|group| group.headers.as_ref()), raw.headers.as_ref(), cx);
+        let headers =
+            headers::merged(shared.and_then(|group| group.headers.as_ref()), raw.headers.as_ref(), cx);
         let timeouts = timeouts(raw, shared);
         Some(Route {
             listeners: listeners?,
@@ -85,7 +92,10 @@ impl Around<'_, '_> {
             matches: matches?,
             priority: raw.priority.as_ref().map(|it| it.value),
             rate_limits: limits.into_iter().map(|(name, _)| name).collect(),
-            bulkhead: levels.iter().find_map(|level| level.bulkhead.as_ref()).map(|(name, _)| Arc::clone(name)),
+            bulkhead: levels
+                .iter()
+                .find_map(|level| level.bulkhead.as_ref())
+                .map(|(name, _)| Arc::clone(name)),
             total_timeout: timeouts.total().0,
             idle_timeout: timeouts.idle.map(|it| it.value.0),
             rewrite,
@@ -95,13 +105,20 @@ impl Around<'_, '_> {
         })
     }
 
-    fn listeners_of(&self, at: &At<Id>, raw: &RawRoute, group: Option<&RawGroup>, cx: &mut Cx) -> Option<Vec<Name>> {
+    fn listeners_of(
+        &self,
+        at: &At<Id>,
+        raw: &RawRoute,
+        group: Option<&RawGroup>,
+        cx: &mut Cx,
+    ) -> Option<Vec<Name>> {
         let table = &self.tables.listeners;
         let said = raw.listener.as_ref().or_else(|| group.and_then(|group| group.listener.as_ref()));
         if let Some(said) = said {
             unique(&said.value.0, "listener", cx);
             if said.value.0.is_empty() {
-                cx.error(Code::Value, said.span, "a route on no listener").help("name at least one, or take the key away");
+                cx.error(Code::Value, said.span, "a route on no listener")
+                    .help("name at least one, or take the key away");
             }
             let resolved: Vec<_> = said.value.0.iter().map(|name| table.resolve(name, cx)).collect();
             return resolved.into_iter().collect();
@@ -109,12 +126,19 @@ impl Around<'_, '_> {
         let names: Vec<_> = table.entries.keys().collect();
         match names.as_slice() {
             [only] if table.complete => Some(vec![Arc::clone(only)]),
-            [_, _, ..] if raw.said("listener").is_none() && group.is_none_or(|group| group.said("listener").is_none()) => {
+            [_, _, ..]
+                if raw.said("listener").is_none()
+                    && group.is_none_or(|group| group.said("listener").is_none()) =>
+            {
                 let names = || names.iter().map(|name| &***name);
-                cx.error(Code::Missing, at.span, format!("the route `{}` does not say its listener", at.value))
-                    .label(format!("there are {}", names().count()))
-                    .help(format!("add `listener:` with one or a list of {}", one_of(names().take(20))))
-                    .combined();
+                cx.error(
+                    Code::Missing,
+                    at.span,
+                    format!("the route `{}` does not say its listener", at.value),
+                )
+                .label(format!("there are {}", names().count()))
+                .help(format!("add `listener:` with one or a list of {}", one_of(names().take(20))))
+                .combined();
                 None
             }
             _ => None,
@@ -125,13 +149,17 @@ impl Around<'_, '_> {
     fn listener_level(&self, at: &At<Id>, listeners: &[Name], cx: &mut Cx) -> Option<&Level> {
         let level = |name: &Name| self.listeners.levels.get(name);
         let names = |level: Option<&Level>| {
-            let mut limits: Vec<Name> = level.iter().flat_map(|it| it.rate_limits.iter().map(|(name, _)| Arc::clone(name))).collect();
+            let mut limits: Vec<Name> =
+                level.iter().flat_map(|it| it.rate_limits.iter().map(|(name, _)| Arc::clone(name))).collect();
             limits.sort();
             (limits, level.and_then(|it| it.bulkhead.as_ref()).map(|(name, _)| Arc::clone(name)))
         };
         let first = listeners.first()?;
         if let Some(other) = listeners.iter().find(|other| names(level(other)) != names(level(first))) {
-            let message = format!("the route `{}` is on `{first}` and `{other}`, which carry different policies", at.value);
+            let message = format!(
+                "the route `{}` is on `{first}` and `{other}`, which carry different policies",
+                at.value
+            );
             cx.error(Code::Conflict, at.span, message)
                 .help("write one route for each listener, or move the policies to the routes")
                 .combined();
@@ -139,19 +167,34 @@ impl Around<'_, '_> {
         level(first)
     }
 
-    fn destination(&self, at: &At<Id>, raw: &RawRoute, captures: Option<&[Arc<str>]>, cx: &mut Cx) -> Option<Destination> {
+    fn destination(
+        &self,
+        at: &At<Id>,
+        raw: &RawRoute,
+        captures: Option<&[Arc<str>]>,
+        cx: &mut Cx,
+    ) -> Option<Destination> {
         let said = raw.said.iter().filter(|said| RawRoute::DESTINATIONS.contains(&said.meant.as_str()));
-        exactly_one(said.map(|said| (said.meant.as_str(), said.span)), at.span, &RawRoute::DESTINATIONS[..3], cx, |it| {
-            it.help("add `upstream: name`, or `respond:`, or `redirect:`").message =
-                format!("the route `{}` goes nowhere", at.value);
-        });
+        exactly_one(
+            said.map(|said| (said.meant.as_str(), said.span)),
+            at.span,
+            &RawRoute::DESTINATIONS[..3],
+            cx,
+            |it| {
+                it.help("add `upstream: name`, or `respond:`, or `redirect:`").message =
+                    format!("the route `{}` goes nowhere", at.value);
+            },
+        );
         let upstream = raw.upstream.as_ref().and_then(|name| self.tables.upstreams.resolve(name, cx));
         let respond = raw.respond.as_ref().map(|it| respond(&it.value));
         let redirect = raw.redirect.as_ref().map(|it| redirect(it, captures, cx));
         if let Some(local) = raw.said("respond").or(raw.said("redirect")) {
             no_effect(raw, local, cx);
         }
-        upstream.map(Destination::Upstream).or(respond.map(Destination::Respond)).or(redirect.map(Destination::Redirect))
+        upstream
+            .map(Destination::Upstream)
+            .or(respond.map(Destination::Respond))
+            .or(redirect.map(Destination::Redirect))
     }
 }
 
@@ -184,9 +227,13 @@ fn no_effect(raw: &RawRoute, local: Span, cx: &mut Cx) {
     for key in ["rewrite", "strip_prefix"] {
         if let Some(span) = raw.said(key) {
             let local = cx.place(local);
-            cx.error(Code::Conflict, span, format!("`{key}` has no effect on a route that answers by itself"))
-                .related(local, "answered here")
-                .help(format!("take `{key}` away; a redirect has a `path:` of its own"));
+            cx.error(
+                Code::Conflict,
+                span,
+                format!("`{key}` has no effect on a route that answers by itself"),
+            )
+            .related(local, "answered here")
+            .help(format!("take `{key}` away; a redirect has a `path:` of its own"));
         }
     }
 }
@@ -205,7 +252,9 @@ fn matches(raw: &RawMatch, at: Span, group: Option<&RawGroup>, cx: &mut Cx) -> O
     if let Some(methods) = &raw.methods {
         unique(&methods.value.0, "method", cx);
     }
-    if let Some((host, _)) = raw.headers.iter().flat_map(|it| &it.value.0).find(|(name, _)| name.value == http::header::HOST) {
+    if let Some((host, _)) =
+        raw.headers.iter().flat_map(|it| &it.value.0).find(|(name, _)| name.value == http::header::HOST)
+    {
         cx.error(Code::Conflict, host.span, "`host` is not matched as a header")
             .help("write it beside `headers:`: `match: {host: api.example, …}`");
     }
@@ -232,9 +281,9 @@ fn not_empty<T>(list: Option<&At<OneOrMany<T>>>, what: &str, cx: &mut Cx) {
     }
 }
 
-fn value_matches<K: Clone>(named: Option<&At<Named<K, Or<Arc<str>, RawPresent>>>>) -> Vec<(K, ValueMatch)> {
+fn value_matches<K: Clone>(named: Option<&At<ValueMatches<K>>>) -> Vec<(K, ValueMatch)> {
     let entries = named.iter().flat_map(|it| &it.value.0);
-    let one = |(name, value): &(At<K>, Option<Or<Arc<str>, RawPresent>>)| {
+    let one = |(name, value): &(At<K>, Option<RawValueMatch>)| {
         let value = match value.as_ref()? {
             Or::Text(text) => ValueMatch::Exact(Arc::clone(text)),
             Or::Record(_) => ValueMatch::Present,
@@ -254,7 +303,8 @@ fn captures_of(matches: &Match) -> Vec<Arc<str>> {
 /// The group's, overridden key by key.
 fn timeouts(raw: &RawRoute, group: Option<&RawGroup>) -> RawRouteTimeouts {
     let own = raw.timeouts.as_ref().map(|it| it.value.clone()).unwrap_or_default();
-    let outer = group.and_then(|group| group.timeouts.as_ref()).map(|it| it.value.clone()).unwrap_or_default();
+    let outer =
+        group.and_then(|group| group.timeouts.as_ref()).map(|it| it.value.clone()).unwrap_or_default();
     RawRouteTimeouts { total: own.total.or(outer.total), idle: own.idle.or(outer.idle), said: own.said }
 }
 
@@ -265,7 +315,9 @@ fn rewrite(raw: &RawRoute, captures: Option<&[Arc<str>]>, cx: &mut Cx) -> Rewrit
     }
     if let Some(strip) = raw.strip_prefix.as_ref().filter(|strip| strip.value) {
         let matched = raw.r#match.as_ref().map(|it| &it.value);
-        if matched.is_some_and(|it| it.said("prefix").is_none() && RawMatch::PATHS.iter().any(|key| it.said(key).is_some())) {
+        if matched.is_some_and(|it| {
+            it.said("prefix").is_none() && RawMatch::PATHS.iter().any(|key| it.said(key).is_some())
+        }) {
             cx.error(Code::Conflict, strip.key, "`strip_prefix` without a prefix")
                 .help("match with `prefix:`, or write `rewrite: {path: …}` with captures");
         }
@@ -291,14 +343,22 @@ fn template(at: &At<Template>, captures: Option<&[Arc<str>]>, cx: &mut Cx) {
         if captures.contains(name) {
             continue;
         }
+        let span = cx.narrow(at.span, &format!("{{{name}}}"));
         if matches!(&**name, "host" | "path" | "query" | "method" | "scheme") {
-            cx.error(Code::NotBuilt, at.span, format!("`{{{name}}}` is not built yet, and the match has no capture of that name"));
+            cx.error(
+                Code::NotBuilt,
+                span,
+                format!("`{{{name}}}` is not built yet, and the match has no capture of that name"),
+            )
+            .help("only captures of the match can stand here for now");
             continue;
         }
-        let it = cx.error(Code::UnknownName, at.span, format!("the match has no capture `{{{name}}}`"));
+        let it = cx.error(Code::UnknownName, span, format!("the match has no capture `{{{name}}}`"));
         let known = || captures.iter().map(|name| &**name);
         match nearest(name, known()) {
-            Some(meant) => it.label(format!("did you mean `{{{meant}}}`?")).help(format!("write `{{{meant}}}`")),
+            Some(meant) => {
+                it.label(format!("did you mean `{{{meant}}}`?")).help(format!("write `{{{meant}}}`"))
+            }
             None if captures.is_empty() => it.help(format!("capture it: `path: \"/…/{{{name}}}\"`")),
             None => it.help(format!("it has {}", one_of(known()))),
         };

@@ -15,10 +15,14 @@ use crate::config::{
     values::HostPort,
 };
 
-pub(super) fn upstreams(tables: &Tables<'_>, policies: &mut Policies, cx: &mut Cx) -> BTreeMap<Name, Upstream> {
+pub(super) fn upstreams(
+    tables: &Tables<'_>,
+    policies: &mut Policies,
+    cx: &mut Cx,
+) -> BTreeMap<Name, Upstream> {
     let mut it = BTreeMap::new();
     for (name, at, raw) in tables.upstreams.read() {
-        let bulkhead = policies.bulkhead_of(tables, at, &raw.bulkhead, cx).map(|(name, _)| name);
+        let bulkhead = policies.bulkhead_of(tables, at, raw.bulkhead.as_ref(), cx).map(|(name, _)| name);
         let endpoints = endpoints(raw, cx);
         let timeouts = raw.timeouts.as_ref().map(|it| it.value.clone()).unwrap_or_default();
         let keep_alive = raw.keep_alive.as_ref().map(|it| it.value.clone()).unwrap_or_default();
