@@ -7,11 +7,14 @@ use std::{
     sync::Arc,
 };
 
-use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet, renderer::DecorStyle};
+use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet, renderer::DecorStyle};
 use serde_json::{Value, json};
 
+/// More bytes are not shown in one piece.
+const FAR: usize = 16 << 10;
+
 /// The text of one file, and where its lines begin.
-pub struct Source {
+pub(crate) struct Source {
     path: Arc<PathBuf>,
     text: Arc<str>,
     lines: Vec<usize>,
@@ -25,12 +28,12 @@ impl Source {
     }
 
     /// The name it was read under.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// Its whole text.
-    pub fn text(&self) -> &str {
+    pub(crate) fn text(&self) -> &str {
         &self.text
     }
 
@@ -109,8 +112,9 @@ impl Place {
         self.source.text[line.start..offset].chars().count() + 1
     }
 
-    fn same_file(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.source, &other.source)
+    /// Whether both can be shown in one piece of one file.
+    fn is_near(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.source, &other.source) && self.start.abs_diff(other.start) < FAR
     }
 }
 
@@ -259,33 +263,34 @@ impl Diagnostic {
 
     fn render(&self, renderer: &Renderer) -> String {
         let level = if self.severity == Severity::Error { Level::ERROR } else { Level::WARNING };
-        let mut group: Group<'_> = level
-            .primary_title(self.message.as_str())
-            .id(self.code.as_str())
-            .element(self.snippet(&self.place, self.label.as_str()));
-        for (place, label) in self.related.iter().filter(|(place, _)| !place.same_file(&self.place)) {
-            group = group.element(lines_of(&[place]).annotation(annotation(place, place, label, false)));
+        let mut group = Group::with_title(level.primary_title(self.message.as_str()).id(self.code.as_str()));
+        let (near, far): (Vec<_>, Vec<_>) =
+            self.related.iter().partition(|(place, _)| self.place.is_near(place));
+        group = shown(group, &self.place, self.label.as_str(), &near);
+        for (place, label) in far {
+            group = shown(group, place, label, &[]);
         }
         if let Some(help) = &self.help {
             group = group.element(Level::HELP.message(help.as_str()));
         }
         renderer.render(&[group])
     }
+}
 
-    /// The offending lines, with the related places of the same file.
-    fn snippet<'a>(
-        &'a self,
-        place: &'a Place,
-        label: &'a str,
-    ) -> Snippet<'a, annotate_snippets::Annotation<'a>> {
-        let near: Vec<_> = self.related.iter().filter(|(other, _)| other.same_file(place)).collect();
-        let places: Vec<_> = std::iter::once(place).chain(near.iter().map(|(other, _)| other)).collect();
-        let first = places.iter().copied().min_by_key(|place| place.start).unwrap_or(place);
-        near.iter().fold(
-            lines_of(&places).annotation(annotation(place, first, label, true)),
-            |snippet, (other, label)| snippet.annotation(annotation(other, first, label, false)),
-        )
+/// Adds the lines of a place, with the places near it.
+fn shown<'a>(group: Group<'a>, place: &'a Place, label: &'a str, near: &[&'a (Place, String)]) -> Group<'a> {
+    if place.source.line_range(place.source.line_index(place.start)).len() > FAR {
+        let origin = Origin::path(place.source.path.to_string_lossy());
+        return group.element(origin.line(place.line()).char_column(place.column()));
     }
+    let places: Vec<_> = std::iter::once(place).chain(near.iter().map(|(other, _)| other)).collect();
+    let first = places.iter().copied().min_by_key(|place| place.start).unwrap_or(place);
+    let snippet = lines_of(&places).annotation(annotation(place, first, label, true));
+    group.element(
+        near.iter().fold(snippet, |snippet, (other, label)| {
+            snippet.annotation(annotation(other, first, label, false))
+        }),
+    )
 }
 
 fn place_json(place: &Place, label: &str) -> Value {

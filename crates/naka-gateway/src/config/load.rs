@@ -102,6 +102,7 @@ pub fn load(entry: &Path, previous: Option<&Sources>) -> Result<Loaded, Diagnost
             break;
         }
     }
+    paths.remove(entry.strip_prefix(".").unwrap_or(entry));
     paths.remove(entry);
     files.texts.extend(paths.iter().take(MAX_FILES).map(|path| read(path)));
     files.check(dir, previous)

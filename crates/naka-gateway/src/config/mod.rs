@@ -12,6 +12,6 @@ mod suggest;
 mod units;
 mod values;
 
-pub use diagnostic::{Code, Diagnostic, Diagnostics, Place, Severity, Source};
+pub use diagnostic::{Code, Diagnostic, Diagnostics, Place, Severity};
 pub use load::{Held, Loaded, Sources, load, parse_str, schema};
 pub use units::{show_duration, show_rate, show_size};

@@ -28,12 +28,12 @@ impl<const MIN: u64, const MAX: u64> Scalar for Whole<MIN, MAX> {
 
     fn parse(text: Text<'_>) -> Result<Self, Wrong> {
         let shown = quoted(text.text);
+        let range =
+            if MIN == MAX { format!("write `{MIN}`") } else { format!("write a number from {MIN} to {MAX}") };
         match text.text.parse::<u64>() {
             Ok(number) if (MIN..=MAX).contains(&number) => Ok(Self(number)),
-            Ok(_) => Err(Wrong::new(format!("{shown} is out of range"))
-                .help(format!("write a number from {MIN} to {MAX}"))),
-            Err(_) => Err(Wrong::new(format!("{shown} is not a whole number"))
-                .help(format!("write a number from {MIN} to {MAX}, digits only"))),
+            Ok(_) => Err(Wrong::new(format!("{shown} is out of range")).help(range)),
+            Err(_) => Err(Wrong::new(format!("{shown} is not a whole number")).help(range)),
         }
     }
 

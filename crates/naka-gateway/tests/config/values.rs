@@ -233,10 +233,28 @@ fn the_schema_says_what_the_reader_does() {
     assert_eq!(total["default"], "30s");
     assert!(total["description"].as_str().unwrap().contains("last byte"), "{total}");
     let listener = &schema["properties"]["listeners"]["additionalProperties"];
+    assert_eq!(schema["properties"]["version"]["default"], 1);
     assert_eq!(listener["required"], serde_json::json!(["listen"]));
     assert_eq!(listener["additionalProperties"], false);
     assert_eq!(
         schema["properties"]["gateway"]["properties"]["limits"]["properties"]["connections"]["default"],
         20000
     );
+}
+
+/// One line of megabytes, and places far from each other, are not shown whole a thousand times.
+#[test]
+fn messages_about_huge_files_stay_small() {
+    let mut line = String::from("routes: {");
+    for n in 0..40_000 {
+        let _ = write!(line, "r{n}: 5, ");
+    }
+    line.push('}');
+    let lines = line.replace(", ", ",\n  ") + "\nroutes: {}\n";
+    for text in [line, lines] {
+        let found = parse_str("huge.yaml", &text).unwrap_err();
+        let rendered = found.render(false);
+        assert!(rendered.len() < 1 << 20, "{}", rendered.len());
+        assert!(rendered.contains("huge.yaml:"), "{rendered:.500}");
+    }
 }
