@@ -8,6 +8,7 @@ mod load;
 mod node;
 mod path;
 mod raw;
+mod record;
 mod suggest;
 mod units;
 mod values;

@@ -12,9 +12,10 @@ use serde_json::{Value as Json, json};
 
 use super::{
     checked::{Enforce, HostPattern, KeyPart, Rate, Template, Workers},
-    decode::{At, Cx, Decode, Named, OneOrMany, Or, Scalar, Text, Wrong, record, words},
+    decode::{At, Cx, Decode, Named, OneOrMany, Or, Scalar, Text, Wrong},
     node::{Node, Value},
     path::{PathRegex, PrefixPath, WholePath},
+    record::{record, words},
     suggest::quoted,
     units::{OrNever, OrZero, Size, Whole},
     values::{Authority, HostPort, Id, RedirectStatus, RequestLine},
