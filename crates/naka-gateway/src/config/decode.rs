@@ -152,7 +152,9 @@ impl Wrong {
     }
 
     pub(crate) fn not_built(what: &str) -> Self {
-        Self { code: Code::NotBuilt, ..Self::new(format!("{} is not built yet", quoted(what))) }
+        let wrong = Self::new(format!("{} is not built yet", quoted(what)));
+        Self { code: Code::NotBuilt, ..wrong }
+            .help("the grammar has it, this version does not act on it: take it out for now")
     }
 
     pub(crate) fn help(self, help: impl Into<String>) -> Self {

@@ -14,6 +14,8 @@ use super::{
 #[derive(Clone, Debug)]
 pub(crate) struct Said {
     pub(crate) meant: String,
+    /// It is what was written.
+    pub(crate) exact: bool,
     pub(crate) span: Span,
 }
 
@@ -74,7 +76,7 @@ impl Shape {
             }
             let known = known.is_some() || self.not_built.contains(&text);
             let meant = if known { text.to_owned() } else { self.unknown(text, key.span, cx) };
-            said.push(Said { meant, span: key.span });
+            said.push(Said { exact: meant == text, meant, span: key.span });
         }
         self.missing(node, &said, cx);
         Some(said)
@@ -89,6 +91,9 @@ impl Shape {
         let it = cx.error(Code::UnknownKey, span, format!("unknown key {} {place}", quoted(text)));
         match (instead, meant) {
             (Some(help), _) => it.help(help),
+            (None, Some(meant)) if self.not_built.contains(&meant) => it
+                .label(format!("did you mean `{meant}`?"))
+                .help(format!("`{meant}` is in the grammar, and not built yet")),
             (None, Some(meant)) => {
                 it.label(format!("did you mean `{meant}`?")).help(format!("write `{meant}`"))
             }

@@ -27,6 +27,7 @@ use crate::config::{
         RawGroup, RawMatch, RawRedirect, RawRespond, RawRoute, RawRouteTimeouts, RawScheme, RawValueMatch,
         ValueMatches,
     },
+    record::Said,
     suggest::{nearest, one_of},
     values::Id,
 };
@@ -175,16 +176,10 @@ impl Around<'_, '_> {
         cx: &mut Cx,
     ) -> Option<Destination> {
         let said = raw.said.iter().filter(|said| RawRoute::DESTINATIONS.contains(&said.meant.as_str()));
-        exactly_one(
-            said.map(|said| (said.meant.as_str(), said.span)),
-            at.span,
-            &RawRoute::DESTINATIONS[..3],
-            cx,
-            |it| {
-                it.help("add `upstream: name`, or `respond:`, or `redirect:`").message =
-                    format!("the route `{}` goes nowhere", at.value);
-            },
-        );
+        exactly_one(said, at.span, &RawRoute::DESTINATIONS[..3], cx, |it| {
+            it.help("add `upstream: name`, or `respond:`, or `redirect:`").message =
+                format!("the route `{}` goes nowhere", at.value);
+        });
         let upstream = raw.upstream.as_ref().and_then(|name| self.tables.upstreams.resolve(name, cx));
         let respond = raw.respond.as_ref().map(|it| respond(&it.value));
         let redirect = raw.redirect.as_ref().map(|it| redirect(it, captures, cx));
@@ -200,7 +195,7 @@ impl Around<'_, '_> {
 
 /// Reports none, or more than one, of keys that exclude one another.
 fn exactly_one<'a>(
-    said: impl Iterator<Item = (&'a str, Span)>,
+    said: impl Iterator<Item = &'a Said>,
     at: Span,
     of: &[&str],
     cx: &mut Cx,
@@ -210,10 +205,11 @@ fn exactly_one<'a>(
     match said.as_slice() {
         [] => none(cx.error(Code::Missing, at, "").label(format!("needs {}", one_of(of.iter().copied())))),
         [_] => {}
-        [(first, place), rest @ ..] => {
-            for (second, span) in rest {
-                let place = cx.place(*place);
-                cx.error(Code::Conflict, *span, format!("`{second}` beside `{first}`"))
+        [first, rest @ ..] => {
+            // A mistyped key has a message of its own.
+            for second in rest.iter().filter(|second| first.exact && second.exact) {
+                let place = cx.place(first.span);
+                cx.error(Code::Conflict, second.span, format!("`{}` beside `{}`", second.meant, first.meant))
                     .label("the second")
                     .related(place, "the first")
                     .help("exactly one of them: keep one, or write two routes");
@@ -240,7 +236,7 @@ fn no_effect(raw: &RawRoute, local: Span, cx: &mut Cx) {
 
 fn matches(raw: &RawMatch, at: Span, group: Option<&RawGroup>, cx: &mut Cx) -> Option<Match> {
     let said = raw.said.iter().filter(|said| RawMatch::PATHS.contains(&said.meant.as_str()));
-    exactly_one(said.map(|said| (said.meant.as_str(), said.span)), at, &RawMatch::PATHS, cx, |it| {
+    exactly_one(said, at, &RawMatch::PATHS, cx, |it| {
         it.help("write `prefix: /` for every path").message = "the match says nothing of the path".into();
     });
     let hosts = raw.host.as_ref().or_else(|| group.and_then(|group| group.host.as_ref()));
