@@ -1,3 +1,18 @@
 //! Text in, checked values out. This room knows no layer, no runtime and no socket.
 
+mod check;
 pub mod checked;
+mod decode;
+mod diagnostic;
+mod load;
+mod node;
+mod path;
+mod raw;
+mod record;
+mod suggest;
+mod units;
+mod values;
+
+pub use diagnostic::{Code, Diagnostic, Diagnostics, Place, Severity};
+pub use load::{Held, Loaded, Sources, load, parse_str, schema};
+pub use units::{show_duration, show_rate, show_size};

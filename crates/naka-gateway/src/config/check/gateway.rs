@@ -1,0 +1,135 @@
+//! The process and its listeners.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::SocketAddr,
+    sync::Arc,
+};
+
+use super::{
+    Tables,
+    policies::{Level, Policies},
+    unique,
+};
+use crate::config::{
+    checked::{Drain, Gateway, Listener, Name, Reload, ServerLimits},
+    decode::{At, Cx, Or},
+    diagnostic::Code,
+    raw::{RawAdmin, RawFile, RawGateway},
+};
+
+/// The checked listeners, and what stands at each.
+pub(super) struct Listeners {
+    pub(super) checked: BTreeMap<Name, Listener>,
+    pub(super) levels: BTreeMap<Name, Level>,
+}
+
+pub(super) fn listeners(tables: &Tables<'_>, policies: &mut Policies, cx: &mut Cx) -> Listeners {
+    let mut it = Listeners { checked: BTreeMap::new(), levels: BTreeMap::new() };
+    let mut seen: HashMap<SocketAddr, &At<SocketAddr>> = HashMap::new();
+    for (name, at, raw) in tables.listeners.read() {
+        let level = policies.level(tables, at, (&raw.r#use, &raw.rate_limit, &raw.bulkhead), cx);
+        it.levels.insert(Arc::clone(name), level);
+        if let Some(protocols) = &raw.protocols {
+            unique(&protocols.value.0, "protocol", cx);
+        }
+        let Some(listen) = &raw.listen else { continue };
+        if let Some(first) = seen.get(&listen.value) {
+            let place = cx.place(first.span);
+            cx.error(Code::Conflict, listen.span, format!("two listeners on `{}`", listen.value))
+                .label("again here")
+                .related(place, "first here")
+                .help("give one of them another port")
+                .combined();
+        }
+        seen.entry(listen.value).or_insert(listen);
+        let timeouts = raw.timeouts.as_ref().map(|it| it.value.clone()).unwrap_or_default();
+        let listener = Listener {
+            listen: listen.value,
+            request_headers: timeouts.request_headers(),
+            idle: timeouts.idle(),
+        };
+        it.checked.insert(Arc::clone(name), listener);
+    }
+    it
+}
+
+pub(super) fn gateway(entry: Option<&RawFile>, listeners: &BTreeMap<Name, Listener>, cx: &mut Cx) -> Gateway {
+    let raw = entry.and_then(|raw| raw.gateway.as_ref()).map(|it| it.value.clone()).unwrap_or_default();
+    if let Some(proxies) = &raw.trusted_proxies {
+        unique(&proxies.value.0, "network", cx);
+    }
+    Gateway {
+        workers: raw.workers(),
+        admin: admin(&raw, listeners, cx),
+        reload: reload(&raw, cx),
+        trusted_proxies: raw
+            .trusted_proxies
+            .iter()
+            .flat_map(|it| it.value.0.iter().map(|net| net.value))
+            .collect(),
+        limits: limits(&raw),
+        drain: drain(&raw, cx),
+    }
+}
+
+fn admin(raw: &RawGateway, listeners: &BTreeMap<Name, Listener>, cx: &mut Cx) -> Option<SocketAddr> {
+    let default = RawAdmin::default();
+    let raw = match raw.admin.as_ref().map(|admin| &admin.value) {
+        Some(Or::Text(_)) => return None,
+        Some(Or::Record(raw)) => raw,
+        None => &default,
+    };
+    let address = raw.listen();
+    let same = listeners.iter().find(|(_, listener)| listener.listen == address && address.port() != 0);
+    if let (Some((name, _)), Some(listen)) = (same, &raw.listen) {
+        cx.error(
+            Code::Conflict,
+            listen.span,
+            format!("the admin port is the address of the listener `{name}`"),
+        )
+        .help("give one of them another port")
+        .combined();
+    }
+    Some(address)
+}
+
+fn reload(raw: &RawGateway, cx: &mut Cx) -> Reload {
+    let raw = raw.reload.as_ref().map(|it| it.value.clone()).unwrap_or_default();
+    let it = Reload {
+        watch: raw.watch(),
+        debounce: raw.debounce().0,
+        max_wait: raw.max_wait().0,
+        run_tests: raw.run_tests(),
+        strict: raw.strict(),
+    };
+    if let Some(at) = raw.max_wait.as_ref().or(raw.debounce.as_ref()).filter(|_| it.max_wait < it.debounce) {
+        cx.error(Code::Conflict, at.span, "`max_wait` is shorter than `debounce`").help(
+            "`max_wait` bounds how long a burst of changes can put off reading: write more than `debounce`",
+        );
+    }
+    it
+}
+
+fn limits(raw: &RawGateway) -> ServerLimits {
+    let raw = raw.limits.as_ref().map(|it| it.value.clone()).unwrap_or_default();
+    let number = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+    ServerLimits {
+        connections: number(raw.connections().0),
+        header_bytes: raw.header_bytes().0,
+        header_count: number(raw.header_count().0),
+        uri: raw.uri().0,
+    }
+}
+
+fn drain(raw: &RawGateway, cx: &mut Cx) -> Drain {
+    let raw = raw.drain.as_ref().map(|it| it.value.clone()).unwrap_or_default();
+    let it = Drain { grace: raw.grace().0, deadline: raw.deadline() };
+    if let Some(at) = raw.deadline.as_ref().map(|it| it.span).or(raw.grace.as_ref().map(|it| it.span))
+        && it.deadline < it.grace
+    {
+        cx.error(Code::Conflict, at, "`deadline` is before the end of `grace`")
+            .help("both count from the signal: write a `deadline` longer than `grace`");
+    }
+    it
+}

@@ -1,0 +1,239 @@
+//! Records to checked values: names resolved, groups unfolded, defaults filled in.
+//!
+//! Everything is looked at even after a mistake; what could not be read is skipped quietly,
+//! because its own mistake is reported already. A mistake that depends on other files is marked
+//! as `combined`, all others condemn their file alone.
+
+mod gateway;
+mod headers;
+mod policies;
+mod routes;
+mod tests;
+mod upstreams;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    hash::Hash,
+    sync::Arc,
+};
+
+use super::{
+    checked::{Config, Name, Origin},
+    decode::{At, Cx, Named},
+    diagnostic::Code,
+    node::Span,
+    raw::RawFile,
+    suggest::{nearest, one_of, quoted},
+    values::Id,
+};
+use policies::Policies;
+
+/// A file that was read, or not: `None` where `cx` knows why.
+pub(crate) struct File {
+    /// Its number in `cx`.
+    pub(crate) number: usize,
+    pub(crate) raw: Option<RawFile>,
+}
+
+/// Checks all files as one configuration; the first is the entry. `None`: `cx` knows why.
+pub(crate) fn check(files: &[File], hash: u64, cx: &mut Cx) -> Option<Config> {
+    let entry = files.first()?;
+    included_keys(&files[1..], cx);
+    let tables = Tables::gather(files, cx);
+    if tables.listeners.complete && tables.listeners.entries.is_empty() {
+        let start = Span { file: entry.number, start: 0, end: 0 };
+        cx.error(Code::Missing, start, "there is no listener")
+            .combined()
+            .help("write `listeners: {web: {listen: \":8080\"}}`");
+    }
+    let mut policies = Policies::named(&tables, cx);
+    let listeners = gateway::listeners(&tables, &mut policies, cx);
+    let gateway = gateway::gateway(entry.raw.as_ref(), &listeners.checked, cx);
+    let mut used = BTreeSet::new();
+    let upstreams = upstreams::upstreams(&tables, &mut policies, cx);
+    let routes = routes::routes(&tables, &listeners, &mut policies, &mut used, cx);
+    let tests = tests::tests(files, &tables, cx);
+    if cx.is_clean() {
+        unused(&tables, &policies, &used, cx);
+    } else {
+        return None;
+    }
+    Some(Config {
+        gateway,
+        listeners: listeners.checked,
+        policies: policies.checked,
+        upstreams,
+        routes,
+        tests,
+        hash,
+    })
+}
+
+/// What only the entry file may say.
+fn included_keys(included: &[File], cx: &mut Cx) {
+    for raw in included.iter().filter_map(|file| file.raw.as_ref()) {
+        for key in ["gateway", "include"] {
+            if let Some(span) = raw.said(key) {
+                cx.error(Code::Conflict, span, format!("`{key}` in an included file"))
+                    .help(format!("move `{key}:` to the file that is given to `naka run`"));
+            }
+        }
+    }
+}
+
+/// All things of one sort, by name.
+pub(crate) struct Table<'a, T> {
+    sort: &'static str,
+    key: &'static str,
+    entries: BTreeMap<Name, (&'a At<Id>, Option<&'a T>)>,
+    /// `false`: a part of the configuration could not be read, so that a missing name proves nothing.
+    complete: bool,
+}
+
+impl<'a, T> Table<'a, T> {
+    fn gather<'f: 'a>(
+        (sort, key): (&'static str, &'static str),
+        files: &'f [File],
+        field: impl Fn(&'f RawFile) -> Option<&'f At<Named<Id, T>>>,
+        cx: &mut Cx,
+    ) -> Self
+    where
+        T: 'f,
+    {
+        let mut it = Self { sort, key, entries: BTreeMap::new(), complete: true };
+        for file in files {
+            let Some(raw) = &file.raw else {
+                it.complete = false;
+                continue;
+            };
+            let Some(named) = field(raw) else {
+                it.complete &= raw.said(key).is_none();
+                continue;
+            };
+            it.add(&named.value, cx);
+        }
+        it
+    }
+
+    fn add(&mut self, named: &'a Named<Id, T>, cx: &mut Cx) {
+        self.complete &= named.1;
+        for (name, value) in &named.0 {
+            let Some((first, _)) = self.entries.get(&name.value.0) else {
+                self.entries.insert(Arc::clone(&name.value.0), (name, value.as_ref()));
+                continue;
+            };
+            let files = first.span.file != name.span.file;
+            let in_order = files || first.span.start < name.span.start;
+            let (first, second) = if in_order { (first.span, name.span) } else { (name.span, first.span) };
+            let place = cx.place(first);
+            let it = cx.error(
+                Code::Duplicate,
+                second,
+                format!("a second {} with the name `{}`", self.sort, name.value),
+            );
+            it.label("again here").related(place, "first here").help(format!(
+                "names of {}s are unique over all files and groups: choose another",
+                self.sort
+            ));
+            if files {
+                it.combined();
+            }
+        }
+    }
+
+    /// The name, if something has it; reports it if nothing does.
+    fn resolve(&self, name: &At<Id>, cx: &mut Cx) -> Option<Name> {
+        if let Some((known, _)) = self.entries.get_key_value(&name.value.0) {
+            return Some(Arc::clone(known));
+        }
+        if self.complete {
+            let names = || self.entries.keys().map(|name| &**name);
+            let message = format!("there is no {} {}", self.sort, quoted(&name.value.0));
+            let it = cx.error(Code::UnknownName, name.span, message).combined();
+            match nearest(&name.value.0, names()) {
+                Some(meant) => it.label(format!("did you mean `{meant}`?")).help(format!("write `{meant}`")),
+                None if self.entries.is_empty() => {
+                    it.help(format!("there are no {}: add `{}:`", self.key, self.key))
+                }
+                None => it.help(format!("the {} are {}", self.key, one_of(names().take(20)))),
+            };
+        }
+        None
+    }
+
+    /// Those that could be read.
+    fn read(&self) -> impl Iterator<Item = (&Name, &'a At<Id>, &'a T)> {
+        self.entries.iter().filter_map(|(name, (at, value))| Some((name, *at, (*value)?)))
+    }
+}
+
+/// All named things of all files.
+pub(crate) struct Tables<'a> {
+    listeners: Table<'a, super::raw::RawListener>,
+    policies: Table<'a, super::raw::RawPolicy>,
+    upstreams: Table<'a, super::raw::RawUpstream>,
+    groups: Table<'a, super::raw::RawGroup>,
+    routes: Table<'a, super::raw::RawRoute>,
+    /// The group of a route that has one.
+    group_of: BTreeMap<Name, Name>,
+}
+
+impl<'a> Tables<'a> {
+    fn gather(files: &'a [File], cx: &mut Cx) -> Self {
+        let mut it = Self {
+            listeners: Table::gather(("listener", "listeners"), files, |raw| raw.listeners.as_ref(), cx),
+            policies: Table::gather(("policy", "policies"), files, |raw| raw.policies.as_ref(), cx),
+            upstreams: Table::gather(("upstream", "upstreams"), files, |raw| raw.upstreams.as_ref(), cx),
+            groups: Table::gather(("group", "groups"), files, |raw| raw.groups.as_ref(), cx),
+            routes: Table::gather(("route", "routes"), files, |raw| raw.routes.as_ref(), cx),
+            group_of: BTreeMap::new(),
+        };
+        it.routes.complete &= it.groups.complete;
+        for (group, _, raw) in it.groups.read() {
+            let Some(routes) = &raw.routes else {
+                it.routes.complete = false;
+                continue;
+            };
+            for (name, _) in &routes.value.0 {
+                it.group_of.entry(Arc::clone(&name.value.0)).or_insert_with(|| Arc::clone(group));
+            }
+            it.routes.add(&routes.value, cx);
+        }
+        it.routes.complete &= it.groups.entries.values().all(|(_, raw)| raw.is_some());
+        it
+    }
+}
+
+/// Reports what is in a list twice.
+fn unique<T: Eq + Hash>(list: &[At<T>], what: &str, cx: &mut Cx) {
+    let mut seen = std::collections::HashMap::new();
+    for item in list {
+        if let Some(first) = seen.insert(&item.value, item.span) {
+            let first = cx.place(first);
+            cx.error(Code::Duplicate, item.span, format!("the same {what} twice"))
+                .label("again here")
+                .related(first, "first here")
+                .help("take one of them away");
+        }
+    }
+}
+
+fn origin(span: Span, cx: &Cx) -> Origin {
+    let source = cx.source(span.file);
+    let line = source.line_index(span.start) + 1;
+    Origin { file: source.shared_path(), line: u32::try_from(line).unwrap_or(u32::MAX) }
+}
+
+/// Warns of what nobody uses.
+fn unused(tables: &Tables<'_>, policies: &Policies, used: &BTreeSet<Name>, cx: &mut Cx) {
+    for (name, at, _) in tables.policies.read().filter(|(name, ..)| !policies.used.contains(*name)) {
+        cx.error(Code::Unused, at.span, format!("nobody uses the policy `{name}`"))
+            .warning()
+            .help(format!("add `use: [{name}]` to a route, a group or a listener, or take it away"));
+    }
+    for (name, at, _) in tables.upstreams.read().filter(|(name, ..)| !used.contains(*name)) {
+        cx.error(Code::Unused, at.span, format!("no route goes to the upstream `{name}`"))
+            .warning()
+            .help(format!("add a route with `upstream: {name}`, or take it away"));
+    }
+}

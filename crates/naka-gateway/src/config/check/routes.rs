@@ -1,0 +1,386 @@
+//! Routes: groups unfolded, policies gathered, matches and destinations checked.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use http::HeaderValue;
+
+use super::{
+    Tables,
+    gateway::Listeners,
+    headers, origin,
+    policies::{Level, Policies},
+    unique,
+};
+use crate::config::{
+    checked::{
+        Destination, Match, Name, PathPattern, Redirect, Respond, Rewrite, Route, Template, TemplatePart,
+        ValueMatch,
+    },
+    decode::{At, Cx, OneOrMany, Or},
+    diagnostic::Code,
+    node::Span,
+    path::names_of,
+    raw::{
+        RawGroup, RawMatch, RawRedirect, RawRespond, RawRoute, RawRouteTimeouts, RawScheme, RawValueMatch,
+        ValueMatches,
+    },
+    record::Said,
+    suggest::{nearest, one_of},
+    values::Id,
+};
+
+/// What a route is checked against.
+struct Around<'a, 't> {
+    tables: &'a Tables<'t>,
+    listeners: &'a Listeners,
+    groups: BTreeMap<Name, (&'t RawGroup, Level)>,
+}
+
+pub(super) fn routes(
+    tables: &Tables<'_>,
+    listeners: &Listeners,
+    policies: &mut Policies,
+    used: &mut BTreeSet<Name>,
+    cx: &mut Cx,
+) -> BTreeMap<Name, Route> {
+    let mut groups = BTreeMap::new();
+    for (name, at, raw) in tables.groups.read() {
+        let level = policies.level(tables, at, (&raw.r#use, &raw.rate_limit, &raw.bulkhead), cx);
+        groups.insert(Arc::clone(name), (raw, level));
+    }
+    let around = Around { tables, listeners, groups };
+    let mut it = BTreeMap::new();
+    for (name, at, raw) in tables.routes.read() {
+        let route = around.route(at, raw, policies, cx);
+        if let Some(Destination::Upstream(upstream)) = route.as_ref().map(|route| &route.destination) {
+            used.insert(Arc::clone(upstream));
+        }
+        it.extend(route.map(|route| (Arc::clone(name), route)));
+    }
+    it
+}
+
+impl Around<'_, '_> {
+    /// Every part is looked at before the first missing one ends it.
+    fn route(&self, at: &At<Id>, raw: &RawRoute, policies: &mut Policies, cx: &mut Cx) -> Option<Route> {
+        let group = self.tables.group_of.get(&at.value.0);
+        let (shared, group_level) = group
+            .and_then(|group| self.groups.get(group))
+            .map_or((None, None), |(raw, level)| (Some(*raw), Some(level)));
+        let listeners = self.listeners_of(at, raw, shared, cx);
+        let own = policies.level(self.tables, at, (&raw.r#use, &raw.rate_limit, &raw.bulkhead), cx);
+        let outer = self.listener_level(at, listeners.as_deref().unwrap_or_default(), cx);
+        let levels: Vec<&Level> = [Some(&own), group_level, outer].into_iter().flatten().collect();
+        let matches = raw.r#match.as_ref().and_then(|at| matches(&at.value, at.key, shared, cx));
+        let mut limits: Vec<_> = levels.iter().flat_map(|level| level.rate_limits.iter().cloned()).collect();
+        limits.sort_by(|(a, _), (b, _)| a.cmp(b));
+        limits.dedup_by(|(a, _), (b, _)| a == b);
+        let captures = matches.as_ref().map(captures_of);
+        if let Some(captures) = &captures {
+            policies.captures(&at.value.0, &limits, captures, cx);
+        }
+        let rewrite = rewrite(raw, captures.as_deref(), cx);
+        let destination = self.destination(at, raw, captures.as_deref(), cx);
+        let headers =
+            headers::merged(shared.and_then(|group| group.headers.as_ref()), raw.headers.as_ref(), cx);
+        let timeouts = timeouts(raw, shared);
+        Some(Route {
+            listeners: listeners?,
+            group: group.cloned(),
+            matches: matches?,
+            priority: raw.priority.as_ref().map(|it| it.value),
+            rate_limits: limits.into_iter().map(|(name, _)| name).collect(),
+            bulkhead: levels
+                .iter()
+                .find_map(|level| level.bulkhead.as_ref())
+                .map(|(name, _)| Arc::clone(name)),
+            total_timeout: timeouts.total().0,
+            idle_timeout: timeouts.idle.map(|it| it.value.0),
+            rewrite,
+            headers,
+            destination: destination?,
+            origin: origin(at.span, cx),
+        })
+    }
+
+    fn listeners_of(
+        &self,
+        at: &At<Id>,
+        raw: &RawRoute,
+        group: Option<&RawGroup>,
+        cx: &mut Cx,
+    ) -> Option<Vec<Name>> {
+        let table = &self.tables.listeners;
+        let said = raw.listener.as_ref().or_else(|| group.and_then(|group| group.listener.as_ref()));
+        if let Some(said) = said {
+            unique(&said.value.0, "listener", cx);
+            if said.value.0.is_empty() {
+                cx.error(Code::Value, said.span, "a route on no listener")
+                    .help("name at least one, or take the key away");
+            }
+            let resolved: Vec<_> = said.value.0.iter().map(|name| table.resolve(name, cx)).collect();
+            return resolved.into_iter().collect();
+        }
+        let names: Vec<_> = table.entries.keys().collect();
+        match names.as_slice() {
+            [only] if table.complete => Some(vec![Arc::clone(only)]),
+            [_, _, ..]
+                if raw.said("listener").is_none()
+                    && group.is_none_or(|group| group.said("listener").is_none()) =>
+            {
+                let names = || names.iter().map(|name| &***name);
+                cx.error(
+                    Code::Missing,
+                    at.span,
+                    format!("the route `{}` does not say its listener", at.value),
+                )
+                .label(format!("there are {}", names().count()))
+                .help(format!("add `listener:` with one or a list of {}", one_of(names().take(20))))
+                .combined();
+                None
+            }
+            _ => None,
+        }
+    }
+
+    /// What stands at the listeners of a route, which has to be one thing.
+    fn listener_level(&self, at: &At<Id>, listeners: &[Name], cx: &mut Cx) -> Option<&Level> {
+        let level = |name: &Name| self.listeners.levels.get(name);
+        let names = |level: Option<&Level>| {
+            let mut limits: Vec<Name> =
+                level.iter().flat_map(|it| it.rate_limits.iter().map(|(name, _)| Arc::clone(name))).collect();
+            limits.sort();
+            (limits, level.and_then(|it| it.bulkhead.as_ref()).map(|(name, _)| Arc::clone(name)))
+        };
+        let first = listeners.first()?;
+        if let Some(other) = listeners.iter().find(|other| names(level(other)) != names(level(first))) {
+            let message = format!(
+                "the route `{}` is on `{first}` and `{other}`, which carry different policies",
+                at.value
+            );
+            cx.error(Code::Conflict, at.span, message)
+                .help("write one route for each listener, or move the policies to the routes")
+                .combined();
+        }
+        level(first)
+    }
+
+    fn destination(
+        &self,
+        at: &At<Id>,
+        raw: &RawRoute,
+        captures: Option<&[Arc<str>]>,
+        cx: &mut Cx,
+    ) -> Option<Destination> {
+        let said = raw.said.iter().filter(|said| RawRoute::DESTINATIONS.contains(&said.meant.as_str()));
+        exactly_one(said, at.span, &RawRoute::DESTINATIONS[..3], cx, |it| {
+            it.help("add `upstream: name`, or `respond:`, or `redirect:`").message =
+                format!("the route `{}` goes nowhere", at.value);
+        });
+        let upstream = raw.upstream.as_ref().and_then(|name| self.tables.upstreams.resolve(name, cx));
+        let respond = raw.respond.as_ref().map(|it| respond(&it.value));
+        let redirect = raw.redirect.as_ref().map(|it| redirect(it, captures, cx));
+        if let Some(local) = raw.said("respond").or(raw.said("redirect")) {
+            no_effect(raw, local, cx);
+        }
+        upstream
+            .map(Destination::Upstream)
+            .or(respond.map(Destination::Respond))
+            .or(redirect.map(Destination::Redirect))
+    }
+}
+
+/// Reports none, or more than one, of keys that exclude one another.
+fn exactly_one<'a>(
+    said: impl Iterator<Item = &'a Said>,
+    at: Span,
+    of: &[&str],
+    cx: &mut Cx,
+    none: impl FnOnce(&mut crate::config::Diagnostic),
+) {
+    let said: Vec<_> = said.collect();
+    match said.as_slice() {
+        [] => none(cx.error(Code::Missing, at, "").label(format!("needs {}", one_of(of.iter().copied())))),
+        [_] => {}
+        [first, rest @ ..] => {
+            // A mistyped key has a message of its own.
+            for second in rest.iter().filter(|second| first.exact && second.exact) {
+                let place = cx.place(first.span);
+                cx.error(Code::Conflict, second.span, format!("`{}` beside `{}`", second.meant, first.meant))
+                    .label("the second")
+                    .related(place, "the first")
+                    .help("exactly one of them: keep one, or write two routes");
+            }
+        }
+    }
+}
+
+/// Keys that only make sense on the way to an upstream.
+fn no_effect(raw: &RawRoute, local: Span, cx: &mut Cx) {
+    for key in ["rewrite", "strip_prefix"] {
+        if let Some(span) = raw.said(key) {
+            let local = cx.place(local);
+            cx.error(
+                Code::Conflict,
+                span,
+                format!("`{key}` has no effect on a route that answers by itself"),
+            )
+            .related(local, "answered here")
+            .help(format!("take `{key}` away; a redirect has a `path:` of its own"));
+        }
+    }
+}
+
+fn matches(raw: &RawMatch, at: Span, group: Option<&RawGroup>, cx: &mut Cx) -> Option<Match> {
+    let said = raw.said.iter().filter(|said| RawMatch::PATHS.contains(&said.meant.as_str()));
+    exactly_one(said, at, &RawMatch::PATHS, cx, |it| {
+        it.help("write `prefix: /` for every path").message = "the match says nothing of the path".into();
+    });
+    let hosts = raw.host.as_ref().or_else(|| group.and_then(|group| group.host.as_ref()));
+    not_empty(hosts, "hosts", cx);
+    not_empty(raw.methods.as_ref(), "methods", cx);
+    if let Some(hosts) = &raw.host {
+        unique(&hosts.value.0, "host", cx);
+    }
+    if let Some(methods) = &raw.methods {
+        unique(&methods.value.0, "method", cx);
+    }
+    if let Some((host, _)) =
+        raw.headers.iter().flat_map(|it| &it.value.0).find(|(name, _)| name.value == http::header::HOST)
+    {
+        cx.error(Code::Conflict, host.span, "`host` is not matched as a header")
+            .help("write it beside `headers:`: `match: {host: api.example, …}`");
+    }
+    let path = raw.path.as_ref().map(|it| PathPattern::Whole(it.value.0.clone()));
+    let prefix = raw.prefix.as_ref().map(|it| PathPattern::Prefix(it.value.0.clone()));
+    let regex = raw.regex.as_ref().map(|it| PathPattern::Regex(it.value.0.clone()));
+    Some(Match {
+        hosts: values(hosts),
+        path: path.or(prefix).or(regex)?,
+        methods: values(raw.methods.as_ref()),
+        headers: value_matches(raw.headers.as_ref()),
+        query: value_matches(raw.query.as_ref()),
+    })
+}
+
+fn values<T: Clone>(list: Option<&At<OneOrMany<T>>>) -> Vec<T> {
+    list.iter().flat_map(|it| it.value.0.iter().map(|at| at.value.clone())).collect()
+}
+
+fn not_empty<T>(list: Option<&At<OneOrMany<T>>>, what: &str, cx: &mut Cx) {
+    if let Some(list) = list.filter(|list| list.value.0.is_empty()) {
+        cx.error(Code::Value, list.span, format!("an empty list of {what}"))
+            .help(format!("take the key away to match all {what}"));
+    }
+}
+
+fn value_matches<K: Clone>(named: Option<&At<ValueMatches<K>>>) -> Vec<(K, ValueMatch)> {
+    let entries = named.iter().flat_map(|it| &it.value.0);
+    let one = |(name, value): &(At<K>, Option<RawValueMatch>)| {
+        let value = match value.as_ref()? {
+            Or::Text(text) => ValueMatch::Exact(Arc::clone(text)),
+            Or::Record(_) => ValueMatch::Present,
+        };
+        Some((name.value.clone(), value))
+    };
+    entries.filter_map(one).collect()
+}
+
+fn captures_of(matches: &Match) -> Vec<Arc<str>> {
+    match &matches.path {
+        PathPattern::Whole(segments) | PathPattern::Prefix(segments) => names_of(segments),
+        PathPattern::Regex(regex) => regex.capture_names().flatten().map(Arc::from).collect(),
+    }
+}
+
+/// The group's, overridden key by key.
+fn timeouts(raw: &RawRoute, group: Option<&RawGroup>) -> RawRouteTimeouts {
+    let own = raw.timeouts.as_ref().map(|it| it.value.clone()).unwrap_or_default();
+    let outer =
+        group.and_then(|group| group.timeouts.as_ref()).map(|it| it.value.clone()).unwrap_or_default();
+    RawRouteTimeouts { total: own.total.or(outer.total), idle: own.idle.or(outer.idle), said: own.said }
+}
+
+fn rewrite(raw: &RawRoute, captures: Option<&[Arc<str>]>, cx: &mut Cx) -> Rewrite {
+    let said = raw.rewrite.as_ref().map(|it| it.value.clone()).unwrap_or_default();
+    if let Some(path) = &said.path {
+        template(path, captures, cx);
+    }
+    if let Some(strip) = raw.strip_prefix.as_ref().filter(|strip| strip.value) {
+        let matched = raw.r#match.as_ref().map(|it| &it.value);
+        if matched.is_some_and(|it| {
+            it.said("prefix").is_none() && RawMatch::PATHS.iter().any(|key| it.said(key).is_some())
+        }) {
+            cx.error(Code::Conflict, strip.key, "`strip_prefix` without a prefix")
+                .help("match with `prefix:`, or write `rewrite: {path: …}` with captures");
+        }
+        if let Some(path) = &said.path {
+            let path = cx.place(path.key);
+            cx.error(Code::Conflict, strip.key, "`strip_prefix` beside `rewrite.path`")
+                .related(path, "this replaces the whole path")
+                .help("keep one of the two");
+        }
+    }
+    Rewrite {
+        strip_prefix: raw.strip_prefix(),
+        host: said.host.as_ref().and_then(|host| HeaderValue::from_str(&host.value.0).ok()),
+        path: said.path.map(|it| it.value),
+    }
+}
+
+/// Reports captures that the match does not have.
+fn template(at: &At<Template>, captures: Option<&[Arc<str>]>, cx: &mut Cx) {
+    let Some(captures) = captures else { return };
+    for part in &at.value.0 {
+        let TemplatePart::Capture(name) = part else { continue };
+        if captures.contains(name) {
+            continue;
+        }
+        let span = cx.narrow(at.span, &format!("{{{name}}}"));
+        if matches!(&**name, "host" | "path" | "query" | "method" | "scheme") {
+            cx.error(
+                Code::NotBuilt,
+                span,
+                format!("`{{{name}}}` is not built yet, and the match has no capture of that name"),
+            )
+            .help("only captures of the match can stand here for now");
+            continue;
+        }
+        let it = cx.error(Code::UnknownName, span, format!("the match has no capture `{{{name}}}`"));
+        let known = || captures.iter().map(|name| &**name);
+        match nearest(name, known()) {
+            Some(meant) => {
+                it.label(format!("did you mean `{{{meant}}}`?")).help(format!("write `{{{meant}}}`"))
+            }
+            None if captures.is_empty() => it.help(format!("capture it: `path: \"/…/{{{name}}}\"`")),
+            None => it.help(format!("it has {}", one_of(known()))),
+        };
+    }
+}
+
+fn respond(raw: &RawRespond) -> Respond {
+    Respond { status: raw.status(), body: raw.body(), content_type: raw.content_type() }
+}
+
+fn redirect(at: &At<RawRedirect>, captures: Option<&[Arc<str>]>, cx: &mut Cx) -> Redirect {
+    let raw = &at.value;
+    if let Some(path) = &raw.path {
+        template(path, captures, cx);
+    }
+    if ["scheme", "host", "path"].iter().all(|key| raw.said(key).is_none()) {
+        cx.error(Code::Missing, at.key, "a redirect to the same URL")
+            .help("say what changes: `scheme: https`, `host: …` or `path: …`");
+    }
+    Redirect {
+        status: raw.status().0,
+        scheme: raw.scheme.as_ref().map(|it| match it.value {
+            RawScheme::Http => "http".into(),
+            RawScheme::Https => "https".into(),
+        }),
+        host: raw.host.as_ref().map(|it| Arc::clone(&it.value.0)),
+        path: raw.path.as_ref().map(|it| it.value.clone()),
+    }
+}

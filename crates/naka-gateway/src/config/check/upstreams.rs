@@ -1,0 +1,75 @@
+//! Where requests can go.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use super::{Tables, origin, policies::Policies};
+use crate::config::{
+    checked::{Endpoint, KeepAlive, Name, Upstream, UpstreamTimeouts},
+    decode::{Cx, Or},
+    diagnostic::Code,
+    node::Span,
+    raw::RawUpstream,
+    values::HostPort,
+};
+
+pub(super) fn upstreams(
+    tables: &Tables<'_>,
+    policies: &mut Policies,
+    cx: &mut Cx,
+) -> BTreeMap<Name, Upstream> {
+    let mut it = BTreeMap::new();
+    for (name, at, raw) in tables.upstreams.read() {
+        let bulkhead = policies.bulkhead_of(tables, at, raw.bulkhead.as_ref(), cx).map(|(name, _)| name);
+        let endpoints = endpoints(raw, cx);
+        let timeouts = raw.timeouts.as_ref().map(|it| it.value.clone()).unwrap_or_default();
+        let keep_alive = raw.keep_alive.as_ref().map(|it| it.value.clone()).unwrap_or_default();
+        let upstream = Upstream {
+            endpoints,
+            bulkhead,
+            timeouts: UpstreamTimeouts {
+                connect: timeouts.connect(),
+                response_headers: timeouts.response_headers(),
+                idle: timeouts.idle().0,
+            },
+            keep_alive: KeepAlive {
+                max_idle: usize::try_from(keep_alive.max_idle().0).unwrap_or(usize::MAX),
+                timeout: keep_alive.timeout(),
+            },
+            origin: origin(at.span, cx),
+        };
+        it.insert(Arc::clone(name), upstream);
+    }
+    it
+}
+
+fn endpoints(raw: &RawUpstream, cx: &mut Cx) -> Vec<Endpoint> {
+    let Some(list) = &raw.endpoints else { return Vec::new() };
+    if list.value.0.is_empty() {
+        cx.error(Code::Value, list.span, "an upstream without endpoints")
+            .help("write at least one: `endpoints: [\"127.0.0.1:3000\"]`");
+    }
+    let mut seen: HashMap<&HostPort, Span> = HashMap::new();
+    let mut it = Vec::with_capacity(list.value.0.len());
+    for item in &list.value.0 {
+        let address = match &item.value {
+            Or::Text(address) => address,
+            Or::Record(raw) => match &raw.address {
+                Some(address) => &address.value,
+                None => continue,
+            },
+        };
+        if let Some(first) = seen.insert(address, item.span) {
+            let first = cx.place(first);
+            cx.error(Code::Duplicate, item.span, format!("the endpoint `{}` twice", address.0))
+                .label("again here")
+                .related(first, "first here")
+                .help("take one of them away: state is kept by address");
+            continue;
+        }
+        it.push(Endpoint { address: Arc::clone(&address.0) });
+    }
+    it
+}

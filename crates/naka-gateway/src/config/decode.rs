@@ -1,0 +1,357 @@
+//! From the tree to values: what can be read, where the reading is, and lists, maps and choices.
+//!
+//! # Limits
+//! At most [`MAX_FOUND`] mistakes are kept; the rest is only counted.
+
+use std::sync::Arc;
+
+use serde_json::{Value as Json, json};
+
+use super::{
+    diagnostic::{Code, Diagnostic, Diagnostics, Place, Source},
+    node::{Node, Span, Value},
+    suggest::quoted,
+};
+
+const MAX_FOUND: usize = 1000;
+
+/// Where the reading is, and what it found.
+pub(crate) struct Cx {
+    sources: Vec<Arc<Source>>,
+    path: Vec<(String, Span)>,
+    found: Vec<Diagnostic>,
+    spare: Option<Diagnostic>,
+}
+
+impl Cx {
+    pub(crate) fn new(sources: Vec<Arc<Source>>) -> Self {
+        Self { sources, path: Vec::new(), found: Vec::new(), spare: None }
+    }
+
+    pub(crate) fn source(&self, file: usize) -> Arc<Source> {
+        Arc::clone(&self.sources[file])
+    }
+
+    pub(crate) fn place(&self, span: Span) -> Place {
+        Place::new(self.source(span.file), span.start..span.end)
+    }
+
+    /// Reports a mistake; the answer takes a label, a help and related places.
+    pub(crate) fn error(&mut self, code: Code, span: Span, message: impl Into<String>) -> &mut Diagnostic {
+        let it = Diagnostic::error(code, self.place(span), message);
+        if self.found.len() < MAX_FOUND {
+            self.found.push(it);
+            return self.found.last_mut().expect("it was pushed just now");
+        }
+        self.spare.insert(it)
+    }
+
+    pub(crate) fn is_clean(&self) -> bool {
+        self.found.is_empty()
+    }
+
+    /// The piece of the text, if it stands there as it is.
+    pub(crate) fn narrow(&self, span: Span, piece: &str) -> Span {
+        let source = self.source(span.file);
+        let found = source
+            .text()
+            .get(span.start..span.end)
+            .filter(|_| !piece.is_empty())
+            .and_then(|it| it.find(piece));
+        found.map_or(span, |at| Span { start: span.start + at, end: span.start + at + piece.len(), ..span })
+    }
+
+    /// Takes over what was found earlier.
+    pub(crate) fn adopt(&mut self, earlier: &[Diagnostic]) {
+        self.found.extend_from_slice(earlier);
+    }
+
+    pub(crate) fn finish(self) -> Diagnostics {
+        Diagnostics::new(self.found)
+    }
+
+    pub(crate) fn within<T>(&mut self, key: &str, span: Span, inside: impl FnOnce(&mut Self) -> T) -> T {
+        self.path.push((key.to_owned(), span));
+        let result = inside(self);
+        self.path.pop();
+        result
+    }
+
+    /// The keys that lead here: `routes.all.match`.
+    pub(crate) fn here(&self) -> String {
+        self.path.iter().map(|(key, _)| key.as_str()).collect::<Vec<_>>().join(".")
+    }
+
+    /// `here` in a sentence.
+    pub(crate) fn in_here(&self) -> String {
+        if self.path.is_empty() { "at the top of the file".into() } else { format!("in `{}`", self.here()) }
+    }
+
+    /// The key that was read last.
+    pub(crate) fn key_span(&self, otherwise: Span) -> Span {
+        self.path.last().map_or(otherwise, |(_, span)| *span)
+    }
+
+    /// Something that is not of its shape, with the message for unquoted braces.
+    pub(crate) fn wrong_shape(&mut self, node: &Node, what: &str) {
+        let here = self.here();
+        if node.is_null() {
+            let key = self.key_span(node.span);
+            self.error(Code::Missing, key, format!("`{here}` has no value"))
+                .label(format!("expected {what}"))
+                .help("write a value, or take the key away: nothing is defaulted silently");
+        } else if let Some(name) = node.unquoted_capture() {
+            let help = format!("quote it: \"{{{name}}}\"");
+            self.error(
+                Code::Shape,
+                node.span,
+                format!("`{here}`: `{{{name}}}` without quotes is a map to YAML"),
+            )
+            .label("not quoted")
+            .help(help);
+        } else {
+            let shape = node.shape();
+            self.error(Code::Shape, node.span, format!("`{here}`: expected {what}, found {shape}"))
+                .label(format!("this is {shape}"))
+                .help(format!("write {what}"));
+        }
+    }
+}
+
+/// A value that can be read from the tree.
+pub(crate) trait Decode: Sized {
+    /// What it is, in a message: `a duration such as "5s"`.
+    fn what() -> String;
+    /// `None`: `cx` knows why.
+    fn decode(node: &Node, cx: &mut Cx) -> Option<Self>;
+    /// Its JSON Schema.
+    fn schema() -> Json;
+}
+
+/// Text as it stands in the file.
+#[derive(Clone, Copy)]
+pub(crate) struct Text<'a> {
+    pub(crate) text: &'a str,
+    /// Without quotes.
+    pub(crate) plain: bool,
+}
+
+/// Why text is not a value.
+#[derive(Debug)]
+pub(crate) struct Wrong {
+    pub(crate) code: Code,
+    pub(crate) message: String,
+    pub(crate) help: Option<String>,
+    /// The piece of the text that is wrong, if it is not all of it.
+    pub(crate) piece: Option<String>,
+}
+
+impl Wrong {
+    pub(crate) fn new(message: impl Into<String>) -> Self {
+        Self { code: Code::Value, message: message.into(), help: None, piece: None }
+    }
+
+    pub(crate) fn not_built(what: &str) -> Self {
+        let wrong = Self::new(format!("{} is not built yet", quoted(what)));
+        Self { code: Code::NotBuilt, ..wrong }
+            .help("the grammar has it, this version does not act on it: take it out for now")
+    }
+
+    pub(crate) fn help(self, help: impl Into<String>) -> Self {
+        Self { help: Some(help.into()), ..self }
+    }
+
+    pub(crate) fn piece(self, piece: impl Into<String>) -> Self {
+        Self { piece: Some(piece.into()), ..self }
+    }
+}
+
+/// A value that is one piece of text.
+pub(crate) trait Scalar: Sized {
+    /// What it is, in a message: `a duration such as "5s"`.
+    const WHAT: &'static str;
+    fn parse(text: Text<'_>) -> Result<Self, Wrong>;
+    fn schema() -> Json {
+        json!({"type": "string", "description": Self::WHAT})
+    }
+}
+
+impl<T: Scalar> Decode for T {
+    fn what() -> String {
+        T::WHAT.into()
+    }
+
+    fn decode(node: &Node, cx: &mut Cx) -> Option<Self> {
+        let Value::Scalar(scalar) = &node.value else {
+            cx.wrong_shape(node, T::WHAT);
+            return None;
+        };
+        if node.is_null() {
+            cx.wrong_shape(node, T::WHAT);
+            return None;
+        }
+        match T::parse(Text { text: &scalar.text, plain: scalar.plain }) {
+            Ok(value) => Some(value),
+            Err(wrong) => {
+                let here = cx.here();
+                let span = wrong.piece.as_deref().map_or(node.span, |piece| cx.narrow(node.span, piece));
+                let it = cx.error(wrong.code, span, format!("`{here}`: {}", wrong.message));
+                it.label(match wrong.code {
+                    Code::NotBuilt => "not built yet".into(),
+                    _ => format!("expected {}", T::WHAT),
+                });
+                it.help = wrong.help;
+                None
+            }
+        }
+    }
+
+    fn schema() -> Json {
+        <T as Scalar>::schema()
+    }
+}
+
+/// A value, and where it and its key stood.
+#[derive(Clone, Debug)]
+pub(crate) struct At<T> {
+    pub(crate) value: T,
+    pub(crate) span: Span,
+    pub(crate) key: Span,
+}
+
+impl<T> At<T> {
+    pub(crate) fn decode_field(node: &Node, key: (&str, Span), cx: &mut Cx) -> Option<Self>
+    where
+        T: Decode,
+    {
+        let value = cx.within(key.0, key.1, |cx| T::decode(node, cx))?;
+        Some(Self { value, span: node.span, key: key.1 })
+    }
+}
+
+/// A map from names to values; an entry that could not be read keeps its name.
+#[derive(Clone, Debug)]
+pub(crate) struct Named<K, V>(
+    pub(crate) Vec<(At<K>, Option<V>)>,
+    /* all names are names */ pub(crate) bool,
+);
+
+impl<K, V> Default for Named<K, V> {
+    fn default() -> Self {
+        Self(Vec::new(), true)
+    }
+}
+
+impl<K: Scalar, V: Decode> Decode for Named<K, V> {
+    fn what() -> String {
+        format!("a map from {} to {}", K::WHAT, V::what())
+    }
+
+    fn decode(node: &Node, cx: &mut Cx) -> Option<Self> {
+        let Value::Map(entries) = &node.value else {
+            cx.wrong_shape(node, &Self::what());
+            return None;
+        };
+        let mut it = Self(Vec::with_capacity(entries.len()), true);
+        for (key, value) in entries {
+            let name = K::parse(Text { text: &key.text, plain: false });
+            let decoded = cx.within(&key.text, key.span, |cx| {
+                if value.is_null() {
+                    cx.wrong_shape(value, &V::what());
+                    return None;
+                }
+                V::decode(value, cx)
+            });
+            match name {
+                Ok(name) => it.0.push((At { value: name, span: key.span, key: key.span }, decoded)),
+                Err(wrong) => {
+                    it.1 = false;
+                    let here = cx.here();
+                    let error = cx.error(wrong.code, key.span, format!("`{here}`: {}", wrong.message));
+                    error.help = wrong.help;
+                }
+            }
+        }
+        Some(it)
+    }
+
+    fn schema() -> Json {
+        json!({"type": "object", "additionalProperties": V::schema()})
+    }
+}
+
+/// A list.
+impl<T: Decode> Decode for Vec<At<T>> {
+    fn what() -> String {
+        format!("a list, each {}", T::what())
+    }
+
+    fn decode(node: &Node, cx: &mut Cx) -> Option<Self> {
+        let Value::Seq(items) = &node.value else {
+            cx.wrong_shape(node, &Self::what());
+            return None;
+        };
+        let mut it = Self::with_capacity(items.len());
+        let mut complete = true;
+        for (index, item) in items.iter().enumerate() {
+            match At::decode_field(item, (&index.to_string(), item.span), cx) {
+                Some(item) => it.push(item),
+                None => complete = false,
+            }
+        }
+        complete.then_some(it)
+    }
+
+    fn schema() -> Json {
+        json!({"type": "array", "items": T::schema()})
+    }
+}
+
+/// One value, or a list of them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct OneOrMany<T>(pub(crate) Vec<At<T>>);
+
+impl<T: Decode> Decode for OneOrMany<T> {
+    fn what() -> String {
+        format!("{}, or a list of such", T::what())
+    }
+
+    fn decode(node: &Node, cx: &mut Cx) -> Option<Self> {
+        if matches!(node.value, Value::Seq(_)) {
+            return Vec::decode(node, cx).map(Self);
+        }
+        T::decode(node, cx).map(|value| Self(vec![At { value, span: node.span, key: node.span }]))
+    }
+
+    fn schema() -> Json {
+        json!({"anyOf": [T::schema(), {"type": "array", "items": T::schema()}]})
+    }
+}
+
+/// A piece of text, or a record.
+#[derive(Clone, Debug)]
+pub(crate) enum Or<S, T> {
+    Text(S),
+    Record(T),
+}
+
+impl<S: Scalar, T: Decode> Decode for Or<S, T> {
+    fn what() -> String {
+        format!("{} or {}", S::WHAT, T::what())
+    }
+
+    fn decode(node: &Node, cx: &mut Cx) -> Option<Self> {
+        match &node.value {
+            Value::Scalar(_) => S::decode(node, cx).map(Self::Text),
+            Value::Map(_) if node.unquoted_capture().is_none() => T::decode(node, cx).map(Self::Record),
+            _ => {
+                cx.wrong_shape(node, &Self::what());
+                None
+            }
+        }
+    }
+
+    fn schema() -> Json {
+        json!({"anyOf": [<S as Scalar>::schema(), T::schema()]})
+    }
+}

@@ -1,0 +1,345 @@
+//! Files: the entry, what it includes, and what is held back.
+//!
+//! 1. The entry file wrong by itself: an error, whatever the others say.
+//! 2. An included file wrong by itself: its last accepted text stands in for it, if there is one
+//!    and `gateway.reload.strict` is not set; otherwise an error.
+//! 3. The files wrong together: an error.
+//!
+//! # Limits
+//! A file has at most [`MAX_BYTES`], a configuration at most [`MAX_FILES`].
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    io::Read as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::{
+    check::{File, check},
+    checked::Config,
+    decode::{Cx, Decode as _},
+    diagnostic::{Code, Diagnostic, Diagnostics, Severity, Source},
+    node::{self, Span},
+    raw::RawFile,
+};
+
+const MAX_BYTES: u64 = 16 << 20;
+const MAX_FILES: usize = 1000;
+
+/// A configuration, and the texts it was made of.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The values.
+    pub config: Config,
+    /// The texts that are in effect; the next `load` may hold them.
+    pub sources: Sources,
+    /// What takes effect, and is probably not what was meant.
+    pub warnings: Diagnostics,
+    /// Included files whose last accepted version is in effect.
+    pub held: Vec<Held>,
+}
+
+/// An included file that is wrong by itself, so that its last accepted version is in effect.
+#[derive(Clone, Debug)]
+pub struct Held {
+    /// The file.
+    pub file: PathBuf,
+    /// What is wrong with it.
+    pub diagnostics: Diagnostics,
+}
+
+/// The last accepted text of each file, and what to watch; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Sources(Arc<Texts>);
+
+#[derive(Debug)]
+struct Texts {
+    files: BTreeMap<PathBuf, Arc<str>>,
+    dirs: BTreeSet<PathBuf>,
+}
+
+impl Sources {
+    /// All files, the entry among them.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.0.files.keys().map(PathBuf::as_path)
+    }
+
+    /// All directories in which a file may change, appear or go.
+    pub fn dirs(&self) -> impl Iterator<Item = &Path> {
+        self.0.dirs.iter().map(PathBuf::as_path)
+    }
+
+    /// The text of a file that is in effect.
+    pub fn text(&self, file: &Path) -> Option<&str> {
+        self.0.files.get(file).map(|text| &**text)
+    }
+}
+
+/// Reads the entry file and what it includes, as one configuration.
+pub fn load(entry: &Path, previous: Option<&Sources>) -> Result<Loaded, Diagnostics> {
+    let dir = folder(entry);
+    let mut files = Files {
+        texts: vec![read(entry)],
+        wrong_includes: Vec::new(),
+        dirs: BTreeSet::from([dir.to_owned()]),
+    };
+    let mut alone = Attempt::of(&files);
+    let include = alone.files[0].raw.as_ref().and_then(|raw| raw.include.as_ref());
+    let mut paths = BTreeSet::new();
+    for pattern in include.iter().flat_map(|it| it.value.0.iter()) {
+        match expand(dir, &pattern.value, &mut files.dirs) {
+            Ok(found) => paths.extend(found),
+            Err((message, help)) => {
+                let it = alone.cx.error(Code::File, pattern.span, message).help(help);
+                files.wrong_includes.push(it.clone());
+            }
+        }
+        if let (Some(path), false) = (paths.iter().nth(MAX_FILES), files.wrong_includes.len() > MAX_FILES) {
+            let message = format!("more than {MAX_FILES} files, `{}` among them", path.display());
+            files.wrong_includes.push(alone.cx.error(Code::TooLarge, pattern.span, message).clone());
+            break;
+        }
+    }
+    paths.remove(entry.strip_prefix(".").unwrap_or(entry));
+    paths.remove(entry);
+    files.texts.extend(paths.iter().take(MAX_FILES).map(|path| read(path)));
+    files.check(dir, previous)
+}
+
+/// Reads one text as a whole configuration; `include` is not followed.
+pub fn parse_str(name: &str, text: &str) -> Result<(Config, Diagnostics), Diagnostics> {
+    let texts = vec![Text { path: name.into(), text: Ok(text.into()) }];
+    let mut at = Attempt::of(&Files { texts, wrong_includes: Vec::new(), dirs: BTreeSet::new() });
+    let config = check(&at.files, hash(std::iter::once((Path::new(name), text))), &mut at.cx);
+    let found = at.cx.finish();
+    config.map(|config| (config, found.clone())).ok_or(found)
+}
+
+/// The JSON Schema (2020-12) of a whole file.
+pub fn schema() -> serde_json::Value {
+    let mut it = RawFile::schema();
+    it["$schema"] = "https://json-schema.org/draft/2020-12/schema".into();
+    it["title"] = "naka".into();
+    it
+}
+
+/// A file as it was found: its text, or why it has none.
+#[derive(Clone)]
+struct Text {
+    path: PathBuf,
+    text: Result<Arc<str>, String>,
+}
+
+/// What is on the disk, or was.
+struct Files {
+    texts: Vec<Text>,
+    wrong_includes: Vec<Diagnostic>,
+    dirs: BTreeSet<PathBuf>,
+}
+
+/// All files, read as far as each goes by itself.
+struct Attempt {
+    cx: Cx,
+    files: Vec<File>,
+}
+
+impl Attempt {
+    fn of(on_disk: &Files) -> Self {
+        let source = |it: &Text| Arc::new(Source::new(it.path.clone(), it.text.clone().unwrap_or_default()));
+        let mut cx = Cx::new(on_disk.texts.iter().map(source).collect());
+        cx.adopt(&on_disk.wrong_includes);
+        let mut files = Vec::with_capacity(on_disk.texts.len());
+        for (number, text) in on_disk.texts.iter().enumerate() {
+            let raw = match &text.text {
+                Ok(_) => node::parse(number, &mut cx).and_then(|node| RawFile::decode(&node, &mut cx)),
+                Err(why) => {
+                    let start = Span { file: number, start: 0, end: 0 };
+                    cx.error(Code::File, start, format!("{}: {why}", text.path.display()));
+                    None
+                }
+            };
+            files.push(File { number, raw });
+        }
+        Self { cx, files }
+    }
+
+    fn is_strict(&self) -> bool {
+        let gateway = self.files[0].raw.as_ref().and_then(|raw| raw.gateway.as_ref());
+        gateway.and_then(|it| it.value.reload.as_ref()).is_some_and(|it| it.value.strict())
+    }
+}
+
+impl Files {
+    /// As long as files are wrong by themselves that can be held, holds them and checks again.
+    fn check(mut self, dir: &Path, previous: Option<&Sources>) -> Result<Loaded, Diagnostics> {
+        let mut held: Vec<Held> = Vec::new();
+        loop {
+            let mut at = Attempt::of(&self);
+            let previous = previous.filter(|_| !at.is_strict());
+            let config = check(&at.files, self.hash(dir), &mut at.cx);
+            let found = at.cx.finish();
+            if let Some(config) = config {
+                let files = self.texts.into_iter().map(|it| (it.path, it.text.unwrap_or_default())).collect();
+                let sources = Sources(Arc::new(Texts { files, dirs: self.dirs }));
+                return Ok(Loaded { config, sources, warnings: found, held });
+            }
+            let more = hold_back(&mut self.texts, &found, &held, previous);
+            if more.is_empty() {
+                let before = held.into_iter().flat_map(|it| it.diagnostics);
+                return Err(Diagnostics::new(before.chain(found).collect()));
+            }
+            held.extend(more);
+        }
+    }
+
+    fn hash(&self, dir: &Path) -> u64 {
+        hash(self.texts.iter().map(|it| {
+            (it.path.strip_prefix(dir).unwrap_or(&it.path), it.text.as_deref().unwrap_or_default())
+        }))
+    }
+}
+
+/// Puts the last accepted text in the place of each included file that is wrong by itself.
+fn hold_back(
+    texts: &mut [Text],
+    found: &Diagnostics,
+    held: &[Held],
+    previous: Option<&Sources>,
+) -> Vec<Held> {
+    let mut it = Vec::new();
+    for text in texts.iter_mut().skip(1) {
+        let wrong =
+            |it: &&Diagnostic| it.severity == Severity::Error && it.alone && it.place.file() == text.path;
+        let diagnostics: Vec<_> = found.iter().filter(wrong).cloned().collect();
+        let accepted = previous.and_then(|previous| previous.0.files.get(&text.path));
+        let (false, Some(accepted)) = (diagnostics.is_empty(), accepted) else { continue };
+        if held.iter().any(|it| it.file == text.path) {
+            continue;
+        }
+        text.text = Ok(Arc::clone(accepted));
+        it.push(Held { file: text.path.clone(), diagnostics: Diagnostics::new(diagnostics) });
+    }
+    it
+}
+
+fn read(path: &Path) -> Text {
+    Text { path: path.to_owned(), text: read_text(path) }
+}
+
+fn read_text(path: &Path) -> Result<Arc<str>, String> {
+    let mut bytes = Vec::new();
+    let file = fs::File::open(path).map_err(|error| format!("cannot be read: {error}"))?;
+    file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(|error| format!("cannot be read: {error}"))?;
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err(format!("larger than {} MiB", MAX_BYTES >> 20));
+    }
+    let text = String::from_utf8(bytes)
+        .map_err(|error| format!("not UTF-8 at byte {}", error.utf8_error().valid_up_to()))?;
+    Ok(text.into())
+}
+
+fn folder(file: &Path) -> &Path {
+    match file.parent() {
+        Some(dir) if dir != Path::new("") => dir,
+        _ => Path::new("."),
+    }
+}
+
+/// The files that a pattern names, and the directory to watch for them.
+fn expand(
+    dir: &Path,
+    pattern: &str,
+    dirs: &mut BTreeSet<PathBuf>,
+) -> Result<Vec<PathBuf>, (String, &'static str)> {
+    let whole = if dir == Path::new(".") { PathBuf::from(pattern) } else { dir.join(pattern) };
+    let parent = folder(&whole);
+    let Some(name) = whole.file_name().and_then(|name| name.to_str()) else {
+        return Err((format!("`{pattern}` names no file"), "write `routes.d/*.yaml`"));
+    };
+    if parent.to_string_lossy().contains('*') || name.contains("**") {
+        return Err((
+            format!("`{pattern}`: a `*` in a directory"),
+            "`*` stands in the last part only: `routes.d/*.yaml`",
+        ));
+    }
+    dirs.insert(parent.to_owned());
+    if !name.contains('*') {
+        return Ok(vec![whole]);
+    }
+    let entries = fs::read_dir(parent).map_err(|error| {
+        (
+            format!("`{}` cannot be read: {error}", parent.display()),
+            "write a directory that exists, seen from this file",
+        )
+    })?;
+    let mut found = Vec::new();
+    for entry in entries.flatten() {
+        let file = entry.file_name();
+        let fits = file.to_str().is_some_and(|file| matches(name, file));
+        let path = if folder(&whole) == Path::new(".") { PathBuf::from(&file) } else { parent.join(&file) };
+        if fits && path.is_file() {
+            found.push(path);
+        }
+    }
+    if found.len() > MAX_FILES {
+        return Err((
+            format!("`{pattern}` names {} files", found.len()),
+            "at most 1000 files make a configuration",
+        ));
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Whether `name` is `pattern`, where `*` stands for any text; hidden files are named in full.
+fn matches(pattern: &str, name: &str) -> bool {
+    if name.starts_with('.') && !pattern.starts_with('.') {
+        return false;
+    }
+    let mut pieces = pattern.split('*');
+    let Some(mut rest) = pieces.next().and_then(|first| name.strip_prefix(first)) else { return false };
+    let mut pieces: Vec<_> = pieces.collect();
+    let Some(last) = pieces.pop() else { return rest.is_empty() };
+    for piece in pieces {
+        let Some(at) = rest.find(piece) else { return false };
+        rest = &rest[at + piece.len()..];
+    }
+    rest.ends_with(last)
+}
+
+/// FNV-1a, 64 bits, over names and texts with their lengths.
+fn hash<'a>(texts: impl Iterator<Item = (&'a Path, &'a str)>) -> u64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    let mut add = |bytes: &[u8]| {
+        for byte in (bytes.len() as u64).to_le_bytes().iter().chain(bytes) {
+            hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    };
+    for (path, text) in texts {
+        add(path.to_string_lossy().as_bytes());
+        add(text.as_bytes());
+    }
+    hash
+}
+
+#[cfg(test)]
+mod tests {
+    use super::matches;
+
+    #[test]
+    fn globs() {
+        for (pattern, name, fits) in [
+            ("*.yaml", "a.yaml", true),
+            ("*.yaml", ".a.yaml", false),
+            ("*.yaml", "a.yaml~", false),
+            ("a*b*c", "abbc", true),
+            ("a*b", "ab", true),
+            ("ab*ba", "aba", false),
+            ("*", "x", true),
+        ] {
+            assert_eq!(matches(pattern, name), fits, "{pattern} {name}");
+        }
+    }
+}

@@ -1,0 +1,393 @@
+//! Text to a tree that knows where each piece stood.
+//!
+//! # Limits
+//! One document of at most [`MAX_NODES`] nodes, [`MAX_DEPTH`] deep. An alias counts as all that
+//! it stands for, so that a few lines cannot unfold into millions.
+
+use std::collections::HashMap;
+
+use granit_parser::{Event, Parser, ScalarStyle, Span as YamlSpan};
+
+use super::{decode::Cx, diagnostic::Code, suggest::quoted};
+
+pub(crate) const MAX_NODES: usize = 1_000_000;
+pub(crate) const MAX_DEPTH: usize = 64;
+
+/// Bytes of one of the files.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Span {
+    pub(crate) file: usize,
+    pub(crate) start: usize,
+    pub(crate) end: usize,
+}
+
+/// One value of the file.
+#[derive(Clone, Debug)]
+pub(crate) struct Node {
+    pub(crate) value: Value,
+    pub(crate) span: Span,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Value {
+    Scalar(Scalar),
+    Seq(Vec<Node>),
+    Map(Vec<(Key, Node)>),
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Scalar {
+    pub(crate) text: String,
+    /// Without quotes: YAML would look for numbers, booleans and nulls in it.
+    pub(crate) plain: bool,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Key {
+    pub(crate) text: String,
+    pub(crate) span: Span,
+}
+
+impl Node {
+    pub(crate) fn is_null(&self) -> bool {
+        matches!(&self.value, Value::Scalar(it) if it.plain && is_null(&it.text))
+    }
+
+    /// What it is, in a message.
+    pub(crate) fn shape(&self) -> String {
+        match &self.value {
+            Value::Scalar(_) if self.is_null() => "nothing".into(),
+            Value::Scalar(it) => quoted(&it.text),
+            Value::Seq(_) => "a list".into(),
+            Value::Map(_) => "a map".into(),
+        }
+    }
+
+    /// `{name}` without quotes, which YAML reads as a map with one empty value.
+    pub(crate) fn unquoted_capture(&self) -> Option<&str> {
+        match &self.value {
+            Value::Map(entries) => match entries.as_slice() {
+                [(key, value)] if value.is_null() => Some(&key.text),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    fn size(&self) -> usize {
+        match &self.value {
+            Value::Scalar(_) => 1,
+            Value::Seq(items) => 1 + items.iter().map(Self::size).sum::<usize>(),
+            Value::Map(entries) => 1 + entries.iter().map(|(_, value)| 1 + value.size()).sum::<usize>(),
+        }
+    }
+}
+
+fn is_null(text: &str) -> bool {
+    matches!(text, "" | "~" | "null" | "Null" | "NULL")
+}
+
+/// Reads source number `file` of `cx`. `None`: it could not be read, and `cx` knows why.
+pub(crate) fn parse(file: usize, cx: &mut Cx) -> Option<Node> {
+    let source = cx.source(file);
+    let text = source.text();
+    let mut options = granit_parser::Options::default();
+    options.set_emit_comments(false);
+    let mut builder = Builder {
+        parser: Parser::new_from_str_with_options(text, options),
+        text,
+        file,
+        cx,
+        anchors: HashMap::new(),
+        nodes: 0,
+    };
+    builder.document()
+}
+
+/// Stops the reading: the reason is reported already.
+struct Stop;
+
+struct Builder<'t, 'c> {
+    parser: Parser<'t, granit_parser::StrInput<'t>>,
+    text: &'t str,
+    file: usize,
+    cx: &'c mut Cx,
+    anchors: HashMap<usize, (Node, usize)>,
+    nodes: usize,
+}
+
+impl<'t> Builder<'t, '_> {
+    fn document(&mut self) -> Option<Node> {
+        let mut root = None;
+        loop {
+            let (event, span) = self.next().ok()?;
+            match event {
+                Event::StreamEnd => break,
+                Event::DocumentStart(..) if root.is_some() => {
+                    self.cx
+                        .error(Code::Syntax, span, "a second document in one file")
+                        .help("one file is one document: put the rest into a file that `include:` names");
+                    return None;
+                }
+                Event::StreamStart | Event::DocumentStart(..) | Event::DocumentEnd => {}
+                event => root = Some(self.node(event, span, 0).ok()?),
+            }
+        }
+        let nothing =
+            || Node { value: Value::Map(Vec::new()), span: Span { file: self.file, start: 0, end: 0 } };
+        Some(root.filter(|root| !root.is_null()).unwrap_or_else(nothing))
+    }
+
+    fn next(&mut self) -> Result<(Event<'t>, Span), Stop> {
+        match self.parser.next_event() {
+            Some(Ok((event, span))) => {
+                let range = byte_range(span, self.text.len());
+                if let Some(tag) = span.tag_span().and_then(|tag| tag.byte_range()) {
+                    let at = Span { file: self.file, start: tag.start, end: tag.end };
+                    let tag = quoted(self.text.get(tag).unwrap_or("!"));
+                    self.cx
+                        .error(Code::Syntax, at, format!("the tag {tag} means nothing here"))
+                        .help("take it away: a value is what its key says");
+                }
+                Ok((event, Span { file: self.file, start: range.0, end: range.1 }))
+            }
+            Some(Err(error)) => {
+                self.syntax_error(&error);
+                Err(Stop)
+            }
+            None => Ok((Event::StreamEnd, Span { file: self.file, ..Span::default() })),
+        }
+    }
+
+    fn node(&mut self, event: Event<'t>, span: Span, depth: usize) -> Result<Node, Stop> {
+        self.count(1, span)?;
+        if depth > MAX_DEPTH {
+            self.cx.error(Code::TooLarge, span, format!("more than {MAX_DEPTH} levels of nesting"));
+            return Err(Stop);
+        }
+        let (node, anchor) = match event {
+            Event::Scalar(text, style, anchor, _) => {
+                let plain = style == ScalarStyle::Plain;
+                (Node { value: Value::Scalar(Scalar { text: text.into_owned(), plain }), span }, anchor)
+            }
+            Event::SequenceStart(_, anchor, _) => (self.sequence(span, depth)?, anchor),
+            Event::MappingStart(_, anchor, _) => (self.mapping(span, depth)?, anchor),
+            Event::Alias(anchor) => return self.alias(anchor, span, depth),
+            _ => {
+                self.cx.error(Code::Syntax, span, "a value was expected here");
+                return Err(Stop);
+            }
+        };
+        if anchor != 0 {
+            let height = height(&node);
+            self.anchors.insert(anchor, (node.clone(), height));
+            self.count(node.size(), span)?; // The copy is kept too.
+        }
+        Ok(node)
+    }
+
+    fn alias(&mut self, anchor: usize, span: Span, depth: usize) -> Result<Node, Stop> {
+        let Some((node, height)) = self.anchors.get(&anchor) else {
+            self.cx.error(Code::Syntax, span, "this alias stands inside what it is an alias of");
+            return Err(Stop);
+        };
+        if depth + height > MAX_DEPTH {
+            self.cx.error(Code::TooLarge, span, format!("more than {MAX_DEPTH} levels of nesting"));
+            return Err(Stop);
+        }
+        let size = node.size();
+        let node = node.clone();
+        self.count(size, span)?;
+        Ok(node)
+    }
+
+    fn sequence(&mut self, span: Span, depth: usize) -> Result<Node, Stop> {
+        let mut items = Vec::new();
+        loop {
+            let (event, at) = self.next()?;
+            if matches!(event, Event::SequenceEnd) {
+                let last = items.last().map_or(span, |item: &Node| item.span);
+                return Ok(Node { value: Value::Seq(items), span: whole(span, last, at) });
+            }
+            items.push(self.node(event, at, depth + 1)?);
+        }
+    }
+
+    fn mapping(&mut self, span: Span, depth: usize) -> Result<Node, Stop> {
+        let mut entries: Vec<(Key, Node)> = Vec::new();
+        let mut seen: HashMap<String, Span> = HashMap::new();
+        let mut merged: Vec<(Key, Node)> = Vec::new();
+        loop {
+            let (event, at) = self.next()?;
+            if matches!(event, Event::MappingEnd) {
+                let last = entries.last().map_or(span, |(_, node)| node.span);
+                // Keys that were said win over merged ones, earlier merged ones over later.
+                for (key, value) in merged {
+                    if seen.insert(key.text.clone(), key.span).is_none() {
+                        entries.push((key, value));
+                    }
+                }
+                return Ok(Node { value: Value::Map(entries), span: whole(span, last, at) });
+            }
+            let key = self.node(event, at, depth + 1)?;
+            let (event, at) = self.next()?;
+            let value = self.node(event, at, depth + 1)?;
+            let Value::Scalar(Scalar { text, plain }) = key.value else {
+                self.key_is_no_text(key.span, &value);
+                continue;
+            };
+            if plain && text == "<<" {
+                merged.extend(self.merged(value));
+                continue;
+            }
+            if let Some(first) = seen.get(&text) {
+                let first = self.cx.place(*first);
+                self.cx
+                    .error(Code::Duplicate, key.span, format!("the key {} is there twice", quoted(&text)))
+                    .label("again here")
+                    .related(first, "first here")
+                    .help("keep one of the two");
+                continue;
+            }
+            seen.insert(text.clone(), key.span);
+            entries.push((Key { text, span: key.span }, value));
+        }
+    }
+
+    fn key_is_no_text(&mut self, span: Span, value: &Node) {
+        let it = self.cx.error(Code::Syntax, span, "a key has to be text");
+        it.help(if value.is_null() {
+            "text with braces needs quotes: \"{name}\""
+        } else {
+            "write `key: value`"
+        });
+    }
+
+    /// What `<<: *anchor` or `<<: [*a, *b]` brings in.
+    fn merged(&mut self, value: Node) -> Vec<(Key, Node)> {
+        match value.value {
+            Value::Map(entries) => entries,
+            Value::Seq(items) => items.into_iter().flat_map(|item| self.merged(item)).collect(),
+            Value::Scalar(_) => {
+                self.cx
+                    .error(Code::Syntax, value.span, "`<<` merges a map, and this is none")
+                    .help("write `<<: *name` where `&name` marks a map");
+                Vec::new()
+            }
+        }
+    }
+
+    fn count(&mut self, more: usize, span: Span) -> Result<(), Stop> {
+        self.nodes = self.nodes.saturating_add(more);
+        if self.nodes <= MAX_NODES {
+            return Ok(());
+        }
+        self.cx
+            .error(Code::TooLarge, span, format!("more than {MAX_NODES} values in one file"))
+            .label("counted up to here")
+            .help("an alias counts as all that it stands for; split the file with `include:`");
+        Err(Stop)
+    }
+
+    fn syntax_error(&mut self, error: &granit_parser::ScanError) {
+        let at = error.marker().byte_offset().unwrap_or(self.text.len()).min(self.text.len());
+        let line_start =
+            self.text.get(..at).and_then(|before| before.rfind('\n')).map_or(0, |newline| newline + 1);
+        let line_end =
+            self.text.get(at..).and_then(|rest| rest.find('\n')).map_or(self.text.len(), |end| at + end);
+        let line = self.text.get(line_start..line_end).unwrap_or("");
+        if let Some((start, word)) = unquoted_braces(line) {
+            let start = line_start + start;
+            let span = Span { file: self.file, start, end: start + word.len() };
+            self.cx
+                .error(
+                    Code::Syntax,
+                    span,
+                    format!("{} needs quotes: YAML reads `{{` as the start of a map", quoted(word)),
+                )
+                .label("not quoted")
+                .help(format!("quote it: \"{word}\""));
+            return;
+        }
+        if let Some(word) =
+            self.text.get(at..line_end).filter(|rest| rest.starts_with(['*', '@', '`', '%', '&', '!']))
+        {
+            let word = word.split([' ', ',', ']', '}']).next().unwrap_or(word);
+            let span = Span { file: self.file, start: at, end: at + word.len() };
+            let sign = quoted(&word[..1]);
+            self.cx
+                .error(
+                    Code::Syntax,
+                    span,
+                    format!("{} needs quotes: {sign} means something else to YAML", quoted(word)),
+                )
+                .label("not quoted")
+                .help(match word.strip_prefix('*').filter(|name| !name.contains(['.', '/'])) {
+                    Some(name) => format!(
+                        "quote it: \"{word}\"; as an alias it needs a value marked `&{name}` before it"
+                    ),
+                    None => format!("quote it: \"{word}\""),
+                });
+            return;
+        }
+        let tab = line.find(|c: char| !c.is_whitespace()).is_some_and(|indent| line[..indent].contains('\t'));
+        let end = self.text.get(at..).and_then(|rest| rest.chars().next()).map_or(at, |c| at + c.len_utf8());
+        let message = format!("this is not YAML: {}", error.info());
+        let span = Span { file: self.file, start: at, end };
+        let it = self.cx.error(Code::Syntax, span, message);
+        if tab {
+            it.help("indent with spaces, not tabs");
+        } else {
+            it.help("look at the line above too: indentation, a missing `:` or an open bracket or quote");
+        }
+    }
+}
+
+/// A word such as `/rides/{id}` inside a flow map or list, where the brace starts a map.
+fn unquoted_braces(line: &str) -> Option<(usize, &str)> {
+    let mut from = 0;
+    while let Some(open) = line[from..].find('{').map(|at| from + at) {
+        from = open + 1;
+        let name = line[open + 1..].split('}').next()?;
+        let is_name = !name.is_empty()
+            && name.trim_end_matches("...").chars().all(|c| c.is_alphanumeric() || "_.".contains(c));
+        let start = line[..open].rfind([' ', ',', '[', '{', '"', '\'']).map_or(0, |at| at + 1);
+        let opened = start.checked_sub(1).and_then(|before| line.as_bytes().get(before));
+        if is_name && start < open && !matches!(opened, Some(b'"' | b'\'')) {
+            // A brace inside the word closes the word's own brace; any other ends the word.
+            let mut depth = 0_usize;
+            let rest = line[start..].char_indices().find(|(_, c)| match c {
+                '{' => {
+                    depth += 1;
+                    false
+                }
+                '}' if depth > 0 => {
+                    depth -= 1;
+                    false
+                }
+                c => matches!(c, ' ' | ',' | '}' | ']'),
+            });
+            return Some((start, &line[start..rest.map_or(line.len(), |(end, _)| start + end)]));
+        }
+    }
+    None
+}
+
+fn height(node: &Node) -> usize {
+    match &node.value {
+        Value::Scalar(_) => 0,
+        Value::Seq(items) => 1 + items.iter().map(height).max().unwrap_or(0),
+        Value::Map(entries) => 1 + entries.iter().map(|(_, value)| height(value)).max().unwrap_or(0),
+    }
+}
+
+/// From the start of a collection to its end: its bracket, or else its last value.
+fn whole(start: Span, last: Span, end: Span) -> Span {
+    let end = if end.end > end.start { end.end } else { last.end };
+    Span { end: end.max(start.end), ..start }
+}
+
+fn byte_range(span: YamlSpan, len: usize) -> (usize, usize) {
+    span.byte_range()
+        .map_or((0, 0), |range| (range.start.min(len), range.end.min(len).max(range.start.min(len))))
+}

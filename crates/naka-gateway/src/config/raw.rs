@@ -1,0 +1,649 @@
+//! The records: the file as it is written, each value with its place.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use http::{HeaderName, HeaderValue, Method, StatusCode};
+use ipnet::IpNet;
+use serde_json::{Value as Json, json};
+
+use super::{
+    checked::{Enforce, HostPattern, KeyPart, Rate, Template, Workers},
+    decode::{At, Cx, Decode, Named, OneOrMany, Or, Scalar, Text, Wrong},
+    node::{Node, Value},
+    path::{PathRegex, PrefixPath, WholePath},
+    record::{record, words},
+    suggest::quoted,
+    units::{OrNever, OrZero, Size, Whole},
+    values::{Authority, HostPort, Id, RedirectStatus, RequestLine},
+};
+
+type Count = Whole<1, 10_000_000>;
+/// Names, each with a value or `{present: true}`.
+pub(crate) type ValueMatches<K> = Named<K, RawValueMatch>;
+pub(crate) type RawValueMatch = Or<Arc<str>, RawPresent>;
+
+record! {
+    /// The configuration of the gateway, or one of the files it includes.
+    RawFile ("a configuration") {
+        /// The version of this grammar.
+        version: Whole<1, 1> = "1";
+        /// Files that belong to this configuration: paths from this file, `*` in the last part.
+        include: OneOrMany<Arc<str>> = optional;
+        /// What concerns the process.
+        gateway: RawGateway = optional;
+        /// Where the gateway listens.
+        listeners: Named<Id, RawListener> = optional;
+        /// Policies with a name; the name is the identity of their state.
+        policies: Named<Id, RawPolicy> = optional;
+        /// Where requests can go.
+        upstreams: Named<Id, RawUpstream> = optional;
+        /// Routes that share something.
+        groups: Named<Id, RawGroup> = optional;
+        /// Which requests go where.
+        routes: Named<Id, RawRoute> = optional;
+        /// Requests, and what must come of them; run before a change takes effect.
+        tests: Vec<At<RawTest>> = optional;
+    }
+    instead: entryPoints => "write `listeners: {web: {listen: \":8080\"}}`",
+        services => "write `upstreams: {app: {endpoints: [\"127.0.0.1:3000\"]}}`",
+        clusters => "write `upstreams: {app: {endpoints: [\"127.0.0.1:3000\"]}}`",
+        backends => "write `upstreams: {app: {endpoints: [\"127.0.0.1:3000\"]}}`",
+        middlewares => "write `policies: {name: {rate_limit: {rate: 20/m}}}`",
+        plugins => "write `policies: {name: {rate_limit: {rate: 20/m}}}`",
+        http => "the keys of this file stand at the top: `listeners`, `upstreams`, `routes`";
+}
+
+record! {
+    /// What concerns the process.
+    RawGateway ("the gateway's own settings") {
+        /// `per-core`: one single-threaded runtime each; a number of them; `shared`: one multi-threaded. Needs a restart.
+        workers: Workers = "per-core";
+        /// The admin listener, or `none`. Needs a restart.
+        admin: Or<Nothing, RawAdmin> = optional;
+        /// How changes of the files take effect.
+        reload: RawReload = optional;
+        /// Peers whose `X-Forwarded-*` and `Forwarded` are believed.
+        trusted_proxies: OneOrMany<IpNet> = optional;
+        /// Bounds on what a client may send and hold.
+        limits: RawServerLimits = optional;
+        /// How the process ends.
+        drain: RawDrain = optional;
+    }
+    not_built: environment errors telemetry;
+}
+
+words! {
+    /// Nothing, said aloud.
+    Nothing ("`none`") { None = "none" }
+}
+
+record! {
+    /// The admin listener.
+    RawAdmin ("the admin listener") {
+        /// Its address; loopback unless you protect it otherwise.
+        listen: SocketAddr = "127.0.0.1:9901";
+    }
+}
+
+record! {
+    /// How changes of the files take effect.
+    RawReload ("how changes take effect") {
+        /// Watch the files.
+        watch: bool = "true";
+        /// Quiet time after the last change before reading.
+        debounce: OrZero = "200ms";
+        /// The longest time a burst of changes can put off reading.
+        max_wait: OrZero = "1s";
+        /// Run the file's own tests before a change takes effect.
+        run_tests: bool = "true";
+        /// Refuse the whole change when one included file is wrong.
+        strict: bool = "false";
+    }
+    not_built: keep;
+}
+
+record! {
+    /// Bounds on what a client may send and hold.
+    RawServerLimits ("bounds on clients") {
+        /// Connections over all listeners.
+        connections: Count = "20000";
+        /// Bytes of a request head.
+        header_bytes: Size = "32KiB";
+        /// Header fields of a request.
+        header_count: Whole<1, 10_000> = "100";
+        /// Bytes of a request target.
+        uri: Size = "8KiB";
+    }
+    not_built: body buffered;
+}
+
+record! {
+    /// How the process ends.
+    RawDrain ("how the process ends") {
+        /// Still accepting while `/readyz` already says no.
+        grace: OrZero = "5s";
+        /// What still runs then, counted from the signal, is cut off.
+        deadline: Duration = "30s";
+    }
+}
+
+record! {
+    /// One listening socket.
+    RawListener ("a listener") {
+        /// Its address: `:8080`, `127.0.0.1:8080`, `[::1]:8080`.
+        listen: SocketAddr = required;
+        /// What is spoken there.
+        protocols: OneOrMany<Protocol> = optional;
+        /// PROXY protocol before each connection.
+        proxy_protocol: NotProxied = optional;
+        /// How long its clients may take.
+        timeouts: RawListenerTimeouts = optional;
+        /// Named policies for all its routes.
+        r#use: OneOrMany<Id> = optional;
+        /// A rate limit for all its routes together: a name, or the limit itself.
+        rate_limit: Or<Id, RawRateLimit> = optional;
+        /// A bulkhead for those of its routes that have none: a name, or the bulkhead itself.
+        bulkhead: Or<Id, RawBulkhead> = optional;
+    }
+    not_built: tls headers limits;
+    instead: address => "write `listen:`",
+        port => "write `listen: \":8080\"`",
+        bind => "write `listen: \":8080\"`";
+}
+
+words! {
+    /// What is spoken on a connection.
+    Protocol ("a protocol") { H1 = "h1" }
+    not_built: "h2" "h2c" "h3" "auto";
+}
+
+/// `false`: the one value of `proxy_protocol` that is built.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NotProxied;
+
+impl Scalar for NotProxied {
+    const WHAT: &'static str = "`true` or `false`";
+
+    fn parse(text: Text<'_>) -> Result<Self, Wrong> {
+        if bool::parse(text)? {
+            return Err(Wrong::not_built("proxy_protocol: true").help("take it out for now"));
+        }
+        Ok(Self)
+    }
+
+    fn schema() -> Json {
+        json!({"const": false})
+    }
+}
+
+record! {
+    /// How long the clients of a listener may take.
+    RawListenerTimeouts ("timeouts") {
+        /// From the last byte of the set-up to the end of a request head.
+        request_headers: Duration = "10s";
+        /// A kept-alive connection without a request.
+        idle: Duration = "60s";
+    }
+    instead: total => "`total` is a timeout of routes and groups",
+        connect => "`connect` is a timeout of upstreams";
+}
+
+record! {
+    /// A policy with a name: exactly one kind.
+    RawPolicy ("a policy: one kind and its settings") {
+        /// So many requests in so much time.
+        rate_limit: RawRateLimit = optional;
+        /// So many requests at once.
+        bulkhead: RawBulkhead = optional;
+    }
+    not_built: jwt api_key forward_auth basic_auth authorize retry circuit_breaker cors idempotency mirror fallback
+        fault cache compress sticky timeouts headers limits;
+}
+
+record! {
+    /// So many requests in so much time.
+    RawRateLimit ("a rate limit such as `{rate: 20/m}`") {
+        /// One to four windows; all must admit.
+        rate: OneOrMany<Rate> = required;
+        /// At once, for each window; the count of the rate if nothing is said.
+        burst: OneOrMany<Whole<1, 4_294_967_295>> = optional;
+        /// What makes a key: `client_ip`, `route`, `host`, `method`, `header:NAME`, `query:NAME`, `"{capture}"`.
+        key: OneOrMany<KeyPart> = optional;
+        /// Whom one account is for.
+        scope: RawScope = "policy";
+        /// What happens to a request that lacks a part of the key.
+        on_missing: RawOnMissing = "shared";
+        /// How far it takes effect.
+        enforce: Enforce = "always";
+        /// The bound of the key table.
+        max_keys: Whole<16, 10_000_000> = "100000";
+    }
+    not_built: tiers cost algorithm store;
+    instead: requests => "write `rate: 20/m`",
+        limit => "write `rate: 20/m`",
+        average => "write `rate: 20/m`",
+        period => "write it into the rate: `rate: 20/m`",
+        per => "write it into the rate: `rate: 20/m`",
+        by => "write `key: [client_ip]`";
+}
+
+words! {
+    /// Whom one account is for.
+    RawScope ("whom one account is for") { Policy = "policy", Route = "route", Upstream = "upstream" }
+    not_built: "gateway";
+}
+
+words! {
+    /// What happens to a request that lacks a part of the key.
+    RawOnMissing ("what happens to a request without the key") { Shared = "shared", Skip = "skip", Reject = "reject" }
+}
+
+record! {
+    /// So many requests at once.
+    RawBulkhead ("a bulkhead such as `{max: 50}`") {
+        /// At work at once.
+        max: Count = required;
+        /// Waiting at once.
+        queue: Whole<0, 10_000_000> = "0";
+        /// The longest wait.
+        max_wait: OrZero = "200ms";
+        /// How far it takes effect.
+        enforce: Enforce = "always";
+        /// Whom one account is for.
+        scope: RawScope = "policy";
+    }
+    not_built: adaptive key;
+    instead: max_concurrent => "write `max:`",
+        limit => "write `max:`",
+        timeout => "write `max_wait:`";
+}
+
+record! {
+    /// Where requests can go.
+    RawUpstream ("an upstream such as `{endpoints: [\"127.0.0.1:3000\"]}`") {
+        /// The addresses.
+        endpoints: RawEndpoints = required;
+        /// What is spoken to them.
+        protocol: Protocol = "h1";
+        /// How one of them is chosen.
+        balance: RawBalance = optional;
+        /// A bulkhead of the whole upstream: a name, or the bulkhead itself.
+        bulkhead: Or<Id, RawBulkhead> = optional;
+        /// How long the parts of an exchange may take.
+        timeouts: RawUpstreamTimeouts = optional;
+        /// How connections are kept.
+        keep_alive: RawKeepAlive = optional;
+    }
+    not_built: extends tls health_check circuit_breaker endpoint_limit retry_budget limits headers;
+    instead: servers => "write `endpoints: [\"127.0.0.1:3000\"]`",
+        targets => "write `endpoints: [\"127.0.0.1:3000\"]`",
+        nodes => "write `endpoints: [\"127.0.0.1:3000\"]`",
+        url => "write `endpoints: [\"127.0.0.1:3000\"]`",
+        host => "write `endpoints: [\"127.0.0.1:3000\"]`",
+        rate_limit => "an upstream carries a `bulkhead`; a rate limit stands on a route, with `scope: upstream`",
+        r#use => "an upstream carries a `bulkhead: name`; `use` is for routes, groups and listeners";
+}
+
+/// A list of addresses; the other ways to find them are not built.
+#[derive(Clone, Debug)]
+pub(crate) struct RawEndpoints(pub(crate) Vec<At<Or<HostPort, RawEndpoint>>>);
+
+impl Decode for RawEndpoints {
+    fn what() -> String {
+        "a list such as `[\"127.0.0.1:3000\"]`".into()
+    }
+
+    fn decode(node: &Node, cx: &mut Cx) -> Option<Self> {
+        if matches!(node.value, Value::Map(_)) {
+            // None of its keys is built, so that each of them is reported.
+            if RawDiscovery::decode(node, cx)?.said.is_empty() {
+                cx.wrong_shape(node, &Self::what());
+            }
+            return None;
+        }
+        if !matches!(node.value, Value::Seq(_)) {
+            cx.wrong_shape(node, &Self::what());
+            return None;
+        }
+        Vec::decode(node, cx).map(Self)
+    }
+
+    fn schema() -> Json {
+        Vec::<At<Or<HostPort, RawEndpoint>>>::schema()
+    }
+}
+
+record! {
+    /// Ways to find endpoints.
+    RawDiscovery ("a list of endpoints") {}
+    not_built: dns srv file consul eureka refresh;
+}
+
+record! {
+    /// One address.
+    RawEndpoint ("an endpoint such as `{address: \"127.0.0.1:3000\"}`") {
+        /// `host:port`.
+        address: HostPort = required;
+    }
+    not_built: weight zone labels region;
+    instead: url => "write `address: \"127.0.0.1:3000\"`",
+        host => "write `address: \"127.0.0.1:3000\"`",
+        port => "write `address: \"127.0.0.1:3000\"`";
+}
+
+record! {
+    /// How an endpoint is chosen.
+    RawBalance ("how an endpoint is chosen") {
+        /// The rule.
+        policy: RawBalancePolicy = "round_robin";
+    }
+    not_built: slow_start panic prefer key;
+}
+
+words! {
+    /// The rule by which an endpoint is chosen.
+    RawBalancePolicy ("a rule of balancing") { RoundRobin = "round_robin" }
+    not_built: "p2c_ewma" "p2c" "least_requests" "least_request" "least_conn" "random" "ring_hash" "maglev" "hash"
+        "consistent_hash" "weighted_round_robin";
+}
+
+record! {
+    /// How long the parts of an exchange with an endpoint may take.
+    RawUpstreamTimeouts ("timeouts") {
+        /// To a connection.
+        connect: Duration = "1s";
+        /// From the sent request to the response head.
+        response_headers: Duration = "10s";
+        /// Without a byte of a body, either way.
+        idle: OrNever = "5m";
+    }
+    not_built: per_try;
+    instead: total => "`total` is of all tries: write it on the route or its group",
+        read => "write `response_headers:` or `idle:`",
+        send => "write `idle:`";
+}
+
+record! {
+    /// How connections to an endpoint are kept, for each worker.
+    RawKeepAlive ("how connections are kept") {
+        /// Idle connections to one endpoint; 0 keeps none.
+        max_idle: Whole<0, 100_000> = "64";
+        /// How long an idle one is kept.
+        timeout: Duration = "50s";
+    }
+}
+
+record! {
+    /// Routes that share something.
+    RawGroup ("a group of routes") {
+        /// The listeners its routes are served on.
+        listener: OneOrMany<Id> = optional;
+        /// The hosts of those routes that name none.
+        host: OneOrMany<HostPattern> = optional;
+        /// Named policies for all its routes.
+        r#use: OneOrMany<Id> = optional;
+        /// A rate limit for all its routes together: a name, or the limit itself.
+        rate_limit: Or<Id, RawRateLimit> = optional;
+        /// A bulkhead for those of its routes that have none: a name, or the bulkhead itself.
+        bulkhead: Or<Id, RawBulkhead> = optional;
+        /// Timeouts of those routes that say nothing else.
+        timeouts: RawRouteTimeouts = optional;
+        /// Changes of headers; a route's change of the same header wins.
+        headers: RawHeaders = optional;
+        /// The routes.
+        routes: Named<Id, RawRoute> = required;
+    }
+    not_built: authorize cors limits retry circuit_breaker idempotency fault cache compress enforce auth;
+    instead: groups => "groups have one level: write the routes of both here",
+        r#match => "a group shares `host:`; paths stand in each route",
+        prefix => "a group shares `host:`; paths stand in each route";
+}
+
+record! {
+    /// Which requests go where.
+    RawRoute ("a route such as `{match: {prefix: /}, upstream: app}`") {
+        /// The listeners it is served on; needed once there is more than one.
+        listener: OneOrMany<Id> = optional;
+        /// What it matches.
+        r#match: RawMatch = required;
+        /// Decides between routes of equal rank; higher wins.
+        priority: i32 = optional;
+        /// `none`: it is public.
+        auth: Nothing = optional;
+        /// Named policies, a set.
+        r#use: OneOrMany<Id> = optional;
+        /// A rate limit: a name, or the limit itself.
+        rate_limit: Or<Id, RawRateLimit> = optional;
+        /// A bulkhead: a name, or the bulkhead itself.
+        bulkhead: Or<Id, RawBulkhead> = optional;
+        /// How long it may take.
+        timeouts: RawRouteTimeouts = optional;
+        /// Changes of headers.
+        headers: RawHeaders = optional;
+        /// Changes of the request target.
+        rewrite: RawRewrite = optional;
+        /// Take the matched prefix away.
+        strip_prefix: bool = "false";
+        /// Destination: an upstream.
+        upstream: Id = optional;
+        /// Destination: an answer of the gateway's own.
+        respond: RawRespond = optional;
+        /// Destination: another URL.
+        redirect: RawRedirect = optional;
+    }
+    not_built: split versions compose cors idempotency limits mirror fallback retry fault cache compress sticky enforce
+        authorize circuit_breaker lifecycle;
+    instead: path => "write it into the match: `match: {path: /healthz}`",
+        prefix => "write it into the match: `match: {prefix: /api}`",
+        regex => "write it into the match: `match: {regex: …}`",
+        host => "write it into the match: `match: {host: api.example, prefix: /}`",
+        hosts => "write it into the match: `match: {host: api.example, prefix: /}`",
+        methods => "write it into the match: `match: {prefix: /, methods: [GET]}`",
+        query => "write it into the match: `match: {prefix: /, query: {page: \"1\"}}`",
+        rule => "write `match: {host: api.example, prefix: /}`",
+        paths => "write `match: {prefix: /}`, one route for each path",
+        service => "write `upstream:`",
+        backend => "write `upstream:`",
+        cluster => "write `upstream:`",
+        proxy_pass => "write `upstream:`",
+        middlewares => "write `use: [name]`",
+        plugins => "write `use: [name]`",
+        timeout => "write `timeouts: {total: 30s}`";
+}
+
+impl RawRoute {
+    /// All destinations, built or not.
+    pub(crate) const DESTINATIONS: [&'static str; 6] =
+        ["upstream", "respond", "redirect", "split", "versions", "compose"];
+}
+
+record! {
+    /// What a route matches.
+    RawMatch ("a match such as `{prefix: /}`") {
+        /// The whole path; `{id}` is one segment, `{rest...}` the tail.
+        path: WholePath = optional;
+        /// The beginning of the path, on a segment boundary.
+        prefix: PrefixPath = optional;
+        /// The whole path as a regular expression; its named groups are captures.
+        regex: PathRegex = optional;
+        /// Any of these hosts.
+        host: OneOrMany<HostPattern> = optional;
+        /// Any of these methods.
+        methods: OneOrMany<Method> = optional;
+        /// All of these headers: a value, or `{present: true}`.
+        headers: ValueMatches<HeaderName> = optional;
+        /// All of these query parameters: a value, or `{present: true}`.
+        query: ValueMatches<Arc<str>> = optional;
+    }
+    instead: hosts => "write `host:`; it takes a list too",
+        method => "write `methods: [GET]`",
+        paths => "write one `path:` or `prefix:`, one route for each",
+        path_prefix => "write `prefix:`",
+        uri => "write `path:` or `prefix:`",
+        header => "write `headers: {name: \"value\"}`";
+}
+
+impl RawMatch {
+    /// The ways to match a path.
+    pub(crate) const PATHS: [&'static str; 3] = ["path", "prefix", "regex"];
+}
+
+record! {
+    /// It is there, whatever its value.
+    RawPresent ("`{present: true}`") {
+        /// Always `true`.
+        present: Yes = required;
+    }
+}
+
+/// `true`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Yes;
+
+impl Scalar for Yes {
+    const WHAT: &'static str = "`true`";
+
+    fn parse(text: Text<'_>) -> Result<Self, Wrong> {
+        if bool::parse(text)? {
+            return Ok(Self);
+        }
+        Err(Wrong::new(format!("{} cannot be matched", quoted("present: false"))).help(
+            "absence makes no match: write a second route without this condition, the more specific one wins",
+        ))
+    }
+
+    fn schema() -> Json {
+        json!({"const": true})
+    }
+}
+
+record! {
+    /// How long a route may take.
+    RawRouteTimeouts ("timeouts such as `{total: 30s}`") {
+        /// From the request head to the last byte of the response, all tries.
+        total: OrNever = "30s";
+        /// Without a byte of a body, either way; the upstream's if nothing is said.
+        idle: OrNever = optional;
+    }
+    instead: connect => "`connect` is a timeout of the upstream",
+        response_headers => "`response_headers` is a timeout of the upstream",
+        per_try => "`per_try` is a timeout of the upstream, and not built yet",
+        request_headers => "`request_headers` is a timeout of the listener";
+}
+
+record! {
+    /// Changes of headers.
+    RawHeaders ("changes of headers") {
+        /// On the way to the destination.
+        request: RawHeaderEdit = optional;
+        /// On the way to the client.
+        response: RawHeaderEdit = optional;
+    }
+    instead: set => "write `request: {set: …}` or `response: {set: …}`",
+        add => "write `request: {add: …}` or `response: {add: …}`",
+        remove => "write `request: {remove: …}` or `response: {remove: …}`";
+}
+
+record! {
+    /// Changes of one message: first `remove`, then `set`, then `add`.
+    RawHeaderEdit ("changes such as `{set: {x-a: \"1\"}}`") {
+        /// Replaced, or put in.
+        set: Named<HeaderName, HeaderValue> = optional;
+        /// Put beside what is there.
+        add: Named<HeaderName, HeaderValue> = optional;
+        /// Taken away.
+        remove: OneOrMany<HeaderName> = optional;
+    }
+}
+
+record! {
+    /// Changes of the request target.
+    RawRewrite ("a rewrite such as `{path: /new}`") {
+        /// The new path, with captures of the match.
+        path: Template = optional;
+        /// The new `Host`.
+        host: Authority = optional;
+    }
+    instead: prefix => "write `strip_prefix: true` on the route, or `path:` with captures",
+        replace_prefix => "write `strip_prefix: true` on the route, or `path:` with captures";
+}
+
+record! {
+    /// An answer of the gateway's own.
+    RawRespond ("an answer such as `{status: 200, body: ok}`") {
+        /// The status.
+        status: StatusCode = "200";
+        /// The body.
+        body: Arc<str> = "";
+        /// Its type.
+        content_type: HeaderValue = "text/plain; charset=utf-8";
+    }
+    not_built: headers file;
+}
+
+record! {
+    /// Another URL; what is not said stays as it was.
+    RawRedirect ("a redirect such as `{scheme: https}`") {
+        /// `http` or `https`.
+        scheme: RawScheme = optional;
+        /// The status.
+        status: RedirectStatus = "308";
+        /// The host, with a port if there is one.
+        host: Authority = optional;
+        /// The path, with captures of the match.
+        path: Template = optional;
+    }
+    instead: to => "write `scheme:`, `host:` and `path:`",
+        url => "write `scheme:`, `host:` and `path:`",
+        code => "write `status:`",
+        port => "write it into the host: `host: \"www.example:8443\"`";
+}
+
+words! {
+    /// The scheme of a URL.
+    RawScheme ("a scheme") { Http = "http", Https = "https" }
+}
+
+record! {
+    /// A request, and what must come of it.
+    RawTest ("a test such as `{request: \"GET http://a.example/\", expect: {route: all}}`") {
+        /// The request.
+        request: RequestLine = required;
+        /// What else the request has.
+        with: RawWith = optional;
+        /// What must come of it.
+        expect: RawExpect = required;
+    }
+}
+
+record! {
+    /// What else a test's request has.
+    RawWith ("what else the request has") {
+        /// Its headers.
+        headers: Named<HeaderName, HeaderValue> = optional;
+        /// Where it comes from.
+        client_ip: IpAddr = "127.0.0.1";
+        /// The listener it arrives at.
+        listener: Id = optional;
+    }
+    not_built: jwt identity api_key cert client_cert body;
+}
+
+record! {
+    /// What must come of a test's request.
+    RawExpect ("what must come of it, such as `{route: all}`") {
+        /// The route that takes it.
+        route: Id = optional;
+        /// The upstream it goes to.
+        upstream: Id = optional;
+        /// The status that the gateway itself answers with.
+        status: StatusCode = optional;
+        /// The path the upstream sees.
+        path: Arc<str> = optional;
+    }
+    not_built: headers identity version;
+}

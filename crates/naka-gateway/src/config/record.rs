@@ -1,0 +1,284 @@
+//! Records and words: one declaration yields the struct, the reading of it with all mistakes at
+//! once, and its part of the JSON Schema.
+
+use serde_json::{Map as Object, Value as Json, json};
+
+use super::{
+    decode::{Cx, Scalar, Text, Wrong},
+    diagnostic::Code,
+    node::{Node, Span, Value},
+    suggest::{nearest, one_of, quoted},
+};
+
+/// A key as it was written, and the known key it is or was probably meant to be.
+#[derive(Clone, Debug)]
+pub(crate) struct Said {
+    pub(crate) meant: String,
+    /// It is what was written.
+    pub(crate) exact: bool,
+    pub(crate) span: Span,
+}
+
+/// What the macro knows of a field.
+pub(crate) struct Field {
+    pub(crate) key: &'static str,
+    pub(crate) docs: &'static [&'static str],
+    pub(crate) mode: Mode,
+    pub(crate) schema: fn() -> Json,
+    pub(crate) what: fn() -> String,
+}
+
+/// What happens when a field is not there.
+#[derive(Clone, Copy)]
+pub(crate) enum Mode {
+    Required,
+    Optional,
+    Default(&'static str),
+}
+
+/// What the macro knows of a record.
+pub(crate) struct Shape {
+    pub(crate) what: &'static str,
+    pub(crate) docs: &'static [&'static str],
+    pub(crate) fields: &'static [Field],
+    pub(crate) not_built: &'static [&'static str],
+    /// Keys of other gateways, or of other places, and what to write here.
+    pub(crate) instead: &'static [(&'static str, &'static str)],
+}
+
+impl Shape {
+    /// Reads the keys of a map, hands the known ones to `field`, and answers with all of them.
+    pub(crate) fn read(
+        &self,
+        node: &Node,
+        cx: &mut Cx,
+        field: &mut dyn FnMut(&str, &Node, Span, &mut Cx),
+    ) -> Option<Vec<Said>> {
+        let Value::Map(entries) = &node.value else {
+            cx.wrong_shape(node, self.what);
+            return None;
+        };
+        let mut said = Vec::with_capacity(entries.len());
+        for (key, value) in entries {
+            let text = key.text.as_str();
+            let known = self.fields.iter().find(|field| field.key == text);
+            if let Some(known) = known.filter(|_| value.is_null()) {
+                cx.within(text, key.span, |cx| cx.wrong_shape(value, &(known.what)()));
+            } else if known.is_some() {
+                field(text, value, key.span, cx);
+            } else if self.not_built.contains(&text) {
+                let place = cx.in_here();
+                cx.error(Code::NotBuilt, key.span, format!("`{text}` is not built yet ({place})"))
+                    .label("not built yet")
+                    .help(format!(
+                        "the grammar has `{text}`, this version does not act on it: take it out for now"
+                    ));
+            }
+            let known = known.is_some() || self.not_built.contains(&text);
+            let meant = if known { text.to_owned() } else { self.unknown(text, key.span, cx) };
+            said.push(Said { exact: meant == text, meant, span: key.span });
+        }
+        self.missing(node, &said, cx);
+        Some(said)
+    }
+
+    /// Reports a key that nobody knows, and answers with what was probably meant.
+    fn unknown(&self, text: &str, span: Span, cx: &mut Cx) -> String {
+        let keys = || self.fields.iter().map(|field| field.key);
+        let meant = nearest(text, keys().chain(self.not_built.iter().copied()));
+        let instead = self.instead.iter().find(|(word, _)| *word == text).map(|(_, help)| *help);
+        let place = cx.in_here();
+        let it = cx.error(Code::UnknownKey, span, format!("unknown key {} {place}", quoted(text)));
+        match (instead, meant) {
+            (Some(help), _) => it.help(help),
+            (None, Some(meant)) if self.not_built.contains(&meant) => it
+                .label(format!("did you mean `{meant}`?"))
+                .help(format!("`{meant}` is in the grammar, and not built yet")),
+            (None, Some(meant)) => {
+                it.label(format!("did you mean `{meant}`?")).help(format!("write `{meant}`"))
+            }
+            (None, None) => it.help(format!("the keys here are {}", one_of(keys()))),
+        };
+        meant.filter(|_| instead.is_none()).unwrap_or(text).to_owned()
+    }
+
+    fn missing(&self, node: &Node, said: &[Said], cx: &mut Cx) {
+        for field in self.fields.iter().filter(|field| matches!(field.mode, Mode::Required)) {
+            if said.iter().any(|said| said.meant == field.key) {
+                continue;
+            }
+            let (key, what) = (field.key, (field.what)());
+            let place = cx.in_here();
+            let span = cx.key_span(node.span);
+            cx.error(Code::Missing, span, format!("`{key}` is missing {place}"))
+                .label(format!("needs `{key}`"))
+                .help(format!("add `{key}:` with {what}"));
+        }
+    }
+
+    pub(crate) fn schema(&self) -> Json {
+        let mut properties = Object::new();
+        let mut required = Vec::new();
+        for field in self.fields {
+            let mut schema = (field.schema)();
+            schema["description"] = Json::String(prose(field.docs));
+            match field.mode {
+                Mode::Required => required.push(field.key),
+                Mode::Default(text) => {
+                    schema["default"] =
+                        serde_json::from_str(text).unwrap_or_else(|_| Json::String(text.into()));
+                }
+                Mode::Optional => {}
+            }
+            properties.insert(field.key.into(), schema);
+        }
+        json!({
+            "type": "object",
+            "description": prose(self.docs),
+            "properties": properties,
+            "required": required,
+            "additionalProperties": false,
+        })
+    }
+}
+
+fn prose(docs: &[&str]) -> String {
+    docs.iter().map(|line| line.trim()).collect::<Vec<_>>().join(" ")
+}
+
+/// The default of a field, out of the text that the schema shows.
+pub(crate) fn default_of<T: Scalar>(text: &str) -> T {
+    match T::parse(Text { text, plain: true }) {
+        Ok(value) => value,
+        Err(wrong) => unreachable!("a default is read by a test: {text}: {}", wrong.message),
+    }
+}
+
+/// The YAML key of a field: `r#match` is `match`.
+pub(crate) const fn bare(name: &'static str) -> &'static str {
+    match name.as_bytes() {
+        [b'r', b'#', ..] => name.split_at(2).1,
+        _ => name,
+    }
+}
+
+/// Declares a record of the file: a map with known keys.
+///
+/// A field is `name: Type = required`, `= optional`, or `= "the default as text"`; the last has
+/// an accessor of its name that fills the default in.
+macro_rules! record {
+    (
+        $(#[doc = $docs:literal])*
+        $name:ident ($what:literal) {
+            $( $(#[doc = $field_docs:literal])* $field:ident : $type:ty = $mode:tt ; )*
+        }
+        $( not_built: $($not_built:ident)+ ; )?
+        $( instead: $($word:ident => $help:literal),+ $(,)? ; )?
+    ) => {
+        $(#[doc = $docs])*
+        #[derive(Clone, Debug, Default)]
+        pub(crate) struct $name {
+            $( $(#[doc = $field_docs])* pub(crate) $field: Option<$crate::config::decode::At<$type>>, )*
+            /// All keys that were written.
+            pub(crate) said: Vec<$crate::config::record::Said>,
+        }
+
+        #[allow(dead_code, reason = "some defaults serve the schema only")]
+        impl $name {
+            pub(crate) const SHAPE: $crate::config::record::Shape = $crate::config::record::Shape {
+                what: $what,
+                docs: &[$($docs),*],
+                fields: &[$( $crate::config::record::Field {
+                    key: $crate::config::record::bare(stringify!($field)),
+                    docs: &[$($field_docs),*],
+                    mode: record!(@mode $mode),
+                    schema: <$type as $crate::config::decode::Decode>::schema,
+                    what: <$type as $crate::config::decode::Decode>::what,
+                } ),*],
+                not_built: &[$( $( $crate::config::record::bare(stringify!($not_built)) ),+ )?],
+                instead: &[$( $( ($crate::config::record::bare(stringify!($word)), $help) ),+ )?],
+            };
+            $( record!(@accessor $field, $type, $mode); )*
+
+            /// Whether the key was written, well or badly.
+            pub(crate) fn said(&self, key: &str) -> Option<$crate::config::node::Span> {
+                self.said.iter().find(|said| said.meant == key).map(|said| said.span)
+            }
+        }
+
+        impl $crate::config::decode::Decode for $name {
+            fn what() -> String {
+                $what.into()
+            }
+
+            fn decode(node: &$crate::config::node::Node, cx: &mut $crate::config::decode::Cx) -> Option<Self> {
+                let mut it = Self::default();
+                it.said = Self::SHAPE.read(node, cx, &mut |key, value, span, cx| {
+                    let _ = (key, value, span, &*cx); // A record may have no fields.
+                    $( if key == $crate::config::record::bare(stringify!($field)) {
+                        it.$field = $crate::config::decode::At::decode_field(value, (key, span), cx);
+                    } )*
+                })?;
+                Some(it)
+            }
+
+            fn schema() -> serde_json::Value {
+                Self::SHAPE.schema()
+            }
+        }
+    };
+    (@mode required) => { $crate::config::record::Mode::Required };
+    (@mode optional) => { $crate::config::record::Mode::Optional };
+    (@mode $text:literal) => { $crate::config::record::Mode::Default($text) };
+    (@accessor $field:ident, $type:ty, required) => {};
+    (@accessor $field:ident, $type:ty, optional) => {};
+    (@accessor $field:ident, $type:ty, $text:literal) => {
+        pub(crate) fn $field(&self) -> $type {
+            self.$field.as_ref().map_or_else(|| $crate::config::record::default_of($text), |it| it.value.clone())
+        }
+    };
+}
+pub(crate) use record;
+
+/// Declares a choice of words.
+macro_rules! words {
+    (
+        $(#[doc = $docs:literal])*
+        $name:ident ($what:literal) { $( $variant:ident = $word:literal ),+ $(,)? }
+        $( not_built: $($not_built:literal)+ ; )?
+    ) => {
+        $(#[doc = $docs])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub(crate) enum $name { $( $variant ),+ }
+
+        impl $crate::config::decode::Scalar for $name {
+            const WHAT: &'static str = $what;
+
+            fn parse(text: $crate::config::decode::Text<'_>) -> Result<Self, $crate::config::decode::Wrong> {
+                match text.text {
+                    $( $word => Ok(Self::$variant), )+
+                    other => Err($crate::config::record::wrong_word(
+                        other, &[$($word),+], &[$( $($not_built),+ )?],
+                    )),
+                }
+            }
+
+            fn schema() -> serde_json::Value {
+                serde_json::json!({"enum": [$($word),+]})
+            }
+        }
+    };
+}
+pub(crate) use words;
+
+/// Why a word is none of the words.
+pub(crate) fn wrong_word(word: &str, words: &[&str], not_built: &[&str]) -> Wrong {
+    if not_built.contains(&word) {
+        return Wrong::not_built(word).help(format!("this version has {}", one_of(words.iter().copied())));
+    }
+    let wrong = Wrong::new(format!("{} is not {}", quoted(word), one_of(words.iter().copied())));
+    match nearest(word, words.iter().chain(not_built).copied()) {
+        Some(meant) => wrong.help(format!("did you mean `{meant}`?")),
+        None => wrong.help(format!("write {}", one_of(words.iter().copied()))),
+    }
+}

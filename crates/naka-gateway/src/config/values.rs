@@ -1,0 +1,395 @@
+//! Names, hosts, addresses, headers: the small values of the file.
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
+
+use http::{HeaderName, HeaderValue, Method, StatusCode, Uri};
+use ipnet::IpNet;
+use serde_json::{Value as Json, json};
+
+use super::{
+    checked::{HostPattern, KeyPart},
+    decode::{Scalar, Text, Wrong},
+    path::capture,
+    suggest::{nearest, one_of, quoted},
+};
+
+/// The name of a route, a policy and so on: it shows up in metrics and URLs.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Id(pub(crate) Arc<str>);
+
+impl Scalar for Id {
+    const WHAT: &'static str = "a name";
+
+    fn parse(text: Text<'_>) -> Result<Self, Wrong> {
+        let fits = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        let text = text.text;
+        if !text.is_empty() && text.len() <= 100 && text.chars().all(fits) {
+            return Ok(Self(text.into()));
+        }
+        let better: String = text.chars().map(|c| if fits(c) { c } else { '-' }).take(100).collect();
+        let better = if better.is_empty() { "a-name" } else { &better };
+        Err(Wrong::new(format!("{} is not a name", quoted(text)))
+            .help(format!("letters, digits, `-` `_` `.`, at most 100: `{better}`")))
+    }
+}
+
+impl fmt::Display for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Any text.
+impl Scalar for Arc<str> {
+    const WHAT: &'static str = "text";
+
+    fn parse(text: Text<'_>) -> Result<Self, Wrong> {
+        Ok(text.text.into())
+    }
+}
+
+/// Where to listen: `:8080` is every IPv4 address of the machine.
+impl Scalar for SocketAddr {
+    const WHAT: &'static str = "an address such as `0.0.0.0:8080` or `:8080`";
+
+    fn parse(text: Text<'_>) -> Result<Self, Wrong> {
+        let text = text.text;
+        let wrong = || Wrong::new(format!("{} is not an address to listen on", quoted(text)));
+        if let Some(port) = text.strip_prefix(':').or_else(|| text.strip_prefix("*:")) {
+            let port = port.parse().map_err(|_| wrong().help("write a port from 0 to 65535: `:8080`"))?;
+            return Ok(Self::new(Ipv4Addr::UNSPECIFIED.into(), port));
+        }
+        text.parse().map_err(|_| match text.parse::<u16>() {
+            Ok(port) => wrong().help(format!("write `\":{port}\"`")),
+            Err(_) if text.parse::<IpAddr>().is_ok() => {
+                wrong().help(format!("add a port: `{}:8080`", bracketed(text)))
+            }
+            Err(_) if text.starts_with("localhost:") => {
+                wrong().help(format!("write `127.0.0.1{}`", &text[9..]))
+            }
+            Err(_) => {
+                wrong().help("write an IP address and a port: `127.0.0.1:8080`, `[::1]:8080` or `:8080`")
+            }
+        })
+    }
+}
+
+fn bracketed(address: &str) -> String {
+    if address.contains(':') { format!("[{address}]") } else { address.into() }
+}
+
+/// `host:port` of an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct HostPort(pub(crate) Arc<str>);
+
+impl Scalar for HostPort {
+    const WHAT: &'static str = "an endpoint such as `127.0.0.1:3000`";
+
+    fn parse(text: Text<'_>) -> Result<Self, Wrong> {
+        let text = text.text;
+        let wrong = || Wrong::new(format!("{} is not an endpoint", quoted(text)));
+        if text.starts_with("unix:") {
+            return Err(Wrong::not_built("unix:").piece("unix:"));
+        }
+        if let Some((scheme, rest)) = text.split_once("://") {
+            let address = rest.split('/').next().unwrap_or(rest);
+            let port = if scheme == "https" { 443 } else { 80 };
+            let address = if address.contains(':') { address.into() } else { format!("{address}:{port}") };
+            return Err(Wrong::new(format!("{} is a URL, an endpoint is an address", quoted(text))).help(
+                if scheme == "https" {
+                    "TLS to upstreams is not built yet; an endpoint is `host:port`".into()
+                } else {
+                    format!("write `{address}`; paths go into a route's `rewrite:`")
+                },
+            ));
+        }
+        if let Ok(address) = text.parse::<SocketAddr>() {
+            return if address.port() == 0 {
+                Err(wrong().help("port 0 cannot be connected to"))
+            } else {
+                Ok(Self(text.into()))
+            };
+        }
+        let Some((host, port)) = text.rsplit_once(':') else {
+            return Err(wrong().help(format!("add the port: `{text}:80`")));
+        };
+        match port.parse::<u16>() {
+            Ok(1..) if is_host(host) => Ok(Self(text.to_ascii_lowercase().into())),
+            Ok(1..) => Err(wrong()
+                .help("write a name or an IP address before the port: `app.internal:3000`, `[::1]:3000`")),
+            _ => Err(wrong().help(format!("write a port from 1 to 65535: `{host}:3000`"))),
+        }
+    }
+}
+
+/// A name as DNS has it.
+fn is_host(host: &str) -> bool {
+    let label = |label: &str| {
+        !label.is_empty()
+            && label.len() <= 63
+            && label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    host.len() <= 253 && host.split('.').all(label)
+}
+
+/// Like `is_host`, or an address, where a request may name either.
+fn is_host_or_ip(host: &str) -> bool {
+    is_host(host)
+        || host
+            .strip_prefix('[')
+            .and_then(|host| host.strip_suffix(']'))
+            .is_some_and(|ip| ip.parse::<IpAddr>().is_ok())
+}
+
+impl Scalar for HostPattern {
+    const WHAT: &'static str = "a host such as `api.example` or `*.example`";
+
+    fn parse(text: Text<'_>) -> Result<Self, Wrong> {
+        let lower = text.text.trim_end_matches('.').to_ascii_lowercase();
+        let wrong = || Wrong::new(format!("{} is not a host", quoted(text.text)));
+        if let Some(parent) = lower.strip_prefix("*.").filter(|parent| is_host(parent)) {
+            return Ok(Self::Wildcard(format!(".{parent}").into()));
+        }
+        if is_host_or_ip(&lower) {
+            return Ok(Self::Exact(lower.into()));
+        }
+        if let Some((_, rest)) = lower.split_once("://") {
+            let host = rest.split('/').next().unwrap_or(rest);
+            return Err(wrong().help(format!("write the host alone: `{host}`")));
+        }
+        if let Some((host, port)) = lower.rsplit_once(':') {
+            if port.parse::<u16>().is_ok() && !host.contains(':') {
+                return Err(Wrong::new(format!("a port in the host {}", quoted(text.text)))
+                    .help(format!("write `{host}`: a listener has the port")));
+            }
+            if lower.parse::<IpAddr>().is_ok() {
+                return Err(wrong().help(format!("write `[{lower}]`")));
+            }
+        }
+        Err(match lower.as_str() {
+            "*" | "_" | "" => wrong().help("take it away: without `host:` every host matches"),
+            lower if lower.contains('*') => {
+                let rest = lower.rsplit('*').next().unwrap_or_default().trim_start_matches(|c| c != '.');
+                let rest = if is_host(rest.trim_start_matches('.')) { rest } else { ".example.com" };
+                wrong().help(format!("`*` is the whole leftmost label: write `*{rest}`"))
+            }
+            lower if !lower.is_ascii() => wrong().help("write it as DNS has it: `xn--…`"),
+            _ => wrong().help("write a name such as `api.example`"),
+        })
+    }
+}
+
+/// A network; a plain address is a network of one.
+impl Scalar for IpNet {
+    const WHAT: &'static str = "a network such as `10.0.0.0/8`";
+
+    fn parse(text: Text<'_>) -> Result<Self, Wrong> {
+        let text = text.text;
+        if let Ok(address) = text.parse::<IpAddr>() {
+            return Ok(Self::from(address));
+        }
+        let wrong = Wrong::new(format!("{} is not a network", quoted(text)));
+        let net: Self =
+            text.parse().map_err(|_| wrong.help("write `10.0.0.0/8`, `fd00::/8` or one address"))?;
+        if net.trunc() == net {
+            return Ok(net);
+        }
+        Err(Wrong::new(format!("{} has bits behind its mask", quoted(text))).help(format!(
+            "write `{}`, or `{}` for one address",
+            net.trunc(),
+            net.addr()
+        )))
+    }
+}
+
+impl Scalar for IpAddr {
+    const WHAT: &'static str = "an IP address such as `203.0.113.7`";
+
+    fn parse(text: Text<'_>) -> Result<Self, Wrong> {
+        text.text.parse().map_err(|_| {
+            Wrong::new(format!("{} is not an IP address", quoted(text.text)))
+                .help("write `203.0.113.7` or `2001:db8::7`")
+        })
+    }
+}
+
+impl Scalar for HeaderName {
+    const WHAT: &'static str = "a header name such as `x-request-id`";
+
+    fn parse(text: Text<'_>) -> Result<Self, Wrong> {
+        Self::from_bytes(text.text.as_bytes()).map_err(|_| {
+            Wrong::new(format!("{} is not a header name", quoted(text.text)))
+                .help("letters, digits and `-`: `x-request-id`")
+        })
+    }
+}
+
+impl Scalar for HeaderValue {
+    const WHAT: &'static str = "the value of a header";
+
+    fn parse(text: Text<'_>) -> Result<Self, Wrong> {
+        let fits = text.text.bytes().all(|byte| byte == b'\t' || (b' '..=b'~').contains(&byte));
+        Self::from_str(text.text).ok().filter(|_| fits).ok_or_else(|| {
+            Wrong::new(format!("{} cannot be the value of a header", quoted(text.text)))
+                .help("visible ASCII and spaces only")
+        })
+    }
+}
+
+/// The methods people use; others are spelled in capitals too.
+const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE"];
+
+impl Scalar for Method {
+    const WHAT: &'static str = "a method such as `GET`";
+
+    fn parse(text: Text<'_>) -> Result<Self, Wrong> {
+        let wrong = || Wrong::new(format!("{} is not a method", quoted(text.text)));
+        let upper = text.text.to_ascii_uppercase();
+        if upper != text.text {
+            return Err(wrong().help(format!("methods are in capitals: `{upper}`")));
+        }
+        if METHODS.contains(&text.text) || nearest(text.text, METHODS).is_none() {
+            return Self::from_bytes(text.text.as_bytes())
+                .map_err(|_| wrong().help("write `GET`, `POST` and so on"));
+        }
+        let meant = nearest(text.text, METHODS).unwrap_or("GET");
+        Err(wrong().help(format!("did you mean `{meant}`?")))
+    }
+
+    fn schema() -> Json {
+        json!({"type": "string", "examples": METHODS})
+    }
+}
+
+impl Scalar for StatusCode {
+    const WHAT: &'static str = "a status such as `200`";
+
+    fn parse(text: Text<'_>) -> Result<Self, Wrong> {
+        let status = text.text.parse().ok().filter(|number| (200..=599).contains(number));
+        status.and_then(|number| Self::from_u16(number).ok()).ok_or_else(|| {
+            Wrong::new(format!("{} is not a final status", quoted(text.text)))
+                .help("write a number from 200 to 599")
+        })
+    }
+
+    fn schema() -> Json {
+        json!({"type": "integer", "minimum": 200, "maximum": 599})
+    }
+}
+
+/// The status of a redirect.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RedirectStatus(pub(crate) StatusCode);
+
+impl Scalar for RedirectStatus {
+    const WHAT: &'static str = "`301`, `302`, `303`, `307` or `308`";
+
+    fn parse(text: Text<'_>) -> Result<Self, Wrong> {
+        let known = ["301", "302", "303", "307", "308"];
+        let status = text.text.parse().ok().filter(|_| known.contains(&text.text)).map(Self);
+        status.ok_or_else(|| {
+            Wrong::new(format!("{} is not the status of a redirect", quoted(text.text)))
+                .help(format!("write {}", one_of(known)))
+        })
+    }
+
+    fn schema() -> Json {
+        json!({"enum": [301, 302, 303, 307, 308]})
+    }
+}
+
+/// The host of a redirect or a rewrite, with its port if there is one.
+#[derive(Clone, Debug)]
+pub(crate) struct Authority(pub(crate) Arc<str>);
+
+impl Scalar for Authority {
+    const WHAT: &'static str = "a host such as `www.example`";
+
+    fn parse(text: Text<'_>) -> Result<Self, Wrong> {
+        let lower = text.text.to_ascii_lowercase();
+        let (host, port) = match lower.rsplit_once(':') {
+            Some((host, port)) if !port.contains(']') => (host, Some(port)),
+            _ => (lower.as_str(), None),
+        };
+        if is_host_or_ip(host) && port.is_none_or(|port| port.parse::<u16>().is_ok()) {
+            return Ok(Self(lower.into()));
+        }
+        let wrong = Wrong::new(format!("{} is not a host", quoted(text.text)));
+        Err(if lower.contains("://") {
+            wrong.help("write the host alone; `scheme:` and `path:` have keys of their own")
+        } else {
+            wrong.help("write a name such as `www.example`, with a port if there is one")
+        })
+    }
+}
+
+/// One part of the key of a rate limit.
+impl Scalar for KeyPart {
+    const WHAT: &'static str = "a part of a key such as `client_ip` or `header:x-api-key`";
+
+    fn parse(text: Text<'_>) -> Result<Self, Wrong> {
+        const WORDS: [&str; 4] = ["client_ip", "route", "host", "method"];
+        let text = text.text;
+        match text {
+            "client_ip" => return Ok(Self::ClientIp),
+            "route" => return Ok(Self::Route),
+            "host" => return Ok(Self::Host),
+            "method" => return Ok(Self::Method),
+            "api_key" | "identity" => return Err(Wrong::not_built(text)),
+            jwt if jwt.starts_with("jwt.") => return Err(Wrong::not_built(jwt)),
+            _ => {}
+        }
+        if let Some(name) = text.strip_prefix("header:") {
+            return HeaderName::parse(Text { text: name.trim(), plain: true }).map(Self::Header);
+        }
+        if let Some(name) = text.strip_prefix("query:").map(str::trim).filter(|name| !name.is_empty()) {
+            return Ok(Self::Query(name.into()));
+        }
+        if let Some(name) = capture(text) {
+            return Ok(Self::Capture(name.into()));
+        }
+        let wrong = Wrong::new(format!("{} is no part of a key", quoted(text)));
+        Err(match nearest(text, WORDS) {
+            _ if text.starts_with(['{', '}']) => {
+                wrong.help("a capture is one name in braces: `\"{ride_id}\"`")
+            }
+            _ if matches!(text, "ip" | "remote_ip" | "remote_addr" | "source_ip") => {
+                wrong.help("write `client_ip`")
+            }
+            Some(meant) => wrong.help(format!("did you mean `{meant}`?")),
+            None => wrong
+                .help(format!("write {}, `header:NAME`, `query:NAME` or `\"{{capture}}\"`", one_of(WORDS))),
+        })
+    }
+}
+
+/// `POST https://host/path`.
+#[derive(Clone, Debug)]
+pub(crate) struct RequestLine {
+    pub(crate) method: Method,
+    pub(crate) uri: Uri,
+}
+
+impl Scalar for RequestLine {
+    const WHAT: &'static str = "a request such as `GET https://api.example/rides`";
+
+    fn parse(text: Text<'_>) -> Result<Self, Wrong> {
+        let wrong = || {
+            Wrong::new(format!("{} is not a request", quoted(text.text)))
+                .help("write `GET https://api.example/rides`")
+        };
+        let (method, target) = text.text.trim().split_once(' ').ok_or_else(wrong)?;
+        let method = Method::parse(Text { text: method, plain: true })?;
+        let uri: Uri = target.trim().parse().map_err(|_| wrong())?;
+        if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.host().is_none() {
+            return Err(wrong());
+        }
+        Ok(Self { method, uri })
+    }
+}

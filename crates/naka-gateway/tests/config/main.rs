@@ -1,0 +1,10 @@
+//! The configuration as its writers meet it: messages, files, real examples.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod docs;
+mod files;
+mod mistakes;
+mod properties;
+mod real;
+mod values;
