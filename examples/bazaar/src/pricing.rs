@@ -17,7 +17,7 @@
 use std::time::Duration;
 
 use axum::{
-    Router,
+    Json, Router,
     body::Bytes,
     extract::{DefaultBodyLimit, State, rejection::BytesRejection},
     http::{Method, StatusCode, Uri},
@@ -84,6 +84,11 @@ struct Estimate {
 }
 
 #[derive(Debug, Serialize)]
+struct Estimates {
+    estimates: Vec<Estimate>,
+}
+
+#[derive(Debug, Serialize)]
 struct Zones {
     pickup: Zone,
     drop: Zone,
@@ -99,10 +104,10 @@ async fn estimate(
     let now = clock.now();
     let estimate = |ride_type| said(trip, fare::quote(trip, ride_type, now), now);
     if let Some(ride_type) = ride_type {
-        return Ok(axum::Json(estimate(ride_type)?).into_response());
+        return Ok(Json(estimate(ride_type)?).into_response());
     }
     let estimates = RideType::ALL.into_iter().map(estimate).collect::<Result<Vec<_>, _>>()?;
-    Ok(axum::Json(json!({ "estimates": estimates })).into_response())
+    Ok(Json(Estimates { estimates }).into_response())
 }
 
 fn said(trip: Trip, quote: Quote, now: Moment) -> Result<Estimate, Problem> {

@@ -3,10 +3,12 @@
 use std::borrow::Cow;
 
 use axum::{
+    Json,
     http::{HeaderValue, StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
 };
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::{Map, Value};
 
 /// What is wrong with a request, as `application/problem+json`.
 #[derive(Clone, Debug)]
@@ -31,20 +33,26 @@ impl Problem {
     }
 }
 
+/// In the order in which people read.
+#[derive(Serialize)]
+struct Body {
+    r#type: &'static str,
+    title: &'static str,
+    status: u16,
+    reason: &'static str,
+    detail: Cow<'static, str>,
+    #[serde(flatten)]
+    more: Map<String, Value>,
+}
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let Self { status, reason, detail, more } = self;
-        let mut body = json!({
-            "type": "about:blank",
-            "title": status.canonical_reason().unwrap_or("Error"),
-            "status": status.as_u16(),
-            "reason": reason,
-            "detail": detail,
-        });
-        if let Value::Object(members) = &mut body {
-            members.extend(more);
-        }
+        let title = status.canonical_reason().unwrap_or("Error");
+        let body = Body { r#type: "about:blank", title, status: status.as_u16(), reason, detail, more };
         let content_type = HeaderValue::from_static("application/problem+json");
-        (status, [(CONTENT_TYPE, content_type)], body.to_string()).into_response()
+        let mut response = (status, Json(body)).into_response();
+        response.headers_mut().insert(CONTENT_TYPE, content_type);
+        response
     }
 }

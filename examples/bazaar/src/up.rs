@@ -68,10 +68,7 @@ pub fn run(args: &UpArgs) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return failed(&format!("cannot start: {error}")),
     };
-    match runtime.block_on(up(args)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(message) => failed(&message),
-    }
+    runtime.block_on(up(args)).unwrap_or_else(|message| failed(&message))
 }
 
 fn failed(message: &str) -> ExitCode {
@@ -90,7 +87,7 @@ struct Planned {
     ready: SocketAddr,
 }
 
-async fn up(args: &UpArgs) -> Result<(), String> {
+async fn up(args: &UpArgs) -> Result<ExitCode, String> {
     let gateway = if args.no_gateway { None } else { Some(find(&args.config)?) };
     let gateway = gateway.map(|config| (naka::addresses(&config), config));
     let mut plan = vec![plan_pricing(args)];
@@ -101,44 +98,44 @@ async fn up(args: &UpArgs) -> Result<(), String> {
 
     let mut stop = Stop::watch().map_err(|error| format!("cannot watch for signals: {error}"))?;
     let mut family = Family::new(args.quiet);
-    let ended = tokio::select! {
-        ended = live(&mut family, &plan, gateway.as_ref(), args) => ended,
+    let code = tokio::select! {
+        trouble = trouble(&mut family, &plan, gateway.as_ref(), args) => {
+            failed(&format!("{trouble}; everything stops"))
+        }
         signal = stop.signal() => {
-            say(format_args!("\n{signal}: stopping"));
-            Ok(())
+            say(format_args!("\n{signal}: stopping; once more does not wait"));
+            ExitCode::SUCCESS
         }
     };
-    if let Err(message) = &ended {
-        complain(format_args!("bazaar up: {message}; stopping the others"));
-    }
     let hurry = async { _ = stop.signal().await };
     family.stop(STOP, hurry).await;
-    ended
+    Ok(code)
 }
 
-/// Starts all, and returns only when one of them failed.
-async fn live(
+/// Starts all, and returns what went wrong; never, if nothing does.
+async fn trouble(
     family: &mut Family,
     plan: &[Planned],
     gateway: Option<&(Addresses, PathBuf)>,
     args: &UpArgs,
-) -> Result<(), String> {
+) -> String {
     let mut pids = Vec::new();
     for planned in plan {
         let name = planned.name;
-        let pid =
-            family.start(name, &planned.args).map_err(|error| format!("cannot start {name}: {error}"))?;
-        pids.push((planned, pid));
+        match family.start(name, &planned.args) {
+            Ok(pid) => pids.push((planned, pid)),
+            Err(error) => return format!("cannot start {name}: {error}"),
+        }
         tokio::select! {
-            ready = timeout(START, ready(planned.ready)) => ready.map_err(|_| {
+            ready = timeout(START, ready(planned.ready)) => if ready.is_err() {
                 let (at, seconds) = (planned.ready, START.as_secs());
-                format!("{name} did not answer GET http://{at}/readyz within {seconds} s")
-            })?,
-            death = family.next_death() => return Err(mourn(&death)),
+                return format!("{name} did not answer GET http://{at}/readyz within {seconds} s");
+            },
+            death = family.next_death() => return mourn(&death),
         }
     }
     say(welcome(&pids, gateway, args));
-    Err(mourn(&family.next_death().await))
+    mourn(&family.next_death().await)
 }
 
 /// Prints what a quiet child said last.
