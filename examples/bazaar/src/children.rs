@@ -5,7 +5,7 @@
 //! tells it that the parent is gone.
 //!
 //! # Limits
-//! Of a line of output, [`LINE_LIMIT`] bytes are held; of what is not shown, the last [`KEPT_LINES`] lines.
+//! A line of output is held up to 64 KiB; of output that is not shown, the last 20 lines are.
 
 use std::{
     collections::VecDeque,

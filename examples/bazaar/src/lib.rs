@@ -6,9 +6,8 @@
 //! [`money`], [`moment`], [`geo`] and [`fare`] are the rules: numbers in, numbers out, no clock, no
 //! runtime, no HTTP; time is an argument. [`clock`] is the one place that knows what time it is.
 //! [`pricing`] speaks HTTP, and answers a [`problem`] when it cannot do what was asked. [`service`]
-//! is what every service does alike: listen, drain, stop. [`up`] starts the processes, [`children`] keeps them
-//! in order, [`naka`] is
-//! the gateway among them.
+//! is what every service does alike: listen, drain, stop. [`up`] starts the processes, [`children`]
+//! keeps them in order, [`naka`] is the gateway among them.
 //!
 //! # Platforms
 //! Unix: processes are stopped by `SIGTERM`.

@@ -231,3 +231,25 @@ fn welcome(pids: &[(&Planned, u32)], gateway: Option<&(Addresses, PathBuf)>, arg
     _ = writeln!(text, "Ctrl-C stops.");
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shipped_configuration_has_the_addresses_we_wait_for() {
+        let config = find(Path::new("gateway.yaml")).unwrap();
+        let text = std::fs::read_to_string(&config).unwrap();
+        let Addresses { public, admin } = naka::addresses(&config);
+        for at in [public, admin, PRICING] {
+            assert!(text.contains(&at.to_string()), "{at} is not in {}", config.display());
+        }
+    }
+
+    #[test]
+    fn a_configuration_that_is_not_here_is_taken_from_the_root() {
+        assert!(find(Path::new("gateway.yaml")).unwrap().is_absolute()); // Tests run in the crate's folder.
+        assert_eq!(find(Path::new("Cargo.toml")), Ok(PathBuf::from("Cargo.toml")));
+        assert!(find(Path::new("no-such.yaml")).is_err());
+    }
+}
