@@ -1,0 +1,255 @@
+//! `bazaar up`: every service and the gateway, each a process of its own, from one terminal.
+//!
+//! 1. Check that every port is free, so that the message names the service and not a stack of errors.
+//! 2. Start the processes one after the other, each once the one before answers `GET /readyz`.
+//! 3. Say where everything is and what to try; pass on what they print.
+//! 4. On Ctrl-C, on `SIGTERM`, or when one of them dies: stop the others, the gateway first, because it
+//!    has requests under way to the services.
+//!
+//! # Exit codes
+//! 0 when it was told to stop; 1 when something could not start or died.
+
+use std::{
+    ffi::OsString,
+    fmt::Write as _,
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use clap::Args;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    runtime::Builder,
+    time::{sleep, timeout},
+};
+
+use crate::{
+    children::{Death, Family},
+    moment::Moment,
+    naka::{self, Addresses},
+    service::{Stop, complain, say},
+};
+
+/// How long a process may take until it answers.
+const START: Duration = Duration::from_secs(10);
+
+/// How long the processes may take to stop, all together.
+const STOP: Duration = Duration::from_secs(6);
+
+const PRICING: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8201);
+
+/// What `bazaar up` is told.
+#[derive(Args, Clone, Debug)]
+pub struct UpArgs {
+    /// Begin at this time instead of the wall clock's: 2026-01-15T08:00+05:30 is in surge.
+    #[arg(long, value_name = "TIME")]
+    now: Option<Moment>,
+    /// The gateway's configuration, looked for here and then in the root of the clone.
+    #[arg(long, value_name = "FILE", default_value = "gateway.yaml")]
+    config: PathBuf,
+    /// Print what the processes say only when one of them dies.
+    #[arg(long)]
+    quiet: bool,
+    /// Start only the services, to run the gateway by hand.
+    #[arg(long)]
+    no_gateway: bool,
+    /// Where pricing listens; `gateway.yaml` has to say the same.
+    #[arg(long, hide = true, value_name = "ADDRESS", default_value_t = PRICING)]
+    pricing_listen: SocketAddr,
+}
+
+/// Runs everything until it is told to stop.
+pub fn run(args: &UpArgs) -> ExitCode {
+    let runtime = match Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&format!("cannot start: {error}")),
+    };
+    runtime.block_on(up(args)).unwrap_or_else(|message| failed(&message))
+}
+
+fn failed(message: &str) -> ExitCode {
+    complain(format_args!("bazaar up: {message}"));
+    ExitCode::FAILURE
+}
+
+/// A process to start.
+#[derive(Debug)]
+struct Planned {
+    name: &'static str,
+    args: Vec<OsString>,
+    /// Where it listens.
+    listens: Vec<SocketAddr>,
+    /// Where it answers `GET /readyz`.
+    ready: SocketAddr,
+}
+
+async fn up(args: &UpArgs) -> Result<ExitCode, String> {
+    let gateway = if args.no_gateway { None } else { Some(find(&args.config)?) };
+    let gateway = gateway.map(|config| (naka::addresses(&config), config));
+    let mut plan = vec![plan_pricing(args)];
+    plan.extend(gateway.as_ref().map(|(addresses, config)| plan_gateway(*addresses, config)));
+    for planned in &plan {
+        planned.listens.iter().try_for_each(|at| free(planned.name, *at))?;
+    }
+
+    let mut stop = Stop::watch().map_err(|error| format!("cannot watch for signals: {error}"))?;
+    let mut family = Family::new(args.quiet);
+    let code = tokio::select! {
+        trouble = trouble(&mut family, &plan, gateway.as_ref(), args) => {
+            failed(&format!("{trouble}; everything stops"))
+        }
+        signal = stop.signal() => {
+            say(format_args!("\n{signal}: stopping; once more does not wait"));
+            ExitCode::SUCCESS
+        }
+    };
+    let hurry = async { _ = stop.signal().await };
+    family.stop(STOP, hurry).await;
+    Ok(code)
+}
+
+/// Starts all, and returns what went wrong; never, if nothing does.
+async fn trouble(
+    family: &mut Family,
+    plan: &[Planned],
+    gateway: Option<&(Addresses, PathBuf)>,
+    args: &UpArgs,
+) -> String {
+    let mut pids = Vec::new();
+    for planned in plan {
+        let name = planned.name;
+        match family.start(name, &planned.args) {
+            Ok(pid) => pids.push((planned, pid)),
+            Err(error) => return format!("cannot start {name}: {error}"),
+        }
+        tokio::select! {
+            ready = timeout(START, ready(planned.ready)) => if ready.is_err() {
+                let (at, seconds) = (planned.ready, START.as_secs());
+                return format!("{name} did not answer GET http://{at}/readyz within {seconds} s");
+            },
+            death = family.next_death() => return mourn(&death),
+        }
+    }
+    say(welcome(&pids, gateway, args));
+    mourn(&family.next_death().await)
+}
+
+/// Prints what a quiet child said last.
+fn mourn(death: &Death) -> String {
+    death.last_words.iter().for_each(complain);
+    death.to_string()
+}
+
+fn plan_pricing(args: &UpArgs) -> Planned {
+    let at = args.pricing_listen;
+    let mut words =
+        vec!["pricing".into(), "--stop-with-stdin".into(), "--listen".into(), at.to_string().into()];
+    words.extend(args.now.iter().flat_map(|now| ["--now".into(), now.to_string().into()]));
+    Planned { name: "pricing", args: words, listens: vec![at], ready: at }
+}
+
+fn plan_gateway(Addresses { public, admin }: Addresses, config: &Path) -> Planned {
+    let words = ["naka", "--stop-with-stdin", "run", "-c"].map(OsString::from);
+    let args = words.into_iter().chain([config.into()]).collect();
+    Planned { name: "gateway", args, listens: vec![public, admin], ready: admin }
+}
+
+/// The configuration as named from here, or else from the root of the clone.
+fn find(config: &Path) -> Result<PathBuf, String> {
+    if config.is_file() {
+        return Ok(config.to_owned());
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let root = root.canonicalize().unwrap_or(root); // Only for the message: a path without `..` in it.
+    let there = root.join(config);
+    if there.is_file() {
+        return Ok(there);
+    }
+    let (config, root) = (config.display(), root.display());
+    Err(format!("there is no {config}, neither here nor in {root}; --config names another file"))
+}
+
+/// Whether somebody could listen there; the one who does is a likely earlier `bazaar up`.
+fn free(name: &str, at: SocketAddr) -> Result<(), String> {
+    std::net::TcpListener::bind(at).map(drop).map_err(|error| {
+        if error.kind() != io::ErrorKind::AddrInUse {
+            return format!("{name} cannot listen on {at}: {error}");
+        }
+        let port = at.port();
+        format!(
+            "port {port}, which {name} needs, is taken ({at}). Is another `bazaar up` running? \
+             `ss -ltnp 'sport = :{port}'` shows who has it"
+        )
+    })
+}
+
+/// Waits until `GET /readyz` is answered with 200.
+async fn ready(at: SocketAddr) {
+    while !matches!(timeout(Duration::from_secs(1), probe(at)).await, Ok(Ok(true))) {
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn probe(at: SocketAddr) -> io::Result<bool> {
+    let mut stream = TcpStream::connect(at).await?;
+    let request = format!("GET /readyz HTTP/1.1\r\nhost: {at}\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut status = [0; "HTTP/1.1 200".len()];
+    stream.read_exact(&mut status).await?;
+    Ok(status.ends_with(b" 200"))
+}
+
+/// Where everything is, and what to try.
+fn welcome(pids: &[(&Planned, u32)], gateway: Option<&(Addresses, PathBuf)>, args: &UpArgs) -> String {
+    let mut text = String::from("\nThe bazaar is open");
+    _ = match args.now {
+        Some(now) => writeln!(text, ", and it was {now} when it opened."),
+        None => writeln!(text, "."),
+    };
+    for (planned, pid) in pids {
+        let listens = planned.listens.iter().map(|at| format!("http://{at}")).collect::<Vec<_>>();
+        _ = writeln!(text, "  {:<8} {}  (process {pid})", planned.name, listens.join("  admin "));
+    }
+    let at = gateway.map_or(args.pricing_listen, |(addresses, _)| addresses.public);
+    let trip =
+        r#"{"pickup":{"lat":18.9220,"lng":72.8342},"drop":{"lat":19.0760,"lng":72.8777},"ride_type":"mini"}"#;
+    let json = "application/json";
+    _ = writeln!(text, "\nWhat does a ride from Fort to Bandra cost?");
+    _ = writeln!(text, "  curl -s http://{at}/api/rides/estimate -H 'content-type: {json}' -d '{trip}'");
+    _ = writeln!(text, "How many such questions can be answered?");
+    _ = writeln!(text, "  oha -z 10s -c 64 -m POST -T {json} -d '{trip}' http://{at}/api/rides/estimate");
+    if let Some((addresses, config)) = gateway {
+        _ = writeln!(text, "See a limit:");
+        _ = writeln!(text, "  for i in $(seq 12); do curl -si http://{at}/demo/limited | head -1; done");
+        _ = writeln!(text, "See the routes:\n  curl -s http://{}/routes", addresses.admin);
+        _ = writeln!(text, "Edit {}: it takes effect when you save it.", config.display());
+    }
+    _ = writeln!(text, "Ctrl-C stops.");
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shipped_configuration_has_the_addresses_we_wait_for() {
+        let config = find(Path::new("gateway.yaml")).unwrap();
+        let text = std::fs::read_to_string(&config).unwrap();
+        let Addresses { public, admin } = naka::addresses(&config);
+        for at in [public, admin, PRICING] {
+            assert!(text.contains(&at.to_string()), "{at} is not in {}", config.display());
+        }
+    }
+
+    #[test]
+    fn a_configuration_that_is_not_here_is_taken_from_the_root() {
+        assert!(find(Path::new("gateway.yaml")).unwrap().is_absolute()); // Tests run in the crate's folder.
+        assert_eq!(find(Path::new("Cargo.toml")), Ok(PathBuf::from("Cargo.toml")));
+        assert!(find(Path::new("no-such.yaml")).is_err());
+    }
+}
