@@ -1,3 +1,34 @@
-//! The gateway.
+//! The gateway `naka`: the layers of the crate [`naka`], assembled from a hot-reloadable YAML route
+//! table, behind a hyper server.
+//!
+//! The way of a configuration: [`config`] (text to checked values) → [`assemble`] (with the state of
+//! the generation before) → [`generation`] (an immutable snapshot) → [`reload`] (put in force).
+//!
+//! The way of a request: [`worker`] (accept) → [`connection`] → [`serve`]: [`entry`], [`route`],
+//! [`stack`] → [`upstream`]. [`explain`] asks the same rooms and does nothing.
+#![forbid(unsafe_code)]
 
+pub mod admin;
+pub mod ask;
+pub mod assemble;
+pub mod carry;
+pub mod cli;
 pub mod config;
+pub mod connection;
+pub mod entry;
+pub mod explain;
+pub mod generation;
+pub mod headers;
+pub mod live;
+pub mod observe;
+pub mod prepare;
+pub mod random;
+pub mod reload;
+pub mod route;
+pub mod run;
+pub mod serve;
+pub mod stack;
+pub mod transform;
+pub mod upstream;
+pub mod watch;
+pub mod worker;

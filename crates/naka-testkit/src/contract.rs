@@ -121,7 +121,8 @@ async fn a_refusal_is_a_response_that_says_why<S: Subject>(subject: &S) {
     assert_eq!(response.status(), rejection.reason.status());
     assert_eq!(probe.calls(), ADMITS, "a refused request does not reach what is behind");
     if let Some(wait) = rejection.retry_after {
-        let seconds: u64 = response.headers()["retry-after"].to_str().unwrap_or("-").parse().expect("whole seconds");
+        let seconds: u64 =
+            response.headers()["retry-after"].to_str().unwrap_or("-").parse().expect("whole seconds");
         assert!(u128::from(seconds) * 1000 >= wait.as_millis() && seconds <= wait.as_secs() + 1);
     }
     let body = response.into_body().collect().await.expect("an empty body cannot fail").to_bytes();
@@ -310,4 +311,3 @@ impl Random {
         self.0 % bound
     }
 }
-

@@ -81,7 +81,7 @@ impl fmt::Display for Dependency {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Queue { max_wait } => write!(f, "would wait up to {max_wait:?} for a place"),
-            Self::Response { within } => write!(f, "would give the answer {within:?}"),
+            Self::Response { within } => write!(f, "would wait {within:?} for the whole answer"),
         }
     }
 }

@@ -23,7 +23,8 @@ type Body = Full<bytes::Bytes>;
 type Answer = Response<Guarded<Body, naka::bulkhead::Permit>>;
 
 async fn call(layer: &BulkheadLayer) -> Answer {
-    let service = layer.layer(tower::service_fn(|_: Request<()>| async { Ok::<_, ()>(Response::new(Body::from("x"))) }));
+    let service = layer
+        .layer(tower::service_fn(|_: Request<()>| async { Ok::<_, ()>(Response::new(Body::from("x"))) }));
     service.oneshot(Request::new(())).await.unwrap()
 }
 
@@ -162,9 +163,8 @@ async fn r14_6_a_lower_max_drains_and_a_higher_one_wakes_who_waits() {
 
 #[tokio::test(start_paused = true)]
 async fn observing_lets_pass_and_waits_for_nobody() {
-    let layer = BulkheadLayer::new(
-        BulkheadConfig::new(1).queue(1, Duration::from_secs(9)).enforce(Enforce::Observe),
-    );
+    let layer =
+        BulkheadLayer::new(BulkheadConfig::new(1).queue(1, Duration::from_secs(9)).enforce(Enforce::Observe));
     let start = tokio::time::Instant::now();
     let mut all = Vec::new();
     for _ in 0..5 {

@@ -150,7 +150,10 @@ async fn balance_keeps_the_laws() {
 /// `explain` and `call` agree on which of many rejections take effect.
 #[tokio::test(start_paused = true)]
 async fn a_share_of_rejections_is_explained_one_by_one() {
-    use naka::{clock::Now, explain::{Explain, Finding}};
+    use naka::{
+        clock::Now,
+        explain::{Explain, Finding},
+    };
     use tower::{Layer, Service};
 
     let config = RateLimitConfig::new(Window::per_hour(1)).enforce(Enforce::Percent(30));

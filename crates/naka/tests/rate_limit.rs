@@ -23,7 +23,8 @@ fn by_user(head: &Head<'_>) -> Option<Key> {
 }
 
 async fn status(layer: &RateLimitLayer, user: &str) -> u16 {
-    let service = layer.layer(tower::service_fn(|_: Request<()>| async { Ok::<_, ()>(Response::new(Body::new())) }));
+    let service =
+        layer.layer(tower::service_fn(|_: Request<()>| async { Ok::<_, ()>(Response::new(Body::new())) }));
     let request = Request::builder().header("x-user", user).body(()).unwrap();
     service.oneshot(request).await.unwrap().status().as_u16()
 }

@@ -1,8 +1,5 @@
-//! The gateway, run as `bazaar naka …`, so that one binary is the whole worked example.
-//!
-//! **The one place where the gateway is wired in.** [`naka_cli`] is to become
-//! `naka_gateway::cli::main(args)`, and [`addresses`] is to read the configuration. Nothing else in this
-//! crate knows the gateway.
+//! The gateway, run as `bazaar naka …`, so that one binary is the whole worked example. Nothing else in
+//! this crate knows the gateway.
 //!
 //! # Stopping
 //! `bazaar up` starts `bazaar naka --stop-with-stdin run -c FILE`. The flag is bazaar's, and
@@ -10,34 +7,41 @@
 //! called: it sends this very process `SIGTERM` when standard input closes. So the gateway needs no
 //! flag of its own; it drains on `SIGTERM` as it always does.
 
-use std::{
-    ffi::OsString,
-    net::{Ipv4Addr, SocketAddr},
-    path::Path,
-    process::ExitCode,
-};
+use std::{ffi::OsString, net::SocketAddr, path::Path, process::ExitCode};
+
+use naka_gateway::{cli, config};
 
 /// The command line of the gateway; the first of `args` is the program's name.
 ///
 /// Must be called outside of any runtime: the gateway builds its own.
-#[expect(clippy::needless_pass_by_value, reason = "the gateway's own command line takes them so")]
 pub fn naka_cli(args: Vec<OsString>) -> ExitCode {
-    let shown = args.iter().map(|arg| arg.to_string_lossy()).collect::<Vec<_>>().join(" ");
-    crate::service::complain(format_args!("`{shown}`: the gateway is not built into bazaar yet"));
-    ExitCode::from(2)
+    cli::main(args)
 }
 
 /// Where the gateway will listen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Addresses {
-    /// Its public listener.
+    /// Its first listener.
     pub public: SocketAddr,
     /// Its admin listener, which answers `GET /readyz`.
     pub admin: SocketAddr,
 }
 
-/// Where the gateway will listen with this configuration: for now, what `gateway.yaml` ships.
-pub fn addresses(_config: &Path) -> Addresses {
-    let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    Addresses { public: at(8080), admin: at(9901) }
+/// Where the gateway will listen with this configuration.
+///
+/// # Errors
+/// If it is wrong, all that is wrong with it; if it has no admin listener, what to write.
+pub fn addresses(file: &Path) -> Result<Addresses, String> {
+    let loaded = config::load(file, None);
+    let config =
+        loaded.map_err(|wrong| format!("the configuration is wrong\n{}", wrong.render(false)))?.config;
+    let public = config.listeners.values().next().expect("a checked configuration has a listener").listen;
+    let admin = config.gateway.admin.ok_or_else(|| {
+        let file = file.display();
+        format!(
+            "{file} has no admin listener, and only that tells when the gateway is ready: write \
+                 `gateway: {{admin: {{listen: 127.0.0.1:9901}}}}`"
+        )
+    })?;
+    Ok(Addresses { public, admin })
 }

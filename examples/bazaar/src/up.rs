@@ -88,8 +88,9 @@ struct Planned {
 }
 
 async fn up(args: &UpArgs) -> Result<ExitCode, String> {
-    let gateway = if args.no_gateway { None } else { Some(find(&args.config)?) };
-    let gateway = gateway.map(|config| (naka::addresses(&config), config));
+    let config = if args.no_gateway { None } else { Some(find(&args.config)?) };
+    let gateway = config.map(|config| naka::addresses(&config).map(|addresses| (addresses, config)));
+    let gateway = gateway.transpose()?;
     let mut plan = vec![plan_pricing(args)];
     plan.extend(gateway.as_ref().map(|(addresses, config)| plan_gateway(*addresses, config)));
     for planned in &plan {
@@ -240,7 +241,7 @@ mod tests {
     fn the_shipped_configuration_has_the_addresses_we_wait_for() {
         let config = find(Path::new("gateway.yaml")).unwrap();
         let text = std::fs::read_to_string(&config).unwrap();
-        let Addresses { public, admin } = naka::addresses(&config);
+        let Addresses { public, admin } = naka::addresses(&config).unwrap();
         for at in [public, admin, PRICING] {
             assert!(text.contains(&at.to_string()), "{at} is not in {}", config.display());
         }

@@ -1,0 +1,299 @@
+//! The admin port: what is going on, for people and machines. Loopback unless said otherwise.
+//!
+//! | Path | What |
+//! | --- | --- |
+//! | `/livez` | The process runs |
+//! | `/readyz` | It takes requests: generation, hash, files held back, last reload. 503 while draining |
+//! | `/metrics` | Prometheus text |
+//! | `/config` | The generation in force, and what it was read from |
+//! | `/routes` `/upstreams` `/policies` | What is in force, with live state |
+//! | `POST /explain` | Explains a request against live state; consumes nothing |
+//! | `POST /reload` | Reads the files now |
+//!
+//! `Host` must name this machine, and a request that a web page sent (it has an `Origin`) is refused:
+//! otherwise any page in a browser here could talk to this port (DNS rebinding).
+
+use std::{
+    convert::Infallible,
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{
+    HeaderValue, Method, Request, Response, StatusCode,
+    header::{CONTENT_TYPE, HOST, ORIGIN},
+};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use naka::{balance::BalanceLayer, clock::Now};
+use serde_json::{Value, json};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{Semaphore, mpsc, oneshot},
+};
+use tracing::debug;
+
+use crate::{
+    ask::Asked,
+    config::checked::{Config, Destination},
+    explain::explain,
+    generation::{Generation, InForce},
+    observe::{Metrics, ReloadResult},
+    reload::Status,
+};
+
+/// Connections to the admin port.
+const CONNECTIONS: usize = 64;
+/// The largest request body.
+const BODY: usize = 64 << 10;
+/// How long a client may take over a request head.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Asks for a reload; answered when it is done.
+pub type ReloadRequest = oneshot::Sender<ReloadResult>;
+
+/// What the admin port shows.
+#[derive(Debug)]
+pub struct Admin {
+    /// The generation in force.
+    pub in_force: Arc<InForce>,
+    /// All metrics.
+    pub metrics: Arc<Metrics>,
+    /// How reloads went.
+    pub status: Arc<Status>,
+    /// Whether the process is on its way out.
+    pub is_draining: AtomicBool,
+    /// Asks for a reload.
+    pub reload: mpsc::Sender<ReloadRequest>,
+}
+
+/// Serves the admin port for ever.
+pub async fn serve(admin: Arc<Admin>, listener: TcpListener) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        let admin = Arc::clone(&admin);
+        tokio::spawn(async move {
+            connection(admin, stream).await;
+            drop(place);
+        });
+    }
+}
+
+async fn connection(admin: Arc<Admin>, stream: TcpStream) {
+    let service = service_fn(|request| {
+        let admin = Arc::clone(&admin);
+        async move { Ok::<_, Infallible>(admin.answer(request).await) }
+    });
+    let mut server = http1::Builder::new();
+    server.timer(TokioTimer::new()).header_read_timeout(PATIENCE);
+    if let Err(error) = server.serve_connection(TokioIo::new(stream), service).await {
+        debug!(%error, "an admin connection ended in an error");
+    }
+}
+
+type Answer = Response<Full<Bytes>>;
+
+impl Admin {
+    async fn answer(&self, request: Request<Incoming>) -> Answer {
+        if !is_local(&request) || request.headers().contains_key(ORIGIN) {
+            let why = "this port answers only to `Host: localhost` or an address, and to no web page\n";
+            return text(StatusCode::FORBIDDEN, why.into());
+        }
+        let generation = self.in_force.get();
+        match (request.method(), request.uri().path()) {
+            (&Method::GET, "/livez") => text(StatusCode::OK, "ok\n".into()),
+            (&Method::GET, "/readyz") => self.ready(&generation),
+            (&Method::GET, "/metrics") => {
+                self.levels(&generation);
+                text(StatusCode::OK, self.metrics.render(self.status.alive()))
+            }
+            (&Method::GET, "/config") => reply(&self.config(&generation)),
+            (&Method::GET, "/routes") => reply(&routes(&generation.config)),
+            (&Method::GET, "/upstreams") => reply(&upstreams(&generation)),
+            (&Method::GET, "/policies") => reply(&policies(&generation)),
+            (&Method::POST, "/explain") => explained(&generation, request).await,
+            (&Method::POST, "/reload") => self.reload().await,
+            (_, "/explain" | "/reload") => text(StatusCode::METHOD_NOT_ALLOWED, "POST it\n".into()),
+            _ => text(StatusCode::NOT_FOUND, PATHS.into()),
+        }
+    }
+
+    fn ready(&self, generation: &Generation) -> Answer {
+        let is_draining = self.is_draining.load(Relaxed);
+        let state = json!({
+            "ready": !is_draining,
+            "draining": is_draining,
+            "generation": generation.number,
+            "hash": hash(&generation.config),
+            "reload": self.status.to_json(),
+        });
+        let mut answer = reply(&state);
+        if is_draining {
+            *answer.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+        }
+        answer
+    }
+
+    fn config(&self, generation: &Generation) -> Value {
+        json!({
+            "generation": generation.number,
+            "hash": hash(&generation.config),
+            "reload": self.status.to_json(),
+            "listeners": generation.config.listeners.iter()
+                .map(|(name, is)| (name.to_string(), json!(is.listen.to_string())))
+                .collect::<serde_json::Map<_, _>>(),
+            "routes": routes(&generation.config),
+            "upstreams": upstreams(generation),
+            "policies": policies(generation),
+        })
+    }
+
+    /// What policies hold now is read when somebody asks, and not kept up to date for each request.
+    fn levels(&self, generation: &Generation) {
+        for (identity, layer) in generation.state.rate_limits.iter() {
+            self.metrics.level(identity, "keys", layer.keys());
+        }
+        for (identity, layer) in generation.state.bulkheads.iter() {
+            let counts = layer.counts();
+            self.metrics.level(identity, "working", counts.working as usize);
+            self.metrics.level(identity, "waiting", counts.waiting as usize);
+        }
+    }
+
+    async fn reload(&self) -> Answer {
+        let (done, result) = oneshot::channel();
+        if self.reload.send(done).await.is_err() {
+            return text(StatusCode::SERVICE_UNAVAILABLE, "the process is on its way out\n".into());
+        }
+        let Ok(result) = result.await else {
+            return text(StatusCode::SERVICE_UNAVAILABLE, "the process is on its way out\n".into());
+        };
+        let generation = self.in_force.get();
+        let mut answer = reply(&json!({
+            "result": result.word(),
+            "generation": generation.number,
+            "hash": hash(&generation.config),
+            "reload": self.status.to_json(),
+        }));
+        if result == ReloadResult::Refused {
+            *answer.status_mut() = StatusCode::UNPROCESSABLE_ENTITY;
+        }
+        answer
+    }
+}
+
+const PATHS: &str =
+    "/livez /readyz /metrics /config /routes /upstreams /policies, POST /explain, POST /reload\n";
+
+/// The hash of a configuration, as it is shown everywhere.
+pub fn hash(config: &Config) -> String {
+    format!("{:016x}", config.hash)
+}
+
+async fn explained(generation: &Generation, request: Request<Incoming>) -> Answer {
+    let Ok(body) = Limited::new(request.into_body(), BODY).collect().await else {
+        return text(StatusCode::PAYLOAD_TOO_LARGE, "at most 64 KiB\n".into());
+    };
+    let asked = serde_json::from_slice(&body.to_bytes()).map_err(|error| error.to_string());
+    match asked.and_then(|asked: Value| Asked::from_json(&asked)?.check(&generation.config)) {
+        Ok(asked) => {
+            let explanation = explain(generation, &asked, Now::read());
+            let mut answer = explanation.to_json();
+            answer["text"] = explanation.to_string().into();
+            reply(&answer)
+        }
+        Err(why) => text(StatusCode::BAD_REQUEST, format!("{why}\n")),
+    }
+}
+
+fn routes(config: &Config) -> Value {
+    let routes = config.routes.iter().map(|(name, route)| {
+        let destination = match &route.destination {
+            Destination::Upstream(upstream) => format!("upstream {upstream}"),
+            Destination::Respond(respond) => format!("respond {}", respond.status),
+            Destination::Redirect(redirect) => format!("redirect {}", redirect.status),
+        };
+        let methods = route.matches.methods.iter().map(Method::as_str).collect::<Vec<_>>();
+        let listeners = route.listeners.iter().map(|name| &**name).collect::<Vec<_>>();
+        let rate_limits = route.rate_limits.iter().map(|name| &**name).collect::<Vec<_>>();
+        let is = json!({
+            "origin": route.origin.to_string(),
+            "listeners": listeners,
+            "group": route.group.as_deref(),
+            "methods": methods,
+            "rate_limits": rate_limits,
+            "bulkhead": route.bulkhead.as_deref(),
+            "destination": destination,
+        });
+        (name.to_string(), is)
+    });
+    Value::Object(routes.collect())
+}
+
+fn upstreams(generation: &Generation) -> Value {
+    let of = |name: &str| {
+        let endpoints = generation.state.balancers.get(name).map(BalanceLayer::endpoints).unwrap_or_default();
+        let endpoint = |endpoint: &naka::balance::Endpoint| {
+            let identity = format!("{name} {}", endpoint.address());
+            let idle = |pools: &crate::carry::Carried<(), Arc<crate::upstream::Pool>>| {
+                pools.get(&identity).map_or(0, |pool| pool.idle())
+            };
+            json!({
+                "address": &**endpoint.address(),
+                "in_flight": endpoint.in_flight(),
+                "idle_connections": generation.state.pools.iter().map(idle).sum::<usize>(),
+            })
+        };
+        Value::Array(endpoints.iter().map(endpoint).collect())
+    };
+    Value::Object(generation.config.upstreams.keys().map(|name| (name.to_string(), of(name))).collect())
+}
+
+fn policies(generation: &Generation) -> Value {
+    let state = &generation.state;
+    let limits = state
+        .rate_limits
+        .iter()
+        .map(|(identity, layer)| (identity.to_string(), json!({"kind": "rate_limit", "keys": layer.keys()})));
+    let bulkheads = state.bulkheads.iter().map(|(identity, layer)| {
+        let counts = layer.counts();
+        let is = json!({"kind": "bulkhead", "working": counts.working, "waiting": counts.waiting});
+        (identity.to_string(), is)
+    });
+    Value::Object(limits.chain(bulkheads).collect())
+}
+
+/// `localhost` or an address: no name that somebody else's resolver could point here.
+fn is_local(request: &Request<Incoming>) -> bool {
+    let Some(host) = request.headers().get(HOST).and_then(|host| host.to_str().ok()) else { return false };
+    let name = host
+        .rsplit_once(':')
+        .map_or(host, |(name, port)| if port.bytes().all(|b| b.is_ascii_digit()) { name } else { host });
+    let address = name.trim_start_matches('[').trim_end_matches(']');
+    name.eq_ignore_ascii_case("localhost") || address.parse::<IpAddr>().is_ok()
+}
+
+fn reply(value: &Value) -> Answer {
+    let mut answer = Response::new(Full::from(format!("{value:#}\n")));
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    answer
+}
+
+fn text(status: StatusCode, text: String) -> Answer {
+    let mut answer = Response::new(Full::from(text));
+    *answer.status_mut() = status;
+    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+    answer.headers_mut().insert(CONTENT_TYPE, plain);
+    answer
+}

@@ -1,0 +1,96 @@
+//! A request that is only thought of, as the command line or the admin port is asked about it.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use http::{HeaderName, HeaderValue, Method, Uri};
+use serde_json::{Value, json};
+
+use crate::config::checked::{Config, TestRequest};
+
+/// A request to explain, as it was written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// `POST https://host/path`; without a method it is `GET`.
+    pub request: String,
+    /// `Name: value`.
+    pub headers: Vec<String>,
+    /// Where it comes from; `127.0.0.1` if nothing is said.
+    pub client_ip: Option<String>,
+    /// The listener it arrives at.
+    pub listener: Option<String>,
+}
+
+impl Asked {
+    /// For the admin port.
+    pub fn to_json(&self) -> Value {
+        json!({
+            "request": self.request, "headers": self.headers,
+            "client_ip": self.client_ip, "listener": self.listener,
+        })
+    }
+
+    /// From the admin port.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn from_json(value: &Value) -> Result<Self, String> {
+        let text = |key: &str| match &value[key] {
+            Value::Null => Ok(None),
+            Value::String(text) => Ok(Some(text.clone())),
+            other => Err(format!("`{key}` is a text, not {other}")),
+        };
+        let headers = match &value["headers"] {
+            Value::Null => Vec::new(),
+            Value::Array(all) => {
+                let header = |one: &Value| {
+                    one.as_str()
+                        .map(str::to_owned)
+                        .ok_or(format!("a header is a text `Name: value`, not {one}"))
+                };
+                all.iter().map(header).collect::<Result<_, _>>()?
+            }
+            other => return Err(format!("`headers` is a list, not {other}")),
+        };
+        let request = text("request")?.ok_or("`request` is missing: write `GET http://host/path`")?;
+        Ok(Self { request, headers, client_ip: text("client_ip")?, listener: text("listener")? })
+    }
+
+    /// Makes a request of it that can be explained.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong and what to write.
+    pub fn check(&self, config: &Config) -> Result<TestRequest, String> {
+        let (method, url) = self.request.trim().split_once(' ').unwrap_or(("GET", self.request.trim()));
+        let method = method.parse::<Method>().map_err(|_| format!("`{method}` is no method"))?;
+        let url = url.trim();
+        let uri = url.parse::<Uri>().map_err(|error| format!("`{url}` is no URL: {error}"))?;
+        let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
+            return Err(format!("`{url}` has no host: write `{method} http://host/path`"));
+        };
+        let client_ip = match &self.client_ip {
+            Some(text) => text.parse().map_err(|_| format!("`{text}` is no address"))?,
+            None => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        };
+        let listener = |name: &String| {
+            let known = || config.listeners.keys().map(|name| &**name).collect::<Vec<_>>().join("`, `");
+            let found = config.listeners.get_key_value(name.as_str()).map(|(name, _)| name.clone());
+            found.ok_or_else(|| format!("there is no listener `{name}`; there is `{}`", known()))
+        };
+        Ok(TestRequest {
+            method,
+            scheme: scheme.into(),
+            host: authority.as_str().into(),
+            target: uri.path_and_query().cloned().ok_or(format!("`{url}` has no path"))?,
+            headers: self.headers.iter().map(|text| header(text)).collect::<Result<_, _>>()?,
+            client_ip,
+            listener: self.listener.as_ref().map(listener).transpose()?,
+        })
+    }
+}
+
+fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
+    let wrong = || format!("`{text}` is no header: write `Name: value`");
+    let (name, value) = text.split_once(':').ok_or_else(wrong)?;
+    let name = name.trim().parse().map_err(|_| wrong())?;
+    Ok((name, value.trim().parse().map_err(|_| wrong())?))
+}

@@ -1,0 +1,262 @@
+//! The command line.
+//!
+//! Exit codes: 0 as asked; 1 `check` found errors, or something failed while running; 2 the process
+//! did not come up, or the command line is wrong.
+
+use std::{
+    ffi::OsString,
+    io::IsTerminal,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::{Parser, Subcommand, ValueEnum};
+use http::StatusCode;
+use naka::clock::Now;
+use serde_json::json;
+use tracing_subscriber::EnvFilter;
+
+use crate::{
+    ask::Asked,
+    assemble::State,
+    config,
+    explain::{Explanation, explain},
+    live,
+    observe::Metrics,
+    prepare::{Before, Prepared, Refusal, prepare},
+    run::{self, Failure},
+    upstream::Connector,
+};
+
+/// The gateway at the checkpoint.
+#[derive(Debug, Parser)]
+#[command(name = "naka", version, about, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the gateway. SIGHUP reloads, SIGTERM drains
+    Run {
+        /// The configuration
+        #[arg(short, long, default_value = "gateway.yaml")]
+        config: PathBuf,
+        /// Only check it, as `naka check` does
+        #[arg(long)]
+        validate_only: bool,
+    },
+    /// Check configurations and run their own tests
+    Check {
+        /// The configurations
+        #[arg(default_value = "gateway.yaml")]
+        files: Vec<PathBuf>,
+        /// How to say it
+        #[arg(long, value_enum, default_value_t)]
+        format: Format,
+    },
+    /// Say what would become of a request, and why, without sending it
+    Explain {
+        /// `POST http://host/path`; without a method it is GET
+        request: String,
+        /// A header of it: `Name: value`
+        #[arg(short = 'H', long = "header")]
+        headers: Vec<String>,
+        /// Where it comes from
+        #[arg(long)]
+        client_ip: Option<String>,
+        /// The listener it arrives at
+        #[arg(long)]
+        listener: Option<String>,
+        /// The configuration to ask
+        #[arg(short, long, default_value = "gateway.yaml")]
+        config: PathBuf,
+        /// Ask a running gateway instead, at its admin port: with its live state
+        #[arg(long, value_name = "ADMIN", num_args = 0..=1, default_missing_value = "127.0.0.1:9901")]
+        live: Option<String>,
+        /// How to say it
+        #[arg(long, value_enum, default_value_t)]
+        format: Format,
+    },
+    /// Print the JSON Schema of the configuration, for editors
+    Schema,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For people
+    #[default]
+    Text,
+    /// For machines
+    Json,
+}
+
+/// The whole program: `args` begin with the program's name.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    match Cli::try_parse_from(args) {
+        Ok(cli) => cli.command.run(),
+        Err(error) => {
+            let _ = error.print(); // Nowhere to say that printing failed.
+            ExitCode::from(if error.use_stderr() { 2 } else { 0 })
+        }
+    }
+}
+
+impl Command {
+    fn run(self) -> ExitCode {
+        match self {
+            Self::Run { config, validate_only: true, .. } => check(&[config], Format::Text),
+            Self::Run { config, .. } => serve(&config),
+            Self::Check { files, format } => check(&files, format),
+            Self::Explain { request, headers, client_ip, listener, config, live, format } => {
+                let asked = Asked { request, headers, client_ip, listener };
+                match live {
+                    Some(admin) => explain_live(&asked, &admin, format),
+                    None => explain_offline(&asked, &config, format),
+                }
+            }
+            Self::Schema => {
+                println!("{:#}", config::schema());
+                ExitCode::SUCCESS
+            }
+        }
+    }
+}
+
+fn serve(entry: &Path) -> ExitCode {
+    log_to_stderr();
+    let color = std::io::stderr().is_terminal();
+    match run::run(entry) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Refused(refusal)) => {
+            eprint!("{}", refusal.render(color));
+            eprintln!("naka: not started: {} {}", entry.display(), counted(refusal.count()));
+            ExitCode::from(2)
+        }
+        Err(Failure::Io(what, error)) => {
+            eprintln!("naka: not started: {what} cannot be had: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn log_to_stderr() {
+    let filter = EnvFilter::try_from_env("NAKA_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let ansi = std::io::stderr().is_terminal();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(ansi).with_target(false);
+    let _ = log.with_writer(std::io::stderr).try_init(); // Somebody may have set one up already.
+}
+
+fn counted(errors: usize) -> String {
+    if errors == 1 { "has 1 error".into() } else { format!("has {errors} errors") }
+}
+
+/// Prepares a configuration as a cold start would, and binds nothing.
+fn prepare_offline(file: &Path) -> Result<Prepared, Refusal> {
+    let before = Before { entry: file, sources: None, state: &|_| State::new(1), number: 1 };
+    prepare(&before, &Metrics::new(), &Connector::Tcp)
+}
+
+fn check(files: &[PathBuf], format: Format) -> ExitCode {
+    let mut code = ExitCode::SUCCESS;
+    let color = std::io::stdout().is_terminal();
+    for file in files {
+        let result = prepare_offline(file);
+        if result.is_err() {
+            code = ExitCode::FAILURE;
+        }
+        match format {
+            Format::Text => say_checked(file, &result, color),
+            Format::Json => println!("{:#}", checked_json(file, &result)),
+        }
+    }
+    code
+}
+
+fn say_checked(file: &Path, result: &Result<Prepared, Refusal>, color: bool) {
+    match result {
+        Ok(prepared) => {
+            print!("{}", prepared.warnings.render(color));
+            let config = &prepared.generation.config;
+            println!(
+                "{}: fine; {} routes, {} upstreams, {} policies, {} tests passed, hash {:016x}",
+                file.display(),
+                config.routes.len(),
+                config.upstreams.len(),
+                config.policies.len(),
+                config.tests.len(),
+                config.hash,
+            );
+        }
+        Err(refusal) => {
+            print!("{}", refusal.render(color));
+            println!("{} {}", file.display(), counted(refusal.count()));
+        }
+    }
+}
+
+fn checked_json(file: &Path, result: &Result<Prepared, Refusal>) -> serde_json::Value {
+    let file = file.display().to_string();
+    match result {
+        Ok(prepared) => json!({
+            "file": file, "ok": true, "warnings": prepared.warnings.to_json(),
+            "hash": format!("{:016x}", prepared.generation.config.hash),
+        }),
+        Err(Refusal::Config(diagnostics)) => {
+            json!({"file": file, "ok": false, "errors": diagnostics.to_json()})
+        }
+        Err(refusal) => json!({"file": file, "ok": false, "errors": [{"message": refusal.to_string()}]}),
+    }
+}
+
+fn explain_offline(asked: &Asked, file: &Path, format: Format) -> ExitCode {
+    // A deadline in the future needs no runtime, but paused clocks do; a request is only thought of.
+    let prepared = match prepare_offline(file) {
+        Ok(prepared) => prepared,
+        Err(refusal) => {
+            eprint!("{}", refusal.render(std::io::stderr().is_terminal()));
+            return ExitCode::FAILURE;
+        }
+    };
+    match asked.check(&prepared.generation.config) {
+        Ok(asked) => {
+            let explanation = explain(&prepared.generation, &asked, Now::read());
+            say_explained(&explanation, format);
+            ExitCode::SUCCESS
+        }
+        Err(why) => {
+            eprintln!("naka: {why}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn say_explained(explanation: &Explanation, format: Format) {
+    match format {
+        Format::Text => println!("{explanation}"),
+        Format::Json => println!("{:#}", explanation.to_json()),
+    }
+}
+
+fn explain_live(asked: &Asked, admin: &str, format: Format) -> ExitCode {
+    match live::post(admin, "/explain", &asked.to_json()) {
+        Ok((StatusCode::OK, answer)) => {
+            match (format, answer["text"].as_str()) {
+                (Format::Text, Some(text)) => println!("{text}"),
+                _ => println!("{answer:#}"),
+            }
+            ExitCode::SUCCESS
+        }
+        Ok((status, answer)) => {
+            let why = answer.as_str().map_or_else(|| answer.to_string(), str::to_owned);
+            eprintln!("naka: the gateway at {admin} answered {status}: {why}");
+            ExitCode::FAILURE
+        }
+        Err(why) => {
+            eprintln!("naka: the gateway's admin port {admin} cannot be asked: {why}");
+            eprintln!("  help: is it running? `gateway.admin.listen` says where its admin port is");
+            ExitCode::FAILURE
+        }
+    }
+}

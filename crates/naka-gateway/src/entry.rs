@@ -1,0 +1,358 @@
+//! What every request goes through before a route is looked for.
+//!
+//! 1. The target: not too long, origin or absolute form, a path that means one thing only
+//!    ([`normalize`]). What is matched is what is forwarded.
+//! 2. The host: exactly one, without user info. An absolute target overrides `Host` (RFC 9112
+//!    §3.2.2).
+//! 3. Fields of the connection are taken away.
+//! 4. `X-Forwarded-*` and `Forwarded`: believed and extended when the peer is a trusted proxy, else
+//!    dropped and written anew. The client is the rightmost address that no trusted proxy has.
+//! 5. `X-Request-Id`: kept from a trusted proxy if it is well formed, else made.
+//!
+//! The data path and `explain` both come through here.
+
+use std::net::IpAddr;
+
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Uri, Version,
+    header::{EXPECT, FORWARDED, HOST},
+    request::Parts,
+    uri::PathAndQuery,
+};
+use ipnet::IpNet;
+use naka::{
+    clock::Now,
+    context::Context,
+    reject::{Reason, Rejection},
+};
+
+use crate::{headers::strip_hop_by_hop, random::random_id, route::normalize};
+
+/// The name of the request id.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+
+/// The longest request id that is taken over.
+const REQUEST_ID_MAX: usize = 128;
+
+/// The other end of a connection.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// Its address.
+    pub address: IpAddr,
+    /// The same, written once.
+    pub written: HeaderValue,
+    /// `http` or `https`.
+    pub scheme: &'static str,
+}
+
+impl Peer {
+    /// A peer, and how it speaks to us.
+    pub fn new(address: IpAddr, scheme: &'static str) -> Self {
+        let address = address.to_canonical();
+        let written = HeaderValue::from_str(&address.to_string()).expect("an address is plain ASCII");
+        Self { address, written, scheme }
+    }
+}
+
+/// What a configuration says about entering.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Peers whose forwarding headers are believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// The longest request target, in bytes.
+    pub uri: usize,
+}
+
+impl Entry {
+    /// Makes a request fit to be routed, or says why it is not. On success the head has exactly
+    /// one host, a normalised path, and a [`Context`].
+    pub fn admit(&self, parts: &mut Parts, peer: &Peer, now: Now) -> Result<(), Rejection> {
+        self.check_target(parts)?;
+        settle_host(parts)?;
+        let is_trusted = self.trusts(peer.address);
+        let headers = &mut parts.headers;
+        strip_hop_by_hop(headers);
+        headers.remove(EXPECT); // Answered by the server when the body is first asked for.
+        let client = if is_trusted { self.client(headers, peer) } else { peer.address };
+        if !is_trusted {
+            drop_forwarding(headers);
+        }
+        write_forwarding(headers, peer);
+        settle_request_id(headers, is_trusted);
+        parts.version = Version::HTTP_11;
+        parts.extensions.insert(Context::new(now).with_client(client));
+        Ok(())
+    }
+
+    fn check_target(&self, parts: &mut Parts) -> Result<(), Rejection> {
+        let Some(target) = parts.uri.path_and_query() else { return Err(Reason::BadRequest.into()) };
+        if target.as_str().len() > self.uri {
+            return Err(Reason::UriTooLong.into());
+        }
+        if parts.method == Method::CONNECT || target.path() == "*" {
+            return Err(Reason::BadRequest.into());
+        }
+        let path = normalize(target.path()).map_err(|_| Rejection::new(Reason::BadPath))?;
+        if let std::borrow::Cow::Owned(path) = path {
+            let target = replace_path(target, &path).ok_or(Rejection::new(Reason::BadPath))?;
+            parts.uri = with_target(&parts.uri, target).ok_or(Rejection::new(Reason::BadPath))?;
+        }
+        Ok(())
+    }
+
+    /// The rightmost address of `X-Forwarded-For` that no trusted proxy has.
+    fn client(&self, headers: &HeaderMap, peer: &Peer) -> IpAddr {
+        let lines = headers.get_all(&FORWARDED_FOR).into_iter().map(|line| line.to_str().unwrap_or("?"));
+        let hops = lines.rev().flat_map(|line| line.rsplit(','));
+        let mut client = peer.address;
+        for hop in hops {
+            // Whoever wrote what is no address cannot be believed about what is left of it.
+            let Some(address) = hop_address(hop.trim()) else { break };
+            client = address;
+            if !self.trusts(address) {
+                break;
+            }
+        }
+        client
+    }
+
+    fn trusts(&self, address: IpAddr) -> bool {
+        self.trusted_proxies.iter().any(|net| net.contains(&address))
+    }
+}
+
+/// The same target with another path.
+pub fn replace_path(target: &PathAndQuery, path: &str) -> Option<PathAndQuery> {
+    match target.query() {
+        Some(query) => PathAndQuery::try_from(format!("{path}?{query}")).ok(),
+        None => PathAndQuery::try_from(path).ok(),
+    }
+}
+
+/// The same URI with another target.
+pub fn with_target(uri: &Uri, target: PathAndQuery) -> Option<Uri> {
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = Some(target);
+    Uri::from_parts(parts).ok()
+}
+
+/// How the client spoke to the first of us.
+pub fn scheme(headers: &HeaderMap) -> &str {
+    headers.get(FORWARDED_PROTO).and_then(|scheme| scheme.to_str().ok()).unwrap_or("http")
+}
+
+/// The host of an admitted request, as far as routes are concerned: in lower case, without its port.
+pub fn host(headers: &HeaderMap) -> &str {
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
+        _ => host,
+    }
+}
+
+/// Exactly one host: from an absolute target if there is one, else from `Host`.
+fn settle_host(parts: &mut Parts) -> Result<(), Rejection> {
+    const BAD: Rejection = Rejection::new(Reason::BadRequest);
+    if parts.headers.get_all(HOST).into_iter().count() > 1 {
+        return Err(BAD);
+    }
+    if let Some(authority) = parts.uri.authority() {
+        let host = HeaderValue::from_str(authority.as_str()).map_err(|_| BAD)?;
+        let target = parts.uri.path_and_query().cloned().ok_or(BAD)?;
+        parts.uri = Uri::from(target);
+        parts.headers.insert(HOST, host);
+    }
+    match parts.headers.get(HOST) {
+        None if parts.version >= Version::HTTP_11 => Err(BAD),
+        None => Ok(()),
+        Some(host) if is_host(host.as_bytes()) => {
+            if host.as_bytes().iter().any(u8::is_ascii_uppercase) {
+                let lower = HeaderValue::from_bytes(&host.as_bytes().to_ascii_lowercase());
+                parts.headers.insert(HOST, lower.map_err(|_| BAD)?);
+            }
+            Ok(())
+        }
+        Some(_) => Err(BAD),
+    }
+}
+
+/// A name or address, and perhaps a port (RFC 3986 §3.2.2), without user info.
+fn is_host(host: &[u8]) -> bool {
+    let (name, port) = match host.iter().rposition(|&b| b == b':') {
+        Some(colon) if !host[colon..].contains(&b']') => (&host[..colon], &host[colon + 1..]),
+        _ => (host, &[][..]),
+    };
+    let is_name = |b: &u8| b.is_ascii_alphanumeric() || b"-._~".contains(b);
+    let is_address = |b: &u8| b.is_ascii_hexdigit() || b":.".contains(b);
+    let is_fine = match name {
+        [b'[', inner @ .., b']'] => !inner.is_empty() && inner.iter().all(is_address),
+        _ => !name.is_empty() && name.iter().all(is_name),
+    };
+    is_fine && port.len() <= 5 && port.iter().all(u8::is_ascii_digit)
+}
+
+/// `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1` or `[2001:db8::1]:80`.
+fn hop_address(hop: &str) -> Option<IpAddr> {
+    let address = hop.parse::<IpAddr>().ok();
+    let address = address.or_else(|| hop.parse::<std::net::SocketAddr>().ok().map(|socket| socket.ip()));
+    let bracketed = || hop.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
+    address.or_else(bracketed).map(|address: IpAddr| address.to_canonical())
+}
+
+fn drop_forwarding(headers: &mut HeaderMap) {
+    let is_forwarding = |name: &HeaderName| {
+        name.as_str().starts_with("x-forwarded-") || *name == FORWARDED || *name == REAL_IP
+    };
+    while let Some(name) = headers.keys().find(|name| is_forwarding(name)).cloned() {
+        headers.remove(name);
+    }
+}
+
+fn write_forwarding(headers: &mut HeaderMap, peer: &Peer) {
+    let joined = joined_with(headers, &FORWARDED_FOR, peer.written.to_str().unwrap_or_default());
+    headers.insert(FORWARDED_FOR, joined.unwrap_or_else(|| peer.written.clone()));
+    if headers.contains_key(FORWARDED) {
+        let hop = match peer.address {
+            IpAddr::V4(v4) => format!("for={v4};proto={}", peer.scheme),
+            IpAddr::V6(v6) => format!("for=\"[{v6}]\";proto={}", peer.scheme),
+        };
+        if let Some(joined) = joined_with(headers, &FORWARDED, &hop) {
+            headers.insert(FORWARDED, joined);
+        }
+    }
+    if !headers.contains_key(FORWARDED_PROTO) {
+        headers.insert(FORWARDED_PROTO, HeaderValue::from_static(peer.scheme));
+    }
+    if !headers.contains_key(FORWARDED_HOST)
+        && let Some(host) = headers.get(HOST).cloned()
+    {
+        headers.insert(FORWARDED_HOST, host);
+    }
+}
+
+/// All lines of a list-valued field, and one more element; `None` if the field is not there.
+fn joined_with(headers: &HeaderMap, name: &HeaderName, last: &str) -> Option<HeaderValue> {
+    let mut lines = headers.get_all(name).into_iter().filter_map(|line| line.to_str().ok()).peekable();
+    lines.peek()?;
+    let mut joined = lines.fold(String::new(), |all, line| all + line + ", ");
+    joined.push_str(last);
+    HeaderValue::try_from(joined).ok()
+}
+
+fn settle_request_id(headers: &mut HeaderMap, is_trusted: bool) {
+    let is_fine = |id: &HeaderValue| {
+        let is_plain = |b: &u8| b.is_ascii_alphanumeric() || b"-_.:/+=".contains(b);
+        (1..=REQUEST_ID_MAX).contains(&id.len()) && id.as_bytes().iter().all(is_plain)
+    };
+    let is_kept = is_trusted
+        && headers.get_all(&REQUEST_ID).into_iter().count() == 1
+        && headers.get(&REQUEST_ID).is_some_and(is_fine);
+    if !is_kept {
+        headers.insert(REQUEST_ID, random_id());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::Request;
+
+    fn entry() -> Entry {
+        Entry { trusted_proxies: vec!["10.0.0.0/8".parse().unwrap()], uri: 100 }
+    }
+
+    fn admit(peer: &str, target: &str, headers: &[(&str, &str)]) -> Result<Parts, Reason> {
+        let mut request = Request::get(target);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let (mut parts, ()) = request.body(()).unwrap().into_parts();
+        let peer = Peer::new(peer.parse().unwrap(), "http");
+        let admitted = entry().admit(&mut parts, &peer, Now::read());
+        admitted.map(|()| parts).map_err(|rejection| rejection.reason)
+    }
+
+    fn client(parts: &Parts) -> String {
+        parts.extensions.get::<Context>().unwrap().client.unwrap().to_string()
+    }
+
+    #[tokio::test]
+    async fn r2_3_forwarding_headers_of_strangers_are_dropped() {
+        let parts = admit(
+            "192.0.2.7",
+            "/",
+            &[
+                ("host", "h"),
+                ("x-forwarded-for", "1.1.1.1"),
+                ("forwarded", "for=1.1.1.1"),
+                ("x-forwarded-prefix", "/admin"),
+                ("x-forwarded-proto", "https"),
+                ("x-real-ip", "1.1.1.1"),
+                ("x-request-id", "chosen"),
+            ],
+        )
+        .unwrap();
+        assert_eq!(client(&parts), "192.0.2.7");
+        assert_eq!(parts.headers["x-forwarded-for"], "192.0.2.7");
+        assert_eq!(parts.headers["x-forwarded-proto"], "http");
+        assert_eq!(parts.headers["x-forwarded-host"], "h");
+        assert_ne!(parts.headers["x-request-id"], "chosen");
+        for gone in ["forwarded", "x-forwarded-prefix", "x-real-ip"] {
+            assert!(!parts.headers.contains_key(gone), "{gone}");
+        }
+    }
+
+    #[tokio::test]
+    async fn r2_3_the_client_is_the_rightmost_address_that_is_not_trusted() {
+        let headers = |chain| [("host", "h"), ("x-forwarded-for", chain), ("x-request-id", "kept-1")];
+        for (chain, expected) in [
+            ("6.6.6.6, 192.0.2.1, 10.1.1.1", "192.0.2.1"),
+            ("10.2.2.2, 10.1.1.1", "10.2.2.2"),
+            ("6.6.6.6, nonsense, 10.1.1.1", "10.1.1.1"),
+            ("192.0.2.1:4711", "192.0.2.1"),
+            ("[2001:db8::1]:4711", "2001:db8::1"),
+        ] {
+            let parts = admit("10.9.9.9", "/", &headers(chain)).unwrap();
+            assert_eq!(client(&parts), expected, "{chain}");
+            assert_eq!(parts.headers["x-forwarded-for"], format!("{chain}, 10.9.9.9").as_str());
+            assert_eq!(parts.headers["x-request-id"], "kept-1");
+        }
+    }
+
+    #[tokio::test]
+    async fn connection_cannot_take_forwarding_headers_away() {
+        let headers = [("host", "h"), ("connection", "x-forwarded-for, x-request-id")];
+        let parts = admit("192.0.2.7", "/", &headers).unwrap();
+        assert_eq!(parts.headers["x-forwarded-for"], "192.0.2.7");
+        assert!(parts.headers.contains_key("x-request-id"));
+    }
+
+    #[tokio::test]
+    async fn one_host_and_only_one() {
+        let reason = |headers: &[(&str, &str)]| admit("192.0.2.7", "/", headers).map(drop).unwrap_err();
+        assert_eq!(reason(&[]), Reason::BadRequest);
+        for host in ["a b", "user@h", "h:port", "h:123456", "", "[::1", "h/x", "h?x"] {
+            assert_eq!(reason(&[("host", host)]), Reason::BadRequest, "{host}");
+        }
+        assert_eq!(reason(&[("host", "a"), ("host", "a")]), Reason::BadRequest);
+        let parts = admit("192.0.2.7", "http://Right.example:80/x?y", &[("host", "wrong")]).unwrap();
+        assert_eq!(
+            (parts.headers["host"].to_str().unwrap(), parts.uri.to_string()),
+            ("right.example:80", "/x?y".into())
+        );
+        assert_eq!(host(&parts.headers), "right.example");
+    }
+
+    #[tokio::test]
+    async fn a_target_that_means_two_things_is_refused_and_a_long_one_too() {
+        let reason = |target: &str| admit("192.0.2.7", target, &[("host", "h")]).map(drop).unwrap_err();
+        assert_eq!(reason("/a/%2e%2e/b"), Reason::BadPath);
+        assert_eq!(reason(&format!("/{}", "a".repeat(100))), Reason::UriTooLong);
+        let parts = admit("192.0.2.7", "/%61dmin?q=%61", &[("host", "h")]).unwrap();
+        assert_eq!(parts.uri, "/admin?q=%61", "what is matched is what is forwarded");
+    }
+}

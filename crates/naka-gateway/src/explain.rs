@@ -1,0 +1,362 @@
+//! What would become of a request, and why; without doing any of it.
+//!
+//! Nothing here decides. Entry, matching, layers and transformation are asked through the same
+//! functions the data path commits, so what is said here is what happens there.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use http::{Request, StatusCode, header::HOST, request::Parts};
+use naka::{balance::Endpoint, clock::Now, explain::Finding, reject::Rejection};
+use serde_json::{Value, json};
+
+use crate::{
+    config::{
+        checked::{Destination, Name, TestRequest},
+        show_duration,
+    },
+    entry::{self, Peer},
+    generation::{Generation, Plan, Served},
+    route::{Outcome, Query},
+    serve, transform,
+};
+
+/// What would become of a request.
+#[derive(Debug)]
+pub struct Explanation {
+    /// The request, as it was asked for.
+    pub asked: String,
+    /// The generation that was asked.
+    pub generation: u64,
+    /// The listener it arrives at.
+    pub listener: Name,
+    /// Every route of the listener, and what became of it.
+    pub candidates: Vec<Candidate>,
+    /// The route that takes it.
+    pub route: Option<Name>,
+    /// What each layer says, outermost first. After a refusal nobody else is asked.
+    pub layers: Vec<Said>,
+    /// What the destination would see.
+    pub forwarded: Option<Forwarded>,
+    /// What comes of it.
+    pub verdict: Verdict,
+}
+
+/// One route, and what became of it.
+#[derive(Debug)]
+pub struct Candidate {
+    /// Its name.
+    pub route: Name,
+    /// Where it was said.
+    pub origin: String,
+    /// Whether it takes the request.
+    pub is_chosen: bool,
+    /// Why, or why not.
+    pub why: String,
+}
+
+/// What one layer says.
+#[derive(Debug)]
+pub struct Said {
+    /// The kind of layer.
+    pub kind: &'static str,
+    /// The name of its policy.
+    pub name: Option<String>,
+    /// What it says.
+    pub finding: Finding,
+}
+
+/// The request as an upstream would see it.
+#[derive(Debug)]
+pub struct Forwarded {
+    /// The upstream.
+    pub upstream: Name,
+    /// The endpoint that would be chosen.
+    pub endpoint: Option<Arc<str>>,
+    /// Method and target.
+    pub request_line: String,
+    /// Its headers.
+    pub headers: Vec<(String, String)>,
+    /// The timers that would run.
+    pub timers: Vec<(&'static str, Option<Duration>)>,
+}
+
+/// What comes of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The gateway refuses it.
+    Refused(Rejection),
+    /// The gateway answers it.
+    Answered(StatusCode),
+    /// It goes to an upstream, unless one of these is in the way; none of them can be known
+    /// without asking.
+    Sent(Vec<String>),
+}
+
+/// Explains one request to one generation.
+pub fn explain(generation: &Generation, asked: &TestRequest, now: Now) -> Explanation {
+    let asked_text = format!("{} {}://{}{}", asked.method, asked.scheme, asked.host, asked.target);
+    let (listener, served) = listener(generation, asked);
+    let mut explanation = Explanation {
+        asked: asked_text,
+        generation: generation.number,
+        listener,
+        candidates: Vec::new(),
+        route: None,
+        layers: Vec::new(),
+        forwarded: None,
+        verdict: Verdict::Sent(Vec::new()),
+    };
+    explanation.verdict = match explanation.decide(generation, served, asked, now) {
+        Ok(verdict) => verdict,
+        Err(rejection) => Verdict::Refused(rejection),
+    };
+    explanation
+}
+
+impl Explanation {
+    fn decide(
+        &mut self,
+        generation: &Generation,
+        served: &Served,
+        asked: &TestRequest,
+        now: Now,
+    ) -> Result<Verdict, Rejection> {
+        let mut parts = parts(asked);
+        served.entry.admit(&mut parts, &Peer::new(asked.client_ip, "http"), now)?;
+        self.candidates = candidates(generation, served, &parts);
+        let (plan, _) = serve::find(served, &mut parts, &mut ()).map_err(|(rejection, _)| rejection)?;
+        self.route = Some(Arc::clone(&plan.name));
+        let pending = self.ask_layers(plan, &mut parts, now)?;
+        let route = &generation.config.routes[&plan.name];
+        match &route.destination {
+            Destination::Respond(respond) => Ok(Verdict::Answered(respond.status)),
+            Destination::Redirect(redirect) => Ok(Verdict::Answered(redirect.status)),
+            Destination::Upstream(upstream) => {
+                plan.transform.request(&mut parts)?;
+                self.forwarded = Some(forwarded(generation, &plan.name, upstream, &parts));
+                Ok(Verdict::Sent(pending))
+            }
+        }
+    }
+
+    /// Asks one layer after the other; each sees what the ones before it learned.
+    fn ask_layers(&mut self, plan: &Plan, parts: &mut Parts, now: Now) -> Result<Vec<String>, Rejection> {
+        let (mut refusal, mut pending) = (None, Vec::new());
+        plan.layers.each(&mut |layer| {
+            if refusal.is_some() {
+                return;
+            }
+            let finding = layer.explain(now, parts);
+            match &finding {
+                Finding::Reject(rejection) => refusal = Some(rejection.clone()),
+                Finding::WouldAsk(what) => pending.push(format!("{} {what}", layer.kind())),
+                _ => {}
+            }
+            let name = layer.name().map(str::to_owned);
+            self.layers.push(Said { kind: layer.kind(), name, finding });
+        });
+        refusal.map_or(Ok(pending), Err)
+    }
+
+    /// For machines.
+    pub fn to_json(&self) -> Value {
+        let said = |said: &Said| {
+            let (verdict, text) = words(&said.finding);
+            json!({"kind": said.kind, "name": said.name, "verdict": verdict, "says": text})
+        };
+        let forwarded = self.forwarded.as_ref().map(|forwarded| {
+            json!({
+                "upstream": &*forwarded.upstream,
+                "endpoint": forwarded.endpoint.as_deref(),
+                "request": forwarded.request_line,
+                "headers": forwarded.headers,
+            })
+        });
+        let verdict = match &self.verdict {
+            Verdict::Refused(rejection) => json!({
+                "refused": rejection.reason.word(), "status": rejection.reason.status().as_u16(),
+                "policy": rejection.policy.as_deref(),
+            }),
+            Verdict::Answered(status) => json!({"answered": status.as_u16()}),
+            Verdict::Sent(pending) => json!({"sent": true, "depends_on": pending}),
+        };
+        json!({
+            "request": self.asked,
+            "generation": self.generation,
+            "listener": &*self.listener,
+            "route": self.route.as_deref(),
+            "candidates": self.candidates.iter().map(|c| json!({
+                "route": &*c.route, "origin": c.origin, "chosen": c.is_chosen, "why": c.why,
+            })).collect::<Vec<_>>(),
+            "layers": self.layers.iter().map(said).collect::<Vec<_>>(),
+            "forwarded": forwarded,
+            "verdict": verdict,
+        })
+    }
+}
+
+/// The listener that was named, or the first one with a route for the request.
+fn listener<'a>(generation: &'a Generation, asked: &TestRequest) -> (Name, &'a Served) {
+    let worker = &generation.workers[0];
+    let all = || generation.config.listeners.iter().map(|(name, is)| (name, &worker[&is.listen]));
+    let named = all().find(|(name, _)| asked.listener.as_ref() == Some(name));
+    let has_route = |served: &Served| {
+        let mut parts = parts(asked);
+        let peer = Peer::new(asked.client_ip, "http");
+        served.entry.admit(&mut parts, &peer, Now::read()).is_ok()
+            && serve::find(served, &mut parts, &mut ()).is_ok()
+    };
+    let (name, served) = named
+        .or_else(|| all().find(|(_, served)| has_route(served)))
+        .or_else(|| all().next())
+        .expect("a checked configuration has a listener");
+    (Arc::clone(name), served)
+}
+
+fn parts(asked: &TestRequest) -> Parts {
+    let (mut parts, ()) = Request::new(()).into_parts();
+    parts.method = asked.method.clone();
+    parts.uri = asked.target.clone().into();
+    parts.headers.extend(asked.headers.iter().cloned());
+    if let Ok(host) = asked.host.parse() {
+        parts.headers.insert(HOST, host);
+    }
+    parts
+}
+
+fn candidates(generation: &Generation, served: &Served, parts: &Parts) -> Vec<Candidate> {
+    let query = Query {
+        method: &parts.method,
+        host: entry::host(&parts.headers),
+        path: parts.uri.path(),
+        query: parts.uri.query(),
+        headers: &parts.headers,
+    };
+    let outcomes = served.table.explain(&query).into_iter();
+    outcomes
+        .map(|(index, outcome)| {
+            let name = &served.routes[index].0.name;
+            Candidate {
+                route: Arc::clone(name),
+                origin: generation.config.routes[name].origin.to_string(),
+                is_chosen: matches!(outcome, Outcome::Won),
+                why: outcome.to_string(),
+            }
+        })
+        .collect()
+}
+
+fn forwarded(generation: &Generation, route: &Name, upstream: &Name, parts: &Parts) -> Forwarded {
+    let route = &generation.config.routes[route];
+    let timeouts = &generation.config.upstreams[upstream].timeouts;
+    let headers = parts.headers.iter().map(|(name, value)| {
+        let value = if is_secret(name) {
+            "…".into()
+        } else {
+            String::from_utf8_lossy(value.as_bytes()).into_owned()
+        };
+        (name.to_string(), value)
+    });
+    Forwarded {
+        upstream: Arc::clone(upstream),
+        endpoint: Endpoint::of(&parts.extensions).map(|endpoint| Arc::clone(endpoint.address())),
+        request_line: format!("{} {}", parts.method, parts.uri),
+        headers: headers.collect(),
+        timers: vec![
+            ("total", route.total_timeout),
+            ("connect", Some(timeouts.connect)),
+            ("response_headers", Some(timeouts.response_headers)),
+            ("idle", route.idle_timeout.unwrap_or(timeouts.idle)),
+        ],
+    }
+}
+
+/// What nobody wants to read in a terminal or a ticket.
+fn is_secret(name: &http::HeaderName) -> bool {
+    matches!(name.as_str(), "authorization" | "cookie" | "proxy-authorization" | "x-api-key")
+}
+
+/// A finding as a word for machines and a sentence for people.
+fn words(finding: &Finding) -> (&'static str, String) {
+    let refusal = |rejection: &Rejection| {
+        let wait = rejection.retry_after.map(|wait| format!(", retry after {wait:?}")).unwrap_or_default();
+        format!("{} {}{wait}", rejection.reason.status().as_u16(), rejection.reason)
+    };
+    match finding {
+        Finding::Off => ("off", "off".into()),
+        Finding::Passes => ("passes", "has no say".into()),
+        Finding::Admit(what) => ("admits", format!("admits: {what}")),
+        Finding::Observe(rejection) => {
+            ("observes", format!("would refuse ({}), only observes", refusal(rejection)))
+        }
+        Finding::Reject(rejection) => ("refuses", format!("refuses: {}", refusal(rejection))),
+        Finding::WouldAsk(what) => ("depends", what.to_string()),
+        _ => ("unknown", format!("{finding:?}")),
+    }
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.asked)?;
+        writeln!(f, "  listener {}, generation {}", self.listener, self.generation)?;
+        if !self.candidates.is_empty() {
+            writeln!(f, "routes")?;
+        }
+        for Candidate { route, origin, is_chosen, why } in &self.candidates {
+            let mark = if *is_chosen { '>' } else { ' ' };
+            writeln!(f, "  {mark} {route:<20} {why}  ({origin})")?;
+        }
+        if !self.layers.is_empty() {
+            writeln!(f, "layers, outermost first")?;
+        }
+        for Said { kind, name, finding } in &self.layers {
+            let name = name.as_deref().unwrap_or_default();
+            writeln!(f, "    {:<36} {}", format!("{kind} {name}"), words(finding).1)?;
+        }
+        if let Some(Forwarded { upstream, endpoint, request_line, headers, timers }) = &self.forwarded {
+            let endpoint = endpoint.as_deref().unwrap_or("no endpoint");
+            writeln!(f, "sent to upstream {upstream}, {endpoint}")?;
+            writeln!(f, "    {request_line}")?;
+            for (name, value) in headers {
+                writeln!(f, "    {name}: {value}")?;
+            }
+            let timers = timers.iter().map(|(name, limit)| match limit {
+                Some(limit) => format!("{name} {}", show_duration(*limit)),
+                None => format!("{name} never"),
+            });
+            writeln!(f, "timers: {}", timers.collect::<Vec<_>>().join(", "))?;
+        }
+        match &self.verdict {
+            Verdict::Refused(rejection) => {
+                let by =
+                    rejection.policy.as_deref().map(|policy| format!(" by {policy}")).unwrap_or_default();
+                let status = rejection.reason.status();
+                write!(
+                    f,
+                    "verdict: refused{by}: {} {} ({})",
+                    status.as_u16(),
+                    rejection.reason,
+                    rejection.reason.sentence()
+                )
+            }
+            Verdict::Answered(status) => write!(f, "verdict: answered by the gateway: {status}"),
+            Verdict::Sent(pending) if pending.is_empty() => write!(f, "verdict: sent"),
+            Verdict::Sent(pending) => write!(f, "verdict: sent; {}", pending.join("; ")),
+        }
+    }
+}
+
+/// The path an upstream would see, for tests that expect one.
+pub fn forwarded_path(explanation: &Explanation) -> Option<&str> {
+    let line = &explanation.forwarded.as_ref()?.request_line;
+    let target = line.split(' ').nth(1)?;
+    target.split('?').next()
+}
+
+/// Where a redirect would lead.
+pub fn location(generation: &Generation, explanation: &Explanation, asked: &TestRequest) -> Option<String> {
+    let route = generation.config.routes.get(explanation.route.as_ref()?)?;
+    let Destination::Redirect(redirect) = &route.destination else { return None };
+    let location = transform::location(redirect, &parts(asked), &asked.scheme)?;
+    location.to_str().ok().map(str::to_owned)
+}

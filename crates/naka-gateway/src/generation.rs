@@ -1,0 +1,96 @@
+//! One generation: an immutable snapshot of everything a request needs, behind one swap.
+
+use std::{collections::HashMap, fmt, net::SocketAddr, sync::Arc};
+
+use arc_swap::ArcSwap;
+
+use crate::{
+    assemble::State,
+    carry::Change,
+    config::checked::{Config, Name, ServerLimits},
+    entry::Entry,
+    observe::RouteMetrics,
+    route::Table,
+    stack::{Layers, Route},
+    transform::Transform,
+};
+
+/// One configuration, assembled.
+#[derive(Debug)]
+pub struct Generation {
+    /// Counted from 1.
+    pub number: u64,
+    /// What it was assembled from.
+    pub config: Arc<Config>,
+    /// The state it shares with the generations before and after it.
+    pub state: State,
+    /// What happened to that state when it was assembled.
+    pub report: Vec<Change>,
+    /// How requests enter.
+    pub entry: Entry,
+    /// Bounds of the server.
+    pub limits: ServerLimits,
+    /// For each worker what it serves, by the address it listens on.
+    pub workers: Vec<HashMap<SocketAddr, Arc<Served>>>,
+}
+
+/// What one worker serves on one listener.
+#[derive(Debug)]
+pub struct Served {
+    /// The generation's number.
+    pub generation: u64,
+    /// How requests enter.
+    pub entry: Entry,
+    /// Which route takes a request.
+    pub table: Arc<Table>,
+    /// The routes, as the table counts them.
+    pub routes: Vec<(Arc<Plan>, Route)>,
+}
+
+/// One route, as all workers share it.
+#[derive(Debug)]
+pub struct Plan {
+    /// Its name.
+    pub name: Name,
+    /// Its layers.
+    pub layers: Layers,
+    /// What it changes on the way.
+    pub transform: Transform,
+    /// Whether a key needs to know the route, or the path loses its prefix.
+    pub needs_match: bool,
+    /// Its metrics.
+    pub metrics: RouteMetrics,
+}
+
+/// The generation in force: the one pointer that a reload swaps.
+///
+/// Wrapped so that another mechanism can take arc-swap's place without anybody noticing.
+pub struct InForce(ArcSwap<Generation>);
+
+impl InForce {
+    /// Puts the first generation in force.
+    pub fn new(first: Generation) -> Arc<Self> {
+        Arc::new(Self(ArcSwap::from_pointee(first)))
+    }
+
+    /// The generation in force.
+    pub fn get(&self) -> Arc<Generation> {
+        self.0.load_full()
+    }
+
+    /// Looks at the generation in force without counting a reference.
+    pub fn with<T>(&self, look: impl FnOnce(&Generation) -> T) -> T {
+        look(&self.0.load())
+    }
+
+    /// Puts another one in force, and hands the one before back.
+    pub fn swap(&self, next: Generation) -> Arc<Generation> {
+        self.0.swap(Arc::new(next))
+    }
+}
+
+impl fmt::Debug for InForce {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("InForce").field(&self.with(|generation| generation.number)).finish()
+    }
+}

@@ -1,0 +1,274 @@
+//! Metric and label names: the only room that knows them.
+//!
+//! Layers report facts through [`naka::observe::Observer`]; handles with their labels are looked up
+//! when a generation is assembled, so a request never touches a map. Label values are names from
+//! the configuration, hence bounded by it.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, AtomicU64},
+    },
+    time::Duration,
+};
+
+use http::StatusCode;
+use naka::{observe::Observer, reject::Rejection};
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::Registry,
+};
+
+use crate::config::checked::Name;
+
+/// All metrics of one process.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    requests: Family<RequestLabels, Counter>,
+    durations: Family<RouteLabels, Histogram>,
+    rejections: Family<RejectionLabels, Counter>,
+    policies: Family<PolicyLabels, Counter>,
+    levels: Family<LevelLabels, Gauge>,
+    reloads: Family<ReloadLabels, Counter>,
+    generation: Gauge,
+    generations_alive: Gauge,
+    held_files: Gauge,
+    /// Client connections that are open.
+    pub connections: Gauge,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    route: String,
+    status: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RouteLabels {
+    route: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RejectionLabels {
+    route: String,
+    policy: String,
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PolicyLabels {
+    policy: String,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LevelLabels {
+    policy: String,
+    level: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReloadLabels {
+    result: &'static str,
+}
+
+impl Metrics {
+    /// All at zero.
+    pub fn new() -> Self {
+        let mut metrics = Self {
+            registry: Registry::with_prefix("naka"),
+            requests: Family::default(),
+            durations: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.0005, 2.0, 16))),
+            rejections: Family::default(),
+            policies: Family::default(),
+            levels: Family::default(),
+            reloads: Family::default(),
+            generation: Gauge::default(),
+            generations_alive: Gauge::default(),
+            held_files: Gauge::default(),
+            connections: Gauge::default(),
+        };
+        metrics.register();
+        metrics
+    }
+
+    fn register(&mut self) {
+        let registry = &mut self.registry;
+        registry.register("requests", "Requests whose responses have ended", self.requests.clone());
+        registry.register(
+            "request_duration_seconds",
+            "From the request head to the end of the response body",
+            self.durations.clone(),
+        );
+        registry.register("rejections", "Requests the gateway itself refused", self.rejections.clone());
+        registry.register("policy_decisions", "What each policy decided", self.policies.clone());
+        registry.register("policy_level", "What each policy holds now", self.levels.clone());
+        registry.register("reloads", "Changes of the configuration, by result", self.reloads.clone());
+        registry.register("generation", "The generation in force", self.generation.clone());
+        registry.register(
+            "generations_alive",
+            "Generations that still serve something",
+            self.generations_alive.clone(),
+        );
+        registry.register("held_files", "Files held at an earlier version", self.held_files.clone());
+        registry.register("connections", "Client connections that are open", self.connections.clone());
+    }
+
+    /// The handles of one route.
+    pub fn route(&self, route: &Name) -> RouteMetrics {
+        let status =
+            |status| self.requests.get_or_create_owned(&RequestLabels { route: route.to_string(), status });
+        RouteMetrics {
+            route: Arc::clone(route),
+            by_class: [status("1xx"), status("2xx"), status("3xx"), status("4xx"), status("5xx")],
+            cancelled: status("cancelled"),
+            duration: self.durations.get_or_create_owned(&RouteLabels { route: route.to_string() }),
+        }
+    }
+
+    /// The handles of one policy.
+    pub fn policy(&self, policy: &Name) -> Arc<PolicyMetrics> {
+        let outcome = |outcome| {
+            self.policies.get_or_create_owned(&PolicyLabels { policy: policy.to_string(), outcome })
+        };
+        Arc::new(PolicyMetrics {
+            admitted: outcome("admitted"),
+            rejected: outcome("rejected"),
+            would_reject: outcome("would_reject"),
+            queued: outcome("queued"),
+            cancelled: outcome("cancelled"),
+        })
+    }
+
+    /// Forgets the labels of a route that is gone.
+    pub fn forget_route(&self, route: &Name) {
+        for status in ["1xx", "2xx", "3xx", "4xx", "5xx", "cancelled"] {
+            self.requests.remove(&RequestLabels { route: route.to_string(), status });
+        }
+        self.durations.remove(&RouteLabels { route: route.to_string() });
+    }
+
+    /// Counts a refusal. Off the fast path: it looks its labels up.
+    pub fn rejected(&self, route: &str, rejection: &Rejection) {
+        let labels = RejectionLabels {
+            route: route.to_owned(),
+            policy: rejection.policy.as_deref().unwrap_or_default().to_owned(),
+            reason: rejection.reason.word(),
+        };
+        self.rejections.get_or_create(&labels).inc();
+    }
+
+    /// Says how much a policy holds now.
+    pub fn level(&self, policy: &str, level: &'static str, value: usize) {
+        let labels = LevelLabels { policy: policy.to_owned(), level };
+        self.levels.get_or_create(&labels).set(i64::try_from(value).unwrap_or(i64::MAX));
+    }
+
+    /// Counts a reload.
+    pub fn reloaded(&self, result: ReloadResult) {
+        self.reloads.get_or_create(&ReloadLabels { result: result.word() }).inc();
+    }
+
+    /// Says which generation is in force, and how many files it holds back.
+    pub fn in_force(&self, generation: u64, held_files: usize) {
+        self.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
+        self.held_files.set(i64::try_from(held_files).unwrap_or(i64::MAX));
+    }
+
+    /// The text exposition format. `alive` is the number of generations that still serve.
+    pub fn render(&self, alive: usize) -> String {
+        self.generations_alive.set(i64::try_from(alive).unwrap_or(i64::MAX));
+        let mut text = String::new();
+        encode(&mut text, &self.registry).expect("a String takes every write");
+        text
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// How a reload ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReloadResult {
+    /// A new generation is in force.
+    Applied,
+    /// Nothing had changed.
+    Unchanged,
+    /// The generation before stays in force.
+    Refused,
+}
+
+impl ReloadResult {
+    /// The word in metric and log.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Applied => "applied",
+            Self::Unchanged => "unchanged",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+/// The handles of one route.
+#[derive(Debug)]
+pub struct RouteMetrics {
+    route: Name,
+    by_class: [Counter; 5],
+    cancelled: Counter,
+    duration: Histogram,
+}
+
+impl RouteMetrics {
+    /// The route's name.
+    pub const fn route(&self) -> &Name {
+        &self.route
+    }
+
+    /// The response has ended, or its client went away.
+    pub fn ended(&self, status: StatusCode, is_complete: bool, took: Duration) {
+        let class = usize::from(status.as_u16() / 100).clamp(1, 5) - 1;
+        if is_complete { &self.by_class[class] } else { &self.cancelled }.inc();
+        self.duration.observe(took.as_secs_f64());
+    }
+}
+
+/// The handles of one policy: what the layers of the gateway report to.
+#[derive(Debug)]
+pub struct PolicyMetrics {
+    admitted: Counter<u64, AtomicU64>,
+    rejected: Counter,
+    would_reject: Counter,
+    queued: Counter,
+    cancelled: Counter,
+}
+
+impl Observer for PolicyMetrics {
+    fn admitted(&self) {
+        self.admitted.inc();
+    }
+    fn rejected(&self, _: &Rejection) {
+        self.rejected.inc();
+    }
+    fn would_reject(&self, _: &Rejection) {
+        self.would_reject.inc();
+    }
+    fn queued(&self) {
+        self.queued.inc();
+    }
+    fn cancelled(&self) {
+        self.cancelled.inc();
+    }
+}
+
+/// The gauges of prometheus-client count in this.
+const _: fn(Gauge<i64, AtomicI64>) -> Gauge = |gauge| gauge;

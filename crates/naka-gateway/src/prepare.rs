@@ -1,0 +1,196 @@
+//! From files to a generation that may be put in force: read, check each, check together, assemble,
+//! run the file's own tests. `check`, the cold start and every reload come through here.
+
+use std::{fmt, path::Path, sync::Arc};
+
+use naka::clock::Now;
+use tokio::time::Instant;
+
+use crate::{
+    assemble::{State, Surroundings, Unroutable, assemble},
+    config::{
+        self, Diagnostics, Held, Severity, Sources,
+        checked::{Config, Expect, Test},
+    },
+    explain::{Explanation, Verdict, explain, forwarded_path},
+    generation::Generation,
+    observe::Metrics,
+    route::RouteError,
+    upstream::Connector,
+};
+
+/// A generation that may be put in force.
+#[derive(Debug)]
+pub struct Prepared {
+    /// It.
+    pub generation: Generation,
+    /// What it was read from.
+    pub sources: Sources,
+    /// Included files that are wrong and were held at their last accepted version.
+    pub held: Vec<Held>,
+    /// What is allowed but hardly meant.
+    pub warnings: Diagnostics,
+}
+
+/// Why there is none.
+#[derive(Debug)]
+pub enum Refusal {
+    /// The files are wrong.
+    Config(Diagnostics),
+    /// No table can be made of the routes.
+    Routes(Arc<Config>, Vec<Unroutable>),
+    /// The file's own tests do not hold.
+    Tests(Vec<FailedTest>),
+    /// A listener cannot be bound.
+    Bind(std::net::SocketAddr, std::io::Error),
+}
+
+/// A test of the file's own that does not hold.
+#[derive(Debug)]
+pub struct FailedTest {
+    /// The test.
+    pub test: Test,
+    /// What was expected and what came of it, one line each.
+    pub differences: Vec<String>,
+    /// All of what came of it.
+    pub explanation: Explanation,
+}
+
+/// Where a generation comes from, and what it goes on from.
+pub struct Before<'a> {
+    /// The entry file.
+    pub entry: &'a Path,
+    /// The last accepted version of each file.
+    pub sources: Option<&'a Sources>,
+    /// The state to go on from.
+    pub state: &'a dyn Fn(&Config) -> State,
+    /// The number of the new one.
+    pub number: u64,
+}
+
+impl fmt::Debug for Before<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Before")
+            .field("entry", &self.entry)
+            .field("number", &self.number)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Prepares the next generation. Nothing has happened if it is thrown away.
+///
+/// # Errors
+/// Everything that is wrong, at the first stage where something is.
+pub fn prepare(before: &Before<'_>, metrics: &Metrics, connector: &Connector) -> Result<Prepared, Refusal> {
+    let loaded = config::load(before.entry, before.sources).map_err(Refusal::Config)?;
+    let config = Arc::new(loaded.config);
+    let around = Surroundings { metrics, connector: connector.clone(), now: Instant::now() };
+    let assembled = assemble(&config, before.number, &(before.state)(&config), &around);
+    let generation = assembled.map_err(|all| Refusal::Routes(Arc::clone(&config), all))?;
+    if config.gateway.reload.run_tests {
+        let failed = run_tests(&config);
+        if !failed.is_empty() {
+            return Err(Refusal::Tests(failed));
+        }
+    }
+    Ok(Prepared { generation, sources: loaded.sources, held: loaded.held, warnings: loaded.warnings })
+}
+
+/// Runs the file's own tests against fresh state, so that no limit is spent and nothing is consumed.
+pub fn run_tests(config: &Arc<Config>) -> Vec<FailedTest> {
+    let metrics = Metrics::new();
+    let around = Surroundings { metrics: &metrics, connector: Connector::Tcp, now: Instant::now() };
+    let Ok(generation) = assemble(config, 0, &State::new(1), &around) else { return Vec::new() };
+    let failed = config.tests.iter().filter_map(|test| {
+        let explanation = explain(&generation, &test.request, Now::read());
+        let differences = differences(&test.expect, &explanation);
+        (!differences.is_empty()).then(|| FailedTest { test: test.clone(), differences, explanation })
+    });
+    failed.collect()
+}
+
+fn differences(expect: &Expect, explanation: &Explanation) -> Vec<String> {
+    let upstream = explanation.forwarded.as_ref().map(|forwarded| &*forwarded.upstream);
+    let status = match &explanation.verdict {
+        Verdict::Refused(rejection) => Some(rejection.reason.status()),
+        Verdict::Answered(status) => Some(*status),
+        Verdict::Sent(_) => None,
+    };
+    let checks = [
+        differs("route", expect.route.as_deref(), explanation.route.as_deref()),
+        differs("upstream", expect.upstream.as_deref(), upstream),
+        differs("path", expect.path.as_deref(), forwarded_path(explanation)),
+        differs("status", expect.status, status),
+    ];
+    checks.into_iter().flatten().collect()
+}
+
+fn differs<T: PartialEq + fmt::Display>(what: &str, expected: Option<T>, is: Option<T>) -> Option<String> {
+    let expected = expected?;
+    match is {
+        Some(is) if is == expected => None,
+        Some(is) => Some(format!("{what}: expected {expected}, but it is {is}")),
+        None => Some(format!("{what}: expected {expected}, but there is none")),
+    }
+}
+
+impl Refusal {
+    /// For people. Diagnostics are rendered with the text they are about.
+    pub fn render(&self, color: bool) -> String {
+        match self {
+            Self::Config(diagnostics) => diagnostics.render(color),
+            other => other.to_string(),
+        }
+    }
+
+    /// How many things are wrong.
+    pub fn count(&self) -> usize {
+        match self {
+            Self::Config(diagnostics) => {
+                diagnostics.iter().filter(|one| one.severity == Severity::Error).count()
+            }
+            Self::Routes(_, all) => all.len(),
+            Self::Tests(all) => all.len(),
+            Self::Bind(..) => 1,
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Config(diagnostics) => f.write_str(&diagnostics.render(false)),
+            Self::Routes(config, all) => all.iter().try_for_each(|one| unroutable(f, config, one)),
+            Self::Tests(all) => all.iter().try_for_each(|failed| failed_test(f, failed)),
+            Self::Bind(address, error) => writeln!(
+                f,
+                "error: {address} cannot be listened on: {error}\n  help: another process may have it; change `listen`, or end that process"
+            ),
+        }
+    }
+}
+
+fn unroutable(f: &mut fmt::Formatter<'_>, config: &Config, one: &Unroutable) -> fmt::Result {
+    writeln!(f, "error: {}", one.error)?;
+    let origin = |name| config.routes.get(name).map(|route| route.origin.to_string()).unwrap_or_default();
+    let (routes, help) = match &one.error {
+        RouteError::Ambiguous(two) => {
+            (vec![&two.first, &two.second], "make one match more, or say which goes first: `priority: 1`")
+        }
+        RouteError::TooManyCaptures { route, .. } => (vec![route], "capture less, or split the route"),
+        RouteError::TooManySegments { route, .. } => {
+            (vec![route], "end it earlier with `{rest...}` or `prefix:`")
+        }
+    };
+    routes.iter().try_for_each(|name| writeln!(f, "  --> {}", origin(*name)))?;
+    writeln!(f, "  on listener `{}`", one.listener)?;
+    writeln!(f, "  help: {help}")
+}
+
+fn failed_test(f: &mut fmt::Formatter<'_>, failed: &FailedTest) -> fmt::Result {
+    writeln!(f, "error: a test of this configuration does not hold: {}", failed.explanation.asked)?;
+    writeln!(f, "  --> {}", failed.test.origin)?;
+    failed.differences.iter().try_for_each(|line| writeln!(f, "  {line}"))?;
+    let explanation = failed.explanation.to_string();
+    explanation.lines().try_for_each(|line| writeln!(f, "  | {line}"))
+}

@@ -1,0 +1,195 @@
+//! The layers of a route, in the one order, named once.
+//!
+//! The list at the end makes both the stack and the list of those who explain themselves, so they
+//! cannot disagree. The stack is one static type for all routes and is erased once for each:
+//! a request costs one box, however many layers are on.
+
+use std::{
+    convert::Infallible,
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Mutex, TryLockError},
+    task::{Context, Poll, Waker},
+};
+
+use http::{Request, Response};
+use naka::{
+    balance::{BalanceLayer, InFlight},
+    bulkhead::{BulkheadLayer, Permit},
+    explain::Explain,
+    guard::Guarded,
+    problem::ProblemLayer,
+    rate_limit::RateLimitLayer,
+    timeout::{TimeoutBody, TimeoutLayer},
+};
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::{observe::PolicyMetrics, upstream::Body};
+
+/// The layers of one route. Each is the handle of its state, and may be off.
+#[derive(Clone, Debug)]
+pub struct Layers {
+    /// Renders what the others refuse.
+    pub problem: ProblemLayer,
+    /// All rate limits of the route: they add up.
+    pub rate_limits: RateLimitLayer<Arc<PolicyMetrics>>,
+    /// The route's own bulkhead.
+    pub bulkhead: BulkheadLayer<Arc<PolicyMetrics>>,
+    /// The end of the whole exchange.
+    pub total_timeout: TimeoutLayer,
+    /// The bulkhead of the whole upstream.
+    pub upstream_bulkhead: BulkheadLayer<Arc<PolicyMetrics>>,
+    /// Chooses the endpoint.
+    pub balance: BalanceLayer,
+}
+
+/// What the guards of the layers make of the leaf's body.
+pub type RouteBody = Guarded<TimeoutBody<Guarded<Guarded<Body, InFlight>, Permit>>, Permit>;
+
+macro_rules! in_order {
+    ($($layer:ident),+) => {
+        /// Hands out, outermost first, all that explains itself.
+        pub fn each<'a>(&'a self, visit: &mut dyn FnMut(&'a dyn Explain)) {
+            $(self.$layer.each(visit);)+
+        }
+
+        /// Puts the layers around `leaf`, the first outermost.
+        pub fn stack<S>(&self, leaf: S) -> impl RouteService + use<S>
+        where
+            S: Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send + 'static>
+                + Clone + Send + Sync + 'static,
+        {
+            in_order!(@around self, leaf, $($layer)+)
+        }
+    };
+    (@around $layers:ident, $leaf:ident, $layer:ident $($inner:ident)*) => {
+        $layers.$layer.layer(in_order!(@around $layers, $leaf, $($inner)*))
+    };
+    (@around $layers:ident, $leaf:ident,) => { $leaf };
+}
+
+impl Layers {
+    in_order!(problem, rate_limits, bulkhead, total_timeout, upstream_bulkhead, balance);
+}
+
+/// What a whole stack is.
+pub trait RouteService:
+    Service<Request<Body>, Response = Response<RouteBody>, Error = Infallible, Future: Send + 'static>
+    + Clone
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl<S> RouteService for S where
+    S: Service<Request<Body>, Response = Response<RouteBody>, Error = Infallible, Future: Send + 'static>
+        + Clone
+        + Send
+        + Sync
+        + 'static
+{
+}
+
+/// The future of one request through a [`Route`].
+pub type RouteFuture = Pin<Box<dyn Future<Output = Result<Response<RouteBody>, Infallible>> + Send>>;
+
+/// One route's stack, of whatever type, called by `&self`.
+#[derive(Clone)]
+pub struct Route(Arc<dyn Erased>);
+
+impl Route {
+    /// Erases the type of a stack.
+    pub fn new(stack: impl RouteService) -> Self {
+        Self(Arc::new(Lent { hot: Mutex::new(stack.clone()), spare: stack }))
+    }
+
+    /// One request. The future is the one allocation.
+    pub fn call(&self, request: Request<Body>) -> RouteFuture {
+        self.0.call(request)
+    }
+}
+
+impl fmt::Debug for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Route")
+    }
+}
+
+trait Erased: Send + Sync {
+    fn call(&self, request: Request<Body>) -> RouteFuture;
+}
+
+/// `call` needs `&mut` only while it makes the future. An instance nobody uses is lent for that
+/// moment; one that is in use, or not ready, is cloned.
+struct Lent<S> {
+    hot: Mutex<S>,
+    spare: S,
+}
+
+impl<S: RouteService> Erased for Lent<S> {
+    fn call(&self, request: Request<Body>) -> RouteFuture {
+        let hot = match self.hot.try_lock() {
+            Ok(hot) => Some(hot),
+            Err(TryLockError::Poisoned(hot)) => Some(hot.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        };
+        if let Some(mut hot) = hot
+            && hot.poll_ready(&mut Context::from_waker(Waker::noop())).is_ready()
+        {
+            return Box::pin(hot.call(request));
+        }
+        let mut own = self.spare.clone();
+        Box::pin(async move {
+            let Ok(()) = std::future::poll_fn(|cx| own.poll_ready(cx)).await;
+            own.call(request).await
+        })
+    }
+}
+
+/// The innermost service: a function that is always ready.
+#[derive(Clone)]
+pub struct Leaf<F>(pub F);
+
+impl<F, Fut> Service<Request<Body>> for Leaf<F>
+where
+    F: Fn(Request<Body>) -> Fut,
+    Fut: Future<Output = Response<Body>>,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Answer<Fut>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        Answer { answer: (self.0)(request) }
+    }
+}
+
+impl<F> fmt::Debug for Leaf<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Leaf")
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// A future that cannot fail.
+    #[derive(Debug)]
+    pub struct Answer<F> {
+        #[pin]
+        answer: F,
+    }
+}
+
+impl<F: Future> Future for Answer<F> {
+    type Output = Result<F::Output, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.project().answer.poll(cx).map(Ok)
+    }
+}

@@ -1,0 +1,115 @@
+//! What one route changes on the way: the target, the host, headers. The data path and `explain`
+//! both come through here.
+
+use http::{
+    HeaderMap, HeaderValue, Response, StatusCode, Uri, Version,
+    header::{HOST, LOCATION, VIA},
+    request::Parts,
+};
+use naka::reject::{Reason, Rejection};
+
+use crate::{
+    config::checked::{HeaderEdit, HeaderEdits, Name, Redirect, Rewrite},
+    entry::{self, replace_path},
+    headers::strip_hop_by_hop,
+    route::{Captures, render},
+    upstream::Body,
+};
+
+/// What matching learned; in the extensions of a request where something needs it.
+#[derive(Clone, Debug)]
+pub struct Matched {
+    /// The route.
+    pub route: Name,
+    /// The captures of its path.
+    pub captures: Captures,
+}
+
+/// What one route changes.
+#[derive(Clone, Debug)]
+pub struct Transform {
+    /// Of the target and the host.
+    pub rewrite: Rewrite,
+    /// Of the headers.
+    pub headers: HeaderEdits,
+}
+
+impl Transform {
+    /// Makes of a request what the endpoint shall see.
+    pub fn request(&self, parts: &mut Parts) -> Result<(), Rejection> {
+        if let Some(path) = self.path(parts) {
+            let target = parts.uri.path_and_query().and_then(|target| replace_path(target, &path));
+            parts.uri = Uri::from(target.ok_or(Rejection::new(Reason::BadPath))?);
+        }
+        if let Some(host) = &self.rewrite.host {
+            parts.headers.insert(HOST, host.clone());
+        }
+        edit(&mut parts.headers, &self.headers.request);
+        // RFC 9110 §7.6.3 asks for it, and it makes loops visible.
+        parts.headers.append(VIA, HeaderValue::from_static("1.1 naka"));
+        Ok(())
+    }
+
+    /// Makes of the endpoint's response what the client shall see.
+    pub fn response(&self, response: &mut Response<Body>) {
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            // Nobody asked for it: `Upgrade` is not forwarded.
+            *response = Rejection::new(Reason::UpstreamProtocol).into_response();
+            return;
+        }
+        *response.version_mut() = Version::HTTP_11;
+        strip_hop_by_hop(response.headers_mut());
+        edit(response.headers_mut(), &self.headers.response);
+    }
+
+    /// The path the endpoint sees, where it is another one.
+    fn path(&self, parts: &Parts) -> Option<String> {
+        let path = parts.uri.path();
+        if let Some(template) = &self.rewrite.path {
+            return Some(render(template, path, captures(parts)));
+        }
+        let stripped = self.rewrite.strip_prefix.then(|| captures(parts).below_prefix(path))?;
+        stripped.map(str::to_owned)
+    }
+}
+
+/// The target of a redirect; what the route does not say stays as it was.
+pub fn location(redirect: &Redirect, parts: &Parts, scheme: &str) -> Option<HeaderValue> {
+    let scheme = redirect.scheme.as_deref().unwrap_or(scheme);
+    let is_same_place = redirect.scheme.is_none() && redirect.host.is_none();
+    let host = redirect.host.as_deref().unwrap_or_else(|| entry::host(&parts.headers));
+    let path = redirect.path.as_ref().map(|template| render(template, parts.uri.path(), captures(parts)));
+    let path = path.as_deref().unwrap_or(parts.uri.path());
+    let query = parts.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+    let url =
+        if is_same_place { format!("{path}{query}") } else { format!("{scheme}://{host}{path}{query}") };
+    HeaderValue::try_from(url).ok()
+}
+
+/// A redirect.
+pub fn redirected(redirect: &Redirect, parts: &Parts, scheme: &str) -> Response<Body> {
+    let Some(location) = location(redirect, parts, scheme) else {
+        return Rejection::new(Reason::BadRequest).into_response();
+    };
+    let mut response = Response::new(Body::Empty);
+    *response.status_mut() = redirect.status;
+    response.headers_mut().insert(LOCATION, location);
+    response
+}
+
+/// The captures of the matched path.
+pub fn captures(parts: &Parts) -> &Captures {
+    parts.extensions.get::<Matched>().map_or(Captures::NONE, |matched| &matched.captures)
+}
+
+fn edit(headers: &mut HeaderMap, edit: &HeaderEdit) {
+    for name in &edit.remove {
+        headers.remove(name);
+    }
+    for (name, value) in &edit.set {
+        headers.insert(name, value.clone());
+    }
+    for (name, value) in &edit.add {
+        headers.append(name, value.clone());
+    }
+}

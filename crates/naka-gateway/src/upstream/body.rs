@@ -1,0 +1,216 @@
+//! The one body type of the gateway, in both directions.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{
+            AtomicBool, AtomicU64,
+            Ordering::{Acquire, Relaxed, Release},
+        },
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Incoming;
+use naka::{BoxError, guard::Guarded};
+use pin_project_lite::pin_project;
+use tokio::{sync::Notify, time::Sleep};
+
+use super::pool::Lease;
+
+pin_project! {
+    /// A request or response body.
+    #[project = Projection]
+    #[derive(Debug, Default)]
+    pub enum Body {
+        /// Nothing.
+        #[default]
+        Empty,
+        #[doc(hidden)]
+        Full { bytes: Option<Bytes> },
+        #[doc(hidden)]
+        Client { #[pin] incoming: Incoming, upload: Option<Arc<Upload>> },
+        #[doc(hidden)]
+        Upstream { #[pin] incoming: Guarded<Idle<Incoming>, Lease> },
+    }
+}
+
+impl Body {
+    /// The body of a client's request.
+    pub fn client(incoming: Incoming) -> Self {
+        if incoming.is_end_stream() { Self::Empty } else { Self::Client { incoming, upload: None } }
+    }
+
+    /// The body of an upstream's response; the connection goes back to its pool at the end.
+    pub(super) fn upstream(incoming: Incoming, lease: Lease, idle: Option<Duration>) -> Self {
+        if incoming.is_end_stream() {
+            lease.give_back();
+            return Self::Empty;
+        }
+        Self::Upstream { incoming: Guarded::new(Idle::new(incoming, idle), Some(lease)) }
+    }
+
+    /// Reports the progress of a client's body from now on; `None` if there is nothing to send.
+    pub(super) fn watch_upload(&mut self) -> Option<Arc<Upload>> {
+        let Self::Client { upload, .. } = self else { return None };
+        Some(Arc::clone(upload.insert(Arc::default())))
+    }
+}
+
+impl From<Bytes> for Body {
+    fn from(bytes: Bytes) -> Self {
+        if bytes.is_empty() { Self::Empty } else { Self::Full { bytes: Some(bytes) } }
+    }
+}
+
+impl HttpBody for Body {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match self.project() {
+            Projection::Empty => Poll::Ready(None),
+            Projection::Full { bytes } => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Projection::Client { mut incoming, upload } => {
+                let frame = incoming.as_mut().poll_frame(cx);
+                if let Some(upload) = upload {
+                    upload.record(&frame, incoming.is_end_stream());
+                }
+                frame.map_err(Into::into)
+            }
+            Projection::Upstream { incoming } => incoming.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Full { bytes } => bytes.is_none(),
+            Self::Client { incoming, .. } => incoming.is_end_stream(),
+            Self::Upstream { incoming } => incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Full { bytes } => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
+            Self::Client { incoming, .. } => incoming.size_hint(),
+            Self::Upstream { incoming } => incoming.size_hint(),
+        }
+    }
+}
+
+/// How far the body of a request has got on its way to the upstream.
+#[derive(Debug, Default)]
+pub(super) struct Upload {
+    frames: AtomicU64,
+    waits_for_client: AtomicBool,
+    is_over: AtomicBool,
+    over: Notify,
+}
+
+impl Upload {
+    pub(super) fn frames(&self) -> u64 {
+        self.frames.load(Relaxed)
+    }
+
+    /// Whether the last thing asked for was more from the client.
+    pub(super) fn waits_for_client(&self) -> bool {
+        self.waits_for_client.load(Relaxed)
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.is_over.load(Acquire)
+    }
+
+    /// Ready when the last byte is on its way.
+    pub(super) async fn over(&self) {
+        let over = self.over.notified();
+        if !self.is_over() {
+            over.await;
+        }
+    }
+
+    fn record<T>(&self, frame: &Poll<Option<T>>, is_at_end: bool) {
+        self.waits_for_client.store(frame.is_pending(), Relaxed);
+        if let Poll::Ready(frame) = frame {
+            self.frames.fetch_add(1, Relaxed);
+            if frame.is_none() || is_at_end {
+                self.is_over.store(true, Release);
+                self.over.notify_one();
+            }
+        }
+    }
+}
+
+pin_project! {
+    /// A body that fails when nothing comes for too long.
+    #[derive(Debug)]
+    pub struct Idle<B> {
+        #[pin]
+        body: B,
+        limit: Option<Duration>,
+        #[pin]
+        alarm: Option<Sleep>,
+    }
+}
+
+impl<B> Idle<B> {
+    const fn new(body: B, limit: Option<Duration>) -> Self {
+        Self { body, limit, alarm: None }
+    }
+}
+
+impl<B: HttpBody<Error: Into<BoxError>>> HttpBody for Idle<B> {
+    type Data = B::Data;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, BoxError>>> {
+        let mut this = self.project();
+        if let Poll::Ready(frame) = this.body.poll_frame(cx) {
+            this.alarm.set(None);
+            return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
+        }
+        let Some(limit) = *this.limit else { return Poll::Pending };
+        if this.alarm.is_none() {
+            this.alarm.set(Some(tokio::time::sleep(limit)));
+        }
+        ready!(this.alarm.as_mut().as_pin_mut().expect("set above").poll(cx));
+        Poll::Ready(Some(Err(Box::new(Stalled { limit }))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Nothing of a body came for too long.
+#[derive(Clone, Copy, Debug)]
+pub struct Stalled {
+    limit: Duration,
+}
+
+impl fmt::Display for Stalled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "nothing of the response body came for {:?} (timeouts.idle)", self.limit)
+    }
+}
+
+impl std::error::Error for Stalled {}

@@ -1,0 +1,145 @@
+//! The leg to the upstream: one exchange with the endpoint a balancer chose.
+//!
+//! # What happens
+//! 1. A kept connection is taken from the endpoint's [`Pool`], or a new one is made within
+//!    `timeouts.connect`. A kept one that turns out to be closed *before anything was sent* gives the
+//!    request back, and the next is taken.
+//! 2. The request is sent. While its body is on its way, `timeouts.idle` runs between two pieces of
+//!    it; from its last byte on, `timeouts.response_headers` runs to the response head.
+//! 3. The response streams through. The connection goes back when the body has ended.
+//!
+//! Every failure becomes a rejection with its reason; nothing here returns an error.
+
+use std::{collections::HashMap, future::Future, sync::Arc, time::Duration};
+
+use http::{Request, Response};
+use naka::{
+    balance::Endpoint,
+    reject::{Reason, Rejection},
+};
+use tokio::time::timeout;
+use tracing::{debug, warn};
+
+mod body;
+mod connect;
+mod pool;
+
+use body::Upload;
+pub use body::{Body, Idle, Stalled};
+pub use connect::{Connector, MemoryConnect};
+pub use pool::{Lease, Pool};
+
+use crate::config::checked::{KeepAlive, Name, UpstreamTimeouts};
+
+/// One upstream, as one worker reaches it under one configuration.
+#[derive(Debug)]
+pub struct Client {
+    /// The upstream's name.
+    pub name: Name,
+    /// The pools of its endpoints, by address.
+    pub pools: HashMap<Arc<str>, Arc<Pool>>,
+    /// How long the parts of an exchange may take.
+    pub timeouts: UpstreamTimeouts,
+    /// How connections are kept.
+    pub keep_alive: KeepAlive,
+    /// How connections are made.
+    pub connector: Connector,
+}
+
+impl Client {
+    /// One exchange. The request is as the endpoint shall see it.
+    pub async fn exchange(&self, mut request: Request<Body>) -> Response<Body> {
+        let pool = Endpoint::of(request.extensions()).and_then(|endpoint| self.pools.get(endpoint.address()));
+        let Some(pool) = pool else { return refuse(Reason::NoEndpoint) };
+        let upload = request.body_mut().watch_upload();
+        loop {
+            let kept = pool.take(self.keep_alive);
+            let is_kept = kept.is_some();
+            let mut lease = match kept {
+                Some(lease) => lease,
+                None => match self.connect(pool).await {
+                    Ok(lease) => lease,
+                    Err(reason) => return refuse(reason),
+                },
+            };
+            let answer = lease.sender.try_send_request(request);
+            match self.in_time(answer, upload.as_deref()).await {
+                Ok(Ok(response)) => {
+                    return response.map(|body| Body::upstream(body, lease, self.timeouts.idle));
+                }
+                Ok(Err(mut failed)) => match failed.take_message() {
+                    Some(unsent) if is_kept => request = unsent,
+                    _ => return refuse(self.blame(&failed.into_error(), upload.as_deref())),
+                },
+                Err(reason) => return refuse(reason),
+            }
+        }
+    }
+
+    async fn connect(&self, pool: &Arc<Pool>) -> Result<Lease, Reason> {
+        let connecting = pool.connect(&self.connector, self.keep_alive);
+        match timeout(self.timeouts.connect, connecting).await {
+            Ok(Ok(lease)) => Ok(lease),
+            Ok(Err(error)) => {
+                warn!(upstream = %self.name, pool = ?pool, %error, "no connection to an endpoint");
+                Err(Reason::ConnectFailed)
+            }
+            Err(_) => {
+                let limit = self.timeouts.connect;
+                warn!(upstream = %self.name, pool = ?pool, ?limit, "no connection to an endpoint in time");
+                Err(Reason::ConnectTimeout)
+            }
+        }
+    }
+
+    /// The answer, or the reason why it took too long.
+    async fn in_time<T>(
+        &self,
+        answer: impl Future<Output = T>,
+        upload: Option<&Upload>,
+    ) -> Result<T, Reason> {
+        let limit = self.timeouts.response_headers;
+        let Some(upload) = upload else {
+            return timeout(limit, answer).await.map_err(|_| Reason::ResponseTimeout);
+        };
+        tokio::select! {
+            biased;
+            answer = answer => Ok(answer),
+            reason = stalled(upload, self.timeouts.idle, limit) => Err(reason),
+        }
+    }
+
+    fn blame(&self, error: &hyper::Error, upload: Option<&Upload>) -> Reason {
+        let is_client = error.is_user() && upload.is_some_and(|upload| !upload.is_over());
+        debug!(upstream = %self.name, %error, is_client, "an exchange failed");
+        if is_client {
+            Reason::BadRequest // The request's body broke off; the client will hardly read this.
+        } else if error.is_parse() {
+            Reason::UpstreamProtocol
+        } else {
+            Reason::UpstreamReset
+        }
+    }
+}
+
+/// Ready when the upload or the answer to it has stalled.
+async fn stalled(upload: &Upload, idle: Option<Duration>, response_headers: Duration) -> Reason {
+    while !upload.is_over() {
+        let Some(idle) = idle else {
+            upload.over().await;
+            break;
+        };
+        let seen = upload.frames();
+        let is_over = timeout(idle, upload.over()).await.is_ok();
+        if !is_over && upload.frames() == seen {
+            let is_client = upload.waits_for_client();
+            return if is_client { Reason::RequestTimeout } else { Reason::ResponseTimeout };
+        }
+    }
+    tokio::time::sleep(response_headers).await;
+    Reason::ResponseTimeout
+}
+
+fn refuse(reason: Reason) -> Response<Body> {
+    Rejection::new(reason).into_response()
+}
