@@ -307,7 +307,8 @@ fn plan(config: &Config, state: &State, around: &Surroundings<'_>, name: &Name, 
         PolicyKind::Bulkhead(_) => false,
     });
     let needs_match = keys_by_route || route.rewrite.strip_prefix;
-    Plan { name: Arc::clone(name), layers, transform, needs_match, metrics: around.metrics.route(name) }
+    let metrics = around.metrics.route(name);
+    Plan { name: Arc::clone(name), layers, transform, total: route.total_timeout, needs_match, metrics }
 }
 
 fn pool_identity(upstream: &Name, address: &Arc<str>) -> Arc<str> {

@@ -30,11 +30,14 @@ use crate::{
     worker::Shared,
 };
 
-/// Serves a connection that was accepted on the listener `name`.
-///
-/// It ends when the client closes it, breaks the protocol (after a `400` where that can still be
-/// said), is silent for too long, or when `draining` becomes true: then after the request it is at.
-pub async fn serve(
+/// A connection between a client and us: a socket, or a pipe in a test.
+pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Stream for S {}
+
+/// Serves a socket that was accepted on the listener `name`, as [`serve`] does, once it has said
+/// something: a connection that has said nothing costs no protocol machinery.
+pub async fn serve_socket(
     shared: &Arc<Shared>,
     worker: usize,
     name: SocketAddr,
@@ -43,11 +46,31 @@ pub async fn serve(
     mut draining: watch::Receiver<bool>,
 ) {
     let Some(bounds) = shared.in_force.with(|generation| Bounds::of(generation, name)) else { return };
-    // A connection that has said nothing costs no protocol machinery yet.
-    if !matches!(timeout(bounds.patience.request_headers, stream.readable()).await, Ok(Ok(()))) {
-        return;
+    let has_spoken = tokio::select! {
+        biased;
+        spoken = timeout(bounds.patience.request_headers, stream.readable()) => matches!(spoken, Ok(Ok(()))),
+        _ = draining.wait_for(|is_draining| *is_draining) => false,
+    };
+    if has_spoken {
+        let _ = stream.set_nodelay(true); // A socket that is already gone is noticed below.
+        serve(shared, worker, name, stream, peer, draining).await;
     }
-    let _ = stream.set_nodelay(true); // A socket that is already gone is noticed below.
+}
+
+/// Serves a connection that was accepted on the listener `name`.
+///
+/// It ends when the client closes it, breaks the protocol (after a `400` where that can still be
+/// said), is silent or deaf for too long, or when `draining` becomes true: then after the request it
+/// is at.
+pub async fn serve<S: Stream>(
+    shared: &Arc<Shared>,
+    worker: usize,
+    name: SocketAddr,
+    stream: S,
+    peer: IpAddr,
+    mut draining: watch::Receiver<bool>,
+) {
+    let Some(bounds) = shared.in_force.with(|generation| Bounds::of(generation, name)) else { return };
     let busy = Busy::default();
     let peer = Arc::new(Peer::new(peer, "http"));
     let service = service_fn(|request| {
@@ -110,31 +133,35 @@ impl Bounds {
 struct Patience {
     /// From the first byte of a request head to its last.
     request_headers: Duration,
-    /// Between two requests.
+    /// Between two requests; and between two pieces of a response that it takes.
     idle: Duration,
 }
 
-/// A stream that fails when nothing comes for too long, while no request is under way.
+/// A stream that fails when nothing comes for too long while no request is under way, and when
+/// nothing that is sent is taken for too long.
 ///
 /// hyper has one timer for both waiting for a request and waiting for the rest of its head; here
-/// they are two. The timer is not touched for each request: it fires once in a while and is then
-/// set to what is due.
-struct Patient {
-    stream: TcpStream,
+/// they are two. It has none for a client that stops reading: then it asks nobody for more of the
+/// body either, so no timeout further inside would ever be looked at. The timer for silence is not
+/// touched for each request: it fires once in a while and is then set to what is due. The one for
+/// deafness is made when it is first needed.
+struct Patient<S> {
+    stream: S,
     busy: Busy,
     /// The number of the last request seen.
     seen: u64,
     patience: Patience,
     deadline: Instant,
     is_in_head: bool,
-    alarm: Pin<Box<Sleep>>,
+    silence: Pin<Box<Sleep>>,
+    deafness: Option<Pin<Box<Sleep>>>,
 }
 
-impl Patient {
-    fn new(stream: TcpStream, busy: Busy, patience: Patience) -> Self {
+impl<S> Patient<S> {
+    fn new(stream: S, busy: Busy, patience: Patience) -> Self {
         let deadline = Instant::now() + patience.request_headers;
-        let alarm = Box::pin(tokio::time::sleep_until(deadline));
-        Self { stream, busy, seen: 0, patience, deadline, is_in_head: true, alarm }
+        let silence = Box::pin(tokio::time::sleep_until(deadline));
+        Self { stream, busy, seen: 0, patience, deadline, is_in_head: true, silence, deafness: None }
     }
 
     /// Bytes have come.
@@ -146,7 +173,7 @@ impl Patient {
     }
 
     /// Nothing has come: is it too long?
-    fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+    fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         let (is_idle, number) = self.busy.look();
         if !is_idle {
             return Poll::Pending;
@@ -155,20 +182,34 @@ impl Patient {
             (self.seen, self.is_in_head) = (number, false);
             self.deadline = Instant::now() + self.patience.idle;
         }
-        if self.alarm.deadline() > self.deadline {
-            self.alarm.as_mut().reset(self.deadline);
+        if self.silence.deadline() > self.deadline {
+            self.silence.as_mut().reset(self.deadline);
         }
         loop {
-            ready!(self.alarm.as_mut().poll(cx));
+            ready!(self.silence.as_mut().poll(cx));
             if Instant::now() >= self.deadline {
                 return Poll::Ready(io::ErrorKind::TimedOut.into());
             }
-            self.alarm.as_mut().reset(self.deadline);
+            self.silence.as_mut().reset(self.deadline);
         }
+    }
+
+    /// What became of sending: if nothing was taken, is it too long?
+    fn sent<T>(&mut self, sent: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        if sent.is_ready() {
+            self.deafness = None;
+            return sent;
+        }
+        let due = || {
+            let idle = Instant::now() + self.patience.idle;
+            Box::pin(tokio::time::sleep_until(self.busy.must_end().map_or(idle, |end| end.min(idle))))
+        };
+        ready!(self.deafness.get_or_insert_with(due).as_mut().poll(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
-impl AsyncRead for Patient {
+impl<S: Stream> AsyncRead for Patient<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -178,13 +219,14 @@ impl AsyncRead for Patient {
             self.heard();
             return Poll::Ready(result);
         }
-        self.poll_patience(cx).map(Err)
+        self.poll_silence(cx).map(Err)
     }
 }
 
-impl AsyncWrite for Patient {
+impl<S: Stream> AsyncWrite for Patient<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let sent = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.sent(sent, cx)
     }
 
     fn poll_write_vectored(
@@ -192,7 +234,8 @@ impl AsyncWrite for Patient {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        let sent = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.sent(sent, cx)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -200,10 +243,12 @@ impl AsyncWrite for Patient {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let sent = Pin::new(&mut self.stream).poll_flush(cx);
+        self.sent(sent, cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        let sent = Pin::new(&mut self.stream).poll_shutdown(cx);
+        self.sent(sent, cx)
     }
 }

@@ -1,6 +1,6 @@
 //! One generation: an immutable snapshot of everything a request needs, behind one swap.
 
-use std::{collections::HashMap, fmt, net::SocketAddr, sync::Arc};
+use std::{collections::HashMap, fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 
@@ -56,6 +56,8 @@ pub struct Plan {
     pub layers: Layers,
     /// What it changes on the way.
     pub transform: Transform,
+    /// The end of the whole exchange; `None` is `never`.
+    pub total: Option<Duration>,
     /// Whether a key needs to know the route, or the path loses its prefix.
     pub needs_match: bool,
     /// Its metrics.

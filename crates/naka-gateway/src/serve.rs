@@ -1,7 +1,7 @@
 //! One request: entry, match, layers, and the account of it that ends with the response body.
 
 use std::sync::{
-    Arc,
+    Arc, Mutex, PoisonError,
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 
@@ -13,6 +13,7 @@ use naka::{
     problem,
     reject::{Reason, Rejection},
 };
+use tokio::time::Instant;
 
 use crate::{
     entry::{self, Peer, REQUEST_ID},
@@ -77,6 +78,7 @@ pub async fn serve(
         Err(rejection) => return refuse(metrics, account, &rejection.0, rejection.1),
     };
     account.plan = Some(Arc::clone(plan));
+    account.busy.until(plan.total.and_then(|total| account.began.instant().checked_add(total)));
     let Ok(response) = route.call(Request::from_parts(parts, Body::client(body))).await;
     if let Some(rejection) = response.extensions().get::<Rejection>() {
         metrics.rejected(&plan.name, rejection);
@@ -152,24 +154,42 @@ impl Drop for Account {
     }
 }
 
-/// How many requests of one connection are under way, and how many there have been.
+/// What the connection needs to know of its requests: how many are under way, how many there have
+/// been, and when the one under way has to be over.
 #[derive(Clone, Debug, Default)]
-pub struct Busy(Arc<AtomicU64>);
+pub struct Busy(Arc<Progress>);
+
+#[derive(Debug, Default)]
+struct Progress {
+    /// The number of requests so far, and below it the number of those under way.
+    counts: AtomicU64,
+    end: Mutex<Option<Instant>>,
+}
 
 impl Busy {
     const ONE: u64 = 1 << 32 | 1;
 
     fn begin(&self) {
-        self.0.fetch_add(Self::ONE, Relaxed); // Relaxed: one task reads and writes it.
+        self.until(None);
+        self.0.counts.fetch_add(Self::ONE, Relaxed); // Relaxed: one task reads and writes it.
     }
 
     fn end(&self) {
-        self.0.fetch_sub(1, Relaxed);
+        self.0.counts.fetch_sub(1, Relaxed);
+    }
+
+    fn until(&self, end: Option<Instant>) {
+        *self.0.end.lock().unwrap_or_else(PoisonError::into_inner) = end;
     }
 
     /// Whether none is under way; and a number that changes with each new one.
     pub fn look(&self) -> (bool, u64) {
-        let word = self.0.load(Relaxed);
+        let word = self.0.counts.load(Relaxed);
         (word.trailing_zeros() >= 32, word >> 32)
+    }
+
+    /// When the last request has to be over, its response read by the client included.
+    pub fn must_end(&self) -> Option<Instant> {
+        *self.0.end.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

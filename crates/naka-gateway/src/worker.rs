@@ -280,7 +280,7 @@ impl Worker {
         let (shared, number) = (Arc::clone(&self.shared), self.number);
         let draining = self.shared.draining.subscribe();
         tokio::spawn(async move {
-            connection::serve(&shared, number, name, stream, peer.ip(), draining).await;
+            connection::serve_socket(&shared, number, name, stream, peer.ip(), draining).await;
             drop(place);
         });
     }

@@ -405,9 +405,8 @@ async fn read_head<S: Stream>(
     let mut lines = head.trim_end().split("\r\n");
     let line = lines.next().unwrap_or_default().to_owned();
     let headers = lines.filter_map(|line| line.split_once(':'));
-    let headers: Vec<_> = headers
-        .map(|(name, value)| (name.trim().to_ascii_lowercase(), value.trim().to_owned()))
-        .collect();
+    let headers: Vec<_> =
+        headers.map(|(name, value)| (name.trim().to_ascii_lowercase(), value.trim().to_owned())).collect();
     let seen = Seen { line, headers, connection };
     let framing = if seen.headers.iter().any(|(name, _)| name == "transfer-encoding") {
         Framing::Chunked

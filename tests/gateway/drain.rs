@@ -1,0 +1,86 @@
+//! The end of a process.
+
+use std::time::Duration;
+
+use naka_testkit::upstream::{Step, Upstream, ok};
+use rustix::process::Signal;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use crate::process::{Process, raw};
+
+fn config(upstream: &Upstream, drain: &str) -> String {
+    format!(
+        "gateway: {{admin: {{listen: ADMIN}}, workers: 2, drain: {drain}}}
+listeners: {{public: {{listen: PUBLIC}}}}
+upstreams: {{app: {{endpoints: ['{}']}}}}
+routes: {{all: {{match: {{prefix: /}}, upstream: app}}}}
+",
+        upstream.address()
+    )
+}
+
+/// A response under way is finished, an idle connection and a silent one are closed, and nobody new
+/// is accepted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sigterm_ends_what_is_idle_and_lets_the_rest_finish() {
+    let upstream = Upstream::start(|seen| match seen.target() {
+        "/slow" => vec![
+            Step::send("HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\nhalf"),
+            Step::Wait(Duration::from_secs(2)),
+            Step::send("half"),
+        ],
+        _ => ok("quick"),
+    })
+    .await;
+    let mut process = Process::start(&config(&upstream, "{grace: 0s, deadline: 30s}")).await;
+    let at = process.public;
+    let silent = TcpStream::connect(at).await.unwrap();
+    let mut idle = TcpStream::connect(at).await.unwrap();
+    idle.write_all(b"GET /quick HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    let mut piece = [0; 1024];
+    assert_ne!(idle.read(&mut piece).await.unwrap(), 0);
+    let slow = tokio::spawn(async move { raw(at, b"GET /slow HTTP/1.1\r\nhost: a\r\n\r\n").await });
+    process.until("the slow one is at the upstream", async || upstream.working() == 1).await;
+
+    process.signal(Signal::TERM);
+    let slow = String::from_utf8(slow.await.unwrap()).unwrap();
+    assert!(slow.ends_with("halfhalf"), "{slow}");
+    for mut stream in [silent, idle] {
+        while stream.read(&mut piece).await.unwrap_or(0) > 0 {}
+    }
+    let status = process.end().await;
+    assert_eq!(status.code(), Some(0), "{}", process.log());
+    assert!(process.log().contains("cut=0"), "{}", process.log());
+    assert!(TcpStream::connect(at).await.is_err(), "nobody listens any more");
+}
+
+/// While others look away, requests are still taken, and readiness already says no.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn during_the_grace_requests_are_taken_and_readiness_says_no() {
+    let upstream = Upstream::start(|_| ok("quick")).await;
+    let mut process = Process::start(&config(&upstream, "{grace: 20s, deadline: 25s}")).await;
+    process.signal(Signal::TERM);
+    process
+        .until("readiness says no", async || process.get("/readyz").await.is_some_and(|it| it.0 == 503))
+        .await;
+    assert_eq!(process.public("GET /").await.0, 200);
+    process.signal(Signal::TERM); // The second cuts off.
+    assert_eq!(process.end().await.code(), Some(0));
+}
+
+/// What does not end by itself is cut off at the deadline.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_does_not_end_is_cut_off() {
+    let upstream = Upstream::start(|_| vec![Step::Hang]).await;
+    let mut process = Process::start(&config(&upstream, "{grace: 0s, deadline: 1s}")).await;
+    let at = process.public;
+    let hung = tokio::spawn(async move { raw(at, b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await });
+    process.until("it is at the upstream", async || upstream.working() == 1).await;
+    process.signal(Signal::TERM);
+    assert_eq!(process.end().await.code(), Some(0));
+    assert_eq!(hung.await.unwrap(), b"");
+    assert!(process.log().contains("cut=1"), "{}", process.log());
+}

@@ -1,0 +1,146 @@
+//! The gateway inside the test: its own rooms over pipes, so that time can be virtual.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper_util::rt::TokioIo;
+use naka_gateway::{
+    assemble::State,
+    connection,
+    explain::{Explanation, explain},
+    generation::{Generation, InForce},
+    observe::Metrics,
+    prepare::{Before, Refusal, prepare},
+    upstream::Connector,
+    worker::Shared,
+};
+use naka_testkit::network::Network;
+use tempfile::TempDir;
+use tokio::{io::DuplexStream, sync::watch};
+
+pub(crate) const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+
+/// A gateway whose clients and upstreams are pipes.
+pub(crate) struct Inside {
+    pub(crate) network: Network,
+    shared: Arc<Shared>,
+    metrics: Arc<Metrics>,
+    draining: watch::Sender<bool>,
+    folder: TempDir,
+}
+
+impl Inside {
+    /// With this configuration in force; its listeners' addresses are only names.
+    pub(crate) fn new(yaml: &str) -> Self {
+        let (folder, network) = (tempfile::tempdir().unwrap(), Network::new());
+        let metrics = Arc::new(Metrics::new());
+        std::fs::write(folder.path().join("gateway.yaml"), yaml).unwrap();
+        let first = prepared(&folder.path().join("gateway.yaml"), &State::new(1), 1, &metrics, &network);
+        let in_force = InForce::new(first.unwrap_or_else(|refusal| panic!("{refusal}")));
+        let shared = Shared::new(in_force, Arc::clone(&metrics), 1);
+        Self { network, shared, metrics, draining: watch::Sender::new(false), folder }
+    }
+
+    /// Puts another configuration in force, or says why not.
+    pub(crate) fn reload(&self, yaml: &str) -> Result<(), String> {
+        let entry = self.folder.path().join("gateway.yaml");
+        std::fs::write(&entry, yaml).unwrap();
+        let current = self.generation();
+        let next = prepared(&entry, &current.state, current.number + 1, &self.metrics, &self.network);
+        self.shared.in_force.swap(next.map_err(|refusal| refusal.to_string())?);
+        Ok(())
+    }
+
+    pub(crate) fn generation(&self) -> Arc<Generation> {
+        self.shared.in_force.get()
+    }
+
+    /// What would become of a request from [`CLIENT`], by the generation in force.
+    pub(crate) fn explain(&self, request: &str, headers: &[String]) -> Explanation {
+        let generation = self.generation();
+        let asked = naka_gateway::ask::Asked {
+            request: request.to_owned(),
+            headers: headers.to_vec(),
+            client_ip: Some(CLIENT.to_string()),
+            listener: None,
+        };
+        explain(&generation, &asked.check(&generation.config).unwrap(), naka::clock::Now::read())
+    }
+
+    /// A raw connection to the first listener.
+    pub(crate) fn connect(&self) -> DuplexStream {
+        let name = self.first_listener();
+        let (ours, theirs) = tokio::io::duplex(64 << 10);
+        let (shared, draining) = (Arc::clone(&self.shared), self.draining.subscribe());
+        tokio::spawn(async move { connection::serve(&shared, 0, name, theirs, CLIENT, draining).await });
+        ours
+    }
+
+    /// A connection that speaks HTTP.
+    pub(crate) async fn client(&self) -> Client {
+        let (sender, connection) = handshake(TokioIo::new(self.connect())).await.unwrap();
+        tokio::spawn(connection);
+        Client(sender)
+    }
+
+    /// One request over a connection of its own.
+    pub(crate) async fn send(&self, request: Request<Full<Bytes>>) -> Response<Bytes> {
+        self.client().await.send(request).await
+    }
+
+    /// A metric as it is exposed: the value behind the first line that starts like this.
+    pub(crate) fn metric(&self, start: &str) -> Option<f64> {
+        let text = self.metrics.render(0);
+        let line = text.lines().find(|line| line.starts_with(start))?;
+        line.rsplit(' ').next()?.parse().ok()
+    }
+
+    fn first_listener(&self) -> SocketAddr {
+        self.generation().config.listeners.values().next().unwrap().listen
+    }
+}
+
+/// A client's connection.
+pub(crate) struct Client(SendRequest<Full<Bytes>>);
+
+impl Client {
+    pub(crate) async fn send(&mut self, request: Request<Full<Bytes>>) -> Response<Bytes> {
+        self.0.ready().await.unwrap();
+        let (head, body) = self.0.send_request(request).await.unwrap().into_parts();
+        Response::from_parts(head, body.collect().await.unwrap().to_bytes())
+    }
+
+    /// The head of a response, and its body still to come.
+    pub(crate) async fn head(&mut self, request: Request<Full<Bytes>>) -> Response<hyper::body::Incoming> {
+        self.0.ready().await.unwrap();
+        self.0.send_request(request).await.unwrap()
+    }
+}
+
+/// A request with a host and no body.
+pub(crate) fn get(target: &str) -> Request<Full<Bytes>> {
+    Request::get(target).header("host", "api.example").body(Full::default()).unwrap()
+}
+
+fn prepared(
+    entry: &PathBuf,
+    state: &State,
+    number: u64,
+    metrics: &Metrics,
+    network: &Network,
+) -> Result<Generation, Refusal> {
+    let network = network.clone();
+    let connect = move |name: &str| {
+        let stream = network.connect(name);
+        Box::pin(async move { stream }) as std::pin::Pin<Box<dyn Future<Output = _> + Send>>
+    };
+    let before = Before { entry, sources: None, state: &|_| state.clone(), number };
+    prepare(&before, metrics, &Connector::Memory(Arc::new(connect))).map(|prepared| prepared.generation)
+}

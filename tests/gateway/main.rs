@@ -1,0 +1,8 @@
+//! The gateway as its users meet it: whole, over sockets or over pipes in virtual time.
+#![allow(clippy::unwrap_used, missing_docs, reason = "tests may")]
+
+mod inside;
+mod process;
+
+mod drain;
+mod limits;
