@@ -1,4 +1,13 @@
-//! For naka's own tests: the suite every layer passes.
+//! For naka's own tests: a scripted upstream, a network inside the process, and the suite every
+//! layer passes.
+//!
+//! | Module | What it is for |
+//! | --- | --- |
+//! | [`contract`] | The laws every layer keeps |
+//! | [`network`] | Connections inside the process, for tests under virtual time |
+//! | [`upstream`] | An HTTP/1.1 server that does as it is told, also what no server should do |
 #![forbid(unsafe_code)]
 
 pub mod contract;
+pub mod network;
+pub mod upstream;
