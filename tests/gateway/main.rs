@@ -4,5 +4,8 @@
 mod inside;
 mod process;
 
+mod bad_input;
 mod drain;
+mod forwarding;
 mod limits;
+mod timeouts;

@@ -26,7 +26,11 @@ use naka::{
     reject::{Reason, Rejection},
 };
 
-use crate::{headers::strip_hop_by_hop, random::random_id, route::normalize};
+use crate::{
+    headers::{has_known_framing, strip_hop_by_hop},
+    random::random_id,
+    route::normalize,
+};
 
 /// The name of the request id.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -73,6 +77,9 @@ impl Entry {
     pub fn admit(&self, parts: &mut Parts, peer: &Peer, now: Now) -> Result<(), Rejection> {
         self.check_target(parts)?;
         settle_host(parts)?;
+        if !has_known_framing(&parts.headers) {
+            return Err(Reason::BadRequest.into());
+        }
         let is_trusted = self.trusts(peer.address);
         let headers = &mut parts.headers;
         strip_hop_by_hop(headers);
@@ -169,15 +176,29 @@ fn settle_host(parts: &mut Parts) -> Result<(), Rejection> {
     match parts.headers.get(HOST) {
         None if parts.version >= Version::HTTP_11 => Err(BAD),
         None => Ok(()),
-        Some(host) if is_host(host.as_bytes()) => {
-            if host.as_bytes().iter().any(u8::is_ascii_uppercase) {
-                let lower = HeaderValue::from_bytes(&host.as_bytes().to_ascii_lowercase());
-                parts.headers.insert(HOST, lower.map_err(|_| BAD)?);
+        Some(host) => {
+            let host = host.to_str().map_err(|_| BAD)?;
+            if !is_host(host.as_bytes()) {
+                return Err(BAD);
+            }
+            if let Some(host) = normal_host(host) {
+                parts.headers.insert(HOST, HeaderValue::try_from(host).map_err(|_| BAD)?);
             }
             Ok(())
         }
-        Some(_) => Err(BAD),
     }
+}
+
+/// The host in lower case and without the root's trailing dot, if it is not like that already: it is
+/// one host however it is written, to our routes and to the upstream.
+fn normal_host(host: &str) -> Option<String> {
+    let (name, port) = match host.rfind(':') {
+        Some(colon) if !host[colon..].contains(']') => host.split_at(colon),
+        _ => (host, ""),
+    };
+    let undotted = name.strip_suffix('.').unwrap_or(name);
+    let is_normal = undotted.len() == name.len() && !host.bytes().any(|b| b.is_ascii_uppercase());
+    if is_normal { None } else { Some(undotted.to_ascii_lowercase() + port) }
 }
 
 /// A name or address, and perhaps a port (RFC 3986 §3.2.2), without user info.
@@ -188,9 +209,11 @@ fn is_host(host: &[u8]) -> bool {
     };
     let is_name = |b: &u8| b.is_ascii_alphanumeric() || b"-._~".contains(b);
     let is_address = |b: &u8| b.is_ascii_hexdigit() || b":.".contains(b);
-    let is_fine = match name {
-        [b'[', inner @ .., b']'] => !inner.is_empty() && inner.iter().all(is_address),
-        _ => !name.is_empty() && name.iter().all(is_name),
+    let is_fine = if let [b'[', inner @ .., b']'] = name {
+        !inner.is_empty() && inner.iter().all(is_address)
+    } else {
+        let mut labels = name.strip_suffix(b".").unwrap_or(name).split(|&b| b == b'.');
+        name.iter().all(is_name) && labels.all(|label| !label.is_empty())
     };
     is_fine && port.len() <= 5 && port.iter().all(u8::is_ascii_digit)
 }
@@ -335,7 +358,9 @@ mod tests {
     async fn one_host_and_only_one() {
         let reason = |headers: &[(&str, &str)]| admit("192.0.2.7", "/", headers).map(drop).unwrap_err();
         assert_eq!(reason(&[]), Reason::BadRequest);
-        for host in ["a b", "user@h", "h:port", "h:123456", "", "[::1", "h/x", "h?x"] {
+        for host in
+            ["a b", "user@h", "h:port", "h:123456", "", "[::1", "h/x", "h?x", ".", ".h", "h..", "a..b", ":80"]
+        {
             assert_eq!(reason(&[("host", host)]), Reason::BadRequest, "{host}");
         }
         assert_eq!(reason(&[("host", "a"), ("host", "a")]), Reason::BadRequest);
@@ -345,6 +370,17 @@ mod tests {
             ("right.example:80", "/x?y".into())
         );
         assert_eq!(host(&parts.headers), "right.example");
+    }
+
+    #[tokio::test]
+    async fn a_trailing_dot_evades_no_route() {
+        for (sent, settled) in
+            [("Admin.Example.", "admin.example"), ("admin.example.:80", "admin.example:80")]
+        {
+            let parts = admit("192.0.2.7", "/", &[("host", sent)]).unwrap();
+            assert_eq!(parts.headers["host"], settled);
+            assert_eq!(host(&parts.headers), "admin.example");
+        }
     }
 
     #[tokio::test]

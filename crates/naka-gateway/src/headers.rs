@@ -1,12 +1,11 @@
 //! Headers that concern one connection only (RFC 9110 §7.6.1).
 
 use http::{
-    HeaderMap, HeaderName,
-    header::{CONNECTION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE},
+    HeaderMap, HeaderName, HeaderValue,
+    header::{CONNECTION, Entry, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE},
 };
 
-const HOP_BY_HOP: [HeaderName; 8] = [
-    CONNECTION,
+static HOP_BY_HOP: [HeaderName; 7] = [
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
     PROXY_AUTHENTICATE,
@@ -19,26 +18,39 @@ const HOP_BY_HOP: [HeaderName; 8] = [
 /// Takes away what concerns the connection a message came over: the known fields, and those that
 /// its `Connection` names.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    while let Some(name) = named_by_connection(headers) {
-        headers.remove(name);
+    if let Entry::Occupied(connection) = headers.entry(CONNECTION) {
+        let (_, lines) = connection.remove_entry_mult();
+        // Nearly always one line with one of two words that name no field.
+        let lines = lines.filter(|line| line != "keep-alive" && line != "close").collect::<Vec<_>>();
+        let lines = lines.iter().filter_map(|line| line.to_str().ok());
+        for name in lines.flat_map(|line| line.split(',')).map(str::trim).filter(|name| may_go(name)) {
+            headers.remove(name);
+        }
     }
     for name in &HOP_BY_HOP {
         headers.remove(name);
     }
-    if headers.get(TE).is_some_and(|te| te != "trailers") {
+    if headers.get_all(TE).iter().any(|te| te != "trailers") {
         headers.remove(TE);
     }
 }
 
-/// One field that is there and that `Connection` names. Framing and routing fields cannot be
-/// taken away like that: a client must not choose what the next hop does not see of them.
-fn named_by_connection(headers: &HeaderMap) -> Option<HeaderName> {
-    let lines = headers.get_all(CONNECTION).into_iter().filter_map(|line| line.to_str().ok());
-    let names = lines.flat_map(|line| line.split(',')).filter_map(|name| name.trim().parse().ok());
-    let may_go = |name: &HeaderName| {
-        *name != CONNECTION && *name != http::header::HOST && *name != http::header::CONTENT_LENGTH
-    };
-    names.filter(may_go).find(|name| headers.contains_key(name))
+/// Framing, routing and forwarding fields cannot be taken away by naming them in `Connection`: a
+/// client must not choose what the next hop does not see of them, nor what we see of those that a
+/// trusted proxy wrote.
+fn may_go(name: &str) -> bool {
+    let is = |kept: &str| name.eq_ignore_ascii_case(kept);
+    let is_forwarding = name.get(..12).is_some_and(|start| start.eq_ignore_ascii_case("x-forwarded-"));
+    !is_forwarding
+        && !["host", "content-length", "forwarded", "x-real-ip", "x-request-id"].into_iter().any(is)
+}
+
+/// Whether the body is framed in a way we undo: not at all, or in chunks. Any other coding would be
+/// passed on as if it were none.
+pub fn has_known_framing(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let first = codings.next().map(HeaderValue::as_bytes);
+    codings.next().is_none() && first.is_none_or(|coding| coding.eq_ignore_ascii_case(b"chunked"))
 }
 
 #[cfg(test)]
@@ -67,5 +79,36 @@ mod tests {
         let mut left = headers.keys().map(HeaderName::as_str).collect::<Vec<_>>();
         left.sort_unstable();
         assert_eq!(left, ["content-length", "host", "x-kept"]);
+    }
+
+    #[test]
+    fn connection_cannot_take_away_what_a_trusted_proxy_wrote() {
+        let mut headers = HeaderMap::new();
+        let kept = ["x-forwarded-for", "X-Forwarded-Proto", "forwarded", "x-request-id", "x-real-ip"];
+        headers.append("connection", kept.join(",").parse().unwrap());
+        for name in kept {
+            headers.append(name.to_ascii_lowercase().parse::<HeaderName>().unwrap(), "1".parse().unwrap());
+        }
+        strip_hop_by_hop(&mut headers);
+        assert_eq!(headers.len(), kept.len());
+    }
+
+    #[test]
+    fn only_chunks_are_undone() {
+        for (lines, expected) in [
+            (&[][..], true),
+            (&["chunked"], true),
+            (&["Chunked"], true),
+            (&["gzip, chunked"], false),
+            (&["gzip", "chunked"], false),
+            (&["chunked", "chunked"], false),
+            (&["identity"], false),
+        ] {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append(TRANSFER_ENCODING, line.parse().unwrap());
+            }
+            assert_eq!(has_known_framing(&headers), expected, "{lines:?}");
+        }
     }
 }

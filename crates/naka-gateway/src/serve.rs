@@ -1,28 +1,29 @@
 //! One request: entry, match, layers, and the account of it that ends with the response body.
 
-use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{AtomicU64, Ordering::Relaxed},
-};
+use std::sync::Arc;
 
-use http::{HeaderValue, Request, Response, StatusCode, header::ALLOW, request::Parts};
+use crate::{
+    entry::{self, Peer, REQUEST_ID},
+    generation::{Plan, Served},
+    observe::Metrics,
+    patience::Progress,
+    route::{Captures, Found, Query, Trace},
+    stack::{Route, RouteBody},
+    transform::Matched,
+    upstream::Body,
+};
+use http::{
+    HeaderValue, Method, Request, Response, StatusCode,
+    header::{ALLOW, CONNECTION, CONTENT_LENGTH},
+    request::Parts,
+};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use naka::{
     clock::Now,
     guard::{End, Guard, Guarded},
     problem,
     reject::{Reason, Rejection},
-};
-use tokio::time::Instant;
-
-use crate::{
-    entry::{self, Peer, REQUEST_ID},
-    generation::{Plan, Served},
-    observe::Metrics,
-    route::{Captures, Found, Query, Trace},
-    stack::{Route, RouteBody},
-    transform::Matched,
-    upstream::Body,
 };
 
 /// The body of every response the server sends.
@@ -69,6 +70,7 @@ pub async fn serve(
     request: Request<Incoming>,
 ) -> Response<ServerBody> {
     let (mut parts, body) = request.into_parts();
+    account.is_head = parts.method == Method::HEAD;
     if let Err(rejection) = served.entry.admit(&mut parts, peer, account.began) {
         return refuse(metrics, account, &rejection, None);
     }
@@ -78,8 +80,8 @@ pub async fn serve(
         Err(rejection) => return refuse(metrics, account, &rejection.0, rejection.1),
     };
     account.plan = Some(Arc::clone(plan));
-    account.busy.until(plan.total.and_then(|total| account.began.instant().checked_add(total)));
-    let Ok(response) = route.call(Request::from_parts(parts, Body::client(body))).await;
+    account.progress.must_end(plan.total.and_then(|total| account.began.instant().checked_add(total)));
+    let Ok(response) = route.call(Request::from_parts(parts, Body::client(body, &account.progress))).await;
     if let Some(rejection) = response.extensions().get::<Rejection>() {
         metrics.rejected(&plan.name, rejection);
     }
@@ -111,18 +113,27 @@ fn note(parts: &mut Parts, plan: &Plan, captures: Captures) {
 #[derive(Debug)]
 pub struct Account {
     began: Now,
+    is_head: bool,
     status: StatusCode,
     request_id: Option<HeaderValue>,
     plan: Option<Arc<Plan>>,
-    /// Requests of this connection that are under way: its idle clock stands still meanwhile.
-    busy: Busy,
+    /// Of the connection: its idle clock stands still while a request is under way.
+    progress: Arc<Progress>,
 }
 
 impl Account {
     /// A request whose head has just been read.
-    pub fn open(busy: &Busy) -> Self {
-        busy.begin();
-        Self { began: Now::read(), status: StatusCode::OK, request_id: None, plan: None, busy: busy.clone() }
+    pub fn open(progress: &Arc<Progress>) -> Self {
+        progress.begin();
+        let progress = Arc::clone(progress);
+        Self {
+            began: Now::read(),
+            is_head: false,
+            status: StatusCode::OK,
+            request_id: None,
+            plan: None,
+            progress,
+        }
     }
 
     fn attach(mut self, mut response: Response<RouteBody>) -> Response<ServerBody> {
@@ -130,7 +141,25 @@ impl Account {
         if let Some(id) = self.request_id.take() {
             response.headers_mut().insert(REQUEST_ID, id);
         }
+        if self.progress.has_unread() {
+            // What is left of the upload cannot be told from a next request, so there is none.
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        if self.is_head || matches!(self.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
+            self.leave_body_out(&mut response);
+        }
         response.map(|body| Guarded::new(body, Some(self)))
+    }
+
+    /// There is none to send: asked for it, the server would drop it unread, as if the client had gone.
+    fn leave_body_out(&self, response: &mut Response<RouteBody>) {
+        let body = std::mem::take(response.body_mut());
+        if let Some(length) = body.size_hint().exact().filter(|_| self.is_head && !body.is_end_stream()) {
+            response.headers_mut().entry(CONTENT_LENGTH).or_insert(HeaderValue::from(length));
+        }
+        if self.status == StatusCode::NO_CONTENT {
+            response.headers_mut().remove(CONTENT_LENGTH);
+        }
     }
 
     fn close(&self, is_complete: bool) {
@@ -150,46 +179,6 @@ impl Guard for Account {
 impl Drop for Account {
     fn drop(&mut self) {
         self.close(false); // Dropped without an end: the client went away before the head.
-        self.busy.end();
-    }
-}
-
-/// What the connection needs to know of its requests: how many are under way, how many there have
-/// been, and when the one under way has to be over.
-#[derive(Clone, Debug, Default)]
-pub struct Busy(Arc<Progress>);
-
-#[derive(Debug, Default)]
-struct Progress {
-    /// The number of requests so far, and below it the number of those under way.
-    counts: AtomicU64,
-    end: Mutex<Option<Instant>>,
-}
-
-impl Busy {
-    const ONE: u64 = 1 << 32 | 1;
-
-    fn begin(&self) {
-        self.until(None);
-        self.0.counts.fetch_add(Self::ONE, Relaxed); // Relaxed: one task reads and writes it.
-    }
-
-    fn end(&self) {
-        self.0.counts.fetch_sub(1, Relaxed);
-    }
-
-    fn until(&self, end: Option<Instant>) {
-        *self.0.end.lock().unwrap_or_else(PoisonError::into_inner) = end;
-    }
-
-    /// Whether none is under way; and a number that changes with each new one.
-    pub fn look(&self) -> (bool, u64) {
-        let word = self.0.counts.load(Relaxed);
-        (word.trailing_zeros() >= 32, word >> 32)
-    }
-
-    /// When the last request has to be over, its response read by the client included.
-    pub fn must_end(&self) -> Option<Instant> {
-        *self.0.end.lock().unwrap_or_else(PoisonError::into_inner)
+        self.progress.end();
     }
 }

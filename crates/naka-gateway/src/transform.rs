@@ -3,7 +3,7 @@
 
 use http::{
     HeaderMap, HeaderValue, Response, StatusCode, Uri, Version,
-    header::{HOST, LOCATION, VIA},
+    header::{CONTENT_LENGTH, HOST, LOCATION, TRANSFER_ENCODING, VIA},
     request::Parts,
 };
 use naka::reject::{Reason, Rejection};
@@ -11,7 +11,7 @@ use naka::reject::{Reason, Rejection};
 use crate::{
     config::checked::{HeaderEdit, HeaderEdits, Name, Redirect, Rewrite},
     entry::{self, replace_path},
-    headers::strip_hop_by_hop,
+    headers::{has_known_framing, strip_hop_by_hop},
     route::{Captures, render},
     upstream::Body,
 };
@@ -52,12 +52,17 @@ impl Transform {
 
     /// Makes of the endpoint's response what the client shall see.
     pub fn response(&self, response: &mut Response<Body>) {
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            // Nobody asked for it: `Upgrade` is not forwarded.
+        // An upgrade nobody asked for, as `Upgrade` is not forwarded; or a body we cannot read.
+        let is_upgrade = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        if is_upgrade || !has_known_framing(response.headers()) {
             *response = Rejection::new(Reason::UpstreamProtocol).into_response();
             return;
         }
         *response.version_mut() = Version::HTTP_11;
+        if response.headers().contains_key(TRANSFER_ENCODING) {
+            // Beside chunks a length counts for nothing (RFC 9112 §6.3), so the client must not see it.
+            response.headers_mut().remove(CONTENT_LENGTH);
+        }
         strip_hop_by_hop(response.headers_mut());
         edit(response.headers_mut(), &self.headers.response);
     }

@@ -19,11 +19,13 @@ use std::{
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, mpsc, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
 };
 use tracing::{error, info, warn};
 
-use crate::{config::checked::Workers as Layout, connection, generation::InForce, observe::Metrics};
+use crate::{
+    config::checked::Workers as Layout, connection, generation::InForce, observe::Metrics, seldom::Seldom,
+};
 
 /// Sockets on their way from one worker to another.
 const HANDOVER: usize = 1024;
@@ -31,6 +33,8 @@ const HANDOVER: usize = 1024;
 const SWEEP: Duration = Duration::from_secs(5);
 /// Connections the kernel keeps for us until they are accepted.
 const BACKLOG: i32 = 1024;
+/// Threads of a worker that wait for this machine's resolver.
+const BLOCKING: usize = 16;
 /// How long accepting pauses when the process has run out of something.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -45,8 +49,9 @@ pub struct Shared {
     pub connections: Arc<Semaphore>,
     /// How many connections each worker holds.
     loads: Vec<AtomicUsize>,
-    /// Becomes true when connections shall end after the request they are at.
-    draining: watch::Sender<bool>,
+    /// For each worker: becomes true when connections shall end after the request they are at. One
+    /// each, because every connection looks at it whenever it wakes.
+    draining: Vec<watch::Sender<bool>>,
 }
 
 impl Shared {
@@ -58,7 +63,7 @@ impl Shared {
             metrics,
             connections: Arc::new(Semaphore::new(connections.min(Semaphore::MAX_PERMITS))),
             loads: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
-            draining: watch::Sender::new(false),
+            draining: (0..workers).map(|_| watch::Sender::new(false)).collect(),
         })
     }
 
@@ -98,9 +103,6 @@ enum Command {
     Unlisten(SocketAddr),
 }
 
-/// A socket that another worker accepted.
-type Accepted = (SocketAddr, StdStream, SocketAddr);
-
 impl Workers {
     /// Starts them; they listen nowhere yet.
     ///
@@ -114,13 +116,17 @@ impl Workers {
         for (number, inbox) in inboxes.into_iter().enumerate() {
             let (command, orders) = mpsc::unbounded_channel();
             let worker = Worker { number, shared: Arc::clone(shared), handovers: Arc::clone(&handovers) };
-            let runtime = if layout == Layout::Shared {
-                tokio::runtime::Builder::new_multi_thread().enable_all().build()?
+            let mut runtime = if layout == Layout::Shared {
+                tokio::runtime::Builder::new_multi_thread()
             } else {
-                tokio::runtime::Builder::new_current_thread().enable_all().build()?
+                tokio::runtime::Builder::new_current_thread()
             };
+            let runtime = runtime.enable_all().max_blocking_threads(BLOCKING).build()?;
             let thread = std::thread::Builder::new().name(format!("naka-{number}"));
-            threads.push(thread.spawn(move || runtime.block_on(worker.run(orders, inbox)))?);
+            threads.push(thread.spawn(move || {
+                runtime.block_on(worker.run(orders, inbox));
+                runtime.shutdown_background(); // A name that is being looked up is not waited for.
+            })?);
             commands.push(command);
         }
         Ok(Self { shared: Arc::clone(shared), commands, threads })
@@ -160,7 +166,9 @@ impl Workers {
 
     /// Ends every connection after the request it is at.
     pub fn drain(&self) {
-        self.shared.draining.send_replace(true);
+        for draining in &self.shared.draining {
+            draining.send_replace(true);
+        }
     }
 
     /// Ends the workers and what is still running, and waits for their threads.
@@ -192,6 +200,9 @@ fn bind(address: SocketAddr) -> io::Result<StdListener> {
         socket.set_only_v6(false)?;
     }
     socket.set_nonblocking(true)?;
+    // What is accepted has these from the start, without a call for each.
+    socket.set_tcp_nodelay(true)?;
+    socket.set_keepalive(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
@@ -222,30 +233,31 @@ impl Worker {
                     }),
                     None => return, // The runtime drops what is left.
                 },
-                Some((name, stream, peer)) = inbox.recv() => self.adopt(name, stream, peer),
+                Some(accepted) = inbox.recv() => self.adopt(accepted),
                 _ = sweep.tick() => self.sweep(),
             }
         }
     }
 
     async fn accept(self, name: SocketAddr, socket: TcpListener) {
-        let mut trouble = Trouble::new();
+        let trouble = Seldom::new();
         loop {
-            // Before accepting: at the bound, clients wait in the kernel's queue.
-            let Ok(permit) = Arc::clone(&self.shared.connections).acquire_owned().await else { return };
             let (stream, peer) = match socket.accept().await {
                 Ok(accepted) => accepted,
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
                 Err(error) => {
-                    trouble.say(&error);
+                    if trouble.is_due() {
+                        error!(%error, "connections cannot be accepted");
+                    }
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
             };
-            permit.forget(); // Given back when the connection ends.
+            // After accepting: at the bound one connection waits here and the others in the kernel's
+            // queue, and no worker keeps a place from another for nobody.
+            let Ok(permit) = Arc::clone(&self.shared.connections).acquire_owned().await else { return };
             let target = self.shared.least_loaded(self.number);
-            self.shared.loads[target].fetch_add(1, Relaxed);
-            self.shared.metrics.connections.inc();
-            let place = Place { shared: Arc::clone(&self.shared), worker: target };
+            let place = Place::taken(&self.shared, target, permit);
             if target == self.number {
                 self.take(name, stream, peer, place);
             } else {
@@ -256,20 +268,14 @@ impl Worker {
 
     fn hand_over(&self, target: usize, name: SocketAddr, stream: TcpStream, peer: SocketAddr, place: Place) {
         let Ok(stream) = stream.into_std() else { return };
-        match self.handovers[target].try_send((name, stream, peer)) {
-            Ok(()) => std::mem::forget(place), // Adopted there.
-            Err(refused) => {
-                drop(place);
-                let (name, stream, peer) = refused.into_inner();
-                self.shared.loads[self.number].fetch_add(1, Relaxed);
-                self.shared.metrics.connections.inc();
-                self.adopt(name, stream, peer);
-            }
+        if let Err(refused) = self.handovers[target].try_send(Accepted { name, stream, peer, place }) {
+            let mut accepted = refused.into_inner();
+            accepted.place.move_to(self.number);
+            self.adopt(accepted);
         }
     }
 
-    fn adopt(&self, name: SocketAddr, stream: StdStream, peer: SocketAddr) {
-        let place = Place { shared: Arc::clone(&self.shared), worker: self.number };
+    fn adopt(&self, Accepted { name, stream, peer, place }: Accepted) {
         match TcpStream::from_std(stream) {
             Ok(stream) => self.take(name, stream, peer, place),
             Err(error) => warn!(%error, "an accepted connection cannot be served"),
@@ -278,7 +284,7 @@ impl Worker {
 
     fn take(&self, name: SocketAddr, stream: TcpStream, peer: SocketAddr, place: Place) {
         let (shared, number) = (Arc::clone(&self.shared), self.number);
-        let draining = self.shared.draining.subscribe();
+        let draining = self.shared.draining[number].subscribe();
         tokio::spawn(async move {
             connection::serve_socket(&shared, number, name, stream, peer.ip(), draining).await;
             drop(place);
@@ -301,35 +307,40 @@ impl Worker {
     }
 }
 
-/// One connection's place in the account of its worker.
+/// A socket on its way to the worker that will serve it.
+#[derive(Debug)]
+struct Accepted {
+    name: SocketAddr,
+    stream: StdStream,
+    peer: SocketAddr,
+    place: Place,
+}
+
+/// One connection's place in the account of its worker, and in the bound of all.
+#[derive(Debug)]
 struct Place {
     shared: Arc<Shared>,
     worker: usize,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Place {
+    fn taken(shared: &Arc<Shared>, worker: usize, permit: OwnedSemaphorePermit) -> Self {
+        shared.loads[worker].fetch_add(1, Relaxed);
+        shared.metrics.connections.inc();
+        Self { shared: Arc::clone(shared), worker, _permit: permit }
+    }
+
+    fn move_to(&mut self, worker: usize) {
+        self.shared.loads[worker].fetch_add(1, Relaxed);
+        self.shared.loads[self.worker].fetch_sub(1, Relaxed);
+        self.worker = worker;
+    }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         self.shared.loads[self.worker].fetch_sub(1, Relaxed);
         self.shared.metrics.connections.dec();
-        self.shared.connections.add_permits(1);
-    }
-}
-
-/// Says what is wrong with accepting, but not for every connection.
-struct Trouble {
-    next: tokio::time::Instant,
-}
-
-impl Trouble {
-    fn new() -> Self {
-        Self { next: tokio::time::Instant::now() }
-    }
-
-    fn say(&mut self, error: &io::Error) {
-        let now = tokio::time::Instant::now();
-        if now >= self.next {
-            self.next = now + Duration::from_secs(5);
-            error!(%error, "connections cannot be accepted");
-        }
     }
 }

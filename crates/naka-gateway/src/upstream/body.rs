@@ -23,6 +23,7 @@ use pin_project_lite::pin_project;
 use tokio::{sync::Notify, time::Sleep};
 
 use super::pool::Lease;
+use crate::patience::Progress;
 
 pin_project! {
     /// A request or response body.
@@ -35,7 +36,7 @@ pin_project! {
         #[doc(hidden)]
         Full { bytes: Option<Bytes> },
         #[doc(hidden)]
-        Client { #[pin] incoming: Incoming, upload: Option<Arc<Upload>> },
+        Client { body: ClientBody },
         #[doc(hidden)]
         Upstream { #[pin] incoming: Guarded<Idle<Incoming>, Lease> },
     }
@@ -43,8 +44,11 @@ pin_project! {
 
 impl Body {
     /// The body of a client's request.
-    pub fn client(incoming: Incoming) -> Self {
-        if incoming.is_end_stream() { Self::Empty } else { Self::Client { incoming, upload: None } }
+    pub fn client(incoming: Incoming, progress: &Arc<Progress>) -> Self {
+        if incoming.is_end_stream() {
+            return Self::Empty;
+        }
+        Self::Client { body: ClientBody { incoming, upload: None, progress: Arc::clone(progress) } }
     }
 
     /// The body of an upstream's response; the connection goes back to its pool at the end.
@@ -58,8 +62,8 @@ impl Body {
 
     /// Reports the progress of a client's body from now on; `None` if there is nothing to send.
     pub(super) fn watch_upload(&mut self) -> Option<Arc<Upload>> {
-        let Self::Client { upload, .. } = self else { return None };
-        Some(Arc::clone(upload.insert(Arc::default())))
+        let Self::Client { body } = self else { return None };
+        Some(Arc::clone(body.upload.insert(Arc::default())))
     }
 }
 
@@ -80,13 +84,7 @@ impl HttpBody for Body {
         match self.project() {
             Projection::Empty => Poll::Ready(None),
             Projection::Full { bytes } => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Projection::Client { mut incoming, upload } => {
-                let frame = incoming.as_mut().poll_frame(cx);
-                if let Some(upload) = upload {
-                    upload.record(&frame, incoming.is_end_stream());
-                }
-                frame.map_err(Into::into)
-            }
+            Projection::Client { body } => body.poll_frame(cx).map_err(Into::into),
             Projection::Upstream { incoming } => incoming.poll_frame(cx),
         }
     }
@@ -95,7 +93,7 @@ impl HttpBody for Body {
         match self {
             Self::Empty => true,
             Self::Full { bytes } => bytes.is_none(),
-            Self::Client { incoming, .. } => incoming.is_end_stream(),
+            Self::Client { body } => body.incoming.is_end_stream(),
             Self::Upstream { incoming } => incoming.is_end_stream(),
         }
     }
@@ -104,8 +102,36 @@ impl HttpBody for Body {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Full { bytes } => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
-            Self::Client { incoming, .. } => incoming.size_hint(),
+            Self::Client { body } => body.incoming.size_hint(),
             Self::Upstream { incoming } => incoming.size_hint(),
+        }
+    }
+}
+
+/// The body of a client's request, and who wants to know about it.
+#[derive(Debug)]
+pub struct ClientBody {
+    incoming: Incoming,
+    upload: Option<Arc<Upload>>,
+    progress: Arc<Progress>,
+}
+
+impl ClientBody {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = Pin::new(&mut self.incoming).poll_frame(cx);
+        if let Some(upload) = &self.upload {
+            upload.record(&frame, self.incoming.is_end_stream());
+        }
+        frame
+    }
+}
+
+impl Drop for ClientBody {
+    fn drop(&mut self) {
+        // Nobody will ask for more: hyper does not wait for the end after trailers, for one.
+        let is_whole = self.upload.as_ref().is_some_and(|upload| upload.finish());
+        if !is_whole && !self.incoming.is_end_stream() {
+            self.progress.leave_unread();
         }
     }
 }
@@ -115,7 +141,10 @@ impl HttpBody for Body {
 pub(super) struct Upload {
     frames: AtomicU64,
     waits_for_client: AtomicBool,
+    /// Nothing more comes.
     is_over: AtomicBool,
+    /// Nothing more comes, and nothing is missing.
+    is_whole: AtomicBool,
     over: Notify,
 }
 
@@ -133,7 +162,11 @@ impl Upload {
         self.is_over.load(Acquire)
     }
 
-    /// Ready when the last byte is on its way.
+    pub(super) fn is_whole(&self) -> bool {
+        self.is_whole.load(Acquire)
+    }
+
+    /// Ready when nothing more comes.
     pub(super) async fn over(&self) {
         let over = self.over.notified();
         if !self.is_over() {
@@ -141,15 +174,23 @@ impl Upload {
         }
     }
 
-    fn record<T>(&self, frame: &Poll<Option<T>>, is_at_end: bool) {
+    fn record<T, E>(&self, frame: &Poll<Option<Result<Frame<T>, E>>>, is_at_end: bool) {
         self.waits_for_client.store(frame.is_pending(), Relaxed);
         if let Poll::Ready(frame) = frame {
             self.frames.fetch_add(1, Relaxed);
-            if frame.is_none() || is_at_end {
-                self.is_over.store(true, Release);
-                self.over.notify_one();
+            let is_last = |frame: &Result<Frame<T>, E>| frame.as_ref().is_ok_and(Frame::is_trailers);
+            if is_at_end || frame.as_ref().is_none_or(is_last) {
+                self.is_whole.store(true, Release);
+                self.finish();
             }
         }
+    }
+
+    /// Nothing more comes; says whether it was all.
+    fn finish(&self) -> bool {
+        self.is_over.store(true, Release);
+        self.over.notify_one();
+        self.is_whole()
     }
 }
 

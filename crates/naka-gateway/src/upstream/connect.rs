@@ -6,11 +6,15 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
+use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf},
     net::TcpStream,
+    sync::Mutex,
+    time::Instant,
 };
 
 /// Makes connections.
@@ -28,14 +32,15 @@ pub type MemoryConnect =
     dyn Fn(&str) -> Pin<Box<dyn Future<Output = io::Result<DuplexStream>> + Send>> + Send + Sync;
 
 impl Connector {
-    pub(super) async fn connect(&self, address: &str, socket: Option<SocketAddr>) -> io::Result<Stream> {
+    pub(super) async fn connect(&self, address: &str, resolver: &Resolver) -> io::Result<Stream> {
         match self {
             Self::Tcp => {
-                let stream = match socket {
-                    Some(socket) => TcpStream::connect(socket).await?,
-                    None => TcpStream::connect(address).await?,
+                let stream = match resolver {
+                    Resolver::Known(socket) => TcpStream::connect(socket).await?,
+                    Resolver::Name(lookup) => TcpStream::connect(&*lookup.addresses(address).await?).await?,
                 };
                 stream.set_nodelay(true)?;
+                SockRef::from(&stream).set_keepalive(true)?; // Else a peer without power is waited for.
                 Ok(Stream::Tcp(stream))
             }
             Self::Memory(connect) => connect(address).await.map(Stream::Memory),
@@ -46,6 +51,50 @@ impl Connector {
 impl fmt::Debug for Connector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if matches!(self, Self::Tcp) { "Tcp" } else { "Memory" })
+    }
+}
+
+/// Where an endpoint is.
+#[derive(Debug)]
+pub(super) enum Resolver {
+    /// It was written as an address.
+    Known(SocketAddr),
+    /// This machine's resolver knows.
+    Name(Lookup),
+}
+
+impl Resolver {
+    pub(super) fn new(address: &str) -> Self {
+        address.parse().map_or_else(|_| Self::Name(Lookup::default()), Self::Known)
+    }
+}
+
+/// How long the addresses of a name are used before the resolver is asked again.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// Asks the resolver, one question at a time: it blocks a thread and cannot be cancelled, so while
+/// it hangs, whoever needs the answer waits for the one that was asked.
+#[derive(Debug, Default)]
+pub(super) struct Lookup(Arc<Mutex<Option<Answer>>>);
+
+type Answer = (Instant, Arc<[SocketAddr]>);
+
+impl Lookup {
+    async fn addresses(&self, name: &str) -> io::Result<Arc<[SocketAddr]>> {
+        let mut known = Arc::clone(&self.0).lock_owned().await;
+        if let Some((since, addresses)) = &*known
+            && since.elapsed() < FRESH
+        {
+            return Ok(Arc::clone(addresses));
+        }
+        let name = name.to_owned();
+        // A task of its own: who asked may give up, and the lock is kept as long as the question runs.
+        let asking = tokio::spawn(async move {
+            let addresses: Arc<[SocketAddr]> = tokio::net::lookup_host(name).await?.collect();
+            *known = Some((Instant::now(), Arc::clone(&addresses)));
+            Ok(addresses)
+        });
+        asking.await.map_err(io::Error::other)?
     }
 }
 

@@ -12,7 +12,11 @@
 
 use std::{collections::HashMap, future::Future, sync::Arc, time::Duration};
 
-use http::{Request, Response};
+use http::{
+    HeaderValue, Request, Response,
+    header::{HOST, TRANSFER_ENCODING},
+};
+use http_body::Body as _;
 use naka::{
     balance::Endpoint,
     reject::{Reason, Rejection},
@@ -52,6 +56,15 @@ impl Client {
         let pool = Endpoint::of(request.extensions()).and_then(|endpoint| self.pools.get(endpoint.address()));
         let Some(pool) = pool else { return refuse(Reason::NoEndpoint) };
         let upload = request.body_mut().watch_upload();
+        if !request.headers().contains_key(HOST)
+            && let Ok(host) = HeaderValue::from_str(pool.address())
+        {
+            request.headers_mut().insert(HOST, host); // HTTP/1.0 may come without; what we speak may not.
+        }
+        if request.body().size_hint().exact().is_none() {
+            // Said aloud: else hyper sends no body with a GET that has one.
+            request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
         loop {
             let kept = pool.take(self.keep_alive);
             let is_kept = kept.is_some();
@@ -62,9 +75,10 @@ impl Client {
                     Err(reason) => return refuse(reason),
                 },
             };
-            let answer = lease.sender.try_send_request(request);
+            let answer = lease.send(request);
             match self.in_time(answer, upload.as_deref()).await {
                 Ok(Ok(response)) => {
+                    let lease = lease.with_upload(upload);
                     return response.map(|body| Body::upstream(body, lease, self.timeouts.idle));
                 }
                 Ok(Err(mut failed)) => match failed.take_message() {
@@ -78,18 +92,15 @@ impl Client {
 
     async fn connect(&self, pool: &Arc<Pool>) -> Result<Lease, Reason> {
         let connecting = pool.connect(&self.connector, self.keep_alive);
-        match timeout(self.timeouts.connect, connecting).await {
-            Ok(Ok(lease)) => Ok(lease),
-            Ok(Err(error)) => {
-                warn!(upstream = %self.name, pool = ?pool, %error, "no connection to an endpoint");
-                Err(Reason::ConnectFailed)
-            }
-            Err(_) => {
-                let limit = self.timeouts.connect;
-                warn!(upstream = %self.name, pool = ?pool, ?limit, "no connection to an endpoint in time");
-                Err(Reason::ConnectTimeout)
-            }
+        let (reason, error) = match timeout(self.timeouts.connect, connecting).await {
+            Ok(Ok(lease)) => return Ok(lease),
+            Ok(Err(error)) => (Reason::ConnectFailed, error),
+            Err(elapsed) => (Reason::ConnectTimeout, elapsed.into()),
+        };
+        if pool.is_trouble_due() {
+            warn!(upstream = %self.name, endpoint = pool.address(), %error, "no connection to an endpoint");
         }
+        Err(reason)
     }
 
     /// The answer, or the reason why it took too long.
@@ -110,7 +121,7 @@ impl Client {
     }
 
     fn blame(&self, error: &hyper::Error, upload: Option<&Upload>) -> Reason {
-        let is_client = error.is_user() && upload.is_some_and(|upload| !upload.is_over());
+        let is_client = error.is_user() && upload.is_some_and(|upload| !upload.is_whole());
         debug!(upstream = %self.name, %error, is_client, "an exchange failed");
         if is_client {
             Reason::BadRequest // The request's body broke off; the client will hardly read this.

@@ -3,38 +3,79 @@
 use std::{
     collections::VecDeque,
     fmt, io,
-    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use hyper::client::conn::http1::{self, SendRequest};
+use http::{Request, Response};
+use hyper::{
+    body::Incoming,
+    client::conn::{
+        TrySendError,
+        http1::{self, SendRequest},
+    },
+};
 use hyper_util::rt::TokioIo;
 use naka::guard::{End, Guard};
-use tokio::time::Instant;
+use tokio::{task::AbortHandle, time::Instant};
 use tracing::debug;
 
-use super::{body::Body, connect::Connector};
-use crate::config::checked::KeepAlive;
+use super::{
+    body::{Body, Upload},
+    connect::{Connector, Resolver},
+};
+use crate::{config::checked::KeepAlive, seldom::Seldom};
+
+/// What hyper reads ahead of a response, and holds of a request, at most.
+const BUFFER: usize = 128 << 10;
 
 /// The connections of one worker to one endpoint that wait for a request, the latest used first.
 ///
 /// Bounded by [`KeepAlive::max_idle`]; how many are *in use* is bounded by the requests under way.
 pub struct Pool {
     address: Arc<str>,
-    /// Parsed once; `None` for a name, which the resolver is asked for at each connection.
-    socket: Option<SocketAddr>,
+    resolver: Resolver,
+    trouble: Seldom,
     idle: Mutex<VecDeque<Kept>>,
 }
 
 struct Kept {
-    sender: SendRequest<Body>,
+    connection: Connection,
     since: Instant,
+}
+
+/// A connection to an endpoint. Its driver is cut off with it: left alone, hyper's would go on
+/// writing an upload that nobody takes, and hold the client's connection with it.
+#[derive(Debug)]
+struct Connection {
+    sender: SendRequest<Body>,
+    driver: AbortHandle,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
 }
 
 impl Pool {
     /// No connections yet.
     pub fn new(address: &Arc<str>) -> Self {
-        Self { address: Arc::clone(address), socket: address.parse().ok(), idle: Mutex::default() }
+        Self {
+            address: Arc::clone(address),
+            resolver: Resolver::new(address),
+            trouble: Seldom::new(),
+            idle: Mutex::default(),
+        }
+    }
+
+    /// Where it leads.
+    pub(super) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Whether it is time to say again that it cannot be reached.
+    pub(super) fn is_trouble_due(&self) -> bool {
+        self.trouble.is_due()
     }
 
     /// Connections that wait for a request.
@@ -45,23 +86,23 @@ impl Pool {
     /// Closes what has waited for too long, and forgets what was closed by the other side.
     pub fn sweep(&self, keep: &KeepAlive) {
         let now = Instant::now();
-        self.lock().retain(|kept| !kept.sender.is_closed() && kept.since + keep.timeout > now);
+        self.lock().retain(|kept| !kept.connection.sender.is_closed() && kept.since + keep.timeout > now);
     }
 
     /// A connection that waits for a request, if there is one.
     pub(super) fn take(self: &Arc<Self>, keep: KeepAlive) -> Option<Lease> {
         let now = Instant::now();
         let mut idle = self.lock();
-        while let Some(kept) = idle.pop_back() {
-            if kept.since + keep.timeout <= now {
-                idle.clear(); // All others have waited longer.
-                return None;
-            }
-            if kept.sender.is_ready() {
-                return Some(Lease { sender: kept.sender, pool: Arc::clone(self), keep });
-            }
+        while idle.back().is_some_and(|kept| kept.connection.sender.is_closed()) {
+            idle.pop_back();
         }
-        None
+        if idle.back().is_some_and(|kept| kept.since + keep.timeout <= now) {
+            idle.clear(); // All others have waited longer.
+        }
+        // On several threads the latest may not have heard yet that its response is over.
+        let place = idle.iter().rposition(|kept| kept.connection.sender.is_ready())?;
+        let connection = idle.remove(place)?.connection;
+        Some(Lease { connection: Some(connection), upload: None, pool: Arc::clone(self), keep })
     }
 
     /// A new connection. Its driver runs as a task of this worker until the connection ends.
@@ -70,24 +111,25 @@ impl Pool {
         connector: &Connector,
         keep: KeepAlive,
     ) -> io::Result<Lease> {
-        let stream = connector.connect(&self.address, self.socket).await?;
-        let handshake = http1::Builder::new().handshake(TokioIo::new(stream)).await;
+        let stream = connector.connect(&self.address, &self.resolver).await?;
+        let handshake = http1::Builder::new().max_buf_size(BUFFER).handshake(TokioIo::new(stream)).await;
         let (sender, connection) = handshake.map_err(io::Error::other)?;
         let address = Arc::clone(&self.address);
-        tokio::spawn(async move {
+        let driver = tokio::spawn(async move {
             if let Err(error) = connection.await {
                 debug!(%address, %error, "a connection to an endpoint ended in an error");
             }
         });
-        Ok(Lease { sender, pool: Arc::clone(self), keep })
+        let connection = Some(Connection { sender, driver: driver.abort_handle() });
+        Ok(Lease { connection, upload: None, pool: Arc::clone(self), keep })
     }
 
-    fn put(&self, sender: SendRequest<Body>, keep: &KeepAlive) {
-        if sender.is_closed() {
+    fn put(&self, connection: Connection, keep: &KeepAlive) {
+        if connection.sender.is_closed() {
             return;
         }
         let mut idle = self.lock();
-        idle.push_back(Kept { sender, since: Instant::now() });
+        idle.push_back(Kept { connection, since: Instant::now() });
         while idle.len() > keep.max_idle {
             idle.pop_front();
         }
@@ -108,18 +150,38 @@ impl fmt::Debug for Pool {
     }
 }
 
-/// A connection in use. It goes back when the response body is complete; dropped before that, it is
-/// closed, because nobody can know where the next response would begin.
+/// A connection in use. It goes back when the response body is complete and the request's body was
+/// sent whole; dropped before that, it is closed, because nobody can know where the next response
+/// would begin.
 #[derive(Debug)]
 pub struct Lease {
-    pub(super) sender: SendRequest<Body>,
+    connection: Option<Connection>,
+    upload: Option<Arc<Upload>>,
     pool: Arc<Pool>,
     keep: KeepAlive,
 }
 
 impl Lease {
-    pub(super) fn give_back(self) {
-        self.pool.put(self.sender, &self.keep);
+    /// Sends a request over it; if it could not even begin, the error hands the request back.
+    pub(super) fn send(
+        &mut self,
+        request: Request<Body>,
+    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<Body>>>> + use<> {
+        let connection = self.connection.as_mut().expect("a lease has its connection until it ends");
+        connection.sender.try_send_request(request)
+    }
+
+    /// The same, of a request whose body is on its way.
+    pub(super) fn with_upload(mut self, upload: Option<Arc<Upload>>) -> Self {
+        self.upload = upload;
+        self
+    }
+
+    pub(super) fn give_back(mut self) {
+        let is_sent = self.upload.take().is_none_or(|upload| upload.is_whole());
+        if let Some(connection) = self.connection.take().filter(|_| is_sent) {
+            self.pool.put(connection, &self.keep);
+        }
     }
 }
 

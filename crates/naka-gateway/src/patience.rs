@@ -1,0 +1,270 @@
+//! How long a client may keep us waiting, and who looks at the clock.
+//!
+//! hyper has one timer for both waiting for a request and waiting for the rest of its head; here
+//! they are two. It has none for a client that stops reading, and then asks nobody for more of the
+//! body either, so no timeout further inside would be looked at: the end of the whole exchange is
+//! kept here, too. And it does not poll the stream while it has nothing to ask of it, so the clock
+//! cannot hang on reading: [`Progress::silence`] is a future of its own, polled beside the connection.
+//!
+//! All of it belongs to the one task of a connection; what is shared is shared within it.
+
+use std::{
+    future::{Future, poll_fn},
+    io,
+    pin::{Pin, pin},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Instant, Sleep, sleep_until},
+};
+
+/// What is read and thrown away at most so that a client can hear why its upload was refused.
+const LINGER_BYTES: usize = 256 << 10;
+/// How long such a client has.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// How long a client may keep us waiting.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// From the first byte of a request head to its last.
+    pub request_headers: Duration,
+    /// Between two requests; and between two pieces of a response that it takes.
+    pub idle: Duration,
+}
+
+/// How far a connection has got: whether a request is under way, and what is due when.
+///
+/// Times are nanoseconds since the connection began; `u64::MAX` is never.
+#[derive(Debug)]
+pub struct Progress {
+    patience: Patience,
+    began: Instant,
+    under_way: AtomicU32,
+    /// When the next thing has to have come, unless a request is under way.
+    due_ns: AtomicU64,
+    /// Whether that thing is the rest of a request head.
+    is_in_head: AtomicBool,
+    /// When the last request has to be over, its response taken by the client included.
+    end_ns: AtomicU64,
+    /// Whether a request's body was left unread, so that closing at once would reset the connection.
+    has_unread: AtomicBool,
+}
+
+const NEVER: u64 = u64::MAX;
+
+impl Progress {
+    /// A connection that begins now: a request head is due.
+    pub fn new(patience: Patience) -> Arc<Self> {
+        let progress = Self {
+            patience,
+            began: Instant::now(),
+            under_way: AtomicU32::new(0),
+            due_ns: AtomicU64::new(nanos(patience.request_headers)),
+            is_in_head: AtomicBool::new(true),
+            end_ns: AtomicU64::new(NEVER),
+            has_unread: AtomicBool::new(false),
+        };
+        Arc::new(progress)
+    }
+
+    /// The head of a request is there.
+    pub fn begin(&self) {
+        self.under_way.fetch_add(1, Relaxed); // Relaxed: one task reads and writes all of this.
+        self.end_ns.store(NEVER, Relaxed);
+    }
+
+    /// Its response has ended: the next request is due.
+    pub fn end(&self) {
+        self.is_in_head.store(false, Relaxed);
+        self.due_ns.store(self.after(self.patience.idle), Relaxed);
+        self.under_way.fetch_sub(1, Relaxed);
+    }
+
+    /// When the request under way has to be over.
+    pub fn must_end(&self, at: Option<Instant>) {
+        let end_ns = at.map_or(NEVER, |at| nanos(at.saturating_duration_since(self.began)));
+        self.end_ns.store(end_ns, Relaxed);
+    }
+
+    /// The body of a request is given up before its end.
+    pub fn leave_unread(&self) {
+        self.has_unread.store(true, Relaxed);
+    }
+
+    /// Whether the body of a request was given up before its end.
+    pub fn has_unread(&self) -> bool {
+        self.has_unread.load(Relaxed)
+    }
+
+    /// Ready when a client that has to say something has not for too long.
+    pub async fn silence(&self) {
+        let mut alarm = pin!(sleep_until(self.due().unwrap_or_else(Instant::now)));
+        poll_fn(|cx| {
+            loop {
+                let due = self.due();
+                // Later is noticed when the alarm goes off, so that a request does not touch it.
+                if let Some(due) = due.filter(|due| *due < alarm.deadline()) {
+                    alarm.as_mut().reset(due);
+                }
+                ready!(alarm.as_mut().poll(cx));
+                match due {
+                    Some(due) if Instant::now() >= due => return Poll::Ready(()),
+                    Some(due) => alarm.as_mut().reset(due),
+                    None => alarm.as_mut().reset(Instant::now() + self.patience.idle),
+                }
+            }
+        })
+        .await;
+    }
+
+    /// Bytes have come.
+    fn heard(&self) {
+        if !self.is_busy() && !self.is_in_head.swap(true, Relaxed) {
+            self.due_ns.store(self.after(self.patience.request_headers), Relaxed);
+        }
+    }
+
+    fn is_busy(&self) -> bool {
+        self.under_way.load(Relaxed) > 0
+    }
+
+    /// When the client has to have said something; `None` while it is our turn.
+    fn due(&self) -> Option<Instant> {
+        if self.is_busy() { None } else { self.at(self.due_ns.load(Relaxed)) }
+    }
+
+    /// When a client that takes nothing is given up.
+    fn deaf_at(&self) -> Instant {
+        let idle = Instant::now() + self.patience.idle;
+        self.at(self.end_ns.load(Relaxed)).map_or(idle, |end| end.min(idle))
+    }
+
+    fn at(&self, ns: u64) -> Option<Instant> {
+        if ns == NEVER { None } else { Some(self.began + Duration::from_nanos(ns)) }
+    }
+
+    fn after(&self, wait: Duration) -> u64 {
+        nanos(self.began.elapsed()).saturating_add(nanos(wait))
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(NEVER)
+}
+
+/// A stream that tells its [`Progress`] what it hears, fails when nothing that is sent is taken for
+/// too long, and lingers at its end while a refused upload is still coming.
+#[derive(Debug)]
+pub struct Patient<S> {
+    stream: S,
+    progress: Arc<Progress>,
+    /// Made when it is first needed; set anew at the first write that waits after one that did not.
+    deafness: Option<Pin<Box<Sleep>>>,
+    is_waiting: bool,
+    lingering: Option<Lingering>,
+}
+
+#[derive(Debug)]
+struct Lingering {
+    left: usize,
+    alarm: Pin<Box<Sleep>>,
+}
+
+impl<S> Patient<S> {
+    /// Nothing has been sent yet.
+    pub fn new(stream: S, progress: &Arc<Progress>) -> Self {
+        let progress = Arc::clone(progress);
+        Self { stream, progress, deafness: None, is_waiting: false, lingering: None }
+    }
+
+    /// What became of sending: if nothing was taken, is it too long?
+    fn sent<T>(&mut self, sent: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        if sent.is_ready() {
+            self.is_waiting = false;
+            return sent;
+        }
+        let was_waiting = std::mem::replace(&mut self.is_waiting, true);
+        let progress = &self.progress;
+        let alarm = self.deafness.get_or_insert_with(|| Box::pin(sleep_until(progress.deaf_at())));
+        if !was_waiting {
+            alarm.as_mut().reset(progress.deaf_at());
+        }
+        ready!(alarm.as_mut().poll(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl<S: AsyncRead + Unpin> Patient<S> {
+    /// Reads and throws away, so that what was sent last is not lost to a reset.
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Self { stream, lingering, .. } = self;
+        let start = || Lingering { left: LINGER_BYTES, alarm: Box::pin(tokio::time::sleep(LINGER)) };
+        let Lingering { left, alarm } = lingering.get_or_insert_with(start);
+        let mut scratch = [0; 4096];
+        loop {
+            let mut piece = ReadBuf::new(&mut scratch);
+            match Pin::new(&mut *stream).poll_read(cx, &mut piece) {
+                Poll::Ready(Ok(())) if !piece.filled().is_empty() && *left > 0 => {
+                    *left = left.saturating_sub(piece.filled().len());
+                }
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => return alarm.as_mut().poll(cx),
+            }
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        self.progress.heard();
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Patient<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let sent = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.sent(sent, cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let sent = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.sent(sent, cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let sent = Pin::new(&mut self.stream).poll_flush(cx);
+        self.sent(sent, cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.lingering.is_none() {
+            let sent = Pin::new(&mut self.stream).poll_shutdown(cx);
+            ready!(self.sent(sent, cx))?;
+        }
+        if self.progress.has_unread() {
+            ready!(self.poll_linger(cx));
+        }
+        Poll::Ready(Ok(()))
+    }
+}

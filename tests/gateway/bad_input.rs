@@ -1,0 +1,148 @@
+//! What comes from outside and is wrong: refused with a reason, and nothing panics or hangs.
+
+use naka_testkit::upstream::{Step, Upstream, ok};
+
+use crate::{
+    inside::{Inside, get},
+    process::{Process, raw},
+};
+
+const CONFIG: &str = "
+gateway: {admin: {listen: ADMIN}, workers: 1, limits: {header_bytes: 16KiB, header_count: 50, uri: 2KiB}}
+listeners: {public: {listen: PUBLIC}}
+upstreams: {app: {endpoints: ['UPSTREAM']}}
+routes: {all: {match: {prefix: /}, upstream: app}}
+";
+
+/// Over sockets: each is answered with its status, or closed, and never reaches the upstream.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn malformed_requests_are_refused_and_the_connection_is_closed() {
+    let upstream = Upstream::start(|_| ok("reached")).await;
+    let process = Process::start(&CONFIG.replace("UPSTREAM", upstream.address())).await;
+    let long = "a".repeat(5000);
+    let many = (0..60).map(|n| format!("x-{n}: 1\r\n")).collect::<String>();
+    // 0: closed without an answer.
+    let table: &[(&str, String, &[u16])] = &[
+        ("no HTTP", "hello\r\n\r\n".into(), &[400]),
+        ("TLS", "\u{16}\u{3}\u{1}\u{2}\u{0}\u{1}".to_owned() + &long, &[400]),
+        ("an unknown version", "GET / HTTP/3.7\r\nhost: a\r\n\r\n".into(), &[400]),
+        ("no host", "GET / HTTP/1.1\r\n\r\n".into(), &[400]),
+        ("two hosts", "GET / HTTP/1.1\r\nhost: a\r\nhost: a\r\n\r\n".into(), &[400]),
+        ("user info", "GET / HTTP/1.1\r\nhost: me@a\r\n\r\n".into(), &[400]),
+        ("a host that is none", "GET / HTTP/1.1\r\nhost: a..b\r\n\r\n".into(), &[400]),
+        (
+            "two lengths",
+            "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nxx".into(),
+            &[400],
+        ),
+        ("a length with a sign", "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: +1\r\n\r\nx".into(), &[400]),
+        ("an unknown coding", "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: gzip\r\n\r\n".into(), &[400]),
+        (
+            "coded twice",
+            "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n".into(),
+            &[400],
+        ),
+        (
+            "chunked in 1.0",
+            "POST / HTTP/1.0\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n".into(),
+            &[400],
+        ),
+        ("a space before the colon", "GET / HTTP/1.1\r\nhost : a\r\n\r\n".into(), &[400]),
+        ("a folded line", "GET / HTTP/1.1\r\nhost: a\r\nx: 1\r\n 2\r\n\r\n".into(), &[400]),
+        ("a NUL", "GET / HTTP/1.1\r\nhost: a\r\nx: \0\r\n\r\n".into(), &[400]),
+        ("a bare CR", "GET / HTTP/1.1\r\nhost: a\r\nx: a\rb\r\n\r\n".into(), &[400]),
+        ("a long target", format!("GET /{long} HTTP/1.1\r\nhost: a\r\n\r\n"), &[414]),
+        (
+            "a long head",
+            format!("GET / HTTP/1.1\r\nhost: a\r\n{}\r\n", format!("x: {long}\r\n").repeat(5)),
+            &[431],
+        ),
+        ("many fields", format!("GET / HTTP/1.1\r\nhost: a\r\n{many}\r\n"), &[431]),
+        ("a dot segment", "GET /a/../b HTTP/1.1\r\nhost: a\r\n\r\n".into(), &[400]),
+        ("a hidden dot segment", "GET /a/%2e%2e/b HTTP/1.1\r\nhost: a\r\n\r\n".into(), &[400]),
+        ("an escaped slash", "GET /a%2fb HTTP/1.1\r\nhost: a\r\n\r\n".into(), &[400]),
+        ("a half escape", "GET /a%2 HTTP/1.1\r\nhost: a\r\n\r\n".into(), &[400]),
+        ("CONNECT", "CONNECT a:80 HTTP/1.1\r\nhost: a:80\r\n\r\n".into(), &[400]),
+        ("the server itself", "OPTIONS * HTTP/1.1\r\nhost: a\r\n\r\n".into(), &[400]),
+        ("HTTP/2 by prior knowledge", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".into(), &[0]),
+    ];
+    for (what, request, expected) in table {
+        let request = request.replacen("HTTP/1.1\r\n", "HTTP/1.1\r\nconnection: close\r\n", 1);
+        let answer = raw(process.public, request.as_bytes()).await;
+        let answer = String::from_utf8_lossy(&answer);
+        let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
+        assert!(expected.contains(&status), "{what}: {answer}");
+    }
+    assert_eq!(upstream.requests(), 0, "nothing of it reached the upstream");
+    assert_eq!(process.public("GET / HTTP/1.1\r\nx: y\r\n").await.0, 400, "a request in a request line");
+    assert_eq!(process.public("GET /").await.0, 200, "and the gateway still serves");
+    assert!(!process.log().contains("panicked"), "{}", process.log());
+}
+
+/// Both framings at once: the length counts for nothing, and the connection is not used again
+/// (RFC 9112 §6.3), so that nobody can hide a request in it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r2_3_a_request_hidden_behind_two_framings_is_never_seen() {
+    let upstream = Upstream::start(|_| ok("reached")).await;
+    let process = Process::start(&CONFIG.replace("UPSTREAM", upstream.address())).await;
+    for lines in [
+        "content-length: 6\r\ntransfer-encoding: chunked",
+        "transfer-encoding: chunked\r\ncontent-length: 6",
+        "content-length: 44\r\ntransfer-encoding: chunked",
+    ] {
+        let request = format!(
+            "POST /outer HTTP/1.1\r\nhost: a\r\n{lines}\r\n\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\nhost: a\r\n\r\n"
+        );
+        let answer = String::from_utf8(raw(process.public, request.as_bytes()).await).unwrap();
+        assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{lines}: {answer}");
+    }
+    assert!(upstream.seen().iter().all(|seen| seen.target() == "/outer"), "{:?}", upstream.seen());
+    assert!(upstream.seen().iter().all(|seen| seen.header("content-length").is_none()));
+}
+
+/// What an upstream does wrong becomes a 502 with its reason, and a cut body never looks whole.
+#[tokio::test(start_paused = true)]
+async fn r2_6_a_broken_upstream_is_a_502_with_its_reason() {
+    let gateway =
+        Inside::new(&CONFIG.replace("PUBLIC", "':1'").replace("ADMIN", "':2'").replace("UPSTREAM", "app:1"));
+    let _upstream = Upstream::inside(&gateway.network, "app:1", |seen| match seen.target() {
+        "/closes" => vec![Step::Close],
+        "/half-a-head" => vec![Step::send("HTTP/1.1 200 OK\r\ncontent-le"), Step::Close],
+        "/garbage" => vec![Step::send("\0\u{1}\u{2} what?\r\n\r\n"), Step::Close],
+        "/bad-status" => vec![Step::send("HTTP/1.1 9 Odd\r\n\r\n"), Step::Close],
+        "/two-lengths" => vec![
+            Step::send("HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nxx"),
+            Step::Close,
+        ],
+        "/upgrade" => vec![Step::send("HTTP/1.1 101 Switching\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n")],
+        "/cut-length" => vec![Step::send("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf"), Step::Close],
+        "/cut-chunked" => vec![
+            Step::send("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n"),
+            Step::Close,
+        ],
+        "/bad-chunk" => vec![
+            Step::send("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\nhalf\r\n"),
+            Step::Close,
+        ],
+        _ => ok("fine"),
+    });
+    for (target, expected) in [
+        ("/closes", "upstream_reset"),
+        ("/half-a-head", "upstream_reset"),
+        ("/garbage", "upstream_protocol"),
+        ("/bad-status", "upstream_protocol"),
+        ("/two-lengths", "upstream_protocol"),
+        ("/upgrade", "upstream_protocol"),
+    ] {
+        let answer = gateway.send(get(target)).await;
+        assert_eq!(
+            (answer.status().as_u16(), &answer.headers()["naka-reason"]),
+            (502, &expected.parse().unwrap()),
+            "{target}"
+        );
+    }
+    for target in ["/cut-length", "/cut-chunked", "/bad-chunk"] {
+        assert!(gateway.client().await.whole(get(target)).await.is_none(), "{target} looks whole");
+    }
+    assert_eq!(gateway.send(get("/")).await.status(), 200, "nothing of them is in a kept connection");
+}
