@@ -5,7 +5,9 @@ mod inside;
 mod process;
 
 mod bad_input;
+mod bulkhead;
 mod drain;
 mod forwarding;
 mod limits;
+mod streaming;
 mod timeouts;

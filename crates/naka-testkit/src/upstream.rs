@@ -182,7 +182,7 @@ impl Upstream {
         self.state.requests.load(SeqCst)
     }
 
-    /// Requests that are being answered.
+    /// Requests that are being answered: until the last piece of the answer is sent.
     pub fn working(&self) -> u64 {
         self.state.working.load(SeqCst)
     }
@@ -301,11 +301,15 @@ impl State {
             return Ok(Next::End);
         };
         self.requests.fetch_add(1, SeqCst);
-        let at_work = AtWork::begin(self);
+        let mut at_work = Some(AtWork::begin(self));
         let steps = (self.script)(&seen);
         self.keep(seen);
         let mut body = Some(framing);
-        for step in steps {
+        let last = steps.len().saturating_sub(1);
+        for (place, step) in steps.into_iter().enumerate() {
+            if place == last && matches!(step, Step::Send(_)) {
+                at_work = None; // Before the other side can know that it is over.
+            }
             match step {
                 Step::ReadBody => {
                     if let Some(framing) = body.take() {
