@@ -14,8 +14,10 @@
 //!    a [`Rejection`] with the exact wait. A refused request consumes nothing, so asking again and
 //!    again never prolongs the penalty.
 //!
-//! Several limits in one layer (`collect` them) are asked in order; each counts what reached it,
-//! so a request that a later limit refuses has been counted by the earlier ones.
+//! Several limits in one layer (`collect` them) are asked in order, and none is charged for a request
+//! that one of them refuses. They are asked one after the other, not under one lock: of several
+//! requests that find the same last allowance at the same instant, those that do not get it may have
+//! been charged by another limit.
 //!
 //! # Units and limits
 //! `count`: requests, at least 1. Time is kept in whole nanoseconds. At most
@@ -224,6 +226,18 @@ impl<O: Observer> RateLimitLayer<O> {
         self.limits.iter().map(|limit| limit.config.quota.refill()).max().unwrap_or_default()
     }
 
+    /// Charges all limits, or none if one refuses.
+    ///
+    /// All but the last are asked before anything is written, and the last one's own commit is the
+    /// first to write: so the first in order that refuses is the one that says so.
+    fn commit<B>(&self, request: &Request<B>) -> Result<(), Rejection> {
+        let Some((last, others)) = self.limits.split_last() else { return Ok(()) };
+        let (head, now) = (Head::from(request), Now::of(request.extensions()));
+        others.iter().try_for_each(|limit| limit.refuse(&head, now))?;
+        last.commit(&head, now)?;
+        others.iter().try_for_each(|limit| limit.commit(&head, now))
+    }
+
     fn one(limit: Limit<O>) -> Self {
         Self { limits: Arc::new([Arc::new(limit)]) }
     }
@@ -311,15 +325,10 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        if !self.layer.limits.is_empty() {
-            let (head, now) = (Head::from(&request), Now::of(request.extensions()));
-            for limit in &*self.layer.limits {
-                if let Err(rejection) = limit.commit(&head, now) {
-                    return Decided::reject(rejection);
-                }
-            }
+        match self.layer.commit(&request) {
+            Ok(()) => Decided::forward(self.inner.call(request)),
+            Err(rejection) => Decided::reject(rejection),
         }
-        Decided::forward(self.inner.call(request))
     }
 }
 
@@ -388,6 +397,22 @@ impl<O: Observer> Limit<O> {
         Ok(())
     }
 
+    /// Refuses what `commit` would refuse, and else writes nothing.
+    fn refuse(&self, head: &Head<'_>, now: Now) -> Result<(), Rejection> {
+        match self.peek(head, now) {
+            Verdict::Reject(rejection) if self.account.rejections.count_if_applies(self.config.enforce) => {
+                self.observer.rejected(&rejection);
+                Err(rejection)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What `commit` would decide.
+    fn peek(&self, head: &Head<'_>, now: Now) -> Verdict<Option<u64>> {
+        self.decide(head, |rule, key| self.account.table.peek(rule, key, self.now_ns(now)))
+    }
+
     /// The decision, given what the table says to the key.
     fn decide(
         &self,
@@ -430,8 +455,7 @@ impl<O: Observer> Explain for Limit<O> {
         if self.config.enforce == Enforce::Never {
             return Finding::Off;
         }
-        let peek = |rule: &Rule, key| self.account.table.peek(rule, key, self.now_ns(now));
-        match self.decide(&Head::from(&*head), peek) {
+        match self.peek(&Head::from(&*head), now) {
             Verdict::Admit(None) => Finding::Passes,
             Verdict::Admit(Some(left)) => {
                 Finding::Admit(format!("{} of {} left", left + 1, self.config.quota.burst()))
