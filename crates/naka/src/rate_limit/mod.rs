@@ -24,7 +24,8 @@
 //! [`max_keys`](RateLimitConfig::max_keys) keys are remembered (default 100,000; about 80 bytes
 //! each). At that cap a new key takes the cell of an idle one; one request looks at no more than 32
 //! cells for it, and if none is idle all new keys of the shard share one allowance. An active key is
-//! never forgotten, so nobody gets a fresh allowance by flooding.
+//! never forgotten, so nobody gets a fresh allowance by flooding. Keys above a cap that was lowered go
+//! as they become idle, at most 32 with each request.
 //!
 //! # State
 //! All services made from one layer, and their clones, share one account.
