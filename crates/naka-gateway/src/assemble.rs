@@ -294,8 +294,8 @@ fn plan(config: &Config, state: &State, around: &Surroundings<'_>, name: &Name, 
     let layers = Layers {
         problem: ProblemLayer::new(),
         rate_limits: rate_limits.collect(),
-        bulkhead: bulkhead(here, route.bulkhead.as_ref()),
         total_timeout: route.total_timeout.map_or_else(TimeoutLayer::off, TimeoutLayer::new),
+        bulkhead: bulkhead(here, route.bulkhead.as_ref()),
         upstream_bulkhead: bulkhead(there, upstream.and_then(|upstream| upstream.bulkhead.as_ref())),
         balance: upstream_of(route)
             .and_then(|upstream| state.balancers.get(upstream).cloned())
