@@ -195,7 +195,8 @@ impl<O: Observer> RateLimitLayer<O> {
     /// The same state under another configuration.
     ///
     /// Nothing is written until its first request; from then on, layers of earlier
-    /// configurations follow this one.
+    /// configurations follow this one. The key stays: what was counted by another one would be found
+    /// by nobody, so another key is another layer.
     pub fn reconfigured(&self, config: &RateLimitConfig) -> Self
     where
         O: Clone,
@@ -205,16 +206,6 @@ impl<O: Observer> RateLimitLayer<O> {
             config: config.clone(),
             ..old.clone()
         })
-    }
-
-    /// The same state, counted by another key. What was counted by the old one is not found by the
-    /// new one; it is forgotten as it becomes idle.
-    pub fn rekeyed(&self, key: impl Fn(&Head<'_>) -> Option<Key> + Send + Sync + 'static) -> Self
-    where
-        O: Clone,
-    {
-        let key: Arc<KeyFn> = Arc::new(key);
-        self.map(|old| Limit { key: Arc::clone(&key), ..old.clone() })
     }
 
     /// Keys that are remembered now, over all limits of this layer.
