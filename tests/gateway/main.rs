@@ -12,3 +12,4 @@ mod forwarding;
 mod limits;
 mod streaming;
 mod timeouts;
+mod state;

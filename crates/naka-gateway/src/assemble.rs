@@ -13,7 +13,7 @@ use std::{
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header::CONTENT_TYPE};
 use naka::{
     balance::BalanceLayer,
-    bulkhead::{BulkheadConfig, BulkheadLayer},
+    bulkhead::{BulkheadConfig, BulkheadLayer, Counts},
     context::ClientAddr,
     enforce,
     key::{Key, KeyBuilder, client_network},
@@ -56,11 +56,24 @@ impl State {
     /// That of a process that has just begun.
     pub fn new(workers: usize) -> Self {
         Self {
-            rate_limits: Carried::new("rate_limit"),
-            bulkheads: Carried::new("bulkhead"),
-            balancers: Carried::new("balancer"),
-            pools: (0..workers).map(|_| Carried::new("pool")).collect(),
+            rate_limits: Carried::new("rate_limit", RateLimitLayer::refill),
+            // Whoever is at work counts until the end, however long that takes.
+            bulkheads: Carried::new("bulkhead", |layer| {
+                if layer.counts() == Counts::default() { Duration::ZERO } else { Duration::MAX }
+            }),
+            balancers: Carried::new("balancer", |_| Duration::ZERO),
+            pools: (0..workers).map(|_| Carried::new("pool", |_| Duration::ZERO)).collect(),
         }
+    }
+
+    /// The same without what is buried and has no history left; `None` if there is nothing of it.
+    pub fn without_expired(&self, now: Instant) -> Option<Self> {
+        let has_expired = self.rate_limits.has_expired(now) || self.bulkheads.has_expired(now);
+        has_expired.then(|| Self {
+            rate_limits: self.rate_limits.without_expired(now),
+            bulkheads: self.bulkheads.without_expired(now),
+            ..self.clone()
+        })
     }
 }
 
@@ -149,10 +162,6 @@ fn tables(config: &Config) -> Result<Vec<Listening>, Vec<Unroutable>> {
     if wrong.is_empty() { Ok(tables) } else { Err(wrong) }
 }
 
-/// How long the counts of a bulkhead mean something without a name: those at work then are bounded
-/// by the longest exchanges.
-const BULKHEAD_HISTORY: Duration = Duration::from_mins(10);
-
 fn carry(config: &Config, before: &State, around: &Surroundings<'_>, report: &mut Vec<Change>) -> State {
     let (mut rate_limits, mut bulkheads) = (BTreeMap::new(), BTreeMap::new());
     for (identity, name) in uses(config) {
@@ -176,10 +185,9 @@ fn carry(config: &Config, before: &State, around: &Surroundings<'_>, report: &mu
                 RateLimitLayer::observed(rate_limit_config(limit, *enforce), key_of(&limit.key), metrics)
                     .named(identity)
             },
-            change: &|layer, _, (limit, enforce)| {
-                layer.reconfigured(&rate_limit_config(limit, *enforce)).rekeyed(key_of(&limit.key))
-            },
-            history: &RateLimitLayer::refill,
+            change: &|layer, (limit, enforce)| layer.reconfigured(&rate_limit_config(limit, *enforce)),
+            // What was counted by another key is found by nobody, and only fills the table.
+            is_same: &|(old, _), (new, _)| old.key == new.key,
         },
     );
     let bulkheads = before.bulkheads.next(
@@ -191,8 +199,8 @@ fn carry(config: &Config, before: &State, around: &Surroundings<'_>, report: &mu
                 let metrics = around.metrics.policy(identity);
                 BulkheadLayer::observed(bulkhead_config(bulkhead, *enforce), metrics).named(identity)
             },
-            change: &|layer, _, (bulkhead, enforce)| layer.reconfigured(&bulkhead_config(bulkhead, *enforce)),
-            history: &|_| BULKHEAD_HISTORY,
+            change: &|layer, (bulkhead, enforce)| layer.reconfigured(&bulkhead_config(bulkhead, *enforce)),
+            is_same: &|_, _| true,
         },
     );
     let addresses = |upstream: &crate::config::checked::Upstream| {
@@ -206,8 +214,8 @@ fn carry(config: &Config, before: &State, around: &Surroundings<'_>, report: &mu
         report,
         &Steps {
             make: &|_, addresses| BalanceLayer::new(addresses.iter().map(|address| &**address)),
-            change: &|layer, _, addresses| layer.reconfigured(addresses.iter().map(|address| &**address)),
-            history: &|_| Duration::ZERO,
+            change: &|layer, addresses| layer.reconfigured(addresses.iter().map(|address| &**address)),
+            is_same: &|_, _| true,
         },
     );
     let pools = before.pools.iter().enumerate().map(|(worker, pools)| {
@@ -221,8 +229,8 @@ fn carry(config: &Config, before: &State, around: &Surroundings<'_>, report: &mu
             &mut of_this_worker,
             &Steps {
                 make: &|identity, ()| Arc::new(Pool::new(&pool_address(identity))),
-                change: &|pool, _, ()| Arc::clone(pool),
-                history: &|_| Duration::ZERO,
+                change: &|pool, ()| Arc::clone(pool),
+                is_same: &|_, _| true,
             },
         );
         if worker == 0 {
@@ -294,8 +302,8 @@ fn plan(config: &Config, state: &State, around: &Surroundings<'_>, name: &Name, 
     let layers = Layers {
         problem: ProblemLayer::new(),
         rate_limits: rate_limits.collect(),
-        bulkhead: bulkhead(here, route.bulkhead.as_ref()),
         total_timeout: route.total_timeout.map_or_else(TimeoutLayer::off, TimeoutLayer::new),
+        bulkhead: bulkhead(here, route.bulkhead.as_ref()),
         upstream_bulkhead: bulkhead(there, upstream.and_then(|upstream| upstream.bulkhead.as_ref())),
         balance: upstream_of(route)
             .and_then(|upstream| state.balancers.get(upstream).cloned())

@@ -3,9 +3,10 @@
 //! The identity is the key in the YAML map (and the route or upstream, for a policy of narrower
 //! scope), so moving things between files or touching another route never resets anything. What
 //! is gone from the configuration is kept as a **tombstone** until it could have no history left:
-//! delete-and-re-add refills nobody.
+//! delete-and-re-add refills nobody. A configuration under which the old state means nothing (another
+//! key to count by) has new state, and the old is a tombstone beside it: going back refills nobody.
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{cmp::Reverse, collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
@@ -16,35 +17,66 @@ const TOMBSTONES: usize = 1024;
 #[derive(Clone, Debug)]
 pub struct Carried<C, H> {
     kind: &'static str,
+    history: fn(&H) -> Duration,
     kept: BTreeMap<Arc<str>, Kept<C, H>>,
+    tombstones: Vec<Tombstone<C, H>>,
 }
 
 #[derive(Clone, Debug)]
 struct Kept<C, H> {
     config: C,
     handle: H,
-    /// Since when no configuration names it.
-    gone: Option<Instant>,
+}
+
+#[derive(Clone, Debug)]
+struct Tombstone<C, H> {
+    identity: Arc<str>,
+    kept: Kept<C, H>,
+    since: Instant,
 }
 
 impl<C, H> Carried<C, H> {
-    /// Nothing yet.
-    pub const fn new(kind: &'static str) -> Self {
-        Self { kind, kept: BTreeMap::new() }
+    /// Nothing yet. `history` says how long the state of a handle means something without a name.
+    pub const fn new(kind: &'static str, history: fn(&H) -> Duration) -> Self {
+        Self { kind, history, kept: BTreeMap::new(), tombstones: Vec::new() }
     }
 
-    /// Everything that a configuration names, or that a tombstone keeps.
+    /// The handle of what the configuration names.
+    pub fn get(&self, identity: &str) -> Option<&H> {
+        self.kept.get(identity).map(|kept| &kept.handle)
+    }
+
+    /// Everything that a configuration names.
     pub fn iter(&self) -> impl Iterator<Item = (&Arc<str>, &H)> {
         self.kept.iter().map(|(identity, kept)| (identity, &kept.handle))
+    }
+
+    /// Everything that only a tombstone keeps.
+    pub fn buried(&self) -> impl Iterator<Item = (&Arc<str>, &H)> {
+        self.tombstones.iter().map(|tombstone| (&tombstone.identity, &tombstone.kept.handle))
+    }
+
+    /// Whether there is a tombstone without any history.
+    pub fn has_expired(&self, now: Instant) -> bool {
+        self.tombstones.iter().any(|tombstone| self.is_expired(tombstone, now))
+    }
+
+    fn is_expired(&self, tombstone: &Tombstone<C, H>, now: Instant) -> bool {
+        now.saturating_duration_since(tombstone.since) >= (self.history)(&tombstone.kept.handle)
     }
 }
 
 impl<C: Clone + PartialEq, H: Clone> Carried<C, H> {
+    /// The same without the tombstones that have no history.
+    #[must_use]
+    pub fn without_expired(&self, now: Instant) -> Self {
+        let mut next = self.clone();
+        next.tombstones.retain(|tombstone| !self.is_expired(tombstone, now));
+        next
+    }
+
     /// Goes from the state of one configuration to that of the next. Nothing in `self` changes, and
     /// no state does: the next configuration may still be refused.
-    ///
-    /// `make` makes a handle for what is new, `change` one over the same state for what is there
-    /// under another configuration, and `history` says how long a handle's state means something.
     #[must_use]
     pub fn next(
         &self,
@@ -53,53 +85,72 @@ impl<C: Clone + PartialEq, H: Clone> Carried<C, H> {
         report: &mut Vec<Change>,
         steps: &Steps<'_, C, H>,
     ) -> Self {
-        let mut next = Self::new(self.kind);
+        let mut next = Self::new(self.kind, self.history);
+        let mut tombstones = self.tombstones.clone();
         for (identity, config) in wanted {
-            let (handle, what) = match self.kept.get(&identity) {
+            let is_same = |old: &Kept<C, H>| (steps.is_same)(&old.config, &config);
+            let old =
+                self.kept.get(&identity).filter(|old| is_same(old)).map(|old| (old.clone(), What::Kept));
+            let old = old.or_else(|| {
+                let place = tombstones.iter().position(|it| it.identity == identity && is_same(&it.kept))?;
+                Some((tombstones.swap_remove(place).kept, What::Restored))
+            });
+            let (handle, what) = match old {
                 None => ((steps.make)(&identity, &config), What::Created),
-                Some(old) if old.config == config && old.gone.is_none() => (old.handle.clone(), What::Kept),
-                Some(old) if old.config == config => (old.handle.clone(), What::Restored),
-                Some(old) => ((steps.change)(&old.handle, &identity, &config), What::Migrated),
+                Some((old, what)) if old.config == config => (old.handle, what),
+                Some((old, _)) => ((steps.change)(&old.handle, &config), What::Migrated),
             };
             report.push(Change { kind: self.kind, identity: Arc::clone(&identity), what });
-            next.kept.insert(identity, Kept { config, handle, gone: None });
+            next.kept.insert(identity, Kept { config, handle });
         }
-        self.bury(&mut next, now, report, steps);
+        next.tombstones = self.bury(tombstones, &next.kept, now, report, steps);
         next
     }
 
-    fn bury(&self, next: &mut Self, now: Instant, report: &mut Vec<Change>, steps: &Steps<'_, C, H>) {
-        let mut gone: Vec<_> =
-            self.kept.iter().filter(|(identity, _)| !next.kept.contains_key(*identity)).collect();
-        gone.sort_by_key(|(_, kept)| std::cmp::Reverse(kept.gone.unwrap_or(now)));
-        for (place, (identity, kept)) in gone.into_iter().enumerate() {
-            let since = kept.gone.unwrap_or(now);
-            let has_history = now.saturating_duration_since(since) < (steps.history)(&kept.handle);
-            let is_kept = has_history && place < TOMBSTONES;
-            if kept.gone.is_none() || !is_kept {
+    /// The tombstones of before, and those of what `next` does not go on with; the youngest first.
+    fn bury(
+        &self,
+        before: Vec<Tombstone<C, H>>,
+        next: &BTreeMap<Arc<str>, Kept<C, H>>,
+        now: Instant,
+        report: &mut Vec<Change>,
+        steps: &Steps<'_, C, H>,
+    ) -> Vec<Tombstone<C, H>> {
+        let goes_on = |identity, old: &Kept<C, H>| {
+            next.get(identity).is_some_and(|new| (steps.is_same)(&old.config, &new.config))
+        };
+        let gone = self.kept.iter().filter(|(identity, old)| !goes_on(*identity, *old));
+        let new = gone.map(|(identity, old)| Tombstone {
+            identity: Arc::clone(identity),
+            kept: old.clone(),
+            since: now,
+        });
+        let mut all: Vec<_> =
+            new.map(|it| (true, it)).chain(before.into_iter().map(|it| (false, it))).collect();
+        all.sort_by_key(|(_, tombstone)| Reverse(tombstone.since));
+        let mut kept = Vec::new();
+        for (place, (is_new, tombstone)) in all.into_iter().enumerate() {
+            let is_kept = place < TOMBSTONES && !self.is_expired(&tombstone, now);
+            if is_new || !is_kept {
                 let what = if is_kept { What::Buried } else { What::Dropped };
-                report.push(Change { kind: self.kind, identity: Arc::clone(identity), what });
+                report.push(Change { kind: self.kind, identity: Arc::clone(&tombstone.identity), what });
             }
             if is_kept {
-                next.kept.insert(Arc::clone(identity), Kept { gone: Some(since), ..kept.clone() });
+                kept.push(tombstone);
             }
         }
-    }
-
-    /// The handle of what the configuration names.
-    pub fn get(&self, identity: &str) -> Option<&H> {
-        self.kept.get(identity).filter(|kept| kept.gone.is_none()).map(|kept| &kept.handle)
+        kept
     }
 }
 
-/// How one kind of state is made, changed and forgotten.
+/// How one kind of state is made and changed.
 pub struct Steps<'a, C, H> {
     /// For what is new.
     pub make: &'a dyn Fn(&Arc<str>, &C) -> H,
     /// Over the same state.
-    pub change: &'a dyn Fn(&H, &Arc<str>, &C) -> H,
-    /// How long state without a name means something.
-    pub history: &'a dyn Fn(&H) -> Duration,
+    pub change: &'a dyn Fn(&H, &C) -> H,
+    /// Whether the state of one configuration means anything under the other.
+    pub is_same: &'a dyn Fn(&C, &C) -> bool,
 }
 
 impl<C, H> fmt::Debug for Steps<'_, C, H> {
@@ -130,7 +181,7 @@ pub enum What {
     Created,
     /// It came back before its tombstone was cleared: with all its history.
     Restored,
-    /// No longer named; kept as a tombstone until its history has run out.
+    /// No longer named, or named for something else; a tombstone keeps it until its history has run out.
     Buried,
     /// Forgotten.
     Dropped,
@@ -160,6 +211,14 @@ impl fmt::Display for Change {
 mod tests {
     use super::*;
 
+    fn all(carried: &Carried<u32, u32>) -> usize {
+        carried.iter().count() + carried.buried().count()
+    }
+
+    fn fresh() -> Carried<u32, u32> {
+        Carried::new("test", |_| Duration::from_mins(1))
+    }
+
     fn step(
         carried: &Carried<u32, u32>,
         wanted: &[(&str, u32)],
@@ -168,8 +227,8 @@ mod tests {
         let wanted = wanted.iter().map(|(name, config)| ((*name).into(), *config)).collect();
         let steps = Steps {
             make: &|_, config| *config,
-            change: &|handle, _, config| handle * 100 + config,
-            history: &|_| Duration::from_mins(1),
+            change: &|handle, config| handle * 100 + config,
+            is_same: &|old, new| old / 1000 == new / 1000,
         };
         let mut report = Vec::new();
         let next = carried.next(wanted, now, &mut report, &steps);
@@ -179,7 +238,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn state_is_kept_migrated_buried_restored_and_in_the_end_dropped() {
         let now = Instant::now();
-        let (one, report) = step(&Carried::new("test"), &[("a", 1), ("b", 2)], now);
+        let (one, report) = step(&fresh(), &[("a", 1), ("b", 2)], now);
         assert_eq!(report, ["a created", "b created"]);
         let (two, report) = step(&one, &[("a", 1), ("b", 3)], now);
         assert_eq!((report, two.get("b")), (vec!["a kept".into(), "b migrated".into()], Some(&203)));
@@ -189,8 +248,35 @@ mod tests {
         let (four, report) = step(&three, &[("a", 1), ("b", 3)], soon);
         assert_eq!((report, four.get("b")), (vec!["a kept".into(), "b restored".into()], Some(&203)));
         let (five, report) = step(&three, &[("a", 1)], now + Duration::from_mins(1));
-        assert_eq!((report, five.iter().count()), (vec!["a kept".to_owned(), "b dropped".into()], 1));
+        assert_eq!((report, all(&five)), (vec!["a kept".to_owned(), "b dropped".into()], 1));
         assert_eq!(two.get("b"), Some(&203), "the state that is left behind has not changed");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_means_nothing_under_the_new_configuration_is_buried_beside_it() {
+        let now = Instant::now();
+        let (one, _) = step(&fresh(), &[("a", 1)], now);
+        let (two, report) = step(&one, &[("a", 1001)], now);
+        assert_eq!((report, two.get("a")), (vec!["a created".into(), "a buried".into()], Some(&1001)));
+        assert_eq!(all(&two), 2);
+        let (three, report) = step(&two, &[("a", 1)], now);
+        assert_eq!((report, three.get("a")), (vec!["a restored".into(), "a buried".into()], Some(&1)));
+        let (four, report) = step(&three, &[("a", 1002)], now);
+        assert_eq!((report, four.get("a")), (vec!["a migrated".into(), "a buried".into()], Some(&101_102)));
+        assert_eq!(all(&four), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn tombstones_are_cleared_without_a_reload() {
+        let now = Instant::now();
+        let (one, _) = step(&fresh(), &[("a", 1), ("b", 1)], now);
+        let (two, _) = step(&one, &[("a", 1)], now);
+        assert!(!two.has_expired(now + Duration::from_secs(59)));
+        let later = now + Duration::from_mins(1);
+        assert!(two.has_expired(later));
+        let three = two.without_expired(later);
+        assert!(!three.has_expired(later) && all(&three) == 1);
+        assert!(!one.has_expired(later), "what is in force does not expire");
     }
 
     #[tokio::test(start_paused = true)]
@@ -198,8 +284,8 @@ mod tests {
         let now = Instant::now();
         let names = (0..3000).map(|i| format!("n{i}")).collect::<Vec<_>>();
         let wanted = names.iter().map(|name| (name.as_str(), 1)).collect::<Vec<_>>();
-        let (full, _) = step(&Carried::new("test"), &wanted, now);
+        let (full, _) = step(&fresh(), &wanted, now);
         let (empty, report) = step(&full, &[], now);
-        assert_eq!((empty.iter().count(), report.len()), (TOMBSTONES, 3000));
+        assert_eq!((all(&empty), report.len()), (TOMBSTONES, 3000));
     }
 }

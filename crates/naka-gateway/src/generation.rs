@@ -15,8 +15,8 @@ use crate::{
     transform::Transform,
 };
 
-/// One configuration, assembled.
-#[derive(Debug)]
+/// One configuration, assembled. Cloning it copies handles.
+#[derive(Clone, Debug)]
 pub struct Generation {
     /// Counted from 1.
     pub number: u64,

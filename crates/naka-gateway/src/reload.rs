@@ -13,6 +13,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
+use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use crate::{
@@ -190,6 +191,15 @@ impl Reloader {
         self.status.with(|inner| inner.report = report);
         self.sources = sources;
         Ok(ReloadResult::Applied)
+    }
+
+    /// Forgets what is buried and has no history left. Each reload does that, too; this is for the time
+    /// between them.
+    pub fn clear_tombstones(&self) {
+        let current = self.in_force.get();
+        if let Some(state) = current.state.without_expired(Instant::now()) {
+            self.in_force.swap(Generation { state, ..(*current).clone() });
+        }
     }
 
     fn say_held(&mut self, held: &[Held]) {

@@ -137,8 +137,9 @@ impl Control {
                 _ = hangup.recv() => {}
                 Some(request) = self.requests.recv() => answer = Some(request),
                 () = watch.changed(debounce, max_wait), if is_watching => {}
-                _ = poll.tick(), if is_watching => {
-                    if Signature::of(self.reloader.sources()) == signature {
+                _ = poll.tick() => {
+                    self.reloader.clear_tombstones();
+                    if !is_watching || Signature::of(self.reloader.sources()) == signature {
                         continue;
                     }
                 }

@@ -35,10 +35,10 @@ pub struct Layers {
     pub problem: ProblemLayer,
     /// All rate limits of the route: they add up.
     pub rate_limits: RateLimitLayer<Arc<PolicyMetrics>>,
+    /// The end of the whole exchange, waiting included.
+    pub total_timeout: TimeoutLayer,
     /// The route's own bulkhead.
     pub bulkhead: BulkheadLayer<Arc<PolicyMetrics>>,
-    /// The end of the whole exchange.
-    pub total_timeout: TimeoutLayer,
     /// The bulkhead of the whole upstream.
     pub upstream_bulkhead: BulkheadLayer<Arc<PolicyMetrics>>,
     /// Chooses the endpoint.
@@ -46,7 +46,7 @@ pub struct Layers {
 }
 
 /// What the guards of the layers make of the leaf's body.
-pub type RouteBody = Guarded<TimeoutBody<Guarded<Guarded<Body, InFlight>, Permit>>, Permit>;
+pub type RouteBody = TimeoutBody<Guarded<Guarded<Guarded<Body, InFlight>, Permit>, Permit>>;
 
 macro_rules! in_order {
     ($($layer:ident),+) => {
@@ -71,7 +71,9 @@ macro_rules! in_order {
 }
 
 impl Layers {
-    in_order!(problem, rate_limits, bulkhead, total_timeout, upstream_bulkhead, balance);
+    // The timeout is outside both bulkheads: it counts from the request head, so it ends a wait for a
+    // place as well as an exchange.
+    in_order!(problem, rate_limits, total_timeout, bulkhead, upstream_bulkhead, balance);
 }
 
 /// What a whole stack is.

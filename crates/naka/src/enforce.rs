@@ -43,6 +43,12 @@ impl Rejections {
         enforce.applies(self.0.fetch_add(1, Relaxed)) // Relaxed: the number orders nothing.
     }
 
+    /// Whether the next one takes effect; counted only if it does.
+    pub(crate) fn count_if_applies(&self, enforce: Enforce) -> bool {
+        let next = |number| enforce.applies(number).then_some(number + 1);
+        self.0.fetch_update(Relaxed, Relaxed, next).is_ok()
+    }
+
     /// Whether the next one would.
     pub(crate) fn peek(&self, enforce: Enforce) -> bool {
         enforce.applies(self.0.load(Relaxed))

@@ -34,9 +34,9 @@ pin_project! {
     /// A body that keeps a guard until it ends. Without one it is the body alone, so a layer that
     /// is off, or that rejected, has the same body type.
     ///
-    /// A server that knows the length never polls for the last `None`. So the guard ends when a
-    /// frame leaves the body at its end, at `None`, at an error, or at drop: then as
-    /// [`End::Complete`] if the body was at its end and [`End::Dropped`] if not.
+    /// A server that knows the length, or has seen trailers, never polls for the last `None`. So the
+    /// guard ends when a frame leaves the body at its end, at trailers, at `None`, at an error, or at
+    /// drop: then as [`End::Complete`] if the body was at its end and [`End::Dropped`] if not.
     #[derive(Debug)]
     pub struct Guarded<B, G>
     where
@@ -90,7 +90,10 @@ impl<B: Body, G: Guard> Body for Guarded<B, G> {
         let end = match &frame {
             None => Some(End::Complete),
             Some(Err(_)) => Some(End::Failed),
-            Some(Ok(_)) => this.body.is_end_stream().then_some(End::Complete),
+            Some(Ok(frame)) => {
+                let is_last = frame.is_trailers() || this.body.is_end_stream();
+                is_last.then_some(End::Complete)
+            }
         };
         if let Some(end) = end
             && let Some(guard) = this.guard.take()

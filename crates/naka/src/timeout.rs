@@ -5,9 +5,13 @@
 //!    plus the time allowed, so that what was spent before this layer (a queue) counts. Outside
 //!    a stack of ours it runs from `call`.
 //! 2. No response head by then: `504` with [`Reason::TotalTimeout`], and the inner future is
-//!    dropped at once.
+//!    not polled again, whatever it may have become ready for.
 //! 3. The head is there but the body has not ended by then: the body ends in an [`Elapsed`] error,
-//!    which cuts the connection, because nothing else can still tell the client.
+//!    which cuts the connection, because nothing else can still tell the client. A body that always
+//!    has more is looked at with each frame but the first.
+//!
+//! Bodies are asked, they do not act: a server that stops polling, because its client takes nothing,
+//! cannot be timed out here. It needs a timer of its own where it writes.
 //!
 //! It differs from `tower_http::timeout::TimeoutLayer` in that the body is included.
 //!
@@ -142,8 +146,11 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let deadline = this.alarm.deadline;
+        if this.alarm.has_rung() {
+            return Poll::Ready(Ok(Rejection::new(Reason::TotalTimeout).into_response()));
+        }
         if let Poll::Ready(result) = this.future.poll(cx) {
-            let timed = |body| TimeoutBody { body, alarm: Alarm::at(deadline), is_over: false };
+            let timed = |body| TimeoutBody::new(body, deadline);
             return Poll::Ready(result.map(|response| response.map(timed)));
         }
         ready!(this.alarm.poll(cx));
@@ -159,19 +166,26 @@ pin_project! {
         body: B,
         #[pin]
         alarm: Alarm,
+        has_begun: bool,
         is_over: bool,
+    }
+}
+
+impl<B> TimeoutBody<B> {
+    const fn new(body: B, deadline: Option<Instant>) -> Self {
+        Self { body, alarm: Alarm::at(deadline), has_begun: false, is_over: false }
     }
 }
 
 impl<B: Default> Default for TimeoutBody<B> {
     fn default() -> Self {
-        Self { body: B::default(), alarm: Alarm::at(None), is_over: false }
+        Self::new(B::default(), None)
     }
 }
 
 impl<B: From<Bytes>> From<Bytes> for TimeoutBody<B> {
     fn from(bytes: Bytes) -> Self {
-        Self { body: B::from(bytes), alarm: Alarm::at(None), is_over: false }
+        Self::new(B::from(bytes), None)
     }
 }
 
@@ -188,9 +202,15 @@ impl<B: Body<Error: Into<BoxError>>> Body for TimeoutBody<B> {
             return Poll::Ready(None);
         }
         if let Poll::Ready(frame) = this.body.poll_frame(cx) {
-            return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
+            // The first comes with the head, which was in time: a short answer costs no look at the clock.
+            let is_late = *this.has_begun && matches!(frame, Some(Ok(_))) && this.alarm.is_due();
+            if !is_late {
+                *this.has_begun = true;
+                return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
+            }
+        } else {
+            ready!(this.alarm.poll(cx));
         }
-        ready!(this.alarm.poll(cx));
         *this.is_over = true;
         Poll::Ready(Some(Err(Box::new(Elapsed))))
     }
@@ -229,6 +249,16 @@ pin_project! {
 impl Alarm {
     const fn at(deadline: Option<Instant>) -> Self {
         Self { deadline, sleep: None }
+    }
+
+    /// Whether it was waited for until the deadline; free.
+    fn has_rung(&self) -> bool {
+        self.sleep.as_ref().is_some_and(Sleep::is_elapsed)
+    }
+
+    /// Whether the deadline has passed; reads the clock.
+    fn is_due(&self) -> bool {
+        self.deadline.is_some_and(|deadline| Now::read().instant() >= deadline)
     }
 }
 

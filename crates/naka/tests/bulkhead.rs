@@ -13,7 +13,9 @@ use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use naka::{
     bulkhead::{BulkheadConfig, BulkheadLayer, Counts},
+    clock::Now,
     enforce::Enforce,
+    explain::{Explain, Finding},
     guard::Guarded,
     reject::{Reason, Rejection},
 };
@@ -174,4 +176,54 @@ async fn observing_lets_pass_and_waits_for_nobody() {
     assert_eq!((layer.counts().working, start.elapsed()), (5, Duration::ZERO));
     drop(all);
     assert_eq!(layer.counts(), Counts::default());
+}
+
+/// A configuration that lost the race to be followed must not bring its `max` in after all.
+#[test]
+fn an_older_configuration_never_overtakes_a_newer_one() {
+    let first = BulkheadLayer::new(BulkheadConfig::new(1));
+    for round in 0..3000 {
+        let older = first.reconfigured(&BulkheadConfig::new(7));
+        let newer = first.reconfigured(&BulkheadConfig::new(3));
+        let start = std::sync::Barrier::new(2);
+        std::thread::scope(|scope| {
+            for layer in [&older, &newer] {
+                scope.spawn(|| {
+                    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+                    start.wait();
+                    drop(runtime.block_on(call(layer)));
+                });
+            }
+        });
+        let said = first.explain(Now::read(), &mut Request::new(()).into_parts().0);
+        assert_eq!(said, Finding::Admit("3 of 3 places free".into()), "round {round}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lower_max_does_not_disturb_the_order_of_those_who_wait() {
+    let wait = Duration::from_mins(1);
+    let wide = BulkheadLayer::new(BulkheadConfig::new(3).queue(10, wait));
+    let held = [call(&wide).await, call(&wide).await, call(&wide).await];
+    let order = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let narrow = wide.reconfigured(&BulkheadConfig::new(1).queue(10, wait));
+    let mut waiting = Vec::new();
+    for (number, layer) in [&wide, &wide, &narrow].into_iter().enumerate() {
+        let (layer, order) = (layer.clone(), Arc::clone(&order));
+        waiting.push(tokio::spawn(async move {
+            let response = call(&layer).await;
+            order.lock().unwrap().push(number);
+            response.collect().await.unwrap();
+        }));
+        tokio::task::yield_now().await;
+    }
+    for response in held {
+        drop(response);
+        tokio::task::yield_now().await;
+    }
+    for task in waiting {
+        task.await.unwrap();
+    }
+    assert_eq!(*order.lock().unwrap(), [0, 1, 2]);
+    assert_eq!(narrow.counts(), Counts::default());
 }

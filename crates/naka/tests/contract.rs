@@ -39,6 +39,25 @@ impl Subject for OneLimit {
     }
 }
 
+struct SeveralLimits;
+
+impl Subject for SeveralLimits {
+    type Layer = RateLimitLayer;
+    type Service = RateLimit<Probe>;
+    type Body = Answer;
+
+    /// Now the one refuses, now the other.
+    fn fresh(&self) -> RateLimitLayer {
+        let limit =
+            |window| RateLimitLayer::new(RateLimitConfig::new(window), |_| Some(Key::of("everybody")));
+        [limit(Window::per_minute(admits())), limit(Window::per_hour(100))].into_iter().collect()
+    }
+
+    fn off(&self) -> RateLimitLayer {
+        RateLimitLayer::off()
+    }
+}
+
 struct ShareOfALimit;
 
 impl Subject for ShareOfALimit {
@@ -125,6 +144,11 @@ impl Subject for ABalancer {
 #[tokio::test(start_paused = true)]
 async fn rate_limit_keeps_the_laws() {
     check(&OneLimit).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn several_rate_limits_keep_the_laws() {
+    check(&SeveralLimits).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -8,6 +8,7 @@ use http::{Request, Response};
 use http_body_util::Empty;
 use naka::{
     clock::Now,
+    enforce::Enforce,
     explain::{Explain, Finding},
     key::Key,
     rate_limit::{Cell, OnMissing, Quota, RateLimitConfig, RateLimitLayer, Window, evaluate},
@@ -135,6 +136,44 @@ async fn several_limits_in_one_layer_all_hold_and_say_who_refused() {
     let mut names = Vec::new();
     layer.each(&mut |limit| names.push(limit.name().map(str::to_owned)));
     assert_eq!(names, [Some("wide".to_owned()), Some("narrow".to_owned())]);
+}
+
+/// One client's refused requests are charged to nobody: they must not drain what all share.
+#[tokio::test(start_paused = true)]
+async fn what_one_limit_refuses_is_charged_to_no_other() {
+    for is_shared_first in [true, false] {
+        let shared = RateLimitLayer::new(RateLimitConfig::new(Window::per_hour(5)), |_| Some(Key::of("all")));
+        let own = RateLimitLayer::new(RateLimitConfig::new(Window::per_hour(1)), by_user);
+        let order = if is_shared_first { [&shared, &own] } else { [&own, &shared] };
+        let both = order.into_iter().cloned().collect::<RateLimitLayer>();
+        assert_eq!(status(&both, "abuser").await, 200);
+        for _ in 0..50 {
+            assert_eq!(status(&both, "abuser").await, 429);
+        }
+        assert_eq!(left(&shared, "anybody"), Finding::Admit("4 of 5 left".into()));
+        for user in ["a", "b", "c", "d"] {
+            assert_eq!(status(&both, user).await, 200, "{user}");
+        }
+        assert_eq!(status(&both, "e").await, 429, "now what all share is spent");
+        assert_eq!(left(&own, "e"), Finding::Admit("1 of 1 left".into()), "and that is not charged to `e`");
+    }
+}
+
+/// A limit that only observes refuses nobody, so the others are charged; each is told once.
+#[tokio::test(start_paused = true)]
+async fn a_limit_that_only_observes_keeps_no_other_from_counting() {
+    let observing = RateLimitConfig::new(Window::per_hour(1)).enforce(Enforce::Observe);
+    let observing = RateLimitLayer::new(observing, by_user);
+    let share = RateLimitConfig::new(Window::per_hour(1)).enforce(Enforce::Percent(50));
+    let share = RateLimitLayer::new(share, by_user);
+    let real = RateLimitLayer::new(RateLimitConfig::new(Window::per_hour(3)), by_user);
+    let all = [observing, share, real.clone()].into_iter().collect::<RateLimitLayer>();
+    for expected in [200, 200, 429, 200, 429, 429, 429] {
+        let said = left(&all, "asha");
+        assert_eq!(matches!(said, Finding::Reject(_)), expected == 429, "{said:?}");
+        assert_eq!(status(&all, "asha").await, expected);
+    }
+    assert_eq!(left(&real, "ravi"), Finding::Admit("3 of 3 left".into()));
 }
 
 proptest! {

@@ -22,7 +22,9 @@
 //! All services made from one layer, and their clones, share one account, and so do layers made by
 //! [`reconfigured`](BulkheadLayer::reconfigured): whoever is at work stays counted. The first
 //! request under a new configuration puts its `max` in force for all; a lower one drains, it does
-//! not cut off; a higher one wakes those who wait.
+//! not cut off; a higher one wakes those who wait. Those who wait keep their order; only one who was
+//! woken for a place that is gone before its turn (by a lower `max`, or to a request that `enforce`
+//! let pass) goes on waiting behind the others.
 //!
 //! # Errors and panics
 //! Adds no error: `S::Error` passes unchanged. Never panics. Waiting needs tokio's timer.
@@ -47,7 +49,7 @@
 //! ```
 
 use std::{
-    fmt,
+    cmp, fmt,
     future::Future,
     mem,
     pin::{Pin, pin},
@@ -55,7 +57,7 @@ use std::{
         Arc,
         atomic::{
             AtomicU32, AtomicU64,
-            Ordering::{AcqRel, Acquire, Relaxed},
+            Ordering::{AcqRel, Acquire, Relaxed, SeqCst},
         },
     },
     task::{Context, Poll, ready},
@@ -214,8 +216,7 @@ impl<O: Observer> Explain for BulkheadLayer<O> {
         let Some(shared) = self.shared.as_ref().filter(|shared| shared.is_on()) else {
             return Finding::Off;
         };
-        let Shared { account, config, .. } = &**shared;
-        let config = account.in_force(shared.generation, config);
+        let (account, config) = (&shared.account, shared.in_force());
         let counts = account.counts();
         let say = |free: u32| Finding::Admit(format!("{free} of {} places free", config.max));
         match arrive(&config, counts).0 {
@@ -349,8 +350,7 @@ impl Guard for Permit {}
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.0.counts.fetch_sub(1 << 32, AcqRel);
-        self.0.freed.notify_one(); // After the count, or the woken one finds nothing.
+        self.0.leave();
     }
 }
 
@@ -373,13 +373,31 @@ impl<O: Observer> Drop for Place<O> {
 #[derive(Debug, Default)]
 struct Account {
     counts: AtomicU64,
-    /// The `max` in force, and the number of the configuration that said so.
-    max: AtomicU32,
-    in_force: AtomicU64,
+    /// The configuration that decides, packed: it only ever grows, and never is half of two.
+    rule: AtomicU64,
     /// Configurations made after the first.
-    generations: AtomicU64,
+    generations: AtomicU32,
     rejections: Rejections,
     freed: Arc<Notify>,
+}
+
+/// What is in force: the `max` of the newest configuration that has seen a request. Its number is
+/// counted up from 1; 2³² of them are 136 years of one each second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Rule {
+    generation: u32,
+    max: u32,
+}
+
+impl Rule {
+    fn pack(self) -> u64 {
+        u64::from(self.generation) << 32 | u64::from(self.max)
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "each half of the word is one number")]
+    const fn unpack(word: u64) -> Self {
+        Self { generation: (word >> 32) as u32, max: word as u32 }
+    }
 }
 
 impl Account {
@@ -387,22 +405,29 @@ impl Account {
         Counts::unpack(self.counts.load(Acquire))
     }
 
-    /// The configuration that decides: `max` is that of the newest that has seen a request.
-    fn in_force(&self, generation: u64, config: &BulkheadConfig) -> BulkheadConfig {
-        let is_newest = generation >= self.in_force.load(Acquire);
-        let max = if is_newest { config.max.max(1) } else { self.max.load(Acquire) };
-        BulkheadConfig { max, ..*config }
+    fn rule(&self) -> Rule {
+        Rule::unpack(self.rule.load(SeqCst))
     }
 
     /// Puts a newer configuration in force, and wakes those for whom there is room now.
-    fn follow(&self, generation: u64, config: &BulkheadConfig) {
-        if generation <= self.in_force.load(Acquire) {
+    ///
+    /// `SeqCst` here and in [`leave`](Self::leave): each writes one word and then reads the other's,
+    /// and one of the two has to see what the other wrote, or a free place wakes nobody.
+    fn follow(&self, rule: Rule) {
+        if rule <= self.rule() || Rule::unpack(self.rule.fetch_max(rule.pack(), SeqCst)) >= rule {
             return;
         }
-        self.max.store(config.max.max(1), Relaxed);
-        self.in_force.fetch_max(generation, AcqRel);
-        let counts = self.counts();
-        for _ in 0..counts.waiting.min(config.max.saturating_sub(counts.working)) {
+        let counts = Counts::unpack(self.counts.load(SeqCst));
+        for _ in 0..counts.waiting.min(rule.max.saturating_sub(counts.working)) {
+            self.freed.notify_one();
+        }
+    }
+
+    /// Gives a place back. Nobody is woken for one that a lower `max` took away: it would find
+    /// nothing, and lose its turn.
+    fn leave(&self) {
+        let before = Counts::unpack(self.counts.fetch_sub(1 << 32, SeqCst));
+        if before.working <= self.rule().max {
             self.freed.notify_one();
         }
     }
@@ -411,7 +436,7 @@ impl Account {
 /// One configuration over an account.
 struct Shared<O> {
     account: Arc<Account>,
-    generation: u64,
+    generation: u32,
     name: Option<Arc<str>>,
     config: BulkheadConfig,
     observer: O,
@@ -439,13 +464,22 @@ impl<O> Shared<O> {
     fn is_on(&self) -> bool {
         self.config.enforce != Enforce::Never
     }
+
+    fn rule(&self) -> Rule {
+        Rule { generation: self.generation, max: self.config.max.max(1) }
+    }
+
+    /// What decides about a request that comes here now.
+    fn in_force(&self) -> BulkheadConfig {
+        BulkheadConfig { max: cmp::max(self.rule(), self.account.rule()).max, ..self.config }
+    }
 }
 
 impl<O: Observer> Shared<O> {
     fn arrive(self: &Arc<Self>) -> Arrival<O> {
         let account = &self.account;
-        account.follow(self.generation, &self.config);
-        let config = account.in_force(self.generation, &self.config);
+        account.follow(self.rule());
+        let config = self.in_force();
         let mut seen = account.counts.load(Acquire);
         let verdict = loop {
             let (verdict, next) = match arrive(&config, Counts::unpack(seen)) {
@@ -496,7 +530,7 @@ impl<O: Observer> Shared<O> {
     }
 
     fn take(&self) -> bool {
-        let max = self.account.in_force(self.generation, &self.config).max;
+        let max = self.in_force().max;
         let next = |word| take(max, Counts::unpack(word)).map(Counts::pack);
         self.account.counts.fetch_update(AcqRel, Acquire, next).is_ok()
     }

@@ -166,7 +166,8 @@ pub fn evaluate(quota: &Quota, cell: &Cell, now_ns: u64) -> (Result<u64, Duratio
 
 /// Carries a cell from one quota to another: what was consumed stays consumed, counted in
 /// requests and clamped to the new burst. A window goes on from the old one with the same period,
-/// else from the one in its place; one that has no predecessor starts full.
+/// else from the one in its place; one that has no predecessor starts full. A window that is gone is
+/// forgotten: should it come back, it starts full, too.
 pub fn migrate(from: &Quota, to: &Quota, cell: &Cell, now_ns: u64) -> Cell {
     let mut next = Cell::default();
     for (place, new) in to.windows().iter().enumerate() {

@@ -14,15 +14,18 @@
 //!    a [`Rejection`] with the exact wait. A refused request consumes nothing, so asking again and
 //!    again never prolongs the penalty.
 //!
-//! Several limits in one layer (`collect` them) are asked in order; each counts what reached it,
-//! so a request that a later limit refuses has been counted by the earlier ones.
+//! Several limits in one layer (`collect` them) are asked in order, and none is charged for a request
+//! that one of them refuses. They are asked one after the other, not under one lock: of several
+//! requests that find the same last allowance at the same instant, those that do not get it may have
+//! been charged by another limit.
 //!
 //! # Units and limits
 //! `count`: requests, at least 1. Time is kept in whole nanoseconds. At most
 //! [`max_keys`](RateLimitConfig::max_keys) keys are remembered (default 100,000; about 80 bytes
 //! each). At that cap a new key takes the cell of an idle one; one request looks at no more than 32
 //! cells for it, and if none is idle all new keys of the shard share one allowance. An active key is
-//! never forgotten, so nobody gets a fresh allowance by flooding.
+//! never forgotten, so nobody gets a fresh allowance by flooding. Keys above a cap that was lowered go
+//! as they become idle, at most 32 with each request.
 //!
 //! # State
 //! All services made from one layer, and their clones, share one account.
@@ -192,7 +195,8 @@ impl<O: Observer> RateLimitLayer<O> {
     /// The same state under another configuration.
     ///
     /// Nothing is written until its first request; from then on, layers of earlier
-    /// configurations follow this one.
+    /// configurations follow this one. The key stays: what was counted by another one would be found
+    /// by nobody, so another key is another layer.
     pub fn reconfigured(&self, config: &RateLimitConfig) -> Self
     where
         O: Clone,
@@ -204,16 +208,6 @@ impl<O: Observer> RateLimitLayer<O> {
         })
     }
 
-    /// The same state, counted by another key. What was counted by the old one is not found by the
-    /// new one; it is forgotten as it becomes idle.
-    pub fn rekeyed(&self, key: impl Fn(&Head<'_>) -> Option<Key> + Send + Sync + 'static) -> Self
-    where
-        O: Clone,
-    {
-        let key: Arc<KeyFn> = Arc::new(key);
-        self.map(|old| Limit { key: Arc::clone(&key), ..old.clone() })
-    }
-
     /// Keys that are remembered now, over all limits of this layer.
     pub fn keys(&self) -> usize {
         self.limits.iter().map(|limit| limit.account.table.len()).sum()
@@ -222,6 +216,18 @@ impl<O: Observer> RateLimitLayer<O> {
     /// After this long without a request no limit of this layer has any history.
     pub fn refill(&self) -> Duration {
         self.limits.iter().map(|limit| limit.config.quota.refill()).max().unwrap_or_default()
+    }
+
+    /// Charges all limits, or none if one refuses.
+    ///
+    /// All but the last are asked before anything is written, and the last one's own commit is the
+    /// first to write: so the first in order that refuses is the one that says so.
+    fn commit<B>(&self, request: &Request<B>) -> Result<(), Rejection> {
+        let Some((last, others)) = self.limits.split_last() else { return Ok(()) };
+        let (head, now) = (Head::from(request), Now::of(request.extensions()));
+        others.iter().try_for_each(|limit| limit.refuse(&head, now))?;
+        last.commit(&head, now)?;
+        others.iter().try_for_each(|limit| limit.commit(&head, now))
     }
 
     fn one(limit: Limit<O>) -> Self {
@@ -311,15 +317,10 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        if !self.layer.limits.is_empty() {
-            let (head, now) = (Head::from(&request), Now::of(request.extensions()));
-            for limit in &*self.layer.limits {
-                if let Err(rejection) = limit.commit(&head, now) {
-                    return Decided::reject(rejection);
-                }
-            }
+        match self.layer.commit(&request) {
+            Ok(()) => Decided::forward(self.inner.call(request)),
+            Err(rejection) => Decided::reject(rejection),
         }
-        Decided::forward(self.inner.call(request))
     }
 }
 
@@ -388,6 +389,22 @@ impl<O: Observer> Limit<O> {
         Ok(())
     }
 
+    /// Refuses what `commit` would refuse, and else writes nothing.
+    fn refuse(&self, head: &Head<'_>, now: Now) -> Result<(), Rejection> {
+        match self.peek(head, now) {
+            Verdict::Reject(rejection) if self.account.rejections.count_if_applies(self.config.enforce) => {
+                self.observer.rejected(&rejection);
+                Err(rejection)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What `commit` would decide.
+    fn peek(&self, head: &Head<'_>, now: Now) -> Verdict<Option<u64>> {
+        self.decide(head, |rule, key| self.account.table.peek(rule, key, self.now_ns(now)))
+    }
+
     /// The decision, given what the table says to the key.
     fn decide(
         &self,
@@ -430,8 +447,7 @@ impl<O: Observer> Explain for Limit<O> {
         if self.config.enforce == Enforce::Never {
             return Finding::Off;
         }
-        let peek = |rule: &Rule, key| self.account.table.peek(rule, key, self.now_ns(now));
-        match self.decide(&Head::from(&*head), peek) {
+        match self.peek(&Head::from(&*head), now) {
             Verdict::Admit(None) => Finding::Passes,
             Verdict::Admit(Some(left)) => {
                 Finding::Admit(format!("{} of {} left", left + 1, self.config.quota.burst()))

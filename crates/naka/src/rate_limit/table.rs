@@ -42,11 +42,12 @@ impl Table {
     pub(super) fn commit(&self, rule: &Rule, key: Key, now_ns: u64) -> Result<u64, Duration> {
         let shard = &mut *self.lock(key);
         shard.follow(rule, now_ns);
-        let place = shard.locate(key, shard.cap, now_ns);
+        let place = shard.locate(key, shard.cap, |cell| cell.is_idle(now_ns));
         let (verdict, next) = evaluate(&shard.quota, shard.cell(place), now_ns);
         if verdict.is_ok() {
             shard.write(place, key, next);
         }
+        shard.move_on(place, now_ns);
         verdict
     }
 
@@ -54,14 +55,11 @@ impl Table {
     pub(super) fn peek(&self, rule: &Rule, key: Key, now_ns: u64) -> Result<u64, Duration> {
         let shard = self.lock(key);
         let is_newer = rule.generation > shard.generation;
-        let cap = if is_newer { shard_cap(rule.max_keys) } else { shard.cap };
-        let cell = shard.cell(shard.locate(key, cap, now_ns));
-        if is_newer {
-            let cell = migrate(&shard.quota, &rule.quota, cell, now_ns);
-            evaluate(&rule.quota, &cell, now_ns).0
-        } else {
-            evaluate(&shard.quota, cell, now_ns).0
-        }
+        let (cap, quota) =
+            if is_newer { (shard_cap(rule.max_keys), &rule.quota) } else { (shard.cap, &shard.quota) };
+        let carried = |cell: &Cell| if is_newer { migrate(&shard.quota, quota, cell, now_ns) } else { *cell };
+        let place = shard.locate(key, cap, |cell| carried(cell).is_idle(now_ns));
+        evaluate(quota, &carried(shard.cell(place)), now_ns).0
     }
 
     /// Keys that are remembered now.
@@ -71,9 +69,16 @@ impl Table {
     }
 
     fn lock(&self, key: Key) -> MutexGuard<'_, Shard> {
-        #[expect(clippy::cast_possible_truncation, reason = "only the lowest bits are wanted")]
-        lock(&self.shards[key.bits() as usize % SHARDS])
+        lock(&self.shards[shard_of(key)])
     }
+}
+
+fn shard_of(key: Key) -> usize {
+    // Not the lowest bits, which choose the bucket of the map within the shard, nor the highest, which
+    // the map compares first.
+    #[expect(clippy::cast_possible_truncation, reason = "five bits are wanted")]
+    let middle = (key.bits() >> 32) as usize;
+    middle % SHARDS
 }
 
 /// A panic cannot leave a shard half written: every write is one assignment.
@@ -92,7 +97,7 @@ struct Shard {
     cap: usize,
     places: HashMap<u64, usize, BuildHasherDefault<AlreadyHashed>>,
     entries: Vec<(u64, Cell)>,
-    /// Where the next search for an idle cell begins.
+    /// Where the next search for an idle cell begins; any number, taken around the entries.
     hand: usize,
     /// At the cap all new keys share this one, so a flood of keys gets one allowance a shard.
     overflow: Cell,
@@ -139,7 +144,7 @@ impl Shard {
     }
 
     /// Which cell speaks for `key`. Both `commit` and `peek` ask here, so they cannot disagree.
-    fn locate(&self, key: Key, cap: usize, now_ns: u64) -> Place {
+    fn locate(&self, key: Key, cap: usize, is_idle: impl Fn(&Cell) -> bool) -> Place {
         if let Some(&place) = self.places.get(&key.bits()) {
             return Place::Own(place);
         }
@@ -148,7 +153,7 @@ impl Shard {
         }
         let len = self.entries.len();
         let mut near = (0..SEARCH.min(len)).map(|step| (self.hand + step) % len);
-        near.find(|&place| self.entries[place].1.is_idle(now_ns)).map_or(Place::Overflow, Place::Idle)
+        near.find(|&place| is_idle(&self.entries[place].1)).map_or(Place::Overflow, Place::Idle)
     }
 
     fn cell(&self, place: Place) -> &Cell {
@@ -171,11 +176,40 @@ impl Shard {
                 self.places.remove(&self.entries[place].0);
                 self.places.insert(key.bits(), place);
                 self.entries[place] = (key.bits(), cell);
-                self.hand = place + 1;
             }
-            Place::Overflow => {
-                self.overflow = cell;
-                self.hand = self.hand.wrapping_add(SEARCH) % self.entries.len().max(1);
+            Place::Overflow => self.overflow = cell,
+        }
+    }
+
+    /// After each request, whatever was said to it: the next search begins where this one ended, and
+    /// above a cap that was lowered some idle cells go.
+    fn move_on(&mut self, place: Place, now_ns: u64) {
+        match place {
+            Place::Own(_) | Place::New => {}
+            Place::Idle(place) => self.hand = place + 1,
+            Place::Overflow => self.hand = self.hand % self.entries.len() + SEARCH,
+        }
+        if self.entries.len() > self.cap {
+            self.shrink(now_ns);
+        }
+    }
+
+    fn shrink(&mut self, now_ns: u64) {
+        for _ in 0..SEARCH {
+            let place = self.hand % self.entries.len();
+            let (key, cell) = self.entries[place];
+            if !cell.is_idle(now_ns) {
+                self.hand = place + 1;
+                continue;
+            }
+            self.places.remove(&key);
+            self.entries.swap_remove(place);
+            if let Some((moved, _)) = self.entries.get(place) {
+                self.places.insert(*moved, place);
+            }
+            if self.entries.len() == self.cap {
+                self.places.shrink_to_fit();
+                return self.entries.shrink_to_fit();
             }
         }
     }
@@ -196,5 +230,86 @@ impl Hasher for AlreadyHashed {
     }
     fn write_u64(&mut self, hash: u64) {
         self.0 = hash;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rate_limit::Window;
+
+    const HOUR_NS: u64 = 3_600_000_000_000;
+
+    /// Keys of the first shard.
+    fn keys() -> impl Iterator<Item = Key> {
+        (0_u64..).map(Key::of).filter(|key| shard_of(*key) == 0)
+    }
+
+    fn rule(generation: u64, windows: &[Window], keys_of_a_shard: usize) -> Rule {
+        let quota = Quota::new(windows).unwrap();
+        Rule { generation, quota, max_keys: keys_of_a_shard * SHARDS }
+    }
+
+    fn admits(table: &Table, rule: &Rule, key: Key, now_ns: u64) -> bool {
+        let said = table.peek(rule, key, now_ns);
+        assert_eq!(table.commit(rule, key, now_ns), said, "peek and commit disagree");
+        said.is_ok()
+    }
+
+    #[test]
+    fn a_spent_overflow_cell_does_not_end_the_search_for_idle_ones() {
+        let rule = rule(1, &[Window::per_hour(1)], 128);
+        let (table, mut keys) = (Table::new(rule.quota), keys());
+        let first = keys.by_ref().take(128).collect::<Vec<_>>();
+        // Blocks of 32 that are in turn active and idle when the hour is over.
+        for (place, key) in first.iter().enumerate() {
+            let is_active = place / SEARCH % 2 == 0;
+            assert!(admits(&table, &rule, *key, if is_active { HOUR_NS } else { 0 }));
+        }
+        let now_ns = HOUR_NS + HOUR_NS / 2;
+        assert!(admits(&table, &rule, keys.next().unwrap(), now_ns), "the overflow cell's one allowance");
+        let admitted = keys.take(200).filter(|key| admits(&table, &rule, *key, now_ns)).count();
+        assert_eq!(admitted, 2 * SEARCH, "every idle cell is found in the end");
+    }
+
+    #[test]
+    fn keys_beyond_a_lower_cap_are_forgotten_as_they_become_idle() {
+        let (wide, narrow) = (rule(1, &[Window::per_hour(1)], 1000), rule(2, &[Window::per_hour(1)], 40));
+        let (table, mut keys) = (Table::new(wide.quota), keys());
+        let all = keys.by_ref().take(1000).collect::<Vec<_>>();
+        for (place, key) in all.iter().enumerate() {
+            assert!(admits(&table, &wide, *key, if place < 10 { HOUR_NS } else { 0 }));
+        }
+        let now_ns = HOUR_NS + HOUR_NS / 2;
+        for key in &all[..10] {
+            assert!(!admits(&table, &narrow, *key, now_ns), "an active key is never forgotten");
+        }
+        for _ in 0..40 {
+            admits(&table, &narrow, all[0], now_ns);
+        }
+        assert_eq!(table.len(), 40);
+        for key in &all[..10] {
+            assert!(!admits(&table, &narrow, *key, now_ns), "an active key is never forgotten");
+        }
+        assert!(admits(&table, &narrow, keys.next().unwrap(), now_ns));
+    }
+
+    #[test]
+    fn peek_and_the_first_commit_of_a_newer_rule_see_the_same_idle_cells() {
+        let both = rule(1, &[Window::per_second(1), Window::per_hour(1)], 2);
+        let second = rule(2, &[Window::per_second(1)], 2);
+        let (table, keys) = (Table::new(both.quota), keys().take(4).collect::<Vec<_>>());
+        let now_ns = 2_000_000_000;
+        for (key, at_ns) in keys.iter().zip([0, 0, now_ns]) {
+            assert!(admits(&table, &both, *key, at_ns), "two cells and the overflow");
+        }
+        assert!(!admits(&table, &both, keys[3], now_ns), "no cell is idle, and the overflow is spent");
+        assert!(admits(&table, &second, keys[3], now_ns), "without the hour two are idle");
+    }
+
+    #[test]
+    fn keys_are_spread_within_a_shard() {
+        let buckets = keys().take(1000).map(|key| key.bits() & 31).collect::<std::collections::HashSet<_>>();
+        assert!(buckets.len() > 16, "the bits that choose the shard choose the bucket, too: {buckets:?}");
     }
 }

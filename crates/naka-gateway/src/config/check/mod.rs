@@ -51,7 +51,7 @@ pub(crate) fn check(files: &[File], hash: u64, cx: &mut Cx) -> Option<Config> {
     let gateway = gateway::gateway(entry.raw.as_ref(), &listeners.checked, cx);
     let mut used = BTreeSet::new();
     let upstreams = upstreams::upstreams(&tables, &mut policies, cx);
-    let routes = routes::routes(&tables, &listeners, &mut policies, &mut used, cx);
+    let routes = routes::routes(&tables, &listeners, &upstreams, &mut policies, &mut used, cx);
     let tests = tests::tests(files, &tables, cx);
     if cx.is_clean() {
         unused(&tables, &policies, &used, cx);

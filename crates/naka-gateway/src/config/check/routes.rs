@@ -16,8 +16,8 @@ use super::{
 };
 use crate::config::{
     checked::{
-        Destination, Match, Name, PathPattern, Redirect, Respond, Rewrite, Route, Template, TemplatePart,
-        ValueMatch,
+        Destination, Match, Name, PathPattern, Redirect, Respond, Rewrite, Route, Scope, Template,
+        TemplatePart, Upstream, ValueMatch,
     },
     decode::{At, Cx, OneOrMany, Or},
     diagnostic::Code,
@@ -36,12 +36,14 @@ use crate::config::{
 struct Around<'a, 't> {
     tables: &'a Tables<'t>,
     listeners: &'a Listeners,
+    upstreams: &'a BTreeMap<Name, Upstream>,
     groups: BTreeMap<Name, (&'t RawGroup, Level)>,
 }
 
 pub(super) fn routes(
     tables: &Tables<'_>,
     listeners: &Listeners,
+    upstreams: &BTreeMap<Name, Upstream>,
     policies: &mut Policies,
     used: &mut BTreeSet<Name>,
     cx: &mut Cx,
@@ -51,7 +53,7 @@ pub(super) fn routes(
         let level = policies.level(tables, at, (&raw.r#use, &raw.rate_limit, &raw.bulkhead), cx);
         groups.insert(Arc::clone(name), (raw, level));
     }
-    let around = Around { tables, listeners, groups };
+    let around = Around { tables, listeners, upstreams, groups };
     let mut it = BTreeMap::new();
     for (name, at, raw) in tables.routes.read() {
         let route = around.route(at, raw, policies, cx);
@@ -87,16 +89,17 @@ impl Around<'_, '_> {
         let headers =
             headers::merged(shared.and_then(|group| group.headers.as_ref()), raw.headers.as_ref(), cx);
         let timeouts = timeouts(raw, shared);
+        let bulkhead = levels.iter().find_map(|level| level.bulkhead.as_ref());
+        if let (Some(bulkhead), Some(Destination::Upstream(upstream))) = (bulkhead, &destination) {
+            self.one_account_twice(at, bulkhead, upstream, policies, cx);
+        }
         Some(Route {
             listeners: listeners?,
             group: group.cloned(),
             matches: matches?,
             priority: raw.priority.as_ref().map(|it| it.value),
             rate_limits: limits.into_iter().map(|(name, _)| name).collect(),
-            bulkhead: levels
-                .iter()
-                .find_map(|level| level.bulkhead.as_ref())
-                .map(|(name, _)| Arc::clone(name)),
+            bulkhead: bulkhead.map(|(name, _)| Arc::clone(name)),
             total_timeout: timeouts.total().0,
             idle_timeout: timeouts.idle.map(|it| it.value.0),
             rewrite,
@@ -104,6 +107,35 @@ impl Around<'_, '_> {
             destination: destination?,
             origin: origin(at.span, cx),
         })
+    }
+
+    /// Reports a bulkhead that its upstream has, too: each request would take two places of one account.
+    fn one_account_twice(
+        &self,
+        at: &At<Id>,
+        (name, span): &(Name, Span),
+        upstream: &Name,
+        policies: &Policies,
+        cx: &mut Cx,
+    ) {
+        let is_same = self.upstreams.get(upstream).is_some_and(|it| it.bulkhead.as_ref() == Some(name));
+        let is_shared = policies.checked.get(name).is_some_and(|policy| policy.scope != Scope::Route);
+        let is_named = self.tables.policies.entries.contains_key(name); // Else it is reported already.
+        if !(is_same && is_shared && is_named) {
+            return;
+        }
+        let place = self.tables.upstreams.entries.get(upstream).map(|(at, _)| cx.place(at.span));
+        let message = format!(
+            "the route `{}` and its upstream `{upstream}` have one bulkhead: each request would take two places of `{name}`",
+            at.value
+        );
+        let it = cx.error(Code::Conflict, *span, message).combined();
+        it.label("the route's").help(format!(
+            "take it away at one of the two; or say `scope: route` in `{name}`, and each route has its own"
+        ));
+        if let Some(place) = place {
+            it.related(place, "the upstream has it");
+        }
     }
 
     fn listeners_of(
