@@ -6,3 +6,4 @@ mod process;
 
 mod drain;
 mod limits;
+mod reload;

@@ -1,0 +1,374 @@
+//! Changes of the files while requests are served, over real sockets.
+
+use std::{
+    net::SocketAddr,
+    os::unix::fs::symlink,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
+    },
+};
+
+use naka_testkit::upstream::{Upstream, ok};
+use rustix::process::Signal;
+use tempfile::{TempDir, tempdir};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+};
+
+use crate::process::{Process, free_address, run_to_end};
+
+/// Requests in a row on each of a few connections, until told to stop.
+struct Load {
+    state: Arc<LoadState>,
+    clients: Vec<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct LoadState {
+    answered: AtomicU64,
+    failed: Mutex<Vec<String>>,
+    is_over: AtomicBool,
+}
+
+impl Load {
+    fn start(at: SocketAddr, path: &'static str) -> Self {
+        let state = Arc::new(LoadState::default());
+        let client = |_| {
+            let state = Arc::clone(&state);
+            tokio::spawn(async move {
+                let mut stream = TcpStream::connect(at).await.unwrap();
+                while !state.is_over.load(SeqCst) {
+                    match exchange(&mut stream, path).await {
+                        Ok((200, _)) => _ = state.answered.fetch_add(1, SeqCst),
+                        other => {
+                            state.failed.lock().unwrap().push(format!("{other:?}"));
+                            let Ok(again) = TcpStream::connect(at).await else { return };
+                            stream = again;
+                        }
+                    }
+                    tokio::task::yield_now().await;
+                }
+            })
+        };
+        let clients = (0..4).map(client).collect();
+        Self { state, clients }
+    }
+
+    /// Waits until a hundred more have been answered.
+    async fn goes_on(&self, process: &Process) {
+        let goal = self.state.answered.load(SeqCst) + 100;
+        process.until("the load goes on", async || self.state.answered.load(SeqCst) >= goal).await;
+    }
+
+    /// Stops, and insists that nothing has failed.
+    async fn all_were_answered(self) {
+        self.state.is_over.store(true, SeqCst);
+        for client in self.clients {
+            client.await.unwrap();
+        }
+        assert_eq!(*self.state.failed.lock().unwrap(), Vec::<String>::new());
+    }
+}
+
+/// One request on a connection that stays open: the status and the body.
+async fn exchange(stream: &mut TcpStream, path: &str) -> std::io::Result<(u16, String)> {
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: api.example\r\n\r\n").as_bytes()).await?;
+    let mut answer = Vec::new();
+    let head = loop {
+        if let Some(end) = answer.windows(4).position(|four| four == b"\r\n\r\n") {
+            break end + 4;
+        }
+        if stream.read_buf(&mut answer).await? == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+    };
+    let text = String::from_utf8_lossy(&answer[..head]).to_ascii_lowercase();
+    let status = text.split(' ').nth(1).unwrap().parse().unwrap();
+    let length = text.lines().find_map(|line| line.strip_prefix("content-length: "));
+    let end = head + length.unwrap_or("0").parse::<usize>().unwrap();
+    while answer.len() < end {
+        if stream.read_buf(&mut answer).await? == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    Ok((status, String::from_utf8_lossy(&answer[head..end]).into_owned()))
+}
+
+/// `/` goes to the upstream, `/version` says which version of the file is in force.
+fn versioned(upstream: &Upstream, version: &str, gateway: &str) -> String {
+    format!(
+        "gateway: {{admin: {{listen: ADMIN}}, workers: 2{gateway}}}
+listeners: {{public: {{listen: PUBLIC}}}}
+upstreams: {{app: {{endpoints: ['{}']}}}}
+routes:
+  all: {{match: {{prefix: /}}, upstream: app}}
+  version: {{match: {{path: /version}}, respond: {{body: {version}}}}}
+",
+        upstream.address()
+    )
+}
+
+const WRONG: &str = "routes:
+  all: {match: {prefix: /}, respnd: {}}
+";
+
+/// By saving in place, renaming over, and in between something wrong: no request notices.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn edits_lose_no_request_and_what_is_wrong_takes_no_effect() {
+    let upstream = Upstream::start(|_| ok("fine")).await;
+    let process = Process::start(&versioned(&upstream, "one", "")).await;
+    let load = Load::start(process.public, "/");
+    load.goes_on(&process).await;
+    process.save("gateway.yaml", &versioned(&upstream, "two", ""));
+    process.answers("/version", "two").await;
+
+    process.save("gateway.yaml", &versioned(&upstream, "three", "").replace("respond:", "respnd:"));
+    process.says("gateway.yaml:6:").await;
+    assert!(process.log().contains("unknown-key"), "{}", process.log());
+    load.goes_on(&process).await;
+    process.answers("/version", "two").await;
+    assert!(process.metric("naka_reloads_total{result=\"refused\"}").await >= Some(1.0));
+    let (status, ready) = process.get("/readyz").await.unwrap();
+    assert!(status == 200 && ready.contains("gateway.yaml:6:"), "{ready}");
+    assert_eq!(process.json("/readyz").await["generation"], 2);
+    assert_eq!(process.metric("naka_generation ").await, Some(2.0));
+
+    process.save("gateway.yaml", &versioned(&upstream, "four", ""));
+    process.answers("/version", "four").await;
+    process.write("gateway.yaml", &versioned(&upstream, "five", "")); // One atomic rename.
+    process.answers("/version", "five").await;
+    load.goes_on(&process).await;
+    load.all_were_answered().await;
+    assert_eq!(process.metric("naka_generation ").await, Some(4.0));
+    assert_eq!(process.json("/readyz").await["reload"]["last_error"], serde_json::Value::Null);
+}
+
+/// As a `ConfigMap` is mounted: files are links through `..data`, which is a link that is swapped.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_swapped_link_takes_effect_each_time() {
+    let upstream = Upstream::start(|_| ok("fine")).await;
+    let folder = tempdir().unwrap();
+    let version = |name: &str| {
+        std::fs::create_dir(folder.path().join(name)).unwrap();
+        let text = format!("routes: {{version: {{match: {{path: /version}}, respond: {{body: {name}}}}}}}");
+        std::fs::write(folder.path().join(name).join("version.yaml"), text).unwrap();
+    };
+    let swap = |path: &std::path::Path, name: &str| {
+        symlink(name, path.join("..new")).unwrap();
+        std::fs::rename(path.join("..new"), path.join("..data")).unwrap();
+    };
+    let path = folder.path().to_owned();
+    version("first");
+    version("second");
+    version("third");
+    swap(&path, "first");
+    symlink("..data/version.yaml", path.join("version.yaml")).unwrap();
+    let entry = versioned(&upstream, "x", "");
+    let (entry, _) = entry.split_once("  version:").unwrap();
+    let process = Process::start_in(folder, &format!("{entry}include: [version.yaml]\n")).await;
+    let load = Load::start(process.public, "/");
+    process.answers("/version", "first").await;
+    for name in ["second", "third", "first"] {
+        swap(&path, name);
+        process.answers("/version", name).await;
+    }
+    load.goes_on(&process).await;
+    load.all_were_answered().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sighup_is_heard_where_nothing_is_watched() {
+    let upstream = Upstream::start(|_| ok("fine")).await;
+    let unwatched = ", reload: {watch: false}";
+    let process = Process::start(&versioned(&upstream, "one", unwatched)).await;
+    let load = Load::start(process.public, "/");
+    process.save("gateway.yaml", &versioned(&upstream, "two", unwatched));
+    load.goes_on(&process).await;
+    process.answers("/version", "one").await;
+    process.signal(Signal::HUP);
+    process.answers("/version", "two").await;
+    load.goes_on(&process).await;
+    load.all_were_answered().await;
+}
+
+fn with_included(strict: bool) -> (TempDir, String) {
+    let folder = tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("routes.d")).unwrap();
+    for name in ["a", "b"] {
+        std::fs::write(folder.path().join(format!("routes.d/{name}.yaml")), included(name, "one")).unwrap();
+    }
+    let entry = format!(
+        "gateway: {{admin: {{listen: ADMIN}}, workers: 2, reload: {{strict: {strict}}}}}
+listeners: {{public: {{listen: PUBLIC}}}}
+include: [routes.d/*.yaml]
+"
+    );
+    (folder, entry)
+}
+
+fn included(name: &str, body: &str) -> String {
+    format!("routes:\n  {name}: {{match: {{path: /{name}}}, respond: {{body: {body}}}}}\n")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_included_file_is_held_while_another_takes_effect() {
+    let (folder, entry) = with_included(false);
+    let process = Process::start_in(folder, &entry).await;
+    let load = Load::start(process.public, "/a");
+    process.write("routes.d/a.yaml", WRONG);
+    process.write("routes.d/b.yaml", &included("b", "two"));
+    process.answers("/b", "two").await;
+    process.answers("/a", "one").await;
+    process.says("routes.d/a.yaml:2:").await;
+    process.until("it is held", async || process.metric("naka_held_files ").await == Some(1.0)).await;
+    let held = process.json("/readyz").await["reload"]["held"].to_string();
+    assert!(held.contains("routes.d/a.yaml") && !held.contains("b.yaml"), "{held}");
+    process.write("routes.d/a.yaml", &included("a", "three"));
+    process.answers("/a", "three").await;
+    assert_eq!(process.metric("naka_held_files ").await, Some(0.0));
+    load.all_were_answered().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strict_refuses_all_for_one_wrong_included_file() {
+    let (folder, entry) = with_included(true);
+    let process = Process::start_in(folder, &entry).await;
+    process.save("routes.d/a.yaml", WRONG);
+    process.save("routes.d/b.yaml", &included("b", "two"));
+    process.says("routes.d/a.yaml:2:").await;
+    process.answers("/b", "one").await;
+    process.answers("/a", "one").await;
+    assert_eq!(process.metric("naka_generation ").await, Some(1.0));
+    process.save("routes.d/a.yaml", &included("a", "two"));
+    process.answers("/a", "two").await;
+    process.answers("/b", "two").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cold_start_with_wrong_files_ends_with_2_and_all_that_is_wrong() {
+    let (code, log) = run_to_end(
+        "listeners: {public: {listen: PUBLIC}}
+upstreams: {app: {endpoints: ['127.0.0.1:1']}}
+routes:
+  one: {match: {prefix: /}, upstream: ap}
+  two: {match: {prefix: /two}, upstream: app, timeout: 3}
+",
+    )
+    .await;
+    assert_eq!(code, Some(2), "{log}");
+    let mistakes =
+        ["there is no upstream `ap`", "gateway.yaml:4:39", "unknown key `timeout`", "gateway.yaml:5:47"];
+    for wrong in mistakes.into_iter().chain(["has 2 errors"]) {
+        assert!(log.contains(wrong), "{wrong} is missing in\n{log}");
+    }
+}
+
+/// With these listeners besides the one all tests have.
+fn listening(more: &[(&str, SocketAddr)], version: &str) -> String {
+    let names = more.iter().map(|(name, _)| format!(", {name}")).collect::<String>();
+    let more = more.iter().map(|(name, at)| format!(", {name}: {{listen: '{at}'}}")).collect::<String>();
+    format!(
+        "gateway: {{admin: {{listen: ADMIN}}, workers: 2}}
+listeners: {{public: {{listen: PUBLIC}}{more}}}
+routes: {{all: {{listener: [public{names}], match: {{prefix: /}}, respond: {{body: {version}}}}}}}
+"
+    )
+}
+
+/// A listener comes, moves to another port and goes; nobody on another listener notices.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn listeners_come_move_and_go() {
+    let (first, second) = (free_address(), free_address());
+    let process = Process::start(&listening(&[], "one")).await;
+    let load = Load::start(process.public, "/");
+    assert!(TcpStream::connect(first).await.is_err());
+
+    process.save("gateway.yaml", &listening(&[("more", first)], "two"));
+    process.answers("/", "two").await;
+    process.until("it listens", async || TcpStream::connect(first).await.is_ok()).await;
+    let mut open = TcpStream::connect(first).await.unwrap();
+    assert_eq!(exchange(&mut open, "/").await.unwrap(), (200, "two".into()));
+
+    process.save("gateway.yaml", &listening(&[("more", second)], "three"));
+    process.until("it has moved", async || TcpStream::connect(second).await.is_ok()).await;
+    process.until("the old one is closed", async || TcpStream::connect(first).await.is_err()).await;
+    let (status, body) = exchange(&mut open, "/").await.unwrap();
+    assert!(status == 503 && body.contains("listener_gone"), "{status} {body}");
+    assert_eq!(open.read(&mut [0; 16]).await.unwrap(), 0, "and then it is closed in order");
+
+    process.save("gateway.yaml", &listening(&[], "four"));
+    process.answers("/", "four").await;
+    process.until("it is gone", async || TcpStream::connect(second).await.is_err()).await;
+    load.goes_on(&process).await;
+    load.all_were_answered().await;
+}
+
+/// One address of two is taken: neither is listened on, and nothing else has changed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_taken_address_leaves_the_generation_whole() {
+    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (free, at) = (free_address(), taken.local_addr().unwrap());
+    let process = Process::start(&listening(&[], "one")).await;
+    let load = Load::start(process.public, "/");
+    let both = listening(&[("free", free), ("taken", at)], "two");
+    process.save("gateway.yaml", &both);
+    process.says("cannot be listened on").await;
+    assert!(TcpStream::connect(free).await.is_err());
+    process.answers("/", "one").await;
+    assert_eq!(process.metric("naka_generation ").await, Some(1.0));
+    drop(taken);
+    assert_eq!(process.post("/reload", "").await.0, 200);
+    process.answers("/", "two").await;
+    process.until("it listens", async || TcpStream::connect(free).await.is_ok()).await;
+    load.all_were_answered().await;
+}
+
+/// A response that began under an old generation is served to its end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_of_an_old_generation_goes_on() {
+    let slow = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let entry = |routes: &str| {
+        format!(
+            "gateway: {{admin: {{listen: ADMIN}}, workers: 2}}
+listeners: {{public: {{listen: PUBLIC}}}}
+upstreams: {{slow: {{endpoints: ['{}']}}}}
+routes: {{{routes}}}
+",
+            slow.local_addr().unwrap()
+        )
+    };
+    let process = Process::start(&entry("stream: {match: {path: /stream}, upstream: slow}")).await;
+    let mut client = TcpStream::connect(process.public).await.unwrap();
+    client.write_all(b"GET /stream HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.unwrap();
+    let (mut upstream, _) = slow.accept().await.unwrap();
+    assert_ne!(upstream.read(&mut [0; 1024]).await.unwrap(), 0); // The request, before it is answered.
+    upstream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhello").await.unwrap();
+    let mut got = Vec::new();
+    while !got.ends_with(b"hello") {
+        assert_ne!(client.read_buf(&mut got).await.unwrap(), 0);
+    }
+
+    process.save("gateway.yaml", &entry("other: {match: {path: /other}, respond: {body: other}}"));
+    process.answers("/other", "other").await;
+    assert_eq!(process.public("GET /stream").await.0, 404);
+    upstream.write_all(b"world").await.unwrap();
+    client.read_to_end(&mut got).await.unwrap();
+    assert!(got.ends_with(b"helloworld"), "{}", String::from_utf8_lossy(&got));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_needs_a_restart_is_named() {
+    let process = Process::start(&listening(&[], "one")).await;
+    let changed = listening(&[], "two")
+        .replace("workers: 2", "workers: 3, limits: {connections: 77}")
+        .replace("listen: ADMIN", &format!("listen: '{}'", free_address()));
+    process.save("gateway.yaml", &changed);
+    process.answers("/", "two").await;
+    for key in ["gateway.workers", "gateway.admin", "gateway.limits.connections"] {
+        let said = format!("`{key}` was changed; it takes effect at the next start");
+        assert!(process.log().contains(&said), "{said} is missing in\n{}", process.log());
+    }
+}
