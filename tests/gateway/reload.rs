@@ -7,8 +7,10 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
     },
+    time::Duration,
 };
 
+use naka_gateway::watch::Watch;
 use naka_testkit::upstream::{Upstream, ok};
 use rustix::process::Signal;
 use tempfile::{TempDir, tempdir};
@@ -371,4 +373,130 @@ async fn what_needs_a_restart_is_named() {
         let said = format!("`{key}` was changed; it takes effect at the next start");
         assert!(process.log().contains(&said), "{said} is missing in\n{}", process.log());
     }
+}
+
+/// Between the first reading and the first watch, which here is as long as the test wants: an included
+/// pipe holds the reading up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a5_a_change_while_it_starts_is_not_lost() {
+    let folder = tempdir().unwrap();
+    let pipe = folder.path().join("pipe.yaml");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let entry = |version| listening(&[], version) + "include: [pipe.yaml]\n";
+    let process = Process::spawn_in(folder, &entry("one"));
+    let text = included("piped", "yes");
+    let path = pipe.clone();
+    let mut writer = tokio::task::spawn_blocking(move || std::fs::File::create(path).unwrap()).await.unwrap();
+    // Somebody reads the pipe, so the entry has been read.
+    process.write("gateway.yaml", &entry("two"));
+    process.write("pipe.yaml", &text);
+    std::io::Write::write_all(&mut writer, text.as_bytes()).unwrap();
+    drop(writer);
+    process.until("it is ready", async || process.get("/readyz").await.is_some()).await;
+    process.answers("/", "two").await;
+}
+
+/// A refused change names a folder for the first time; mended is the file in there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a2_what_a_refused_change_included_is_watched_too() {
+    let folder = tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("more.d")).unwrap();
+    let path = folder.path().to_owned();
+    let process = Process::start_in(folder, &listening(&[], "one")).await;
+    std::fs::write(path.join("more.d/a.yaml"), WRONG).unwrap();
+    process.write("gateway.yaml", &(listening(&[], "two") + "include: [more.d/*.yaml]\n"));
+    process.says("more.d/a.yaml:2:").await;
+    process.save("more.d/a.yaml", &included("a", "mended"));
+    process.answers("/a", "mended").await;
+}
+
+/// Long enough for the system to tell of a change.
+const GIVE_UP: Duration = Duration::from_secs(60);
+
+#[tokio::test]
+async fn a22_a_folder_that_was_deleted_and_made_again_is_watched_again() {
+    let parent = tempdir().unwrap();
+    let folder = parent.path().join("routes.d");
+    std::fs::create_dir(&folder).unwrap();
+    let mut watch = Watch::new();
+    let changed = async |watch: &mut Watch| {
+        let seen = watch.changed(Duration::from_millis(20), Duration::from_secs(1));
+        assert!(tokio::time::timeout(GIVE_UP, seen).await.is_ok(), "nothing was noticed");
+    };
+    watch.follow([&*folder]);
+    changed(&mut watch).await; // It asks for a first look.
+    for kind in ["a folder", "a link"] {
+        std::fs::remove_dir_all(&folder).unwrap();
+        changed(&mut watch).await;
+        watch.follow([&*folder]); // It cannot be watched now.
+        if kind == "a link" {
+            std::fs::create_dir(parent.path().join("elsewhere")).unwrap();
+            symlink("elsewhere", &folder).unwrap();
+        } else {
+            std::fs::create_dir(&folder).unwrap();
+        }
+        watch.follow([&*folder]);
+        changed(&mut watch).await;
+        std::fs::write(folder.join("a.yaml"), "").unwrap();
+        changed(&mut watch).await;
+    }
+}
+
+/// Whoever waits for a change may look at something else in between.
+#[tokio::test(start_paused = true)]
+async fn a22_waiting_that_is_interrupted_loses_no_change() {
+    let mut watch = Watch::new();
+    let (debounce, max_wait) = (Duration::from_millis(200), Duration::from_secs(1));
+    watch.look();
+    let first = tokio::time::timeout(Duration::from_millis(150), watch.changed(debounce, max_wait)).await;
+    assert!(first.is_err(), "it waits for the burst to end");
+    tokio::time::timeout(GIVE_UP, watch.changed(debounce, max_wait)).await.expect("the change is not lost");
+    for _ in 0..9 {
+        watch.look();
+        let next = tokio::time::timeout(Duration::from_millis(100), watch.changed(debounce, max_wait)).await;
+        assert!(next.is_err(), "the burst goes on");
+    }
+    watch.look();
+    let last = tokio::time::timeout(Duration::from_millis(150), watch.changed(debounce, max_wait)).await;
+    assert!(last.is_ok(), "but not for longer than a second");
+}
+
+/// Many ask at once; nearly all of them are answered by one reading.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a12_reloads_asked_for_at_once_are_one_reload() {
+    let process = Arc::new(
+        Process::start(&listening(&[], "one").replace("workers: 2", "workers: 2, reload: {watch: false}"))
+            .await,
+    );
+    // Enough routes to read for a while.
+    let routes = (0..2000).map(|n| format!("  r{n}: {{match: {{path: /{n}}}, respond: {{}}}}\n"));
+    let many = listening(&[], "two").replace("workers: 2", "workers: 2, reload: {watch: false}");
+    let (head, all) = many.split_once("routes: {").unwrap();
+    let all = all.trim_end().strip_suffix('}').unwrap();
+    process.write("gateway.yaml", &format!("{head}routes:\n  {all}\n{}", routes.collect::<String>()));
+    let asking = (0..40).map(|_| {
+        let process = Arc::clone(&process);
+        tokio::spawn(async move { process.post("/reload", "").await.1["result"].as_str().map(str::to_owned) })
+    });
+    let mut words = Vec::new();
+    for asked in asking.collect::<Vec<_>>() {
+        words.push(asked.await.unwrap().unwrap());
+    }
+    assert!(words.iter().all(|word| word == "applied" || word == "unchanged"), "{words:?}");
+    let text = process.get("/metrics").await.unwrap().1;
+    let reloads = text.lines().filter(|line| line.starts_with("naka_reloads_total"));
+    let reloads = reloads.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum::<u64>();
+    assert!(reloads < 40, "each of them was a reload of its own: {reloads}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a12_a_reload_asked_for_while_draining_is_answered_at_once() {
+    let yaml = listening(&[], "one").replace("workers: 2", "workers: 2, drain: {grace: 50s, deadline: 55s}");
+    let mut process = Process::start(&yaml).await;
+    process.signal(Signal::TERM);
+    process.until("it drains", async || process.get("/readyz").await.is_some_and(|it| it.0 == 503)).await;
+    let asked = tokio::time::timeout(Duration::from_secs(30), process.post("/reload", "")).await;
+    assert_eq!(asked.expect("long before the grace is over").0, 503);
+    process.signal(Signal::TERM);
+    assert_eq!(process.end().await.code(), Some(0));
 }
