@@ -6,10 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
-use naka::{
-    explain::Finding,
-    reject::{Dependency, Reason, Rejection},
-};
+use naka::reject::{Reason, Rejection};
 use naka_gateway::explain::{Explanation, Verdict};
 use naka_testkit::upstream::{Step as Do, Upstream, ok};
 use proptest::{
@@ -56,7 +53,9 @@ fn policies() -> impl Strategy<Value = Value> {
             limit
         });
     let room = (1..4_u32, 0..2_u32, enforce()).prop_map(|(max, queue, enforce)| match queue {
+        // Who waits for nothing is then counted: whether it is let pass in part cannot be foreseen.
         0 => json!({"bulkhead": {"max": max, "enforce": enforce}}),
+        _ if enforce == "30%" => json!({"bulkhead": {"max": max, "enforce": enforce}}),
         _ => json!({"bulkhead": {"max": max, "queue": queue, "max_wait": "50ms", "enforce": enforce}}),
     });
     (vec(scoped, 3), room).prop_map(|(limits, room)| {
@@ -230,7 +229,7 @@ async fn run(configs: &[String], steps: Vec<Step>) -> Result<(), TestCaseError> 
             Step::LetGo => {}
             Step::Pass(ms) => tokio::time::advance(Duration::from_millis(ms)).await,
             Step::Reload(index) => {
-                gateway.reload(&configs[index.index(configs.len())]).map_err(TestCaseError::fail)?
+                gateway.reload(&configs[index.index(configs.len())]).map_err(TestCaseError::fail)?;
             }
         }
         settle().await;
@@ -269,19 +268,19 @@ async fn ask(
     let reached = upstreams.iter().zip(before).filter(|(upstream, before)| upstream.requests() > *before);
     let reached: Vec<_> = reached.map(|(upstream, _)| upstream).collect();
     match said.verdict.clone() {
+        _ if !said.pending.is_empty() => {
+            // Nobody lets go meanwhile, so the wait is for nothing.
+            refused(&said, &Rejection::new(Reason::BulkheadTimeout), &head)?;
+        }
         Verdict::Refused(rejection) => {
             prop_assert!(reached.is_empty(), "{said}");
             refused(&said, &rejection, &head)?;
-        }
-        _ if waits(&said) => {
-            // Nobody lets go meanwhile, so the wait is for nothing.
-            refused(&said, &Rejection::new(Reason::BulkheadTimeout), &head)?;
         }
         Verdict::Answered(status) => {
             prop_assert_eq!(head.status(), status, "{}", said);
             prop_assert!(reached.is_empty() && !head.headers().contains_key("naka-reason"), "{said}");
         }
-        Verdict::Sent(_) => {
+        Verdict::Sent => {
             prop_assert_eq!(head.status().as_u16(), 200, "{}", said);
             let forwarded = said.forwarded.as_ref().expect("what is sent is sent somewhere");
             prop_assert_eq!(reached.len(), 1, "{}", said);
@@ -301,10 +300,6 @@ async fn ask(
         held.push((client, head));
     }
     Ok(())
-}
-
-fn waits(said: &Explanation) -> bool {
-    said.layers.iter().any(|layer| matches!(layer.finding, Finding::WouldAsk(Dependency::Queue { .. })))
 }
 
 fn refused(

@@ -20,7 +20,7 @@ async fn malformed_requests_are_refused_and_the_connection_is_closed() {
     let upstream = Upstream::start(|_| ok("reached")).await;
     let process = Process::start(&CONFIG.replace("UPSTREAM", upstream.address())).await;
     let long = "a".repeat(5000);
-    let many = (0..60).map(|n| format!("x-{n}: 1\r\n")).collect::<String>();
+    let many = "x-more: 1\r\n".repeat(60);
     // 0: closed without an answer.
     let table: &[(&str, String, &[u16])] = &[
         ("no HTTP", "hello\r\n\r\n".into(), &[400]),

@@ -95,7 +95,7 @@ async fn r14_4_callers_that_leave_in_the_queue_or_in_the_body_leak_nothing() {
             process.get("/metrics").await.unwrap().1.contains("naka_connections 0\n")
         })
         .await;
-    attempt(process.public, MAX as usize * 2, |_, stream| whole(stream));
+    attempt(process.public, 16, |_, stream| whole(stream));
 }
 
 /// The queue has its bound and its end; what is refused says so.

@@ -10,6 +10,7 @@ mod bulkhead;
 mod drain;
 mod forwarding;
 mod limits;
+mod reload;
+mod state;
 mod streaming;
 mod timeouts;
-mod state;

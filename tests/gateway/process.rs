@@ -20,7 +20,7 @@ use tokio::{
 };
 
 /// How long anything may take before a test gives up. Nothing is measured by it.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A process of the gateway; killed when dropped.
 pub(crate) struct Process {
@@ -34,16 +34,25 @@ pub(crate) struct Process {
 impl Process {
     /// Starts it and waits until it is ready. `PUBLIC` and `ADMIN` in the text become free addresses.
     pub(crate) async fn start(yaml: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let (public, admin) = (free_address(), free_address());
-        let text = with_addresses(yaml, public, admin);
-        std::fs::write(folder.path().join("gateway.yaml"), text).unwrap();
-        let (child, log) = spawn(&folder.path().join("gateway.yaml"));
-        let process = Self { child, folder, public, admin, log };
+        Self::start_in(tempfile::tempdir().unwrap(), yaml).await
+    }
+
+    /// As [`start`](Self::start), in a folder that may hold other files already.
+    pub(crate) async fn start_in(folder: TempDir, yaml: &str) -> Self {
+        let process = Self::spawn_in(folder, yaml);
         process
             .until("it is ready", async || process.get("/readyz").await.is_some_and(|it| it.0 == 200))
             .await;
         process
+    }
+
+    /// Starts it and waits for nothing.
+    pub(crate) fn spawn_in(folder: TempDir, yaml: &str) -> Self {
+        let (public, admin) = (free_address(), free_address());
+        let text = with_addresses(yaml, public, admin);
+        std::fs::write(folder.path().join("gateway.yaml"), text).unwrap();
+        let (child, log) = spawn(&folder.path().join("gateway.yaml"));
+        Self { child, folder, public, admin, log }
     }
 
     /// Where its files are.
@@ -57,6 +66,11 @@ impl Process {
         let beside = self.path("beside.tmp");
         std::fs::write(&beside, text).unwrap();
         std::fs::rename(beside, self.path(file)).unwrap();
+    }
+
+    /// Writes over a file of the configuration in place, as a careless editor does.
+    pub(crate) fn save(&self, file: &str, yaml: &str) {
+        std::fs::write(self.path(file), with_addresses(yaml, self.public, self.admin)).unwrap();
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -118,6 +132,24 @@ impl Process {
     pub(crate) async fn public(&self, line: &str) -> (u16, String) {
         let request = format!("{line} HTTP/1.1\r\nhost: api.example\r\nconnection: close\r\n\r\n");
         ask(self.public, &request).await.expect("the gateway answers")
+    }
+
+    /// Waits until it has said this.
+    pub(crate) async fn says(&self, words: &str) {
+        self.until(words, async || self.log().contains(words)).await;
+    }
+
+    /// Waits until the path of the public port answers this.
+    pub(crate) async fn answers(&self, path: &str, body: &str) {
+        let asked = format!("GET {path}");
+        self.until(body, async || self.public(&asked).await == (200, body.to_owned())).await;
+    }
+
+    /// The value of a metric: behind the first line that starts like this.
+    pub(crate) async fn metric(&self, start: &str) -> Option<f64> {
+        let text = self.get("/metrics").await.expect("the admin port answers").1;
+        let line = text.lines().find(|line| line.starts_with(start))?;
+        line.rsplit(' ').next()?.parse().ok()
     }
 
     /// Waits until something holds.

@@ -33,7 +33,7 @@ fn reason(response: &Response<Bytes>) -> (u16, &str) {
 }
 
 fn seconds(since: Instant) -> u64 {
-    (since.elapsed().as_millis() as u64 + 500) / 1000
+    (since.elapsed() + Duration::from_millis(500)).as_secs()
 }
 
 #[tokio::test(start_paused = true)]

@@ -230,7 +230,7 @@ fn carry(config: &Config, before: &State, around: &Surroundings<'_>, report: &mu
             &Steps {
                 make: &|identity, ()| Arc::new(Pool::new(&pool_address(identity))),
                 change: &|pool, ()| Arc::clone(pool),
-                is_same: &|_, _| true,
+                is_same: &|(), ()| true,
             },
         );
         if worker == 0 {

@@ -116,10 +116,10 @@ impl<C: Clone + PartialEq, H: Clone> Carried<C, H> {
         report: &mut Vec<Change>,
         steps: &Steps<'_, C, H>,
     ) -> Vec<Tombstone<C, H>> {
-        let goes_on = |identity, old: &Kept<C, H>| {
+        let goes_on = |identity: &str, old: &Kept<C, H>| {
             next.get(identity).is_some_and(|new| (steps.is_same)(&old.config, &new.config))
         };
-        let gone = self.kept.iter().filter(|(identity, old)| !goes_on(*identity, *old));
+        let gone = self.kept.iter().filter(|(identity, old)| !goes_on(identity, old));
         let new = gone.map(|(identity, old)| Tombstone {
             identity: Arc::clone(identity),
             kept: old.clone(),

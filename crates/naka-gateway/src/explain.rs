@@ -6,7 +6,12 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use http::{Request, StatusCode, header::HOST, request::Parts};
-use naka::{balance::Endpoint, clock::Now, explain::Finding, reject::Rejection};
+use naka::{
+    balance::Endpoint,
+    clock::Now,
+    explain::Finding,
+    reject::{Dependency, Rejection},
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -37,6 +42,9 @@ pub struct Explanation {
     pub layers: Vec<Said>,
     /// What the destination would see.
     pub forwarded: Option<Forwarded>,
+    /// What can only be known by waiting for it. It comes before the verdict, also before a refusal by a
+    /// later layer; should it go wrong, that is what the client hears of.
+    pub pending: Vec<String>,
     /// What comes of it.
     pub verdict: Verdict,
 }
@@ -87,9 +95,8 @@ pub enum Verdict {
     Refused(Rejection),
     /// The gateway answers it.
     Answered(StatusCode),
-    /// It goes to an upstream, unless one of these is in the way; none of them can be known
-    /// without asking.
-    Sent(Vec<String>),
+    /// It goes to an upstream.
+    Sent,
 }
 
 /// Explains one request to one generation.
@@ -104,7 +111,8 @@ pub fn explain(generation: &Generation, asked: &TestRequest, now: Now) -> Explan
         route: None,
         layers: Vec::new(),
         forwarded: None,
-        verdict: Verdict::Sent(Vec::new()),
+        pending: Vec::new(),
+        verdict: Verdict::Sent,
     };
     explanation.verdict = match explanation.decide(generation, served, asked, now) {
         Ok(verdict) => verdict,
@@ -126,7 +134,7 @@ impl Explanation {
         self.candidates = candidates(generation, served, &parts);
         let (plan, _) = serve::find(served, &mut parts, &mut ()).map_err(|(rejection, _)| rejection)?;
         self.route = Some(Arc::clone(&plan.name));
-        let pending = self.ask_layers(plan, &mut parts, now)?;
+        self.ask_layers(plan, &mut parts, now)?;
         let route = &generation.config.routes[&plan.name];
         match &route.destination {
             Destination::Respond(respond) => Ok(Verdict::Answered(respond.status)),
@@ -134,28 +142,32 @@ impl Explanation {
             Destination::Upstream(upstream) => {
                 plan.transform.request(&mut parts)?;
                 self.forwarded = Some(forwarded(generation, &plan.name, upstream, &parts));
-                Ok(Verdict::Sent(pending))
+                Ok(Verdict::Sent)
             }
         }
     }
 
     /// Asks one layer after the other; each sees what the ones before it learned.
-    fn ask_layers(&mut self, plan: &Plan, parts: &mut Parts, now: Now) -> Result<Vec<String>, Rejection> {
-        let (mut refusal, mut pending) = (None, Vec::new());
+    fn ask_layers(&mut self, plan: &Plan, parts: &mut Parts, now: Now) -> Result<(), Rejection> {
+        let mut refusal = None;
         plan.layers.each(&mut |layer| {
             if refusal.is_some() {
                 return;
             }
             let finding = layer.explain(now, parts);
+            let name = layer.name().map(str::to_owned);
             match &finding {
                 Finding::Reject(rejection) => refusal = Some(rejection.clone()),
-                Finding::WouldAsk(what) => pending.push(format!("{} {what}", layer.kind())),
+                Finding::WouldAsk(Dependency::Response { .. }) => {} // Whoever is sent on waits for that.
+                Finding::WouldAsk(what) => {
+                    let name = name.as_deref().map(|name| format!(" {name}")).unwrap_or_default();
+                    self.pending.push(format!("{}{name} {what}", layer.kind()));
+                }
                 _ => {}
             }
-            let name = layer.name().map(str::to_owned);
             self.layers.push(Said { kind: layer.kind(), name, finding });
         });
-        refusal.map_or(Ok(pending), Err)
+        refusal.map_or(Ok(()), Err)
     }
 
     /// For machines.
@@ -178,7 +190,7 @@ impl Explanation {
                 "policy": rejection.policy.as_deref(),
             }),
             Verdict::Answered(status) => json!({"answered": status.as_u16()}),
-            Verdict::Sent(pending) => json!({"sent": true, "depends_on": pending}),
+            Verdict::Sent => json!({"sent": true}),
         };
         json!({
             "request": self.asked,
@@ -190,6 +202,7 @@ impl Explanation {
             })).collect::<Vec<_>>(),
             "layers": self.layers.iter().map(said).collect::<Vec<_>>(),
             "forwarded": forwarded,
+            "depends_on": self.pending,
             "verdict": verdict,
         })
     }
@@ -326,6 +339,9 @@ impl fmt::Display for Explanation {
             });
             writeln!(f, "timers: {}", timers.collect::<Vec<_>>().join(", "))?;
         }
+        for pending in &self.pending {
+            writeln!(f, "first: {pending}")?;
+        }
         match &self.verdict {
             Verdict::Refused(rejection) => {
                 let by =
@@ -340,8 +356,7 @@ impl fmt::Display for Explanation {
                 )
             }
             Verdict::Answered(status) => write!(f, "verdict: answered by the gateway: {status}"),
-            Verdict::Sent(pending) if pending.is_empty() => write!(f, "verdict: sent"),
-            Verdict::Sent(pending) => write!(f, "verdict: sent; {}", pending.join("; ")),
+            Verdict::Sent => write!(f, "verdict: sent"),
         }
     }
 }

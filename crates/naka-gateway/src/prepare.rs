@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use crate::{
     assemble::{State, Surroundings, Unroutable, assemble},
     config::{
-        self, Diagnostics, Held, Severity, Sources,
+        self, Diagnostics, Held, Loaded, Severity, Sources,
         checked::{Config, Expect, Test},
     },
     explain::{Explanation, Verdict, explain, forwarded_path},
@@ -43,6 +43,8 @@ pub enum Refusal {
     Tests(Vec<FailedTest>),
     /// A listener cannot be bound.
     Bind(std::net::SocketAddr, std::io::Error),
+    /// A bug of ours: preparing it panicked.
+    Panic,
 }
 
 /// A test of the file's own that does not hold.
@@ -83,17 +85,32 @@ impl fmt::Debug for Before<'_> {
 /// Everything that is wrong, at the first stage where something is.
 pub fn prepare(before: &Before<'_>, metrics: &Metrics, connector: &Connector) -> Result<Prepared, Refusal> {
     let loaded = config::load(before.entry, before.sources).map_err(Refusal::Config)?;
-    let config = Arc::new(loaded.config);
-    let around = Surroundings { metrics, connector: connector.clone(), now: Instant::now() };
-    let assembled = assemble(&config, before.number, &(before.state)(&config), &around);
-    let generation = assembled.map_err(|all| Refusal::Routes(Arc::clone(&config), all))?;
-    if config.gateway.reload.run_tests {
-        let failed = run_tests(&config);
-        if !failed.is_empty() {
-            return Err(Refusal::Tests(failed));
+    before.prepare(loaded, metrics, connector)
+}
+
+impl Before<'_> {
+    /// As [`prepare`], of what has been read already.
+    ///
+    /// # Errors
+    /// Everything that is wrong, at the first stage where something is.
+    pub fn prepare(
+        &self,
+        loaded: Loaded,
+        metrics: &Metrics,
+        connector: &Connector,
+    ) -> Result<Prepared, Refusal> {
+        let config = Arc::new(loaded.config);
+        let around = Surroundings { metrics, connector: connector.clone(), now: Instant::now() };
+        let assembled = assemble(&config, self.number, &(self.state)(&config), &around);
+        let generation = assembled.map_err(|all| Refusal::Routes(Arc::clone(&config), all))?;
+        if config.gateway.reload.run_tests {
+            let failed = run_tests(&config);
+            if !failed.is_empty() {
+                return Err(Refusal::Tests(failed));
+            }
         }
+        Ok(Prepared { generation, sources: loaded.sources, held: loaded.held, warnings: loaded.warnings })
     }
-    Ok(Prepared { generation, sources: loaded.sources, held: loaded.held, warnings: loaded.warnings })
 }
 
 /// Runs the file's own tests against fresh state, so that no limit is spent and nothing is consumed.
@@ -114,7 +131,7 @@ fn differences(expect: &Expect, explanation: &Explanation) -> Vec<String> {
     let status = match &explanation.verdict {
         Verdict::Refused(rejection) => Some(rejection.reason.status()),
         Verdict::Answered(status) => Some(*status),
-        Verdict::Sent(_) => None,
+        Verdict::Sent => None,
     };
     let checks = [
         differs("route", expect.route.as_deref(), explanation.route.as_deref()),
@@ -151,7 +168,7 @@ impl Refusal {
             }
             Self::Routes(_, all) => all.len(),
             Self::Tests(all) => all.len(),
-            Self::Bind(..) => 1,
+            Self::Bind(..) | Self::Panic => 1,
         }
     }
 }
@@ -166,6 +183,9 @@ impl fmt::Display for Refusal {
                 f,
                 "error: {address} cannot be listened on: {error}\n  help: another process may have it; change `listen`, or end that process"
             ),
+            Self::Panic => {
+                writeln!(f, "error: preparing this configuration panicked, which is a bug of naka")
+            }
         }
     }
 }

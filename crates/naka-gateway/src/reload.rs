@@ -18,10 +18,10 @@ use tracing::{error, info, warn};
 
 use crate::{
     carry::{Change, What},
-    config::{Held, Sources, checked::Config},
+    config::{self, Held, Loaded, Sources, Watched, checked::Config},
     generation::{Generation, InForce, Served},
     observe::{Metrics, ReloadResult},
-    prepare::{Before, Prepared, Refusal, prepare},
+    prepare::{Before, Prepared, Refusal},
     upstream::Connector,
     worker::Workers,
 };
@@ -72,6 +72,8 @@ impl Status {
 pub struct Reloader {
     entry: PathBuf,
     sources: Sources,
+    /// Where the last attempt looked: if it was refused, there it will be mended.
+    attempted: Watched,
     held: Vec<Held>,
     in_force: Arc<InForce>,
     metrics: Arc<Metrics>,
@@ -97,6 +99,7 @@ impl Reloader {
         });
         Self {
             entry: entry.into(),
+            attempted: sources.watched(),
             sources,
             held: Vec::new(),
             in_force,
@@ -112,14 +115,14 @@ impl Reloader {
         Arc::clone(&self.status)
     }
 
-    /// What is read.
-    pub const fn sources(&self) -> &Sources {
-        &self.sources
+    /// Where a change would be noticed.
+    pub fn watched(&self) -> Watched {
+        self.sources.watched().and(&self.attempted)
     }
 
     /// Reads the files, and puts what they say in force if it is right and new.
-    pub fn reload(&mut self, workers: &Workers) -> ReloadResult {
-        let result = match self.try_reload(workers) {
+    pub async fn reload(&mut self, workers: &Workers) -> ReloadResult {
+        let result = match self.try_reload(workers).await {
             Ok(result) => {
                 self.refused = None;
                 self.status.with(|inner| inner.last_error = None);
@@ -148,21 +151,19 @@ impl Reloader {
         self.status.with(|inner| inner.last_error = Some(text));
     }
 
-    fn try_reload(&mut self, workers: &Workers) -> Result<ReloadResult, Refusal> {
+    async fn try_reload(&mut self, workers: &Workers) -> Result<ReloadResult, Refusal> {
         let current = self.in_force.get();
-        let before = Before {
-            entry: &self.entry,
-            sources: Some(&self.sources),
-            state: &|_| current.state.clone(),
-            number: current.number + 1,
+        let (attempted, next) = self.next(&current).await?;
+        self.attempted = attempted;
+        let Prepared { generation, sources, held, warnings } = match next? {
+            Next::New(prepared) => *prepared,
+            Next::Same(loaded) => {
+                self.say_held(&loaded.held);
+                self.sources = loaded.sources;
+                return Ok(ReloadResult::Unchanged);
+            }
         };
-        let Prepared { generation, sources, held, warnings } =
-            prepare(&before, &self.metrics, &self.connector)?;
         self.say_held(&held);
-        if generation.config.hash == current.config.hash {
-            self.sources = sources;
-            return Ok(ReloadResult::Unchanged);
-        }
         let (added, removed) = listeners(&current.config, &generation.config);
         let bound = added
             .into_iter()
@@ -202,6 +203,29 @@ impl Reloader {
         }
     }
 
+    /// Reads the files and prepares what they say, where neither requests nor the admin port wait for it.
+    async fn next(&self, current: &Arc<Generation>) -> Result<(Watched, Result<Next, Refusal>), Refusal> {
+        let (entry, sources, current) = (self.entry.clone(), self.sources.clone(), Arc::clone(current));
+        let (metrics, connector) = (Arc::clone(&self.metrics), self.connector.clone());
+        let next = tokio::task::spawn_blocking(move || {
+            let (attempted, loaded) = config::look(&entry, Some(&sources));
+            let before = Before {
+                entry: &entry,
+                sources: Some(&sources),
+                state: &|_| current.state.clone(),
+                number: current.number + 1,
+            };
+            let next = loaded.map_err(Refusal::Config).and_then(|loaded| {
+                if loaded.config.hash == current.config.hash {
+                    return Ok(Next::Same(Box::new(loaded)));
+                }
+                before.prepare(loaded, &metrics, &connector).map(|prepared| Next::New(Box::new(prepared)))
+            });
+            (attempted, next)
+        });
+        next.await.map_err(|_| Refusal::Panic)
+    }
+
     fn say_held(&mut self, held: &[Held]) {
         for one in held {
             let is_new = !self.held.iter().any(|old| {
@@ -223,6 +247,14 @@ impl Reloader {
             gone.config.routes.keys().filter(is_gone).for_each(|name| self.metrics.forget_route(name));
         });
     }
+}
+
+/// What the files say.
+enum Next {
+    /// The texts that are in force.
+    Same(Box<Loaded>),
+    /// Something else.
+    New(Box<Prepared>),
 }
 
 /// Addresses that are new, and addresses that are gone.
@@ -265,10 +297,10 @@ pub struct Signature(Vec<(PathBuf, u64, Option<SystemTime>)>);
 
 impl Signature {
     /// Of everything a configuration was read from, or could be.
-    pub fn of(sources: &Sources) -> Self {
-        let in_dirs = sources.dirs().filter_map(|dir| fs::read_dir(dir).ok());
+    pub fn of(watched: &Watched) -> Self {
+        let in_dirs = watched.dirs.iter().filter_map(|dir| fs::read_dir(dir).ok());
         let in_dirs = in_dirs.flatten().filter_map(Result::ok).map(|entry| entry.path()).take(MAX_WATCHED);
-        let mut paths = sources.files().map(Path::to_owned).chain(in_dirs).collect::<Vec<_>>();
+        let mut paths = watched.files.iter().cloned().chain(in_dirs).collect::<Vec<_>>();
         paths.sort();
         paths.dedup();
         let look = |path: PathBuf| {

@@ -123,32 +123,40 @@ impl Control {
         let (mut terminate, mut interrupt) =
             (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let mut watch = Watch::new();
-        watch.follow(self.reloader.sources().dirs());
+        // Whatever changed since the first reading was seen by nobody; this looks once more.
+        watch.follow(self.reloader.watched().folders());
         let mut poll = tokio::time::interval(POLL);
         poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut signature = Signature::of(self.reloader.sources());
+        let mut signature = Signature::of(&self.reloader.watched());
         let stop = loop {
             let Reload { watch: is_watching, debounce, max_wait, .. } =
                 self.admin.in_force.with(|generation| generation.config.gateway.reload.clone());
-            let mut answer = None;
+            let mut askers = Vec::new();
             tokio::select! {
                 _ = terminate.recv() => break Stop::Gracefully,
                 _ = interrupt.recv() => break Stop::Now,
                 _ = hangup.recv() => {}
-                Some(request) = self.requests.recv() => answer = Some(request),
+                Some(asker) = self.requests.recv() => askers.push(asker),
                 () = watch.changed(debounce, max_wait), if is_watching => {}
                 _ = poll.tick() => {
                     self.reloader.clear_tombstones();
-                    if !is_watching || Signature::of(self.reloader.sources()) == signature {
+                    if !is_watching {
                         continue;
                     }
+                    let watched = self.reloader.watched();
+                    watch.follow(watched.folders());
+                    if Signature::of(&watched) != signature {
+                        watch.look(); // A file may be half written; this waits as any change does.
+                    }
+                    continue;
                 }
             }
-            signature = Signature::of(self.reloader.sources()); // Before reading: a later change is seen again.
-            let result = self.reloader.reload(&self.workers);
-            watch.follow(self.reloader.sources().dirs());
-            if let Some(answer) = answer {
-                let _ = answer.send(result); // The asker may have gone.
+            askers.extend(std::iter::from_fn(|| self.requests.try_recv().ok())); // One reading for all of them.
+            signature = Signature::of(&self.reloader.watched()); // Before reading: a later change is seen again.
+            let result = self.reloader.reload(&self.workers).await;
+            watch.follow(self.reloader.watched().folders());
+            for asker in askers {
+                let _ = asker.send(result); // The asker may have gone.
             }
         };
         self.drain(stop, &mut terminate, &mut interrupt).await;

@@ -71,14 +71,48 @@ impl Sources {
         self.0.dirs.iter().map(PathBuf::as_path)
     }
 
+    /// All that it takes to notice a change.
+    pub fn watched(&self) -> Watched {
+        Watched { files: self.0.files.keys().cloned().collect(), dirs: self.0.dirs.clone() }
+    }
+
     /// The text of a file that is in effect.
     pub fn text(&self, file: &Path) -> Option<&str> {
         self.0.files.get(file).map(|text| &**text)
     }
 }
 
+/// Where a change would be noticed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Watched {
+    /// Files that are read.
+    pub files: BTreeSet<PathBuf>,
+    /// Folders in which a file may change, appear or go.
+    pub dirs: BTreeSet<PathBuf>,
+}
+
+impl Watched {
+    /// The folders.
+    pub fn folders(&self) -> impl Iterator<Item = &Path> {
+        self.dirs.iter().map(PathBuf::as_path)
+    }
+
+    /// With what another one has.
+    #[must_use]
+    pub fn and(mut self, other: &Self) -> Self {
+        self.files.extend(other.files.iter().cloned());
+        self.dirs.extend(other.dirs.iter().cloned());
+        self
+    }
+}
+
 /// Reads the entry file and what it includes, as one configuration.
 pub fn load(entry: &Path, previous: Option<&Sources>) -> Result<Loaded, Diagnostics> {
+    look(entry, previous).1
+}
+
+/// As [`load`], and tells where it looked, also if what it found is wrong: there it can be mended.
+pub fn look(entry: &Path, previous: Option<&Sources>) -> (Watched, Result<Loaded, Diagnostics>) {
     let dir = folder(entry);
     let mut files = Files {
         texts: vec![read(entry)],
@@ -105,7 +139,9 @@ pub fn load(entry: &Path, previous: Option<&Sources>) -> Result<Loaded, Diagnost
     paths.remove(entry.strip_prefix(".").unwrap_or(entry));
     paths.remove(entry);
     files.texts.extend(paths.iter().take(MAX_FILES).map(|path| read(path)));
-    files.check(dir, previous)
+    let read = files.texts.iter().map(|text| text.path.clone());
+    let watched = Watched { files: read.collect(), dirs: files.dirs.clone() };
+    (watched, files.check(dir, previous))
 }
 
 /// Reads one text as a whole configuration; `include` is not followed.

@@ -14,5 +14,5 @@ mod units;
 mod values;
 
 pub use diagnostic::{Code, Diagnostic, Diagnostics, Place, Severity};
-pub use load::{Held, Loaded, Sources, load, parse_str, schema};
+pub use load::{Held, Loaded, Sources, Watched, load, look, parse_str, schema};
 pub use units::{show_duration, show_rate, show_size};
