@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use naka_gateway::{config::checked::Workers as Layout, worker::Workers};
 use naka_testkit::upstream::{Step, Upstream, ok};
 use rustix::process::Signal;
 use tokio::{
@@ -9,7 +10,10 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::process::{Process, raw};
+use crate::{
+    inside::Inside,
+    process::{Process, raw, run_to_end},
+};
 
 fn config(upstream: &Upstream, drain: &str) -> String {
     format!(
@@ -83,4 +87,50 @@ async fn what_does_not_end_is_cut_off() {
     assert_eq!(process.end().await.code(), Some(0));
     assert_eq!(hung.await.unwrap(), b"");
     assert!(process.log().contains("cut=1"), "{}", process.log());
+}
+
+/// Connections that the kernel has completed when accepting ends are served, not reset.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a19_whoever_has_connected_before_the_end_of_accepting_is_served() {
+    let gateway = Inside::new(
+        "
+listeners: {public: {listen: '127.0.0.1:0'}}
+routes: {all: {match: {prefix: /}, respond: {body: fine}}}
+",
+    );
+    let workers = Workers::start(gateway.shared(), Layout::Count(1)).unwrap();
+    let name = "127.0.0.1:0".parse().unwrap();
+    let open = workers.bind(name).unwrap().open().unwrap();
+    let at = open.address();
+    let mut clients = Vec::new();
+    for _ in 0..20 {
+        clients.push(TcpStream::connect(at).await.unwrap());
+    }
+    workers.accept(open);
+    workers.unlisten(name).await;
+    assert!(TcpStream::connect(at).await.is_err(), "nobody listens any more");
+    for mut client in clients {
+        client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.ends_with("fine"), "{answer}");
+    }
+    workers.stop();
+}
+
+/// Two processes would share the connections of one address, each with its own counts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a19_an_address_that_another_process_listens_on_is_refused() {
+    let yaml = "
+gateway: {admin: none, workers: 2}
+listeners: {public: {listen: PUBLIC}}
+routes: {all: {match: {prefix: /}, respond: {body: first}}}
+";
+    let first = Process::spawn_in(tempfile::tempdir().unwrap(), yaml);
+    first.says("naka is ready").await;
+    let taken = yaml.replace("PUBLIC", &first.public.to_string()).replace("first", "second");
+    let (code, log) = run_to_end(&taken).await;
+    assert_eq!(code, Some(2), "{log}");
+    assert!(log.contains(&format!("{} cannot be listened on", first.public)), "{log}");
+    assert_eq!(first.public("GET /").await, (200, "first".to_owned()));
 }

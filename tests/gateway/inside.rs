@@ -3,7 +3,7 @@
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicBool},
 };
 
 use bytes::Bytes;
@@ -12,6 +12,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use naka_gateway::{
+    admin::Admin,
     assemble::State,
     connection,
     explain::{Explanation, explain},
@@ -23,7 +24,10 @@ use naka_gateway::{
 };
 use naka_testkit::network::Network;
 use tempfile::TempDir;
-use tokio::{io::DuplexStream, sync::watch};
+use tokio::{
+    io::DuplexStream,
+    sync::{mpsc, watch},
+};
 
 pub(crate) const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 
@@ -100,6 +104,22 @@ impl Inside {
         let text = self.metrics.render(0);
         let line = text.lines().find(|line| line.starts_with(start))?;
         line.rsplit(' ').next()?.parse().ok()
+    }
+
+    /// What workers share.
+    pub(crate) const fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// The admin port of this gateway; nobody reloads.
+    pub(crate) fn admin(&self) -> Arc<Admin> {
+        Arc::new(Admin {
+            in_force: Arc::clone(&self.shared.in_force),
+            metrics: Arc::clone(&self.metrics),
+            status: Arc::default(),
+            is_draining: AtomicBool::new(false),
+            reload: mpsc::channel(1).0,
+        })
     }
 
     fn first_listener(&self) -> SocketAddr {

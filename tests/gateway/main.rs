@@ -4,6 +4,7 @@
 mod inside;
 mod process;
 
+mod admin;
 mod agreement;
 mod bad_input;
 mod bulkhead;

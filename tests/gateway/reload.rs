@@ -138,6 +138,8 @@ async fn edits_lose_no_request_and_what_is_wrong_takes_no_effect() {
     assert_eq!(process.json("/readyz").await["generation"], 2);
     assert_eq!(process.metric("naka_generation ").await, Some(2.0));
 
+    process.save("gateway.yaml", &versioned(&upstream, "two", ""));
+    process.says("the files are again what generation 2 was made of").await;
     process.save("gateway.yaml", &versioned(&upstream, "four", ""));
     process.answers("/version", "four").await;
     process.write("gateway.yaml", &versioned(&upstream, "five", "")); // One atomic rename.

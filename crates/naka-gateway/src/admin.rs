@@ -31,20 +31,24 @@ use http::{
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use naka::{balance::BalanceLayer, clock::Now};
+use naka::{balance::BalanceLayer, bulkhead::Counts, clock::Now};
 use serde_json::{Value, json};
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     sync::{Semaphore, mpsc, oneshot},
+    time::timeout,
 };
 use tracing::debug;
 
 use crate::{
     ask::Asked,
+    assemble::State,
     config::checked::{Config, Destination},
+    connection::Stream,
     explain::explain,
     generation::{Generation, InForce},
     observe::{Metrics, ReloadResult},
+    patience::{Patience, Patient, Progress},
     reload::Status,
 };
 
@@ -52,7 +56,7 @@ use crate::{
 const CONNECTIONS: usize = 64;
 /// The largest request body.
 const BODY: usize = 64 << 10;
-/// How long a client may take over a request head.
+/// How long a client may take over a request head, over a body, and over taking a piece of a response.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Asks for a reload; answered when it is done.
@@ -84,20 +88,24 @@ pub async fn serve(admin: Arc<Admin>, listener: TcpListener) {
         };
         let admin = Arc::clone(&admin);
         tokio::spawn(async move {
-            connection(admin, stream).await;
+            serve_connection(admin, stream).await;
             drop(place);
         });
     }
 }
 
-async fn connection(admin: Arc<Admin>, stream: TcpStream) {
+/// Serves one connection to the admin port.
+pub async fn serve_connection<S: Stream>(admin: Arc<Admin>, stream: S) {
     let service = service_fn(|request| {
         let admin = Arc::clone(&admin);
         async move { Ok::<_, Infallible>(admin.answer(request).await) }
     });
     let mut server = http1::Builder::new();
     server.timer(TokioTimer::new()).header_read_timeout(PATIENCE);
-    if let Err(error) = server.serve_connection(TokioIo::new(stream), service).await {
+    // Whoever takes nothing for as long is given up.
+    let progress = Progress::new(Patience { request_headers: PATIENCE, idle: PATIENCE });
+    let stream = TokioIo::new(Patient::new(stream, &progress));
+    if let Err(error) = server.serve_connection(stream, service).await {
         debug!(%error, "an admin connection ended in an error");
     }
 }
@@ -106,12 +114,13 @@ type Answer = Response<Full<Bytes>>;
 
 impl Admin {
     async fn answer(&self, request: Request<Incoming>) -> Answer {
-        if !is_local(&request) || request.headers().contains_key(ORIGIN) {
+        if !is_local(&request) || is_of_a_page(&request) {
             let why = "this port answers only to `Host: localhost` or an address, and to no web page\n";
             return text(StatusCode::FORBIDDEN, why.into());
         }
         let generation = self.in_force.get();
-        match (request.method(), request.uri().path()) {
+        let method = if request.method() == Method::HEAD { &Method::GET } else { request.method() };
+        match (method, request.uri().path()) {
             (&Method::GET, "/livez") => text(StatusCode::OK, "ok\n".into()),
             (&Method::GET, "/readyz") => self.ready(&generation),
             (&Method::GET, "/metrics") => {
@@ -135,7 +144,7 @@ impl Admin {
             "ready": !is_draining,
             "draining": is_draining,
             "generation": generation.number,
-            "hash": hash(&generation.config),
+            "hash": generation.hash(),
             "reload": self.status.to_json(),
         });
         let mut answer = reply(&state);
@@ -148,8 +157,10 @@ impl Admin {
     fn config(&self, generation: &Generation) -> Value {
         json!({
             "generation": generation.number,
-            "hash": hash(&generation.config),
+            "hash": generation.hash(),
             "reload": self.status.to_json(),
+            "last_error": self.status.last_error(),
+            "buried": buried(generation),
             "listeners": generation.config.listeners.iter()
                 .map(|(name, is)| (name.to_string(), json!(is.listen.to_string())))
                 .collect::<serde_json::Map<_, _>>(),
@@ -161,14 +172,13 @@ impl Admin {
 
     /// What policies hold now is read when somebody asks, and not kept up to date for each request.
     fn levels(&self, generation: &Generation) {
-        for (identity, layer) in generation.state.rate_limits.iter() {
-            self.metrics.level(identity, "keys", layer.keys());
-        }
-        for (identity, layer) in generation.state.bulkheads.iter() {
-            let counts = layer.counts();
-            self.metrics.level(identity, "working", counts.working as usize);
-            self.metrics.level(identity, "waiting", counts.waiting as usize);
-        }
+        let state = &generation.state;
+        let keys = state.rate_limits.iter().map(|(identity, layer)| (&**identity, "keys", layer.keys()));
+        let counts = state.bulkheads.iter().flat_map(|(identity, layer)| {
+            let Counts { working, waiting, .. } = layer.counts();
+            [(&**identity, "working", working as usize), (&**identity, "waiting", waiting as usize)]
+        });
+        self.metrics.levels(keys.chain(counts));
     }
 
     async fn reload(&self) -> Answer {
@@ -183,7 +193,7 @@ impl Admin {
         let mut answer = reply(&json!({
             "result": result.word(),
             "generation": generation.number,
-            "hash": hash(&generation.config),
+            "hash": generation.hash(),
             "reload": self.status.to_json(),
         }));
         if result == ReloadResult::Refused {
@@ -196,14 +206,12 @@ impl Admin {
 const PATHS: &str =
     "/livez /readyz /metrics /config /routes /upstreams /policies, POST /explain, POST /reload\n";
 
-/// The hash of a configuration, as it is shown everywhere.
-pub fn hash(config: &Config) -> String {
-    format!("{:016x}", config.hash)
-}
-
 async fn explained(generation: &Generation, request: Request<Incoming>) -> Answer {
-    let Ok(body) = Limited::new(request.into_body(), BODY).collect().await else {
-        return text(StatusCode::PAYLOAD_TOO_LARGE, "at most 64 KiB\n".into());
+    let body = Limited::new(request.into_body(), BODY).collect();
+    let body = match timeout(PATIENCE, body).await {
+        Ok(Ok(body)) => body,
+        Ok(Err(_)) => return text(StatusCode::PAYLOAD_TOO_LARGE, "at most 64 KiB\n".into()),
+        Err(_) => return text(StatusCode::REQUEST_TIMEOUT, "the body did not come\n".into()),
     };
     let asked = serde_json::from_slice(&body.to_bytes()).map_err(|error| error.to_string());
     match asked.and_then(|asked: Value| Asked::from_json(&asked)?.check(&generation.config)) {
@@ -274,6 +282,14 @@ fn policies(generation: &Generation) -> Value {
     Value::Object(limits.chain(bulkheads).collect())
 }
 
+/// What no configuration names any more, but whose history still counts.
+fn buried(generation: &Generation) -> Vec<String> {
+    let State { rate_limits, bulkheads, .. } = &generation.state;
+    let rate_limits = rate_limits.buried().map(|(identity, _)| format!("rate_limit {identity}"));
+    let bulkheads = bulkheads.buried().map(|(identity, _)| format!("bulkhead {identity}"));
+    rate_limits.chain(bulkheads).collect()
+}
+
 /// `localhost` or an address: no name that somebody else's resolver could point here.
 fn is_local(request: &Request<Incoming>) -> bool {
     let Some(host) = request.headers().get(HOST).and_then(|host| host.to_str().ok()) else { return false };
@@ -282,6 +298,13 @@ fn is_local(request: &Request<Incoming>) -> bool {
         .map_or(host, |(name, port)| if port.bytes().all(|b| b.is_ascii_digit()) { name } else { host });
     let address = name.trim_start_matches('[').trim_end_matches(']');
     name.eq_ignore_ascii_case("localhost") || address.parse::<IpAddr>().is_ok()
+}
+
+/// Whether a web page made a browser send it.
+fn is_of_a_page(request: &Request<Incoming>) -> bool {
+    let site = request.headers().get("sec-fetch-site");
+    let is_own = |site: &HeaderValue| site == "none" || site == "same-origin"; // Typed, or of this port.
+    request.headers().contains_key(ORIGIN) || site.is_some_and(|site| !is_own(site))
 }
 
 fn reply(value: &Value) -> Answer {

@@ -4,7 +4,7 @@
 //! makes can be thrown away, and then nothing has happened.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::SocketAddr,
     sync::Arc,
     time::Duration,
@@ -31,7 +31,7 @@ use crate::{
         Respond, Route as RouteConfig, Scope,
     },
     entry::{self, Entry},
-    generation::{Generation, Plan, Served},
+    generation::{Alive, Generation, Plan, Served},
     observe::{Metrics, PolicyMetrics},
     route::{RouteError, Table, query_value},
     stack::{Layers, Leaf, Route, RouteService},
@@ -64,6 +64,13 @@ impl State {
             balancers: Carried::new("balancer", |_| Duration::ZERO),
             pools: (0..workers).map(|_| Carried::new("pool", |_| Duration::ZERO)).collect(),
         }
+    }
+
+    /// The names under which policies are known: those in force, and those that are buried.
+    pub fn policies(&self) -> BTreeSet<&str> {
+        let rate_limits = self.rate_limits.iter().chain(self.rate_limits.buried()).map(|(name, _)| &**name);
+        let bulkheads = self.bulkheads.iter().chain(self.bulkheads.buried()).map(|(name, _)| &**name);
+        rate_limits.chain(bulkheads).collect()
     }
 
     /// The same without what is buried and has no history left; `None` if there is nothing of it.
@@ -111,8 +118,9 @@ pub fn assemble(
     let tables = tables(config)?;
     let mut report = Vec::new();
     let state = carry(config, before, around, &mut report);
+    let alive = Alive::default();
     let plans = config.routes.iter().map(|(name, route)| {
-        let plan = plan(config, &state, around, name, route);
+        let plan = plan(config, &state, around, &alive, (name, route));
         (Arc::clone(name), Arc::new(plan))
     });
     let plans = plans.collect::<BTreeMap<_, _>>();
@@ -134,7 +142,7 @@ pub fn assemble(
     });
     let workers = workers.collect();
     let limits = config.gateway.limits.clone();
-    Ok(Generation { number, config: Arc::clone(config), state, report, entry, limits, workers })
+    Ok(Generation { number, config: Arc::clone(config), state, report, entry, limits, workers, alive })
 }
 
 struct Listening {
@@ -286,7 +294,13 @@ fn upstream_of(route: &RouteConfig) -> Option<&Name> {
     }
 }
 
-fn plan(config: &Config, state: &State, around: &Surroundings<'_>, name: &Name, route: &RouteConfig) -> Plan {
+fn plan(
+    config: &Config,
+    state: &State,
+    around: &Surroundings<'_>,
+    alive: &Alive,
+    (name, route): (&Name, &RouteConfig),
+) -> Plan {
     let here = Place { route: Some(name), upstream: upstream_of(route) };
     let there = Place { route: None, upstream: upstream_of(route) };
     let bulkhead = |place: Place<'_>, policy: Option<&Name>| {
@@ -316,7 +330,8 @@ fn plan(config: &Config, state: &State, around: &Surroundings<'_>, name: &Name, 
     });
     let needs_match = keys_by_route || route.rewrite.strip_prefix;
     let metrics = around.metrics.route(name);
-    Plan { name: Arc::clone(name), layers, transform, total: route.total_timeout, needs_match, metrics }
+    let (name, total, alive) = (Arc::clone(name), route.total_timeout, Arc::clone(alive));
+    Plan { name, layers, transform, total, needs_match, metrics, alive }
 }
 
 fn pool_identity(upstream: &Name, address: &Arc<str>) -> Arc<str> {

@@ -32,6 +32,19 @@ pub struct Generation {
     pub limits: ServerLimits,
     /// For each worker what it serves, by the address it listens on.
     pub workers: Vec<HashMap<SocketAddr, Arc<Served>>>,
+    /// Held by everything that is of this generation.
+    pub alive: Alive,
+}
+
+/// Held by everything of one generation, a response that is still on its way included: as long as
+/// there is one, the generation still serves.
+pub type Alive = Arc<()>;
+
+impl Generation {
+    /// The hash of the texts, as it is shown everywhere.
+    pub fn hash(&self) -> String {
+        format!("{:016x}", self.config.hash)
+    }
 }
 
 /// What one worker serves on one listener.
@@ -62,6 +75,8 @@ pub struct Plan {
     pub needs_match: bool,
     /// Its metrics.
     pub metrics: RouteMetrics,
+    /// Says that its generation still serves.
+    pub alive: Alive,
 }
 
 /// The generation in force: the one pointer that a reload swaps.

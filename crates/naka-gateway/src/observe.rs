@@ -2,11 +2,13 @@
 //!
 //! Layers report facts through [`naka::observe::Observer`]; handles with their labels are looked up
 //! when a generation is assembled, so a request never touches a map. Label values are names from
-//! the configuration, hence bounded by it.
+//! the configuration, hence bounded by it; what no configuration names any more is forgotten by
+//! [`Metrics::keep`].
 
 use std::{
+    collections::BTreeSet,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicI64, AtomicU64},
     },
     time::Duration,
@@ -37,11 +39,21 @@ pub struct Metrics {
     policies: Family<PolicyLabels, Counter>,
     levels: Family<LevelLabels, Gauge>,
     reloads: Family<ReloadLabels, Counter>,
+    config: Family<ConfigLabels, Gauge>,
     generation: Gauge,
     generations_alive: Gauge,
     held_files: Gauge,
     /// Client connections that are open.
     pub connections: Gauge,
+    labelled: Mutex<Labelled>,
+}
+
+/// What has labels, so that they can be taken away.
+#[derive(Debug, Default)]
+struct Labelled {
+    routes: BTreeSet<Name>,
+    policies: BTreeSet<Name>,
+    rejections: BTreeSet<RejectionLabels>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -55,7 +67,7 @@ struct RouteLabels {
     route: String,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, EncodeLabelSet)]
 struct RejectionLabels {
     route: String,
     policy: String,
@@ -79,6 +91,15 @@ struct ReloadLabels {
     result: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ConfigLabels {
+    hash: String,
+}
+
+const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+const CANCELLED: &str = "cancelled";
+const OUTCOMES: [&str; 5] = ["admitted", "rejected", "would_reject", "queued", "cancelled"];
+
 impl Metrics {
     /// All at zero.
     pub fn new() -> Self {
@@ -90,10 +111,12 @@ impl Metrics {
             policies: Family::default(),
             levels: Family::default(),
             reloads: Family::default(),
+            config: Family::default(),
             generation: Gauge::default(),
             generations_alive: Gauge::default(),
             held_files: Gauge::default(),
             connections: Gauge::default(),
+            labelled: Mutex::default(),
         };
         metrics.register();
         metrics
@@ -111,6 +134,7 @@ impl Metrics {
         registry.register("policy_decisions", "What each policy decided", self.policies.clone());
         registry.register("policy_level", "What each policy holds now", self.levels.clone());
         registry.register("reloads", "Changes of the configuration, by result", self.reloads.clone());
+        registry.register("config_info", "The texts in force, by their hash", self.config.clone());
         registry.register("generation", "The generation in force", self.generation.clone());
         registry.register(
             "generations_alive",
@@ -123,36 +147,59 @@ impl Metrics {
 
     /// The handles of one route.
     pub fn route(&self, route: &Name) -> RouteMetrics {
+        self.labelled(|labelled| labelled.routes.insert(Arc::clone(route)));
         let status =
             |status| self.requests.get_or_create_owned(&RequestLabels { route: route.to_string(), status });
         RouteMetrics {
             route: Arc::clone(route),
-            by_class: [status("1xx"), status("2xx"), status("3xx"), status("4xx"), status("5xx")],
-            cancelled: status("cancelled"),
+            by_class: CLASSES.map(status),
+            cancelled: status(CANCELLED),
             duration: self.durations.get_or_create_owned(&RouteLabels { route: route.to_string() }),
         }
     }
 
     /// The handles of one policy.
     pub fn policy(&self, policy: &Name) -> Arc<PolicyMetrics> {
-        let outcome = |outcome| {
+        self.labelled(|labelled| labelled.policies.insert(Arc::clone(policy)));
+        let [admitted, rejected, would_reject, queued, cancelled] = OUTCOMES.map(|outcome| {
             self.policies.get_or_create_owned(&PolicyLabels { policy: policy.to_string(), outcome })
-        };
-        Arc::new(PolicyMetrics {
-            admitted: outcome("admitted"),
-            rejected: outcome("rejected"),
-            would_reject: outcome("would_reject"),
-            queued: outcome("queued"),
-            cancelled: outcome("cancelled"),
-        })
+        });
+        Arc::new(PolicyMetrics { admitted, rejected, would_reject, queued, cancelled })
     }
 
-    /// Forgets the labels of a route that is gone.
-    pub fn forget_route(&self, route: &Name) {
-        for status in ["1xx", "2xx", "3xx", "4xx", "5xx", "cancelled"] {
+    /// Forgets everything about routes and policies that are none of these.
+    pub fn keep(&self, is_route: impl Fn(&str) -> bool, is_policy: impl Fn(&str) -> bool) {
+        let is_nothing_or = |name: &str, is: &dyn Fn(&str) -> bool| name.is_empty() || is(name);
+        self.labelled(|labelled| {
+            labelled.routes.retain(|route| is_route(route) || self.forget_route(route));
+            labelled.policies.retain(|policy| is_policy(policy) || self.forget_policy(policy));
+            labelled.rejections.retain(|labels| {
+                let is_known =
+                    is_nothing_or(&labels.route, &is_route) && is_nothing_or(&labels.policy, &is_policy);
+                is_known || !self.rejections.remove(labels)
+            });
+        });
+    }
+
+    /// Always false: nothing is kept.
+    fn forget_route(&self, route: &Name) -> bool {
+        for status in CLASSES.into_iter().chain([CANCELLED]) {
             self.requests.remove(&RequestLabels { route: route.to_string(), status });
         }
         self.durations.remove(&RouteLabels { route: route.to_string() });
+        false
+    }
+
+    /// Always false: nothing is kept.
+    fn forget_policy(&self, policy: &Name) -> bool {
+        for outcome in OUTCOMES {
+            self.policies.remove(&PolicyLabels { policy: policy.to_string(), outcome });
+        }
+        false
+    }
+
+    fn labelled<T>(&self, change: impl FnOnce(&mut Labelled) -> T) -> T {
+        change(&mut self.labelled.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Counts a refusal. Off the fast path: it looks its labels up.
@@ -162,13 +209,23 @@ impl Metrics {
             policy: rejection.policy.as_deref().unwrap_or_default().to_owned(),
             reason: rejection.reason.word(),
         };
-        self.rejections.get_or_create(&labels).inc();
+        if let Some(counter) = self.rejections.get(&labels) {
+            counter.inc();
+            return;
+        }
+        self.labelled(|labelled| {
+            self.rejections.get_or_create(&labels).inc();
+            labelled.rejections.insert(labels);
+        });
     }
 
-    /// Says how much a policy holds now.
-    pub fn level(&self, policy: &str, level: &'static str, value: usize) {
-        let labels = LevelLabels { policy: policy.to_owned(), level };
-        self.levels.get_or_create(&labels).set(i64::try_from(value).unwrap_or(i64::MAX));
+    /// Says how much each policy holds now; nothing is known of any other.
+    pub fn levels<'a>(&self, all: impl Iterator<Item = (&'a str, &'static str, usize)>) {
+        self.levels.clear();
+        for (policy, level, value) in all {
+            let labels = LevelLabels { policy: policy.to_owned(), level };
+            self.levels.get_or_create(&labels).set(i64::try_from(value).unwrap_or(i64::MAX));
+        }
     }
 
     /// Counts a reload.
@@ -176,10 +233,16 @@ impl Metrics {
         self.reloads.get_or_create(&ReloadLabels { result: result.word() }).inc();
     }
 
-    /// Says which generation is in force, and how many files it holds back.
-    pub fn in_force(&self, generation: u64, held_files: usize) {
+    /// Says which generation is in force.
+    pub fn in_force(&self, generation: u64, hash: String) {
         self.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
-        self.held_files.set(i64::try_from(held_files).unwrap_or(i64::MAX));
+        self.config.clear();
+        self.config.get_or_create(&ConfigLabels { hash }).set(1);
+    }
+
+    /// Says how many files are held back.
+    pub fn held_files(&self, count: usize) {
+        self.held_files.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// The text exposition format. `alive` is the number of generations that still serve.

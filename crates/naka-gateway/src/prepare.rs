@@ -160,6 +160,31 @@ impl Refusal {
         }
     }
 
+    /// The first thing that is wrong, in one line with its place.
+    pub fn first(&self) -> String {
+        match self {
+            Self::Config(diagnostics) => {
+                let first = diagnostics.iter().find(|one| one.severity == Severity::Error);
+                first.map(|one| format!("{}: {}", one.place, one.message)).unwrap_or_default()
+            }
+            Self::Tests(all) => {
+                let first = |one: &FailedTest| format!("{}: a test does not hold", one.test.origin);
+                all.first().map(first).unwrap_or_default()
+            }
+            Self::Routes(config, all) => {
+                let first = |one: &Unroutable| {
+                    let place = one.error.routes().next().and_then(|name| config.routes.get(name));
+                    place.map_or_else(
+                        || one.error.to_string(),
+                        |route| format!("{}: {}", route.origin, one.error),
+                    )
+                };
+                all.first().map(first).unwrap_or_default()
+            }
+            Self::Bind(..) | Self::Panic => self.to_string().lines().next().unwrap_or_default().to_owned(),
+        }
+    }
+
     /// How many things are wrong.
     pub fn count(&self) -> usize {
         match self {
@@ -178,7 +203,11 @@ impl fmt::Display for Refusal {
         match self {
             Self::Config(diagnostics) => f.write_str(&diagnostics.render(false)),
             Self::Routes(config, all) => all.iter().try_for_each(|one| unroutable(f, config, one)),
-            Self::Tests(all) => all.iter().try_for_each(|failed| failed_test(f, failed)),
+            Self::Tests(all) => {
+                all.iter().take(SHOWN_TESTS).try_for_each(|failed| failed_test(f, failed))?;
+                let more = all.len().saturating_sub(SHOWN_TESTS);
+                if more > 0 { writeln!(f, "error: {more} more tests do not hold") } else { Ok(()) }
+            }
             Self::Bind(address, error) => writeln!(
                 f,
                 "error: {address} cannot be listened on: {error}\n  help: another process may have it; change `listen`, or end that process"
@@ -190,19 +219,18 @@ impl fmt::Display for Refusal {
     }
 }
 
+/// Failed tests that are shown whole.
+const SHOWN_TESTS: usize = 20;
+
 fn unroutable(f: &mut fmt::Formatter<'_>, config: &Config, one: &Unroutable) -> fmt::Result {
     writeln!(f, "error: {}", one.error)?;
     let origin = |name| config.routes.get(name).map(|route| route.origin.to_string()).unwrap_or_default();
-    let (routes, help) = match &one.error {
-        RouteError::Ambiguous(two) => {
-            (vec![&two.first, &two.second], "make one match more, or say which goes first: `priority: 1`")
-        }
-        RouteError::TooManyCaptures { route, .. } => (vec![route], "capture less, or split the route"),
-        RouteError::TooManySegments { route, .. } => {
-            (vec![route], "end it earlier with `{rest...}` or `prefix:`")
-        }
+    let help = match &one.error {
+        RouteError::Ambiguous(_) => "make one match more, or say which goes first: `priority: 1`",
+        RouteError::TooManyCaptures { .. } => "capture less, or split the route",
+        RouteError::TooManySegments { .. } => "end it earlier with `{rest...}` or `prefix:`",
     };
-    routes.iter().try_for_each(|name| writeln!(f, "  --> {}", origin(*name)))?;
+    one.error.routes().try_for_each(|name| writeln!(f, "  --> {}", origin(name)))?;
     writeln!(f, "  on listener `{}`", one.listener)?;
     writeln!(f, "  help: {help}")
 }

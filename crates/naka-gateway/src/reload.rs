@@ -19,12 +19,17 @@ use tracing::{error, info, warn};
 use crate::{
     carry::{Change, What},
     config::{self, Held, Loaded, Sources, Watched, checked::Config},
-    generation::{Generation, InForce, Served},
+    generation::{Generation, InForce},
     observe::{Metrics, ReloadResult},
     prepare::{Before, Prepared, Refusal},
     upstream::Connector,
     worker::Workers,
 };
+
+/// Lines of a reload's report that `/readyz` shows.
+const REPORTED: usize = 100;
+/// What is kept of the text of a refusal, in bytes.
+const TEXT: usize = 64 << 10;
 
 /// What the outside may know of reloads.
 #[derive(Debug, Default)]
@@ -33,9 +38,16 @@ pub struct Status(Mutex<StatusInner>);
 #[derive(Debug, Default)]
 struct StatusInner {
     held: Vec<String>,
-    last_error: Option<String>,
+    last_error: Option<LastError>,
     report: Vec<String>,
-    alive: Vec<(u64, Vec<Weak<Served>>)>,
+    alive: Vec<Weak<()>>,
+}
+
+#[derive(Debug)]
+struct LastError {
+    problems: usize,
+    first: String,
+    text: String,
 }
 
 impl Status {
@@ -47,19 +59,32 @@ impl Status {
     /// How many generations still serve something.
     pub fn alive(&self) -> usize {
         self.with(|inner| {
-            inner.alive.retain(|(_, served)| served.iter().any(|served| served.strong_count() > 0));
+            inner.alive.retain(|generation| generation.strong_count() > 0);
             inner.alive.len()
         })
     }
 
-    /// The last reload, for `/readyz` and `/config`.
+    /// The last reload in short, for machines that ask often.
     pub fn to_json(&self) -> Value {
-        self.with(|inner| json!({"held": inner.held, "last_error": inner.last_error, "report": inner.report}))
+        self.with(|inner| {
+            let error = |error: &LastError| json!({"problems": error.problems, "first": error.first});
+            let report = inner.report.iter().take(REPORTED).map(String::as_str);
+            let more = inner.report.len().saturating_sub(REPORTED);
+            let more = (more > 0).then(|| format!("and {more} more"));
+            let report = report.chain(more.as_deref()).collect::<Vec<_>>();
+            json!({"held": inner.held, "last_error": inner.last_error.as_ref().map(error), "report": report})
+        })
     }
 
+    /// Everything that is wrong with the files, as it was logged; nothing if they are in force.
+    pub fn last_error(&self) -> Option<String> {
+        self.with(|inner| Some(inner.last_error.as_ref()?.text.clone()))
+    }
+
+    /// What has ended is forgotten here too: what is left is bounded by the exchanges under way.
     fn track(&self, generation: &Generation) {
-        let served = generation.workers.iter().flat_map(|worker| worker.values()).map(Arc::downgrade);
-        self.with(|inner| inner.alive.push((generation.number, served.collect())));
+        self.alive();
+        self.with(|inner| inner.alive.push(Arc::downgrade(&generation.alive)));
     }
 
     fn with<T>(&self, look: impl FnOnce(&mut StatusInner) -> T) -> T {
@@ -95,7 +120,7 @@ impl Reloader {
         let status = Arc::new(Status::default());
         in_force.with(|generation| {
             status.track(generation);
-            metrics.in_force(generation.number, 0);
+            metrics.in_force(generation.number, generation.hash());
         });
         Self {
             entry: entry.into(),
@@ -124,7 +149,10 @@ impl Reloader {
     pub async fn reload(&mut self, workers: &Workers) -> ReloadResult {
         let result = match self.try_reload(workers).await {
             Ok(result) => {
-                self.refused = None;
+                if self.refused.take().is_some() && result == ReloadResult::Unchanged {
+                    let generation = self.in_force.with(|generation| generation.number);
+                    info!(generation, "the files are again what generation {generation} was made of");
+                }
                 self.status.with(|inner| inner.last_error = None);
                 result
             }
@@ -134,6 +162,7 @@ impl Reloader {
             }
         };
         self.metrics.reloaded(result);
+        self.forget();
         result
     }
 
@@ -147,8 +176,9 @@ impl Reloader {
                 "the change is refused; generation {generation} stays in force\n{text}"
             );
         }
-        self.refused = Some(text.clone());
-        self.status.with(|inner| inner.last_error = Some(text));
+        let last = LastError { problems: refusal.count(), first: refusal.first(), text: cut(&text) };
+        self.refused = Some(text);
+        self.status.with(|inner| inner.last_error = Some(last));
     }
 
     async fn try_reload(&mut self, workers: &Workers) -> Result<ReloadResult, Refusal> {
@@ -169,26 +199,30 @@ impl Reloader {
             .into_iter()
             .map(|address| workers.bind(address).map_err(|error| Refusal::Bind(address, error)));
         let bound = bound.collect::<Result<Vec<_>, _>>()?;
+        let open = bound.into_iter().map(|bound| {
+            let name = bound.name;
+            bound.open().map_err(|error| Refusal::Bind(name, error))
+        });
+        let open = open.collect::<Result<Vec<_>, _>>()?;
         say_restart(&current.config, &generation.config);
         if warnings.iter().next().is_some() {
             warn!("{}", warnings.render(false));
         }
-        let (number, hash) = (generation.number, generation.config.hash);
+        let (number, hash) = (generation.number, generation.hash());
         let summary = summarize(&generation.report);
         let report =
             generation.report.iter().filter(|change| change.what != What::Kept).map(ToString::to_string);
         let report = report.collect::<Vec<_>>();
         self.status.track(&generation);
-        let gone = self.in_force.swap(generation);
-        for bound in bound {
-            workers.listen(bound);
+        self.in_force.swap(generation);
+        for open in open {
+            workers.accept(open);
         }
         for address in removed {
-            workers.unlisten(address);
+            workers.unlisten(address).await;
         }
-        self.forget_routes(&gone);
-        self.metrics.in_force(number, held.len());
-        info!(generation = number, hash = %format_args!("{hash:016x}"), "{summary}");
+        self.metrics.in_force(number, hash.clone());
+        info!(generation = number, hash, "{summary}");
         self.status.with(|inner| inner.report = report);
         self.sources = sources;
         Ok(ReloadResult::Applied)
@@ -237,16 +271,28 @@ impl Reloader {
             }
         }
         self.held = held.to_vec();
+        self.metrics.held_files(held.len());
         self.status
             .with(|inner| inner.held = held.iter().map(|one| one.file.display().to_string()).collect());
     }
 
-    fn forget_routes(&self, gone: &Generation) {
+    /// What was only prepared and what is gone has metrics as well.
+    fn forget(&self) {
         self.in_force.with(|generation| {
-            let is_gone = |name: &&Arc<str>| !generation.config.routes.contains_key(*name);
-            gone.config.routes.keys().filter(is_gone).for_each(|name| self.metrics.forget_route(name));
+            let policies = generation.state.policies();
+            self.metrics.keep(
+                |route| generation.config.routes.contains_key(route),
+                |policy| policies.contains(policy),
+            );
         });
     }
+}
+
+fn cut(text: &str) -> String {
+    if text.len() <= TEXT {
+        return text.to_owned();
+    }
+    format!("{}\n… and more; `naka check` says all of it\n", &text[..text.floor_char_boundary(TEXT)])
 }
 
 /// What the files say.

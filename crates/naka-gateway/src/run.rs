@@ -61,15 +61,20 @@ async fn start(entry: &Path, metrics: Arc<Metrics>) -> Result<(), Failure> {
         warn!("{}", first.warnings.render(false));
     }
     let config = Arc::clone(&first.generation.config);
-    let workers_count = first.generation.workers.len();
+    let (workers_count, hash) = (first.generation.workers.len(), first.generation.hash());
     let in_force = InForce::new(first.generation);
     let shared = Shared::new(Arc::clone(&in_force), Arc::clone(&metrics), workers_count);
     let workers =
         Workers::start(&shared, config.gateway.workers).map_err(|error| Failure::Io("a worker", error))?;
+    let cannot = |address| move |error| Failure::Refused(Refusal::Bind(address, error));
+    let admin_socket = match config.gateway.admin {
+        Some(address) => Some((address, TcpListener::bind(address).await.map_err(cannot(address))?)),
+        None => None,
+    };
+    // All or none: nobody can connect until it is clear that everything comes up.
     let addresses = config.listeners.values().map(|listener| listener.listen);
-    let bound = addresses.map(|address| workers.bind(address).map_err(|error| (address, error)));
-    let bound = bound.collect::<Result<Vec<_>, _>>();
-    let bound = bound.map_err(|(address, error)| Failure::Refused(Refusal::Bind(address, error)))?;
+    let bound = addresses.map(|address| workers.bind(address).map_err(cannot(address)));
+    let bound = bound.collect::<Result<Vec<_>, _>>()?;
     let reloader =
         Reloader::new(entry, first.sources, Arc::clone(&in_force), Arc::clone(&metrics), Connector::Tcp);
     let (reload, requests) = mpsc::channel(16);
@@ -80,22 +85,18 @@ async fn start(entry: &Path, metrics: Arc<Metrics>) -> Result<(), Failure> {
         is_draining: AtomicBool::new(false),
         reload,
     });
-    if let Some(address) = config.gateway.admin {
-        let listener = TcpListener::bind(address).await;
-        let listener = listener.map_err(|error| Failure::Refused(Refusal::Bind(address, error)))?;
+    let open = bound.into_iter().map(|bound| {
+        let name = bound.name;
+        bound.open().map_err(cannot(name))
+    });
+    for open in open.collect::<Result<Vec<_>, _>>()? {
+        workers.accept(open);
+    }
+    if let Some((address, socket)) = admin_socket {
         info!(%address, "admin port");
-        tokio::spawn(admin::serve(Arc::clone(&admin), listener));
+        tokio::spawn(admin::serve(Arc::clone(&admin), socket));
     }
-    for bound in bound {
-        workers.listen(bound);
-    }
-    info!(
-        generation = 1,
-        hash = admin::hash(&config),
-        workers = workers_count,
-        routes = config.routes.len(),
-        "naka is ready"
-    );
+    info!(generation = 1, hash, workers = workers_count, routes = config.routes.len(), "naka is ready");
     let control = Control { reloader, workers, admin, requests };
     control.run().await.map_err(|error| Failure::Io("a signal handler", error))
 }
@@ -164,7 +165,7 @@ impl Control {
     }
 
     async fn drain(
-        self,
+        mut self,
         stop: Stop,
         terminate: &mut tokio::signal::unix::Signal,
         interrupt: &mut tokio::signal::unix::Signal,
@@ -173,6 +174,8 @@ impl Control {
         let drain = generation.config.gateway.drain.clone();
         let grace = if stop == Stop::Now { Duration::ZERO } else { drain.grace };
         self.admin.is_draining.store(true, Relaxed);
+        self.requests.close(); // Whoever asks for a reload from now on, or still waits for one, hears of it.
+        while self.requests.try_recv().is_ok() {}
         let open = self.workers.shared().open_connections();
         info!(?grace, deadline = ?drain.deadline, connections = open, "draining");
         let end = Instant::now() + drain.deadline;
@@ -189,7 +192,7 @@ impl Control {
     async fn drained(&self, generation: &crate::generation::Generation, grace: Duration, end: Instant) {
         tokio::time::sleep_until(end.min(Instant::now() + grace)).await;
         for listener in generation.config.listeners.values() {
-            self.workers.unlisten(listener.listen);
+            self.workers.unlisten(listener.listen).await;
         }
         self.workers.drain();
         while self.workers.shared().open_connections() > 0 && Instant::now() < end {

@@ -6,6 +6,7 @@
 //! time.
 
 use std::{
+    convert::Infallible,
     io,
     net::{SocketAddr, TcpListener as StdListener, TcpStream as StdStream},
     sync::{
@@ -19,7 +20,7 @@ use std::{
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
 };
 use tracing::{error, info, warn};
 
@@ -100,8 +101,11 @@ pub struct Workers {
 #[derive(Debug)]
 enum Command {
     Listen(SocketAddr, StdListener),
-    Unlisten(SocketAddr),
+    Unlisten(SocketAddr, Done),
 }
+
+/// Held by whoever still has something to do; all clones gone means that it is done.
+type Done = mpsc::Sender<Infallible>;
 
 impl Workers {
     /// Starts them; they listen nowhere yet.
@@ -132,31 +136,39 @@ impl Workers {
         Ok(Self { shared: Arc::clone(shared), commands, threads })
     }
 
-    /// Binds an address once for each worker. Nothing is accepted yet.
+    /// Binds an address once for each worker. Nobody can connect yet.
     ///
     /// # Errors
-    /// If the address cannot be bound.
+    /// If the address cannot be bound, or another process of ours listens on it: `SO_REUSEPORT` alone
+    /// would let both have some of the connections.
     pub fn bind(&self, address: SocketAddr) -> io::Result<Bound> {
+        drop(socket(address, Sharing::Alone)?);
+        let bind = |address| socket(address, Sharing::AmongWorkers);
         let first = bind(address)?;
-        let bound = first.local_addr()?; // Port 0 is settled by the first.
+        let bound = first.local_addr()?.as_socket().unwrap_or(address); // Port 0 is settled by the first.
         let others = (1..self.commands.len()).map(|_| bind(bound));
         let sockets = std::iter::once(Ok(first)).chain(others).collect::<io::Result<_>>()?;
         Ok(Bound { name: address, bound, sockets })
     }
 
     /// Accepts from now on.
-    pub fn listen(&self, bound: Bound) {
-        info!(address = %bound.bound, "listening");
-        for (command, socket) in self.commands.iter().zip(bound.sockets) {
-            let _ = command.send(Command::Listen(bound.name, socket)); // A worker that is gone has said why.
+    pub fn accept(&self, open: Open) {
+        info!(address = %open.0.bound, "listening");
+        for (command, socket) in self.commands.iter().zip(open.0.sockets) {
+            // A worker that is gone has said why.
+            let _ = command.send(Command::Listen(open.0.name, socket.into()));
         }
     }
 
-    /// Accepts no more; connections that are open go on.
-    pub fn unlisten(&self, address: SocketAddr) {
+    /// Accepts no more, and returns when all sockets of the address are closed. Connections go on:
+    /// those that are open, and those the kernel has completed already.
+    pub async fn unlisten(&self, address: SocketAddr) {
+        let (done, mut is_done) = mpsc::channel(1);
         for command in &self.commands {
-            let _ = command.send(Command::Unlisten(address));
+            let _ = command.send(Command::Unlisten(address, done.clone()));
         }
+        drop(done);
+        is_done.recv().await;
     }
 
     /// What the workers share.
@@ -182,20 +194,49 @@ impl Workers {
     }
 }
 
-/// The sockets of one address.
+/// The sockets of one address, at which nobody can connect.
 #[derive(Debug)]
 pub struct Bound {
     /// The address in the configuration: the identity of the listener.
     pub name: SocketAddr,
     /// The address that was bound; it differs where the port was 0.
     pub bound: SocketAddr,
-    sockets: Vec<StdListener>,
+    sockets: Vec<Socket>,
 }
 
-fn bind(address: SocketAddr) -> io::Result<StdListener> {
+/// The sockets of one address, at which the kernel completes connections that wait for us.
+#[derive(Debug)]
+pub struct Open(Bound);
+
+impl Open {
+    /// The address that was bound.
+    pub const fn address(&self) -> SocketAddr {
+        self.0.bound
+    }
+}
+
+impl Bound {
+    /// Lets clients connect.
+    ///
+    /// # Errors
+    /// If another process was faster.
+    pub fn open(self) -> io::Result<Open> {
+        self.sockets.iter().try_for_each(|socket| socket.listen(BACKLOG))?;
+        Ok(Open(self))
+    }
+}
+
+/// Who else may have an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sharing {
+    Alone,
+    AmongWorkers,
+}
+
+fn socket(address: SocketAddr, sharing: Sharing) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
+    socket.set_reuse_address(true)?; // Of connections that were closed; not of a socket that listens.
+    socket.set_reuse_port(sharing == Sharing::AmongWorkers)?;
     if address.is_ipv6() {
         socket.set_only_v6(false)?;
     }
@@ -204,8 +245,7 @@ fn bind(address: SocketAddr) -> io::Result<StdListener> {
     socket.set_tcp_nodelay(true)?;
     socket.set_keepalive(true)?;
     socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
+    Ok(socket)
 }
 
 #[derive(Clone)]
@@ -217,20 +257,24 @@ struct Worker {
 
 impl Worker {
     async fn run(self, mut orders: mpsc::UnboundedReceiver<Command>, mut inbox: mpsc::Receiver<Accepted>) {
-        let mut listening = Vec::<(SocketAddr, tokio::task::JoinHandle<()>)>::new();
+        let mut listening = Vec::<(SocketAddr, oneshot::Sender<Done>)>::new();
         let mut sweep = tokio::time::interval(SWEEP);
         loop {
             tokio::select! {
                 order = orders.recv() => match order {
                     Some(Command::Listen(name, socket)) => match TcpListener::from_std(socket) {
-                        Ok(socket) => listening.push((name, tokio::spawn(self.clone().accept(name, socket)))),
+                        Ok(socket) => {
+                            let (stop, is_stopped) = oneshot::channel();
+                            tokio::spawn(self.clone().accept(name, socket, is_stopped));
+                            listening.push((name, stop));
+                        }
                         Err(error) => error!(%error, %name, "a socket cannot be listened on"),
                     },
-                    Some(Command::Unlisten(name)) => listening.retain(|(other, task)| {
-                        let is_kept = *other != name;
-                        if !is_kept { task.abort(); }
-                        is_kept
-                    }),
+                    Some(Command::Unlisten(name, done)) => {
+                        for (_, stop) in listening.extract_if(.., |(other, _)| *other == name) {
+                            let _ = stop.send(done.clone()); // It may have ended.
+                        }
+                    }
                     None => return, // The runtime drops what is left.
                 },
                 Some(accepted) = inbox.recv() => self.adopt(accepted),
@@ -239,10 +283,14 @@ impl Worker {
         }
     }
 
-    async fn accept(self, name: SocketAddr, socket: TcpListener) {
+    async fn accept(self, name: SocketAddr, socket: TcpListener, mut stop: oneshot::Receiver<Done>) {
         let trouble = Seldom::new();
-        loop {
-            let (stream, peer) = match socket.accept().await {
+        let done = loop {
+            let accepted = tokio::select! {
+                accepted = socket.accept() => accepted,
+                done = &mut stop => break done,
+            };
+            let (stream, peer) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
                 Err(error) => {
@@ -255,13 +303,31 @@ impl Worker {
             };
             // After accepting: at the bound one connection waits here and the others in the kernel's
             // queue, and no worker keeps a place from another for nobody.
-            let Ok(permit) = Arc::clone(&self.shared.connections).acquire_owned().await else { return };
+            let permit = tokio::select! {
+                permit = Arc::clone(&self.shared.connections).acquire_owned() => permit,
+                done = &mut stop => break done,
+            };
+            let Ok(permit) = permit else { return };
             let target = self.shared.least_loaded(self.number);
             let place = Place::taken(&self.shared, target, permit);
             if target == self.number {
                 self.take(name, stream, peer, place);
             } else {
                 self.hand_over(target, name, stream, peer, place);
+            }
+        };
+        self.take_the_rest(name, socket);
+        drop(done);
+    }
+
+    /// What the kernel has completed for us would be reset when the socket is closed.
+    fn take_the_rest(&self, name: SocketAddr, socket: TcpListener) {
+        let Ok(socket) = socket.into_std() else { return };
+        while let Ok((stream, peer)) = socket.accept() {
+            let Ok(permit) = Arc::clone(&self.shared.connections).try_acquire_owned() else { return };
+            let place = Place::taken(&self.shared, self.number, permit);
+            if stream.set_nonblocking(true).is_ok() {
+                self.adopt(Accepted { name, stream, peer, place });
             }
         }
     }

@@ -4,7 +4,7 @@
 //! Round robin: the endpoints in their order, one request each. One cursor for all services of a
 //! layer. No endpoints: `503` with [`Reason::NoEndpoint`].
 //!
-//! The chosen [`Endpoint`] is put into the request's [`Context`](crate::context::Context), or into its
+//! The chosen [`Endpoint`] is put into the request's [`Context`], or into its
 //! extensions where there is none, for the client below: [`Endpoint::of`] finds it in either.
 //!
 //! # Units and limits

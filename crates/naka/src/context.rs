@@ -2,7 +2,7 @@
 //!
 //! The first extension of a request costs three allocations and each further one another, so
 //! a stack of ours keeps its facts in fields of one [`Context`]. Outside such a stack each layer
-//! falls back to extensions of its own: [`ClientAddr`], [`Endpoint`](crate::balance::Endpoint).
+//! falls back to extensions of its own: [`ClientAddr`], [`Endpoint`].
 
 use std::net::IpAddr;
 

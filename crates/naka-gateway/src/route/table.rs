@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    fmt,
+    fmt, iter,
     sync::Arc,
 };
 
@@ -106,6 +106,17 @@ pub enum RouteError {
         /// How many it has.
         segments: usize,
     },
+}
+
+impl RouteError {
+    /// The routes it is about.
+    pub fn routes(&self) -> impl Iterator<Item = &Name> {
+        let (first, second) = match self {
+            Self::Ambiguous(two) => (&two.first, Some(&two.second)),
+            Self::TooManyCaptures { route, .. } | Self::TooManySegments { route, .. } => (route, None),
+        };
+        iter::once(first).chain(second)
+    }
 }
 
 impl fmt::Display for RouteError {
