@@ -100,7 +100,7 @@ async fn r14_4_callers_that_leave_in_the_queue_or_in_the_body_leak_nothing() {
 
 /// The queue has its bound and its end; what is refused says so.
 #[tokio::test(start_paused = true)]
-async fn r14_2_beyond_the_queue_at_once_and_after_the_wait_in_time() {
+async fn r14_1_beyond_the_queue_at_once_and_after_the_wait_in_time() {
     let gateway = Inside::new(
         "
 listeners: {public: {listen: ':1'}}

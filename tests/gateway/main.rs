@@ -8,6 +8,7 @@ mod admin;
 mod agreement;
 mod bad_input;
 mod bulkhead;
+mod documents;
 mod drain;
 mod forwarding;
 mod limits;

@@ -7,7 +7,7 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 /// How seldom the same complaint is made.
 const PERIOD: Duration = Duration::from_secs(5);
 
-/// Lets the first complaint through, and then one in each period of ten seconds.
+/// Lets the first complaint through, and then one every five seconds.
 pub struct Seldom(DefaultDirectRateLimiter);
 
 impl Seldom {

@@ -3,6 +3,7 @@
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
+    path::Path,
     process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio},
     thread,
     time::Duration,
@@ -325,4 +326,37 @@ fn up_says_where_it_looked_for_its_configuration() {
     assert_eq!(up.end().code(), Some(1));
     let errors = up.errors();
     assert!(errors.contains("there is no no-such.yaml, neither here nor in "), "{errors}");
+}
+
+/// The worked example as it stands at the top of the repository, but for its ports.
+#[test]
+fn the_tour_goes_through_the_gateway() {
+    let example = include_str!("../../../gateway.yaml");
+    for (now, fare) in [("2026-01-15T12:00+05:30", "541.86"), ("2026-01-15T08:00+05:30", "812.80")] {
+        let ports = ["127.0.0.1:8080", "127.0.0.1:9901", "127.0.0.1:8201"];
+        let sockets = ports.map(|_| TcpListener::bind("127.0.0.1:0").unwrap());
+        let [public, _, pricing] = sockets.each_ref().map(|socket| socket.local_addr().unwrap());
+        let mut yaml = example.to_owned();
+        for (port, socket) in ports.iter().zip(&sockets) {
+            assert!(yaml.contains(port), "{port}");
+            yaml = yaml.replace(port, &socket.local_addr().unwrap().to_string());
+        }
+        drop(sockets);
+        let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("tour-{fare}.yaml"));
+        std::fs::write(&file, yaml).unwrap();
+        let config = file.to_str().unwrap();
+        let args = ["up", "--config", config, "--pricing-listen", &pricing.to_string(), "--now", now];
+        let mut up = Process::start(&args);
+        up.line_with("Ctrl-C stops");
+        let (status, head, quote) = ask(public, &fort_to_bandra("mini").to_string());
+        assert_eq!((status, &quote["fare"]), (200, &json!(fare)), "{quote}");
+        assert!(head.to_ascii_lowercase().contains("x-request-id: "), "it came through the gateway: {head}");
+        let mut stream = connect(public);
+        let wrong = b"GET /api/rides/estimate HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+        stream.write_all(wrong).expect("it reads");
+        let (status, _, problem) = answer(stream);
+        assert_eq!((status, &problem["reason"]), (405, &json!("method_not_allowed")), "{problem}");
+        up.signal(Signal::INT);
+        assert_eq!(up.end().code(), Some(0));
+    }
 }

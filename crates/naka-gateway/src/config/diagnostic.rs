@@ -166,6 +166,8 @@ pub enum Code {
     Conflict,
     /// Something that nobody uses.
     Unused,
+    /// Something that lets in whoever can reach it.
+    Exposed,
 }
 
 impl Code {
@@ -184,6 +186,7 @@ impl Code {
             Self::UnknownName => "unknown-name",
             Self::Conflict => "conflict",
             Self::Unused => "unused",
+            Self::Exposed => "exposed",
         }
     }
 }

@@ -91,6 +91,12 @@ fn admin(raw: &RawGateway, listeners: &BTreeMap<Name, Listener>, cx: &mut Cx) ->
         .help("give one of them another port")
         .combined();
     }
+    if let Some(listen) = raw.listen.as_ref().filter(|_| !address.ip().is_loopback()) {
+        cx.error(Code::Exposed, listen.span, "the admin port can be reached from other machines")
+            .warning()
+            .label("it asks for no password")
+            .help("write `127.0.0.1:9901`, or see to it that only those reach it who may read and reload");
+    }
     Some(address)
 }
 
