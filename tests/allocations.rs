@@ -14,7 +14,7 @@ use naka_gateway::{
     config::checked::Workers as Layout,
     generation::InForce,
     observe::Metrics,
-    prepare::{Before, prepare},
+    prepare::{Before, RunTests, prepare},
     upstream::Connector,
     worker::{Shared, Workers},
 };
@@ -126,7 +126,8 @@ routes: {{all: {{match: {{prefix: /api}}, use: [each, room], upstream: app}}}}
     );
     std::fs::write(&entry, yaml).unwrap();
     let metrics = Arc::new(Metrics::new());
-    let before = Before { entry: &entry, sources: None, state: &|_| State::new(1), number: 1 };
+    let before =
+        Before { entry: &entry, sources: None, state: &|_| State::new(1), number: 1, tests: RunTests::Never };
     let first = prepare(&before, &metrics, &Connector::Tcp).unwrap_or_else(|refusal| panic!("{refusal}"));
     let name = first.generation.config.listeners["public"].listen;
     let shared = Shared::new(InForce::new(first.generation), metrics, 1);

@@ -18,7 +18,7 @@ use naka_gateway::{
     explain::{Explanation, explain},
     generation::{Generation, InForce},
     observe::Metrics,
-    prepare::{Before, Refusal, prepare},
+    prepare::{Before, Refusal, RunTests, prepare},
     upstream::Connector,
     worker::Shared,
 };
@@ -174,6 +174,7 @@ fn prepared(
             stream
         }) as std::pin::Pin<Box<dyn Future<Output = _> + Send>>
     };
-    let before = Before { entry, sources: None, state: &|_| state.clone(), number };
+    let before =
+        Before { entry, sources: None, state: &|_| state.clone(), number, tests: RunTests::AsConfigured };
     prepare(&before, metrics, &Connector::Memory(Arc::new(connect))).map(|prepared| prepared.generation)
 }

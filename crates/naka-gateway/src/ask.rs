@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use http::{HeaderName, HeaderValue, Method, Uri};
+use http::{HeaderName, HeaderValue, Method, Uri, header::HOST};
 use serde_json::{Value, json};
 
 use crate::config::checked::{Config, TestRequest};
@@ -76,12 +76,16 @@ impl Asked {
             let found = config.listeners.get_key_value(name.as_str()).map(|(name, _)| name.clone());
             found.ok_or_else(|| format!("there is no listener `{name}`; there is `{}`", known()))
         };
+        let headers = self.headers.iter().map(|text| header(text)).collect::<Result<Vec<_>, _>>()?;
+        if headers.iter().any(|(name, _)| name == HOST) {
+            return Err("the host stands in the URL: leave `Host` out".into());
+        }
         Ok(TestRequest {
             method,
             scheme: scheme.into(),
             host: authority.as_str().into(),
             target: uri.path_and_query().cloned().ok_or(format!("`{url}` has no path"))?,
-            headers: self.headers.iter().map(|text| header(text)).collect::<Result<_, _>>()?,
+            headers,
             client_ip,
             listener: self.listener.as_ref().map(listener).transpose()?,
         })

@@ -5,7 +5,8 @@
 
 use std::{
     ffi::OsString,
-    io::IsTerminal,
+    fmt,
+    io::{IsTerminal, Write as _},
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -23,7 +24,7 @@ use crate::{
     explain::{Explanation, explain},
     live,
     observe::Metrics,
-    prepare::{Before, Prepared, Refusal, prepare},
+    prepare::{Before, Prepared, Refusal, RunTests, prepare},
     run::{self, Failure},
     upstream::Connector,
 };
@@ -73,7 +74,7 @@ enum Command {
         #[arg(short, long, default_value = "gateway.yaml")]
         config: PathBuf,
         /// Ask a running gateway instead, at its admin port: with its live state
-        #[arg(long, value_name = "ADMIN", num_args = 0..=1, default_missing_value = "127.0.0.1:9901")]
+        #[arg(long, value_name = "ADMIN", num_args = 0..=1, default_missing_value = "127.0.0.1:9901", require_equals = true)]
         live: Option<String>,
         /// How to say it
         #[arg(long, value_enum, default_value_t)]
@@ -117,7 +118,7 @@ impl Command {
                 }
             }
             Self::Schema => {
-                println!("{:#}", config::schema());
+                say(format_args!("{:#}\n", config::schema()));
                 ExitCode::SUCCESS
             }
         }
@@ -131,7 +132,8 @@ fn serve(entry: &Path) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Refused(refusal)) => {
             eprint!("{}", refusal.render(color));
-            eprintln!("naka: not started: {} {}", entry.display(), counted(refusal.count()));
+            let errors = count(refusal.count(), "error", "errors");
+            eprintln!("naka: not started: {} has {errors}", entry.display());
             ExitCode::from(2)
         }
         Err(Failure::Io(what, error)) => {
@@ -148,13 +150,18 @@ fn log_to_stderr() {
     let _ = log.with_writer(std::io::stderr).try_init(); // Somebody may have set one up already.
 }
 
-fn counted(errors: usize) -> String {
-    if errors == 1 { "has 1 error".into() } else { format!("has {errors} errors") }
+fn count(number: usize, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
+}
+
+/// On standard output. If nobody reads it any more, as behind `| head`, nobody misses it.
+fn say(text: fmt::Arguments<'_>) {
+    let _ = std::io::stdout().write_fmt(text);
 }
 
 /// Prepares a configuration as a cold start would, and binds nothing.
-fn prepare_offline(file: &Path) -> Result<Prepared, Refusal> {
-    let before = Before { entry: file, sources: None, state: &|_| State::new(1), number: 1 };
+fn prepare_offline(file: &Path, tests: RunTests) -> Result<Prepared, Refusal> {
+    let before = Before { entry: file, sources: None, state: &|_| State::new(1), number: 1, tests };
     prepare(&before, &Metrics::new(), &Connector::Tcp)
 }
 
@@ -162,13 +169,13 @@ fn check(files: &[PathBuf], format: Format) -> ExitCode {
     let mut code = ExitCode::SUCCESS;
     let color = std::io::stdout().is_terminal();
     for file in files {
-        let result = prepare_offline(file);
+        let result = prepare_offline(file, RunTests::Always);
         if result.is_err() {
             code = ExitCode::FAILURE;
         }
         match format {
             Format::Text => say_checked(file, &result, color),
-            Format::Json => println!("{:#}", checked_json(file, &result)),
+            Format::Json => say(format_args!("{:#}\n", checked_json(file, &result))),
         }
     }
     code
@@ -177,21 +184,21 @@ fn check(files: &[PathBuf], format: Format) -> ExitCode {
 fn say_checked(file: &Path, result: &Result<Prepared, Refusal>, color: bool) {
     match result {
         Ok(prepared) => {
-            print!("{}", prepared.warnings.render(color));
             let config = &prepared.generation.config;
-            println!(
-                "{}: fine; {} routes, {} upstreams, {} policies, {} tests passed, hash {:016x}",
+            say(format_args!(
+                "{}{}: fine; {}, {}, {}, {} passed, hash {}\n",
+                prepared.warnings.render(color),
                 file.display(),
-                config.routes.len(),
-                config.upstreams.len(),
-                config.policies.len(),
-                config.tests.len(),
-                config.hash,
-            );
+                count(config.routes.len(), "route", "routes"),
+                count(config.upstreams.len(), "upstream", "upstreams"),
+                count(config.policies.len(), "policy", "policies"),
+                count(config.tests.len(), "test", "tests"),
+                prepared.generation.hash(),
+            ));
         }
         Err(refusal) => {
-            print!("{}", refusal.render(color));
-            println!("{} {}", file.display(), counted(refusal.count()));
+            let errors = count(refusal.count(), "error", "errors");
+            say(format_args!("{}{} has {errors}\n", refusal.render(color), file.display()));
         }
     }
 }
@@ -201,7 +208,7 @@ fn checked_json(file: &Path, result: &Result<Prepared, Refusal>) -> serde_json::
     match result {
         Ok(prepared) => json!({
             "file": file, "ok": true, "warnings": prepared.warnings.to_json(),
-            "hash": format!("{:016x}", prepared.generation.config.hash),
+            "hash": prepared.generation.hash(),
         }),
         Err(Refusal::Config(diagnostics)) => {
             json!({"file": file, "ok": false, "errors": diagnostics.to_json()})
@@ -212,7 +219,7 @@ fn checked_json(file: &Path, result: &Result<Prepared, Refusal>) -> serde_json::
 
 fn explain_offline(asked: &Asked, file: &Path, format: Format) -> ExitCode {
     // A deadline in the future needs no runtime, but paused clocks do; a request is only thought of.
-    let prepared = match prepare_offline(file) {
+    let prepared = match prepare_offline(file, RunTests::Never) {
         Ok(prepared) => prepared,
         Err(refusal) => {
             eprint!("{}", refusal.render(std::io::stderr().is_terminal()));
@@ -234,8 +241,8 @@ fn explain_offline(asked: &Asked, file: &Path, format: Format) -> ExitCode {
 
 fn say_explained(explanation: &Explanation, format: Format) {
     match format {
-        Format::Text => println!("{explanation}"),
-        Format::Json => println!("{:#}", explanation.to_json()),
+        Format::Text => say(format_args!("{explanation}\n")),
+        Format::Json => say(format_args!("{:#}\n", explanation.to_json())),
     }
 }
 
@@ -243,8 +250,8 @@ fn explain_live(asked: &Asked, admin: &str, format: Format) -> ExitCode {
     match live::post(admin, "/explain", &asked.to_json()) {
         Ok((StatusCode::OK, answer)) => {
             match (format, answer["text"].as_str()) {
-                (Format::Text, Some(text)) => println!("{text}"),
-                _ => println!("{answer:#}"),
+                (Format::Text, Some(text)) => say(format_args!("{text}\n")),
+                _ => say(format_args!("{answer:#}\n")),
             }
             ExitCode::SUCCESS
         }

@@ -5,18 +5,18 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use http::{Request, StatusCode, header::HOST, request::Parts};
+use http::{HeaderName, Request, StatusCode, header::HOST, request::Parts};
 use naka::{
     balance::Endpoint,
     clock::Now,
     explain::Finding,
-    reject::{Dependency, Rejection},
+    reject::{Dependency, Reason, Rejection},
 };
 use serde_json::{Value, json};
 
 use crate::{
     config::{
-        checked::{Destination, Name, TestRequest},
+        checked::{Destination, Name, ServerLimits, TestRequest},
         show_duration,
     },
     entry::{self, Peer},
@@ -42,6 +42,8 @@ pub struct Explanation {
     pub layers: Vec<Said>,
     /// What the destination would see.
     pub forwarded: Option<Forwarded>,
+    /// Where a redirect leads.
+    pub location: Option<String>,
     /// What can only be known by waiting for it. It comes before the verdict, also before a refusal by a
     /// later layer; should it go wrong, that is what the client hears of.
     pub pending: Vec<String>,
@@ -83,9 +85,33 @@ pub struct Forwarded {
     /// Method and target.
     pub request_line: String,
     /// Its headers.
-    pub headers: Vec<(String, String)>,
+    pub headers: Vec<Field>,
     /// The timers that would run.
     pub timers: Vec<(&'static str, Option<Duration>)>,
+}
+
+/// One header of a request, as an upstream would see it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Field {
+    /// Its name.
+    pub name: String,
+    /// Its value.
+    pub value: String,
+    /// Whether the value is what nobody wants to read in a terminal or a ticket.
+    pub is_secret: bool,
+}
+
+impl Field {
+    /// The value, unless it is a secret.
+    pub fn shown(&self) -> &str {
+        if self.is_secret { "…" } else { &self.value }
+    }
+}
+
+impl fmt::Debug for Field {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.name, self.shown())
+    }
 }
 
 /// What comes of a request.
@@ -111,6 +137,7 @@ pub fn explain(generation: &Generation, asked: &TestRequest, now: Now) -> Explan
         route: None,
         layers: Vec::new(),
         forwarded: None,
+        location: None,
         pending: Vec::new(),
         verdict: Verdict::Sent,
     };
@@ -130,6 +157,7 @@ impl Explanation {
         now: Now,
     ) -> Result<Verdict, Rejection> {
         let mut parts = parts(asked);
+        head_fits(&parts, &generation.limits)?;
         served.entry.admit(&mut parts, &Peer::new(asked.client_ip, "http"), now)?;
         self.candidates = candidates(generation, served, &parts);
         let (plan, _) = serve::find(served, &mut parts, &mut ()).map_err(|(rejection, _)| rejection)?;
@@ -138,7 +166,11 @@ impl Explanation {
         let route = &generation.config.routes[&plan.name];
         match &route.destination {
             Destination::Respond(respond) => Ok(Verdict::Answered(respond.status)),
-            Destination::Redirect(redirect) => Ok(Verdict::Answered(redirect.status)),
+            Destination::Redirect(redirect) => {
+                let location = transform::location(redirect, &parts, entry::scheme(&parts.headers))?;
+                self.location = Some(String::from_utf8_lossy(location.as_bytes()).into_owned());
+                Ok(Verdict::Answered(redirect.status))
+            }
             Destination::Upstream(upstream) => {
                 plan.transform.request(&mut parts)?;
                 self.forwarded = Some(forwarded(generation, &plan.name, upstream, &parts));
@@ -181,7 +213,7 @@ impl Explanation {
                 "upstream": &*forwarded.upstream,
                 "endpoint": forwarded.endpoint.as_deref(),
                 "request": forwarded.request_line,
-                "headers": forwarded.headers,
+                "headers": forwarded.headers.iter().map(|it| (&*it.name, it.shown())).collect::<Vec<_>>(),
             })
         });
         let verdict = match &self.verdict {
@@ -202,28 +234,48 @@ impl Explanation {
             })).collect::<Vec<_>>(),
             "layers": self.layers.iter().map(said).collect::<Vec<_>>(),
             "forwarded": forwarded,
+            "location": self.location,
             "depends_on": self.pending,
             "verdict": verdict,
         })
     }
 }
 
-/// The listener that was named, or the first one with a route for the request.
+/// The listener that was named; or that of the URL's port; or the first one that takes the request, else
+/// one that takes its path.
 fn listener<'a>(generation: &'a Generation, asked: &TestRequest) -> (Name, &'a Served) {
     let worker = &generation.workers[0];
     let all = || generation.config.listeners.iter().map(|(name, is)| (name, &worker[&is.listen]));
     let named = all().find(|(name, _)| asked.listener.as_ref() == Some(name));
-    let has_route = |served: &Served| {
+    let port = asked.host.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+    let of_port = |name: &Name| port == Some(generation.config.listeners[name].listen.port());
+    let rank = |served: &Served| {
         let mut parts = parts(asked);
         let peer = Peer::new(asked.client_ip, "http");
-        served.entry.admit(&mut parts, &peer, Now::read()).is_ok()
-            && serve::find(served, &mut parts, &mut ()).is_ok()
+        served.entry.admit(&mut parts, &peer, Now::read()).map_err(|_| ())?;
+        match serve::find(served, &mut parts, &mut ()) {
+            Ok(_) => Ok(0),
+            Err((rejection, _)) if rejection.reason == Reason::MethodNotAllowed => Ok(1),
+            Err(_) => Err(()),
+        }
     };
     let (name, served) = named
-        .or_else(|| all().find(|(_, served)| has_route(served)))
-        .or_else(|| all().next())
+        .or_else(|| all().find(|(name, _)| of_port(name)))
+        .or_else(|| all().min_by_key(|(_, served)| rank(served).unwrap_or(2)))
         .expect("a checked configuration has a listener");
     (Arc::clone(name), served)
+}
+
+/// What the connection refuses before anything of ours sees it, counted as it counts.
+fn head_fits(parts: &Parts, limits: &ServerLimits) -> Result<(), Rejection> {
+    let line = format!("{} {} HTTP/1.1\r\n", parts.method, parts.uri).len();
+    let fields = parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len());
+    let bytes = line + fields.sum::<usize>() + "\r\n".len();
+    if parts.headers.len() > limits.header_count || bytes > limits.header_bytes {
+        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        return Err(Rejection::new(Reason::Custom(status, "head_too_large")));
+    }
+    Ok(())
 }
 
 fn parts(asked: &TestRequest) -> Parts {
@@ -262,13 +314,12 @@ fn candidates(generation: &Generation, served: &Served, parts: &Parts) -> Vec<Ca
 fn forwarded(generation: &Generation, route: &Name, upstream: &Name, parts: &Parts) -> Forwarded {
     let route = &generation.config.routes[route];
     let timeouts = &generation.config.upstreams[upstream].timeouts;
-    let headers = parts.headers.iter().map(|(name, value)| {
-        let value = if is_secret(name) {
-            "…".into()
-        } else {
-            String::from_utf8_lossy(value.as_bytes()).into_owned()
-        };
-        (name.to_string(), value)
+    let edit = &route.headers.request;
+    let is_configured = |name: &HeaderName| edit.set.iter().chain(&edit.add).any(|(known, _)| known == name);
+    let headers = parts.headers.iter().map(|(name, value)| Field {
+        name: name.to_string(),
+        value: String::from_utf8_lossy(value.as_bytes()).into_owned(),
+        is_secret: is_secret(name) || is_configured(name),
     });
     Forwarded {
         upstream: Arc::clone(upstream),
@@ -284,15 +335,17 @@ fn forwarded(generation: &Generation, route: &Name, upstream: &Name, parts: &Par
     }
 }
 
-/// What nobody wants to read in a terminal or a ticket.
-fn is_secret(name: &http::HeaderName) -> bool {
-    matches!(name.as_str(), "authorization" | "cookie" | "proxy-authorization" | "x-api-key")
+/// A name that says so itself.
+fn is_secret(name: &HeaderName) -> bool {
+    const WORDS: [&str; 7] = ["auth", "cookie", "token", "secret", "key", "password", "session"];
+    WORDS.iter().any(|word| name.as_str().contains(word))
 }
 
 /// A finding as a word for machines and a sentence for people.
 fn words(finding: &Finding) -> (&'static str, String) {
     let refusal = |rejection: &Rejection| {
-        let wait = rejection.retry_after.map(|wait| format!(", retry after {wait:?}")).unwrap_or_default();
+        let wait = rejection.retry_after.map(|wait| wait.as_secs() + u64::from(wait.subsec_nanos() > 0));
+        let wait = wait.map(|seconds| format!(", retry after {seconds}s")).unwrap_or_default();
         format!("{} {}{wait}", rejection.reason.status().as_u16(), rejection.reason)
     };
     match finding {
@@ -330,8 +383,8 @@ impl fmt::Display for Explanation {
             let endpoint = endpoint.as_deref().unwrap_or("no endpoint");
             writeln!(f, "sent to upstream {upstream}, {endpoint}")?;
             writeln!(f, "    {request_line}")?;
-            for (name, value) in headers {
-                writeln!(f, "    {name}: {value}")?;
+            for field in headers {
+                writeln!(f, "    {field:?}")?;
             }
             let timers = timers.iter().map(|(name, limit)| match limit {
                 Some(limit) => format!("{name} {}", show_duration(*limit)),
@@ -355,7 +408,10 @@ impl fmt::Display for Explanation {
                     rejection.reason.sentence()
                 )
             }
-            Verdict::Answered(status) => write!(f, "verdict: answered by the gateway: {status}"),
+            Verdict::Answered(status) => {
+                write!(f, "verdict: answered by the gateway: {status}")?;
+                self.location.iter().try_for_each(|location| write!(f, ", to {location}"))
+            }
             Verdict::Sent => write!(f, "verdict: sent"),
         }
     }
@@ -366,12 +422,4 @@ pub fn forwarded_path(explanation: &Explanation) -> Option<&str> {
     let line = &explanation.forwarded.as_ref()?.request_line;
     let target = line.split(' ').nth(1)?;
     target.split('?').next()
-}
-
-/// Where a redirect would lead.
-pub fn location(generation: &Generation, explanation: &Explanation, asked: &TestRequest) -> Option<String> {
-    let route = generation.config.routes.get(explanation.route.as_ref()?)?;
-    let Destination::Redirect(redirect) = &route.destination else { return None };
-    let location = transform::location(redirect, &parts(asked), &asked.scheme)?;
-    location.to_str().ok().map(str::to_owned)
 }

@@ -68,6 +68,19 @@ pub struct Before<'a> {
     pub state: &'a dyn Fn(&Config) -> State,
     /// The number of the new one.
     pub number: u64,
+    /// Whether the file's own tests are run.
+    pub tests: RunTests,
+}
+
+/// Whether a file's own tests are run before it counts as right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunTests {
+    /// Whoever checks wants to know.
+    Always,
+    /// As the file says itself: `gateway.reload.run_tests`.
+    AsConfigured,
+    /// Whoever asks why one of them fails gets an answer.
+    Never,
 }
 
 impl fmt::Debug for Before<'_> {
@@ -103,7 +116,12 @@ impl Before<'_> {
         let around = Surroundings { metrics, connector: connector.clone(), now: Instant::now() };
         let assembled = assemble(&config, self.number, &(self.state)(&config), &around);
         let generation = assembled.map_err(|all| Refusal::Routes(Arc::clone(&config), all))?;
-        if config.gateway.reload.run_tests {
+        let is_tested = match self.tests {
+            RunTests::Always => true,
+            RunTests::AsConfigured => config.gateway.reload.run_tests,
+            RunTests::Never => false,
+        };
+        if is_tested {
             let failed = run_tests(&config);
             if !failed.is_empty() {
                 return Err(Refusal::Tests(failed));

@@ -21,7 +21,7 @@ use crate::{
     config::{self, Held, Loaded, Sources, Watched, checked::Config},
     generation::{Generation, InForce},
     observe::{Metrics, ReloadResult},
-    prepare::{Before, Prepared, Refusal},
+    prepare::{Before, Prepared, Refusal, RunTests},
     upstream::Connector,
     worker::Workers,
 };
@@ -248,6 +248,7 @@ impl Reloader {
                 sources: Some(&sources),
                 state: &|_| current.state.clone(),
                 number: current.number + 1,
+                tests: RunTests::AsConfigured,
             };
             let next = loaded.map_err(Refusal::Config).and_then(|loaded| {
                 if loaded.config.hash == current.config.hash {

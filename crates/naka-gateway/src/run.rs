@@ -23,7 +23,7 @@ use crate::{
     config::checked::Reload,
     generation::InForce,
     observe::Metrics,
-    prepare::{Before, Refusal, prepare},
+    prepare::{Before, Refusal, RunTests, prepare},
     reload::{POLL, Reloader, Signature},
     upstream::Connector,
     watch::Watch,
@@ -55,6 +55,7 @@ async fn start(entry: &Path, metrics: Arc<Metrics>) -> Result<(), Failure> {
         sources: None,
         state: &|config| State::new(count(config.gateway.workers)),
         number: 1,
+        tests: RunTests::AsConfigured,
     };
     let first = prepare(&before, &metrics, &Connector::Tcp).map_err(Failure::Refused)?;
     if first.warnings.iter().next().is_some() {

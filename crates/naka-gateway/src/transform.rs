@@ -9,10 +9,10 @@ use http::{
 use naka::reject::{Reason, Rejection};
 
 use crate::{
-    config::checked::{HeaderEdit, HeaderEdits, Name, Redirect, Rewrite},
+    config::checked::{HeaderEdit, HeaderEdits, Name, Redirect, Rewrite, Template},
     entry::{self, replace_path},
     headers::{has_known_framing, strip_hop_by_hop},
-    route::{Captures, render},
+    route::{Captures, normalize, render},
     upstream::Body,
 };
 
@@ -37,7 +37,7 @@ pub struct Transform {
 impl Transform {
     /// Makes of a request what the endpoint shall see.
     pub fn request(&self, parts: &mut Parts) -> Result<(), Rejection> {
-        if let Some(path) = self.path(parts) {
+        if let Some(path) = self.path(parts)? {
             let target = parts.uri.path_and_query().and_then(|target| replace_path(target, &path));
             parts.uri = Uri::from(target.ok_or(Rejection::new(Reason::BadPath))?);
         }
@@ -68,33 +68,45 @@ impl Transform {
     }
 
     /// The path the endpoint sees, where it is another one.
-    fn path(&self, parts: &Parts) -> Option<String> {
+    fn path(&self, parts: &Parts) -> Result<Option<String>, Rejection> {
         let path = parts.uri.path();
         if let Some(template) = &self.rewrite.path {
-            return Some(render(template, path, captures(parts)));
+            return rendered(template, parts).map(Some);
         }
-        let stripped = self.rewrite.strip_prefix.then(|| captures(parts).below_prefix(path))?;
-        stripped.map(str::to_owned)
+        let stripped = self.rewrite.strip_prefix.then(|| captures(parts).below_prefix(path)).flatten();
+        Ok(stripped.map(str::to_owned))
     }
 }
 
+/// A path that a template makes is held to what a client's is held to: where a capture holds nothing,
+/// there could be `//`, which is the beginning of a host to whoever follows a redirect.
+fn rendered(template: &Template, parts: &Parts) -> Result<String, Rejection> {
+    let path = render(template, parts.uri.path(), captures(parts));
+    let normal = normalize(&path).map_err(|_| Rejection::new(Reason::BadPath))?;
+    Ok(normal.into_owned())
+}
+
 /// The target of a redirect; what the route does not say stays as it was.
-pub fn location(redirect: &Redirect, parts: &Parts, scheme: &str) -> Option<HeaderValue> {
+///
+/// # Errors
+/// If there is none: 400.
+pub fn location(redirect: &Redirect, parts: &Parts, scheme: &str) -> Result<HeaderValue, Rejection> {
     let scheme = redirect.scheme.as_deref().unwrap_or(scheme);
     let is_same_place = redirect.scheme.is_none() && redirect.host.is_none();
     let host = redirect.host.as_deref().unwrap_or_else(|| entry::host(&parts.headers));
-    let path = redirect.path.as_ref().map(|template| render(template, parts.uri.path(), captures(parts)));
+    let path = redirect.path.as_ref().map(|template| rendered(template, parts)).transpose()?;
     let path = path.as_deref().unwrap_or(parts.uri.path());
     let query = parts.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
     let url =
         if is_same_place { format!("{path}{query}") } else { format!("{scheme}://{host}{path}{query}") };
-    HeaderValue::try_from(url).ok()
+    HeaderValue::try_from(url).map_err(|_| Rejection::new(Reason::BadRequest))
 }
 
 /// A redirect.
 pub fn redirected(redirect: &Redirect, parts: &Parts, scheme: &str) -> Response<Body> {
-    let Some(location) = location(redirect, parts, scheme) else {
-        return Rejection::new(Reason::BadRequest).into_response();
+    let location = match location(redirect, parts, scheme) {
+        Ok(location) => location,
+        Err(rejection) => return rejection.into_response(),
     };
     let mut response = Response::new(Body::Empty);
     *response.status_mut() = redirect.status;

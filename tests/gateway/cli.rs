@@ -1,0 +1,125 @@
+//! The command line, as a shell sees it.
+
+use std::{
+    path::Path,
+    process::{Command, Output, Stdio},
+};
+
+fn naka(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_naka-under-test")).args(args).stdin(Stdio::null()).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// The output, and the exit code it has to have.
+fn says(args: &[&str], code: i32) -> String {
+    let output = naka(args);
+    let said = text(&output.stdout) + &text(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{said}");
+    said
+}
+
+fn write(folder: &Path, yaml: &str) -> String {
+    let file = folder.join("gateway.yaml");
+    std::fs::write(&file, yaml).unwrap();
+    file.to_str().unwrap().to_owned()
+}
+
+const FAILING: &str = "
+gateway: {reload: {run_tests: false}}
+listeners: {public: {listen: ':8080'}}
+upstreams: {app: {endpoints: ['127.0.0.1:1']}}
+routes:
+  one: {match: {path: /one, methods: [GET]}, upstream: app}
+  two: {match: {path: /one, headers: {x-a: '1'}, methods: [GET]}, respond: {body: two}}
+tests:
+  - {request: GET http://a/one, expect: {route: two}}
+";
+
+#[test]
+fn check_reports_five_mistakes_each_with_line_column_and_help() {
+    let folder = tempfile::tempdir().unwrap();
+    let mistakes = include_str!("../../crates/naka-gateway/tests/config/mistakes/five-mistakes.txt");
+    let (yaml, _) = mistakes.split_once("\n-----\n").unwrap();
+    let said = says(&["check", &write(folder.path(), &format!("{yaml}\n"))], 1);
+    for place in [":2:26", ":4:60", ":6:35", ":10:15", ":11:23"] {
+        assert!(said.contains(&format!("gateway.yaml{place}")), "{place} is missing in\n{said}");
+    }
+    assert_eq!(said.matches("= help: ").count(), 5, "{said}");
+    assert!(said.contains("has 5 errors"), "{said}");
+    let json = says(&["check", "--format", "json", &write(folder.path(), &format!("{yaml}\n"))], 1);
+    let json = serde_json::from_str::<serde_json::Value>(&json).unwrap();
+    assert_eq!(json["errors"].as_array().unwrap().len(), 5, "{json}");
+}
+
+/// `run_tests` is about reloads: whoever checks wants to know.
+#[test]
+fn a15_check_runs_the_tests_and_explain_does_not_insist_on_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = write(folder.path(), FAILING);
+    let said = says(&["check", &file], 1);
+    assert!(said.contains("gateway.yaml:9\n") && said.contains("expected two, but it is one"), "{said}");
+    let said = says(&["explain", "http://a/one", "-c", &file], 0);
+    assert!(said.contains("> one") && said.contains("verdict: sent"), "{said}");
+    assert!(
+        said.contains("two") && said.contains("the header `x-a` is missing"),
+        "the loser, and why: {said}"
+    );
+    let file = write(folder.path(), &FAILING.replace("route: two", "route: one"));
+    let said = says(&["check", &file], 0);
+    assert!(said.contains("fine; 2 routes, 1 upstream, 0 policies, 1 test passed"), "{said}");
+}
+
+#[test]
+fn c7_a_url_after_live_is_the_request() {
+    let said = says(&["explain", "--live", "GET http://a/one"], 1);
+    assert!(said.contains("127.0.0.1:9901") && said.contains("is it running?"), "{said}");
+    let said = says(&["explain", "--live=127.0.0.1:1", "http://a/one"], 1);
+    assert!(said.contains("admin port 127.0.0.1:1 cannot be asked"), "{said}");
+}
+
+#[test]
+fn c8_nobody_who_reads_is_no_panic() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_naka-under-test"))
+        .arg("schema")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), String::new()));
+}
+
+#[test]
+fn what_is_wrong_with_the_request_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = write(folder.path(), FAILING);
+    for (args, words) in [
+        (&["GET /one"][..], "has no host: write `GET http://host/path`"),
+        (&["GET http://a/one", "-H", "Host: b"], "the host stands in the URL: leave `Host` out"),
+        (&["GET http://a/one", "-H", "none"], "`none` is no header: write `Name: value`"),
+        (&["GET http://a/one", "--client-ip", "x"], "`x` is no address"),
+        (&["GET http://a/one", "--listener", "x"], "there is no listener `x`; there is `public`"),
+    ] {
+        let said = says(&[&["explain", "-c", &file], args].concat(), 2);
+        assert!(said.contains(words), "{said}");
+    }
+}
+
+#[test]
+fn unknown_words_are_refused_and_files_that_are_not_there_named() {
+    assert!(says(&["chekc"], 2).contains("check"));
+    let said = says(&["check", "no-such.yaml"], 1);
+    assert!(said.contains("no-such.yaml"), "{said}");
+    let said = says(&["run", "-c", "no-such.yaml"], 2);
+    assert!(said.contains("no-such.yaml") && said.contains("not started"), "{said}");
+}
+
+#[test]
+fn the_schema_is_json() {
+    let schema = serde_json::from_str::<serde_json::Value>(&says(&["schema"], 0)).unwrap();
+    assert!(schema["properties"]["routes"].is_object(), "{schema}");
+}
