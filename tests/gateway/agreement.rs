@@ -85,7 +85,7 @@ fn route() -> impl Strategy<Value = Value> {
     let destination = prop_oneof![
         3 => select(vec!["app", "two"]).prop_map(|upstream| json!({"upstream": upstream})),
         1 => select(vec![200, 204, 404, 503]).prop_map(|status| json!({"respond": {"status": status, "body": "own"}})),
-        1 => select(vec![301, 308]).prop_map(|status| json!({"redirect": {"status": status, "scheme": "https"}})),
+        1 => select(vec![301, 308]).prop_map(|status| json!({"redirect": {"status": status, "scheme": "https", "path": "/moved"}})),
     ];
     let uses = subsequence(vec!["l0", "l1", "l2", "room"], 0..4);
     let changes = (any::<bool>(), any::<bool>(), any::<bool>());
@@ -279,6 +279,8 @@ async fn ask(
         Verdict::Answered(status) => {
             prop_assert_eq!(head.status(), status, "{}", said);
             prop_assert!(reached.is_empty() && !head.headers().contains_key("naka-reason"), "{said}");
+            let location = head.headers().get("location").and_then(|location| location.to_str().ok());
+            prop_assert_eq!(location, said.location.as_deref(), "{}", said);
         }
         Verdict::Sent => {
             prop_assert_eq!(head.status().as_u16(), 200, "{}", said);

@@ -74,23 +74,34 @@ fn a15_check_runs_the_tests_and_explain_does_not_insist_on_them() {
 
 #[test]
 fn c7_a_url_after_live_is_the_request() {
-    let said = says(&["explain", "--live", "GET http://a/one"], 1);
-    assert!(said.contains("127.0.0.1:9901") && said.contains("is it running?"), "{said}");
+    let said = says(&["explain", "--live", "GET /one"], 1);
+    assert!(!said.contains("GET /one cannot be asked"), "{said}");
     let said = says(&["explain", "--live=127.0.0.1:1", "http://a/one"], 1);
     assert!(said.contains("admin port 127.0.0.1:1 cannot be asked"), "{said}");
 }
 
 #[test]
 fn c8_nobody_who_reads_is_no_panic() {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_naka-under-test"))
-        .arg("schema")
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    drop(child.stdout.take());
-    let output = child.wait_with_output().unwrap();
+    let closed = || std::io::pipe().unwrap().1; // The reader is dropped here.
+    let naka = |args: &[&str], stdout: Stdio, stderr: Stdio| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_naka-under-test"));
+        command.args(args).stdin(Stdio::null()).stdout(stdout).stderr(stderr).output().unwrap()
+    };
+    let output = naka(&["schema"], closed().into(), Stdio::piped());
     assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), String::new()));
+    for (args, code) in [
+        (&["explain", "http://a/", "-c", "no-such.yaml"][..], 1),
+        (&["explain", "/", "-c", "gateway.yaml"], 2),
+        (&["explain", "http://a/", "--live=127.0.0.1:1"], 1),
+        (&["run", "-c", "no-such.yaml"], 2),
+        (&["chekc"], 2),
+    ] {
+        assert_eq!(naka(args, Stdio::null(), closed().into()).status.code(), Some(code), "{args:?}");
+    }
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let output = naka(&["schema"], full.into(), Stdio::piped());
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("nothing can be written"), "{}", text(&output.stderr));
 }
 
 #[test]

@@ -82,18 +82,22 @@ routes: {all: {match: {prefix: /}, respond: {body: fine}}}
 async fn e25_the_listener_is_that_of_the_port_or_the_best_one() {
     let gateway = Inside::new(
         "
-listeners: {a: {listen: ':8001'}, b: {listen: ':8002'}, c: {listen: ':8003'}}
+listeners: {a: {listen: ':8001'}, b: {listen: ':8002'}, c: {listen: ':8003'}, d: {listen: ':80'}, e: {listen: '127.0.0.2:8001'}}
 routes:
   one: {listener: b, match: {path: /one, methods: [POST]}, respond: {}}
   two: {listener: c, match: {path: /two}, respond: {}}
+  three: {listener: e, match: {path: /three}, respond: {}}
 ",
     );
     let table = [
         ("GET http://h:8001/two", "a"),
         ("GET http://h:8003/one", "c"),
-        ("GET http://h/one", "b"),
-        ("GET http://h/two", "c"),
-        ("GET http://h/none", "a"),
+        ("GET http://h:8004/two", "c"),
+        ("GET http://h/one", "d"),
+        ("GET https://h/one", "b"),
+        ("GET http://h/two", "d"),
+        ("GET http://h:8001/three", "e"),
+        ("GET https://h/none", "a"),
     ];
     for (request, listener) in table {
         assert_eq!(&*gateway.explain(request, &[]).listener, listener, "{request}");

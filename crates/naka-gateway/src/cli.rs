@@ -6,7 +6,7 @@
 use std::{
     ffi::OsString,
     fmt,
-    io::{IsTerminal, Write as _},
+    io::{ErrorKind, IsTerminal, Write as _},
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -117,10 +117,7 @@ impl Command {
                     None => explain_offline(&asked, &config, format),
                 }
             }
-            Self::Schema => {
-                say(format_args!("{:#}\n", config::schema()));
-                ExitCode::SUCCESS
-            }
+            Self::Schema => say(format_args!("{:#}\n", config::schema()), ExitCode::SUCCESS),
         }
     }
 }
@@ -131,13 +128,13 @@ fn serve(entry: &Path) -> ExitCode {
     match run::run(entry) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Refused(refusal)) => {
-            eprint!("{}", refusal.render(color));
+            complain(format_args!("{}", refusal.render(color)));
             let errors = count(refusal.count(), "error", "errors");
-            eprintln!("naka: not started: {} has {errors}", entry.display());
+            complain(format_args!("naka: not started: {} has {errors}\n", entry.display()));
             ExitCode::from(2)
         }
         Err(Failure::Io(what, error)) => {
-            eprintln!("naka: not started: {what} cannot be had: {error}");
+            complain(format_args!("naka: not started: {what} cannot be had: {error}\n"));
             ExitCode::from(2)
         }
     }
@@ -154,9 +151,22 @@ fn count(number: usize, one: &str, many: &str) -> String {
     format!("{number} {}", if number == 1 { one } else { many })
 }
 
-/// On standard output. If nobody reads it any more, as behind `| head`, nobody misses it.
-fn say(text: fmt::Arguments<'_>) {
-    let _ = std::io::stdout().write_fmt(text);
+/// On standard output. If nobody reads it any more, as behind `| head`, nobody misses it; a full disk
+/// is another matter.
+fn say(text: fmt::Arguments<'_>, code: ExitCode) -> ExitCode {
+    let mut stdout = std::io::stdout();
+    match stdout.write_fmt(text).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            complain(format_args!("naka: nothing can be written: {error}\n"));
+            ExitCode::FAILURE
+        }
+        _ => code,
+    }
+}
+
+/// On standard error; there is nowhere to say that this failed.
+fn complain(text: fmt::Arguments<'_>) {
+    let _ = std::io::stderr().write_fmt(text);
 }
 
 /// Prepares a configuration as a cold start would, and binds nothing.
@@ -173,19 +183,19 @@ fn check(files: &[PathBuf], format: Format) -> ExitCode {
         if result.is_err() {
             code = ExitCode::FAILURE;
         }
-        match format {
-            Format::Text => say_checked(file, &result, color),
-            Format::Json => say(format_args!("{:#}\n", checked_json(file, &result))),
-        }
+        code = match format {
+            Format::Text => say(format_args!("{}", checked_text(file, &result, color)), code),
+            Format::Json => say(format_args!("{:#}\n", checked_json(file, &result)), code),
+        };
     }
     code
 }
 
-fn say_checked(file: &Path, result: &Result<Prepared, Refusal>, color: bool) {
+fn checked_text(file: &Path, result: &Result<Prepared, Refusal>, color: bool) -> String {
     match result {
         Ok(prepared) => {
             let config = &prepared.generation.config;
-            say(format_args!(
+            format!(
                 "{}{}: fine; {}, {}, {}, {} passed, hash {}\n",
                 prepared.warnings.render(color),
                 file.display(),
@@ -194,11 +204,11 @@ fn say_checked(file: &Path, result: &Result<Prepared, Refusal>, color: bool) {
                 count(config.policies.len(), "policy", "policies"),
                 count(config.tests.len(), "test", "tests"),
                 prepared.generation.hash(),
-            ));
+            )
         }
         Err(refusal) => {
             let errors = count(refusal.count(), "error", "errors");
-            say(format_args!("{}{} has {errors}\n", refusal.render(color), file.display()));
+            format!("{}{} has {errors}\n", refusal.render(color), file.display())
         }
     }
 }
@@ -222,47 +232,45 @@ fn explain_offline(asked: &Asked, file: &Path, format: Format) -> ExitCode {
     let prepared = match prepare_offline(file, RunTests::Never) {
         Ok(prepared) => prepared,
         Err(refusal) => {
-            eprint!("{}", refusal.render(std::io::stderr().is_terminal()));
+            complain(format_args!("{}", refusal.render(std::io::stderr().is_terminal())));
             return ExitCode::FAILURE;
         }
     };
     match asked.check(&prepared.generation.config) {
         Ok(asked) => {
             let explanation = explain(&prepared.generation, &asked, Now::read());
-            say_explained(&explanation, format);
-            ExitCode::SUCCESS
+            say_explained(&explanation, format)
         }
         Err(why) => {
-            eprintln!("naka: {why}");
+            complain(format_args!("naka: {why}\n"));
             ExitCode::from(2)
         }
     }
 }
 
-fn say_explained(explanation: &Explanation, format: Format) {
+fn say_explained(explanation: &Explanation, format: Format) -> ExitCode {
     match format {
-        Format::Text => say(format_args!("{explanation}\n")),
-        Format::Json => say(format_args!("{:#}\n", explanation.to_json())),
+        Format::Text => say(format_args!("{explanation}\n"), ExitCode::SUCCESS),
+        Format::Json => say(format_args!("{:#}\n", explanation.to_json()), ExitCode::SUCCESS),
     }
 }
 
 fn explain_live(asked: &Asked, admin: &str, format: Format) -> ExitCode {
     match live::post(admin, "/explain", &asked.to_json()) {
-        Ok((StatusCode::OK, answer)) => {
-            match (format, answer["text"].as_str()) {
-                (Format::Text, Some(text)) => say(format_args!("{text}\n")),
-                _ => say(format_args!("{answer:#}\n")),
-            }
-            ExitCode::SUCCESS
-        }
+        Ok((StatusCode::OK, answer)) => match (format, answer["text"].as_str()) {
+            (Format::Text, Some(text)) => say(format_args!("{text}\n"), ExitCode::SUCCESS),
+            _ => say(format_args!("{answer:#}\n"), ExitCode::SUCCESS),
+        },
         Ok((status, answer)) => {
             let why = answer.as_str().map_or_else(|| answer.to_string(), str::to_owned);
-            eprintln!("naka: the gateway at {admin} answered {status}: {why}");
+            complain(format_args!("naka: the gateway at {admin} answered {status}: {why}\n"));
             ExitCode::FAILURE
         }
         Err(why) => {
-            eprintln!("naka: the gateway's admin port {admin} cannot be asked: {why}");
-            eprintln!("  help: is it running? `gateway.admin.listen` says where its admin port is");
+            complain(format_args!("naka: the gateway's admin port {admin} cannot be asked: {why}\n"));
+            complain(format_args!(
+                "  help: is it running? `gateway.admin.listen` says where its admin port is\n"
+            ));
             ExitCode::FAILURE
         }
     }

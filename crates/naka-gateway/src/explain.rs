@@ -248,20 +248,22 @@ fn listener<'a>(generation: &'a Generation, asked: &TestRequest) -> (Name, &'a S
     let all = || generation.config.listeners.iter().map(|(name, is)| (name, &worker[&is.listen]));
     let named = all().find(|(name, _)| asked.listener.as_ref() == Some(name));
     let port = asked.host.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
-    let of_port = |name: &Name| port == Some(generation.config.listeners[name].listen.port());
+    let port = port.unwrap_or(if &*asked.scheme == "https" { 443 } else { 80 });
+    let is_elsewhere = |name: &Name| generation.config.listeners[name].listen.port() != port;
     let rank = |served: &Served| {
         let mut parts = parts(asked);
         let peer = Peer::new(asked.client_ip, "http");
-        served.entry.admit(&mut parts, &peer, Now::read()).map_err(|_| ())?;
+        if served.entry.admit(&mut parts, &peer, Now::read()).is_err() {
+            return 2;
+        }
         match serve::find(served, &mut parts, &mut ()) {
-            Ok(_) => Ok(0),
-            Err((rejection, _)) if rejection.reason == Reason::MethodNotAllowed => Ok(1),
-            Err(_) => Err(()),
+            Ok(_) => 0,
+            Err((rejection, _)) if rejection.reason == Reason::MethodNotAllowed => 1,
+            Err(_) => 2,
         }
     };
     let (name, served) = named
-        .or_else(|| all().find(|(name, _)| of_port(name)))
-        .or_else(|| all().min_by_key(|(_, served)| rank(served).unwrap_or(2)))
+        .or_else(|| all().min_by_key(|(name, served)| (is_elsewhere(name), rank(served))))
         .expect("a checked configuration has a listener");
     (Arc::clone(name), served)
 }
@@ -272,8 +274,7 @@ fn head_fits(parts: &Parts, limits: &ServerLimits) -> Result<(), Rejection> {
     let fields = parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len());
     let bytes = line + fields.sum::<usize>() + "\r\n".len();
     if parts.headers.len() > limits.header_count || bytes > limits.header_bytes {
-        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-        return Err(Rejection::new(Reason::Custom(status, "head_too_large")));
+        return Err(Rejection::new(Reason::HeadTooLarge));
     }
     Ok(())
 }

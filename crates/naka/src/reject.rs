@@ -96,6 +96,8 @@ pub enum Reason {
     BadPath,
     /// The request target is longer than allowed.
     UriTooLong,
+    /// The head has more bytes or fields than allowed.
+    HeadTooLarge,
     /// No route matches.
     RouteNotFound,
     /// A route matches all but the method.
@@ -134,6 +136,7 @@ impl Reason {
         match self {
             Self::BadRequest | Self::BadPath | Self::KeyMissing => StatusCode::BAD_REQUEST,
             Self::UriTooLong => StatusCode::URI_TOO_LONG,
+            Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::RouteNotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
@@ -151,6 +154,7 @@ impl Reason {
             Self::BadRequest => "bad_request",
             Self::BadPath => "bad_path",
             Self::UriTooLong => "uri_too_long",
+            Self::HeadTooLarge => "head_too_large",
             Self::RouteNotFound => "route_not_found",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::RateLimited => "rate_limited",
@@ -177,6 +181,9 @@ impl Reason {
                 "The path has dot segments, empty segments, or escapes that mean different things to different servers."
             }
             Self::UriTooLong => "The request target is longer than this gateway allows.",
+            Self::HeadTooLarge => {
+                "The head of the request has more bytes or fields than `gateway.limits` allows; it is refused before anything else looks at it."
+            }
             Self::RouteNotFound => "No route matches this host and path.",
             Self::MethodNotAllowed => "The path exists, but not for this method; see `Allow`.",
             Self::RateLimited => "The allowance is spent; try again after `Retry-After`.",

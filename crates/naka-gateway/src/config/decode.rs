@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde_json::{Value as Json, json};
 
 use super::{
-    diagnostic::{Code, Diagnostic, Diagnostics, Place, Source},
+    diagnostic::{Code, Diagnostic, Diagnostics, Place, Severity, Source},
     node::{Node, Span, Value},
     suggest::quoted,
 };
@@ -47,7 +47,7 @@ impl Cx {
     }
 
     pub(crate) fn is_clean(&self) -> bool {
-        self.found.is_empty()
+        self.spare.is_none() && self.found.iter().all(|it| it.severity != Severity::Error)
     }
 
     /// The piece of the text, if it stands there as it is.

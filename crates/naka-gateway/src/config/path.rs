@@ -160,7 +160,8 @@ fn literal(part: &str) -> Result<String, Wrong> {
         rest = &rest[c.len_utf8()..];
     }
     if matches!(it.as_str(), "." | "..") {
-        return Err(Wrong::new(format!("the segment {} never reaches a route", quoted(part))).piece(part));
+        let wrong = Wrong::new(format!("the segment {} stands in no normal path", quoted(part))).piece(part);
+        return Err(wrong.help("take it out: paths are normalised"));
     }
     Ok(it)
 }
@@ -276,6 +277,7 @@ impl Scalar for Template {
             parts.push(TemplatePart::Capture(template_name(name)?.into()));
             rest = behind;
         }
+        never_refused(&parts)?;
         Ok(Self(parts))
     }
 
@@ -284,12 +286,30 @@ impl Scalar for Template {
     }
 }
 
+/// What a template makes is normalised as a client's path is; here what could never be is found early.
+fn never_refused(parts: &[TemplatePart]) -> Result<(), Wrong> {
+    let sample = parts.iter().map(|part| match part {
+        TemplatePart::Text(text) => &**text,
+        TemplatePart::Capture(_) => "x",
+    });
+    let sample = sample.collect::<String>();
+    if sample.contains("//") {
+        return Err(Wrong::new("an empty segment (`//`)").piece("//").help("write one `/`"));
+    }
+    sample.split('/').try_for_each(|part| literal(part).map(|_| ()))
+}
+
 fn plain_text(text: &str) -> Result<(), Wrong> {
     let Some(wrong) =
-        text.chars().find(|c| !(c.is_ascii_alphanumeric() || "-._~!$&'()*+,;=:@/%?".contains(*c)))
+        text.chars().find(|c| !(c.is_ascii_alphanumeric() || "-._~!$&'()*+,;=:@/%".contains(*c)))
     else {
         return Ok(());
     };
+    if wrong == '?' {
+        return Err(Wrong::new("`?` cannot stand in a path")
+            .piece("?")
+            .help("end it before: the query goes along as it is"));
+    }
     if wrong == '}' {
         return Err(Wrong::new("`}` without `{`").piece("}").help("for the sign itself write `%7D`"));
     }

@@ -224,6 +224,39 @@ fn unused_things_are_warnings() {
     assert!(!warnings.has_errors());
 }
 
+/// A warning that stands before the rest is checked does not condemn it.
+#[test]
+fn an_exposed_admin_port_is_a_warning_and_no_error() {
+    let text = format!("{SMALLEST}gateway: {{admin: {{listen: ':9901'}}}}\n");
+    let (config, warnings) = parse_str("gateway.yaml", &text).unwrap();
+    assert_eq!(warnings.iter().map(|it| it.code).collect::<Vec<_>>(), [Code::Exposed]);
+    assert_eq!(config.gateway.admin.map(|admin| admin.port()), Some(9901));
+}
+
+/// Each would be a 400 for every request.
+#[test]
+fn templates_that_are_never_a_path_are_refused() {
+    for (path, words) in [
+        ("/a//b", "an empty segment"),
+        ("/{id}//b", "an empty segment"),
+        ("/a/../b", "stands in no normal path"),
+        ("/a/%2e", "stands in no normal path"),
+        ("/a%2Fb", "an encoded slash"),
+        ("/new?x=1", "`?` cannot stand in a path"),
+    ] {
+        for change in
+            [format!("redirect: {{path: '{path}'}}"), format!("rewrite: {{path: '{path}'}}, upstream: app")]
+        {
+            let text = format!(
+                "listeners: {{web: {{listen: ':8080'}}}}\nupstreams: {{app: {{endpoints: ['127.0.0.1:3000']}}}}\n\
+                 routes: {{all: {{match: {{path: '/a/{{id}}'}}, {change}}}}}\n"
+            );
+            let found = parse_str("gateway.yaml", &text).unwrap_err();
+            assert!(found[0].message.contains(words) && found[0].help.is_some(), "{}", found.render(false));
+        }
+    }
+}
+
 #[test]
 fn the_schema_says_what_the_reader_does() {
     let schema = schema();

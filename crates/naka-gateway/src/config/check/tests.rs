@@ -1,6 +1,6 @@
 //! The file's own tests.
 
-use http::uri::PathAndQuery;
+use http::{header::HOST, uri::PathAndQuery};
 
 use super::{File, Tables, origin};
 use crate::config::{
@@ -22,6 +22,10 @@ fn test(at: &At<RawTest>, tables: &Tables<'_>, cx: &mut Cx) -> Option<Test> {
     let listener = with.listener.as_ref().and_then(|name| tables.listeners.resolve(name, cx));
     let line = &raw.request.as_ref()?.value;
     let headers = with.headers.iter().flat_map(|it| &it.value.0);
+    if let Some((name, _)) = headers.clone().find(|(name, _)| name.value == HOST) {
+        cx.error(Code::Conflict, name.span, "the host stands in the URL of the request")
+            .help("leave `host` out here, and write it in `request`: `GET http://host/path`");
+    }
     let target = line.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
     let request = TestRequest {
         method: line.method.clone(),
