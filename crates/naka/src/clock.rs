@@ -1,6 +1,6 @@
 //! The one clock: tokio's monotonic one, so that tests can pause it.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::Extensions;
 use tokio::time::Instant;
@@ -35,6 +35,33 @@ impl Now {
     /// The time that has gone by since this reading.
     pub fn elapsed(self) -> Duration {
         self.0.elapsed()
+    }
+}
+
+/// The time of day, for what is dated outside of this process, such as tokens.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct WallClock(Option<(u64, Instant)>);
+
+impl WallClock {
+    /// That of the system: it may be set, and go back.
+    pub const fn system() -> Self {
+        Self(None)
+    }
+
+    /// It is `unix_s` now, and goes on as tokio's clock does: for tests, and for replaying.
+    pub fn starting_at(unix_s: u64) -> Self {
+        Self(Some((unix_s, Instant::now())))
+    }
+
+    /// Whole seconds since 1970.
+    #[expect(clippy::disallowed_methods, reason = "this is the room that may")]
+    pub fn unix_s(self, now: Now) -> u64 {
+        match self.0 {
+            Some((unix_s, start)) => unix_s + now.since_ns(start) / 1_000_000_000,
+            None => {
+                SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+            }
+        }
     }
 }
 

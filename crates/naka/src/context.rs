@@ -2,13 +2,13 @@
 //!
 //! The first extension of a request costs three allocations and each further one another, so
 //! a stack of ours keeps its facts in fields of one [`Context`]. Outside such a stack each layer
-//! falls back to extensions of its own: [`ClientAddr`], [`Endpoint`].
+//! falls back to extensions of its own: [`ClientAddr`], [`Endpoint`], [`Identity`].
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use http::Extensions;
 
-use crate::{balance::Endpoint, clock::Now};
+use crate::{balance::Endpoint, clock::Now, identity::Identity};
 
 /// What is known of one request.
 #[derive(Clone, Debug)]
@@ -20,12 +20,14 @@ pub struct Context {
     pub client: Option<IpAddr>,
     /// The endpoint a balancer chose.
     pub endpoint: Option<Endpoint>,
+    /// Who it comes from, as a layer that authenticates found.
+    pub identity: Option<Arc<Identity>>,
 }
 
 impl Context {
     /// A request whose head was read at `now`.
     pub const fn new(now: Now) -> Self {
-        Self { now, client: None, endpoint: None }
+        Self { now, client: None, endpoint: None, identity: None }
     }
 
     /// The same, from a client.

@@ -5,6 +5,7 @@
 //! | [`rate_limit`] | So many requests in so much time, by key, over several windows at once |
 //! | [`bulkhead`] | So many requests at once, with a bounded queue |
 //! | [`timeout`] | An end to every exchange, the response body included |
+//! | `jwt` | Who may pass: tokens signed by known keys (feature `jwt`) |
 //! | [`balance`] | Chooses an endpoint and keeps its account until the body ends |
 //! | [`problem`] | Renders what the others rejected as problem details (RFC 9457) |
 //!
@@ -35,6 +36,9 @@ pub mod context;
 pub mod enforce;
 pub mod explain;
 pub mod guard;
+pub mod identity;
+#[cfg(feature = "jwt")]
+pub mod jwt;
 pub mod key;
 pub mod observe;
 pub mod problem;

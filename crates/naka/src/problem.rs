@@ -192,7 +192,7 @@ const PROBLEM_JSON: &str = "application/problem+json";
 
 /// The problem details of a rejection.
 pub fn render(rejection: &Rejection) -> Bytes {
-    let Rejection { reason, retry_after, policy } = rejection;
+    let Rejection { reason, retry_after, policy, .. } = rejection;
     let status = reason.status();
     let mut json = format!(
         r#"{{"type":"about:blank","title":"{}","status":{},"reason":"{}","detail":"{}""#,

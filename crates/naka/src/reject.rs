@@ -10,7 +10,8 @@ use std::{
 };
 
 use http::{
-    Extensions, HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header::RETRY_AFTER,
+    Extensions, HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri,
+    header::{RETRY_AFTER, WWW_AUTHENTICATE},
     request::Parts,
 };
 use pin_project_lite::pin_project;
@@ -70,6 +71,11 @@ pub enum Dependency {
         /// The longest wait.
         max_wait: Duration,
     },
+    /// Whoever publishes the keys that tokens are signed with.
+    Keys {
+        /// The key that is not known yet; `None` if none is.
+        kid: Option<Arc<str>>,
+    },
     /// The answer of whoever is behind this layer.
     Response {
         /// The longest wait.
@@ -81,6 +87,8 @@ impl fmt::Display for Dependency {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Queue { max_wait } => write!(f, "would wait up to {max_wait:?} for a place"),
+            Self::Keys { kid: Some(kid) } => write!(f, "would ask for keys: `{kid}` is not known"),
+            Self::Keys { kid: None } => f.write_str("would ask for keys: none is known yet"),
             Self::Response { within } => write!(f, "would wait {within:?} for the whole answer"),
         }
     }
@@ -106,6 +114,36 @@ pub enum Reason {
     RateLimited,
     /// A rate limit needs a key that the request does not have.
     KeyMissing,
+    /// There are no credentials.
+    CredentialsMissing,
+    /// The credentials are not of the form they have to have.
+    CredentialsMalformed,
+    /// The token is larger than allowed.
+    TokenTooLarge,
+    /// The token is signed by an algorithm that is not allowed, or not by a key of its kind.
+    AlgorithmRefused,
+    /// The token has an extension that has to be understood and is not.
+    CriticalUnknown,
+    /// The token does not say which of several keys signed it.
+    KidMissing,
+    /// The token is signed by a key that is not known.
+    UnknownKid,
+    /// The signature is not that of the key.
+    SignatureInvalid,
+    /// The token lacks a claim that it has to have.
+    ClaimMissing,
+    /// The token's time is over.
+    TokenExpired,
+    /// The token's time has not come.
+    TokenNotYetValid,
+    /// The token was made by somebody else.
+    IssuerRefused,
+    /// The token was made for somebody else.
+    AudienceRefused,
+    /// The token is of another type.
+    TypeRefused,
+    /// No key is known to check the token with.
+    KeysUnavailable,
     /// The bulkhead and its queue are full.
     BulkheadFull,
     /// The wait for a place was too long.
@@ -139,9 +177,25 @@ impl Reason {
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::RouteNotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::CredentialsMissing
+            | Self::CredentialsMalformed
+            | Self::TokenTooLarge
+            | Self::AlgorithmRefused
+            | Self::CriticalUnknown
+            | Self::KidMissing
+            | Self::UnknownKid
+            | Self::SignatureInvalid
+            | Self::ClaimMissing
+            | Self::TokenExpired
+            | Self::TokenNotYetValid
+            | Self::IssuerRefused
+            | Self::AudienceRefused
+            | Self::TypeRefused => StatusCode::UNAUTHORIZED,
             Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
-            Self::BulkheadFull | Self::BulkheadTimeout | Self::NoEndpoint => StatusCode::SERVICE_UNAVAILABLE,
+            Self::KeysUnavailable | Self::BulkheadFull | Self::BulkheadTimeout | Self::NoEndpoint => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::TotalTimeout | Self::ConnectTimeout | Self::ResponseTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::ConnectFailed | Self::UpstreamReset | Self::UpstreamProtocol => StatusCode::BAD_GATEWAY,
             Self::Custom(status, _) => status,
@@ -159,6 +213,21 @@ impl Reason {
             Self::MethodNotAllowed => "method_not_allowed",
             Self::RateLimited => "rate_limited",
             Self::KeyMissing => "key_missing",
+            Self::CredentialsMissing => "credentials_missing",
+            Self::CredentialsMalformed => "credentials_malformed",
+            Self::TokenTooLarge => "token_too_large",
+            Self::AlgorithmRefused => "algorithm_refused",
+            Self::CriticalUnknown => "critical_unknown",
+            Self::KidMissing => "kid_missing",
+            Self::UnknownKid => "unknown_kid",
+            Self::SignatureInvalid => "signature_invalid",
+            Self::ClaimMissing => "claim_missing",
+            Self::TokenExpired => "token_expired",
+            Self::TokenNotYetValid => "token_not_yet_valid",
+            Self::IssuerRefused => "issuer_refused",
+            Self::AudienceRefused => "audience_refused",
+            Self::TypeRefused => "type_refused",
+            Self::KeysUnavailable => "keys_unavailable",
             Self::BulkheadFull => "bulkhead_full",
             Self::BulkheadTimeout => "bulkhead_timeout",
             Self::RequestTimeout => "request_timeout",
@@ -188,6 +257,21 @@ impl Reason {
             Self::MethodNotAllowed => "The path exists, but not for this method; see `Allow`.",
             Self::RateLimited => "The allowance is spent; try again after `Retry-After`.",
             Self::KeyMissing => "The request lacks what its rate limit counts by.",
+            Self::CredentialsMissing => "The request carries no credentials; see `WWW-Authenticate`.",
+            Self::CredentialsMalformed => "The credentials are not of the form they have to have.",
+            Self::TokenTooLarge => "The token is larger than allowed.",
+            Self::AlgorithmRefused => "The token is signed by an algorithm that is not allowed here.",
+            Self::CriticalUnknown => "The token has a critical extension, and none is understood.",
+            Self::KidMissing => "The token does not say which key signed it (`kid`).",
+            Self::UnknownKid => "The token is signed by a key that is not known.",
+            Self::SignatureInvalid => "The token's signature does not fit.",
+            Self::ClaimMissing => "The token lacks a claim that is required.",
+            Self::TokenExpired => "The token has expired.",
+            Self::TokenNotYetValid => "The token is not valid yet.",
+            Self::IssuerRefused => "The token is from another issuer.",
+            Self::AudienceRefused => "The token is for another audience.",
+            Self::TypeRefused => "The token is of another type.",
+            Self::KeysUnavailable => "The keys to check tokens with are not available; try again later.",
             Self::BulkheadFull => "Too many requests are at work and waiting; try again later.",
             Self::BulkheadTimeout => "No place became free in time; try again later.",
             Self::RequestTimeout => "The body of the request stopped coming.",
@@ -232,18 +316,27 @@ pub struct Rejection {
     pub retry_after: Option<Duration>,
     /// The name of the policy that refused, where it has one.
     pub policy: Option<Arc<str>>,
+    /// What would be asked for, in `WWW-Authenticate`; with every 401 (RFC 9110, 15.5.2).
+    pub challenge: Option<&'static str>,
 }
 
 impl Rejection {
     /// A refusal that says only why.
     pub const fn new(reason: Reason) -> Self {
-        Self { reason, retry_after: None, policy: None }
+        Self { reason, retry_after: None, policy: None, challenge: None }
     }
 
     /// The same, with the shortest wait that could help.
     #[must_use]
     pub const fn retry_after(mut self, wait: Duration) -> Self {
         self.retry_after = Some(wait);
+        self
+    }
+
+    /// The same, with what would be asked for.
+    #[must_use]
+    pub const fn challenge(mut self, challenge: &'static str) -> Self {
+        self.challenge = Some(challenge);
         self
     }
 
@@ -263,6 +356,9 @@ impl Rejection {
         if let Some(wait) = self.retry_after {
             let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if let Some(challenge) = self.challenge.and_then(|challenge| HeaderValue::from_str(challenge).ok()) {
+            response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
         }
         response.extensions_mut().insert(self);
         response

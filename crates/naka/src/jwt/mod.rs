@@ -1,0 +1,587 @@
+//! Authentication by signed tokens (JWT, RFC 7519): `401 Unauthorized` for whoever has none that counts.
+//!
+//! # Decision
+//! 1. The token is taken from `Authorization: Bearer …`, and from nowhere else. A second such line, or
+//!    another scheme, is no token.
+//! 2. Its compact form is read strictly (RFC 7515): three parts, base64url without padding or stray bits,
+//!    a JSON object as header, no `crit` (we understand no extension), and no key of its own (`jwk`,
+//!    `jku`, `x5c` are not read).
+//! 3. The key is found by `kid`; without one, only if a single key fits. **What algorithm a key may
+//!    verify is decided by the key** (RFC 8725 §3.1) and [`JwtConfig::algorithms`]: `none` is no
+//!    algorithm, a public key verifies no HMAC.
+//! 4. The signature is verified, then the claims: `exp` and `nbf` with leeway, `iss`, `aud`, `typ`.
+//!    What is configured must be there; a token that names audiences is refused by whoever is none of
+//!    them (RFC 7519 §4.1.3).
+//! 5. Admitted: an [`Identity`] is in the request. Refused: `401`, `WWW-Authenticate: Bearer`, and a
+//!    reason of its own for each cause.
+//!
+//! # Keys
+//! Fixed ([`Keys::fixed`]), or fetched ([`Keys::fetched`]) by a driver that the owner runs. If a token
+//! names a key that is not known, the request waits for one fetch; all that wait share it, and there is
+//! none within [`FetchConfig::min_interval`] of the last, whoever asks. While fetching fails the last
+//! good keys count, for [`FetchConfig::max_stale`]. Without any: `503` and [`Reason::KeysUnavailable`].
+//!
+//! # Units and limits
+//! A token has at most [`JwtConfig::max_token`] bytes (default 8 KiB), a set 256 KiB and 100 keys. At most
+//! 16,384 verified tokens are remembered, by SHA-256; a remembered token ends with its `exp`, and all of
+//! them with a change of the keys. A token that is revoked in another way counts until then.
+//!
+//! # State
+//! Keys and remembered tokens belong to the [`Keys`]; [`reconfigured`](JwtLayer::reconfigured) forgets
+//! what was remembered under other rules.
+//!
+//! # Errors and panics
+//! Adds no error: `S::Error` passes unchanged. Never panics.
+//!
+//! # Example
+//! ```
+//! # use http::{Request, Response};
+//! # use tower::{Layer, ServiceExt};
+//! use naka::{identity::Identity, jwt::{JwtConfig, JwtLayer, KeySet, Keys}};
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let keys = Keys::fixed(KeySet::from_secret(None, b"a secret of at least thirty-two bytes")?);
+//! let config = JwtConfig::new().issuer("https://id.example").audience("rides");
+//! let greet = tower::service_fn(|request: Request<()>| async move {
+//!     let who = Identity::of(request.extensions()).and_then(|who| who.subject.clone());
+//!     Ok::<_, std::io::Error>(Response::new(format!("namaste, {}", who.unwrap_or_default())))
+//! });
+//! let service = JwtLayer::new(config, keys).layer(greet);
+//!
+//! let refused = service.oneshot(Request::new(())).await?;
+//! assert_eq!((refused.status().as_u16(), &refused.headers()["www-authenticate"]), (401, &"Bearer".parse()?));
+//! # Ok(()) }
+//! ```
+
+use std::{
+    fmt,
+    future::Future,
+    mem,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use http::{HeaderMap, Request, Response, header::AUTHORIZATION, request::Parts};
+use pin_project_lite::pin_project;
+use tower_layer::Layer;
+use tower_service::Service;
+
+mod cache;
+mod claims;
+mod jwk;
+mod jws;
+mod keys;
+#[cfg(test)]
+mod vectors;
+
+pub use jwk::{KeySet, KeysError, MAX_BYTES, MAX_KEYS, MIN_SECRET, Skipped};
+pub use keys::{FetchConfig, Fetched, KeyDriver, Keys};
+
+use self::{cache::Cache, claims::Claims, jws::Jws, keys::Snapshot};
+use crate::{
+    clock::{Now, WallClock},
+    explain::{Explain, Finding},
+    identity::Identity,
+    observe::Observer,
+    reject::{Dependency, Reason, Rejection, Verdict},
+};
+
+/// How a signature is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Algorithm {
+    /// HMAC with SHA-256: a shared secret.
+    Hs256,
+    /// RSA, PKCS #1 v1.5, SHA-256.
+    Rs256,
+    /// RSA, PSS, SHA-256.
+    Ps256,
+    /// ECDSA on P-256 with SHA-256.
+    Es256,
+    /// ECDSA on P-384 with SHA-384.
+    Es384,
+    /// `EdDSA` on Ed25519.
+    EdDsa,
+}
+
+impl Algorithm {
+    /// All of them.
+    pub const ALL: [Self; 6] = [Self::Hs256, Self::Rs256, Self::Ps256, Self::Es256, Self::Es384, Self::EdDsa];
+
+    /// Its name (RFC 7518, RFC 8037).
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Hs256 => "HS256",
+            Self::Rs256 => "RS256",
+            Self::Ps256 => "PS256",
+            Self::Es256 => "ES256",
+            Self::Es384 => "ES384",
+            Self::EdDsa => "EdDSA",
+        }
+    }
+
+    /// The one of this name, as it is written.
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|algorithm| algorithm.word() == word)
+    }
+}
+
+impl From<Algorithm> for jsonwebtoken::Algorithm {
+    fn from(algorithm: Algorithm) -> Self {
+        match algorithm {
+            Algorithm::Hs256 => Self::HS256,
+            Algorithm::Rs256 => Self::RS256,
+            Algorithm::Ps256 => Self::PS256,
+            Algorithm::Es256 => Self::ES256,
+            Algorithm::Es384 => Self::ES384,
+            Algorithm::EdDsa => Self::EdDSA,
+        }
+    }
+}
+
+/// What a [`JwtLayer`] insists on.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct JwtConfig {
+    /// Who may have made a token; none: anybody who has the key. A token without `iss` is then refused.
+    pub issuers: Vec<Arc<str>>,
+    /// For whom a token may be made. A token without `aud` is then refused; without any, one with it.
+    pub audiences: Vec<Arc<str>>,
+    /// Narrows what the keys allow; none: all that a key of its kind may.
+    pub algorithms: Option<Vec<Algorithm>>,
+    /// `typ` of the header, compared without case and without `application/` (RFC 9068: `at+jwt`).
+    pub token_type: Option<Arc<str>>,
+    /// Whether a token without `exp` is refused; default yes.
+    pub require_exp: bool,
+    /// Whether a token without `nbf` is refused; default no.
+    pub require_nbf: bool,
+    /// How far clocks may differ; default 60 s.
+    pub leeway: Duration,
+    /// The longest token, in bytes; default 8 KiB.
+    pub max_token: usize,
+    /// Where scopes are; default `scope`: a list, or words in a text.
+    pub scope_claim: Arc<str>,
+    /// Where roles are; default `roles`; what is nested has dots: `realm_access.roles`.
+    pub role_claim: Arc<str>,
+    /// What the time is.
+    pub clock: Clock,
+}
+
+/// What the time is, as tokens count it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Clock(pub WallClock);
+
+/// Where the time comes from is no matter of configuration.
+impl PartialEq for Clock {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl JwtConfig {
+    /// The defaults.
+    pub fn new() -> Self {
+        Self {
+            issuers: Vec::new(),
+            audiences: Vec::new(),
+            algorithms: None,
+            token_type: None,
+            require_exp: true,
+            require_nbf: false,
+            leeway: Duration::from_mins(1),
+            max_token: 8 << 10,
+            scope_claim: "scope".into(),
+            role_claim: "roles".into(),
+            clock: Clock::default(),
+        }
+    }
+
+    /// One more issuer.
+    #[must_use]
+    pub fn issuer(mut self, issuer: &str) -> Self {
+        self.issuers.push(issuer.into());
+        self
+    }
+
+    /// One more audience.
+    #[must_use]
+    pub fn audience(mut self, audience: &str) -> Self {
+        self.audiences.push(audience.into());
+        self
+    }
+}
+
+impl Default for JwtConfig {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Applies [`Jwt`]; see the [module docs](self) for an example.
+#[must_use]
+pub struct JwtLayer<O = ()> {
+    shared: Option<Arc<Shared<O>>>,
+}
+
+struct Shared<O> {
+    config: JwtConfig,
+    keys: Keys,
+    /// Remembered tokens count only under the rules by which they were let pass.
+    salt: u64,
+    name: Option<Arc<str>>,
+    observer: O,
+}
+
+impl JwtLayer {
+    /// Verifies with these keys.
+    pub fn new(config: JwtConfig, keys: Keys) -> Self {
+        Self::observed(config, keys, ())
+    }
+}
+
+impl<O: Observer> JwtLayer<O> {
+    /// As [`new`](JwtLayer::new), and tells `observer` what it does.
+    pub fn observed(config: JwtConfig, keys: Keys, observer: O) -> Self {
+        Self::of(Shared { config, keys, salt: 0, name: None, observer })
+    }
+
+    /// A layer that is not there.
+    pub const fn off() -> Self {
+        Self { shared: None }
+    }
+
+    /// Names the policy: in its rejections, and in what it explains.
+    pub fn named(self, name: &Arc<str>) -> Self
+    where
+        O: Clone,
+    {
+        self.map(|old| Shared { name: Some(Arc::clone(name)), ..old.clone() })
+    }
+
+    /// The same keys under other rules.
+    pub fn reconfigured(&self, config: &JwtConfig) -> Self
+    where
+        O: Clone,
+    {
+        self.map(|old| Shared {
+            config: config.clone(),
+            salt: old.salt.wrapping_add(u64::from(old.config != *config)),
+            ..old.clone()
+        })
+    }
+
+    fn of(shared: Shared<O>) -> Self {
+        Self { shared: Some(Arc::new(shared)) }
+    }
+
+    fn map(&self, change: impl Fn(&Shared<O>) -> Shared<O>) -> Self {
+        self.shared.as_deref().map_or_else(Self::off, |shared| Self::of(change(shared)))
+    }
+}
+
+impl<O: Clone> Clone for Shared<O> {
+    fn clone(&self) -> Self {
+        Self {
+            config: self.config.clone(),
+            keys: self.keys.clone(),
+            salt: self.salt,
+            name: self.name.clone(),
+            observer: self.observer.clone(),
+        }
+    }
+}
+
+impl<O> Clone for JwtLayer<O> {
+    fn clone(&self) -> Self {
+        Self { shared: self.shared.clone() }
+    }
+}
+
+impl<O> fmt::Debug for JwtLayer<O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let known = self.shared.as_ref().map(|shared| (&shared.name, &shared.config, &shared.keys));
+        f.debug_tuple("JwtLayer").field(&known).finish()
+    }
+}
+
+/// The pure decision: these keys, this time, this head.
+fn evaluate(
+    config: &JwtConfig,
+    snapshot: Option<&Snapshot>,
+    salt: u64,
+    unix_s: u64,
+    headers: &HeaderMap,
+) -> Verdict<Arc<Identity>> {
+    let Some(snapshot) = snapshot else { return Verdict::Depends(Dependency::Keys { kid: None }) };
+    match identify(config, snapshot, salt, unix_s, headers) {
+        Ok(identity) => Verdict::Admit(identity),
+        Err(Refused::UnknownKid(kid)) => Verdict::Depends(Dependency::Keys { kid: Some(kid) }),
+        Err(Refused::For(reason)) => Verdict::Reject(refusal(reason)),
+    }
+}
+
+enum Refused {
+    UnknownKid(Arc<str>),
+    For(Reason),
+}
+
+impl From<Reason> for Refused {
+    fn from(reason: Reason) -> Self {
+        Self::For(reason)
+    }
+}
+
+fn identify(
+    config: &JwtConfig,
+    snapshot: &Snapshot,
+    salt: u64,
+    unix_s: u64,
+    headers: &HeaderMap,
+) -> Result<Arc<Identity>, Refused> {
+    let token = token(headers)?;
+    if token.len() > config.max_token {
+        return Err(Reason::TokenTooLarge.into());
+    }
+    let leeway_s = config.leeway.as_secs();
+    let mut print = Cache::fingerprint(token);
+    for (byte, salt) in print.iter_mut().zip(salt.to_le_bytes()) {
+        *byte ^= salt;
+    }
+    if let Some((identity, validity)) = snapshot.cache.get(&print) {
+        validity.check(unix_s, leeway_s)?;
+        return Ok(identity);
+    }
+    let jws = Jws::parse(token)?;
+    match snapshot.keys.verify(&jws, config.algorithms.as_deref()) {
+        Err(Reason::UnknownKid) => {
+            // Shown and logged: what a stranger wrote is cut.
+            let kid = jws.kid.unwrap_or_default().chars().take(64).collect::<String>();
+            return Err(Refused::UnknownKid(kid.into()));
+        }
+        other => other?,
+    }
+    check_type(config, jws.typ.as_deref())?;
+    let (identity, validity) = Claims::parse(&jws.payload()?)?.check(config)?;
+    validity.check(unix_s, leeway_s)?;
+    let identity = Arc::new(identity);
+    snapshot.cache.put(print, (Arc::clone(&identity), validity), unix_s);
+    Ok(identity)
+}
+
+fn check_type(config: &JwtConfig, typ: Option<&str>) -> Result<(), Reason> {
+    let Some(wanted) = &config.token_type else { return Ok(()) };
+    let short = |typ: &str| typ.strip_prefix("application/").unwrap_or(typ).to_ascii_lowercase();
+    let typ = typ.ok_or(Reason::TypeRefused)?;
+    if short(typ) == short(wanted) { Ok(()) } else { Err(Reason::TypeRefused) }
+}
+
+/// The one token of a request (RFC 6750 §2.1).
+fn token(headers: &HeaderMap) -> Result<&str, Reason> {
+    let mut all = headers.get_all(AUTHORIZATION).iter();
+    let one = all.next().ok_or(Reason::CredentialsMissing)?;
+    if all.next().is_some() {
+        return Err(Reason::CredentialsMalformed);
+    }
+    let text = one.to_str().map_err(|_| Reason::CredentialsMalformed)?;
+    let (scheme, token) = text.split_once(' ').ok_or(Reason::CredentialsMalformed)?;
+    if !scheme.eq_ignore_ascii_case("bearer") {
+        return Err(Reason::CredentialsMissing);
+    }
+    Ok(token.trim_start_matches(' '))
+}
+
+/// RFC 6750 §3: without credentials only what is asked for; else that the token is not good.
+fn refusal(reason: Reason) -> Rejection {
+    let challenge = match reason {
+        Reason::CredentialsMissing => "Bearer",
+        _ => "Bearer error=\"invalid_token\"",
+    };
+    Rejection::new(reason).challenge(challenge)
+}
+
+impl<O: Observer> Shared<O> {
+    fn decide(&self, now: Now, headers: &HeaderMap) -> Verdict<Arc<Identity>> {
+        let unix_s = self.config.clock.0.unix_s(now);
+        let verdict = evaluate(&self.config, self.keys.get(now).as_deref(), self.salt, unix_s, headers);
+        match verdict {
+            Verdict::Depends(what) if !self.keys.may_ask(now) => Verdict::Reject(without(&what)),
+            verdict => verdict,
+        }
+    }
+
+    fn admit(&self, identity: Arc<Identity>, extensions: &mut http::Extensions) {
+        self.observer.admitted();
+        identity.put(extensions);
+    }
+
+    fn reject(&self, rejection: Rejection) -> Rejection {
+        let rejection = rejection.by(self.name.clone());
+        self.observer.rejected(&rejection);
+        rejection
+    }
+}
+
+/// What it comes to if the keys do not come.
+fn without(what: &Dependency) -> Rejection {
+    match what {
+        Dependency::Keys { kid: Some(_) } => refusal(Reason::UnknownKid),
+        _ => Rejection::new(Reason::KeysUnavailable),
+    }
+}
+
+impl<S, O> Layer<S> for JwtLayer<O> {
+    type Service = Jwt<S, O>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Jwt { inner, layer: self.clone() }
+    }
+}
+
+impl<O: Observer> Explain for JwtLayer<O> {
+    fn kind(&self) -> &'static str {
+        "jwt"
+    }
+
+    fn name(&self) -> Option<&str> {
+        self.shared.as_ref()?.name.as_deref()
+    }
+
+    fn explain(&self, now: Now, head: &mut Parts) -> Finding {
+        let Some(shared) = &self.shared else { return Finding::Off };
+        match shared.decide(now, &head.headers) {
+            Verdict::Admit(identity) => {
+                let who = identity.subject.as_deref().unwrap_or("somebody without a name");
+                let said = format!("it is {who}, by token");
+                identity.put(&mut head.extensions);
+                Finding::Admit(said)
+            }
+            Verdict::Reject(rejection) => Finding::Reject(rejection.by(shared.name.clone())),
+            Verdict::Depends(what) => Finding::WouldAsk(what),
+        }
+    }
+}
+
+/// Lets pass whoever has a token that counts; see the [module docs](self).
+pub struct Jwt<S, O = ()> {
+    inner: S,
+    layer: JwtLayer<O>,
+}
+
+impl<S, O, B, R> Service<Request<B>> for Jwt<S, O>
+where
+    S: Service<Request<B>, Response = Response<R>> + Clone,
+    O: Observer,
+    R: Default,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = JwtFuture<S, S::Future, B>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let Some(shared) = &self.layer.shared else {
+            return JwtFuture::Forward { future: self.inner.call(request) };
+        };
+        match shared.decide(Now::of(request.extensions()), request.headers()) {
+            Verdict::Admit(identity) => {
+                shared.admit(identity, request.extensions_mut());
+                JwtFuture::Forward { future: self.inner.call(request) }
+            }
+            Verdict::Reject(rejection) => JwtFuture::Reject { rejection: Some(shared.reject(rejection)) },
+            Verdict::Depends(_) => {
+                shared.observer.queued();
+                let asking = Box::pin(ask(Arc::clone(shared), request.headers().clone()));
+                // The instance that was polled ready goes with the request; its clone stays here.
+                let clone = self.inner.clone();
+                let inner = mem::replace(&mut self.inner, clone);
+                JwtFuture::Ask { asking, inner, request: Some(request) }
+            }
+        }
+    }
+}
+
+/// Asks once, and decides again.
+async fn ask<O: Observer>(shared: Arc<Shared<O>>, headers: HeaderMap) -> Result<Arc<Identity>, Rejection> {
+    shared.keys.ask().await;
+    let now = Now::read();
+    let unix_s = shared.config.clock.0.unix_s(now);
+    let verdict = evaluate(&shared.config, shared.keys.get(now).as_deref(), shared.salt, unix_s, &headers);
+    match verdict {
+        Verdict::Admit(identity) => {
+            shared.observer.admitted();
+            Ok(identity)
+        }
+        Verdict::Reject(rejection) => Err(shared.reject(rejection)),
+        Verdict::Depends(what) => Err(shared.reject(without(&what))),
+    }
+}
+
+impl<S: Clone, O> Clone for Jwt<S, O> {
+    fn clone(&self) -> Self {
+        Self { inner: self.inner.clone(), layer: self.layer.clone() }
+    }
+}
+
+impl<S: fmt::Debug, O> fmt::Debug for Jwt<S, O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Jwt").field("inner", &self.inner).field("layer", &self.layer).finish()
+    }
+}
+
+type Asking = Pin<Box<dyn Future<Output = Result<Arc<Identity>, Rejection>> + Send>>;
+
+pin_project! {
+    /// The future of [`Jwt`].
+    #[project = Projection]
+    pub enum JwtFuture<S, F, B> {
+        /// For keys. Only this path boxes and clones.
+        #[doc(hidden)]
+        Ask { asking: Asking, inner: S, request: Option<Request<B>> },
+        /// Let pass.
+        #[doc(hidden)]
+        Forward { #[pin] future: F },
+        /// Refused.
+        #[doc(hidden)]
+        Reject { rejection: Option<Rejection> },
+    }
+}
+
+impl<S, B, R> Future for JwtFuture<S, S::Future, B>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    R: Default,
+{
+    type Output = Result<Response<R>, S::Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        loop {
+            let next = match self.as_mut().project() {
+                Projection::Ask { asking, inner, request } => match ready!(asking.as_mut().poll(cx)) {
+                    Ok(identity) => {
+                        let mut request = request.take().expect("a request asks once");
+                        identity.put(request.extensions_mut());
+                        Self::Forward { future: inner.call(request) }
+                    }
+                    Err(rejection) => Self::Reject { rejection: Some(rejection) },
+                },
+                Projection::Forward { future } => return future.poll(cx),
+                Projection::Reject { rejection } => {
+                    let rejection = rejection.take().expect("a future is not polled after it is ready");
+                    return Poll::Ready(Ok(rejection.into_response()));
+                }
+            };
+            self.set(next);
+        }
+    }
+}
+
+impl<S, F, B> fmt::Debug for JwtFuture<S, F, B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JwtFuture").finish_non_exhaustive()
+    }
+}
