@@ -132,7 +132,7 @@ routes: {{all: {{match: {{prefix: /api}}, use: [each, room], upstream: app}}}}
     let name = first.generation.config.listeners["public"].listen;
     let shared = Shared::new(InForce::new(first.generation), metrics, 1);
     let workers = Workers::start(&shared, Layout::Count(1)).unwrap();
-    let open = workers.bind(name).unwrap().open().unwrap();
+    let open = workers.bind(name, &[]).unwrap().open().unwrap();
     let at = open.address();
     workers.accept(open);
     (workers, at)

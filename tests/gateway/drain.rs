@@ -100,17 +100,19 @@ routes: {all: {match: {prefix: /}, respond: {body: fine}}}
     );
     let workers = Workers::start(gateway.shared(), Layout::Count(1)).unwrap();
     let name = "127.0.0.1:0".parse().unwrap();
-    let open = workers.bind(name).unwrap().open().unwrap();
+    let open = workers.bind(name, &[]).unwrap().open().unwrap();
     let at = open.address();
     let mut clients = Vec::new();
     for _ in 0..20 {
-        clients.push(TcpStream::connect(at).await.unwrap());
+        let mut client = TcpStream::connect(at).await.unwrap();
+        client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+        clients.push(client);
     }
     workers.accept(open);
     workers.unlisten(name).await;
+    workers.drain(); // They end after the request that is there already.
     assert!(TcpStream::connect(at).await.is_err(), "nobody listens any more");
     for mut client in clients {
-        client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.unwrap();
         let mut answer = String::new();
         client.read_to_string(&mut answer).await.unwrap();
         assert!(answer.ends_with("fine"), "{answer}");
@@ -133,4 +135,33 @@ routes: {all: {match: {prefix: /}, respond: {body: first}}}
     assert_eq!(code, Some(2), "{log}");
     assert!(log.contains(&format!("{} cannot be listened on", first.public)), "{log}");
     assert_eq!(first.public("GET /").await, (200, "first".to_owned()));
+}
+
+/// As when the whole machine has stood still: everything has happened when the signal is heard.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_that_wait_for_a_process_that_stands_still_are_answered_before_it_ends() {
+    let yaml = "
+gateway: {admin: none, workers: 2, drain: {grace: 0s, deadline: 20s}}
+listeners: {public: {listen: PUBLIC}}
+routes: {all: {match: {prefix: /}, respond: {body: fine}}}
+";
+    for _ in 0..5 {
+        let mut process = Process::spawn_in(tempfile::tempdir().unwrap(), yaml);
+        process.says("naka is ready").await;
+        process.signal(Signal::STOP);
+        let mut clients = Vec::new();
+        for _ in 0..40 {
+            let mut client = TcpStream::connect(process.public).await.unwrap();
+            client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+            clients.push(client);
+        }
+        process.signal(Signal::TERM);
+        process.signal(Signal::CONT);
+        for mut client in clients {
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).await.unwrap();
+            assert!(answer.ends_with("fine"), "{answer}");
+        }
+        assert_eq!(process.end().await.code(), Some(0));
+    }
 }

@@ -192,3 +192,35 @@ routes: {all: {match: {prefix: /}, rate_limit: {rate: [3/m, 4/h], key: [header:x
         Some(1.0)
     );
 }
+
+/// Two reloads, there and back: nobody has more left than before.
+#[tokio::test(start_paused = true)]
+async fn r2_2_there_and_back_refills_nobody() {
+    let with = |rate: &str| ONE_ROUTE.replace("rate: 10/m", &format!("rate: {rate}"));
+    for between in ["3/m", "1000/s", "[100/s, 3/m]", "50/h"] {
+        let gateway = Inside::new(&with("10/m"));
+        while gateway.send(get("/limited")).await.status() == 200 {}
+        gateway.reload(&with(between)).unwrap();
+        gateway.send(get("/limited")).await;
+        tokio::time::advance(Duration::from_secs(2)).await;
+        gateway.reload(&with("10/m")).unwrap();
+        assert_eq!(gateway.send(get("/limited")).await.status(), 429, "by way of {between}");
+    }
+}
+
+/// What is buried is kept as long as any configuration that its cells are written in has history.
+#[tokio::test(start_paused = true)]
+async fn r2_2_a_limit_that_was_raised_deleted_and_added_again_refills_nobody() {
+    let with = |rate: &str| ONE_ROUTE.replace("rate: 10/m", &format!("rate: {rate}"));
+    let gateway = Inside::new(&with("10/h"));
+    while gateway.send(get("/limited")).await.status() == 200 {}
+    gateway.reload(&with("1000/s")).unwrap();
+    let without = ONE_ROUTE.lines().filter(|line| !line.contains("rate_limit") && !line.contains("policies"));
+    let without = without.collect::<Vec<_>>().join("\n").replace(", use: [few]", "");
+    gateway.reload(&without).unwrap();
+    tokio::time::advance(Duration::from_secs(13)).await;
+    gateway.reload(&with("10/h")).unwrap();
+    let report = gateway.generation().report.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert!(report.contains(&"rate_limit few restored".to_owned()), "{report:?}");
+    assert_eq!(gateway.send(get("/limited")).await.status(), 429);
+}

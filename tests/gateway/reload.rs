@@ -504,3 +504,33 @@ async fn a12_a_reload_asked_for_while_draining_is_answered_at_once() {
     process.signal(Signal::TERM);
     assert_eq!(process.end().await.code(), Some(0));
 }
+
+/// A pipe stands for a disk that does not answer: whoever tells the process to end is heard.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reading_that_hangs_keeps_nobody_from_ending_the_process() {
+    let folder = tempdir().unwrap();
+    let pipe = folder.path().join("pipe.yaml");
+    let mut process = Process::start_in(folder, &listening(&[], "one")).await;
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    process.write("gateway.yaml", &(listening(&[], "two") + "include: [pipe.yaml]\n"));
+    // Whoever opens the other end of a pipe waits until somebody reads.
+    let writer = tokio::task::spawn_blocking(move || std::fs::File::create(pipe).unwrap()).await.unwrap();
+    assert_eq!(process.public("GET /").await.1, "one", "requests go on");
+    process.signal(Signal::TERM);
+    process.signal(Signal::TERM);
+    assert_eq!(process.end().await.code(), Some(0), "{}", process.log());
+    drop(writer);
+}
+
+/// From one address to all, and back: the port is held by nobody else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_listener_is_widened_and_narrowed_on_its_own_port() {
+    let process = Process::start(&listening(&[], "one")).await;
+    let load = Load::start(process.public, "/");
+    let wide = format!("'0.0.0.0:{}'", process.public.port());
+    process.write("gateway.yaml", &listening(&[], "two").replace("PUBLIC", &wide));
+    process.answers("/", "two").await;
+    process.write("gateway.yaml", &listening(&[], "three"));
+    process.answers("/", "three").await;
+    drop(load);
+}

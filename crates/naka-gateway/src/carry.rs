@@ -98,6 +98,7 @@ impl<C: Clone + PartialEq, H: Clone> Carried<C, H> {
             let (handle, what) = match old {
                 None => ((steps.make)(&identity, &config), What::Created),
                 Some((old, what)) if old.config == config => (old.handle, what),
+                Some((old, What::Restored)) => ((steps.change)(&old.handle, &config), What::Restored),
                 Some((old, _)) => ((steps.change)(&old.handle, &config), What::Migrated),
             };
             report.push(Change { kind: self.kind, identity: Arc::clone(&identity), what });
@@ -262,7 +263,7 @@ mod tests {
         let (three, report) = step(&two, &[("a", 1)], now);
         assert_eq!((report, three.get("a")), (vec!["a restored".into(), "a buried".into()], Some(&1)));
         let (four, report) = step(&three, &[("a", 1002)], now);
-        assert_eq!((report, four.get("a")), (vec!["a migrated".into(), "a buried".into()], Some(&101_102)));
+        assert_eq!((report, four.get("a")), (vec!["a restored".into(), "a buried".into()], Some(&101_102)));
         assert_eq!(all(&four), 2);
     }
 

@@ -2,6 +2,7 @@
 
 use std::{
     convert::Infallible,
+    mem::MaybeUninit,
     net::{IpAddr, SocketAddr},
     pin::pin,
     sync::Arc,
@@ -11,6 +12,7 @@ use http::{HeaderValue, StatusCode, header::CONNECTION};
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use naka::reject::{Reason, Rejection};
+use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -52,9 +54,13 @@ pub async fn serve_socket(
     let has_spoken = tokio::select! {
         biased;
         spoken = speaking => matches!(spoken, Ok(Ok(1))),
-        _ = draining.wait_for(|is_draining| *is_draining) => false,
+        // The runtime may not have heard yet of what is there already.
+        _ = draining.wait_for(|is_draining| *is_draining) => SockRef::from(&stream)
+            .peek(&mut [MaybeUninit::uninit()])
+            .is_ok_and(|peeked| peeked == 1),
     };
     if has_spoken {
+        let _ = stream.readable().await; // At once: so that what is there is read before anything ends.
         serve(shared, worker, name, stream, peer, draining).await;
     }
 }

@@ -1,7 +1,7 @@
 //! From files to a generation that may be put in force: read, check each, check together, assemble,
 //! run the file's own tests. `check`, the cold start and every reload come through here.
 
-use std::{fmt, path::Path, sync::Arc};
+use std::{fmt, io::ErrorKind, path::Path, sync::Arc};
 
 use naka::clock::Now;
 use tokio::time::Instant;
@@ -199,7 +199,11 @@ impl Refusal {
                 };
                 all.first().map(first).unwrap_or_default()
             }
-            Self::Bind(..) | Self::Panic => self.to_string().lines().next().unwrap_or_default().to_owned(),
+            Self::Bind(..) | Self::Panic => {
+                let text = self.to_string();
+                let first = text.lines().next().unwrap_or_default();
+                first.strip_prefix("error: ").unwrap_or(first).to_owned()
+            }
         }
     }
 
@@ -226,10 +230,19 @@ impl fmt::Display for Refusal {
                 let more = all.len().saturating_sub(SHOWN_TESTS);
                 if more > 0 { writeln!(f, "error: {more} more tests do not hold") } else { Ok(()) }
             }
-            Self::Bind(address, error) => writeln!(
-                f,
-                "error: {address} cannot be listened on: {error}\n  help: another process may have it; change `listen`, or end that process"
-            ),
+            Self::Bind(address, error) => {
+                let help = match error.kind() {
+                    ErrorKind::AddrInUse => "another process has it: change `listen`, or end that process",
+                    ErrorKind::PermissionDenied => {
+                        "ports below 1024 need a right (CAP_NET_BIND_SERVICE): take one above, or give it"
+                    }
+                    ErrorKind::AddrNotAvailable => {
+                        "this machine has no such address: write one that it has, or `:port` for all"
+                    }
+                    _ => "change `listen`",
+                };
+                writeln!(f, "error: {address} cannot be listened on: {error}\n  help: {help}")
+            }
             Self::Panic => {
                 writeln!(f, "error: preparing this configuration panicked, which is a bug of naka")
             }

@@ -195,9 +195,10 @@ impl Reloader {
         };
         self.say_held(&held);
         let (added, removed) = listeners(&current.config, &generation.config);
+        let ours = current.config.listeners.values().map(|is| is.listen).collect::<Vec<_>>();
         let bound = added
             .into_iter()
-            .map(|address| workers.bind(address).map_err(|error| Refusal::Bind(address, error)));
+            .map(|address| workers.bind(address, &ours).map_err(|error| Refusal::Bind(address, error)));
         let bound = bound.collect::<Result<Vec<_>, _>>()?;
         let open = bound.into_iter().map(|bound| {
             let name = bound.name;

@@ -11,9 +11,9 @@ use std::{
 
 use tokio::{
     net::TcpListener,
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
-    time::{Instant, MissedTickBehavior},
+    time::{Instant, MissedTickBehavior, timeout_at},
 };
 use tracing::{info, warn};
 
@@ -21,7 +21,7 @@ use crate::{
     admin::{self, Admin, ReloadRequest},
     assemble::State,
     config::checked::Reload,
-    generation::InForce,
+    generation::{Generation, InForce},
     observe::Metrics,
     prepare::{Before, Refusal, RunTests, prepare},
     reload::{POLL, Reloader, Signature},
@@ -46,7 +46,10 @@ pub enum Failure {
 pub fn run(entry: &Path) -> Result<(), Failure> {
     let metrics = Arc::new(Metrics::new());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.map_err(|error| Failure::Io("a runtime", error))?.block_on(start(entry, metrics))
+    let runtime = runtime.map_err(|error| Failure::Io("a runtime", error))?;
+    let ended = runtime.block_on(start(entry, metrics));
+    runtime.shutdown_background(); // A file that is still being read is not waited for.
+    ended
 }
 
 async fn start(entry: &Path, metrics: Arc<Metrics>) -> Result<(), Failure> {
@@ -67,6 +70,7 @@ async fn start(entry: &Path, metrics: Arc<Metrics>) -> Result<(), Failure> {
     let shared = Shared::new(Arc::clone(&in_force), Arc::clone(&metrics), workers_count);
     let workers =
         Workers::start(&shared, config.gateway.workers).map_err(|error| Failure::Io("a worker", error))?;
+    let signals = Signals::listen().map_err(|error| Failure::Io("a signal handler", error))?;
     let cannot = |address| move |error| Failure::Refused(Refusal::Bind(address, error));
     let admin_socket = match config.gateway.admin {
         Some(address) => Some((address, TcpListener::bind(address).await.map_err(cannot(address))?)),
@@ -74,7 +78,7 @@ async fn start(entry: &Path, metrics: Arc<Metrics>) -> Result<(), Failure> {
     };
     // All or none: nobody can connect until it is clear that everything comes up.
     let addresses = config.listeners.values().map(|listener| listener.listen);
-    let bound = addresses.map(|address| workers.bind(address).map_err(cannot(address)));
+    let bound = addresses.map(|address| workers.bind(address, &[]).map_err(cannot(address)));
     let bound = bound.collect::<Result<Vec<_>, _>>()?;
     let reloader =
         Reloader::new(entry, first.sources, Arc::clone(&in_force), Arc::clone(&metrics), Connector::Tcp);
@@ -98,16 +102,34 @@ async fn start(entry: &Path, metrics: Arc<Metrics>) -> Result<(), Failure> {
         tokio::spawn(admin::serve(Arc::clone(&admin), socket));
     }
     info!(generation = 1, hash, workers = workers_count, routes = config.routes.len(), "naka is ready");
-    let control = Control { reloader, workers, admin, requests };
-    control.run().await.map_err(|error| Failure::Io("a signal handler", error))
+    Control { signals, reloader, workers, admin, requests }.run().await;
+    Ok(())
 }
 
 /// Whoever reacts: to signals, to changed files, to the admin port.
 struct Control {
+    signals: Signals,
     reloader: Reloader,
     workers: Workers,
     admin: Arc<Admin>,
     requests: mpsc::Receiver<ReloadRequest>,
+}
+
+/// What the process is told.
+struct Signals {
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
 }
 
 /// How the process was told to end.
@@ -120,10 +142,7 @@ enum Stop {
 }
 
 impl Control {
-    async fn run(mut self) -> std::io::Result<()> {
-        let mut hangup = signal(SignalKind::hangup())?;
-        let (mut terminate, mut interrupt) =
-            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    async fn run(mut self) {
         let mut watch = Watch::new();
         // Whatever changed since the first reading was seen by nobody; this looks once more.
         watch.follow(self.reloader.watched().folders());
@@ -135,9 +154,9 @@ impl Control {
                 self.admin.in_force.with(|generation| generation.config.gateway.reload.clone());
             let mut askers = Vec::new();
             tokio::select! {
-                _ = terminate.recv() => break Stop::Gracefully,
-                _ = interrupt.recv() => break Stop::Now,
-                _ = hangup.recv() => {}
+                _ = self.signals.terminate.recv() => break Stop::Gracefully,
+                _ = self.signals.interrupt.recv() => break Stop::Now,
+                _ = self.signals.hangup.recv() => {}
                 Some(asker) = self.requests.recv() => askers.push(asker),
                 () = watch.changed(debounce, max_wait), if is_watching => {}
                 _ = poll.tick() => {
@@ -155,22 +174,21 @@ impl Control {
             }
             askers.extend(std::iter::from_fn(|| self.requests.try_recv().ok())); // One reading for all of them.
             signature = Signature::of(&self.reloader.watched()); // Before reading: a later change is seen again.
-            let result = self.reloader.reload(&self.workers).await;
+            // A file may be on a disk that does not answer.
+            let result = tokio::select! {
+                result = self.reloader.reload(&self.workers) => result,
+                _ = self.signals.terminate.recv() => break Stop::Gracefully,
+                _ = self.signals.interrupt.recv() => break Stop::Now,
+            };
             watch.follow(self.reloader.watched().folders());
             for asker in askers {
                 let _ = asker.send(result); // The asker may have gone.
             }
         };
-        self.drain(stop, &mut terminate, &mut interrupt).await;
-        Ok(())
+        self.drain(stop).await;
     }
 
-    async fn drain(
-        mut self,
-        stop: Stop,
-        terminate: &mut tokio::signal::unix::Signal,
-        interrupt: &mut tokio::signal::unix::Signal,
-    ) {
+    async fn drain(mut self, stop: Stop) {
         let generation = self.admin.in_force.get();
         let drain = generation.config.gateway.drain.clone();
         let grace = if stop == Stop::Now { Duration::ZERO } else { drain.grace };
@@ -180,8 +198,9 @@ impl Control {
         let open = self.workers.shared().open_connections();
         info!(?grace, deadline = ?drain.deadline, connections = open, "draining");
         let end = Instant::now() + drain.deadline;
+        let Signals { terminate, interrupt, .. } = &mut self.signals;
         tokio::select! {
-            () = self.drained(&generation, grace, end) => {}
+            () = drained(&self.workers, &generation, grace, end) => {}
             _ = terminate.recv() => warn!("a second signal: cutting off what is left"),
             _ = interrupt.recv() => warn!("a second signal: cutting off what is left"),
         }
@@ -189,15 +208,15 @@ impl Control {
         self.workers.stop();
         info!(cut, "stopped");
     }
+}
 
-    async fn drained(&self, generation: &crate::generation::Generation, grace: Duration, end: Instant) {
-        tokio::time::sleep_until(end.min(Instant::now() + grace)).await;
-        for listener in generation.config.listeners.values() {
-            self.workers.unlisten(listener.listen).await;
-        }
-        self.workers.drain();
-        while self.workers.shared().open_connections() > 0 && Instant::now() < end {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+async fn drained(workers: &Workers, generation: &Generation, grace: Duration, end: Instant) {
+    tokio::time::sleep_until(end.min(Instant::now() + grace)).await;
+    for listener in generation.config.listeners.values() {
+        let _ = timeout_at(end, workers.unlisten(listener.listen)).await; // Late: it is stopped below.
+    }
+    workers.drain();
+    while workers.shared().open_connections() > 0 && Instant::now() < end {
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

@@ -139,10 +139,13 @@ impl Workers {
     /// Binds an address once for each worker. Nobody can connect yet.
     ///
     /// # Errors
-    /// If the address cannot be bound, or another process of ours listens on it: `SO_REUSEPORT` alone
-    /// would let both have some of the connections.
-    pub fn bind(&self, address: SocketAddr) -> io::Result<Bound> {
-        drop(socket(address, Sharing::Alone)?);
+    /// If the address cannot be bound, or somebody else listens on it: `SO_REUSEPORT` alone would let
+    /// another process of this user have some of the connections. `ours` are the addresses this process
+    /// listens on: beside one of the same port (`127.0.0.1:80`, and now `:80`) that cannot be found out.
+    pub fn bind(&self, address: SocketAddr, ours: &[SocketAddr]) -> io::Result<Bound> {
+        if address.port() == 0 || ours.iter().all(|our| our.port() != address.port()) {
+            drop(socket(address, Sharing::Alone)?);
+        }
         let bind = |address| socket(address, Sharing::AmongWorkers);
         let first = bind(address)?;
         let bound = first.local_addr()?.as_socket().unwrap_or(address); // Port 0 is settled by the first.
@@ -304,6 +307,7 @@ impl Worker {
             // After accepting: at the bound one connection waits here and the others in the kernel's
             // queue, and no worker keeps a place from another for nobody.
             let permit = tokio::select! {
+                biased; // Whoever has been accepted is served, if there is a place.
                 permit = Arc::clone(&self.shared.connections).acquire_owned() => permit,
                 done = &mut stop => break done,
             };

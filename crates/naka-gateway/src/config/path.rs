@@ -93,6 +93,11 @@ fn segment(part: &str, last: bool, whole: bool) -> Result<Segment, Wrong> {
             return wrong(format!("the segment {} never reaches a route", quoted(part)))
                 .map_err(|wrong| wrong.help("take it out: requests are normalised before they are matched"));
         }
+        _ if part.starts_with(':') && is_name(&part[1..]) => {
+            return wrong(format!("{} would be this very text", quoted(part))).map_err(|wrong| {
+                wrong.help(format!("write `{{{}}}` for one segment; for that very text use `regex:`", &part[1..]))
+            });
+        }
         "*" | "**" => {
             return wrong(format!("{} is no pattern here", quoted(part))).map_err(|wrong| {
                 wrong

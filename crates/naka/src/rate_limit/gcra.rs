@@ -166,29 +166,98 @@ pub fn evaluate(quota: &Quota, cell: &Cell, now_ns: u64) -> (Result<u64, Duratio
 
 /// Carries a cell from one quota to another: what was consumed stays consumed, counted in
 /// requests and clamped to the new burst. A window goes on from the old one with the same period,
-/// else from the one in its place; one that has no predecessor starts full. A window that is gone is
-/// forgotten: should it come back, it starts full, too.
+/// else from the one in its place; one that has no predecessor starts full.
 pub fn migrate(from: &Quota, to: &Quota, cell: &Cell, now_ns: u64) -> Cell {
+    let from = Layout::new(*from);
+    carry(&from, &from.next(to, now_ns), cell, now_ns)
+}
+
+/// What the places of a cell mean: the windows of a quota, and behind them those of earlier quotas that
+/// still could have something to say. These refuse nobody, but are charged: whoever lowers a limit, or
+/// takes it away, and then goes back refills nobody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Layout {
+    quota: Quota,
+    retired: [Option<Retired>; MAX_WINDOWS],
+}
+
+/// A window of an earlier quota.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Retired {
+    window: Window,
+    /// From then on what was consumed under it has come back.
+    until_ns: u64,
+}
+
+impl Layout {
+    pub(super) const fn new(quota: Quota) -> Self {
+        Self { quota, retired: [None; MAX_WINDOWS] }
+    }
+
+    pub(super) const fn quota(&self) -> &Quota {
+        &self.quota
+    }
+
+    /// The layout of the next quota. Where there is no place for all windows that are gone, those go
+    /// whose history is over first.
+    pub(super) fn next(&self, quota: &Quota, now_ns: u64) -> Self {
+        let gone = self.quota.windows().iter();
+        let gone =
+            gone.map(|window| Retired { window: *window, until_ns: now_ns.saturating_add(window.full_ns()) });
+        let all = gone.chain(self.retired.into_iter().flatten());
+        let mut all = all
+            .filter(|it| it.until_ns > now_ns && !quota.windows().contains(&it.window))
+            .collect::<Vec<_>>();
+        all.sort_by_key(|it| std::cmp::Reverse(it.until_ns));
+        let mut retired = [None; MAX_WINDOWS];
+        let places = &mut retired[..MAX_WINDOWS - quota.len];
+        places.iter_mut().zip(all).for_each(|(place, it)| *place = Some(it));
+        Self { quota: *quota, retired }
+    }
+
+    /// One request that was admitted, counted by the windows that are gone.
+    pub(super) fn charge(&self, mut cell: Cell, now_ns: u64) -> Cell {
+        let places = &mut cell.arrival_ns[self.quota.len..];
+        for (Retired { window, .. }, arrival_ns) in self.retired.iter().flatten().zip(places) {
+            let due_ns = (*arrival_ns).max(now_ns).saturating_add(window.interval_ns);
+            *arrival_ns = due_ns.min(now_ns.saturating_add(window.full_ns()));
+        }
+        cell
+    }
+
+    /// All windows, in the order of a cell's places.
+    fn windows(&self) -> impl Iterator<Item = &Window> {
+        self.quota.windows().iter().chain(self.retired.iter().flatten().map(|it| &it.window))
+    }
+}
+
+/// Carries a cell from one layout to the next.
+pub(super) fn carry(from: &Layout, to: &Layout, cell: &Cell, now_ns: u64) -> Cell {
     let mut next = Cell::default();
-    for (place, new) in to.windows().iter().enumerate() {
-        let Some(old_place) = predecessor(from, to, place) else { continue };
-        let old = &from.windows()[old_place];
-        let ahead_ns = u128::from(cell.arrival_ns[old_place].saturating_sub(now_ns));
-        let rescaled_ns = (ahead_ns * u128::from(new.interval_ns)).div_ceil(u128::from(old.interval_ns));
-        let ahead_ns = u64::try_from(rescaled_ns).unwrap_or(u64::MAX).min(new.full_ns());
-        next.arrival_ns[place] = now_ns.saturating_add(ahead_ns);
+    for (place, new) in to.quota.windows().iter().enumerate() {
+        let known = from.windows().zip(cell.arrival_ns);
+        let same_period = known.filter(|(old, _)| old.per_ns == new.per_ns);
+        let ahead_ns = same_period.map(|(old, arrival_ns)| rescaled_ns(old, new, arrival_ns, now_ns)).max();
+        let ahead_ns = ahead_ns.or_else(|| {
+            let old = from.quota.windows().get(place)?;
+            let is_taken = to.quota.windows().iter().any(|new| new.per_ns == old.per_ns);
+            (!is_taken).then(|| rescaled_ns(old, new, cell.arrival_ns[place], now_ns))
+        });
+        next.arrival_ns[place] = now_ns.saturating_add(ahead_ns.unwrap_or_default());
+    }
+    let places = next.arrival_ns[to.quota.len..].iter_mut();
+    for (Retired { window, .. }, place) in to.retired.iter().flatten().zip(places) {
+        let known = from.windows().zip(cell.arrival_ns).find(|(old, _)| *old == window);
+        *place = known.map_or(0, |(_, arrival_ns)| arrival_ns);
     }
     next
 }
 
-fn predecessor(from: &Quota, to: &Quota, place: usize) -> Option<usize> {
-    let per_ns = to.windows()[place].per_ns;
-    let same_period = from.windows().iter().position(|old| old.per_ns == per_ns);
-    same_period.or_else(|| {
-        let old = from.windows().get(place)?;
-        let is_taken = to.windows().iter().any(|new| new.per_ns == old.per_ns);
-        (!is_taken).then_some(place)
-    })
+/// How far ahead of now a window is that has consumed as many requests as another one.
+fn rescaled_ns(old: &Window, new: &Window, arrival_ns: u64, now_ns: u64) -> u64 {
+    let ahead_ns = u128::from(arrival_ns.saturating_sub(now_ns));
+    let rescaled_ns = (ahead_ns * u128::from(new.interval_ns)).div_ceil(u128::from(old.interval_ns));
+    u64::try_from(rescaled_ns).unwrap_or(u64::MAX).min(new.full_ns())
 }
 
 #[cfg(test)]
@@ -227,6 +296,66 @@ mod tests {
         assert_eq!(admitted(&ten, &mut cell, 0, 7), 7);
         let mut cell = migrate(&ten, &nine, &cell, 0);
         assert_eq!(admitted(&nine, &mut cell, 0, 9), 2, "7 of 10 become 7 of 9");
+    }
+
+    /// Goes from quota to quota, with so many tries at each; says how many were admitted.
+    fn walk(steps: &[(&[Window], u64, u32)]) -> Vec<u32> {
+        let mut layout = Layout::new(Quota::new(steps[0].0).unwrap());
+        let mut cell = Cell::default();
+        let mut step = |(windows, now_ns, tries): &(&[Window], u64, u32)| {
+            let next = layout.next(&Quota::new(windows).unwrap(), *now_ns);
+            cell = carry(&layout, &next, &cell, *now_ns);
+            layout = next;
+            let mut admitted = 0;
+            for _ in 0..*tries {
+                let (verdict, charged) = evaluate(layout.quota(), &cell, *now_ns);
+                if verdict.is_ok() {
+                    cell = layout.charge(charged, *now_ns);
+                    admitted += 1;
+                }
+            }
+            admitted
+        };
+        steps.iter().map(&mut step).collect()
+    }
+
+    #[test]
+    fn going_back_to_an_earlier_quota_refills_nobody() {
+        const S: u64 = 1_000_000_000;
+        let (ten, three) = (Window::per_hour(10), Window::per_hour(3));
+        let (fast, day) =
+            (Window::per_second(100), Window::new(NonZeroU32::new(5).unwrap(), Duration::from_hours(24)));
+        assert_eq!(
+            walk(&[(&[ten], 0, 20), (&[three], S, 5), (&[ten], 2 * S, 20)]),
+            [10, 0, 0],
+            "lower and back"
+        );
+        assert_eq!(
+            walk(&[(&[ten], 0, 20), (&[fast], S, 50), (&[ten], 5 * S, 20)]),
+            [10, 50, 0],
+            "higher and back"
+        );
+        assert_eq!(
+            walk(&[(&[fast, ten], 0, 20), (&[fast], S, 5), (&[fast, ten], 2 * S, 9)]),
+            [10, 5, 0],
+            "away and back"
+        );
+        assert_eq!(
+            walk(&[(&[ten], 0, 4), (&[fast], S, 9), (&[ten], 2 * S, 20)]),
+            [4, 9, 0],
+            "what passed meanwhile counts"
+        );
+        assert_eq!(
+            walk(&[(&[ten], 0, 9), (&[three], S, 0), (&[day], 2 * S, 0), (&[ten], 3 * S, 20)])[3],
+            1,
+            "over two others"
+        );
+        let later = 3_600 * S;
+        assert_eq!(
+            walk(&[(&[ten], 0, 20), (&[fast], S, 0), (&[ten], later + 2 * S, 20)])[2],
+            10,
+            "an hour later it has come back"
+        );
     }
 
     #[test]

@@ -30,7 +30,8 @@
 //! # State
 //! All services made from one layer, and their clones, share one account.
 //! [`reconfigured`](RateLimitLayer::reconfigured) keeps what each key has consumed, in requests and
-//! clamped to the new burst.
+//! clamped to the new burst. Windows that are gone are charged on, as long as they have history and a
+//! cell has a place for them (four in all): going back refills nobody.
 //!
 //! # Errors and panics
 //! Adds no error: `S::Error` passes unchanged. Never panics.
@@ -174,6 +175,7 @@ impl<O: Observer> RateLimitLayer<O> {
             table: Table::new(config.quota),
             generations: AtomicU64::new(2),
             rejections: Rejections::default(),
+            refill_ns: AtomicU64::new(nanos(config.quota.refill())),
         };
         let (account, key) = (Arc::new(account), Arc::new(key));
         Self::one(Limit { account, generation: 1, name: None, config, key, observer })
@@ -202,7 +204,7 @@ impl<O: Observer> RateLimitLayer<O> {
         O: Clone,
     {
         self.map(|old| Limit {
-            generation: old.account.generations.fetch_add(1, Relaxed),
+            generation: old.account.follow(config),
             config: config.clone(),
             ..old.clone()
         })
@@ -213,9 +215,11 @@ impl<O: Observer> RateLimitLayer<O> {
         self.limits.iter().map(|limit| limit.account.table.len()).sum()
     }
 
-    /// After this long without a request no limit of this layer has any history.
+    /// After this long without a request no limit of this layer has any history: the longest refill of all
+    /// configurations that its state has had.
     pub fn refill(&self) -> Duration {
-        self.limits.iter().map(|limit| limit.config.quota.refill()).max().unwrap_or_default()
+        let refill_ns = |limit: &Arc<Limit<O>>| limit.account.refill_ns.load(Relaxed);
+        Duration::from_nanos(self.limits.iter().map(refill_ns).max().unwrap_or_default())
     }
 
     /// Charges all limits, or none if one refuses.
@@ -348,6 +352,20 @@ struct Account {
     /// The number of the next configuration.
     generations: AtomicU64,
     rejections: Rejections,
+    /// The longest refill of all configurations: cells are carried over only as they are asked for.
+    refill_ns: AtomicU64,
+}
+
+impl Account {
+    /// The number of the next configuration.
+    fn follow(&self, config: &RateLimitConfig) -> u64 {
+        self.refill_ns.fetch_max(nanos(config.quota.refill()), Relaxed);
+        self.generations.fetch_add(1, Relaxed)
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// One configuration over an account.

@@ -1,4 +1,4 @@
-//! Bounded keyed state: shards of cells, each with the quota its cells are written in.
+//! Bounded keyed state: shards of cells, each with the layout its cells are written in.
 
 use std::{
     collections::HashMap,
@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use super::gcra::{Cell, Quota, evaluate, migrate};
+use super::gcra::{Cell, Layout, Quota, carry, evaluate};
 use crate::key::Key;
 
 /// Independent locks; a power of two.
@@ -43,9 +43,9 @@ impl Table {
         let shard = &mut *self.lock(key);
         shard.follow(rule, now_ns);
         let place = shard.locate(key, shard.cap, |cell| cell.is_idle(now_ns));
-        let (verdict, next) = evaluate(&shard.quota, shard.cell(place), now_ns);
+        let (verdict, next) = evaluate(shard.layout.quota(), shard.cell(place), now_ns);
         if verdict.is_ok() {
-            shard.write(place, key, next);
+            shard.write(place, key, shard.layout.charge(next, now_ns));
         }
         shard.move_on(place, now_ns);
         verdict
@@ -55,11 +55,12 @@ impl Table {
     pub(super) fn peek(&self, rule: &Rule, key: Key, now_ns: u64) -> Result<u64, Duration> {
         let shard = self.lock(key);
         let is_newer = rule.generation > shard.generation;
-        let (cap, quota) =
-            if is_newer { (shard_cap(rule.max_keys), &rule.quota) } else { (shard.cap, &shard.quota) };
-        let carried = |cell: &Cell| if is_newer { migrate(&shard.quota, quota, cell, now_ns) } else { *cell };
+        let cap = if is_newer { shard_cap(rule.max_keys) } else { shard.cap };
+        let layout = if is_newer { shard.next(&rule.quota, now_ns) } else { shard.layout };
+        let carried =
+            |cell: &Cell| if is_newer { carry(&shard.layout, &layout, cell, now_ns) } else { *cell };
         let place = shard.locate(key, cap, |cell| carried(cell).is_idle(now_ns));
-        evaluate(quota, &carried(shard.cell(place)), now_ns).0
+        evaluate(layout.quota(), &carried(shard.cell(place)), now_ns).0
     }
 
     /// Keys that are remembered now.
@@ -91,7 +92,7 @@ fn shard_cap(max_keys: usize) -> usize {
 #[derive(Debug)]
 struct Shard {
     generation: u64,
-    quota: Quota,
+    layout: Layout,
     cap: usize,
     places: HashMap<u64, usize, BuildHasherDefault<AlreadyHashed>>,
     entries: Vec<(u64, Cell)>,
@@ -117,7 +118,7 @@ impl Shard {
     fn new(quota: Quota) -> Self {
         Self {
             generation: 0,
-            quota,
+            layout: Layout::new(quota),
             cap: 0, // Set by the first request, whose rule is newer than 0.
             places: HashMap::default(),
             entries: Vec::new(),
@@ -126,16 +127,22 @@ impl Shard {
         }
     }
 
+    /// The same quota is the same layout.
+    fn next(&self, quota: &Quota, now_ns: u64) -> Layout {
+        if quota == self.layout.quota() { self.layout } else { self.layout.next(quota, now_ns) }
+    }
+
     fn follow(&mut self, rule: &Rule, now_ns: u64) {
         if rule.generation <= self.generation {
             return;
         }
-        if rule.quota != self.quota {
+        let layout = self.next(&rule.quota, now_ns);
+        if layout != self.layout {
             let cells = self.entries.iter_mut().map(|(_, cell)| cell).chain([&mut self.overflow]);
             for cell in cells {
-                *cell = migrate(&self.quota, &rule.quota, cell, now_ns);
+                *cell = carry(&self.layout, &layout, cell, now_ns);
             }
-            self.quota = rule.quota;
+            self.layout = layout;
         }
         self.generation = rule.generation;
         self.cap = shard_cap(rule.max_keys);
@@ -233,6 +240,8 @@ impl Hasher for AlreadyHashed {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU32;
+
     use super::*;
     use crate::rate_limit::Window;
 
@@ -294,8 +303,11 @@ mod tests {
 
     #[test]
     fn peek_and_the_first_commit_of_a_newer_rule_see_the_same_idle_cells() {
-        let both = rule(1, &[Window::per_second(1), Window::per_hour(1)], 2);
-        let second = rule(2, &[Window::per_second(1)], 2);
+        let both = rule(1, &[Window::per_hour(1), Window::per_second(1)], 2);
+        // Four windows leave no place for the hour that is gone.
+        let [first, second, third, fourth] =
+            [1, 2, 3, 4].map(|s| Window::new(NonZeroU32::MIN, Duration::from_secs(s)));
+        let second = rule(2, &[first, second, third, fourth], 2);
         let (table, keys) = (Table::new(both.quota), keys().take(4).collect::<Vec<_>>());
         let now_ns = 2_000_000_000;
         for (key, at_ns) in keys.iter().zip([0, 0, now_ns]) {
