@@ -117,7 +117,7 @@ async fn r13_only_what_is_in_force_has_labels() {
         text.replace("routes: {all:", "routes: {new: {match: {path: /new}, use: [other], respond: {}}, all:");
     let failing = "tests: [{request: GET http://a/new, expect: {status: 404}}]\n";
     process.write("gateway.yaml", &(text.clone() + failing));
-    process.says("a test of this configuration does not hold").await;
+    process.says("a test does not hold: GET http://a/new").await;
     let metrics = process.get("/metrics").await.unwrap().1;
     assert!(metrics.contains("route=\"all\"") && metrics.contains("policy=\"few\""), "{metrics}");
     assert!(!metrics.contains("\"new\"") && !metrics.contains("\"other\""), "{metrics}");

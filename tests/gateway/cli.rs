@@ -60,7 +60,10 @@ fn a15_check_runs_the_tests_and_explain_does_not_insist_on_them() {
     let folder = tempfile::tempdir().unwrap();
     let file = write(folder.path(), FAILING);
     let said = says(&["check", &file], 1);
-    assert!(said.contains("gateway.yaml:9\n") && said.contains("expected two, but it is one"), "{said}");
+    assert!(
+        said.contains("gateway.yaml:9:5") && said.contains("^ route: expected two, but it is one"),
+        "{said}"
+    );
     let said = says(&["explain", "http://a/one", "-c", &file], 0);
     assert!(said.contains("> one") && said.contains("verdict: sent"), "{said}");
     assert!(
@@ -133,4 +136,52 @@ fn unknown_words_are_refused_and_files_that_are_not_there_named() {
 fn the_schema_is_json() {
     let schema = serde_json::from_str::<serde_json::Value>(&says(&["schema"], 0)).unwrap();
     assert!(schema["properties"]["routes"].is_object(), "{schema}");
+}
+
+/// What only a table of the routes knows comes with all the rest, in the same form.
+#[test]
+fn routes_and_tests_are_mistakes_like_all_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let yaml = "
+listeners: {public: {listen: ':8080'}}
+upstreams: {app: {endpoints: ['127.0.0.1:1']}}
+routes:
+  one: {match: {path: '/{a}'}, upstream: app}
+  two: {match: {path: '/{b}'}, upstream: app}
+  three: {match: {path: /three}, upstream: ap}
+";
+    let file = write(folder.path(), yaml);
+    let said = says(&["check", &file], 1);
+    for words in [
+        "gateway.yaml:6:3",
+        "error[routes]: on listener `public`: routes `one` and `two`",
+        "the first",
+        "priority: 1",
+    ] {
+        assert!(said.contains(words), "{words} is missing in\n{said}");
+    }
+    assert!(said.contains("gateway.yaml:7:44") && said.contains("has 2 errors"), "{said}");
+    let file = write(folder.path(), &yaml.replace("upstream: ap}", "upstream: app}"));
+    let said = says(&["check", &file], 1);
+    assert!(said.contains("gateway.yaml:6:3") && said.contains("has 1 error\n"), "{said}");
+    let json =
+        serde_json::from_str::<serde_json::Value>(&says(&["check", "--format", "json", &file], 1)).unwrap();
+    let error = &json["errors"][0];
+    assert_eq!(
+        (&error["line"], &error["column"], &error["code"]),
+        (&6.into(), &3.into(), &"routes".into()),
+        "{json}"
+    );
+    let json = says(&["check", "--format", "json", &write(folder.path(), FAILING)], 1);
+    let json = serde_json::from_str::<serde_json::Value>(&json).unwrap();
+    let error = &json["errors"][0];
+    assert_eq!(
+        (&error["line"], &error["column"], &error["code"]),
+        (&9.into(), &5.into(), &"test".into()),
+        "{json}"
+    );
+    assert_eq!(error["explanation"]["route"], "one");
+    // The first mistake of a new user: the wrong folder.
+    let said = says(&["check", "no-such.yaml"], 1);
+    assert!(said.contains("help: give the path of a file that is there"), "{said}");
 }

@@ -27,8 +27,8 @@ use tokio::time::Instant;
 use crate::{
     carry::{Carried, Change, Steps},
     config::checked::{
-        Bulkhead, Config, Destination, Enforce, KeyPart, Name, OnMissing, Policy, PolicyKind, RateLimit,
-        Respond, Route as RouteConfig, Scope,
+        Bulkhead, Config, Destination, Enforce, KeyPart, Listener, Name, OnMissing, Policy, PolicyKind,
+        RateLimit, Respond, Route as RouteConfig, Scope,
     },
     entry::{self, Entry},
     generation::{Alive, Generation, Plan, Served},
@@ -115,7 +115,7 @@ pub fn assemble(
     before: &State,
     around: &Surroundings<'_>,
 ) -> Result<Generation, Vec<Unroutable>> {
-    let tables = tables(config)?;
+    let tables = tables(&config.listeners, &config.routes)?;
     let mut report = Vec::new();
     let state = carry(config, before, around, &mut report);
     let alive = Alive::default();
@@ -151,10 +151,21 @@ struct Listening {
     routes: Vec<Name>,
 }
 
-fn tables(config: &Config) -> Result<Vec<Listening>, Vec<Unroutable>> {
+/// What is wrong with the routes of each listener.
+pub fn unroutable(
+    listeners: &BTreeMap<Name, Listener>,
+    routes: &BTreeMap<Name, RouteConfig>,
+) -> Vec<Unroutable> {
+    tables(listeners, routes).err().unwrap_or_default()
+}
+
+fn tables(
+    listeners: &BTreeMap<Name, Listener>,
+    routes: &BTreeMap<Name, RouteConfig>,
+) -> Result<Vec<Listening>, Vec<Unroutable>> {
     let (mut tables, mut wrong) = (Vec::new(), Vec::new());
-    for (name, listener) in &config.listeners {
-        let routes = || config.routes.iter().filter(|(_, route)| route.listeners.contains(name));
+    for (name, listener) in listeners {
+        let routes = || routes.iter().filter(|(_, route)| route.listeners.contains(name));
         let wanted = routes().map(|(name, route)| (Arc::clone(name), &route.matches, route.priority));
         match Table::compile(wanted) {
             Ok(table) => tables.push(Listening {

@@ -220,10 +220,7 @@ fn checked_json(file: &Path, result: &Result<Prepared, Refusal>) -> serde_json::
             "file": file, "ok": true, "warnings": prepared.warnings.to_json(),
             "hash": prepared.generation.hash(),
         }),
-        Err(Refusal::Config(diagnostics)) => {
-            json!({"file": file, "ok": false, "errors": diagnostics.to_json()})
-        }
-        Err(refusal) => json!({"file": file, "ok": false, "errors": [{"message": refusal.to_string()}]}),
+        Err(refusal) => json!({"file": file, "ok": false, "errors": refusal.to_json()}),
     }
 }
 

@@ -1,16 +1,17 @@
 //! From files to a generation that may be put in force: read, check each, check together, assemble,
 //! run the file's own tests. `check`, the cold start and every reload come through here.
 
-use std::{fmt, io::ErrorKind, path::Path, sync::Arc};
+use std::{collections::BTreeMap, fmt, io::ErrorKind, path::Path, sync::Arc};
 
 use naka::clock::Now;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::{
-    assemble::{State, Surroundings, Unroutable, assemble},
+    assemble::{State, Surroundings, Unroutable, assemble, unroutable},
     config::{
-        self, Diagnostics, Held, Loaded, Severity, Sources,
-        checked::{Config, Expect, Test},
+        self, Code, Diagnostic, Diagnostics, Held, Loaded, Severity, Sources, Watched,
+        checked::{Config, Expect, Name, Route, Test},
     },
     explain::{Explanation, Verdict, explain, forwarded_path},
     generation::Generation,
@@ -37,8 +38,6 @@ pub struct Prepared {
 pub enum Refusal {
     /// The files are wrong.
     Config(Diagnostics),
-    /// No table can be made of the routes.
-    Routes(Arc<Config>, Vec<Unroutable>),
     /// The file's own tests do not hold.
     Tests(Vec<FailedTest>),
     /// A listener cannot be bound.
@@ -97,7 +96,7 @@ impl fmt::Debug for Before<'_> {
 /// # Errors
 /// Everything that is wrong, at the first stage where something is.
 pub fn prepare(before: &Before<'_>, metrics: &Metrics, connector: &Connector) -> Result<Prepared, Refusal> {
-    let loaded = config::load(before.entry, before.sources).map_err(Refusal::Config)?;
+    let loaded = look(before.entry, before.sources).1.map_err(Refusal::Config)?;
     before.prepare(loaded, metrics, connector)
 }
 
@@ -115,7 +114,8 @@ impl Before<'_> {
         let config = Arc::new(loaded.config);
         let around = Surroundings { metrics, connector: connector.clone(), now: Instant::now() };
         let assembled = assemble(&config, self.number, &(self.state)(&config), &around);
-        let generation = assembled.map_err(|all| Refusal::Routes(Arc::clone(&config), all))?;
+        let generation = assembled
+            .map_err(|all| Refusal::Config(Diagnostics::new(said_of_routes(&all, &config.routes))))?;
         let is_tested = match self.tests {
             RunTests::Always => true,
             RunTests::AsConfigured => config.gateway.reload.run_tests,
@@ -186,15 +186,11 @@ impl Refusal {
                 first.map(|one| format!("{}: {}", one.place, one.message)).unwrap_or_default()
             }
             Self::Tests(all) => {
-                let first = |one: &FailedTest| format!("{}: a test does not hold", one.test.origin);
-                all.first().map(first).unwrap_or_default()
-            }
-            Self::Routes(config, all) => {
-                let first = |one: &Unroutable| {
-                    let place = one.error.routes().next().and_then(|name| config.routes.get(name));
-                    place.map_or_else(
-                        || one.error.to_string(),
-                        |route| format!("{}: {}", route.origin, one.error),
+                let first = |one: &FailedTest| {
+                    format!(
+                        "{}: a test does not hold: {}",
+                        one.test.origin.place(),
+                        one.differences.join("; ")
                     )
                 };
                 all.first().map(first).unwrap_or_default()
@@ -207,13 +203,28 @@ impl Refusal {
         }
     }
 
+    /// For programs: a list of objects.
+    pub fn to_json(&self) -> Value {
+        match self {
+            Self::Config(diagnostics) => diagnostics.to_json(),
+            Self::Tests(all) => {
+                let one = |failed: &FailedTest| {
+                    let mut it = failed_test(failed).to_json();
+                    it["explanation"] = failed.explanation.to_json();
+                    it
+                };
+                Value::Array(all.iter().map(one).collect())
+            }
+            Self::Bind(..) | Self::Panic => json!([{"message": self.to_string()}]),
+        }
+    }
+
     /// How many things are wrong.
     pub fn count(&self) -> usize {
         match self {
             Self::Config(diagnostics) => {
                 diagnostics.iter().filter(|one| one.severity == Severity::Error).count()
             }
-            Self::Routes(_, all) => all.len(),
             Self::Tests(all) => all.len(),
             Self::Bind(..) | Self::Panic => 1,
         }
@@ -224,9 +235,13 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Config(diagnostics) => f.write_str(&diagnostics.render(false)),
-            Self::Routes(config, all) => all.iter().try_for_each(|one| unroutable(f, config, one)),
             Self::Tests(all) => {
-                all.iter().take(SHOWN_TESTS).try_for_each(|failed| failed_test(f, failed))?;
+                for failed in all.iter().take(SHOWN_TESTS) {
+                    f.write_str(&Diagnostics::new(vec![failed_test(failed)]).render(false))?;
+                    let explanation = failed.explanation.to_string();
+                    explanation.lines().try_for_each(|line| writeln!(f, "  | {line}"))?;
+                    writeln!(f)?;
+                }
                 let more = all.len().saturating_sub(SHOWN_TESTS);
                 if more > 0 { writeln!(f, "error: {more} more tests do not hold") } else { Ok(()) }
             }
@@ -253,23 +268,38 @@ impl fmt::Display for Refusal {
 /// Failed tests that are shown whole.
 const SHOWN_TESTS: usize = 20;
 
-fn unroutable(f: &mut fmt::Formatter<'_>, config: &Config, one: &Unroutable) -> fmt::Result {
-    writeln!(f, "error: {}", one.error)?;
-    let origin = |name| config.routes.get(name).map(|route| route.origin.to_string()).unwrap_or_default();
-    let help = match &one.error {
-        RouteError::Ambiguous(_) => "make one match more, or say which goes first: `priority: 1`",
-        RouteError::TooManyCaptures { .. } => "capture less, or split the route",
-        RouteError::TooManySegments { .. } => "end it earlier with `{rest...}` or `prefix:`",
-    };
-    one.error.routes().try_for_each(|name| writeln!(f, "  --> {}", origin(name)))?;
-    writeln!(f, "  on listener `{}`", one.listener)?;
-    writeln!(f, "  help: {help}")
+fn said_of_routes(all: &[Unroutable], routes: &BTreeMap<Name, Route>) -> Vec<Diagnostic> {
+    let said = all.iter().filter_map(|one| {
+        let help = match &one.error {
+            RouteError::Ambiguous(_) => "make one match more, or say which goes first: `priority: 1`",
+            RouteError::TooManyCaptures { .. } => "capture less, or split the route",
+            RouteError::TooManySegments { .. } => "end it earlier with `{rest...}` or `prefix:`",
+        };
+        let mut places = one.error.routes().filter_map(|name| Some(routes.get(name)?.origin.place().clone()));
+        let (first, second) = (places.next()?, places.next());
+        let message = format!("on listener `{}`: {}", one.listener, one.error);
+        let mut it =
+            Diagnostic::error(Code::Routes, second.clone().unwrap_or_else(|| first.clone()), message);
+        it.combined().help(help);
+        if second.is_some() {
+            it.label("the second").related(first, "the first");
+        }
+        Some(it)
+    });
+    said.collect()
 }
 
-fn failed_test(f: &mut fmt::Formatter<'_>, failed: &FailedTest) -> fmt::Result {
-    writeln!(f, "error: a test of this configuration does not hold: {}", failed.explanation.asked)?;
-    writeln!(f, "  --> {}", failed.test.origin)?;
-    failed.differences.iter().try_for_each(|line| writeln!(f, "  {line}"))?;
-    let explanation = failed.explanation.to_string();
-    explanation.lines().try_for_each(|line| writeln!(f, "  | {line}"))
+/// As a mistake of the file, in one place with all others.
+fn failed_test(failed: &FailedTest) -> Diagnostic {
+    let place = failed.test.origin.place().clone();
+    let message = format!("a test does not hold: {}", failed.explanation.asked);
+    let mut it = Diagnostic::error(Code::Test, place, message);
+    it.label(failed.differences.join("; "));
+    it.help("mend the routes, or expect what comes of it: it is shown below");
+    it
+}
+
+/// Reads the files, and says of the routes what only whoever makes tables of them can.
+pub fn look(entry: &Path, sources: Option<&Sources>) -> (Watched, Result<Loaded, Diagnostics>) {
+    config::look(entry, sources, |listeners, routes| said_of_routes(&unroutable(listeners, routes), routes))
 }

@@ -18,10 +18,10 @@ use tracing::{error, info, warn};
 
 use crate::{
     carry::{Change, What},
-    config::{self, Held, Loaded, Sources, Watched, checked::Config},
+    config::{Held, Loaded, Sources, Watched, checked::Config},
     generation::{Generation, InForce},
     observe::{Metrics, ReloadResult},
-    prepare::{Before, Prepared, Refusal, RunTests},
+    prepare::{Before, Prepared, Refusal, RunTests, look},
     upstream::Connector,
     worker::Workers,
 };
@@ -223,7 +223,7 @@ impl Reloader {
             workers.unlisten(address).await;
         }
         self.metrics.in_force(number, hash.clone());
-        info!(generation = number, hash, "{summary}");
+        info!(generation = number, %hash, "{summary}");
         self.status.with(|inner| inner.report = report);
         self.sources = sources;
         Ok(ReloadResult::Applied)
@@ -243,7 +243,7 @@ impl Reloader {
         let (entry, sources, current) = (self.entry.clone(), self.sources.clone(), Arc::clone(current));
         let (metrics, connector) = (Arc::clone(&self.metrics), self.connector.clone());
         let next = tokio::task::spawn_blocking(move || {
-            let (attempted, loaded) = config::look(&entry, Some(&sources));
+            let (attempted, loaded) = look(&entry, Some(&sources));
             let before = Before {
                 entry: &entry,
                 sources: Some(&sources),

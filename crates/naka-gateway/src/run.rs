@@ -101,7 +101,7 @@ async fn start(entry: &Path, metrics: Arc<Metrics>) -> Result<(), Failure> {
         info!(%address, "admin port");
         tokio::spawn(admin::serve(Arc::clone(&admin), socket));
     }
-    info!(generation = 1, hash, workers = workers_count, routes = config.routes.len(), "naka is ready");
+    info!(generation = 1, %hash, workers = workers_count, routes = config.routes.len(), "naka is ready");
     Control { signals, reloader, workers, admin, requests }.run().await;
     Ok(())
 }

@@ -7,7 +7,6 @@ use std::{
     collections::BTreeMap,
     fmt,
     net::{IpAddr, SocketAddr},
-    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
@@ -15,23 +14,37 @@ use std::{
 use http::{HeaderName, HeaderValue, Method, StatusCode, uri::PathAndQuery};
 use ipnet::IpNet;
 
+use super::diagnostic::Place;
+
 /// A key of one of the maps of the file. It is the identity of the state behind it.
 pub type Name = Arc<str>;
 
 /// Where in the configuration something was said; shown by `explain` and `/config`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Origin {
-    /// The file.
-    pub file: Arc<PathBuf>,
-    /// Its line, counted from 1.
-    pub line: u32,
-}
+#[derive(Clone, Debug)]
+pub struct Origin(pub(crate) Place);
 
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.file.display(), self.line)
+impl Origin {
+    /// The piece of text.
+    pub const fn place(&self) -> &Place {
+        &self.0
     }
 }
+
+/// File and line.
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.0.file().display(), self.0.line())
+    }
+}
+
+/// The same file and line.
+impl PartialEq for Origin {
+    fn eq(&self, other: &Self) -> bool {
+        (self.0.file(), self.0.line()) == (other.0.file(), other.0.line())
+    }
+}
+
+impl Eq for Origin {}
 
 /// A whole configuration.
 #[derive(Clone, Debug)]

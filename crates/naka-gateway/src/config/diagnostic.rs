@@ -37,10 +37,6 @@ impl Source {
         &self.text
     }
 
-    pub(crate) fn shared_path(&self) -> Arc<PathBuf> {
-        Arc::clone(&self.path)
-    }
-
     /// The index of the line that holds `offset`.
     pub(crate) fn line_index(&self, offset: usize) -> usize {
         self.lines.partition_point(|start| *start <= offset).saturating_sub(1)
@@ -164,6 +160,10 @@ pub enum Code {
     UnknownName,
     /// Two things that exclude one another.
     Conflict,
+    /// Two routes that can take the same request, or one that no table can hold.
+    Routes,
+    /// A test of the file's own that does not hold.
+    Test,
     /// Something that nobody uses.
     Unused,
     /// Something that lets in whoever can reach it.
@@ -185,6 +185,8 @@ impl Code {
             Self::Missing => "missing",
             Self::UnknownName => "unknown-name",
             Self::Conflict => "conflict",
+            Self::Routes => "routes",
+            Self::Test => "test",
             Self::Unused => "unused",
             Self::Exposed => "exposed",
         }

@@ -17,7 +17,7 @@ use std::{
 };
 
 use super::{
-    check::{File, check},
+    check::{File, Unclear, check},
     checked::Config,
     decode::{Cx, Decode as _},
     diagnostic::{Code, Diagnostic, Diagnostics, Severity, Source},
@@ -108,11 +108,16 @@ impl Watched {
 
 /// Reads the entry file and what it includes, as one configuration.
 pub fn load(entry: &Path, previous: Option<&Sources>) -> Result<Loaded, Diagnostics> {
-    look(entry, previous).1
+    look(entry, previous, |_, _| Vec::new()).1
 }
 
 /// As [`load`], and tells where it looked, also if what it found is wrong: there it can be mended.
-pub fn look(entry: &Path, previous: Option<&Sources>) -> (Watched, Result<Loaded, Diagnostics>) {
+/// `unclear` adds what can be said of the routes if something else is wrong.
+pub(crate) fn look(
+    entry: &Path,
+    previous: Option<&Sources>,
+    unclear: Unclear,
+) -> (Watched, Result<Loaded, Diagnostics>) {
     let dir = folder(entry);
     let mut files = Files {
         texts: vec![read(entry)],
@@ -141,14 +146,15 @@ pub fn look(entry: &Path, previous: Option<&Sources>) -> (Watched, Result<Loaded
     files.texts.extend(paths.iter().take(MAX_FILES).map(|path| read(path)));
     let read = files.texts.iter().map(|text| text.path.clone());
     let watched = Watched { files: read.collect(), dirs: files.dirs.clone() };
-    (watched, files.check(dir, previous))
+    (watched, files.check(dir, previous, unclear))
 }
 
 /// Reads one text as a whole configuration; `include` is not followed.
 pub fn parse_str(name: &str, text: &str) -> Result<(Config, Diagnostics), Diagnostics> {
     let texts = vec![Text { path: name.into(), text: Ok(text.into()) }];
     let mut at = Attempt::of(&Files { texts, wrong_includes: Vec::new(), dirs: BTreeSet::new() });
-    let config = check(&at.files, hash(std::iter::once((Path::new(name), text))), &mut at.cx);
+    let config =
+        check(&at.files, hash(std::iter::once((Path::new(name), text))), |_, _| Vec::new(), &mut at.cx);
     let found = at.cx.finish();
     config.map(|config| (config, found.clone())).ok_or(found)
 }
@@ -192,7 +198,12 @@ impl Attempt {
                 Ok(_) => node::parse(number, &mut cx).and_then(|node| RawFile::decode(&node, &mut cx)),
                 Err(why) => {
                     let start = Span { file: number, start: 0, end: 0 };
-                    cx.error(Code::File, start, format!("{}: {why}", text.path.display()));
+                    let help = if number == 0 {
+                        "give the path of a file that is there: `-c FILE`; the README shows the smallest one"
+                    } else {
+                        "an `include:` names it: correct that, or make the file"
+                    };
+                    cx.error(Code::File, start, format!("{}: {why}", text.path.display())).help(help);
                     None
                 }
             };
@@ -209,12 +220,17 @@ impl Attempt {
 
 impl Files {
     /// As long as files are wrong by themselves that can be held, holds them and checks again.
-    fn check(mut self, dir: &Path, previous: Option<&Sources>) -> Result<Loaded, Diagnostics> {
+    fn check(
+        mut self,
+        dir: &Path,
+        previous: Option<&Sources>,
+        unclear: Unclear,
+    ) -> Result<Loaded, Diagnostics> {
         let mut held: Vec<Held> = Vec::new();
         loop {
             let mut at = Attempt::of(&self);
             let previous = previous.filter(|_| !at.is_strict());
-            let config = check(&at.files, self.hash(dir), &mut at.cx);
+            let config = check(&at.files, self.hash(dir), unclear, &mut at.cx);
             let found = at.cx.finish();
             if let Some(config) = config {
                 let files = self.texts.into_iter().map(|it| (it.path, it.text.unwrap_or_default())).collect();

@@ -14,5 +14,6 @@ mod units;
 mod values;
 
 pub use diagnostic::{Code, Diagnostic, Diagnostics, Place, Severity};
-pub use load::{Held, Loaded, Sources, Watched, load, look, parse_str, schema};
+pub(crate) use load::look;
+pub use load::{Held, Loaded, Sources, Watched, load, parse_str, schema};
 pub use units::{show_duration, show_rate, show_size};

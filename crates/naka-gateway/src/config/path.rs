@@ -95,7 +95,10 @@ fn segment(part: &str, last: bool, whole: bool) -> Result<Segment, Wrong> {
         }
         _ if part.starts_with(':') && is_name(&part[1..]) => {
             return wrong(format!("{} would be this very text", quoted(part))).map_err(|wrong| {
-                wrong.help(format!("write `{{{}}}` for one segment; for that very text use `regex:`", &part[1..]))
+                wrong.help(format!(
+                    "write `{{{}}}` for one segment; for that very text use `regex:`",
+                    &part[1..]
+                ))
             });
         }
         "*" | "**" => {

@@ -18,9 +18,9 @@ use std::{
 };
 
 use super::{
-    checked::{Config, Name, Origin},
+    checked::{Config, Listener, Name, Origin, Route},
     decode::{At, Cx, Named},
-    diagnostic::Code,
+    diagnostic::{Code, Diagnostic},
     node::Span,
     raw::RawFile,
     suggest::{nearest, one_of, quoted},
@@ -35,8 +35,11 @@ pub(crate) struct File {
     pub(crate) raw: Option<RawFile>,
 }
 
+/// Says which routes of a configuration that is wrong elsewhere leave open which of them takes a request.
+pub(crate) type Unclear = fn(&BTreeMap<Name, Listener>, &BTreeMap<Name, Route>) -> Vec<Diagnostic>;
+
 /// Checks all files as one configuration; the first is the entry. `None`: `cx` knows why.
-pub(crate) fn check(files: &[File], hash: u64, cx: &mut Cx) -> Option<Config> {
+pub(crate) fn check(files: &[File], hash: u64, unclear: Unclear, cx: &mut Cx) -> Option<Config> {
     let entry = files.first()?;
     included_keys(&files[1..], cx);
     let tables = Tables::gather(files, cx);
@@ -53,11 +56,12 @@ pub(crate) fn check(files: &[File], hash: u64, cx: &mut Cx) -> Option<Config> {
     let upstreams = upstreams::upstreams(&tables, &mut policies, cx);
     let routes = routes::routes(&tables, &listeners, &upstreams, &mut policies, &mut used, cx);
     let tests = tests::tests(files, &tables, cx);
-    if cx.is_clean() {
-        unused(&tables, &policies, &used, cx);
-    } else {
+    if !cx.is_clean() {
+        // Whoever makes tables of the routes says so of those that are clean.
+        cx.adopt(&unclear(&listeners.checked, &routes));
         return None;
     }
+    unused(&tables, &policies, &used, cx);
     Some(Config {
         gateway,
         listeners: listeners.checked,
@@ -219,9 +223,7 @@ fn unique<T: Eq + Hash>(list: &[At<T>], what: &str, cx: &mut Cx) {
 }
 
 fn origin(span: Span, cx: &Cx) -> Origin {
-    let source = cx.source(span.file);
-    let line = source.line_index(span.start) + 1;
-    Origin { file: source.shared_path(), line: u32::try_from(line).unwrap_or(u32::MAX) }
+    Origin(cx.place(span))
 }
 
 /// Warns of what nobody uses.
