@@ -1,5 +1,8 @@
 //! What one proxied request costs in allocations, both layers on: the whole gateway in this process,
 //! a client and an upstream beside it that allocate nothing themselves.
+//!
+//! All names of headers here are among those that `http` knows. It copies every other, in either
+//! direction, which is one more allocation for each.
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests may")]
 
 use std::{
@@ -28,16 +31,18 @@ const AT_MOST: usize = 14;
 const REQUESTS: usize = 1000;
 
 const GET: &[u8] = b"GET /api/orders/17?full=1 HTTP/1.1\r\nhost: api.example\r\nuser-agent: curl/8.9\r\n\
-    accept: application/json\r\naccept-encoding: gzip, br\r\nauthorization: Bearer abc.def.ghi\r\n\
-    cookie: session=0123456789\r\n\r\n";
+    accept: application/json\r\naccept-encoding: gzip, br\r\naccept-language: en-IN\r\n\
+    authorization: Bearer abc.def.ghi\r\ncookie: session=0123456789\r\n\
+    referer: http://api.example/\r\n\r\n";
 
 const POST: &[u8] = b"POST /api/orders HTTP/1.1\r\nhost: api.example\r\nuser-agent: curl/8.9\r\n\
     accept: application/json\r\naccept-encoding: gzip, br\r\nauthorization: Bearer abc.def.ghi\r\n\
-    content-type: application/json\r\ncontent-length: 64\r\n\r\n\
-    {\"item\":\"chai\",\"count\":2,\"price_inr\":40,\"note\":\"less sugar pls\"}";
+    cookie: session=0123456789\r\ncontent-type: application/json\r\ncontent-length: 120\r\n\r\n\
+    {\"item\":\"chai\",\"count\":2,\"price_inr\":40,\"note\":\"less sugar pls\",\
+    \"table\":7,\"name\":\"Asha\",\"paid\":false,\"to\":\"Bandra West\"}";
 
 /// Bytes of the body of `POST`.
-const BODY: usize = 64;
+const BODY: usize = 120;
 
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncache-control: no-store\r\n\
     content-length: 13\r\n\r\n{\"fine\":true}";

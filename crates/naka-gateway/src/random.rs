@@ -6,6 +6,7 @@ use std::{
     hash::{BuildHasher, Hasher},
 };
 
+use bytes::Bytes;
 use http::HeaderValue;
 
 /// 32 hexadecimal digits.
@@ -31,7 +32,9 @@ pub fn random_id() -> HeaderValue {
         let nibble = (word >> (60 - 4 * (place % 16))) & 15;
         *digit = b"0123456789abcdef"[nibble as usize];
     }
-    HeaderValue::from_bytes(&digits).expect("hexadecimal digits are visible ASCII")
+    // Shared from the start: the request and its response both carry it, and a copy of bytes that are
+    // not yet shared allocates.
+    HeaderValue::from_maybe_shared(Bytes::from_owner(digits)).expect("hexadecimal digits are visible ASCII")
 }
 
 #[cfg(test)]
