@@ -164,6 +164,8 @@ pub enum Code {
     Routes,
     /// A test of the file's own that does not hold.
     Test,
+    /// A way that leads back to where it began.
+    Loop,
     /// Something that nobody uses.
     Unused,
     /// Something that lets in whoever can reach it.
@@ -187,6 +189,7 @@ impl Code {
             Self::Conflict => "conflict",
             Self::Routes => "routes",
             Self::Test => "test",
+            Self::Loop => "loop",
             Self::Unused => "unused",
             Self::Exposed => "exposed",
         }

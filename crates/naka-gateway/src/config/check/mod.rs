@@ -53,7 +53,7 @@ pub(crate) fn check(files: &[File], hash: u64, unclear: Unclear, cx: &mut Cx) ->
     let listeners = gateway::listeners(&tables, &mut policies, cx);
     let gateway = gateway::gateway(entry.raw.as_ref(), &listeners.checked, cx);
     let mut used = BTreeSet::new();
-    let upstreams = upstreams::upstreams(&tables, &mut policies, cx);
+    let upstreams = upstreams::upstreams(&tables, &listeners.checked, &mut policies, cx);
     let routes = routes::routes(&tables, &listeners, &upstreams, &mut policies, &mut used, cx);
     let tests = tests::tests(files, &tables, cx);
     if !cx.is_clean() {

@@ -2,12 +2,13 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    net::SocketAddr,
     sync::Arc,
 };
 
 use super::{Tables, origin, policies::Policies};
 use crate::config::{
-    checked::{Endpoint, KeepAlive, Name, Upstream, UpstreamTimeouts},
+    checked::{Endpoint, KeepAlive, Listener, Name, Upstream, UpstreamTimeouts},
     decode::{Cx, Or},
     diagnostic::Code,
     node::Span,
@@ -17,13 +18,14 @@ use crate::config::{
 
 pub(super) fn upstreams(
     tables: &Tables<'_>,
+    listeners: &BTreeMap<Name, Listener>,
     policies: &mut Policies,
     cx: &mut Cx,
 ) -> BTreeMap<Name, Upstream> {
     let mut it = BTreeMap::new();
     for (name, at, raw) in tables.upstreams.read() {
         let bulkhead = policies.bulkhead_of(tables, at, raw.bulkhead.as_ref(), cx).map(|(name, _)| name);
-        let endpoints = endpoints(raw, cx);
+        let endpoints = endpoints(raw, listeners, cx);
         let timeouts = raw.timeouts.as_ref().map(|it| it.value.clone()).unwrap_or_default();
         let keep_alive = raw.keep_alive.as_ref().map(|it| it.value.clone()).unwrap_or_default();
         let upstream = Upstream {
@@ -45,7 +47,19 @@ pub(super) fn upstreams(
     it
 }
 
-fn endpoints(raw: &RawUpstream, cx: &mut Cx) -> Vec<Endpoint> {
+/// The listener that hears what is sent to this address.
+fn ours<'l>(address: &str, listeners: &'l BTreeMap<Name, Listener>) -> Option<&'l Name> {
+    let address = address.replace("localhost:", "127.0.0.1:").parse::<SocketAddr>().ok()?;
+    let hears = |listener: &Listener| {
+        let listen = listener.listen;
+        let is_local = address.ip().is_loopback() || address.ip().is_unspecified();
+        listen.port() == address.port()
+            && (listen.ip() == address.ip() || listen.ip().is_unspecified() && is_local)
+    };
+    listeners.iter().find_map(|(name, listener)| hears(listener).then_some(name))
+}
+
+fn endpoints(raw: &RawUpstream, listeners: &BTreeMap<Name, Listener>, cx: &mut Cx) -> Vec<Endpoint> {
     let Some(list) = &raw.endpoints else { return Vec::new() };
     if list.value.0.is_empty() {
         cx.error(Code::Value, list.span, "an upstream without endpoints")
@@ -68,6 +82,13 @@ fn endpoints(raw: &RawUpstream, cx: &mut Cx) -> Vec<Endpoint> {
                 .related(first, "first here")
                 .help("take one of them away: state is kept by address");
             continue;
+        }
+        if let Some(name) = ours(&address.0, listeners) {
+            cx.error(Code::Loop, item.span, format!("this is the gateway itself: its listener `{name}`"))
+                .warning()
+                .combined()
+                .label("a request that comes here begins anew")
+                .help("write the address of the service; each round makes the head longer, until that is refused");
         }
         it.push(Endpoint { address: Arc::clone(&address.0) });
     }
