@@ -13,13 +13,14 @@ use std::{
 };
 
 use naka_gateway::{
-    assemble::State,
     config::checked::Workers as Layout,
     generation::InForce,
     observe::Metrics,
     prepare::{Before, RunTests, prepare},
+    shared::Shared,
+    state::State,
     upstream::Connector,
-    worker::{Shared, Workers},
+    worker::Workers,
 };
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 

@@ -13,14 +13,14 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use naka_gateway::{
     admin::Admin,
-    assemble::State,
     connection,
     explain::{Explanation, explain},
     generation::{Generation, InForce},
     observe::Metrics,
     prepare::{Before, Refusal, RunTests, prepare},
+    shared::Shared,
+    state::State,
     upstream::Connector,
-    worker::Shared,
 };
 use naka_testkit::network::Network;
 use tempfile::TempDir;

@@ -42,7 +42,6 @@ use tracing::debug;
 
 use crate::{
     ask::Asked,
-    assemble::State,
     config::checked::{Config, Destination},
     connection::Stream,
     explain::explain,
@@ -50,6 +49,7 @@ use crate::{
     observe::{Metrics, ReloadResult},
     patience::{Patience, Patient, Progress},
     reload::Status,
+    state::State,
 };
 
 /// Connections to the admin port.

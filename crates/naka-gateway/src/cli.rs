@@ -19,13 +19,13 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     ask::Asked,
-    assemble::State,
     config,
     explain::{Explanation, explain},
     live,
     observe::Metrics,
     prepare::{Before, Prepared, Refusal, RunTests, prepare},
     run::{self, Failure},
+    state::State,
     upstream::Connector,
 };
 

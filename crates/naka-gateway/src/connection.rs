@@ -26,7 +26,7 @@ use crate::{
     generation::Generation,
     patience::{Patience, Patient, Progress},
     serve::{Account, refuse, serve as serve_request},
-    worker::Shared,
+    shared::Shared,
 };
 
 /// What hyper reads ahead, and holds to be written, at most.

@@ -5,13 +5,13 @@ use std::{collections::HashMap, fmt, net::SocketAddr, sync::Arc, time::Duration}
 use arc_swap::ArcSwap;
 
 use crate::{
-    assemble::State,
     carry::Change,
     config::checked::{Config, Name, ServerLimits},
     entry::Entry,
     observe::RouteMetrics,
     route::Table,
     stack::{Layers, Route},
+    state::State,
     transform::Transform,
 };
 

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::{
-    assemble::{State, Surroundings, Unroutable, assemble, unroutable},
+    assemble::{Surroundings, Unroutable, assemble, unroutable},
     config::{
         self, Code, Diagnostic, Diagnostics, Held, Loaded, Severity, Sources, Watched,
         checked::{Config, Expect, Name, Route, Test},
@@ -17,6 +17,7 @@ use crate::{
     generation::Generation,
     observe::Metrics,
     route::RouteError,
+    state::State,
     upstream::Connector,
 };
 

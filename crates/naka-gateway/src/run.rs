@@ -19,15 +19,16 @@ use tracing::{info, warn};
 
 use crate::{
     admin::{self, Admin, ReloadRequest},
-    assemble::State,
     config::checked::Reload,
     generation::{Generation, InForce},
     observe::Metrics,
     prepare::{Before, Refusal, RunTests, prepare},
     reload::{POLL, Reloader, Signature},
+    shared::Shared,
+    state::State,
     upstream::Connector,
     watch::Watch,
-    worker::{Shared, Workers, count},
+    worker::{Workers, count},
 };
 
 /// Why the process did not come up.

@@ -9,10 +9,7 @@ use std::{
     convert::Infallible,
     io,
     net::{SocketAddr, TcpListener as StdListener, TcpStream as StdStream},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
+    sync::Arc,
     thread::JoinHandle,
     time::Duration,
 };
@@ -20,12 +17,15 @@ use std::{
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
+    sync::{mpsc, oneshot},
 };
 use tracing::{error, info, warn};
 
 use crate::{
-    config::checked::Workers as Layout, connection, generation::InForce, observe::Metrics, seldom::Seldom,
+    config::checked::Workers as Layout,
+    connection,
+    seldom::Seldom,
+    shared::{Place, Shared},
 };
 
 /// Sockets on their way from one worker to another.
@@ -38,47 +38,6 @@ const BACKLOG: i32 = 1024;
 const BLOCKING: usize = 16;
 /// How long accepting pauses when the process has run out of something.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-
-/// What all workers share.
-#[derive(Debug)]
-pub struct Shared {
-    /// The generation in force.
-    pub in_force: Arc<InForce>,
-    /// All metrics.
-    pub metrics: Arc<Metrics>,
-    /// The bound of client connections.
-    pub connections: Arc<Semaphore>,
-    /// How many connections each worker holds.
-    loads: Vec<AtomicUsize>,
-    /// For each worker: becomes true when connections shall end after the request they are at. One
-    /// each, because every connection looks at it whenever it wakes.
-    draining: Vec<watch::Sender<bool>>,
-}
-
-impl Shared {
-    /// For that many workers.
-    pub fn new(in_force: Arc<InForce>, metrics: Arc<Metrics>, workers: usize) -> Arc<Self> {
-        let connections = in_force.with(|generation| generation.limits.connections);
-        Arc::new(Self {
-            in_force,
-            metrics,
-            connections: Arc::new(Semaphore::new(connections.min(Semaphore::MAX_PERMITS))),
-            loads: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
-            draining: (0..workers).map(|_| watch::Sender::new(false)).collect(),
-        })
-    }
-
-    /// Client connections that are open.
-    pub fn open_connections(&self) -> usize {
-        self.loads.iter().map(|load| load.load(Relaxed)).sum()
-    }
-
-    fn least_loaded(&self, me: usize) -> usize {
-        let load = |worker: usize| self.loads[worker].load(Relaxed);
-        let least = (0..self.loads.len()).min_by_key(|worker| load(*worker)).unwrap_or(me);
-        if load(me) > load(least) + load(least) / 8 { least } else { me }
-    }
-}
 
 /// How many workers a layout means on this machine; affinity and quota count.
 pub fn count(layout: Layout) -> usize {
@@ -113,7 +72,7 @@ impl Workers {
     /// # Errors
     /// If a thread or runtime cannot be had.
     pub fn start(shared: &Arc<Shared>, layout: Layout) -> io::Result<Self> {
-        let count = shared.loads.len();
+        let count = shared.workers();
         let (handovers, inboxes): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::channel(HANDOVER)).unzip();
         let handovers: Arc<[mpsc::Sender<Accepted>]> = handovers.into();
         let (mut commands, mut threads) = (Vec::new(), Vec::new());
@@ -181,9 +140,7 @@ impl Workers {
 
     /// Ends every connection after the request it is at.
     pub fn drain(&self) {
-        for draining in &self.shared.draining {
-            draining.send_replace(true);
-        }
+        self.shared.drain();
     }
 
     /// Ends the workers and what is still running, and waits for their threads.
@@ -354,7 +311,7 @@ impl Worker {
 
     fn take(&self, name: SocketAddr, stream: TcpStream, peer: SocketAddr, place: Place) {
         let (shared, number) = (Arc::clone(&self.shared), self.number);
-        let draining = self.shared.draining[number].subscribe();
+        let draining = self.shared.draining(number);
         tokio::spawn(async move {
             connection::serve_socket(&shared, number, name, stream, peer.ip(), draining).await;
             drop(place);
@@ -384,33 +341,4 @@ struct Accepted {
     stream: StdStream,
     peer: SocketAddr,
     place: Place,
-}
-
-/// One connection's place in the account of its worker, and in the bound of all.
-#[derive(Debug)]
-struct Place {
-    shared: Arc<Shared>,
-    worker: usize,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl Place {
-    fn taken(shared: &Arc<Shared>, worker: usize, permit: OwnedSemaphorePermit) -> Self {
-        shared.loads[worker].fetch_add(1, Relaxed);
-        shared.metrics.connections.inc();
-        Self { shared: Arc::clone(shared), worker, _permit: permit }
-    }
-
-    fn move_to(&mut self, worker: usize) {
-        self.shared.loads[worker].fetch_add(1, Relaxed);
-        self.shared.loads[self.worker].fetch_sub(1, Relaxed);
-        self.worker = worker;
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.shared.loads[self.worker].fetch_sub(1, Relaxed);
-        self.shared.metrics.connections.dec();
-    }
 }

@@ -1,37 +1,18 @@
 //! Finds what the rules of rank leave open.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use http::Method;
 
 use super::{
     entry::{End, Entry, Path},
+    error::Ambiguity,
     normalize::is_unreserved,
     rank::compare_conditions,
     regex_prefix::literal_prefix,
     trie::Trie,
 };
-use crate::config::checked::{Name, Segment, ValueMatch};
-
-/// Two routes of equal rank that can match the same request.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Ambiguity {
-    /// The one that was given first.
-    pub first: Name,
-    /// The other one.
-    pub second: Name,
-    /// A request that both match, as `naka explain` takes it; not known for regular expressions.
-    pub example: Option<String>,
-}
-
-impl fmt::Display for Ambiguity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { first, second, example } = self;
-        write!(f, "routes `{first}` and `{second}` can match the same request, and none is more specific")?;
-        example.as_ref().map_or(Ok(()), |example| write!(f, ": {example}"))
-    }
-}
+use crate::config::checked::{Segment, ValueMatch};
 
 /// For each route and host the first one before it that it clashes with, so there are never more than
 /// that many.

@@ -7,13 +7,10 @@ use regex::Regex;
 
 use super::{
     captures::{Captures, MAX_CAPTURES},
+    error::{MAX_SEGMENTS, RouteError},
     normalize::escape,
-    table::RouteError,
 };
 use crate::config::checked::{HostPattern, Match, Name, PathPattern, Segment, ValueMatch};
-
-/// The most segments the path of a route can have.
-pub const MAX_SEGMENTS: usize = 128;
 
 /// What of a request decides about its route.
 #[derive(Clone, Copy, Debug)]

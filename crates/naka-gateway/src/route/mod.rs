@@ -82,6 +82,7 @@
 mod ambiguity;
 mod captures;
 mod entry;
+mod error;
 mod normalize;
 mod rank;
 mod regex_prefix;
@@ -93,9 +94,9 @@ mod properties;
 #[cfg(test)]
 mod tests;
 
-pub use ambiguity::Ambiguity;
 pub use captures::{Captures, MAX_CAPTURES, render};
-pub use entry::{Lost, MAX_SEGMENTS, Query, query_value};
+pub use entry::{Lost, Query, query_value};
+pub use error::{Ambiguity, MAX_SEGMENTS, RouteError};
 pub use normalize::{BadPath, normalize};
 pub use rank::{Rule, Step};
-pub use table::{Found, Outcome, RouteError, Table, Trace};
+pub use table::{Found, Outcome, Table, Trace};

@@ -2,16 +2,17 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    fmt, iter,
+    fmt,
     sync::Arc,
 };
 
 use http::{HeaderValue, Method};
 
 use super::{
-    ambiguity::{self, Ambiguity},
-    captures::{Captures, MAX_CAPTURES},
-    entry::{Entry, Lost, MAX_SEGMENTS, Query},
+    ambiguity,
+    captures::Captures,
+    entry::{Entry, Lost, Query},
+    error::RouteError,
     rank::{Rule, compare},
     trie::Trie,
 };
@@ -85,55 +86,6 @@ impl fmt::Display for Outcome<'_> {
         }
     }
 }
-
-/// Why a table cannot be compiled.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum RouteError {
-    /// Two routes of equal rank can match the same request.
-    Ambiguous(Ambiguity),
-    /// More than [`MAX_CAPTURES`].
-    TooManyCaptures {
-        /// The route.
-        route: Name,
-        /// How many it has.
-        captures: usize,
-    },
-    /// More than [`MAX_SEGMENTS`].
-    TooManySegments {
-        /// The route.
-        route: Name,
-        /// How many it has.
-        segments: usize,
-    },
-}
-
-impl RouteError {
-    /// The routes it is about.
-    pub fn routes(&self) -> impl Iterator<Item = &Name> {
-        let (first, second) = match self {
-            Self::Ambiguous(two) => (&two.first, Some(&two.second)),
-            Self::TooManyCaptures { route, .. } | Self::TooManySegments { route, .. } => (route, None),
-        };
-        iter::once(first).chain(second)
-    }
-}
-
-impl fmt::Display for RouteError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Ambiguous(ambiguity) => ambiguity.fmt(f),
-            Self::TooManyCaptures { route, captures } => {
-                write!(f, "the path of route `{route}` has {captures} captures; at most {MAX_CAPTURES}")
-            }
-            Self::TooManySegments { route, segments } => {
-                write!(f, "the path of route `{route}` has {segments} segments; at most {MAX_SEGMENTS}")
-            }
-        }
-    }
-}
-
-impl std::error::Error for RouteError {}
 
 impl Table {
     /// Compiles the routes of one listener: name, match and priority of each. All errors in one go.

@@ -1,0 +1,101 @@
+//! What the workers of a process share, and the account of their connections.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering::Relaxed},
+};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+use crate::{generation::InForce, observe::Metrics};
+
+/// What all workers share.
+#[derive(Debug)]
+pub struct Shared {
+    /// The generation in force.
+    pub in_force: Arc<InForce>,
+    /// All metrics.
+    pub metrics: Arc<Metrics>,
+    /// The bound of client connections.
+    pub connections: Arc<Semaphore>,
+    /// How many connections each worker holds.
+    loads: Vec<AtomicUsize>,
+    /// For each worker: becomes true when connections shall end after the request they are at. One
+    /// each, because every connection looks at it whenever it wakes.
+    draining: Vec<watch::Sender<bool>>,
+}
+
+impl Shared {
+    /// For that many workers.
+    pub fn new(in_force: Arc<InForce>, metrics: Arc<Metrics>, workers: usize) -> Arc<Self> {
+        let connections = in_force.with(|generation| generation.limits.connections);
+        Arc::new(Self {
+            in_force,
+            metrics,
+            connections: Arc::new(Semaphore::new(connections.min(Semaphore::MAX_PERMITS))),
+            loads: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
+            draining: (0..workers).map(|_| watch::Sender::new(false)).collect(),
+        })
+    }
+
+    /// How many workers there are.
+    pub(crate) const fn workers(&self) -> usize {
+        self.loads.len()
+    }
+
+    /// Becomes true when the connections of a worker shall end.
+    pub(crate) fn draining(&self, worker: usize) -> watch::Receiver<bool> {
+        self.draining[worker].subscribe()
+    }
+
+    /// Has every connection end after the request it is at.
+    pub(crate) fn drain(&self) {
+        for draining in &self.draining {
+            draining.send_replace(true);
+        }
+    }
+
+    /// Client connections that are open.
+    pub fn open_connections(&self) -> usize {
+        self.loads.iter().map(|load| load.load(Relaxed)).sum()
+    }
+
+    /// The worker that a connection of `me` is best off with: `me`, unless it holds more than the least
+    /// loaded one and an eighth.
+    pub(crate) fn least_loaded(&self, me: usize) -> usize {
+        let load = |worker: usize| self.loads[worker].load(Relaxed);
+        let least = (0..self.loads.len()).min_by_key(|worker| load(*worker)).unwrap_or(me);
+        if load(me) > load(least) + load(least) / 8 { least } else { me }
+    }
+}
+
+/// One connection's place in the account of its worker, and in the bound of all.
+#[derive(Debug)]
+pub(crate) struct Place {
+    shared: Arc<Shared>,
+    worker: usize,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Place {
+    /// Taken, at this worker.
+    pub(crate) fn taken(shared: &Arc<Shared>, worker: usize, permit: OwnedSemaphorePermit) -> Self {
+        shared.loads[worker].fetch_add(1, Relaxed);
+        shared.metrics.connections.inc();
+        Self { shared: Arc::clone(shared), worker, _permit: permit }
+    }
+
+    /// Another worker serves it after all.
+    pub(crate) fn move_to(&mut self, worker: usize) {
+        self.shared.loads[worker].fetch_add(1, Relaxed);
+        self.shared.loads[self.worker].fetch_sub(1, Relaxed);
+        self.worker = worker;
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.shared.loads[self.worker].fetch_sub(1, Relaxed);
+        self.shared.metrics.connections.dec();
+    }
+}
