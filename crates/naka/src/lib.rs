@@ -5,7 +5,8 @@
 //! | [`rate_limit`] | So many requests in so much time, by key, over several windows at once |
 //! | [`bulkhead`] | So many requests at once, with a bounded queue |
 //! | [`timeout`] | An end to every exchange, the response body included |
-//! | `jwt` | Who may pass: tokens signed by known keys (feature `jwt`) |
+//! | [`authorize`] | Who may, by rules over identity, method and address |
+//! | `jwt` | Who it is: tokens signed by known keys (feature `jwt`) |
 //! | [`balance`] | Chooses an endpoint and keeps its account until the body ends |
 //! | [`problem`] | Renders what the others rejected as problem details (RFC 9457) |
 //!
@@ -29,6 +30,7 @@
 //! begins with a [`Context`](context::Context) the clock is read once for each request.
 #![forbid(unsafe_code)]
 
+pub mod authorize;
 pub mod balance;
 pub mod bulkhead;
 pub mod clock;

@@ -144,6 +144,8 @@ pub enum Reason {
     TypeRefused,
     /// No key is known to check the token with.
     KeysUnavailable,
+    /// Whoever it is may not.
+    Forbidden,
     /// The bulkhead and its queue are full.
     BulkheadFull,
     /// The wait for a place was too long.
@@ -191,6 +193,7 @@ impl Reason {
             | Self::IssuerRefused
             | Self::AudienceRefused
             | Self::TypeRefused => StatusCode::UNAUTHORIZED,
+            Self::Forbidden => StatusCode::FORBIDDEN,
             Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::KeysUnavailable | Self::BulkheadFull | Self::BulkheadTimeout | Self::NoEndpoint => {
@@ -228,6 +231,7 @@ impl Reason {
             Self::AudienceRefused => "audience_refused",
             Self::TypeRefused => "type_refused",
             Self::KeysUnavailable => "keys_unavailable",
+            Self::Forbidden => "forbidden",
             Self::BulkheadFull => "bulkhead_full",
             Self::BulkheadTimeout => "bulkhead_timeout",
             Self::RequestTimeout => "request_timeout",
@@ -271,6 +275,7 @@ impl Reason {
             Self::IssuerRefused => "The token is from another issuer.",
             Self::AudienceRefused => "The token is for another audience.",
             Self::TypeRefused => "The token is of another type.",
+            Self::Forbidden => "Whoever asks is not allowed to.",
             Self::KeysUnavailable => "The keys to check tokens with are not available; try again later.",
             Self::BulkheadFull => "Too many requests are at work and waiting; try again later.",
             Self::BulkheadTimeout => "No place became free in time; try again later.",

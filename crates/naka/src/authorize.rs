@@ -1,0 +1,354 @@
+//! Authorization: `403 Forbidden` for whoever may not.
+//!
+//! # Decision
+//! A [`Rule`] is asked about the request's head, its client's address and its
+//! [`Identity`], with `all`, `any` and `not`. What cannot be known (whose address is
+//! not known, or who has no identity) is neither true nor false, as in the logic of Kleene, and whoever
+//! is not surely let in stays out: `not` does not make a guess of it. An anonymous request can be let in
+//! by [`Rule::Authenticated`] under a `not`.
+//!
+//! # Units and limits
+//! No state besides the count of refusals for [`Enforce::Percent`]; a rule is as deep as it was written.
+//!
+//! # Errors and panics
+//! Adds no error: `S::Error` passes unchanged. Never panics.
+//!
+//! # Example
+//! ```
+//! # use std::sync::Arc;
+//! # use http::{Request, Response};
+//! # use tower::{Layer, ServiceExt};
+//! use naka::{authorize::{AuthorizeLayer, Rule}, identity::{Identity, Scheme}};
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let upstream = tower::service_fn(|_: Request<()>| async { Ok::<_, std::io::Error>(Response::new(())) });
+//! let rule = Rule::any([Rule::scope("rides.read"), Rule::role("support")]);
+//! let service = AuthorizeLayer::new(rule).layer(upstream);
+//!
+//! let mut asha = Identity::new(Scheme::Jwt, Some("asha".into()));
+//! asha.scopes.push("rides.read".into());
+//! let mut request = Request::new(());
+//! Arc::new(asha).put(request.extensions_mut());
+//! assert_eq!(service.clone().oneshot(request).await?.status(), 200);
+//! assert_eq!(service.oneshot(Request::new(())).await?.status(), 403);
+//! # Ok(()) }
+//! ```
+
+use std::{
+    fmt,
+    net::IpAddr,
+    str::FromStr,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use http::{Method, Request, Response, request::Parts};
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::{
+    clock::Now,
+    context::ClientAddr,
+    enforce::{Enforce, Rejections},
+    explain::{Explain, Finding},
+    identity::Identity,
+    observe::Observer,
+    reject::{Decided, Head, Reason, Rejection},
+};
+
+/// Who may.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Rule {
+    /// Each of them; nobody is refused by none.
+    All(Vec<Rule>),
+    /// One of them; nobody is let in by none.
+    Any(Vec<Rule>),
+    /// Not this.
+    Not(Box<Rule>),
+    /// Whoever is known.
+    Authenticated,
+    /// Whose credentials have this scope.
+    Scope(Arc<str>),
+    /// Whose credentials have this role.
+    Role(Arc<str>),
+    /// Who it is.
+    Subject(Arc<str>),
+    /// Whose credentials say this text of something, or have it in a list.
+    Claim(Arc<str>, Arc<str>),
+    /// How it is asked.
+    Method(Method),
+    /// Where it comes from.
+    Client(Network),
+}
+
+impl Rule {
+    /// Each of these.
+    pub fn all(rules: impl IntoIterator<Item = Self>) -> Self {
+        Self::All(rules.into_iter().collect())
+    }
+
+    /// One of these.
+    pub fn any(rules: impl IntoIterator<Item = Self>) -> Self {
+        Self::Any(rules.into_iter().collect())
+    }
+
+    /// Whose credentials have this scope.
+    pub fn scope(scope: &str) -> Self {
+        Self::Scope(scope.into())
+    }
+
+    /// Whose credentials have this role.
+    pub fn role(role: &str) -> Self {
+        Self::Role(role.into())
+    }
+}
+
+impl std::ops::Not for Rule {
+    type Output = Self;
+
+    fn not(self) -> Self {
+        Self::Not(Box::new(self))
+    }
+}
+
+/// A network, such as `10.0.0.0/8`; an address alone is one of a single address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network(ipnet::IpNet);
+
+impl Network {
+    /// Whether an address is of it. An IPv4 address in IPv6 clothes is what it is.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.0.contains(&address.to_canonical())
+    }
+}
+
+/// The text is no network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NetworkError;
+
+impl fmt::Display for NetworkError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("not a network such as `10.0.0.0/8` or `2001:db8::/32`")
+    }
+}
+
+impl std::error::Error for NetworkError {}
+
+impl FromStr for Network {
+    type Err = NetworkError;
+
+    fn from_str(text: &str) -> Result<Self, NetworkError> {
+        let network = text.parse().or_else(|_| text.parse::<IpAddr>().map(ipnet::IpNet::from));
+        network.map(Self).map_err(|_| NetworkError)
+    }
+}
+
+/// The pure decision: yes, no, or `None` for what cannot be known.
+pub fn evaluate(rule: &Rule, head: &Head<'_>) -> Option<bool> {
+    let identity = Identity::of(head.extensions);
+    match rule {
+        Rule::All(rules) => fold(rules, head, false),
+        Rule::Any(rules) => fold(rules, head, true),
+        Rule::Not(rule) => evaluate(rule, head).map(|is| !is),
+        Rule::Authenticated => Some(identity.is_some()),
+        Rule::Scope(scope) => Some(identity?.scopes.contains(scope)),
+        Rule::Role(role) => Some(identity?.roles.contains(role)),
+        Rule::Subject(subject) => Some(identity?.subject.as_ref() == Some(subject)),
+        Rule::Claim(name, value) => {
+            let claim = identity?.claims.get(name);
+            Some(claim.is_some_and(|claim| claim.texts().any(|text| text == &**value)))
+        }
+        Rule::Method(method) => Some(head.method == method),
+        Rule::Client(network) => Some(network.contains(ClientAddr::of(head.extensions)?)),
+    }
+}
+
+/// One that is `decisive` decides; else, if one is not known, the whole is not.
+fn fold(rules: &[Rule], head: &Head<'_>, decisive: bool) -> Option<bool> {
+    let mut is_known = true;
+    for rule in rules {
+        match evaluate(rule, head) {
+            Some(is) if is == decisive => return Some(decisive),
+            Some(_) => {}
+            None => is_known = false,
+        }
+    }
+    is_known.then_some(!decisive)
+}
+
+/// Applies [`Authorize`]; see the [module docs](self) for an example.
+#[must_use]
+pub struct AuthorizeLayer<O = ()> {
+    shared: Option<Arc<Shared<O>>>,
+}
+
+struct Shared<O> {
+    rule: Rule,
+    enforce: Enforce,
+    rejections: Arc<Rejections>,
+    name: Option<Arc<str>>,
+    observer: O,
+}
+
+impl AuthorizeLayer {
+    /// Lets in whom the rule lets in.
+    pub fn new(rule: Rule) -> Self {
+        Self::observed(rule, ())
+    }
+}
+
+impl<O: Observer> AuthorizeLayer<O> {
+    /// As [`new`](AuthorizeLayer::new), and tells `observer` what it does.
+    pub fn observed(rule: Rule, observer: O) -> Self {
+        let (enforce, rejections) = (Enforce::Always, Arc::default());
+        Self { shared: Some(Arc::new(Shared { rule, enforce, rejections, name: None, observer })) }
+    }
+
+    /// A layer that is not there.
+    pub const fn off() -> Self {
+        Self { shared: None }
+    }
+
+    /// How far it takes effect.
+    pub fn enforce(self, enforce: Enforce) -> Self
+    where
+        O: Clone,
+    {
+        self.map(|old| Shared { enforce, ..old.clone() })
+    }
+
+    /// Names the policy: in its rejections, and in what it explains.
+    pub fn named(self, name: &Arc<str>) -> Self
+    where
+        O: Clone,
+    {
+        self.map(|old| Shared { name: Some(Arc::clone(name)), ..old.clone() })
+    }
+
+    /// Another rule; what was refused so far is counted on.
+    pub fn reconfigured(&self, rule: &Rule) -> Self
+    where
+        O: Clone,
+    {
+        self.map(|old| Shared { rule: rule.clone(), ..old.clone() })
+    }
+
+    fn map(&self, change: impl Fn(&Shared<O>) -> Shared<O>) -> Self {
+        Self { shared: self.shared.as_deref().map(|shared| Arc::new(change(shared))) }
+    }
+}
+
+impl<O: Clone> Clone for Shared<O> {
+    fn clone(&self) -> Self {
+        Self {
+            rule: self.rule.clone(),
+            enforce: self.enforce,
+            rejections: Arc::clone(&self.rejections),
+            name: self.name.clone(),
+            observer: self.observer.clone(),
+        }
+    }
+}
+
+impl<O> Clone for AuthorizeLayer<O> {
+    fn clone(&self) -> Self {
+        Self { shared: self.shared.clone() }
+    }
+}
+
+impl<O> fmt::Debug for AuthorizeLayer<O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let known = self.shared.as_ref().map(|shared| (&shared.name, &shared.rule, shared.enforce));
+        f.debug_tuple("AuthorizeLayer").field(&known).finish()
+    }
+}
+
+impl<O: Observer> Shared<O> {
+    fn refuses(&self, head: &Head<'_>) -> Option<Rejection> {
+        let may = evaluate(&self.rule, head) == Some(true);
+        (!may).then(|| Rejection::new(Reason::Forbidden).by(self.name.clone()))
+    }
+
+    fn commit(&self, head: &Head<'_>) -> Result<(), Rejection> {
+        match self.refuses(head) {
+            Some(rejection) if self.rejections.count(self.enforce) => {
+                self.observer.rejected(&rejection);
+                return Err(rejection);
+            }
+            Some(rejection) => self.observer.would_reject(&rejection),
+            None => self.observer.admitted(),
+        }
+        Ok(())
+    }
+}
+
+impl<S, O> Layer<S> for AuthorizeLayer<O> {
+    type Service = Authorize<S, O>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Authorize { inner, layer: self.clone() }
+    }
+}
+
+impl<O: Observer> Explain for AuthorizeLayer<O> {
+    fn kind(&self) -> &'static str {
+        "authorize"
+    }
+
+    fn name(&self) -> Option<&str> {
+        self.shared.as_ref()?.name.as_deref()
+    }
+
+    fn explain(&self, _: Now, head: &mut Parts) -> Finding {
+        let Some(shared) = self.shared.as_ref().filter(|shared| shared.enforce != Enforce::Never) else {
+            return Finding::Off;
+        };
+        match shared.refuses(&Head::from(&*head)) {
+            None => Finding::Admit("its rule lets in".into()),
+            Some(rejection) if shared.rejections.peek(shared.enforce) => Finding::Reject(rejection),
+            Some(rejection) => Finding::Observe(rejection),
+        }
+    }
+}
+
+/// Lets in who may; see the [module docs](self).
+pub struct Authorize<S, O = ()> {
+    inner: S,
+    layer: AuthorizeLayer<O>,
+}
+
+impl<S, O, B, R> Service<Request<B>> for Authorize<S, O>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    O: Observer,
+    R: Default,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = Decided<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let shared = self.layer.shared.as_ref().filter(|shared| shared.enforce != Enforce::Never);
+        match shared.map_or(Ok(()), |shared| shared.commit(&Head::from(&request))) {
+            Ok(()) => Decided::forward(self.inner.call(request)),
+            Err(rejection) => Decided::reject(rejection),
+        }
+    }
+}
+
+impl<S: Clone, O> Clone for Authorize<S, O> {
+    fn clone(&self) -> Self {
+        Self { inner: self.inner.clone(), layer: self.layer.clone() }
+    }
+}
+
+impl<S: fmt::Debug, O> fmt::Debug for Authorize<S, O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Authorize").field("inner", &self.inner).field("layer", &self.layer).finish()
+    }
+}
