@@ -6,6 +6,7 @@
 //! | [`bulkhead`] | So many requests at once, with a bounded queue |
 //! | [`timeout`] | An end to every exchange, the response body included |
 //! | [`authorize`] | Who may, by rules over identity, method and address |
+//! | `api_key` | Who it is: keys of which only the hashes are kept (feature `api_key`) |
 //! | `jwt` | Who it is: tokens signed by known keys (feature `jwt`) |
 //! | [`balance`] | Chooses an endpoint and keeps its account until the body ends |
 //! | [`problem`] | Renders what the others rejected as problem details (RFC 9457) |
@@ -30,6 +31,8 @@
 //! begins with a [`Context`](context::Context) the clock is read once for each request.
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "api_key")]
+pub mod api_key;
 pub mod authorize;
 pub mod balance;
 pub mod bulkhead;

@@ -118,6 +118,10 @@ pub enum Reason {
     CredentialsMissing,
     /// The credentials are not of the form they have to have.
     CredentialsMalformed,
+    /// Nobody has these credentials.
+    CredentialsUnknown,
+    /// The credentials counted until some time ago.
+    CredentialsExpired,
     /// The token is larger than allowed.
     TokenTooLarge,
     /// The token is signed by an algorithm that is not allowed, or not by a key of its kind.
@@ -181,6 +185,8 @@ impl Reason {
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::CredentialsMissing
             | Self::CredentialsMalformed
+            | Self::CredentialsUnknown
+            | Self::CredentialsExpired
             | Self::TokenTooLarge
             | Self::AlgorithmRefused
             | Self::CriticalUnknown
@@ -218,6 +224,8 @@ impl Reason {
             Self::KeyMissing => "key_missing",
             Self::CredentialsMissing => "credentials_missing",
             Self::CredentialsMalformed => "credentials_malformed",
+            Self::CredentialsUnknown => "credentials_unknown",
+            Self::CredentialsExpired => "credentials_expired",
             Self::TokenTooLarge => "token_too_large",
             Self::AlgorithmRefused => "algorithm_refused",
             Self::CriticalUnknown => "critical_unknown",
@@ -263,6 +271,8 @@ impl Reason {
             Self::KeyMissing => "The request lacks what its rate limit counts by.",
             Self::CredentialsMissing => "The request carries no credentials; see `WWW-Authenticate`.",
             Self::CredentialsMalformed => "The credentials are not of the form they have to have.",
+            Self::CredentialsUnknown => "Nobody has these credentials.",
+            Self::CredentialsExpired => "The credentials have expired.",
             Self::TokenTooLarge => "The token is larger than allowed.",
             Self::AlgorithmRefused => "The token is signed by an algorithm that is not allowed here.",
             Self::CriticalUnknown => "The token has a critical extension, and none is understood.",
