@@ -222,3 +222,52 @@ async fn an_answer_before_the_end_of_an_upload_gives_no_connection_back() {
     assert_eq!(gateway.send(get("/")).await.status(), 200);
     assert_eq!(upstream.connections(), 2);
 }
+
+/// Refusing is not dearer than serving: a short body, there or on its way, costs no connection.
+#[tokio::test(start_paused = true)]
+async fn a_refused_request_with_a_short_body_keeps_its_connection() {
+    let gateway = Inside::new(
+        "
+listeners: {public: {listen: ':1'}}
+policies: {none: {rate_limit: {rate: 1/h}}}
+routes: {limited: {match: {path: /limited}, use: [none], respond: {}}}
+",
+    );
+    assert_eq!(gateway.send(get("/limited")).await.status(), 200);
+    let mut stream = gateway.connect();
+    let mut answers = Vec::new();
+    for (path, status) in [("/limited", "429"), ("/nowhere", "404"), ("/limited", "429"), ("//", "400")] {
+        let head = format!("POST {path} HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        if status == "404" {
+            tokio::time::sleep(Duration::from_millis(20)).await; // The body comes a little later.
+        }
+        stream.write_all(b"body").await.unwrap();
+        answers.clear();
+        while !answers.ends_with(b"}") {
+            assert_ne!(stream.read_buf(&mut answers).await.unwrap(), 0, "closed before {path}");
+        }
+        let answer = String::from_utf8_lossy(&answers).to_ascii_lowercase();
+        assert!(answer.starts_with(&format!("http/1.1 {status} ")), "{answer}");
+        assert!(!answer.contains("connection: close"), "{answer}");
+    }
+}
+
+/// Who says that much more comes, or waits to be asked for it, or does not send it, is answered and closed.
+#[tokio::test(start_paused = true)]
+async fn a_refused_request_with_a_body_that_does_not_come_is_answered_and_closed() {
+    let gateway = Inside::new("listeners: {public: {listen: ':1'}}\nroutes: {}\n");
+    for head in [
+        "content-length: 1000000",
+        "content-length: 4",
+        "content-length: 4\r\nexpect: 100-continue",
+        "transfer-encoding: chunked",
+    ] {
+        let mut stream = gateway.connect();
+        stream.write_all(format!("POST /x HTTP/1.1\r\nhost: a\r\n{head}\r\n\r\n").as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 404 "), "{head}: {answer}");
+        assert!(answer.to_ascii_lowercase().contains("connection: close"), "{head}: {answer}");
+    }
+}

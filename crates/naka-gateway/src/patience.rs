@@ -13,20 +13,27 @@ use std::{
     io,
     pin::{Pin, pin},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll, ready},
     time::Duration,
 };
 
+use http_body::Body as _;
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::{Instant, Sleep, sleep_until},
+    time::{Instant, Sleep, sleep_until, timeout},
 };
 
 /// What is read and thrown away at most so that a client can hear why its upload was refused.
 const LINGER_BYTES: usize = 256 << 10;
+/// The rest of a refused upload that is read before the answer, in bytes.
+const SHORT: u64 = 16 << 10;
+/// How long that may take.
+const MOMENT: Duration = Duration::from_millis(50);
 /// How long such a client has.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -55,6 +62,9 @@ pub struct Progress {
     end_ns: AtomicU64,
     /// Whether a request's body was left unread, so that closing at once would reset the connection.
     has_unread: AtomicBool,
+    /// Whether a body that is left unread is kept for [`read_what_is_short`](Self::read_what_is_short).
+    keeps_unread: AtomicBool,
+    unread: Mutex<Option<Incoming>>,
 }
 
 const NEVER: u64 = u64::MAX;
@@ -70,6 +80,8 @@ impl Progress {
             is_in_head: AtomicBool::new(true),
             end_ns: AtomicU64::new(NEVER),
             has_unread: AtomicBool::new(false),
+            keeps_unread: AtomicBool::new(false),
+            unread: Mutex::new(None),
         };
         Arc::new(progress)
     }
@@ -94,8 +106,37 @@ impl Progress {
     }
 
     /// The body of a request is given up before its end.
-    pub fn leave_unread(&self) {
-        self.has_unread.store(true, Relaxed);
+    pub fn leave_unread(&self, rest: Option<Incoming>) {
+        if self.keeps_unread.load(Relaxed) {
+            *self.unread.lock().unwrap_or_else(PoisonError::into_inner) = rest;
+        } else {
+            self.has_unread.store(true, Relaxed);
+        }
+    }
+
+    /// A body that is given up from now on is kept, until [`read_what_is_short`](Self::read_what_is_short).
+    pub fn keep_unread(&self) {
+        self.keeps_unread.store(true, Relaxed);
+    }
+
+    /// Reads the rest of a request's body if that is short and comes at once, as it mostly does: then the
+    /// connection can go on. Refusing must not be dearer than serving.
+    pub async fn read_what_is_short(&self) {
+        if !self.keeps_unread.swap(false, Relaxed) {
+            return;
+        }
+        let rest = self.unread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(mut rest) = rest else { return };
+        let is_short = rest.size_hint().upper().is_some_and(|left| left <= SHORT);
+        let read = async {
+            while let Some(frame) = rest.frame().await {
+                frame.ok()?;
+            }
+            Some(())
+        };
+        if !is_short || timeout(MOMENT, read).await.ok().flatten().is_none() {
+            self.has_unread.store(true, Relaxed);
+        }
     }
 
     /// Whether the body of a request was given up before its end.

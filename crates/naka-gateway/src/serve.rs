@@ -14,7 +14,7 @@ use crate::{
 };
 use http::{
     HeaderValue, Method, Request, Response, StatusCode,
-    header::{ALLOW, CONNECTION, CONTENT_LENGTH},
+    header::{ALLOW, CONNECTION, CONTENT_LENGTH, EXPECT},
     request::Parts,
 };
 use http_body::Body as _;
@@ -71,17 +71,29 @@ pub async fn serve(
 ) -> Response<ServerBody> {
     let (mut parts, body) = request.into_parts();
     account.is_head = parts.method == Method::HEAD;
+    let progress = Arc::clone(&account.progress);
+    if !parts.headers.contains_key(EXPECT) {
+        progress.keep_unread(); // Asking for what is expected to be asked for would bring it.
+    }
+    let body = Body::client(body, &progress);
     if let Err(rejection) = served.entry.admit(&mut parts, peer, account.began) {
+        drop(body);
+        progress.read_what_is_short().await;
         return refuse(metrics, account, &rejection, None);
     }
     account.request_id = parts.headers.get(&REQUEST_ID).cloned();
     let (plan, route) = match find(&served, &mut parts, &mut ()) {
         Ok(found) => found,
-        Err(rejection) => return refuse(metrics, account, &rejection.0, rejection.1),
+        Err(rejection) => {
+            drop(body);
+            progress.read_what_is_short().await;
+            return refuse(metrics, account, &rejection.0, rejection.1);
+        }
     };
     account.plan = Some(Arc::clone(plan));
     account.progress.must_end(plan.total.and_then(|total| account.began.instant().checked_add(total)));
-    let Ok(response) = route.call(Request::from_parts(parts, Body::client(body, &account.progress))).await;
+    let Ok(response) = route.call(Request::from_parts(parts, body)).await;
+    progress.read_what_is_short().await;
     if let Some(rejection) = response.extensions().get::<Rejection>() {
         metrics.rejected(&plan.name, rejection);
     }

@@ -48,7 +48,8 @@ impl Body {
         if incoming.is_end_stream() {
             return Self::Empty;
         }
-        Self::Client { body: ClientBody { incoming, upload: None, progress: Arc::clone(progress) } }
+        let progress = Arc::clone(progress);
+        Self::Client { body: ClientBody { incoming: Some(incoming), upload: None, progress } }
     }
 
     /// The body of an upstream's response; the connection goes back to its pool at the end.
@@ -93,7 +94,7 @@ impl HttpBody for Body {
         match self {
             Self::Empty => true,
             Self::Full { bytes } => bytes.is_none(),
-            Self::Client { body } => body.incoming.is_end_stream(),
+            Self::Client { body } => body.is_end_stream(),
             Self::Upstream { incoming } => incoming.is_end_stream(),
         }
     }
@@ -102,7 +103,7 @@ impl HttpBody for Body {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Full { bytes } => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
-            Self::Client { body } => body.incoming.size_hint(),
+            Self::Client { body } => body.incoming.as_ref().map(HttpBody::size_hint).unwrap_or_default(),
             Self::Upstream { incoming } => incoming.size_hint(),
         }
     }
@@ -111,18 +112,24 @@ impl HttpBody for Body {
 /// The body of a client's request, and who wants to know about it.
 #[derive(Debug)]
 pub struct ClientBody {
-    incoming: Incoming,
+    /// There until it is dropped.
+    incoming: Option<Incoming>,
     upload: Option<Arc<Upload>>,
     progress: Arc<Progress>,
 }
 
 impl ClientBody {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let frame = Pin::new(&mut self.incoming).poll_frame(cx);
+        let Some(incoming) = &mut self.incoming else { return Poll::Ready(None) };
+        let frame = Pin::new(incoming).poll_frame(cx);
         if let Some(upload) = &self.upload {
-            upload.record(&frame, self.incoming.is_end_stream());
+            upload.record(&frame, self.is_end_stream());
         }
         frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.as_ref().is_none_or(HttpBody::is_end_stream)
     }
 }
 
@@ -130,8 +137,8 @@ impl Drop for ClientBody {
     fn drop(&mut self) {
         // Nobody will ask for more: hyper does not wait for the end after trailers, for one.
         let is_whole = self.upload.as_ref().is_some_and(|upload| upload.finish());
-        if !is_whole && !self.incoming.is_end_stream() {
-            self.progress.leave_unread();
+        if !is_whole && !self.is_end_stream() {
+            self.progress.leave_unread(self.incoming.take());
         }
     }
 }
