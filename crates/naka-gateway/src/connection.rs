@@ -47,7 +47,7 @@ pub async fn serve_socket(
     peer: IpAddr,
     mut draining: watch::Receiver<bool>,
 ) {
-    let Some(bounds) = shared.in_force.with(|generation| Bounds::of(generation, name)) else { return };
+    let bounds = shared.in_force.with(|generation| Bounds::of(generation, name));
     // Not `readable`, which may be ready without a byte.
     let mut first = [0];
     let speaking = timeout(bounds.patience.request_headers, stream.peek(&mut first));
@@ -78,13 +78,13 @@ pub async fn serve<S: Stream>(
     peer: IpAddr,
     mut draining: watch::Receiver<bool>,
 ) {
-    let Some(bounds) = shared.in_force.with(|generation| Bounds::of(generation, name)) else { return };
+    let bounds = shared.in_force.with(|generation| Bounds::of(generation, name));
     let progress = Progress::new(bounds.patience);
     let peer = Arc::new(Peer::new(peer, "http"));
     let service = service_fn(|request| {
         let (shared, peer, account) = (Arc::clone(shared), Arc::clone(&peer), Account::open(&progress));
         async move {
-            let served = shared.in_force.with(|generation| generation.workers[worker].get(&name).cloned());
+            let served = shared.in_force.with(|generation| generation.served(worker, name).cloned());
             let Some(served) = served else {
                 let mut response = refuse(&shared.metrics, account, &LISTENER_GONE, None);
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -129,12 +129,16 @@ struct Bounds {
 }
 
 impl Bounds {
-    fn of(generation: &Generation, name: SocketAddr) -> Option<Self> {
-        let listener = generation.config.listeners.values().find(|listener| listener.listen == name)?;
-        Some(Self {
+    /// Where the listener is gone, somebody still has to be told so: any other's bounds will do.
+    fn of(generation: &Generation, name: SocketAddr) -> Self {
+        let mut listeners = generation.config.listeners.values();
+        let first = listeners.next().expect("a checked configuration has a listener");
+        let listener = generation.config.listeners.values().find(|listener| listener.listen == name);
+        let listener = listener.unwrap_or(first);
+        Self {
             patience: Patience { request_headers: listener.request_headers, idle: listener.idle },
             header_count: generation.limits.header_count,
             header_bytes: generation.limits.header_bytes,
-        })
+        }
     }
 }

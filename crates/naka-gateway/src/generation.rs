@@ -47,6 +47,20 @@ impl Generation {
     }
 }
 
+impl Generation {
+    /// What a worker serves to those who connected to this address; that may have been in another
+    /// generation, which listened only there, and this one listens on that port everywhere.
+    pub fn served(&self, worker: usize, address: SocketAddr) -> Option<&Arc<Served>> {
+        let served = &self.workers[worker];
+        let is_wider = |other: &&SocketAddr| {
+            other.port() == address.port()
+                && other.ip().is_unspecified()
+                && (other.is_ipv4() == address.is_ipv4() || other.is_ipv6())
+        };
+        served.get(&address).or_else(|| served.get(served.keys().find(is_wider)?))
+    }
+}
+
 /// What one worker serves on one listener.
 #[derive(Debug)]
 pub struct Served {

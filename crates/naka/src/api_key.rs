@@ -115,8 +115,14 @@ impl fmt::Debug for ApiKey {
 }
 
 /// Keys, by their hashes. Of two with one hash the last counts.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct ApiKeys(Arc<HashMap<Hash, ApiKey>>);
+
+impl fmt::Debug for ApiKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.0.values()).finish()
+    }
+}
 
 impl ApiKeys {
     /// These.

@@ -43,6 +43,7 @@ use std::{
 };
 
 use http::{Method, Request, Response, request::Parts};
+use ipnet::IpNet;
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -51,7 +52,7 @@ use crate::{
     context::ClientAddr,
     enforce::{Enforce, Rejections},
     explain::{Explain, Finding},
-    identity::Identity,
+    identity::{Claim, Identity},
     observe::Observer,
     reject::{Decided, Head, Reason, Rejection},
 };
@@ -114,7 +115,7 @@ impl std::ops::Not for Rule {
 
 /// A network, such as `10.0.0.0/8`; an address alone is one of a single address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Network(ipnet::IpNet);
+pub struct Network(IpNet);
 
 impl Network {
     /// Whether an address is of it. An IPv4 address in IPv6 clothes is what it is.
@@ -139,8 +140,12 @@ impl FromStr for Network {
     type Err = NetworkError;
 
     fn from_str(text: &str) -> Result<Self, NetworkError> {
-        let network = text.parse().or_else(|_| text.parse::<IpAddr>().map(ipnet::IpNet::from));
-        network.map(Self).map_err(|_| NetworkError)
+        let network = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+        match network.map_err(|_| NetworkError)? {
+            // Addresses are compared as what they are, and this would be none of them.
+            IpNet::V6(v6) if v6.addr().to_ipv4_mapped().is_some() => Err(NetworkError),
+            network => Ok(Self(network)),
+        }
     }
 }
 
@@ -157,10 +162,27 @@ pub fn evaluate(rule: &Rule, head: &Head<'_>) -> Option<bool> {
         Rule::Subject(subject) => Some(identity?.subject.as_ref() == Some(subject)),
         Rule::Claim(name, value) => {
             let claim = identity?.claims.get(name);
-            Some(claim.is_some_and(|claim| claim.texts().any(|text| text == &**value)))
+            claim.map_or(Some(false), |claim| says(claim, value))
         }
         Rule::Method(method) => Some(head.method == method),
         Rule::Client(network) => Some(network.contains(ClientAddr::of(head.extensions)?)),
+    }
+}
+
+/// Whether a claim is this text, or has it in its list. What is no text is compared by its text form.
+fn says(claim: &Claim, value: &str) -> Option<bool> {
+    match claim {
+        Claim::Text(text) => Some(&**text == value),
+        Claim::Flag(flag) => Some(flag.to_string() == value),
+        Claim::Integer(number) => Some(number.to_string() == value),
+        Claim::Number(_) => None, // It has more than one.
+        Claim::List(all) => {
+            let found = all.iter().map(|one| says(one, value)).collect::<Vec<_>>();
+            if found.contains(&Some(true)) {
+                return Some(true);
+            }
+            (!found.contains(&None)).then_some(false)
+        }
     }
 }
 

@@ -53,14 +53,14 @@ impl WallClock {
         Self(Some((unix_s, Instant::now())))
     }
 
-    /// Whole seconds since 1970.
+    /// Whole seconds since 1970. Before that the clock is wrong, and everything has expired.
     #[expect(clippy::disallowed_methods, reason = "this is the room that may")]
     pub fn unix_s(self, now: Now) -> u64 {
         match self.0 {
             Some((unix_s, start)) => unix_s + now.since_ns(start) / 1_000_000_000,
-            None => {
-                SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
-            }
+            None => SystemTime::now()
+                .duration_since(SystemTime::UNIX_EPOCH)
+                .map_or(u64::MAX, |since| since.as_secs()),
         }
     }
 }

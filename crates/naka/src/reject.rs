@@ -87,7 +87,7 @@ impl fmt::Display for Dependency {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Queue { max_wait } => write!(f, "would wait up to {max_wait:?} for a place"),
-            Self::Keys { kid: Some(kid) } => write!(f, "would ask for keys: `{kid}` is not known"),
+            Self::Keys { kid: Some(kid) } => write!(f, "would ask for keys: {kid:?} is not known"),
             Self::Keys { kid: None } => f.write_str("would ask for keys: none is known yet"),
             Self::Response { within } => write!(f, "would wait {within:?} for the whole answer"),
         }

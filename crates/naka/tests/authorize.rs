@@ -20,6 +20,7 @@ fn asha() -> Arc<Identity> {
     let mut asha = Identity::new(Scheme::Jwt, Some("asha".into()));
     asha.scopes.extend(["rides.read".into(), "rides.book".into()]);
     asha.roles.push("rider".into());
+    asha.claims.insert("suspended".into(), Claim::Flag(true));
     asha.claims.insert("tier".into(), Claim::Text("gold".into()));
     asha.claims.insert("cities".into(), Claim::List(vec![Claim::Text("mumbai".into()), Claim::Integer(7)]));
     Arc::new(asha)
@@ -51,6 +52,9 @@ async fn r2_11_each_rule_asks_what_it_says() {
         (Rule::Claim("tier".into(), "plus".into()), false),
         (Rule::Claim("cities".into(), "mumbai".into()), true),
         (Rule::Claim("none".into(), "x".into()), false),
+        (Rule::Claim("cities".into(), "7".into()), true),
+        (Rule::Claim("suspended".into(), "true".into()), true),
+        (!Rule::Claim("suspended".into(), "true".into()), false),
         (Rule::Method(Method::GET), true),
         (Rule::Method(Method::POST), false),
         (network("10.0.0.0/8"), true),
@@ -66,6 +70,7 @@ async fn r2_11_each_rule_asks_what_it_says() {
     let dressed = request(None, Some("::ffff:10.1.2.3"));
     assert_eq!(evaluate(&network("10.0.0.0/8"), &Head::from(&dressed)), Some(true));
     assert!("10.0.0.0/33".parse::<Network>().is_err() && "home".parse::<Network>().is_err());
+    assert!("::ffff:10.0.0.0/104".parse::<Network>().is_err(), "it would be no address at all");
 }
 
 /// What is not known lets nobody in, and is not turned around by a `not`.

@@ -575,3 +575,127 @@ async fn r2_11_after_a_day_without_a_good_answer_old_keys_count_no_more() {
     assert_eq!(ask(&layer, bearer(&signer.token(&forever()))).await, Err("keys_unavailable"));
     assert!(!keys.is_ready(Now::read()));
 }
+
+/// Two layers over the same keys have rules of their own, and what one has let pass is nothing to the other.
+#[tokio::test(start_paused = true)]
+async fn r2_11_what_one_layer_remembers_is_not_believed_by_another_of_other_rules() {
+    let signer = Signer::es256("k");
+    let keys = fixed(&[&signer]);
+    let mut admin = config();
+    admin.audiences = vec!["admin".into()];
+    let rides = JwtLayer::new(config(), keys.clone());
+    let token = signer.token(&claims());
+    assert_eq!(ask(&rides, bearer(&token)).await, Ok("asha".into()));
+    assert_eq!(ask(&JwtLayer::new(admin.clone(), keys), bearer(&token)).await, Err("audience_refused"));
+    // Two that were made of one.
+    let (mut other, base) = (config(), JwtLayer::new(admin.clone(), fixed(&[&signer])));
+    other.audiences = vec!["shop".into()];
+    admin.audiences = vec!["nobody".into()];
+    let (first, second) = (base.reconfigured(&other), base.reconfigured(&admin));
+    assert_eq!(ask(&first, bearer(&token)).await, Ok("asha".into()));
+    assert_eq!(ask(&second, bearer(&token)).await, Err("audience_refused"));
+}
+
+/// Answers after a second, whoever asks.
+#[derive(Clone)]
+struct Slow(Publisher);
+
+impl Service<()> for Slow {
+    type Response = Fetched;
+    type Error = naka::BoxError;
+    type Future = std::pin::Pin<Box<dyn Future<Output = Result<Fetched, naka::BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, (): ()) -> Self::Future {
+        let mut inner = self.0.clone();
+        Box::pin(async move {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            inner.call(()).await
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn r2_11_whoever_comes_during_a_fetch_waits_for_it() {
+    let (old, new) = (Signer::es256("old"), Signer::es256("new"));
+    let publisher = Publisher::default();
+    publisher.publish(Some(set(&[&old])));
+    let (keys, driver) = Keys::fetched(Slow(publisher.clone()), FetchConfig::default());
+    let driver = tokio::spawn(driver.run());
+    let layer = JwtLayer::new(config(), keys.clone());
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(ask(&layer, bearer(&old.token(&claims()))).await, Ok("asha".into()), "at the first fetch");
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    publisher.publish(Some(set(&[&old, &new])));
+    let waiting = (0..50).map(|number| {
+        let (layer, token) = (layer.clone(), new.token(&claims()));
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(number * 15)).await;
+            ask(&layer, bearer(&token)).await
+        })
+    });
+    for one in waiting.collect::<Vec<_>>() {
+        assert_eq!(one.await.unwrap(), Ok("asha".into()), "at the second");
+    }
+    assert_eq!(publisher.asked.load(SeqCst), 2);
+    // Without a driver nobody waits.
+    driver.abort();
+    tokio::time::sleep(Duration::from_mins(1)).await;
+    let began = tokio::time::Instant::now();
+    assert_eq!(ask(&layer, bearer(&Signer::es256("x").token(&claims()))).await, Err("unknown_kid"));
+    assert_eq!(began.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn r2_11_no_age_is_too_long_for_the_driver() {
+    #[derive(Clone)]
+    struct Forever(Arc<str>, Arc<AtomicU64>);
+    impl Service<()> for Forever {
+        type Response = Fetched;
+        type Error = naka::BoxError;
+        type Future = Ready<Result<Fetched, naka::BoxError>>;
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, (): ()) -> Self::Future {
+            self.1.fetch_add(1, SeqCst);
+            ready(Ok(Fetched { body: self.0.as_bytes().to_vec().into(), max_age: Some(Duration::MAX) }))
+        }
+    }
+    let signer = Signer::es256("k");
+    let asked = Arc::new(AtomicU64::new(0));
+    let publisher = Forever(set(&[&signer]).to_string().into(), Arc::clone(&asked));
+    let (keys, driver) = Keys::fetched(publisher, FetchConfig::default());
+    tokio::spawn(driver.run());
+    tokio::time::sleep(Duration::from_hours(100)).await;
+    assert!(asked.load(SeqCst) >= 5 && keys.is_ready(Now::read()), "{}", asked.load(SeqCst));
+}
+
+#[tokio::test(start_paused = true)]
+async fn r2_11_without_keys_what_is_no_token_is_refused_at_once() {
+    let (keys, _driver) = Keys::fetched(Publisher::default(), FetchConfig::default());
+    let layer = JwtLayer::new(config(), keys);
+    assert_eq!(ask(&layer, request(&[])).await, Err("credentials_missing"));
+    assert_eq!(ask(&layer, bearer("no.token")).await, Err("credentials_malformed"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn r2_11_a_token_that_says_too_much_is_refused_and_not_cut() {
+    let signer = Signer::es256("k");
+    let mut config = config();
+    config.max_token = 1 << 20;
+    let layer = JwtLayer::new(config, fixed(&[&signer]));
+    let many = (0..300).map(|n| (format!("k{n}"), json!(1))).collect::<serde_json::Map<_, _>>();
+    assert_eq!(ask(&layer, bearer(&signer.token(&but(&json!({"a": many}))))).await, Err("token_too_large"));
+    let large = json!({"a": vec![0; 10_000]});
+    assert_eq!(ask(&layer, bearer(&signer.token(&but(&large)))).await, Err("token_too_large"));
+    assert_eq!(
+        ask(&layer, bearer(&signer.token(&but(&json!({"roles": {"a": 1}}))))).await,
+        Ok("asha".into())
+    );
+    let roles = json!({"roles": ["rider", 7]});
+    assert_eq!(ask(&layer, bearer(&signer.token(&but(&roles)))).await, Err("credentials_malformed"));
+}

@@ -22,9 +22,11 @@ use crate::{
 const DEPTH: usize = 4;
 /// The most claims that are kept.
 const MAX_CLAIMS: usize = 256;
+/// What is kept of one token at most, in bytes: it is remembered.
+const MAX_KEPT: usize = 64 << 10;
 
-/// A verified payload. A name that is there twice is an error (RFC 8725 §2.4): two readers would
-/// believe two things.
+/// A verified payload. A name that is there twice at the top is an error (RFC 7519 §4): two readers would
+/// believe two things. Further down the last one counts, as RFC 7519 allows.
 pub(super) struct Claims(BTreeMap<String, Value>);
 
 impl<'de> Deserialize<'de> for Claims {
@@ -121,14 +123,23 @@ impl Claims {
     fn identity(self, config: &JwtConfig) -> Result<Identity, Reason> {
         let mut identity = Identity::new(Scheme::Jwt, self.text("sub")?.map(Arc::from));
         for (name, value) in self.0 {
-            keep(&mut identity.claims, name, value, DEPTH);
+            keep(&mut identity.claims, name, value, DEPTH)?;
+        }
+        let kept = identity.claims.iter().map(|(name, claim)| name.len() + size(claim)).sum::<usize>();
+        if kept > MAX_KEPT {
+            return Err(Reason::TokenTooLarge);
         }
         let words = |name: &str| {
             let claim = identity.claims.get(name);
+            let is_text = claim.is_none_or(|claim| match claim {
+                Claim::List(all) => all.iter().all(|one| one.as_text().is_some()),
+                one => one.as_text().is_some(),
+            });
             let texts = claim.into_iter().flat_map(Claim::texts);
-            texts.flat_map(str::split_ascii_whitespace).map(Arc::from).collect::<Vec<Arc<str>>>()
+            let words = texts.flat_map(str::split_ascii_whitespace).map(Arc::from).collect::<Vec<Arc<str>>>();
+            if is_text { Ok(words) } else { Err(Reason::CredentialsMalformed) }
         };
-        let (scopes, roles) = (words(&config.scope_claim), words(&config.role_claim));
+        let (scopes, roles) = (words(&config.scope_claim)?, words(&config.role_claim)?);
         (identity.scopes, identity.roles) = (scopes, roles);
         Ok(identity)
     }
@@ -161,17 +172,23 @@ impl Claims {
 }
 
 /// Keeps a claim; what is nested too deeply is left out. A name that is there in full wins over one
-/// that is made of parts.
-fn keep(claims: &mut BTreeMap<Arc<str>, Claim>, name: String, value: Value, depth: usize) {
+/// that is made of parts. Nothing is left out because there is too much: a rule with `not` would then let
+/// in whom it should keep out.
+fn keep(
+    claims: &mut BTreeMap<Arc<str>, Claim>,
+    name: String,
+    value: Value,
+    depth: usize,
+) -> Result<(), Reason> {
     if claims.len() >= MAX_CLAIMS {
-        return;
+        return Err(Reason::TokenTooLarge);
     }
     match value {
         Value::Object(inner) if depth > 0 => {
             for (inner_name, value) in inner {
                 let name = format!("{name}.{inner_name}");
                 if !claims.contains_key(name.as_str()) {
-                    keep(claims, name, value, depth - 1);
+                    keep(claims, name, value, depth - 1)?;
                 }
             }
         }
@@ -180,6 +197,17 @@ fn keep(claims: &mut BTreeMap<Arc<str>, Claim>, name: String, value: Value, dept
                 claims.insert(name.into(), claim);
             }
         }
+    }
+    Ok(())
+}
+
+/// About what a claim takes in memory, in bytes.
+fn size(claim: &Claim) -> usize {
+    let own = size_of::<Claim>();
+    match claim {
+        Claim::Text(text) => own + text.len(),
+        Claim::List(all) => own + all.iter().map(size).sum::<usize>(),
+        Claim::Integer(_) | Claim::Number(_) | Claim::Flag(_) => own,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use jsonwebtoken::{DecodingKey, crypto::verify};
+use jsonwebtoken::{DecodingKey, crypto::aws_lc::DEFAULT_PROVIDER};
 use serde_json::{Map, Value};
 
 use super::{Algorithm, jws::Jws};
@@ -95,7 +95,8 @@ impl KeySet {
                 Some(one) => read(one),
             };
             let key = key.and_then(|(algorithms, key)| {
-                if it.keys.iter().any(|old| old.kid == kid && old.may_verify_one_of(&algorithms)) {
+                let is_known = |old: &Key| old.kid == kid && old.may_verify_one_of(&algorithms);
+                if kid.is_some() && it.keys.iter().any(is_known) {
                     return Err("another key before it has this `kid`");
                 }
                 Ok(Key { kid: kid.clone(), algorithms, material: key })
@@ -144,10 +145,11 @@ impl KeySet {
             return Err(Reason::AlgorithmRefused);
         }
         let key = self.key_of(jws)?;
-        match verify(jws.signature, jws.signed.as_bytes(), &key.material, algorithm.into()) {
-            Ok(true) => Ok(()),
-            Ok(false) | Err(_) => Err(Reason::SignatureInvalid),
-        }
+        let signature = URL_SAFE_NO_PAD.decode(jws.signature).map_err(|_| Reason::SignatureInvalid)?;
+        // Not by the provider of the process: another crate may have chosen that, or none.
+        let verifier = (DEFAULT_PROVIDER.verifier_factory)(&algorithm.into(), &key.material);
+        let is_valid = verifier.is_ok_and(|it| it.verify(jws.signed.as_bytes(), &signature).is_ok());
+        if is_valid { Ok(()) } else { Err(Reason::SignatureInvalid) }
     }
 
     fn key_of(&self, jws: &Jws<'_>) -> Result<&Key, Reason> {
@@ -193,6 +195,9 @@ fn read(one: &Map<String, Value>) -> Result<Usable, &'static str> {
         if !is_for_us {
             return Err("it is not for verifying signatures (`use`, `key_ops`)");
         }
+    }
+    if one.contains_key("d") {
+        return Err("its private part is published with it");
     }
     let text = |name: &str| one.get(name).and_then(Value::as_str);
     let (possible, key) = match text("kty") {

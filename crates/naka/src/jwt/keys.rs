@@ -5,7 +5,7 @@ use std::{
     sync::{
         Arc, PoisonError, RwLock,
         atomic::{
-            AtomicBool, AtomicU64,
+            AtomicBool, AtomicU64, AtomicUsize,
             Ordering::{AcqRel, Acquire, Release},
         },
     },
@@ -31,7 +31,7 @@ use crate::{BoxError, clock::Now};
 pub struct FetchConfig {
     /// The longest one attempt may take; default 5 s.
     pub timeout: Duration,
-    /// The shortest time between the beginnings of two attempts, whoever asks; default 10 s.
+    /// The shortest time between the beginnings of two attempts, whoever asks; default 10 s, at least 1 s.
     pub min_interval: Duration,
     /// How long keys are fresh where the answer does not say; default 10 min. They are fetched anew when
     /// four fifths of it are over.
@@ -50,6 +50,23 @@ impl Default for FetchConfig {
         }
     }
 }
+
+impl FetchConfig {
+    /// Within what a clock can count, and no busier than once a second.
+    fn sane(self) -> Self {
+        const YEAR: Duration = Duration::from_hours(24 * 365);
+        let second = Duration::from_secs(1);
+        Self {
+            timeout: self.timeout.min(YEAR),
+            min_interval: self.min_interval.clamp(second, YEAR),
+            fresh: self.fresh.min(YEAR),
+            max_stale: self.max_stale.min(YEAR),
+        }
+    }
+}
+
+/// Requests that wait for keys at once; beyond it they are answered by what is known.
+const MAX_WAITING: usize = 1024;
 
 /// What fetching brought.
 #[derive(Clone, Debug)]
@@ -72,6 +89,11 @@ struct State {
     /// When the last good answer came and the last attempt began; nanoseconds since `start`, plus 1.
     good_ns: AtomicU64,
     attempt_ns: AtomicU64,
+    /// An attempt is under way: whoever asks waits for it.
+    is_asking: AtomicBool,
+    /// The driver has not been dropped.
+    is_driven: AtomicBool,
+    waiting: AtomicUsize,
     is_wanted: AtomicBool,
     wanted: Notify,
     /// How many attempts have ended.
@@ -105,6 +127,7 @@ impl Keys {
     }
 
     fn new(config: FetchConfig, is_fixed: bool) -> Self {
+        let config = config.sane();
         Self(Arc::new(State {
             start: Instant::now(),
             config,
@@ -112,6 +135,9 @@ impl Keys {
             current: RwLock::new(None),
             good_ns: AtomicU64::new(0),
             attempt_ns: AtomicU64::new(0),
+            is_asking: AtomicBool::new(false),
+            is_driven: AtomicBool::new(!is_fixed),
+            waiting: AtomicUsize::new(0),
             is_wanted: AtomicBool::new(false),
             wanted: Notify::new(),
             attempts: watch::Sender::new(0),
@@ -141,25 +167,37 @@ impl Keys {
         (self.0.is_fixed || age <= self.0.config.max_stale).then_some(current)
     }
 
-    /// Whether asking could bring keys that are not there. Not so soon after the last attempt: strangers
-    /// must not be able to make us ask.
+    /// Whether asking could bring keys that are not there: an attempt is under way, or the last one was
+    /// long enough ago. Strangers must not be able to make us ask, nor to fill us with those who wait.
     pub(super) fn may_ask(&self, now: Now) -> bool {
-        let since = self.since(self.0.attempt_ns.load(Acquire), now);
-        !self.0.is_fixed && since.is_none_or(|since| since >= self.0.config.min_interval)
+        let state = &self.0;
+        let since = self.since(state.attempt_ns.load(Acquire), now);
+        let is_due = since.is_none_or(|since| since >= state.config.min_interval);
+        state.is_driven.load(Acquire)
+            && state.waiting.load(Acquire) < MAX_WAITING
+            && (state.is_asking.load(Acquire) || is_due)
     }
 
     /// Has the driver fetch, and waits until the attempt has ended; many who wait share one.
     pub(super) async fn ask(&self) {
         let mut attempts = self.0.attempts.subscribe();
-        self.0.is_wanted.store(true, Release);
-        self.0.wanted.notify_one();
-        // Twice: an attempt may be under way, and nobody may run the driver.
-        let _ = timeout(self.0.config.timeout * 2, attempts.changed()).await;
+        let _place = Place::taken(&self.0.waiting);
+        if !self.0.is_asking.load(Acquire) {
+            // It may just have ended: then there is nothing to wait for.
+            if self.0.attempt_ns.load(Acquire) != 0 && !self.may_ask(Now::read()) {
+                return;
+            }
+            self.0.is_wanted.store(true, Release);
+            self.0.wanted.notify_one();
+        }
+        // Twice: another attempt may begin only after this one.
+        let _ = timeout(self.0.config.timeout.saturating_mul(2), attempts.changed()).await;
     }
 
     fn put(&self, snapshot: Snapshot) {
-        *self.0.current.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(snapshot));
-        self.0.good_ns.store(self.stamp(), Release);
+        let mut current = self.0.current.write().unwrap_or_else(PoisonError::into_inner);
+        self.0.good_ns.store(self.stamp(), Release); // Before anybody sees the keys.
+        *current = Some(Arc::new(snapshot));
     }
 
     fn stamp(&self) -> u64 {
@@ -173,7 +211,7 @@ impl Keys {
 
     /// One answer: new keys, or the same ones that are fresh again.
     fn take(&self, fetched: Fetched) -> Result<Duration, KeysError> {
-        let fresh = fetched.max_age.unwrap_or(self.0.config.fresh);
+        let fresh = fetched.max_age.unwrap_or(self.0.config.fresh).min(self.0.config.max_stale);
         let current = self.0.current.read().unwrap_or_else(PoisonError::into_inner).clone();
         if current.is_some_and(|current| current.body == fetched.body) {
             self.0.good_ns.store(self.stamp(), Release);
@@ -209,12 +247,14 @@ where
 {
     /// Fetches now, before what there is gets stale, and when a token names a key that is not known, but
     /// never more often than [`FetchConfig::min_interval`] allows. After a failure it tries again after
-    /// that interval, then after twice as long, up to sixteen times as long; the keys stay.
+    /// that interval, then after twice as long, up to sixteen times as long, unless somebody asks; the
+    /// keys stay.
     pub async fn run(mut self) {
-        let mut failures = 0;
+        let mut failures = 0_u32;
         loop {
             let began = Instant::now();
             let state = &self.keys.0;
+            state.is_asking.store(true, Release);
             state.attempt_ns.store(self.keys.stamp(), Release);
             let result = match timeout(state.config.timeout, fetch(&mut self.fetch)).await {
                 Ok(Ok(fetched)) => self.keys.take(fetched).map_err(BoxError::from),
@@ -223,18 +263,43 @@ where
             };
             let min_interval = state.config.min_interval;
             let wait = match &result {
-                Ok(fresh) => (*fresh * 4 / 5).max(min_interval),
-                Err(_) => min_interval * (1 << u32::min(failures, 4)),
+                Ok(fresh) => (*fresh / 5).saturating_mul(4).max(min_interval),
+                Err(_) => min_interval.saturating_mul(1 << u32::min(failures, 4)),
             };
-            failures = if result.is_ok() { 0 } else { failures + 1 };
+            failures = if result.is_ok() { 0 } else { failures.saturating_add(1) };
             let error = result.err().map(|error| error.to_string());
             *state.last_error.write().unwrap_or_else(PoisonError::into_inner) = error;
             state.is_wanted.store(false, Release); // Whoever asked meanwhile is answered by this attempt.
+            state.is_asking.store(false, Release);
             state.attempts.send_modify(|attempts| *attempts += 1);
             if timeout(wait, wanted(state)).await.is_ok() {
                 sleep_until(began + min_interval).await;
             }
         }
+    }
+}
+
+impl<F> Drop for KeyDriver<F> {
+    fn drop(&mut self) {
+        self.keys.0.is_driven.store(false, Release);
+        self.keys.0.is_asking.store(false, Release);
+        self.keys.0.attempts.send_modify(|attempts| *attempts += 1); // Nobody waits for ever.
+    }
+}
+
+/// One who waits.
+struct Place<'a>(&'a AtomicUsize);
+
+impl<'a> Place<'a> {
+    fn taken(waiting: &'a AtomicUsize) -> Self {
+        waiting.fetch_add(1, AcqRel);
+        Self(waiting)
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, AcqRel);
     }
 }
 

@@ -58,7 +58,10 @@ use std::{
     future::Future,
     mem,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -244,7 +247,7 @@ impl JwtLayer {
 impl<O: Observer> JwtLayer<O> {
     /// As [`new`](JwtLayer::new), and tells `observer` what it does.
     pub fn observed(config: JwtConfig, keys: Keys, observer: O) -> Self {
-        Self::of(Shared { config, keys, salt: 0, name: None, observer })
+        Self::of(Shared { config, keys, salt: next_salt(), name: None, observer })
     }
 
     /// A layer that is not there.
@@ -267,7 +270,7 @@ impl<O: Observer> JwtLayer<O> {
     {
         self.map(|old| Shared {
             config: config.clone(),
-            salt: old.salt.wrapping_add(u64::from(old.config != *config)),
+            salt: if old.config == *config { old.salt } else { next_salt() },
             ..old.clone()
         })
     }
@@ -306,6 +309,12 @@ impl<O> fmt::Debug for JwtLayer<O> {
     }
 }
 
+/// One for each set of rules: layers of other rules may have the same keys.
+fn next_salt() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    NEXT.fetch_add(1, Relaxed)
+}
+
 /// The pure decision: these keys, this time, this head.
 fn evaluate(
     config: &JwtConfig,
@@ -314,15 +323,16 @@ fn evaluate(
     unix_s: u64,
     headers: &HeaderMap,
 ) -> Verdict<Arc<Identity>> {
-    let Some(snapshot) = snapshot else { return Verdict::Depends(Dependency::Keys { kid: None }) };
     match identify(config, snapshot, salt, unix_s, headers) {
         Ok(identity) => Verdict::Admit(identity),
+        Err(Refused::NoKeys) => Verdict::Depends(Dependency::Keys { kid: None }),
         Err(Refused::UnknownKid(kid)) => Verdict::Depends(Dependency::Keys { kid: Some(kid) }),
         Err(Refused::For(reason)) => Verdict::Reject(refusal(reason)),
     }
 }
 
 enum Refused {
+    NoKeys,
     UnknownKid(Arc<str>),
     For(Reason),
 }
@@ -335,7 +345,7 @@ impl From<Reason> for Refused {
 
 fn identify(
     config: &JwtConfig,
-    snapshot: &Snapshot,
+    snapshot: Option<&Snapshot>,
     salt: u64,
     unix_s: u64,
     headers: &HeaderMap,
@@ -344,6 +354,10 @@ fn identify(
     if token.len() > config.max_token {
         return Err(Reason::TokenTooLarge.into());
     }
+    let Some(snapshot) = snapshot else {
+        Jws::parse(token)?; // Nobody is asked for the keys of what is no token.
+        return Err(Refused::NoKeys);
+    };
     let leeway_s = config.leeway.as_secs();
     let mut print = Cache::fingerprint(token);
     for (byte, salt) in print.iter_mut().zip(salt.to_le_bytes()) {
@@ -372,7 +386,10 @@ fn identify(
 
 fn check_type(config: &JwtConfig, typ: Option<&str>) -> Result<(), Reason> {
     let Some(wanted) = &config.token_type else { return Ok(()) };
-    let short = |typ: &str| typ.strip_prefix("application/").unwrap_or(typ).to_ascii_lowercase();
+    let short = |typ: &str| {
+        let typ = typ.to_ascii_lowercase();
+        typ.strip_prefix("application/").map(str::to_owned).unwrap_or(typ)
+    };
     let typ = typ.ok_or(Reason::TypeRefused)?;
     if short(typ) == short(wanted) { Ok(()) } else { Err(Reason::TypeRefused) }
 }
@@ -507,7 +524,10 @@ where
 
 /// Asks once, and decides again.
 async fn ask<O: Observer>(shared: Arc<Shared<O>>, headers: HeaderMap) -> Result<Arc<Identity>, Rejection> {
+    let mut waiting = Waiting { shared: &shared, is_over: false };
     shared.keys.ask().await;
+    waiting.is_over = true;
+    drop(waiting);
     let now = Now::read();
     let unix_s = shared.config.clock.0.unix_s(now);
     let verdict = evaluate(&shared.config, shared.keys.get(now).as_deref(), shared.salt, unix_s, &headers);
@@ -518,6 +538,20 @@ async fn ask<O: Observer>(shared: Arc<Shared<O>>, headers: HeaderMap) -> Result<
         }
         Verdict::Reject(rejection) => Err(shared.reject(rejection)),
         Verdict::Depends(what) => Err(shared.reject(without(&what))),
+    }
+}
+
+/// A request that waits for keys; its caller may go.
+struct Waiting<'a, O: Observer> {
+    shared: &'a Shared<O>,
+    is_over: bool,
+}
+
+impl<O: Observer> Drop for Waiting<'_, O> {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.shared.observer.cancelled();
+        }
     }
 }
 

@@ -139,11 +139,6 @@ pub struct Cell {
 impl Cell {
     /// The cell of a key that was never seen.
     pub(super) const FRESH: Self = Self { arrival_ns: [0; MAX_WINDOWS] };
-
-    /// Whether it says no more than no cell would: forgetting it gives nobody anything.
-    pub fn is_idle(&self, now_ns: u64) -> bool {
-        self.arrival_ns.iter().all(|&arrival_ns| arrival_ns <= now_ns)
-    }
 }
 
 /// One request at `now_ns`: how many more would be admitted at once in the tightest window, or
@@ -218,16 +213,27 @@ impl Layout {
     /// One request that was admitted, counted by the windows that are gone.
     pub(super) fn charge(&self, mut cell: Cell, now_ns: u64) -> Cell {
         let places = &mut cell.arrival_ns[self.quota.len..];
-        for (Retired { window, .. }, arrival_ns) in self.retired.iter().flatten().zip(places) {
+        for (Retired { window, until_ns }, arrival_ns) in self.retired.iter().flatten().zip(places) {
+            if *until_ns <= now_ns {
+                continue; // Its history is over.
+            }
             let due_ns = (*arrival_ns).max(now_ns).saturating_add(window.interval_ns);
             *arrival_ns = due_ns.min(now_ns.saturating_add(window.full_ns()));
         }
         cell
     }
 
-    /// All windows, in the order of a cell's places.
-    fn windows(&self) -> impl Iterator<Item = &Window> {
-        self.quota.windows().iter().chain(self.retired.iter().flatten().map(|it| &it.window))
+    /// Whether a cell says no more than no cell would: forgetting it gives nobody anything.
+    pub(super) fn is_idle(&self, cell: &Cell, now_ns: u64) -> bool {
+        self.known(cell, now_ns).all(|(_, arrival_ns)| arrival_ns <= now_ns)
+    }
+
+    /// All windows that still have something to say, each with what a cell says of it.
+    fn known(&self, cell: &Cell, now_ns: u64) -> impl Iterator<Item = (&Window, u64)> {
+        let quota = self.quota.windows().iter().map(|window| (window, true));
+        let retired = self.retired.iter().flatten().map(move |it| (&it.window, it.until_ns > now_ns));
+        let all = quota.chain(retired).zip(cell.arrival_ns);
+        all.filter_map(|((window, counts), arrival_ns)| counts.then_some((window, arrival_ns)))
     }
 }
 
@@ -235,8 +241,12 @@ impl Layout {
 pub(super) fn carry(from: &Layout, to: &Layout, cell: &Cell, now_ns: u64) -> Cell {
     let mut next = Cell::default();
     for (place, new) in to.quota.windows().iter().enumerate() {
-        let known = from.windows().zip(cell.arrival_ns);
-        let same_period = known.filter(|(old, _)| old.per_ns == new.per_ns);
+        // The very same window has been charged all along.
+        if let Some((_, arrival_ns)) = from.known(cell, now_ns).find(|(old, _)| *old == new) {
+            next.arrival_ns[place] = arrival_ns;
+            continue;
+        }
+        let same_period = from.known(cell, now_ns).filter(|(old, _)| old.per_ns == new.per_ns);
         let ahead_ns = same_period.map(|(old, arrival_ns)| rescaled_ns(old, new, arrival_ns, now_ns)).max();
         let ahead_ns = ahead_ns.or_else(|| {
             let old = from.quota.windows().get(place)?;
@@ -247,7 +257,7 @@ pub(super) fn carry(from: &Layout, to: &Layout, cell: &Cell, now_ns: u64) -> Cel
     }
     let places = next.arrival_ns[to.quota.len..].iter_mut();
     for (Retired { window, .. }, place) in to.retired.iter().flatten().zip(places) {
-        let known = from.windows().zip(cell.arrival_ns).find(|(old, _)| *old == window);
+        let known = from.known(cell, now_ns).find(|(old, _)| *old == window);
         *place = known.map_or(0, |(_, arrival_ns)| arrival_ns);
     }
     next

@@ -42,7 +42,8 @@ impl Table {
     pub(super) fn commit(&self, rule: &Rule, key: Key, now_ns: u64) -> Result<u64, Duration> {
         let shard = &mut *self.lock(key);
         shard.follow(rule, now_ns);
-        let place = shard.locate(key, shard.cap, |cell| cell.is_idle(now_ns));
+        let layout = shard.layout;
+        let place = shard.locate(key, shard.cap, |cell| layout.is_idle(cell, now_ns));
         let (verdict, next) = evaluate(shard.layout.quota(), shard.cell(place), now_ns);
         if verdict.is_ok() {
             shard.write(place, key, shard.layout.charge(next, now_ns));
@@ -57,9 +58,10 @@ impl Table {
         let is_newer = rule.generation > shard.generation;
         let cap = if is_newer { shard_cap(rule.max_keys) } else { shard.cap };
         let layout = if is_newer { shard.next(&rule.quota, now_ns) } else { shard.layout };
+        let is_carried = layout != shard.layout; // As `follow` does it.
         let carried =
-            |cell: &Cell| if is_newer { carry(&shard.layout, &layout, cell, now_ns) } else { *cell };
-        let place = shard.locate(key, cap, |cell| carried(cell).is_idle(now_ns));
+            |cell: &Cell| if is_carried { carry(&shard.layout, &layout, cell, now_ns) } else { *cell };
+        let place = shard.locate(key, cap, |cell| layout.is_idle(&carried(cell), now_ns));
         evaluate(layout.quota(), &carried(shard.cell(place)), now_ns).0
     }
 
@@ -203,7 +205,7 @@ impl Shard {
         for _ in 0..SEARCH {
             let place = self.hand % self.entries.len();
             let (key, cell) = self.entries[place];
-            if !cell.is_idle(now_ns) {
+            if !self.layout.is_idle(&cell, now_ns) {
                 self.hand = place + 1;
                 continue;
             }
@@ -315,6 +317,31 @@ mod tests {
         }
         assert!(!admits(&table, &both, keys[3], now_ns), "no cell is idle, and the overflow is spent");
         assert!(admits(&table, &second, keys[3], now_ns), "without the hour two are idle");
+    }
+
+    /// A reload that changes something else carries nothing, and a window that is gone counts no more when
+    /// its time is over.
+    #[test]
+    fn windows_that_are_gone_are_gone_after_their_time() {
+        const S: u64 = 1_000_000_000;
+        let ten = rule(1, &[Window::per_hour(10)], 2);
+        let three = rule(2, &[Window::per_hour(3)], 2);
+        let (table, keys) = (Table::new(ten.quota), keys().take(4).collect::<Vec<_>>());
+        while admits(&table, &ten, keys[0], 0) {}
+        assert!(!admits(&table, &three, keys[0], 0));
+        let other_cap = Rule { generation: 3, max_keys: 3 * SHARDS, ..three };
+        assert!(admits(&table, &other_cap, keys[0], 1201 * S), "one of three has come back");
+        let minute = rule(4, &[Window::per_hour(3), Window::per_minute(60)], 2);
+        assert!(!admits(&table, &minute, keys[0], 1202 * S));
+        assert!(admits(&table, &minute, keys[0], 2402 * S), "adding a window takes nothing of another");
+        // Two keys fill the shard; an hour after the change both are idle by the fast window alone.
+        let fast = Rule { max_keys: 2 * SHARDS, ..rule(5, &[Window::per_second(100)], 2) };
+        assert!(admits(&table, &fast, keys[0], 2403 * S) && admits(&table, &fast, keys[1], 2403 * S));
+        for (place, key) in keys.iter().cycle().take(8).enumerate() {
+            let now_ns = 2404 * S + HOUR_NS + place as u64 * 2 * S;
+            assert!((0..90).all(|_| admits(&table, &fast, *key, now_ns)), "nobody shares a cell");
+        }
+        assert!(table.len() <= 3);
     }
 
     #[test]
