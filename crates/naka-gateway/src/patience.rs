@@ -28,12 +28,12 @@ use tokio::{
     time::{Instant, Sleep, sleep_until, timeout},
 };
 
-/// What is read and thrown away at most so that a client can hear why its upload was refused.
-const LINGER_BYTES: usize = 256 << 10;
 /// The rest of a refused upload that is read before the answer, in bytes.
 const SHORT: u64 = 16 << 10;
 /// How long that may take.
 const MOMENT: Duration = Duration::from_millis(50);
+/// What is read and thrown away at most so that a client can hear why its upload was refused.
+const LINGER_BYTES: usize = 256 << 10;
 /// How long such a client has.
 const LINGER: Duration = Duration::from_secs(1);
 

@@ -71,14 +71,13 @@ pub async fn serve(
 ) -> Response<ServerBody> {
     let (mut parts, body) = request.into_parts();
     account.is_head = parts.method == Method::HEAD;
-    let progress = Arc::clone(&account.progress);
     if !parts.headers.contains_key(EXPECT) {
-        progress.keep_unread(); // Asking for what is expected to be asked for would bring it.
+        account.progress.keep_unread(); // Asking for what is expected to be asked for would bring it.
     }
-    let body = Body::client(body, &progress);
+    let body = Body::client(body, &account.progress);
     if let Err(rejection) = served.entry.admit(&mut parts, peer, account.began) {
         drop(body);
-        progress.read_what_is_short().await;
+        account.progress.read_what_is_short().await;
         return refuse(metrics, account, &rejection, None);
     }
     account.request_id = parts.headers.get(&REQUEST_ID).cloned();
@@ -86,14 +85,14 @@ pub async fn serve(
         Ok(found) => found,
         Err(rejection) => {
             drop(body);
-            progress.read_what_is_short().await;
+            account.progress.read_what_is_short().await;
             return refuse(metrics, account, &rejection.0, rejection.1);
         }
     };
     account.plan = Some(Arc::clone(plan));
     account.progress.must_end(plan.total.and_then(|total| account.began.instant().checked_add(total)));
     let Ok(response) = route.call(Request::from_parts(parts, body)).await;
-    progress.read_what_is_short().await;
+    account.progress.read_what_is_short().await;
     if let Some(rejection) = response.extensions().get::<Rejection>() {
         metrics.rejected(&plan.name, rejection);
     }
