@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
-use http::Request;
+use http::{Method, Request};
 use http_body_util::Full;
 use naka::{
+    authorize::{Authorize, AuthorizeLayer, Rule},
     balance::{Balance, BalanceLayer, InFlight},
     bulkhead::{Bulkhead, BulkheadConfig, BulkheadLayer, Permit},
     enforce::Enforce,
@@ -97,6 +98,27 @@ impl Subject for ABulkhead {
     }
 }
 
+/// What it refuses depends on who asks, and the suite is always the same: it only lets pass.
+struct AnAuthorization;
+
+impl Subject for AnAuthorization {
+    type Layer = AuthorizeLayer;
+    type Service = Authorize<Probe>;
+    type Body = Answer;
+
+    fn fresh(&self) -> AuthorizeLayer {
+        AuthorizeLayer::new(Rule::Method(Method::GET))
+    }
+
+    fn off(&self) -> AuthorizeLayer {
+        AuthorizeLayer::off()
+    }
+
+    fn refuses(&self) -> bool {
+        false
+    }
+}
+
 struct ATimeout;
 
 impl Subject for ATimeout {
@@ -159,6 +181,11 @@ async fn rate_limit_enforced_by_share_keeps_the_laws() {
 #[tokio::test(start_paused = true)]
 async fn bulkhead_keeps_the_laws() {
     check(&ABulkhead).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn authorization_keeps_the_laws() {
+    check(&AnAuthorization).await;
 }
 
 #[tokio::test(start_paused = true)]
