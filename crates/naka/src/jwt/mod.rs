@@ -23,8 +23,9 @@
 //!
 //! # Units and limits
 //! A token has at most [`JwtConfig::max_token`] bytes (default 8 KiB), a set 256 KiB and 100 keys. At most
-//! 16,384 verified tokens are remembered, by SHA-256; a remembered token ends with its `exp`, and all of
-//! them with a change of the keys. A token that is revoked in another way counts until then.
+//! 16,384 verified tokens are remembered, by SHA-256, and at most 64 KiB of what each says (a token that
+//! says more is refused); a remembered token ends with its `exp`, and all of them with a change of the
+//! keys. A token that is revoked in another way counts until then. At most 1,024 requests wait for keys.
 //!
 //! # State
 //! Keys and remembered tokens belong to the [`Keys`]; [`reconfigured`](JwtLayer::reconfigured) forgets
