@@ -50,13 +50,13 @@ use aws_lc_rs::{
     digest::{SHA256, digest},
 };
 use http::{HeaderMap, HeaderName, Request, Response, request::Parts};
-use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::{
     clock::{Now, WallClock},
     explain::{Explain, Finding},
     identity::{Identity, Scheme},
+    layered::layered,
     observe::Observer,
     reject::{Decided, Reason, Rejection},
 };
@@ -249,12 +249,6 @@ impl<O: Clone> Clone for Shared<O> {
     }
 }
 
-impl<O> Clone for ApiKeyLayer<O> {
-    fn clone(&self) -> Self {
-        Self { shared: self.shared.clone() }
-    }
-}
-
 impl<O> fmt::Debug for ApiKeyLayer<O> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let known = self
@@ -265,12 +259,9 @@ impl<O> fmt::Debug for ApiKeyLayer<O> {
     }
 }
 
-impl<S, O> Layer<S> for ApiKeyLayer<O> {
-    type Service = ApiKeyAuth<S, O>;
-
-    fn layer(&self, inner: S) -> Self::Service {
-        ApiKeyAuth { inner, layer: self.clone() }
-    }
+layered! {
+    /// Lets pass whoever has a key that counts; see the [module docs](self).
+    ApiKeyLayer { shared } => ApiKeyAuth
 }
 
 impl<O: Observer> Explain for ApiKeyLayer<O> {
@@ -295,12 +286,6 @@ impl<O: Observer> Explain for ApiKeyLayer<O> {
             Err(rejection) => Finding::Reject(rejection),
         }
     }
-}
-
-/// Lets pass whoever has a key that counts; see the [module docs](self).
-pub struct ApiKeyAuth<S, O = ()> {
-    inner: S,
-    layer: ApiKeyLayer<O>,
 }
 
 impl<S, O, B, R> Service<Request<B>> for ApiKeyAuth<S, O>
@@ -331,17 +316,5 @@ where
                 Decided::reject(rejection)
             }
         }
-    }
-}
-
-impl<S: Clone, O> Clone for ApiKeyAuth<S, O> {
-    fn clone(&self) -> Self {
-        Self { inner: self.inner.clone(), layer: self.layer.clone() }
-    }
-}
-
-impl<S: fmt::Debug, O> fmt::Debug for ApiKeyAuth<S, O> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ApiKeyAuth").field("inner", &self.inner).field("layer", &self.layer).finish()
     }
 }

@@ -44,7 +44,6 @@ use std::{
 
 use http::{Method, Request, Response, request::Parts};
 use ipnet::IpNet;
-use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::{
@@ -53,6 +52,7 @@ use crate::{
     enforce::{Enforce, Rejections},
     explain::{Explain, Finding},
     identity::{Claim, Identity},
+    layered::layered,
     observe::Observer,
     reject::{Decided, Head, Reason, Rejection},
 };
@@ -273,12 +273,6 @@ impl<O: Clone> Clone for Shared<O> {
     }
 }
 
-impl<O> Clone for AuthorizeLayer<O> {
-    fn clone(&self) -> Self {
-        Self { shared: self.shared.clone() }
-    }
-}
-
 impl<O> fmt::Debug for AuthorizeLayer<O> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let known = self.shared.as_ref().map(|shared| (&shared.name, &shared.rule, shared.enforce));
@@ -305,12 +299,9 @@ impl<O: Observer> Shared<O> {
     }
 }
 
-impl<S, O> Layer<S> for AuthorizeLayer<O> {
-    type Service = Authorize<S, O>;
-
-    fn layer(&self, inner: S) -> Self::Service {
-        Authorize { inner, layer: self.clone() }
-    }
+layered! {
+    /// Lets in who may; see the [module docs](self).
+    AuthorizeLayer { shared } => Authorize
 }
 
 impl<O: Observer> Explain for AuthorizeLayer<O> {
@@ -334,12 +325,6 @@ impl<O: Observer> Explain for AuthorizeLayer<O> {
     }
 }
 
-/// Lets in who may; see the [module docs](self).
-pub struct Authorize<S, O = ()> {
-    inner: S,
-    layer: AuthorizeLayer<O>,
-}
-
 impl<S, O, B, R> Service<Request<B>> for Authorize<S, O>
 where
     S: Service<Request<B>, Response = Response<R>>,
@@ -360,17 +345,5 @@ where
             Ok(()) => Decided::forward(self.inner.call(request)),
             Err(rejection) => Decided::reject(rejection),
         }
-    }
-}
-
-impl<S: Clone, O> Clone for Authorize<S, O> {
-    fn clone(&self) -> Self {
-        Self { inner: self.inner.clone(), layer: self.layer.clone() }
-    }
-}
-
-impl<S: fmt::Debug, O> fmt::Debug for Authorize<S, O> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Authorize").field("inner", &self.inner).field("layer", &self.layer).finish()
     }
 }

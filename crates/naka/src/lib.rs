@@ -45,6 +45,7 @@ pub mod identity;
 #[cfg(feature = "jwt")]
 pub mod jwt;
 pub mod key;
+mod layered;
 pub mod observe;
 pub mod problem;
 pub mod rate_limit;

@@ -192,14 +192,14 @@ const PROBLEM_JSON: &str = "application/problem+json";
 
 /// The problem details of a rejection.
 pub fn render(rejection: &Rejection) -> Bytes {
-    let Rejection { reason, retry_after, policy, .. } = rejection;
+    let Rejection { reason, retry_after, policy, detail, .. } = rejection;
     let status = reason.status();
     let mut json = format!(
         r#"{{"type":"about:blank","title":"{}","status":{},"reason":"{}","detail":"{}""#,
         status.canonical_reason().unwrap_or("Refused"),
         status.as_u16(),
         Escaped(reason.word()),
-        Escaped(reason.sentence()),
+        Escaped(detail.as_deref().unwrap_or(reason.sentence())),
     );
     if let Some(policy) = policy {
         let _ = write!(json, r#","policy":"{}""#, Escaped(policy)); // A String takes every write.

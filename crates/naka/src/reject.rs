@@ -170,6 +170,48 @@ pub enum Reason {
     UpstreamReset,
     /// The endpoint's answer is not HTTP as it should be.
     UpstreamProtocol,
+    /// The body of the request is larger than allowed.
+    BodyTooLarge,
+    /// The name or the password is not right.
+    CredentialsInvalid,
+    /// Too many passwords are being checked.
+    AuthBusy,
+    /// Whoever decides about credentials did not answer.
+    AuthUnavailable,
+    /// A page of another origin may not ask this.
+    OriginRefused,
+    /// The version that is asked for does not exist.
+    VersionUnsupported,
+    /// No version that is accepted exists.
+    VersionNotAcceptable,
+    /// The request asks for two different versions.
+    VersionConflict,
+    /// The version is no longer served.
+    VersionGone,
+    /// The version is being switched off for a while.
+    VersionBrownout,
+    /// A key that makes the request repeatable is required.
+    IdempotencyKeyMissing,
+    /// The idempotency key is not of the form it has to have.
+    IdempotencyKeyInvalid,
+    /// A request with the same key is still under way.
+    IdempotencyInFlight,
+    /// The key was used for another request.
+    IdempotencyMismatch,
+    /// No more keys can be remembered.
+    IdempotencyStoreFull,
+    /// It could not be answered in the time it has left.
+    DeadlineExpired,
+    /// More important requests need the places.
+    Shed,
+    /// Too many keys have requests at work.
+    PartitionsFull,
+    /// The response is larger than can be changed on its way.
+    ResponseTooLarge,
+    /// The response is not of the form it should have.
+    ReshapeFailed,
+    /// A fault that was asked for.
+    FaultInjected(StatusCode),
     /// A reason of an application's own.
     Custom(StatusCode, &'static str),
 }
@@ -178,7 +220,13 @@ impl Reason {
     /// The status of the response.
     pub const fn status(self) -> StatusCode {
         match self {
-            Self::BadRequest | Self::BadPath | Self::KeyMissing => StatusCode::BAD_REQUEST,
+            Self::BadRequest
+            | Self::BadPath
+            | Self::KeyMissing
+            | Self::VersionUnsupported
+            | Self::VersionConflict
+            | Self::IdempotencyKeyMissing
+            | Self::IdempotencyKeyInvalid => StatusCode::BAD_REQUEST,
             Self::UriTooLong => StatusCode::URI_TOO_LONG,
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::RouteNotFound => StatusCode::NOT_FOUND,
@@ -198,16 +246,34 @@ impl Reason {
             | Self::TokenNotYetValid
             | Self::IssuerRefused
             | Self::AudienceRefused
-            | Self::TypeRefused => StatusCode::UNAUTHORIZED,
-            Self::Forbidden => StatusCode::FORBIDDEN,
+            | Self::TypeRefused
+            | Self::CredentialsInvalid => StatusCode::UNAUTHORIZED,
+            Self::Forbidden | Self::OriginRefused => StatusCode::FORBIDDEN,
             Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
-            Self::KeysUnavailable | Self::BulkheadFull | Self::BulkheadTimeout | Self::NoEndpoint => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::KeysUnavailable
+            | Self::AuthBusy
+            | Self::AuthUnavailable
+            | Self::VersionBrownout
+            | Self::IdempotencyStoreFull
+            | Self::DeadlineExpired
+            | Self::Shed
+            | Self::PartitionsFull
+            | Self::BulkheadFull
+            | Self::BulkheadTimeout
+            | Self::NoEndpoint => StatusCode::SERVICE_UNAVAILABLE,
             Self::TotalTimeout | Self::ConnectTimeout | Self::ResponseTimeout => StatusCode::GATEWAY_TIMEOUT,
-            Self::ConnectFailed | Self::UpstreamReset | Self::UpstreamProtocol => StatusCode::BAD_GATEWAY,
-            Self::Custom(status, _) => status,
+            Self::ConnectFailed
+            | Self::UpstreamReset
+            | Self::UpstreamProtocol
+            | Self::ResponseTooLarge
+            | Self::ReshapeFailed => StatusCode::BAD_GATEWAY,
+            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::VersionNotAcceptable => StatusCode::NOT_ACCEPTABLE,
+            Self::VersionGone => StatusCode::GONE,
+            Self::IdempotencyInFlight => StatusCode::CONFLICT,
+            Self::IdempotencyMismatch => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::FaultInjected(status) | Self::Custom(status, _) => status,
         }
     }
 
@@ -250,6 +316,27 @@ impl Reason {
             Self::ResponseTimeout => "response_timeout",
             Self::UpstreamReset => "upstream_reset",
             Self::UpstreamProtocol => "upstream_protocol",
+            Self::BodyTooLarge => "body_too_large",
+            Self::CredentialsInvalid => "credentials_invalid",
+            Self::AuthBusy => "auth_busy",
+            Self::AuthUnavailable => "auth_unavailable",
+            Self::OriginRefused => "origin_refused",
+            Self::VersionUnsupported => "version_unsupported",
+            Self::VersionNotAcceptable => "version_not_acceptable",
+            Self::VersionConflict => "version_conflict",
+            Self::VersionGone => "version_gone",
+            Self::VersionBrownout => "version_brownout",
+            Self::IdempotencyKeyMissing => "idempotency_key_missing",
+            Self::IdempotencyKeyInvalid => "idempotency_key_invalid",
+            Self::IdempotencyInFlight => "idempotency_in_flight",
+            Self::IdempotencyMismatch => "idempotency_mismatch",
+            Self::IdempotencyStoreFull => "idempotency_store_full",
+            Self::DeadlineExpired => "deadline_expired",
+            Self::Shed => "shed",
+            Self::PartitionsFull => "partitions_full",
+            Self::ResponseTooLarge => "response_too_large",
+            Self::ReshapeFailed => "reshape_failed",
+            Self::FaultInjected(_) => "fault_injected",
             Self::Custom(_, word) => word,
         }
     }
@@ -297,6 +384,29 @@ impl Reason {
             Self::ResponseTimeout => "The upstream did not begin to answer in time.",
             Self::UpstreamReset => "The upstream closed the connection before it had answered.",
             Self::UpstreamProtocol => "The upstream's answer could not be understood.",
+            Self::BodyTooLarge => "The body of the request is larger than this route allows.",
+            Self::CredentialsInvalid => "The name or the password is not right.",
+            Self::AuthBusy => "Too many passwords are being checked; try again later.",
+            Self::AuthUnavailable => "Whoever decides about credentials did not answer; try again later.",
+            Self::OriginRefused => "Pages of this origin may not ask for this.",
+            Self::VersionUnsupported => "The version that is asked for does not exist.",
+            Self::VersionNotAcceptable => "None of the versions in `Accept` exists.",
+            Self::VersionConflict => "The request asks for two different versions at once.",
+            Self::VersionGone => "This version is no longer served; see `Link` for its successor.",
+            Self::VersionBrownout => {
+                "This version will be switched off and is off for a while already; see `Link` for its successor."
+            }
+            Self::IdempotencyKeyMissing => "This request needs an idempotency key.",
+            Self::IdempotencyKeyInvalid => "The idempotency key is empty, too long, or there more than once.",
+            Self::IdempotencyInFlight => "A request with the same idempotency key is still under way.",
+            Self::IdempotencyMismatch => "The idempotency key was used for another request.",
+            Self::IdempotencyStoreFull => "No more idempotency keys can be remembered now; try again later.",
+            Self::DeadlineExpired => "The time the caller allows is over before a place became free.",
+            Self::Shed => "More important requests need the capacity; try again later.",
+            Self::PartitionsFull => "Too many different callers are at work; try again later.",
+            Self::ResponseTooLarge => "The response is larger than this gateway can change on its way.",
+            Self::ReshapeFailed => "The response is not of the form that its change expects.",
+            Self::FaultInjected(_) => "This fault was asked for.",
             Self::Custom(..) => "The request was refused.",
         }
     }
@@ -311,6 +421,8 @@ impl Reason {
                 | Self::ResponseTimeout
                 | Self::UpstreamReset
                 | Self::UpstreamProtocol
+                | Self::ResponseTooLarge
+                | Self::ReshapeFailed
         )
     }
 }
@@ -333,12 +445,16 @@ pub struct Rejection {
     pub policy: Option<Arc<str>>,
     /// What would be asked for, in `WWW-Authenticate`; with every 401 (RFC 9110, 15.5.2).
     pub challenge: Option<&'static str>,
+    /// More than the reason's own sentence can say, for people.
+    pub detail: Option<Arc<str>>,
+    /// Other headers of the response.
+    pub headers: Option<Arc<HeaderMap>>,
 }
 
 impl Rejection {
     /// A refusal that says only why.
     pub const fn new(reason: Reason) -> Self {
-        Self { reason, retry_after: None, policy: None, challenge: None }
+        Self { reason, retry_after: None, policy: None, challenge: None, detail: None, headers: None }
     }
 
     /// The same, with the shortest wait that could help.
@@ -355,6 +471,20 @@ impl Rejection {
         self
     }
 
+    /// The same, with what there is to say about it.
+    #[must_use]
+    pub fn detail(mut self, detail: &str) -> Self {
+        self.detail = Some(detail.into());
+        self
+    }
+
+    /// The same, with these headers in the response, besides those that are there.
+    #[must_use]
+    pub fn headers(mut self, headers: HeaderMap) -> Self {
+        self.headers = Some(Arc::new(headers));
+        self
+    }
+
     /// The same, by a policy with a name.
     #[must_use]
     pub fn by(mut self, policy: Option<Arc<str>>) -> Self {
@@ -368,6 +498,9 @@ impl Rejection {
     pub fn into_response<R: Default>(self) -> Response<R> {
         let mut response = Response::new(R::default());
         *response.status_mut() = self.reason.status();
+        if let Some(headers) = &self.headers {
+            response.headers_mut().clone_from(headers);
+        }
         if let Some(wait) = self.retry_after {
             let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));

@@ -68,7 +68,6 @@ use http::{Request, Response, request::Parts};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use tokio::sync::Notify;
-use tower_layer::Layer;
 use tower_service::Service;
 
 mod counts;
@@ -80,6 +79,7 @@ use crate::{
     enforce::{Enforce, Rejections},
     explain::{Explain, Finding},
     guard::{Guard, Guarded},
+    layered::layered,
     observe::Observer,
     reject::{Reason, Rejection, Verdict},
 };
@@ -182,12 +182,6 @@ impl<O: Observer> BulkheadLayer<O> {
     }
 }
 
-impl<O> Clone for BulkheadLayer<O> {
-    fn clone(&self) -> Self {
-        Self { shared: self.shared.clone() }
-    }
-}
-
 impl<O> fmt::Debug for BulkheadLayer<O> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let known = self.shared.as_ref().map(|shared| (&shared.name, shared.config, shared.account.counts()));
@@ -195,12 +189,9 @@ impl<O> fmt::Debug for BulkheadLayer<O> {
     }
 }
 
-impl<S, O> Layer<S> for BulkheadLayer<O> {
-    type Service = Bulkhead<S, O>;
-
-    fn layer(&self, inner: S) -> Self::Service {
-        Bulkhead { inner, layer: self.clone() }
-    }
+layered! {
+    /// Keeps the number of requests at work below a maximum; see the [module docs](self).
+    BulkheadLayer { shared } => Bulkhead
 }
 
 impl<O: Observer> Explain for BulkheadLayer<O> {
@@ -235,12 +226,6 @@ impl<O: Observer> Explain for BulkheadLayer<O> {
     }
 }
 
-/// Keeps the number of requests at work below a maximum; see the [module docs](self).
-pub struct Bulkhead<S, O = ()> {
-    inner: S,
-    layer: BulkheadLayer<O>,
-}
-
 impl<S, O, B, R> Service<Request<B>> for Bulkhead<S, O>
 where
     S: Service<Request<B>, Response = Response<R>> + Clone,
@@ -272,18 +257,6 @@ where
                 BulkheadFuture::Wait { waiting, inner, request: Some(request) }
             }
         }
-    }
-}
-
-impl<S: Clone, O> Clone for Bulkhead<S, O> {
-    fn clone(&self) -> Self {
-        Self { inner: self.inner.clone(), layer: self.layer.clone() }
-    }
-}
-
-impl<S: fmt::Debug, O> fmt::Debug for Bulkhead<S, O> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Bulkhead").field("inner", &self.inner).field("layer", &self.layer).finish()
     }
 }
 

@@ -69,7 +69,6 @@ use std::{
 
 use http::{HeaderMap, Request, Response, header::AUTHORIZATION, request::Parts};
 use pin_project_lite::pin_project;
-use tower_layer::Layer;
 use tower_service::Service;
 
 mod cache;
@@ -88,6 +87,7 @@ use crate::{
     clock::{Now, WallClock},
     explain::{Explain, Finding},
     identity::Identity,
+    layered::layered,
     observe::Observer,
     reject::{Dependency, Reason, Rejection, Verdict},
 };
@@ -297,12 +297,6 @@ impl<O: Clone> Clone for Shared<O> {
     }
 }
 
-impl<O> Clone for JwtLayer<O> {
-    fn clone(&self) -> Self {
-        Self { shared: self.shared.clone() }
-    }
-}
-
 impl<O> fmt::Debug for JwtLayer<O> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let known = self.shared.as_ref().map(|shared| (&shared.name, &shared.config, &shared.keys));
@@ -449,12 +443,9 @@ fn without(what: &Dependency) -> Rejection {
     }
 }
 
-impl<S, O> Layer<S> for JwtLayer<O> {
-    type Service = Jwt<S, O>;
-
-    fn layer(&self, inner: S) -> Self::Service {
-        Jwt { inner, layer: self.clone() }
-    }
+layered! {
+    /// Lets pass whoever has a token that counts; see the [module docs](self).
+    JwtLayer { shared } => Jwt
 }
 
 impl<O: Observer> Explain for JwtLayer<O> {
@@ -479,12 +470,6 @@ impl<O: Observer> Explain for JwtLayer<O> {
             Verdict::Depends(what) => Finding::WouldAsk(what),
         }
     }
-}
-
-/// Lets pass whoever has a token that counts; see the [module docs](self).
-pub struct Jwt<S, O = ()> {
-    inner: S,
-    layer: JwtLayer<O>,
 }
 
 impl<S, O, B, R> Service<Request<B>> for Jwt<S, O>
@@ -553,18 +538,6 @@ impl<O: Observer> Drop for Waiting<'_, O> {
         if !self.is_over {
             self.shared.observer.cancelled();
         }
-    }
-}
-
-impl<S: Clone, O> Clone for Jwt<S, O> {
-    fn clone(&self) -> Self {
-        Self { inner: self.inner.clone(), layer: self.layer.clone() }
-    }
-}
-
-impl<S: fmt::Debug, O> fmt::Debug for Jwt<S, O> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Jwt").field("inner", &self.inner).field("layer", &self.layer).finish()
     }
 }
 

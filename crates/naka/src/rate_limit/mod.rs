@@ -69,7 +69,6 @@ use std::{
 
 use http::{Request, Response, request::Parts};
 use tokio::time::Instant;
-use tower_layer::Layer;
 use tower_service::Service;
 
 mod gcra;
@@ -83,6 +82,7 @@ use crate::{
     enforce::{Enforce, Rejections},
     explain::{Explain, Finding},
     key::Key,
+    layered::layered,
     observe::Observer,
     reject::{Decided, Head, Reason, Rejection, Verdict},
 };
@@ -251,12 +251,6 @@ impl<O> FromIterator<Self> for RateLimitLayer<O> {
     }
 }
 
-impl<O> Clone for RateLimitLayer<O> {
-    fn clone(&self) -> Self {
-        Self { limits: Arc::clone(&self.limits) }
-    }
-}
-
 impl<O> fmt::Debug for RateLimitLayer<O> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let configs = self.limits.iter().map(|limit| (&limit.name, &limit.config));
@@ -264,12 +258,9 @@ impl<O> fmt::Debug for RateLimitLayer<O> {
     }
 }
 
-impl<S, O> Layer<S> for RateLimitLayer<O> {
-    type Service = RateLimit<S, O>;
-
-    fn layer(&self, inner: S) -> Self::Service {
-        RateLimit { inner, layer: self.clone() }
-    }
+layered! {
+    /// Answers `429` when an allowance is spent; see the [module docs](self).
+    RateLimitLayer { limits } => RateLimit
 }
 
 impl<O: Observer> Explain for RateLimitLayer<O> {
@@ -300,12 +291,6 @@ impl<O: Observer> Explain for RateLimitLayer<O> {
     }
 }
 
-/// Answers `429` when an allowance is spent; see the [module docs](self).
-pub struct RateLimit<S, O = ()> {
-    inner: S,
-    layer: RateLimitLayer<O>,
-}
-
 impl<S, O, B, R> Service<Request<B>> for RateLimit<S, O>
 where
     S: Service<Request<B>, Response = Response<R>>,
@@ -325,18 +310,6 @@ where
             Ok(()) => Decided::forward(self.inner.call(request)),
             Err(rejection) => Decided::reject(rejection),
         }
-    }
-}
-
-impl<S: Clone, O> Clone for RateLimit<S, O> {
-    fn clone(&self) -> Self {
-        Self { inner: self.inner.clone(), layer: self.layer.clone() }
-    }
-}
-
-impl<S: fmt::Debug, O> fmt::Debug for RateLimit<S, O> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RateLimit").field("inner", &self.inner).field("layer", &self.layer).finish()
     }
 }
 
