@@ -225,6 +225,13 @@ impl<O: Observer> ApiKeyLayer<O> {
         self.map(|old| Shared { config: config.clone(), ..old.clone() })
     }
 
+    /// Who it would be with a key of this subject. For tests and for whoever explains.
+    pub fn assumed(&self, subject: &str) -> Option<Arc<Identity>> {
+        let keys = &self.shared.as_ref()?.config.keys;
+        let is_of = |key: &&ApiKey| key.identity.subject.as_deref() == Some(subject);
+        keys.0.values().find(is_of).map(|key| Arc::clone(&key.identity))
+    }
+
     fn map(&self, change: impl Fn(&Shared<O>) -> Shared<O>) -> Self {
         Self { shared: self.shared.as_deref().map(|shared| Arc::new(change(shared))) }
     }

@@ -202,10 +202,11 @@ fn fold(rules: &[Rule], head: &Head<'_>, decisive: bool) -> Option<bool> {
 /// Applies [`Authorize`]; see the [module docs](self) for an example.
 #[must_use]
 pub struct AuthorizeLayer<O = ()> {
-    shared: Option<Arc<Shared<O>>>,
+    guards: Arc<[Arc<Guard<O>>]>,
 }
 
-struct Shared<O> {
+/// One rule.
+struct Guard<O> {
     rule: Rule,
     enforce: Enforce,
     rejections: Arc<Rejections>,
@@ -224,12 +225,12 @@ impl<O: Observer> AuthorizeLayer<O> {
     /// As [`new`](AuthorizeLayer::new), and tells `observer` what it does.
     pub fn observed(rule: Rule, observer: O) -> Self {
         let (enforce, rejections) = (Enforce::Always, Arc::default());
-        Self { shared: Some(Arc::new(Shared { rule, enforce, rejections, name: None, observer })) }
+        Self { guards: Arc::new([Arc::new(Guard { rule, enforce, rejections, name: None, observer })]) }
     }
 
     /// A layer that is not there.
-    pub const fn off() -> Self {
-        Self { shared: None }
+    pub fn off() -> Self {
+        Self { guards: Arc::new([]) }
     }
 
     /// How far it takes effect.
@@ -237,7 +238,7 @@ impl<O: Observer> AuthorizeLayer<O> {
     where
         O: Clone,
     {
-        self.map(|old| Shared { enforce, ..old.clone() })
+        self.map(|old| Guard { enforce, ..old.clone() })
     }
 
     /// Names the policy: in its rejections, and in what it explains.
@@ -245,7 +246,7 @@ impl<O: Observer> AuthorizeLayer<O> {
     where
         O: Clone,
     {
-        self.map(|old| Shared { name: Some(Arc::clone(name)), ..old.clone() })
+        self.map(|old| Guard { name: Some(Arc::clone(name)), ..old.clone() })
     }
 
     /// Another rule; what was refused so far is counted on.
@@ -253,15 +254,22 @@ impl<O: Observer> AuthorizeLayer<O> {
     where
         O: Clone,
     {
-        self.map(|old| Shared { rule: rule.clone(), ..old.clone() })
+        self.map(|old| Guard { rule: rule.clone(), ..old.clone() })
     }
 
-    fn map(&self, change: impl Fn(&Shared<O>) -> Shared<O>) -> Self {
-        Self { shared: self.shared.as_deref().map(|shared| Arc::new(change(shared))) }
+    fn map(&self, change: impl Fn(&Guard<O>) -> Guard<O>) -> Self {
+        Self { guards: self.guards.iter().map(|guard| Arc::new(change(guard))).collect() }
     }
 }
 
-impl<O: Clone> Clone for Shared<O> {
+/// Several rules in one layer, all of which must let in; none at all is [`AuthorizeLayer::off`].
+impl<O> FromIterator<Self> for AuthorizeLayer<O> {
+    fn from_iter<I: IntoIterator<Item = Self>>(layers: I) -> Self {
+        Self { guards: layers.into_iter().flat_map(|layer| layer.guards.to_vec()).collect() }
+    }
+}
+
+impl<O: Clone> Clone for Guard<O> {
     fn clone(&self) -> Self {
         Self {
             rule: self.rule.clone(),
@@ -275,13 +283,16 @@ impl<O: Clone> Clone for Shared<O> {
 
 impl<O> fmt::Debug for AuthorizeLayer<O> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let known = self.shared.as_ref().map(|shared| (&shared.name, &shared.rule, shared.enforce));
-        f.debug_tuple("AuthorizeLayer").field(&known).finish()
+        let known = self.guards.iter().map(|guard| (&guard.name, (&guard.rule, guard.enforce)));
+        f.debug_map().entries(known).finish()
     }
 }
 
-impl<O: Observer> Shared<O> {
+impl<O: Observer> Guard<O> {
     fn refuses(&self, head: &Head<'_>) -> Option<Rejection> {
+        if self.enforce == Enforce::Never {
+            return None;
+        }
         let may = evaluate(&self.rule, head) == Some(true);
         (!may).then(|| Rejection::new(Reason::Forbidden).by(self.name.clone()))
     }
@@ -299,30 +310,58 @@ impl<O: Observer> Shared<O> {
     }
 }
 
-layered! {
-    /// Lets in who may; see the [module docs](self).
-    AuthorizeLayer { shared } => Authorize
+const KIND: &str = "authorize";
+
+impl<O: Observer> Explain for Guard<O> {
+    fn kind(&self) -> &'static str {
+        KIND
+    }
+
+    fn name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
+
+    fn explain(&self, _: Now, head: &mut Parts) -> Finding {
+        if self.enforce == Enforce::Never {
+            return Finding::Off;
+        }
+        match self.refuses(&Head::from(&*head)) {
+            None => Finding::Admit("its rule lets in".into()),
+            Some(rejection) if self.rejections.peek(self.enforce) => Finding::Reject(rejection),
+            Some(rejection) => Finding::Observe(rejection),
+        }
+    }
 }
 
 impl<O: Observer> Explain for AuthorizeLayer<O> {
     fn kind(&self) -> &'static str {
-        "authorize"
+        KIND
     }
 
-    fn name(&self) -> Option<&str> {
-        self.shared.as_ref()?.name.as_deref()
+    fn explain(&self, now: Now, head: &mut Parts) -> Finding {
+        let mut finding = Finding::Off;
+        for guard in &*self.guards {
+            finding = guard.explain(now, head);
+            if matches!(finding, Finding::Reject(_)) {
+                break;
+            }
+        }
+        finding
     }
 
-    fn explain(&self, _: Now, head: &mut Parts) -> Finding {
-        let Some(shared) = self.shared.as_ref().filter(|shared| shared.enforce != Enforce::Never) else {
-            return Finding::Off;
-        };
-        match shared.refuses(&Head::from(&*head)) {
-            None => Finding::Admit("its rule lets in".into()),
-            Some(rejection) if shared.rejections.peek(shared.enforce) => Finding::Reject(rejection),
-            Some(rejection) => Finding::Observe(rejection),
+    fn each<'a>(&'a self, visit: &mut dyn FnMut(&'a dyn Explain)) {
+        if self.guards.is_empty() {
+            return visit(self);
+        }
+        for guard in &*self.guards {
+            visit(&**guard);
         }
     }
+}
+
+layered! {
+    /// Lets in who may; see the [module docs](self).
+    AuthorizeLayer { guards } => Authorize
 }
 
 impl<S, O, B, R> Service<Request<B>> for Authorize<S, O>
@@ -340,8 +379,8 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let shared = self.layer.shared.as_ref().filter(|shared| shared.enforce != Enforce::Never);
-        match shared.map_or(Ok(()), |shared| shared.commit(&Head::from(&request))) {
+        let head = Head::from(&request);
+        match self.layer.guards.iter().try_for_each(|guard| guard.commit(&head)) {
             Ok(()) => Decided::forward(self.inner.call(request)),
             Err(rejection) => Decided::reject(rejection),
         }

@@ -23,12 +23,14 @@ pub struct Identity {
     pub roles: Vec<Arc<str>>,
     /// What else its credentials say. What is nested has a name with dots: `realm_access.roles`.
     pub claims: BTreeMap<Arc<str>, Claim>,
+    /// What a further layer found, where several authenticate one request.
+    pub beside: Option<Arc<Identity>>,
 }
 
 impl Identity {
     /// Somebody of whom nothing else is known.
     pub fn new(scheme: Scheme, subject: Option<Arc<str>>) -> Self {
-        Self { scheme, subject, scopes: Vec::new(), roles: Vec::new(), claims: BTreeMap::new() }
+        Self { scheme, subject, scopes: Vec::new(), roles: Vec::new(), claims: BTreeMap::new(), beside: None }
     }
 
     /// The one in the [`Context`], else in an extension of its own.
@@ -37,11 +39,29 @@ impl Identity {
         known.or_else(|| extensions.get::<Arc<Self>>())
     }
 
-    /// Puts it where [`of`](Self::of) looks.
+    /// The one that was found in this way.
+    pub fn by(extensions: &Extensions, scheme: Scheme) -> Option<&Arc<Self>> {
+        let mut next = Self::of(extensions);
+        while let Some(identity) = next.filter(|identity| identity.scheme != scheme) {
+            next = identity.beside.as_ref();
+        }
+        next
+    }
+
+    /// Puts it where [`of`](Self::of) looks. If somebody is known already, that stays who it is, and this
+    /// one is `beside` it; of two that were found in one way the later counts.
     pub fn put(self: Arc<Self>, extensions: &mut Extensions) {
+        let all = match Self::of(extensions) {
+            Some(first) if first.scheme != self.scheme => {
+                let rest = first.beside.clone().filter(|rest| rest.scheme != self.scheme);
+                let last = Self { beside: rest, ..(*self).clone() };
+                Arc::new(Self { beside: Some(Arc::new(last)), ..(**first).clone() })
+            }
+            _ => self,
+        };
         match extensions.get_mut::<Context>() {
-            Some(context) => context.identity = Some(self),
-            None => _ = extensions.insert(self),
+            Some(context) => context.identity = Some(all),
+            None => _ = extensions.insert(all),
         }
     }
 }
@@ -55,6 +75,7 @@ impl fmt::Debug for Identity {
             .field("scopes", &self.scopes)
             .field("roles", &self.roles)
             .field("claims", &self.claims.keys())
+            .field("beside", &self.beside)
             .finish()
     }
 }
@@ -101,5 +122,42 @@ impl Claim {
     pub fn texts(&self) -> impl Iterator<Item = &str> {
         let all = if let Self::List(all) = self { &all[..] } else { std::slice::from_ref(self) };
         all.iter().filter_map(Self::as_text)
+    }
+}
+
+/// What it says as text; of a list nothing.
+impl fmt::Display for Claim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(text) => f.write_str(text),
+            Self::Integer(number) => number.fmt(f),
+            Self::Number(number) => number.fmt(f),
+            Self::Flag(flag) => flag.fmt(f),
+            Self::List(_) => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn several_who_are_known_are_beside_one_another() {
+        let mut extensions = Extensions::new();
+        let who = |scheme, name: &str| Arc::new(Identity::new(scheme, Some(name.into())));
+        who(Scheme::Jwt, "asha").put(&mut extensions);
+        who(Scheme::ApiKey, "zomato").put(&mut extensions);
+        who(Scheme::Mtls, "console").put(&mut extensions);
+        let name = |scheme| Identity::by(&extensions, scheme).and_then(|who| who.subject.as_deref());
+        assert_eq!(Identity::of(&extensions).unwrap().subject.as_deref(), Some("asha"));
+        assert_eq!(
+            [name(Scheme::Jwt), name(Scheme::ApiKey), name(Scheme::Mtls)],
+            [Some("asha"), Some("zomato"), Some("console")]
+        );
+        assert_eq!(name(Scheme::Basic), None);
+        who(Scheme::ApiKey, "swiggy").put(&mut extensions);
+        let again = Identity::by(&extensions, Scheme::ApiKey).unwrap();
+        assert_eq!(again.subject.as_deref(), Some("swiggy"));
     }
 }

@@ -120,7 +120,8 @@ impl Claims {
         if is_for_us { Ok(()) } else { Err(Reason::AudienceRefused) }
     }
 
-    fn identity(self, config: &JwtConfig) -> Result<Identity, Reason> {
+    /// Who it is.
+    pub(super) fn identity(self, config: &JwtConfig) -> Result<Identity, Reason> {
         let mut identity = Identity::new(Scheme::Jwt, self.text("sub")?.map(Arc::from));
         for (name, value) in self.0 {
             keep(&mut identity.claims, name, value, DEPTH)?;

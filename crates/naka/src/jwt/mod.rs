@@ -276,6 +276,22 @@ impl<O: Observer> JwtLayer<O> {
         })
     }
 
+    /// Who it would be, had a token with these claims (a JSON object) been verified; its times, issuer and
+    /// audience are not asked about. For tests and for whoever explains.
+    ///
+    /// # Errors
+    /// If the claims are none, or more than are kept.
+    pub fn assumed(&self, claims: &[u8]) -> Result<Arc<Identity>, Rejection> {
+        let config = self.shared.as_ref().map(|shared| shared.config.clone()).unwrap_or_default();
+        let identity = Claims::parse(claims).and_then(|claims| claims.identity(&config));
+        identity.map(Arc::new).map_err(refusal)
+    }
+
+    /// The keys it verifies with.
+    pub fn keys(&self) -> Option<&Keys> {
+        self.shared.as_ref().map(|shared| &shared.keys)
+    }
+
     fn of(shared: Shared<O>) -> Self {
         Self { shared: Some(Arc::new(shared)) }
     }
