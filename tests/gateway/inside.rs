@@ -13,6 +13,7 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use naka_gateway::{
     admin::Admin,
+    ask::Asked,
     connection,
     explain::{Explanation, explain},
     generation::{Generation, InForce},
@@ -43,11 +44,21 @@ pub(crate) struct Inside {
 impl Inside {
     /// With this configuration in force; its listeners' addresses are only names.
     pub(crate) fn new(yaml: &str) -> Self {
+        Self::with_files(yaml, &[])
+    }
+
+    /// The same, beside these files.
+    pub(crate) fn with_files(yaml: &str, files: &[(&str, &str)]) -> Self {
         let (folder, network) = (tempfile::tempdir().unwrap(), Network::new());
+        for (name, text) in files {
+            std::fs::write(folder.path().join(name), text).unwrap();
+        }
         let metrics = Arc::new(Metrics::new());
         std::fs::write(folder.path().join("gateway.yaml"), yaml).unwrap();
         let first = prepared(&folder.path().join("gateway.yaml"), &State::new(1), 1, &metrics, &network);
-        let in_force = InForce::new(first.unwrap_or_else(|refusal| panic!("{refusal}")));
+        let first = first.unwrap_or_else(|refusal| panic!("{refusal}"));
+        first.state.start();
+        let in_force = InForce::new(first);
         let shared = Shared::new(in_force, Arc::clone(&metrics), 1);
         Self { network, shared, metrics, draining: watch::Sender::new(false), folder }
     }
@@ -58,8 +69,15 @@ impl Inside {
         std::fs::write(&entry, yaml).unwrap();
         let current = self.generation();
         let next = prepared(&entry, &current.state, current.number + 1, &self.metrics, &self.network);
-        self.shared.in_force.swap(next.map_err(|refusal| refusal.to_string())?);
+        let next = next.map_err(|refusal| refusal.to_string())?;
+        next.state.start();
+        self.shared.in_force.swap(next);
         Ok(())
+    }
+
+    /// Writes a file beside the configuration.
+    pub(crate) fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.folder.path().join(name), text).unwrap();
     }
 
     pub(crate) fn generation(&self) -> Arc<Generation> {
@@ -68,13 +86,18 @@ impl Inside {
 
     /// What would become of a request from [`CLIENT`], by the generation in force.
     pub(crate) fn explain(&self, request: &str, headers: &[String]) -> Explanation {
-        let generation = self.generation();
-        let asked = naka_gateway::ask::Asked {
+        let asked = Asked {
             request: request.to_owned(),
             headers: headers.to_vec(),
             client_ip: Some(CLIENT.to_string()),
-            listener: None,
+            ..Asked::default()
         };
+        self.explain_asked(&asked)
+    }
+
+    /// What would become of a request that is only thought of.
+    pub(crate) fn explain_asked(&self, asked: &Asked) -> Explanation {
+        let generation = self.generation();
         explain(&generation, &asked.check(&generation.config).unwrap(), naka::clock::Now::read())
     }
 
@@ -118,6 +141,7 @@ impl Inside {
             metrics: Arc::clone(&self.metrics),
             status: Arc::default(),
             is_draining: AtomicBool::new(false),
+            has_begun: AtomicBool::new(false),
             reload: mpsc::channel(1).0,
         })
     }

@@ -6,6 +6,7 @@ mod process;
 
 mod admin;
 mod agreement;
+mod auth;
 mod bad_input;
 mod bulkhead;
 mod cli;

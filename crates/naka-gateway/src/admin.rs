@@ -3,7 +3,7 @@
 //! | Path | What |
 //! | --- | --- |
 //! | `/livez` | The process runs |
-//! | `/readyz` | It takes requests: generation, hash, files held back, last reload. 503 while draining |
+//! | `/readyz` | It takes requests: generation, hash, files held back, last reload, policies without keys. 503 while draining, and until all keys have been fetched for the first time |
 //! | `/metrics` | Prometheus text |
 //! | `/config` | The generation in force, and what it was read from |
 //! | `/routes` `/upstreams` `/policies` | What is in force, with live state |
@@ -73,6 +73,8 @@ pub struct Admin {
     pub status: Arc<Status>,
     /// Whether the process is on its way out.
     pub is_draining: AtomicBool,
+    /// Whether all keys that tokens need have been there at once, at some time.
+    pub has_begun: AtomicBool,
     /// Asks for a reload.
     pub reload: mpsc::Sender<ReloadRequest>,
 }
@@ -140,15 +142,22 @@ impl Admin {
 
     fn ready(&self, generation: &Generation) -> Answer {
         let is_draining = self.is_draining.load(Relaxed);
+        let without_keys = generation.state.without_keys(Now::read());
+        // Waited for once: later a lack of keys concerns the routes that need them, and not all the others.
+        let has_begun = self.has_begun.load(Relaxed) || without_keys.is_empty();
+        self.has_begun.store(has_begun, Relaxed);
+        let is_ready = has_begun && !is_draining;
+        let without_keys = without_keys.into_iter().map(|(name, why)| (name.to_string(), Value::String(why)));
         let state = json!({
-            "ready": !is_draining,
+            "ready": is_ready,
+            "without_keys": without_keys.collect::<serde_json::Map<_, _>>(),
             "draining": is_draining,
             "generation": generation.number,
             "hash": generation.hash(),
             "reload": self.status.to_json(),
         });
         let mut answer = reply(&state);
-        if is_draining {
+        if !is_ready {
             *answer.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
         }
         answer
@@ -234,14 +243,14 @@ fn routes(config: &Config) -> Value {
         };
         let methods = route.matches.methods.iter().map(Method::as_str).collect::<Vec<_>>();
         let listeners = route.listeners.iter().map(|name| &**name).collect::<Vec<_>>();
-        let rate_limits = route.rate_limits.iter().map(|name| &**name).collect::<Vec<_>>();
+        let policies = route.policies.iter().map(|name| &**name).collect::<Vec<_>>();
         let is = json!({
             "origin": route.origin.to_string(),
             "listeners": listeners,
             "group": route.group.as_deref(),
             "methods": methods,
-            "rate_limits": rate_limits,
-            "bulkhead": route.bulkhead.as_deref(),
+            "policies": policies,
+            "public": route.is_public,
             "destination": destination,
         });
         (name.to_string(), is)

@@ -1,6 +1,9 @@
 //! A request that is only thought of, as the command line or the admin port is asked about it.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+};
 
 use http::{HeaderName, HeaderValue, Method, Uri, header::HOST};
 use serde_json::{Value, json};
@@ -18,6 +21,10 @@ pub struct Asked {
     pub client_ip: Option<String>,
     /// The listener it arrives at.
     pub listener: Option<String>,
+    /// The claims of a token that counts, as a JSON object.
+    pub jwt: Option<String>,
+    /// Whose API key it has.
+    pub api_key: Option<String>,
 }
 
 impl Asked {
@@ -26,6 +33,7 @@ impl Asked {
         json!({
             "request": self.request, "headers": self.headers,
             "client_ip": self.client_ip, "listener": self.listener,
+            "jwt": self.jwt, "api_key": self.api_key,
         })
     }
 
@@ -52,7 +60,14 @@ impl Asked {
             other => return Err(format!("`headers` is a list, not {other}")),
         };
         let request = text("request")?.ok_or("`request` is missing: write `GET http://host/path`")?;
-        Ok(Self { request, headers, client_ip: text("client_ip")?, listener: text("listener")? })
+        Ok(Self {
+            request,
+            headers,
+            client_ip: text("client_ip")?,
+            listener: text("listener")?,
+            jwt: text("jwt")?,
+            api_key: text("api_key")?,
+        })
     }
 
     /// Makes a request of it that can be explained.
@@ -88,7 +103,22 @@ impl Asked {
             headers,
             client_ip,
             listener: self.listener.as_ref().map(listener).transpose()?,
+            jwt: self.jwt.as_deref().map(claims).transpose()?,
+            api_key: self.api_key.as_deref().map(Arc::from),
         })
+    }
+}
+
+/// An object, or who it is alone.
+fn claims(text: &str) -> Result<Arc<str>, String> {
+    if !text.trim_start().starts_with('{') {
+        return Ok(json!({"sub": text}).to_string().into());
+    }
+    match serde_json::from_str::<serde_json::Map<String, Value>>(text) {
+        Ok(_) => Ok(text.into()),
+        Err(error) => {
+            Err(format!("`{text}` are no claims: {error}; write `{{\"sub\":\"asha\"}}`, or `asha`"))
+        }
     }
 }
 

@@ -70,6 +70,12 @@ enum Command {
         /// The listener it arrives at
         #[arg(long)]
         listener: Option<String>,
+        /// The claims of a token that counts, `{"sub":"asha","tier":"plus"}`, or only who it is
+        #[arg(long, value_name = "CLAIMS")]
+        jwt: Option<String>,
+        /// Whose API key it has
+        #[arg(long, value_name = "SUBJECT")]
+        api_key: Option<String>,
         /// The configuration to ask
         #[arg(short, long, default_value = "gateway.yaml")]
         config: PathBuf,
@@ -110,8 +116,8 @@ impl Command {
             Self::Run { config, validate_only: true, .. } => check(&[config], Format::Text),
             Self::Run { config, .. } => serve(&config),
             Self::Check { files, format } => check(&files, format),
-            Self::Explain { request, headers, client_ip, listener, config, live, format } => {
-                let asked = Asked { request, headers, client_ip, listener };
+            Self::Explain { request, headers, client_ip, listener, jwt, api_key, config, live, format } => {
+                let asked = Asked { request, headers, client_ip, listener, jwt, api_key };
                 match live {
                     Some(admin) => explain_live(&asked, &admin, format),
                     None => explain_offline(&asked, &config, format),

@@ -7,11 +7,12 @@
 //! 3. Fields of the connection are taken away.
 //! 4. `X-Forwarded-*` and `Forwarded`: believed and extended when the peer is a trusted proxy, else
 //!    dropped and written anew. The client is the rightmost address that no trusted proxy has.
-//! 5. `X-Request-Id`: kept from a trusted proxy if it is well formed, else made.
+//! 5. Headers by which upstreams hear who asks are taken away, whoever wrote them.
+//! 6. `X-Request-Id`: kept from a trusted proxy if it is well formed, else made.
 //!
 //! The data path and `explain` both come through here.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Uri, Version,
@@ -28,6 +29,7 @@ use naka::{
 
 use crate::{
     headers::{has_known_framing, strip_hop_by_hop},
+    identity,
     random::random_id,
     route::normalize,
 };
@@ -69,6 +71,8 @@ pub struct Entry {
     pub trusted_proxies: Vec<IpNet>,
     /// The longest request target, in bytes.
     pub uri: usize,
+    /// Headers that say who asks: what a client writes there is taken away.
+    pub of_identity: Arc<[String]>,
 }
 
 impl Entry {
@@ -87,6 +91,9 @@ impl Entry {
         let client = if is_trusted { self.client(headers, peer) } else { peer.address };
         if !is_trusted {
             drop_forwarding(headers);
+        }
+        if !self.of_identity.is_empty() {
+            identity::strip(headers, &self.of_identity);
         }
         write_forwarding(headers, peer);
         settle_request_id(headers, is_trusted);
@@ -285,7 +292,7 @@ mod tests {
     use http::Request;
 
     fn entry() -> Entry {
-        Entry { trusted_proxies: vec!["10.0.0.0/8".parse().unwrap()], uri: 100 }
+        Entry { trusted_proxies: vec!["10.0.0.0/8".parse().unwrap()], uri: 100, of_identity: Arc::default() }
     }
 
     fn admit(peer: &str, target: &str, headers: &[(&str, &str)]) -> Result<Parts, Reason> {

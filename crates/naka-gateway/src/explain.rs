@@ -123,6 +123,8 @@ pub enum Verdict {
     Answered(StatusCode),
     /// It goes to an upstream.
     Sent,
+    /// That depends on what is not known here, and everything behind it does.
+    Depends(String),
 }
 
 /// Explains one request to one generation.
@@ -160,9 +162,11 @@ impl Explanation {
         head_fits(&parts, &generation.limits)?;
         served.entry.admit(&mut parts, &Peer::new(asked.client_ip, "http"), now)?;
         self.candidates = candidates(generation, served, &parts);
-        let (plan, _) = serve::find(served, &mut parts, &mut ()).map_err(|(rejection, _)| rejection)?;
+        let (plan, _) = serve::find(served, &mut parts, &mut ()).map_err(|no_route| no_route.0)?;
         self.route = Some(Arc::clone(&plan.name));
-        self.ask_layers(plan, &mut parts, now)?;
+        if let Some(what) = self.ask_layers(plan, asked, &mut parts, now)? {
+            return Ok(Verdict::Depends(what));
+        }
         let route = &generation.config.routes[&plan.name];
         match &route.destination {
             Destination::Respond(respond) => Ok(Verdict::Answered(respond.status)),
@@ -179,27 +183,39 @@ impl Explanation {
         }
     }
 
-    /// Asks one layer after the other; each sees what the ones before it learned.
-    fn ask_layers(&mut self, plan: &Plan, parts: &mut Parts, now: Now) -> Result<(), Rejection> {
-        let mut refusal = None;
+    /// Asks one layer after the other; each sees what the ones before it learned. The answer is what the
+    /// rest depends on, if one of them would have to ask who it is.
+    fn ask_layers(
+        &mut self,
+        plan: &Plan,
+        asked: &TestRequest,
+        parts: &mut Parts,
+        now: Now,
+    ) -> Result<Option<String>, Rejection> {
+        let (mut refusal, mut unknown) = (None, None);
         plan.layers.each(&mut |layer| {
-            if refusal.is_some() {
+            if refusal.is_some() || unknown.is_some() {
                 return;
             }
-            let finding = layer.explain(now, parts);
+            let assumed = assumed(plan, layer.kind(), asked, parts);
+            let finding = assumed.unwrap_or_else(|| layer.explain(now, parts));
             let name = layer.name().map(str::to_owned);
             match &finding {
                 Finding::Reject(rejection) => refusal = Some(rejection.clone()),
                 Finding::WouldAsk(Dependency::Response { .. }) => {} // Whoever is sent on waits for that.
                 Finding::WouldAsk(what) => {
                     let name = name.as_deref().map(|name| format!(" {name}")).unwrap_or_default();
-                    self.pending.push(format!("{}{name} {what}", layer.kind()));
+                    let what_of = format!("{}{name} {what}", layer.kind());
+                    if !matches!(what, Dependency::Queue { .. }) {
+                        unknown = Some(what_of.clone()); // Who it is, all that follows wants to know.
+                    }
+                    self.pending.push(what_of);
                 }
                 _ => {}
             }
             self.layers.push(Said { kind: layer.kind(), name, finding });
         });
-        refusal.map_or(Ok(()), Err)
+        refusal.map_or(Ok(unknown), Err)
     }
 
     /// For machines.
@@ -223,6 +239,7 @@ impl Explanation {
             }),
             Verdict::Answered(status) => json!({"answered": status.as_u16()}),
             Verdict::Sent => json!({"sent": true}),
+            Verdict::Depends(what) => json!({"depends_on": what}),
         };
         json!({
             "request": self.asked,
@@ -239,6 +256,25 @@ impl Explanation {
             "verdict": verdict,
         })
     }
+}
+
+/// What a layer that authenticates would say to credentials that are only thought of.
+fn assumed(plan: &Plan, kind: &str, asked: &TestRequest, parts: &mut Parts) -> Option<Finding> {
+    let found = match (kind, &asked.jwt, &asked.api_key) {
+        ("jwt", Some(claims), _) if !plan.layers.jwt.is_off() => plan.layers.jwt.assumed(claims.as_bytes()),
+        ("api_key", _, Some(subject)) if !plan.layers.api_key.is_off() => {
+            plan.layers.api_key.assumed(subject).ok_or(Rejection::new(Reason::CredentialsUnknown))
+        }
+        _ => return None,
+    };
+    Some(match found {
+        Ok(identity) => {
+            let who = identity.subject.as_deref().unwrap_or("somebody without a name").to_owned();
+            identity.put(&mut parts.extensions);
+            Finding::Admit(format!("it is {who}, as was said"))
+        }
+        Err(rejection) => Finding::Reject(rejection),
+    })
 }
 
 /// The listener that was named; or that of the URL's port; or the first one that takes the request, else
@@ -258,7 +294,7 @@ fn listener<'a>(generation: &'a Generation, asked: &TestRequest) -> (Name, &'a S
         }
         match serve::find(served, &mut parts, &mut ()) {
             Ok(_) => 0,
-            Err((rejection, _)) if rejection.reason == Reason::MethodNotAllowed => 1,
+            Err(no_route) if no_route.0.reason == Reason::MethodNotAllowed => 1,
             Err(_) => 2,
         }
     };
@@ -414,6 +450,7 @@ impl fmt::Display for Explanation {
                 self.location.iter().try_for_each(|location| write!(f, ", to {location}"))
             }
             Verdict::Sent => write!(f, "verdict: sent"),
+            Verdict::Depends(what) => write!(f, "verdict: depends on the answer: {what}"),
         }
     }
 }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::{
-    assemble::{Surroundings, Unroutable, assemble, unroutable},
+    assemble::{Surroundings, Unroutable, Wrong, assemble, unroutable},
     config::{
         self, Code, Diagnostic, Diagnostics, Held, Loaded, Severity, Sources, Watched,
         checked::{Config, Expect, Name, Route, Test},
@@ -115,8 +115,7 @@ impl Before<'_> {
         let config = Arc::new(loaded.config);
         let around = Surroundings { metrics, connector: connector.clone(), now: Instant::now() };
         let assembled = assemble(&config, self.number, &(self.state)(&config), &around);
-        let generation = assembled
-            .map_err(|all| Refusal::Config(Diagnostics::new(said_of_routes(&all, &config.routes))))?;
+        let generation = assembled.map_err(|all| Refusal::Config(Diagnostics::new(said(&all, &config))))?;
         let is_tested = match self.tests {
             RunTests::Always => true,
             RunTests::AsConfigured => config.gateway.reload.run_tests,
@@ -150,7 +149,7 @@ fn differences(expect: &Expect, explanation: &Explanation) -> Vec<String> {
     let status = match &explanation.verdict {
         Verdict::Refused(rejection) => Some(rejection.reason.status()),
         Verdict::Answered(status) => Some(*status),
-        Verdict::Sent => None,
+        Verdict::Sent | Verdict::Depends(_) => None,
     };
     let checks = [
         differs("route", expect.route.as_deref(), explanation.route.as_deref()),
@@ -268,6 +267,19 @@ impl fmt::Display for Refusal {
 
 /// Failed tests that are shown whole.
 const SHOWN_TESTS: usize = 20;
+
+fn said(all: &[Wrong], config: &Config) -> Vec<Diagnostic> {
+    let one = |wrong: &Wrong| match wrong {
+        Wrong::Routes(one) => said_of_routes(std::slice::from_ref(one), &config.routes),
+        Wrong::Policy { name, error } => {
+            let place = config.policies[name].origin.place().clone();
+            let mut it = Diagnostic::error(Code::Value, place, format!("the policy `{name}`: {error}"));
+            it.help("its file is read as it stands; write another, and then put it in the place of this one");
+            vec![it]
+        }
+    };
+    all.iter().flat_map(one).collect()
+}
 
 fn said_of_routes(all: &[Unroutable], routes: &BTreeMap<Name, Route>) -> Vec<Diagnostic> {
     let said = all.iter().filter_map(|one| {

@@ -214,6 +214,7 @@ impl Reloader {
         let report =
             generation.report.iter().filter(|change| change.what != What::Kept).map(ToString::to_string);
         let report = report.collect::<Vec<_>>();
+        generation.state.start();
         self.status.track(&generation);
         self.in_force.swap(generation);
         for open in open {
@@ -284,7 +285,7 @@ impl Reloader {
             let policies = generation.state.policies();
             self.metrics.keep(
                 |route| generation.config.routes.contains_key(route),
-                |policy| policies.contains(policy),
+                |policy| policies.contains(policy) || generation.config.policies.contains_key(policy),
             );
         });
     }

@@ -67,6 +67,7 @@ async fn start(entry: &Path, metrics: Arc<Metrics>) -> Result<(), Failure> {
     }
     let config = Arc::clone(&first.generation.config);
     let (workers_count, hash) = (first.generation.workers.len(), first.generation.hash());
+    first.generation.state.start();
     let in_force = InForce::new(first.generation);
     let shared = Shared::new(Arc::clone(&in_force), Arc::clone(&metrics), workers_count);
     let workers =
@@ -89,6 +90,7 @@ async fn start(entry: &Path, metrics: Arc<Metrics>) -> Result<(), Failure> {
         metrics,
         status: reloader.status(),
         is_draining: AtomicBool::new(false),
+        has_begun: AtomicBool::new(false),
         reload,
     });
     let open = bound.into_iter().map(|bound| {

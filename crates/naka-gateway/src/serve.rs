@@ -30,7 +30,7 @@ use naka::{
 pub type ServerBody = Guarded<RouteBody, Account>;
 
 /// A rejection, and what `Allow` must say if only the method was wrong.
-pub type NoRoute = (Rejection, Option<HeaderValue>);
+pub type NoRoute = Box<(Rejection, Option<HeaderValue>)>;
 
 /// Finds the route of an admitted request, and notes what it learned. The data path and `explain`
 /// both come through here.
@@ -52,9 +52,9 @@ pub fn find<'a, T: Trace>(
     let (index, captures) = match served.table.find(&query, trace) {
         Found::Route { index, captures } => (index, captures),
         Found::MethodNotAllowed { allow } => {
-            return Err((Reason::MethodNotAllowed.into(), Some(allow)));
+            return Err(Box::new((Reason::MethodNotAllowed.into(), Some(allow))));
         }
-        Found::NotFound => return Err((Reason::RouteNotFound.into(), None)),
+        Found::NotFound => return Err(Box::new((Reason::RouteNotFound.into(), None))),
     };
     let found = &served.routes[index];
     note(parts, &found.0, captures);

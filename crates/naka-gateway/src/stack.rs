@@ -15,10 +15,13 @@ use std::{
 
 use http::{Request, Response};
 use naka::{
+    api_key::ApiKeyLayer,
+    authorize::AuthorizeLayer,
     balance::{BalanceLayer, InFlight},
     bulkhead::{BulkheadLayer, Permit},
     explain::Explain,
     guard::Guarded,
+    jwt::JwtLayer,
     problem::ProblemLayer,
     rate_limit::RateLimitLayer,
     timeout::{TimeoutBody, TimeoutLayer},
@@ -33,10 +36,18 @@ use crate::{observe::PolicyMetrics, upstream::Body};
 pub struct Layers {
     /// Renders what the others refuse.
     pub problem: ProblemLayer,
-    /// All rate limits of the route: they add up.
+    /// All rate limits of the route that do not ask who it is: they add up.
     pub rate_limits: RateLimitLayer<Arc<PolicyMetrics>>,
     /// The end of the whole exchange, waiting included.
     pub total_timeout: TimeoutLayer,
+    /// Who it is, by a signed token.
+    pub jwt: JwtLayer<Arc<PolicyMetrics>>,
+    /// Who it is, by a key.
+    pub api_key: ApiKeyLayer<Arc<PolicyMetrics>>,
+    /// Who may.
+    pub authorize: AuthorizeLayer<Arc<PolicyMetrics>>,
+    /// All rate limits of the route that ask who it is.
+    pub identity_rate_limits: RateLimitLayer<Arc<PolicyMetrics>>,
     /// The route's own bulkhead.
     pub bulkhead: BulkheadLayer<Arc<PolicyMetrics>>,
     /// The bulkhead of the whole upstream.
@@ -71,9 +82,20 @@ macro_rules! in_order {
 }
 
 impl Layers {
-    // The timeout is outside both bulkheads: it counts from the request head, so it ends a wait for a
-    // place as well as an exchange.
-    in_order!(problem, rate_limits, total_timeout, bulkhead, upstream_bulkhead, balance);
+    // The timeout is outside of all that can wait (for keys, for a place): it counts from the request head,
+    // so it ends a wait as well as an exchange.
+    in_order!(
+        problem,
+        rate_limits,
+        total_timeout,
+        jwt,
+        api_key,
+        authorize,
+        identity_rate_limits,
+        bulkhead,
+        upstream_bulkhead,
+        balance
+    );
 }
 
 /// What a whole stack is.

@@ -1,17 +1,25 @@
 //! What outlives a generation: the state that one shares with the next, each piece under its identity.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use naka::{
     balance::BalanceLayer,
     bulkhead::{BulkheadLayer, Counts},
+    clock::Now,
+    jwt::{JwtLayer, KeyDriver},
     rate_limit::RateLimitLayer,
 };
-use tokio::time::Instant;
+use tokio::{task::AbortHandle, time::Instant};
 
 use crate::{
     carry::Carried,
-    config::checked::{Bulkhead, Enforce, RateLimit},
+    config::checked::{Bulkhead, Enforce, Jwt, RateLimit},
+    control::FetchKeys,
     observe::PolicyMetrics,
     upstream::Pool,
 };
@@ -23,6 +31,8 @@ pub struct State {
     pub rate_limits: Carried<(RateLimit, Enforce), RateLimitLayer<Arc<PolicyMetrics>>>,
     /// Bulkheads, by identity.
     pub bulkheads: Carried<(Bulkhead, Enforce), BulkheadLayer<Arc<PolicyMetrics>>>,
+    /// Whoever verifies tokens, by policy.
+    pub tokens: Carried<Jwt, Tokens>,
     /// Balancers, by upstream.
     pub balancers: Carried<Vec<Arc<str>>, BalanceLayer>,
     /// For each worker its pools, by upstream and address.
@@ -38,9 +48,26 @@ impl State {
             bulkheads: Carried::new("bulkhead", |layer| {
                 if layer.counts() == Counts::default() { Duration::ZERO } else { Duration::MAX }
             }),
+            tokens: Carried::new("jwt", |_| Duration::ZERO),
             balancers: Carried::new("balancer", |_| Duration::ZERO),
             pools: (0..workers).map(|_| Carried::new("pool", |_| Duration::ZERO)).collect(),
         }
+    }
+
+    /// Begins to fetch keys that nobody fetches yet. Needs a runtime, on which that goes on.
+    pub fn start(&self) {
+        for (_, tokens) in self.tokens.iter() {
+            if let Some(fetching) = &tokens.fetching {
+                fetching.start();
+            }
+        }
+    }
+
+    /// The policies that have no keys to verify tokens with, and why.
+    pub fn without_keys(&self, now: Now) -> Vec<(&Arc<str>, String)> {
+        let all = self.tokens.iter().filter_map(|(name, tokens)| Some((name, tokens.layer.keys()?)));
+        let lacking = all.filter(|(_, keys)| !keys.is_ready(now));
+        lacking.map(|(name, keys)| (name, keys.last_error().unwrap_or("not fetched yet".into()))).collect()
     }
 
     /// The names under which policies are known: those in force, and those that are buried.
@@ -58,5 +85,54 @@ impl State {
             bulkheads: self.bulkheads.without_expired(now),
             ..self.clone()
         })
+    }
+}
+
+/// Whoever verifies the tokens of one policy.
+#[derive(Clone, Debug)]
+pub struct Tokens {
+    /// The layer, over its keys.
+    pub layer: JwtLayer<Arc<PolicyMetrics>>,
+    /// Whoever fetches the keys, if they are fetched.
+    pub fetching: Option<Arc<Fetching>>,
+}
+
+/// Fetches keys from when it is started until nobody holds it any more: an assembled generation may still
+/// be thrown away.
+pub struct Fetching(Mutex<Task>);
+
+enum Task {
+    Waits(Option<Box<KeyDriver<FetchKeys>>>),
+    Runs(AbortHandle),
+}
+
+impl Fetching {
+    /// Not started.
+    pub fn new(driver: KeyDriver<FetchKeys>) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(Task::Waits(Some(Box::new(driver))))))
+    }
+
+    /// Starts it, once.
+    fn start(&self) {
+        let mut task = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Task::Waits(driver) = &mut *task
+            && let Some(driver) = driver.take()
+        {
+            *task = Task::Runs(tokio::spawn(driver.run()).abort_handle());
+        }
+    }
+}
+
+impl Drop for Fetching {
+    fn drop(&mut self) {
+        if let Task::Runs(task) = self.0.get_mut().unwrap_or_else(PoisonError::into_inner) {
+            task.abort();
+        }
+    }
+}
+
+impl fmt::Debug for Fetching {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Fetching")
     }
 }

@@ -2,16 +2,17 @@
 //! both come through here.
 
 use http::{
-    HeaderMap, HeaderValue, Response, StatusCode, Uri, Version,
+    HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Uri, Version,
     header::{CONTENT_LENGTH, HOST, LOCATION, TRANSFER_ENCODING, VIA},
     request::Parts,
 };
 use naka::reject::{Reason, Rejection};
 
 use crate::{
-    config::checked::{HeaderEdit, HeaderEdits, Name, Redirect, Rewrite, Template},
+    config::checked::{HeaderEdit, HeaderEdits, IdentityPart, Name, Redirect, Rewrite, Template},
     entry::{self, replace_path},
     headers::{has_known_framing, strip_hop_by_hop},
+    identity,
     route::{Captures, normalize, render},
     upstream::Body,
 };
@@ -32,6 +33,8 @@ pub struct Transform {
     pub rewrite: Rewrite,
     /// Of the headers.
     pub headers: HeaderEdits,
+    /// Headers that say who asks.
+    pub identity: Vec<(HeaderName, IdentityPart)>,
 }
 
 impl Transform {
@@ -44,6 +47,7 @@ impl Transform {
         if let Some(host) = &self.rewrite.host {
             parts.headers.insert(HOST, host.clone());
         }
+        identity::tell(&mut parts.headers, &parts.extensions, &self.identity);
         edit(&mut parts.headers, &self.headers.request);
         // RFC 9110 §7.6.3 asks for it, and it makes loops visible.
         parts.headers.append(VIA, HeaderValue::from_static("1.1 naka"));

@@ -5,9 +5,11 @@
 //! | --- | --- |
 //! | [`contract`] | The laws every layer keeps |
 //! | [`network`] | Connections inside the process, for tests under virtual time |
+//! | [`token`] | Whoever makes signed tokens |
 //! | [`upstream`] | An HTTP/1.1 server that does as it is told, also what no server should do |
 #![forbid(unsafe_code)]
 
 pub mod contract;
 pub mod network;
+pub mod token;
 pub mod upstream;

@@ -124,6 +124,13 @@ impl Network {
     }
 }
 
+/// An IPv4 network in IPv6 clothes contains nothing: addresses are compared as what they are.
+impl From<IpNet> for Network {
+    fn from(network: IpNet) -> Self {
+        Self(network)
+    }
+}
+
 /// The text is no network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NetworkError;

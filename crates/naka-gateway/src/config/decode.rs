@@ -3,12 +3,13 @@
 //! # Limits
 //! At most [`MAX_FOUND`] mistakes are kept; the rest is only counted.
 
-use std::sync::Arc;
+use std::{rc::Rc, sync::Arc};
 
 use serde_json::{Value as Json, json};
 
 use super::{
     diagnostic::{Code, Diagnostic, Diagnostics, Place, Severity, Source},
+    documents::Documents,
     node::{Node, Span, Value},
     suggest::quoted,
 };
@@ -21,11 +22,37 @@ pub(crate) struct Cx {
     path: Vec<(String, Span)>,
     found: Vec<Diagnostic>,
     spare: Option<Diagnostic>,
+    documents: Rc<Documents>,
 }
 
 impl Cx {
-    pub(crate) fn new(sources: Vec<Arc<Source>>) -> Self {
-        Self { sources, path: Vec::new(), found: Vec::new(), spare: None }
+    pub(crate) fn new(sources: Vec<Arc<Source>>, documents: Rc<Documents>) -> Self {
+        Self { sources, path: Vec::new(), found: Vec::new(), spare: None, documents }
+    }
+
+    /// What stands in a file that the file at `span` names, as seen from there.
+    pub(crate) fn document(&mut self, span: Span, name: &str) -> Option<Arc<[u8]>> {
+        let path = Documents::path(self.source(span.file).path(), name);
+        match self.documents.read(&path) {
+            Ok(bytes) => Some(bytes),
+            Err(why) => {
+                self.error(Code::File, span, format!("{}: {why}", path.display()))
+                    .help("write the path of a file that is there, seen from this file");
+                None
+            }
+        }
+    }
+
+    /// Reads on in a document.
+    pub(crate) fn add_source(&mut self, span: Span, name: &str, text: &str) -> usize {
+        let path = Documents::path(self.source(span.file).path(), name);
+        self.sources.push(Arc::new(Source::new(path, text)));
+        self.sources.len() - 1
+    }
+
+    /// Nothing of this is shown from now on, whatever is wrong.
+    pub(crate) fn hide(&self, span: Span) {
+        self.sources[span.file].hide(span.start..span.end);
     }
 
     pub(crate) fn source(&self, file: usize) -> Arc<Source> {
@@ -170,6 +197,8 @@ impl Wrong {
 pub(crate) trait Scalar: Sized {
     /// What it is, in a message: `a duration such as "5s"`.
     const WHAT: &'static str;
+    /// Whether what stands there by mistake may be what nobody shall see.
+    const IS_SECRET: bool = false;
     fn parse(text: Text<'_>) -> Result<Self, Wrong>;
     fn schema() -> Json {
         json!({"type": "string", "description": Self::WHAT})
@@ -194,6 +223,9 @@ impl<T: Scalar> Decode for T {
             Ok(value) => Some(value),
             Err(wrong) => {
                 let here = cx.here();
+                if T::IS_SECRET {
+                    cx.hide(node.span);
+                }
                 let span = wrong.piece.as_deref().map_or(node.span, |piece| cx.narrow(node.span, piece));
                 let it = cx.error(wrong.code, span, format!("`{here}`: {}", wrong.message));
                 it.label(match wrong.code {

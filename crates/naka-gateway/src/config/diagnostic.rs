@@ -1,10 +1,11 @@
 //! What is wrong, where, and what to write instead.
 
 use std::{
+    borrow::Cow,
     fmt::{self, Write as _},
     ops::{Deref, Range},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet, renderer::DecorStyle};
@@ -18,13 +19,15 @@ pub(crate) struct Source {
     path: Arc<PathBuf>,
     text: Arc<str>,
     lines: Vec<usize>,
+    /// Pieces of it that are secrets, and so are not shown.
+    hidden: Mutex<Vec<Range<usize>>>,
 }
 
 impl Source {
     pub(crate) fn new(path: impl Into<PathBuf>, text: impl Into<Arc<str>>) -> Self {
         let text = text.into();
         let lines = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
-        Self { path: Arc::new(path.into()), text, lines }
+        Self { path: Arc::new(path.into()), text, lines, hidden: Mutex::default() }
     }
 
     /// The name it was read under.
@@ -35,6 +38,27 @@ impl Source {
     /// Its whole text.
     pub(crate) fn text(&self) -> &str {
         &self.text
+    }
+
+    /// Shows nothing of this piece of it from now on.
+    pub(crate) fn hide(&self, range: Range<usize>) {
+        self.hidden.lock().unwrap_or_else(PoisonError::into_inner).push(range);
+    }
+
+    /// A piece of it, with stars for what is hidden.
+    fn shown(&self, range: Range<usize>) -> Cow<'_, str> {
+        let hidden = self.hidden.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_hidden = |at: usize| hidden.iter().any(|range| range.contains(&at));
+        let text = &self.text[range.clone()];
+        if !range.clone().any(is_hidden) {
+            return text.into();
+        }
+        // A star for each byte, so that what stands behind keeps its place.
+        let starred = text.char_indices().map(|(at, c)| {
+            let is_hidden = is_hidden(range.start + at) && c != '\n';
+            if is_hidden { "*".repeat(c.len_utf8()) } else { c.to_string() }
+        });
+        starred.collect::<Vec<_>>().concat().into()
     }
 
     /// The index of the line that holds `offset`.
@@ -316,7 +340,7 @@ fn lines_of<'a>(places: &[&'a Place]) -> Snippet<'a, annotate_snippets::Annotati
     let source = &places[0].source;
     let lines = places.iter().map(|place| source.line_index(place.start));
     let (first, last) = lines.fold((usize::MAX, 0), |(low, high), line| (low.min(line), high.max(line)));
-    let text = &source.text[source.line_range(first).start..source.line_range(last).end];
+    let text = source.shown(source.line_range(first).start..source.line_range(last).end);
     Snippet::source(text).line_start(first + 1).path(source.path.to_string_lossy())
 }
 

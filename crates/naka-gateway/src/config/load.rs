@@ -13,6 +13,7 @@ use std::{
     fs,
     io::Read as _,
     path::{Path, PathBuf},
+    rc::Rc,
     sync::Arc,
 };
 
@@ -21,8 +22,9 @@ use super::{
     checked::Config,
     decode::{Cx, Decode as _},
     diagnostic::{Code, Diagnostic, Diagnostics, Severity, Source},
+    documents::Documents,
     node::{self, Span},
-    raw::RawFile,
+    raw::{RawFile, RawRuleKeys},
 };
 
 const MAX_BYTES: u64 = 16 << 20;
@@ -57,6 +59,7 @@ pub struct Sources(Arc<Texts>);
 #[derive(Debug)]
 struct Texts {
     files: BTreeMap<PathBuf, Arc<str>>,
+    documents: BTreeSet<PathBuf>,
     dirs: BTreeSet<PathBuf>,
 }
 
@@ -73,7 +76,8 @@ impl Sources {
 
     /// All that it takes to notice a change.
     pub fn watched(&self) -> Watched {
-        Watched { files: self.0.files.keys().cloned().collect(), dirs: self.0.dirs.clone() }
+        let files = self.0.files.keys().chain(&self.0.documents).cloned().collect();
+        Watched { files, dirs: self.0.dirs.clone() }
     }
 
     /// The text of a file that is in effect.
@@ -123,6 +127,7 @@ pub(crate) fn look(
         texts: vec![read(entry)],
         wrong_includes: Vec::new(),
         dirs: BTreeSet::from([dir.to_owned()]),
+        documents: Rc::default(),
     };
     let mut alone = Attempt::of(&files);
     let include = alone.files[0].raw.as_ref().and_then(|raw| raw.include.as_ref());
@@ -145,16 +150,23 @@ pub(crate) fn look(
     paths.remove(entry);
     files.texts.extend(paths.iter().take(MAX_FILES).map(|path| read(path)));
     let read = files.texts.iter().map(|text| text.path.clone());
-    let watched = Watched { files: read.collect(), dirs: files.dirs.clone() };
-    (watched, files.check(dir, previous, unclear))
+    let mut watched = Watched { files: read.collect(), dirs: files.dirs.clone() };
+    let documents = Rc::clone(&files.documents);
+    let checked = files.check(dir, previous, unclear);
+    documents.each(|path, _| {
+        watched.files.insert(path.to_owned());
+        watched.dirs.insert(folder(path).to_owned());
+    });
+    (watched, checked)
 }
 
 /// Reads one text as a whole configuration; `include` is not followed.
 pub fn parse_str(name: &str, text: &str) -> Result<(Config, Diagnostics), Diagnostics> {
     let texts = vec![Text { path: name.into(), text: Ok(text.into()) }];
-    let mut at = Attempt::of(&Files { texts, wrong_includes: Vec::new(), dirs: BTreeSet::new() });
-    let config =
-        check(&at.files, hash(std::iter::once((Path::new(name), text))), |_, _| Vec::new(), &mut at.cx);
+    let files = Files { texts, wrong_includes: Vec::new(), dirs: BTreeSet::new(), documents: Rc::default() };
+    let mut at = Attempt::of(&files);
+    let config = check(&at.files, |_, _| Vec::new(), &mut at.cx);
+    let config = config.map(|config| Config { hash: files.hash(Path::new("")), ..config });
     let found = at.cx.finish();
     config.map(|config| (config, found.clone())).ok_or(found)
 }
@@ -164,6 +176,7 @@ pub fn schema() -> serde_json::Value {
     let mut it = RawFile::schema();
     it["$schema"] = "https://json-schema.org/draft/2020-12/schema".into();
     it["title"] = "naka".into();
+    it["$defs"] = serde_json::json!({"rule": RawRuleKeys::schema()});
     it
 }
 
@@ -179,6 +192,7 @@ struct Files {
     texts: Vec<Text>,
     wrong_includes: Vec<Diagnostic>,
     dirs: BTreeSet<PathBuf>,
+    documents: Rc<Documents>,
 }
 
 /// All files, read as far as each goes by itself.
@@ -190,7 +204,7 @@ struct Attempt {
 impl Attempt {
     fn of(on_disk: &Files) -> Self {
         let source = |it: &Text| Arc::new(Source::new(it.path.clone(), it.text.clone().unwrap_or_default()));
-        let mut cx = Cx::new(on_disk.texts.iter().map(source).collect());
+        let mut cx = Cx::new(on_disk.texts.iter().map(source).collect(), Rc::clone(&on_disk.documents));
         cx.adopt(&on_disk.wrong_includes);
         let mut files = Vec::with_capacity(on_disk.texts.len());
         for (number, text) in on_disk.texts.iter().enumerate() {
@@ -230,11 +244,15 @@ impl Files {
         loop {
             let mut at = Attempt::of(&self);
             let previous = previous.filter(|_| !at.is_strict());
-            let config = check(&at.files, self.hash(dir), unclear, &mut at.cx);
+            let config = check(&at.files, unclear, &mut at.cx);
             let found = at.cx.finish();
             if let Some(config) = config {
+                let config = Config { hash: self.hash(dir), ..config };
+                self.documents.each(|path, _| _ = self.dirs.insert(folder(path).to_owned()));
+                let mut documents = BTreeSet::new();
+                self.documents.each(|path, _| _ = documents.insert(path.to_owned()));
                 let files = self.texts.into_iter().map(|it| (it.path, it.text.unwrap_or_default())).collect();
-                let sources = Sources(Arc::new(Texts { files, dirs: self.dirs }));
+                let sources = Sources(Arc::new(Texts { files, documents, dirs: self.dirs }));
                 return Ok(Loaded { config, sources, warnings: found, held });
             }
             let more = hold_back(&mut self.texts, &found, &held, previous);
@@ -247,9 +265,15 @@ impl Files {
     }
 
     fn hash(&self, dir: &Path) -> u64 {
-        hash(self.texts.iter().map(|it| {
-            (it.path.strip_prefix(dir).unwrap_or(&it.path), it.text.as_deref().unwrap_or_default())
-        }))
+        let mut hash = Hash::default();
+        for it in &self.texts {
+            hash.add(
+                it.path.strip_prefix(dir).unwrap_or(&it.path),
+                it.text.as_deref().unwrap_or_default().as_bytes(),
+            );
+        }
+        self.documents.each(|path, bytes| hash.add(path.strip_prefix(dir).unwrap_or(path), bytes));
+        hash.0
     }
 }
 
@@ -361,19 +385,23 @@ fn matches(pattern: &str, name: &str) -> bool {
     rest.ends_with(last)
 }
 
-/// FNV-1a, 64 bits, over names and texts with their lengths.
-fn hash<'a>(texts: impl Iterator<Item = (&'a Path, &'a str)>) -> u64 {
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    let mut add = |bytes: &[u8]| {
-        for byte in (bytes.len() as u64).to_le_bytes().iter().chain(bytes) {
-            hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-    };
-    for (path, text) in texts {
-        add(path.to_string_lossy().as_bytes());
-        add(text.as_bytes());
+/// FNV-1a, 64 bits, over names and contents with their lengths.
+struct Hash(u64);
+
+impl Default for Hash {
+    fn default() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
     }
-    hash
+}
+
+impl Hash {
+    fn add(&mut self, path: &Path, content: &[u8]) {
+        for bytes in [path.to_string_lossy().as_bytes(), content] {
+            for byte in (bytes.len() as u64).to_le_bytes().iter().chain(bytes) {
+                self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+            }
+        }
+    }
 }
 
 #[cfg(test)]

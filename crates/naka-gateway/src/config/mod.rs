@@ -4,6 +4,7 @@ mod check;
 pub mod checked;
 mod decode;
 mod diagnostic;
+mod documents;
 mod load;
 mod node;
 mod path;

@@ -144,6 +144,76 @@ impl Scalar for OrNever {
     }
 }
 
+/// A moment, in seconds since 1970: a day in UTC, or RFC 3339.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Time(pub(crate) u64);
+
+impl Scalar for Time {
+    const WHAT: &'static str = "a time such as `2027-03-01` or `2027-03-01T12:00:00Z`";
+
+    fn parse(text: Text<'_>) -> Result<Self, Wrong> {
+        let wrong = || Wrong::new(format!("{} is not a time", quoted(text.text)));
+        unix_s(text.text).map(Self).ok_or_else(|| {
+            wrong().help("write a day in UTC, `2027-03-01`, or RFC 3339: `2027-03-01T12:00:00Z`")
+        })
+    }
+
+    fn schema() -> Json {
+        json!({"type": "string", "examples": ["2027-03-01", "2027-03-01T12:00:00Z", "2027-03-01T12:00:00+05:30"]})
+    }
+}
+
+/// `YYYY-MM-DD`, with or without `Thh:mm:ss` and then `Z` or an offset; 1970 to 9999, no leap seconds.
+fn unix_s(text: &str) -> Option<u64> {
+    let (date, time) = match text.split_once(['T', ' ']) {
+        Some((date, time)) => (date, Some(time)),
+        None => (text, None),
+    };
+    let [year, month, day] = numbers(date, '-', [4, 2, 2])?;
+    let is_leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let days = [31, if is_leap { 29 } else { 28 }, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
+    let before = days.get(..usize::try_from(month).ok()?.checked_sub(1)?)?;
+    if year < 1970 || !(1..=*days.get(before.len())?).contains(&day) {
+        return None;
+    }
+    let past = year - 1;
+    let leap_days = past / 4 - past / 100 + past / 400 - (1969 / 4 - 1969 / 100 + 1969 / 400);
+    let at_s = ((year - 1970) * 365 + leap_days + before.iter().sum::<u64>() + day - 1) * 86_400;
+    let Some(time) = time else { return Some(at_s) };
+    let (clock, offset) = time.split_at_checked(8)?;
+    let [hour, minute, second] = numbers(clock, ':', [2, 2, 2])?;
+    if hour > 23 || minute > 59 || second > 59 {
+        return None;
+    }
+    let at_s = at_s + hour * 3600 + minute * 60 + second;
+    if offset == "Z" {
+        return Some(at_s);
+    }
+    let (sign, offset) = offset.split_at_checked(1)?;
+    let [hour, minute] = numbers(offset, ':', [2, 2])?;
+    let offset_s = hour * 3600 + minute * 60;
+    match sign {
+        _ if hour > 23 || minute > 59 => None,
+        "+" => at_s.checked_sub(offset_s),
+        "-" => Some(at_s + offset_s),
+        _ => None,
+    }
+}
+
+/// So many numbers of so many digits each.
+fn numbers<const N: usize>(text: &str, between: char, digits: [usize; N]) -> Option<[u64; N]> {
+    let mut all = [0; N];
+    let mut parts = text.split(between);
+    for (place, digits) in all.iter_mut().zip(digits) {
+        let part = parts.next()?;
+        if part.len() != digits || !part.bytes().all(|b| b.is_ascii_digit()) {
+            return None;
+        }
+        *place = part.parse().ok()?;
+    }
+    parts.next().is_none().then_some(all)
+}
+
 pub(crate) fn duration(text: &str) -> Result<Duration, Wrong> {
     let shown = quoted(text);
     let Some((number, unit)) = split(text) else {
@@ -404,6 +474,37 @@ mod tests {
         fn text_never_panics(text in ".*") {
             let _ = (read::<Duration>(&text), read::<Rate>(&text), read::<Size>(&text), read::<Enforce>(&text));
             let _ = (read::<bool>(&text), read::<Workers>(&text), read::<OrNever>(&text), read::<i32>(&text));
+        }
+    }
+}
+
+#[cfg(test)]
+mod time_tests {
+    use super::unix_s;
+
+    #[test]
+    fn times_are_seconds_since_1970() {
+        for (text, expected) in [
+            ("1970-01-01", Some(0)),
+            ("2000-02-29", Some(951_782_400)),
+            ("2026-09-01", Some(1_788_220_800)),
+            ("2027-03-01T12:00:00Z", Some(1_803_902_400)),
+            ("2027-03-01T17:30:00+05:30", Some(1_803_902_400)),
+            ("2027-03-01T07:00:00-05:00", Some(1_803_902_400)),
+            ("9999-12-31T23:59:59Z", Some(253_402_300_799)),
+            ("2026-02-29", None),
+            ("1900-02-29", None),
+            ("2026-13-01", None),
+            ("2026-00-01", None),
+            ("2026-1-1", None),
+            ("2026-01-01T24:00:00Z", None),
+            ("2026-01-01T00:00:00", None),
+            ("2026-01-01T00:00Z", None),
+            ("1970-01-01T00:00:00+00:01", None),
+            ("tomorrow", None),
+            ("२०२६-01-01", None),
+        ] {
+            assert_eq!(unix_s(text), expected, "{text}");
         }
     }
 }

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use serde_json::{Value as Json, json};
 
 use super::{
-    checked::{HostPattern, KeyPart},
+    checked::{HostPattern, IdentityPart, KeyPart},
     decode::{Scalar, Text, Wrong},
     path::capture,
     suggest::{nearest, one_of, quoted},
@@ -334,15 +334,16 @@ impl Scalar for KeyPart {
     const WHAT: &'static str = "a part of a key such as `client_ip` or `header:x-api-key`";
 
     fn parse(text: Text<'_>) -> Result<Self, Wrong> {
-        const WORDS: [&str; 4] = ["client_ip", "route", "host", "method"];
+        const WORDS: [&str; 6] = ["client_ip", "route", "host", "method", "identity", "api_key"];
+        if let Some(part) = identity_part(text.text) {
+            return Ok(Self::Identity(part));
+        }
         let text = text.text;
         match text {
             "client_ip" => return Ok(Self::ClientIp),
             "route" => return Ok(Self::Route),
             "host" => return Ok(Self::Host),
             "method" => return Ok(Self::Method),
-            "api_key" | "identity" => return Err(Wrong::not_built(text)),
-            jwt if jwt.starts_with("jwt.") => return Err(Wrong::not_built(jwt)),
             _ => {}
         }
         if let Some(name) = text.strip_prefix("header:") {
@@ -363,9 +364,88 @@ impl Scalar for KeyPart {
                 wrong.help("write `client_ip`")
             }
             Some(meant) => wrong.help(format!("did you mean `{meant}`?")),
-            None => wrong
-                .help(format!("write {}, `header:NAME`, `query:NAME` or `\"{{capture}}\"`", one_of(WORDS))),
+            None => wrong.help(format!(
+                "write {}, `jwt.CLAIM`, `header:NAME`, `query:NAME` or `\"{{capture}}\"`",
+                one_of(WORDS)
+            )),
         })
+    }
+}
+
+/// `identity`, `api_key` or `jwt.CLAIM`.
+fn identity_part(text: &str) -> Option<IdentityPart> {
+    match text {
+        "identity" => Some(IdentityPart::Subject),
+        "api_key" => Some(IdentityPart::ApiKey),
+        _ => {
+            let claim = text.strip_prefix("jwt.").filter(|claim| !claim.is_empty())?;
+            Some(IdentityPart::Jwt(claim.into()))
+        }
+    }
+}
+
+/// What is known of whoever asks.
+impl Scalar for IdentityPart {
+    const WHAT: &'static str = "`identity`, `api_key` or a claim such as `jwt.tier`";
+
+    fn parse(text: Text<'_>) -> Result<Self, Wrong> {
+        identity_part(text.text).ok_or_else(|| {
+            Wrong::new(format!("{} is nothing that is known of whoever asks", quoted(text.text)))
+                .help("write `identity`, `api_key` or `jwt.CLAIM`")
+        })
+    }
+}
+
+/// A URL that is fetched.
+#[derive(Clone, Debug)]
+pub(crate) struct Url(pub(crate) Arc<str>);
+
+impl Scalar for Url {
+    const WHAT: &'static str = "a URL such as `https://id.example/jwks`";
+
+    fn parse(text: Text<'_>) -> Result<Self, Wrong> {
+        let wrong = || Wrong::new(format!("{} is not a URL that can be fetched", quoted(text.text)));
+        let uri: Uri = text.text.parse().map_err(|_| wrong().help("write `https://id.example/jwks`"))?;
+        match (uri.scheme_str(), uri.authority()) {
+            (Some("http" | "https"), Some(authority)) if !authority.as_str().contains('@') => {
+                Ok(Self(text.text.into()))
+            }
+            (Some("http" | "https"), Some(_)) => Err(wrong().help("take the user out of it")),
+            (None, _) => Err(wrong().help(format!("write `https://{}`", text.text.trim_start_matches('/')))),
+            _ => Err(wrong().help("write `https://…` or `http://…`")),
+        }
+    }
+}
+
+/// SHA-256, in hexadecimal digits.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Hash(pub(crate) [u8; 32]);
+
+impl Scalar for Hash {
+    const WHAT: &'static str = "64 hexadecimal digits";
+    const IS_SECRET: bool = true;
+
+    fn parse(text: Text<'_>) -> Result<Self, Wrong> {
+        // What stands here by mistake may be the key itself: it is not shown.
+        let wrong = |what: String| {
+            Wrong::new(what).help("write what `printf %s KEY | sha256sum` says, and never the key itself")
+        };
+        let digits = text.text.as_bytes();
+        if digits.len() != 64 {
+            return Err(wrong(format!("{} characters are no SHA-256", text.text.chars().count())));
+        }
+        let mut hash = [0; 32];
+        for (byte, pair) in hash.iter_mut().zip(digits.chunks_exact(2)) {
+            let pair =
+                std::str::from_utf8(pair).ok().filter(|pair| pair.bytes().all(|b| b.is_ascii_hexdigit()));
+            let value = pair.and_then(|pair| u8::from_str_radix(pair, 16).ok());
+            *byte = value.ok_or_else(|| wrong("that are not hexadecimal digits".into()))?;
+        }
+        Ok(Self(hash))
+    }
+
+    fn schema() -> Json {
+        json!({"type": "string", "pattern": "^[0-9a-fA-F]{64}$"})
     }
 }
 

@@ -32,6 +32,11 @@ pub type MemoryConnect =
     dyn Fn(&str) -> Pin<Box<dyn Future<Output = io::Result<DuplexStream>> + Send>> + Send + Sync;
 
 impl Connector {
+    /// One connection to an address or a name, with its port, for an errand of the gateway's own.
+    pub(crate) async fn dial(&self, address: &str) -> io::Result<Stream> {
+        self.connect(address, &Resolver::new(address)).await
+    }
+
     pub(super) async fn connect(&self, address: &str, resolver: &Resolver) -> io::Result<Stream> {
         match self {
             Self::Tcp => {
@@ -100,7 +105,7 @@ impl Lookup {
 
 /// A connection, by where it leads.
 #[derive(Debug)]
-pub(super) enum Stream {
+pub(crate) enum Stream {
     Tcp(TcpStream),
     Memory(DuplexStream),
 }

@@ -5,7 +5,7 @@ use std::{fmt::Write as _, net::SocketAddr, time::Duration};
 use naka_gateway::config::{
     Code, Severity,
     checked::{
-        Config, Destination, Enforce, HostPattern, KeyPart, OnMissing, PathPattern, PolicyKind, Scope,
+        Config, Destination, Enforce, HostPattern, KeyPart, Kind, OnMissing, PathPattern, PolicyKind, Scope,
         Segment, ValueMatch, Workers,
     },
     parse_str, schema,
@@ -110,12 +110,18 @@ tests:
 fn groups_are_unfolded_and_policies_add_up() {
     let config = read(SHOP);
     let ride = &config.routes["ride"];
-    let limits: Vec<_> = ride.rate_limits.iter().map(|name| &**name).collect();
+    let limits: Vec<_> = ride.policies.all(Kind::RateLimit).iter().map(|name| &**name).collect();
     assert_eq!(limits, ["guard", "per-rider", "public/rate_limit"]);
-    assert_eq!(ride.bulkhead.as_deref(), Some("narrow"), "the closest wins");
-    assert_eq!(config.routes["health"].bulkhead.as_deref(), Some("health/bulkhead"));
-    assert_eq!(config.routes["old"].bulkhead.as_deref(), Some("public/bulkhead"));
-    assert_eq!(config.routes["to-https"].bulkhead, None);
+    assert_eq!(ride.policies.one(Kind::Bulkhead).map(|name| &**name), Some("narrow"), "the closest wins");
+    assert_eq!(
+        config.routes["health"].policies.one(Kind::Bulkhead).map(|name| &**name),
+        Some("health/bulkhead")
+    );
+    assert_eq!(
+        config.routes["old"].policies.one(Kind::Bulkhead).map(|name| &**name),
+        Some("public/bulkhead")
+    );
+    assert_eq!(config.routes["to-https"].policies.one(Kind::Bulkhead), None);
     assert_eq!(config.upstreams["booking"].bulkhead.as_deref(), Some("booking/bulkhead"));
     assert!(config.policies.contains_key("rides/bulkhead"));
     assert_eq!(ride.group.as_deref(), Some("rides"));
@@ -158,7 +164,7 @@ fn policies_are_values() {
 #[test]
 fn the_big_example_has_no_unknown_key() {
     let text = include_str!("design.yaml");
-    let found = parse_str("design.yaml", text).unwrap_err();
+    let found = parse_str("tests/config/design.yaml", text).unwrap_err();
     for it in &found {
         // The example goes to an upstream that it leaves out.
         let left_out = it.code == Code::UnknownName && it.message == "there is no upstream `legacy`";

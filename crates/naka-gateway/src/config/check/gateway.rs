@@ -6,13 +6,18 @@ use std::{
     sync::Arc,
 };
 
+use http::{
+    HeaderName,
+    header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, FORWARDED, HOST},
+};
+
 use super::{
     Tables,
-    policies::{Level, Policies},
+    policies::{Level, Policies, level_keys},
     unique,
 };
 use crate::config::{
-    checked::{Drain, Gateway, Listener, Name, Reload, ServerLimits},
+    checked::{Drain, Gateway, IdentityPart, Listener, Name, Reload, ServerLimits},
     decode::{At, Cx, Or},
     diagnostic::Code,
     raw::{RawAdmin, RawFile, RawGateway},
@@ -28,7 +33,7 @@ pub(super) fn listeners(tables: &Tables<'_>, policies: &mut Policies, cx: &mut C
     let mut it = Listeners { checked: BTreeMap::new(), levels: BTreeMap::new() };
     let mut seen: HashMap<SocketAddr, &At<SocketAddr>> = HashMap::new();
     for (name, at, raw) in tables.listeners.read() {
-        let level = policies.level(tables, at, (&raw.r#use, &raw.rate_limit, &raw.bulkhead), cx);
+        let level = policies.level(tables, at, &level_keys!(raw), cx);
         it.levels.insert(Arc::clone(name), level);
         if let Some(protocols) = &raw.protocols {
             unique(&protocols.value.0, "protocol", cx);
@@ -69,6 +74,7 @@ pub(super) fn gateway(entry: Option<&RawFile>, listeners: &BTreeMap<Name, Listen
             .flat_map(|it| it.value.0.iter().map(|net| net.value))
             .collect(),
         limits: limits(&raw),
+        identity_headers: identity_headers(&raw, cx),
         drain: drain(&raw, cx),
     }
 }
@@ -113,6 +119,24 @@ fn reload(raw: &RawGateway, cx: &mut Cx) -> Reload {
         cx.error(Code::Conflict, at.span, "`max_wait` is shorter than `debounce`").help(
             "`max_wait` bounds how long a burst of changes can put off reading: write more than `debounce`",
         );
+    }
+    it
+}
+
+/// Headers that tell upstreams who asks, none of which is one that HTTP or we need.
+fn identity_headers(raw: &RawGateway, cx: &mut Cx) -> Vec<(HeaderName, IdentityPart)> {
+    let named = raw.identity_headers.iter().flat_map(|it| &it.value.0);
+    let mut it = Vec::new();
+    for (name, part) in named {
+        let text = name.value.as_str();
+        let is_ours = [HOST, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, FORWARDED].contains(&name.value)
+            || text.starts_with("x-forwarded-")
+            || text == "x-request-id";
+        if is_ours {
+            cx.error(Code::Conflict, name.span, format!("`{text}` says something else"))
+                .help("take a name of your own: `x-user-id`");
+        }
+        it.extend(part.clone().map(|part| (name.value.clone(), part)));
     }
     it
 }

@@ -4,8 +4,10 @@
 //! because its own mistake is reported already. A mistake that depends on other files is marked
 //! as `combined`, all others condemn their file alone.
 
+mod auth;
 mod gateway;
 mod headers;
+mod limits;
 mod policies;
 mod routes;
 mod tests;
@@ -39,7 +41,7 @@ pub(crate) struct File {
 pub(crate) type Unclear = fn(&BTreeMap<Name, Listener>, &BTreeMap<Name, Route>) -> Vec<Diagnostic>;
 
 /// Checks all files as one configuration; the first is the entry. `None`: `cx` knows why.
-pub(crate) fn check(files: &[File], hash: u64, unclear: Unclear, cx: &mut Cx) -> Option<Config> {
+pub(crate) fn check(files: &[File], unclear: Unclear, cx: &mut Cx) -> Option<Config> {
     let entry = files.first()?;
     included_keys(&files[1..], cx);
     let tables = Tables::gather(files, cx);
@@ -69,7 +71,7 @@ pub(crate) fn check(files: &[File], hash: u64, unclear: Unclear, cx: &mut Cx) ->
         upstreams,
         routes,
         tests,
-        hash,
+        hash: 0,
     })
 }
 

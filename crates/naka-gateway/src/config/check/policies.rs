@@ -5,19 +5,20 @@ use std::{
     sync::Arc,
 };
 
-use super::{Tables, origin, unique};
+use super::{
+    Tables, auth,
+    limits::{bulkhead, rate_limit},
+    origin, unique,
+};
 use crate::config::{
-    checked::{self, Bulkhead, KeyPart, Name, OnMissing, Policy, PolicyKind, RateLimit, Scope},
+    checked::{self, KeyPart, Kind, Name, Policy, PolicyKind, Scope, Uses},
     decode::{At, Cx, OneOrMany, Or},
     diagnostic::Code,
     node::Span,
-    raw::{RawBulkhead, RawOnMissing, RawPolicy, RawRateLimit, RawScope},
+    raw::{RawBulkhead, RawPolicy, RawRateLimit, RawRule},
     suggest::one_of,
     values::Id,
 };
-
-/// Windows of one rate limit.
-const MAX_RATES: usize = 4;
 
 /// All policies, and which of them somebody uses.
 pub(super) struct Policies {
@@ -27,26 +28,88 @@ pub(super) struct Policies {
     keys: BTreeMap<Name, Span>,
 }
 
-/// The policies of one route, group or listener, and where they were named.
+/// The policies of one route, group or listener, by sort, and where they were named.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Level {
-    pub(super) rate_limits: Vec<(Name, Span)>,
-    pub(super) bulkhead: Option<(Name, Span)>,
+pub(super) struct Level(BTreeMap<Kind, Vec<(Name, Span)>>);
+
+impl Level {
+    /// All of one sort.
+    pub(super) fn all(&self, kind: Kind) -> &[(Name, Span)] {
+        self.0.get(&kind).map_or(&[], Vec::as_slice)
+    }
+
+    /// Which they are, wherever they were named.
+    pub(super) fn names(&self) -> Vec<(Kind, &Name)> {
+        let all = self.0.iter().flat_map(|(kind, all)| all.iter().map(|(name, _)| (*kind, name)));
+        let mut names = all.collect::<Vec<_>>();
+        names.sort();
+        names
+    }
+
+    /// What counts of several levels, the closest first.
+    pub(super) fn merged(levels: &[&Self]) -> Self {
+        let mut it = Self::default();
+        for (kind, all) in levels.iter().flat_map(|level| &level.0) {
+            let known = it.0.entry(*kind).or_default();
+            if kind.adds_up() {
+                known.extend(all.iter().cloned());
+            } else if known.is_empty() {
+                known.clone_from(all);
+            }
+        }
+        for all in it.0.values_mut() {
+            all.sort_by(|(a, _), (b, _)| a.cmp(b));
+            all.dedup_by(|(a, _), (b, _)| a == b);
+        }
+        it
+    }
+
+    /// Without those that find out who asks.
+    pub(super) fn without_authentication(&self) -> Self {
+        let kept = self.0.iter().filter(|(kind, _)| !kind.authenticates());
+        Self(kept.map(|(kind, all)| (*kind, all.clone())).collect())
+    }
+
+    pub(super) fn uses(self) -> Uses {
+        let names = |all: Vec<(Name, Span)>| all.into_iter().map(|(name, _)| name).collect();
+        Uses(self.0.into_iter().map(|(kind, all)| (kind, names(all))).collect())
+    }
 }
 
-/// The three keys by which a level names policies.
-pub(super) type LevelKeys<'a> = (
-    &'a Option<At<OneOrMany<Id>>>,
-    &'a Option<At<Or<Id, RawRateLimit>>>,
-    &'a Option<At<Or<Id, RawBulkhead>>>,
-);
+/// The keys by which a level names policies.
+pub(super) struct LevelKeys<'a> {
+    pub(super) uses: Option<&'a At<OneOrMany<Id>>>,
+    pub(super) rate_limit: Option<&'a At<Or<Id, RawRateLimit>>>,
+    pub(super) bulkhead: Option<&'a At<Or<Id, RawBulkhead>>>,
+    pub(super) authorize: Option<&'a At<Or<Id, RawRule>>>,
+}
+
+/// The keys of a record that has them all.
+macro_rules! level_keys {
+    ($raw:expr) => {
+        $crate::config::check::policies::LevelKeys {
+            uses: $raw.r#use.as_ref(),
+            rate_limit: $raw.rate_limit.as_ref(),
+            bulkhead: $raw.bulkhead.as_ref(),
+            authorize: $raw.authorize.as_ref(),
+        }
+    };
+}
+pub(super) use level_keys;
 
 /// A policy that is not named yet.
-struct Unnamed {
-    kind: PolicyKind,
-    enforce: checked::Enforce,
-    scope: Scope,
-    key: Option<Span>,
+pub(super) struct Unnamed {
+    pub(super) kind: PolicyKind,
+    pub(super) enforce: checked::Enforce,
+    pub(super) scope: Scope,
+    pub(super) key: Option<Span>,
+}
+
+impl Unnamed {
+    /// One that has no account.
+    pub(super) const fn stateless(kind: PolicyKind) -> Self {
+        Self { kind, enforce: checked::Enforce::Always, scope: Scope::Policy, key: None }
+    }
 }
 
 impl Policies {
@@ -55,12 +118,10 @@ impl Policies {
         let (checked, used, places, keys) = Default::default();
         let mut it = Self { checked, used, places, keys };
         for (name, at, raw) in tables.policies.read() {
-            if one_kind(name, at, raw, cx) {
-                let rate_limit = raw.rate_limit.as_ref().and_then(|raw| rate_limit(&raw.value, cx));
-                let bulkhead = raw.bulkhead.as_ref().and_then(|raw| bulkhead(&raw.value, cx));
-                if let Some(unnamed) = rate_limit.or(bulkhead) {
-                    it.insert(Arc::clone(name), at.span, unnamed, cx);
-                }
+            if one_kind(name, at, raw, cx)
+                && let Some(unnamed) = unnamed(raw, cx)
+            {
+                it.insert(Arc::clone(name), at.span, unnamed, cx);
             }
         }
         it
@@ -87,12 +148,11 @@ impl Policies {
         &mut self,
         tables: &Tables<'_>,
         owner: &At<Id>,
-        keys: LevelKeys<'_>,
+        keys: &LevelKeys<'_>,
         cx: &mut Cx,
     ) -> Level {
         let mut level = Level::default();
-        let (uses, rate_limit_key, bulkhead_key) = keys;
-        if let Some(uses) = uses {
+        if let Some(uses) = keys.uses {
             unique(&uses.value.0, "policy", cx);
             for at in &uses.value.0 {
                 if let Some(name) = self.resolve(tables, at, cx) {
@@ -100,44 +160,43 @@ impl Policies {
                 }
             }
         }
-        if let Some(at) = rate_limit_key {
-            let name = match &at.value {
-                Or::Text(id) => self.resolve_kind(tables, id, at.span, "rate_limit", cx),
-                Or::Record(raw) => {
-                    rate_limit(raw, cx).map(|unnamed| self.inline(owner, "rate_limit", at.key, unnamed, cx))
-                }
-            };
-            if let Some(name) = name {
-                self.place(name, at.span, &mut level, cx);
-            }
-        }
-        if let Some((name, span)) = self.bulkhead_of(tables, owner, bulkhead_key.as_ref(), cx) {
+        let own = [
+            self.inlined(
+                tables,
+                owner,
+                (Kind::RateLimit, keys.rate_limit),
+                |raw, _, cx| rate_limit(raw, cx),
+                cx,
+            ),
+            self.inlined(tables, owner, (Kind::Bulkhead, keys.bulkhead), |raw, _, cx| bulkhead(raw, cx), cx),
+            self.inlined(tables, owner, (Kind::Authorize, keys.authorize), auth::authorize, cx),
+        ];
+        for (name, span) in own.into_iter().flatten() {
             self.place(name, span, &mut level, cx);
         }
         level
     }
 
-    /// The `bulkhead:` of a level.
-    pub(super) fn bulkhead_of(
+    /// A policy that is said where it is used, or named there.
+    pub(super) fn inlined<R>(
         &mut self,
         tables: &Tables<'_>,
         owner: &At<Id>,
-        key: Option<&At<Or<Id, RawBulkhead>>>,
+        (kind, key): (Kind, Option<&At<Or<Id, R>>>),
+        unnamed: impl FnOnce(&R, Span, &mut Cx) -> Option<Unnamed>,
         cx: &mut Cx,
     ) -> Option<(Name, Span)> {
         let at = key?;
         let name = match &at.value {
-            Or::Text(id) => self.resolve_kind(tables, id, at.span, "bulkhead", cx)?,
-            Or::Record(raw) => self.inline(owner, "bulkhead", at.key, bulkhead(raw, cx)?, cx),
+            Or::Text(id) => self.resolve_kind(tables, id, at.span, kind, cx)?,
+            Or::Record(raw) => {
+                let name: Name = format!("{}/{}", owner.value, kind.word()).into();
+                self.insert(Arc::clone(&name), at.key, unnamed(raw, at.span, cx)?, cx);
+                self.used.insert(Arc::clone(&name));
+                name
+            }
         };
         Some((name, at.span))
-    }
-
-    fn inline(&mut self, owner: &At<Id>, kind: &str, span: Span, unnamed: Unnamed, cx: &mut Cx) -> Name {
-        let name: Name = format!("{}/{kind}", owner.value).into();
-        self.insert(Arc::clone(&name), span, unnamed, cx);
-        self.used.insert(Arc::clone(&name));
-        name
     }
 
     /// A named policy that could be read.
@@ -152,7 +211,7 @@ impl Policies {
         tables: &Tables<'_>,
         id: &Id,
         span: Span,
-        kind: &str,
+        kind: Kind,
         cx: &mut Cx,
     ) -> Option<Name> {
         let name = self.resolve(tables, &At { value: id.clone(), span, key: span }, cx)?;
@@ -161,43 +220,52 @@ impl Policies {
             return Some(name);
         }
         let place = cx.place(self.places[&name]);
+        let (is, kind) = (is.word(), kind.word());
+        let has_key = ["rate_limit", "bulkhead", "authorize"].contains(&is);
+        let help = if has_key {
+            format!("write `{is}: {name}` or `use: [{name}]`")
+        } else {
+            format!("write `use: [{name}]`")
+        };
         cx.error(Code::Conflict, span, format!("the policy `{name}` is a `{is}`, not a `{kind}`"))
             .related(place, "said here")
-            .help(format!("write `{is}: {name}` or `use: [{name}]`"))
+            .help(help)
             .combined();
         None
     }
 
-    fn kind_of(&self, name: &str) -> &'static str {
-        match self.checked.get(name).map(|policy| &policy.kind) {
-            Some(PolicyKind::Bulkhead(_)) => "bulkhead",
-            _ => "rate_limit",
-        }
+    fn kind_of(&self, name: &str) -> Kind {
+        self.checked[name].kind.kind()
     }
 
-    /// Puts a policy into a level: rate limits add up, a bulkhead is one.
+    /// Puts a policy into a level: some sorts add up, of the others there is one.
     fn place(&mut self, name: Name, span: Span, level: &mut Level, cx: &mut Cx) {
-        if self.kind_of(&name) == "rate_limit" {
-            if !level.rate_limits.iter().any(|(known, _)| *known == name) {
-                level.rate_limits.push((name, span));
-            }
+        let Some(policy) = self.checked.get(&name) else { return }; // Two of one name: reported.
+        let kind = policy.kind.kind();
+        let known = level.0.entry(kind).or_default();
+        if known.iter().any(|(known, _)| *known == name) {
             return;
         }
-        if let Some((first, place)) = &level.bulkhead {
+        if let Some((first, place)) = known.first().filter(|_| !kind.adds_up()) {
             let place = cx.place(*place);
-            cx.error(Code::Conflict, span, format!("two bulkheads at one place: `{first}` and `{name}`"))
-                .label("the second")
-                .related(place, "the first")
-                .help("keep one; a route's wins over its group's, and that over its listener's")
-                .combined();
+            let word = kind.word();
+            cx.error(
+                Code::Conflict,
+                span,
+                format!("two `{word}` policies at one place: `{first}` and `{name}`"),
+            )
+            .label("the second")
+            .related(place, "the first")
+            .help("keep one; a route's wins over its group's, and that over its listener's")
+            .combined();
             return;
         }
-        level.bulkhead = Some((name, span));
+        known.push((name, span));
     }
 
     /// Reports captures that the keys of these rate limits need and the route does not have.
-    pub(super) fn captures(&self, route: &str, limits: &[(Name, Span)], captures: &[Arc<str>], cx: &mut Cx) {
-        for (name, span) in limits {
+    pub(super) fn captures(&self, route: &str, level: &Level, captures: &[Arc<str>], cx: &mut Cx) {
+        for (name, span) in level.all(Kind::RateLimit) {
             let Some(PolicyKind::RateLimit(limit)) = self.checked.get(name).map(|policy| &policy.kind) else {
                 continue;
             };
@@ -250,85 +318,12 @@ fn one_kind(name: &str, at: &At<Id>, raw: &RawPolicy, cx: &mut Cx) -> bool {
     }
 }
 
-fn rate_limit(raw: &RawRateLimit, cx: &mut Cx) -> Option<Unnamed> {
-    let rates = raw.rate.as_ref()?;
-    if let Some(last) = rates.value.0.get(MAX_RATES) {
-        cx.error(Code::Value, last.span, format!("more than {MAX_RATES} windows in one rate limit"))
-            .help("write a second policy; rate limits add up");
-    }
-    if rates.value.0.is_empty() {
-        cx.error(Code::Value, rates.span, "a rate limit without a rate").help("write `rate: 20/m`");
-    }
-    let mut periods = BTreeMap::new();
-    for at in &rates.value.0 {
-        if let Some(first) = periods.insert(at.value.per, at.span) {
-            let first = cx.place(first);
-            cx.error(Code::Conflict, at.span, "two rates over the same time")
-                .label("again here")
-                .related(first, "first here")
-                .help("keep the lower one: it decides alone");
-        }
-    }
-    if let Some(key) = &raw.key {
-        let named = |at: &At<KeyPart>| At { value: format!("{:?}", at.value), span: at.span, key: at.key };
-        unique(&key.value.0.iter().map(named).collect::<Vec<_>>(), "part of a key", cx);
-    }
-    let kind = PolicyKind::RateLimit(RateLimit {
-        rates: rates.value.0.iter().map(|at| at.value).collect(),
-        bursts: bursts(raw, cx)?,
-        key: raw.key.iter().flat_map(|key| key.value.0.iter().map(|at| at.value.clone())).collect(),
-        on_missing: match raw.on_missing() {
-            RawOnMissing::Shared => OnMissing::Shared,
-            RawOnMissing::Skip => OnMissing::Skip,
-            RawOnMissing::Reject => OnMissing::Reject,
-        },
-        max_keys: usize::try_from(raw.max_keys().0).unwrap_or(usize::MAX),
-    });
-    let key = raw.key.as_ref().map(|key| key.span);
-    Some(Unnamed { kind, enforce: raw.enforce(), scope: scope(raw.scope()), key })
-}
-
-fn bursts(raw: &RawRateLimit, cx: &mut Cx) -> Option<Vec<u32>> {
-    let rates = &raw.rate.as_ref()?.value.0;
-    let Some(bursts) = &raw.burst else {
-        if let Some(span) = raw.said("burst") {
-            debug_assert!(!cx.is_clean(), "an unread burst at {span:?} is reported");
-            return None;
-        }
-        return Some(rates.iter().map(|at| at.value.count).collect());
-    };
-    let (have, need) = (bursts.value.0.len(), rates.len());
-    if have != need {
-        let counts = rates.iter().map(|at| at.value.count.to_string()).collect::<Vec<_>>().join(", ");
-        cx.error(Code::Value, bursts.span, format!("{have} of {need} bursts: each rate has one"))
-            .help(format!("in the order of the rates: `burst: [{counts}]`"));
-        return None;
-    }
-    Some(bursts.value.0.iter().map(|at| u32::try_from(at.value.0).unwrap_or(u32::MAX)).collect())
-}
-
-fn bulkhead(raw: &RawBulkhead, cx: &mut Cx) -> Option<Unnamed> {
-    let number = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
-    let kind = PolicyKind::Bulkhead(Bulkhead {
-        max: number(raw.max.as_ref()?.value.0),
-        queue: number(raw.queue().0),
-        max_wait: raw.max_wait().0,
-    });
-    if let Some(wait) = raw
-        .max_wait
-        .as_ref()
-        .filter(|_| raw.queue().0 == 0 && raw.said("queue").is_none_or(|_| raw.queue.is_some()))
-    {
-        cx.error(Code::Conflict, wait.key, "`max_wait` without a `queue` has no effect")
-            .help("nobody waits where there is no queue: add `queue: 25`, or take `max_wait` away");
-    }
-    Some(Unnamed { kind, enforce: raw.enforce(), scope: scope(raw.scope()), key: None })
-}
-
-fn scope(raw: RawScope) -> Scope {
-    match raw {
-        RawScope::Policy => Scope::Policy,
-        RawScope::Route => Scope::Route,
-        RawScope::Upstream => Scope::Upstream,
-    }
+/// What a policy with a name says.
+fn unnamed(raw: &RawPolicy, cx: &mut Cx) -> Option<Unnamed> {
+    let rate_limit = raw.rate_limit.as_ref().and_then(|raw| rate_limit(&raw.value, cx));
+    let bulkhead = raw.bulkhead.as_ref().and_then(|raw| bulkhead(&raw.value, cx));
+    let jwt = raw.jwt.as_ref().and_then(|raw| auth::jwt(raw, cx));
+    let api_key = raw.api_key.as_ref().and_then(|raw| auth::api_key(&raw.value, cx));
+    let authorize = raw.authorize.as_ref().and_then(|raw| auth::authorize(&raw.value, raw.span, cx));
+    rate_limit.or(bulkhead).or(jwt).or(api_key).or(authorize)
 }

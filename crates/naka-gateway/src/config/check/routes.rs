@@ -11,12 +11,12 @@ use super::{
     Tables,
     gateway::Listeners,
     headers, origin,
-    policies::{Level, Policies},
+    policies::{Level, Policies, level_keys},
     unique,
 };
 use crate::config::{
     checked::{
-        Destination, Match, Name, PathPattern, Redirect, Respond, Rewrite, Route, Scope, Template,
+        Destination, Kind, Match, Name, PathPattern, Redirect, Respond, Rewrite, Route, Scope, Template,
         TemplatePart, Upstream, ValueMatch,
     },
     decode::{At, Cx, OneOrMany, Or},
@@ -50,7 +50,7 @@ pub(super) fn routes(
 ) -> BTreeMap<Name, Route> {
     let mut groups = BTreeMap::new();
     for (name, at, raw) in tables.groups.read() {
-        let level = policies.level(tables, at, (&raw.r#use, &raw.rate_limit, &raw.bulkhead), cx);
+        let level = policies.level(tables, at, &level_keys!(raw), cx);
         groups.insert(Arc::clone(name), (raw, level));
     }
     let around = Around { tables, listeners, upstreams, groups };
@@ -73,23 +73,27 @@ impl Around<'_, '_> {
             .and_then(|group| self.groups.get(group))
             .map_or((None, None), |(raw, level)| (Some(*raw), Some(level)));
         let listeners = self.listeners_of(at, raw, shared, cx);
-        let own = policies.level(self.tables, at, (&raw.r#use, &raw.rate_limit, &raw.bulkhead), cx);
+        let own = policies.level(self.tables, at, &level_keys!(raw), cx);
         let outer = self.listener_level(at, listeners.as_deref().unwrap_or_default(), cx);
-        let levels: Vec<&Level> = [Some(&own), group_level, outer].into_iter().flatten().collect();
+        let is_public = raw.auth.is_some();
+        let inherited = [group_level, outer].into_iter().flatten();
+        let inherited =
+            inherited.map(|level| if is_public { level.without_authentication() } else { level.clone() });
+        let inherited = inherited.collect::<Vec<_>>();
+        let level = Level::merged(&std::iter::once(&own).chain(&inherited).collect::<Vec<_>>());
+        public_or_not(at, raw, &own, cx);
+        policies.identity(at, &level, is_public, cx);
         let matches = raw.r#match.as_ref().and_then(|at| matches(&at.value, at.key, shared, cx));
-        let mut limits: Vec<_> = levels.iter().flat_map(|level| level.rate_limits.iter().cloned()).collect();
-        limits.sort_by(|(a, _), (b, _)| a.cmp(b));
-        limits.dedup_by(|(a, _), (b, _)| a == b);
         let captures = matches.as_ref().map(captures_of);
         if let Some(captures) = &captures {
-            policies.captures(&at.value.0, &limits, captures, cx);
+            policies.captures(&at.value.0, &level, captures, cx);
         }
         let rewrite = rewrite(raw, captures.as_deref(), cx);
         let destination = self.destination(at, raw, captures.as_deref(), cx);
         let headers =
             headers::merged(shared.and_then(|group| group.headers.as_ref()), raw.headers.as_ref(), cx);
         let timeouts = timeouts(raw, shared);
-        let bulkhead = levels.iter().find_map(|level| level.bulkhead.as_ref());
+        let bulkhead = level.all(Kind::Bulkhead).first();
         if let (Some(bulkhead), Some(Destination::Upstream(upstream))) = (bulkhead, &destination) {
             self.one_account_twice(at, bulkhead, upstream, policies, cx);
         }
@@ -98,8 +102,8 @@ impl Around<'_, '_> {
             group: group.cloned(),
             matches: matches?,
             priority: raw.priority.as_ref().map(|it| it.value),
-            rate_limits: limits.into_iter().map(|(name, _)| name).collect(),
-            bulkhead: bulkhead.map(|(name, _)| Arc::clone(name)),
+            policies: level.uses(),
+            is_public,
             total_timeout: timeouts.total().0,
             idle_timeout: timeouts.idle.map(|it| it.value.0),
             rewrite,
@@ -181,14 +185,10 @@ impl Around<'_, '_> {
     /// What stands at the listeners of a route, which has to be one thing.
     fn listener_level(&self, at: &At<Id>, listeners: &[Name], cx: &mut Cx) -> Option<&Level> {
         let level = |name: &Name| self.listeners.levels.get(name);
-        let names = |level: Option<&Level>| {
-            let mut limits: Vec<Name> =
-                level.iter().flat_map(|it| it.rate_limits.iter().map(|(name, _)| Arc::clone(name))).collect();
-            limits.sort();
-            (limits, level.and_then(|it| it.bulkhead.as_ref()).map(|(name, _)| Arc::clone(name)))
-        };
         let first = listeners.first()?;
-        if let Some(other) = listeners.iter().find(|other| names(level(other)) != names(level(first))) {
+        if let Some(other) =
+            listeners.iter().find(|other| level(other).map(Level::names) != level(first).map(Level::names))
+        {
             let message = format!(
                 "the route `{}` is on `{first}` and `{other}`, which carry different policies",
                 at.value
@@ -222,6 +222,20 @@ impl Around<'_, '_> {
             .map(Destination::Upstream)
             .or(respond.map(Destination::Respond))
             .or(redirect.map(Destination::Redirect))
+    }
+}
+
+/// Reports a route that is public and asks who it is.
+fn public_or_not(at: &At<Id>, raw: &RawRoute, own: &Level, cx: &mut Cx) {
+    let Some(public) = &raw.auth else { return };
+    let asks = own.names().into_iter().find(|(kind, _)| kind.authenticates());
+    if let Some((_, name)) = asks {
+        let message = format!("the route `{}` is public, and uses `{name}`, which asks who it is", at.value);
+        cx.error(Code::Conflict, public.key, message)
+            .help(format!(
+                "take `auth: none` away, or `{name}`; `auth: none` clears what the group and the listener ask"
+            ))
+            .combined();
     }
 }
 

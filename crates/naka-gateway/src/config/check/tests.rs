@@ -1,8 +1,10 @@
 //! The file's own tests.
 
+use std::sync::Arc;
+
 use http::{header::HOST, uri::PathAndQuery};
 
-use super::{File, Tables, origin};
+use super::{File, Tables, auth::claims_json, origin};
 use crate::config::{
     checked::{Expect, Test, TestRequest},
     decode::{At, Cx},
@@ -35,6 +37,8 @@ fn test(at: &At<RawTest>, tables: &Tables<'_>, cx: &mut Cx) -> Option<Test> {
         headers: headers.filter_map(|(name, value)| Some((name.value.clone(), value.clone()?))).collect(),
         client_ip: with.client_ip(),
         listener,
+        jwt: with.jwt.as_ref().map(|it| claims_json(&it.value)),
+        api_key: with.api_key.as_ref().map(|it| Arc::clone(&it.value)),
     };
     Some(Test { request, expect: expect?, origin: origin(at.span, cx) })
 }

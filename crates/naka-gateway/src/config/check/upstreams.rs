@@ -6,9 +6,9 @@ use std::{
     sync::Arc,
 };
 
-use super::{Tables, origin, policies::Policies};
+use super::{Tables, limits, origin, policies::Policies};
 use crate::config::{
-    checked::{Endpoint, KeepAlive, Listener, Name, Upstream, UpstreamTimeouts},
+    checked::{Endpoint, KeepAlive, Kind, Listener, Name, Upstream, UpstreamTimeouts},
     decode::{Cx, Or},
     diagnostic::Code,
     node::Span,
@@ -24,7 +24,14 @@ pub(super) fn upstreams(
 ) -> BTreeMap<Name, Upstream> {
     let mut it = BTreeMap::new();
     for (name, at, raw) in tables.upstreams.read() {
-        let bulkhead = policies.bulkhead_of(tables, at, raw.bulkhead.as_ref(), cx).map(|(name, _)| name);
+        let bulkhead = policies.inlined(
+            tables,
+            at,
+            (Kind::Bulkhead, raw.bulkhead.as_ref()),
+            |raw, _, cx| limits::bulkhead(raw, cx),
+            cx,
+        );
+        let bulkhead = bulkhead.map(|(name, _)| name);
         let endpoints = endpoints(raw, listeners, cx);
         let timeouts = raw.timeouts.as_ref().map(|it| it.value.clone()).unwrap_or_default();
         let keep_alive = raw.keep_alive.as_ref().map(|it| it.value.clone()).unwrap_or_default();

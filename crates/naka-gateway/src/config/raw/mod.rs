@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use serde_json::{Value as Json, json};
 
 use super::{
-    checked::{Enforce, HostPattern, KeyPart, Rate, Template, Workers},
+    checked::{HostPattern, IdentityPart, Template, Workers},
     decode::{At, Cx, Decode, Named, OneOrMany, Or, Scalar, Text, Wrong},
     node::{Node, Value},
     path::{PathRegex, PrefixPath, WholePath},
@@ -20,6 +20,10 @@ use super::{
     units::{OrNever, OrZero, Size, Whole},
     values::{Authority, HostPort, Id, RedirectStatus, RequestLine},
 };
+
+mod policies;
+
+pub(crate) use policies::*;
 
 type Count = Whole<1, 10_000_000>;
 /// Names, each with a value or `{present: true}`.
@@ -70,6 +74,9 @@ record! {
         trusted_proxies: OneOrMany<IpNet> = optional;
         /// Bounds on what a client may send and hold.
         limits: RawServerLimits = optional;
+        /// Headers that tell upstreams who asks: `identity`, `api_key`, `jwt.CLAIM`. What clients send under
+        /// these names is always taken away.
+        identity_headers: Named<HeaderName, IdentityPart> = optional;
         /// How the process ends.
         drain: RawDrain = optional;
     }
@@ -148,6 +155,8 @@ record! {
         rate_limit: Or<Id, RawRateLimit> = optional;
         /// A bulkhead for those of its routes that have none: a name, or the bulkhead itself.
         bulkhead: Or<Id, RawBulkhead> = optional;
+        /// Who may ask its routes, besides what they say themselves.
+        authorize: Or<Id, RawRule> = optional;
     }
     not_built: tls headers limits;
     instead: address => "write `listen:`",
@@ -190,76 +199,6 @@ record! {
     }
     instead: total => "`total` is a timeout of routes and groups",
         connect => "`connect` is a timeout of upstreams";
-}
-
-record! {
-    /// A policy with a name: exactly one kind.
-    RawPolicy ("a policy: one kind and its settings") {
-        /// So many requests in so much time.
-        rate_limit: RawRateLimit = optional;
-        /// So many requests at once.
-        bulkhead: RawBulkhead = optional;
-    }
-    not_built: jwt api_key forward_auth basic_auth authorize retry circuit_breaker cors idempotency mirror fallback
-        fault cache compress sticky timeouts headers limits;
-}
-
-record! {
-    /// So many requests in so much time.
-    RawRateLimit ("a rate limit such as `{rate: 20/m}`") {
-        /// One to four windows; all must admit.
-        rate: OneOrMany<Rate> = required;
-        /// At once, for each window; the count of the rate if nothing is said.
-        burst: OneOrMany<Whole<1, 4_294_967_295>> = optional;
-        /// What makes a key: `client_ip`, `route`, `host`, `method`, `header:NAME`, `query:NAME`, `"{capture}"`.
-        key: OneOrMany<KeyPart> = optional;
-        /// Whom one account is for.
-        scope: RawScope = "policy";
-        /// What happens to a request that lacks a part of the key.
-        on_missing: RawOnMissing = "shared";
-        /// How far it takes effect.
-        enforce: Enforce = "always";
-        /// The bound of the key table.
-        max_keys: Whole<16, 10_000_000> = "100000";
-    }
-    not_built: tiers cost algorithm store;
-    instead: requests => "write `rate: 20/m`",
-        limit => "write `rate: 20/m`",
-        average => "write `rate: 20/m`",
-        period => "write it into the rate: `rate: 20/m`",
-        per => "write it into the rate: `rate: 20/m`",
-        by => "write `key: [client_ip]`";
-}
-
-words! {
-    /// Whom one account is for.
-    RawScope ("whom one account is for") { Policy = "policy", Route = "route", Upstream = "upstream" }
-    not_built: "gateway";
-}
-
-words! {
-    /// What happens to a request that lacks a part of the key.
-    RawOnMissing ("what happens to a request without the key") { Shared = "shared", Skip = "skip", Reject = "reject" }
-}
-
-record! {
-    /// So many requests at once.
-    RawBulkhead ("a bulkhead such as `{max: 50}`") {
-        /// At work at once.
-        max: Count = required;
-        /// Waiting at once.
-        queue: Whole<0, 10_000_000> = "0";
-        /// The longest wait.
-        max_wait: OrZero = "200ms";
-        /// How far it takes effect.
-        enforce: Enforce = "always";
-        /// Whom one account is for.
-        scope: RawScope = "policy";
-    }
-    not_built: adaptive key;
-    instead: max_concurrent => "write `max:`",
-        limit => "write `max:`",
-        timeout => "write `max_wait:`";
 }
 
 record! {
@@ -390,6 +329,8 @@ record! {
         rate_limit: Or<Id, RawRateLimit> = optional;
         /// A bulkhead for those of its routes that have none: a name, or the bulkhead itself.
         bulkhead: Or<Id, RawBulkhead> = optional;
+        /// Who may ask its routes, besides what they say themselves.
+        authorize: Or<Id, RawRule> = optional;
         /// Timeouts of those routes that say nothing else.
         timeouts: RawRouteTimeouts = optional;
         /// Changes of headers; a route's change of the same header wins.
@@ -397,7 +338,7 @@ record! {
         /// The routes.
         routes: Named<Id, RawRoute> = required;
     }
-    not_built: authorize cors limits retry circuit_breaker idempotency fault cache compress enforce auth;
+    not_built: cors limits retry circuit_breaker idempotency fault cache compress enforce auth;
     instead: groups => "groups have one level: write the routes of both here",
         r#match => "a group shares `host:`; paths stand in each route",
         prefix => "a group shares `host:`; paths stand in each route";
@@ -412,7 +353,7 @@ record! {
         r#match: RawMatch = required;
         /// Decides between routes of equal rank; higher wins.
         priority: i32 = optional;
-        /// `none`: it is public.
+        /// `none`: it is public, whatever its group or listener asks for.
         auth: Nothing = optional;
         /// Named policies, a set.
         r#use: OneOrMany<Id> = optional;
@@ -420,6 +361,8 @@ record! {
         rate_limit: Or<Id, RawRateLimit> = optional;
         /// A bulkhead: a name, or the bulkhead itself.
         bulkhead: Or<Id, RawBulkhead> = optional;
+        /// Who may.
+        authorize: Or<Id, RawRule> = optional;
         /// How long it may take.
         timeouts: RawRouteTimeouts = optional;
         /// Changes of headers.
@@ -436,7 +379,7 @@ record! {
         redirect: RawRedirect = optional;
     }
     not_built: split versions compose cors idempotency limits mirror fallback retry fault cache compress sticky enforce
-        authorize circuit_breaker lifecycle;
+        circuit_breaker lifecycle;
     instead: path => "write it into the match: `match: {path: /healthz}`",
         prefix => "write it into the match: `match: {prefix: /api}`",
         regex => "write it into the match: `match: {regex: …}`",
@@ -629,8 +572,12 @@ record! {
         client_ip: IpAddr = "127.0.0.1";
         /// The listener it arrives at.
         listener: Id = optional;
+        /// The claims of a token that counts.
+        jwt: RawClaims = optional;
+        /// Whose key it has.
+        api_key: Arc<str> = optional;
     }
-    not_built: jwt identity api_key cert client_cert body;
+    not_built: identity cert client_cert body;
 }
 
 record! {

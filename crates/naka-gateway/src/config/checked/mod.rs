@@ -16,6 +16,10 @@ use ipnet::IpNet;
 
 use super::diagnostic::Place;
 
+mod policies;
+
+pub use policies::*;
+
 /// A key of one of the maps of the file. It is the identity of the state behind it.
 pub type Name = Arc<str>;
 
@@ -65,6 +69,16 @@ pub struct Config {
     pub hash: u64,
 }
 
+impl Config {
+    /// The rate limits of a route.
+    pub fn rate_limits<'a>(&'a self, route: &'a Route) -> impl Iterator<Item = (&'a Name, &'a RateLimit)> {
+        route.policies.all(Kind::RateLimit).iter().filter_map(|name| match &self.policies[name].kind {
+            PolicyKind::RateLimit(limit) => Some((name, limit)),
+            _ => None,
+        })
+    }
+}
+
 /// What concerns the process.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Gateway {
@@ -78,6 +92,8 @@ pub struct Gateway {
     pub trusted_proxies: Vec<IpNet>,
     /// Bounds on what a client may send and hold.
     pub limits: ServerLimits,
+    /// Headers that tell upstreams who asks.
+    pub identity_headers: Vec<(HeaderName, IdentityPart)>,
     /// How the process ends.
     pub drain: Drain,
 }
@@ -141,117 +157,6 @@ pub struct Listener {
     pub idle: Duration,
 }
 
-/// A policy with a name.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Policy {
-    /// What it does.
-    pub kind: PolicyKind,
-    /// How far it takes effect.
-    pub enforce: Enforce,
-    /// Whom one account is for.
-    pub scope: Scope,
-    /// Where it was said.
-    pub origin: Origin,
-}
-
-/// What a policy does.
-#[derive(Clone, Debug, PartialEq)]
-pub enum PolicyKind {
-    /// So many requests in so much time, by key.
-    RateLimit(RateLimit),
-    /// So many requests at once.
-    Bulkhead(Bulkhead),
-}
-
-/// How far a rejecting policy takes effect.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Enforce {
-    /// It rejects.
-    Always,
-    /// It decides and reports, and lets pass.
-    Observe,
-    /// It rejects that share of what it would reject, in percent: 1 to 99.
-    Percent(u8),
-    /// It is off; its state is kept.
-    Never,
-}
-
-/// Whom one account of a policy is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scope {
-    /// One for all who use the name.
-    Policy,
-    /// One for each route.
-    Route,
-    /// One for each upstream.
-    Upstream,
-}
-
-/// So many requests in so much time.
-#[derive(Clone, Debug, PartialEq)]
-pub struct RateLimit {
-    /// One to four windows; all must admit, none is charged if one does not.
-    pub rates: Vec<Rate>,
-    /// At once, for each window; as many as `rates`.
-    pub bursts: Vec<u32>,
-    /// What makes a key, in order; empty: one account for everybody.
-    pub key: Vec<KeyPart>,
-    /// What happens to a request that lacks a part of the key.
-    pub on_missing: OnMissing,
-    /// The bound of the key table.
-    pub max_keys: usize,
-}
-
-/// `count` requests in `per`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rate {
-    /// At least 1.
-    pub count: u32,
-    /// At least a second.
-    pub per: Duration,
-}
-
-/// One part of a key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum KeyPart {
-    /// The client's address; an IPv6 address by its /64.
-    ClientIp,
-    /// The name of the matched route.
-    Route,
-    /// The host of the request.
-    Host,
-    /// The method.
-    Method,
-    /// A request header.
-    Header(HeaderName),
-    /// A query parameter.
-    Query(Arc<str>),
-    /// A capture of the path.
-    Capture(Arc<str>),
-}
-
-/// What happens to a request that lacks a part of the key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnMissing {
-    /// All such requests share one account.
-    Shared,
-    /// It is not counted.
-    Skip,
-    /// It is rejected with 400.
-    Reject,
-}
-
-/// So many requests at once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bulkhead {
-    /// At work at once; at least 1.
-    pub max: u32,
-    /// Waiting at once.
-    pub queue: u32,
-    /// The longest wait.
-    pub max_wait: Duration,
-}
-
 /// Where requests can go.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Upstream {
@@ -305,10 +210,10 @@ pub struct Route {
     pub matches: Match,
     /// Decides between routes of equal rank; higher wins. `None` when not said.
     pub priority: Option<i32>,
-    /// Names of rate limits, in the order of their names; all must admit.
-    pub rate_limits: Vec<Name>,
-    /// The route's own bulkhead: a name in `policies`.
-    pub bulkhead: Option<Name>,
+    /// The policies that stand over it.
+    pub policies: Uses,
+    /// It is public although its group or listener asks who it is: `auth: none`.
+    pub is_public: bool,
     /// From the request head to the last byte of the response; `None` is `never`.
     pub total_timeout: Option<Duration>,
     /// Overrides the upstream's `idle`: outer `None` where not said, inner `None` is `never`.
@@ -485,6 +390,10 @@ pub struct TestRequest {
     pub client_ip: IpAddr,
     /// The listener it arrives at; `None`: the only one, or any that has a route for it.
     pub listener: Option<Name>,
+    /// The claims of a token that counts, as a JSON object.
+    pub jwt: Option<Arc<str>>,
+    /// Whose key it has.
+    pub api_key: Option<Arc<str>>,
 }
 
 /// What must come of a test's request.

@@ -1,0 +1,154 @@
+//! From checked policies to the configurations of layers, and to keys.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use naka::{
+    api_key::{ApiKey, ApiKeyConfig, ApiKeys},
+    authorize::{Network, Rule},
+    bulkhead::BulkheadConfig,
+    context::ClientAddr,
+    enforce,
+    identity::Claim,
+    jwt::{Algorithm, FetchConfig, JwtConfig},
+    key::{Key, KeyBuilder, client_network},
+    rate_limit::{self, Quota, RateLimitConfig, Window},
+    reject::Head,
+};
+
+use crate::{
+    config::checked::{self, Bulkhead, Enforce, Fetch, Jwt, KeyPart, OnMissing, RateLimit},
+    entry, identity,
+    route::query_value,
+    transform::Matched,
+};
+
+pub(super) fn rate_limit_config(limit: &RateLimit, enforce: Enforce) -> RateLimitConfig {
+    let windows = limit.rates.iter().zip(&limit.bursts).map(|(rate, burst)| {
+        let count = rate.count.try_into().expect("a checked rate is at least 1");
+        let burst = (*burst).try_into().expect("a checked burst is at least 1");
+        Window::new(count, rate.per).burst(burst)
+    });
+    let quota = Quota::new(&windows.collect::<Vec<_>>()).expect("a checked limit has 1 to 4 rates");
+    let on_missing = match limit.on_missing {
+        OnMissing::Shared => rate_limit::OnMissing::Shared,
+        OnMissing::Skip => rate_limit::OnMissing::Skip,
+        OnMissing::Reject => rate_limit::OnMissing::Reject,
+    };
+    RateLimitConfig::new(quota).max_keys(limit.max_keys).on_missing(on_missing).enforce(enforced(enforce))
+}
+
+pub(super) fn bulkhead_config(bulkhead: &Bulkhead, enforce: Enforce) -> BulkheadConfig {
+    BulkheadConfig::new(bulkhead.max).queue(bulkhead.queue, bulkhead.max_wait).enforce(enforced(enforce))
+}
+
+pub(super) const fn enforced(enforce: Enforce) -> enforce::Enforce {
+    match enforce {
+        Enforce::Always => enforce::Enforce::Always,
+        Enforce::Observe => enforce::Enforce::Observe,
+        Enforce::Percent(percent) => enforce::Enforce::Percent(percent),
+        Enforce::Never => enforce::Enforce::Never,
+    }
+}
+
+/// The value of a header. `None` if it is not there, or there with several values: then nobody can
+/// know which one the upstream takes.
+fn header_value<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h HeaderValue> {
+    let mut values = headers.get_all(name).iter();
+    let value = values.next()?;
+    values.all(|other| other == value).then_some(value)
+}
+
+/// The words of `key:` as a function. No parts: one key for everybody.
+pub(super) fn key_of(parts: &[KeyPart]) -> impl Fn(&Head<'_>) -> Option<Key> + Send + Sync + 'static {
+    let parts: Arc<[KeyPart]> = parts.into();
+    move |head| {
+        let mut key = KeyBuilder::new();
+        for part in &*parts {
+            match part {
+                KeyPart::ClientIp => key.part(client_network(ClientAddr::of(head.extensions)?)),
+                KeyPart::Route => key.part(&head.extensions.get::<Matched>()?.route),
+                KeyPart::Host => key.part(entry::host(head.headers)),
+                KeyPart::Method => key.part(head.method.as_str()),
+                KeyPart::Header(name) => key.part(header_value(head.headers, name)?.as_bytes()),
+                KeyPart::Query(name) => key.part(query_value(head.uri.query()?, name)?),
+                KeyPart::Capture(name) => {
+                    let matched = head.extensions.get::<Matched>()?;
+                    key.part(matched.captures.get(head.uri.path(), name)?)
+                }
+                KeyPart::Identity(part) => match &*identity::part(head.extensions, part)? {
+                    Claim::Text(text) => key.part(text),
+                    other => key.part(other.to_string()),
+                },
+            };
+        }
+        Some(key.finish())
+    }
+}
+
+pub(super) fn jwt_config(jwt: &Jwt) -> JwtConfig {
+    let mut config = JwtConfig::new();
+    config.issuers.clone_from(&jwt.issuers);
+    config.audiences.clone_from(&jwt.audiences);
+    config.algorithms =
+        jwt.algorithms.as_ref().map(|all| all.iter().filter_map(|word| Algorithm::from_word(word)).collect());
+    config.token_type.clone_from(&jwt.token_type);
+    config.require_exp = jwt.require_exp;
+    config.require_nbf = jwt.require_nbf;
+    config.leeway = jwt.leeway;
+    config.max_token = jwt.max_token;
+    config.scope_claim = Arc::clone(&jwt.scope_claim);
+    config.role_claim = Arc::clone(&jwt.role_claim);
+    config
+}
+
+pub(super) fn fetch_config(fetch: &Fetch) -> FetchConfig {
+    let mut config = FetchConfig::default();
+    config.timeout = fetch.timeout;
+    config.min_interval = fetch.min_interval;
+    config.fresh = fetch.fresh;
+    config.max_stale = fetch.max_stale;
+    config
+}
+
+pub(super) fn api_key_config(policy: &checked::ApiKey) -> ApiKeyConfig {
+    let keys = policy.keys.iter().map(|entry| {
+        let key = ApiKey::hashed(entry.sha256, &entry.subject).knowing(|identity| {
+            identity.scopes.clone_from(&entry.scopes);
+            identity.roles.clone_from(&entry.roles);
+            let claims = entry.claims.iter().map(|(name, values)| (Arc::clone(name), claim(values)));
+            identity.claims.extend(claims);
+        });
+        match entry.expires_s {
+            Some(end) => key.until(end),
+            None => key,
+        }
+    });
+    let mut config = ApiKeyConfig::new(ApiKeys::new(keys));
+    config.header = policy.header.clone();
+    config.forward = policy.forward;
+    config
+}
+
+fn claim(values: &[Arc<str>]) -> Claim {
+    match values {
+        [one] => Claim::Text(Arc::clone(one)),
+        all => Claim::List(all.iter().map(|one| Claim::Text(Arc::clone(one))).collect()),
+    }
+}
+
+pub(super) fn rule(checked: &checked::Rule) -> Rule {
+    use checked::Rule as Checked;
+    match checked {
+        Checked::All(rules) => Rule::all(rules.iter().map(rule)),
+        Checked::Any(rules) => Rule::any(rules.iter().map(rule)),
+        Checked::Not(inner) => !rule(inner),
+        Checked::Authenticated => Rule::Authenticated,
+        Checked::Scope(scope) => Rule::Scope(Arc::clone(scope)),
+        Checked::Role(role) => Rule::Role(Arc::clone(role)),
+        Checked::Identity(subject) => Rule::Subject(Arc::clone(subject)),
+        Checked::Claim(name, value) => Rule::Claim(Arc::clone(name), Arc::clone(value)),
+        Checked::Method(method) => Rule::Method(method.clone()),
+        Checked::Cidr(network) => Rule::Client(Network::from(*network)),
+    }
+}

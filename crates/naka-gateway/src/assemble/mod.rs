@@ -1,0 +1,310 @@
+//! From a checked configuration and the state of the generation before to a generation.
+//!
+//! The only room that knows both configuration and layers. It does no I/O and binds nothing; what it
+//! makes can be thrown away, and then nothing has happened.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::SocketAddr,
+    sync::Arc,
+};
+
+use http::{Request, Response, header::CONTENT_TYPE};
+use naka::{
+    api_key::ApiKeyLayer, authorize::AuthorizeLayer, balance::BalanceLayer, bulkhead::BulkheadLayer,
+    jwt::JwtLayer, problem::ProblemLayer, timeout::TimeoutLayer,
+};
+use tokio::time::Instant;
+
+mod convert;
+mod state;
+
+use self::{
+    convert::api_key_config,
+    state::{Place, pool_identity},
+};
+use crate::{
+    carry::Carried,
+    config::checked::{
+        Config, Destination, KeyPart, Kind, Listener, Name, PolicyKind, Respond, Route as RouteConfig,
+    },
+    entry::{self, Entry},
+    generation::{Alive, Generation, Plan, Served},
+    identity,
+    observe::Metrics,
+    route::{RouteError, Table},
+    stack::{Layers, Leaf, Route, RouteService},
+    state::State,
+    transform::{Transform, redirected},
+    upstream::{Body, Client, Connector, Pool},
+};
+
+/// What assembling needs besides the configuration.
+#[derive(Debug)]
+pub struct Surroundings<'a> {
+    /// Where layers report.
+    pub metrics: &'a Metrics,
+    /// How connections are made.
+    pub connector: Connector,
+    /// When this happens.
+    pub now: Instant,
+}
+
+/// What is wrong with a configuration that can only be found while it is assembled.
+#[derive(Debug)]
+pub enum Wrong {
+    /// With the routes of a listener.
+    Routes(Unroutable),
+    /// With what a policy needs.
+    Policy {
+        /// The policy.
+        name: Name,
+        /// What it is.
+        error: String,
+    },
+}
+
+/// What is wrong with the routes of a listener.
+#[derive(Debug)]
+pub struct Unroutable {
+    /// The listener.
+    pub listener: Name,
+    /// What is wrong.
+    pub error: RouteError,
+}
+
+/// Assembles the generation with this number.
+///
+/// # Errors
+/// If two routes of equal rank can match the same request, or a route is beyond the bounds of a table:
+/// all such.
+pub fn assemble(
+    config: &Arc<Config>,
+    number: u64,
+    before: &State,
+    around: &Surroundings<'_>,
+) -> Result<Generation, Vec<Wrong>> {
+    let tables = tables(&config.listeners, &config.routes);
+    let tables = tables.map_err(|all| all.into_iter().map(Wrong::Routes).collect::<Vec<_>>())?;
+    let mut report = Vec::new();
+    let state = state::carry(config, before, around, &mut report)?;
+    let alive = Alive::default();
+    let plans = config.routes.iter().map(|(name, route)| {
+        let plan = plan(config, &state, around, &alive, (name, route));
+        (Arc::clone(name), Arc::new(plan))
+    });
+    let plans = plans.collect::<BTreeMap<_, _>>();
+    let entry = Entry {
+        trusted_proxies: config.gateway.trusted_proxies.clone(),
+        uri: config.gateway.limits.uri,
+        of_identity: identity::names(&config.gateway.identity_headers),
+    };
+    let workers = state.pools.iter().map(|pools| {
+        let leaves = Leaves::new(config, pools, &around.connector);
+        let serve = |listener: &Listening| {
+            let routes = listener.routes.iter().map(|name| {
+                let plan = Arc::clone(&plans[name]);
+                let route = leaves.route(&config.routes[name], &plan);
+                (plan, route)
+            });
+            let routes = routes.collect();
+            let table = Arc::clone(&listener.table);
+            (listener.address, Arc::new(Served { generation: number, entry: entry.clone(), table, routes }))
+        };
+        tables.iter().map(serve).collect()
+    });
+    let workers = workers.collect();
+    let limits = config.gateway.limits.clone();
+    Ok(Generation { number, config: Arc::clone(config), state, report, entry, limits, workers, alive })
+}
+
+struct Listening {
+    address: SocketAddr,
+    table: Arc<Table>,
+    routes: Vec<Name>,
+}
+
+/// What is wrong with the routes of each listener.
+pub fn unroutable(
+    listeners: &BTreeMap<Name, Listener>,
+    routes: &BTreeMap<Name, RouteConfig>,
+) -> Vec<Unroutable> {
+    tables(listeners, routes).err().unwrap_or_default()
+}
+
+fn tables(
+    listeners: &BTreeMap<Name, Listener>,
+    routes: &BTreeMap<Name, RouteConfig>,
+) -> Result<Vec<Listening>, Vec<Unroutable>> {
+    let (mut tables, mut wrong) = (Vec::new(), Vec::new());
+    for (name, listener) in listeners {
+        let routes = || routes.iter().filter(|(_, route)| route.listeners.contains(name));
+        let wanted = routes().map(|(name, route)| (Arc::clone(name), &route.matches, route.priority));
+        match Table::compile(wanted) {
+            Ok(table) => tables.push(Listening {
+                address: listener.listen,
+                table: Arc::new(table),
+                routes: routes().map(|(name, _)| Arc::clone(name)).collect(),
+            }),
+            Err(all) => {
+                wrong.extend(all.into_iter().map(|error| Unroutable { listener: Arc::clone(name), error }));
+            }
+        }
+    }
+    if wrong.is_empty() { Ok(tables) } else { Err(wrong) }
+}
+
+fn upstream_of(route: &RouteConfig) -> Option<&Name> {
+    match &route.destination {
+        Destination::Upstream(upstream) => Some(upstream),
+        Destination::Respond(_) | Destination::Redirect(_) => None,
+    }
+}
+
+fn plan(
+    config: &Config,
+    state: &State,
+    around: &Surroundings<'_>,
+    alive: &Alive,
+    (name, route): (&Name, &RouteConfig),
+) -> Plan {
+    let transform = Transform {
+        rewrite: route.rewrite.clone(),
+        headers: route.headers.clone(),
+        identity: config.gateway.identity_headers.clone(),
+    };
+    let keys_by_route = config.rate_limits(route).any(|(_, limit)| limit.key.contains(&KeyPart::Route));
+    let needs_match = keys_by_route || route.rewrite.strip_prefix;
+    let layers = layers(config, state, around, (name, route));
+    let metrics = around.metrics.route(name);
+    let (name, total, alive) = (Arc::clone(name), route.total_timeout, Arc::clone(alive));
+    Plan { name, layers, transform, total, needs_match, metrics, alive }
+}
+
+fn layers(
+    config: &Config,
+    state: &State,
+    around: &Surroundings<'_>,
+    (name, route): (&Name, &RouteConfig),
+) -> Layers {
+    let here = Place { route: Some(name), upstream: upstream_of(route) };
+    let there = Place { route: None, upstream: upstream_of(route) };
+    let bulkhead = |place: Place<'_>, policy: Option<&Name>| {
+        let layer = policy.and_then(|policy| {
+            state.bulkheads.get(&place.identity(policy, &config.policies[policy])).cloned()
+        });
+        layer.unwrap_or_else(BulkheadLayer::off)
+    };
+    // A limit that asks who it is has its place behind those that find out.
+    let rate_limits = |needs_identity: bool| {
+        let wanted = config.rate_limits(route).filter(|(_, limit)| limit.needs_identity() == needs_identity);
+        let found = wanted.filter_map(|(policy, _)| {
+            state.rate_limits.get(&here.identity(policy, &config.policies[policy])).cloned()
+        });
+        found.collect()
+    };
+    let authorize = route.policies.all(Kind::Authorize).iter().filter_map(|policy| {
+        let PolicyKind::Authorize(rule) = &config.policies[policy].kind else { return None };
+        let metrics = around.metrics.policy(policy);
+        Some(AuthorizeLayer::observed(convert::rule(rule), metrics).named(policy))
+    });
+    let api_key = route.policies.one(Kind::ApiKey).and_then(|policy| {
+        let PolicyKind::ApiKey(keys) = &config.policies[policy].kind else { return None };
+        let metrics = around.metrics.policy(policy);
+        Some(ApiKeyLayer::observed(api_key_config(keys), metrics).named(policy))
+    });
+    let jwt = route.policies.one(Kind::Jwt).and_then(|policy| state.tokens.get(policy));
+    let upstream = upstream_of(route).map(|upstream| &config.upstreams[upstream]);
+    Layers {
+        problem: ProblemLayer::new(),
+        rate_limits: rate_limits(false),
+        total_timeout: route.total_timeout.map_or_else(TimeoutLayer::off, TimeoutLayer::new),
+        jwt: jwt.map_or_else(JwtLayer::off, |tokens| tokens.layer.clone()),
+        api_key: api_key.unwrap_or_else(ApiKeyLayer::off),
+        authorize: authorize.collect(),
+        identity_rate_limits: rate_limits(true),
+        bulkhead: bulkhead(here, route.policies.one(Kind::Bulkhead)),
+        upstream_bulkhead: bulkhead(there, upstream.and_then(|upstream| upstream.bulkhead.as_ref())),
+        balance: upstream_of(route)
+            .and_then(|upstream| state.balancers.get(upstream).cloned())
+            .unwrap_or_else(BalanceLayer::off),
+    }
+}
+
+/// What is innermost, for one worker.
+struct Leaves<'a> {
+    config: &'a Config,
+    pools: &'a Carried<(), Arc<Pool>>,
+    connector: &'a Connector,
+}
+
+impl<'a> Leaves<'a> {
+    const fn new(config: &'a Config, pools: &'a Carried<(), Arc<Pool>>, connector: &'a Connector) -> Self {
+        Self { config, pools, connector }
+    }
+
+    fn route(&self, route: &RouteConfig, plan: &Arc<Plan>) -> Route {
+        let target = match &route.destination {
+            Destination::Upstream(upstream) => Target::Upstream(Box::new(self.client(upstream, route))),
+            Destination::Respond(respond) => Target::Respond(respond.clone()),
+            Destination::Redirect(redirect) => Target::Redirect(redirect.clone()),
+        };
+        Route::new(stack(plan, Arc::new(target)))
+    }
+
+    fn client(&self, name: &Name, route: &RouteConfig) -> Client {
+        let upstream = &self.config.upstreams[name];
+        let pools = upstream.endpoints.iter().filter_map(|endpoint| {
+            let pool = self.pools.get(&pool_identity(name, &endpoint.address))?;
+            Some((Arc::clone(&endpoint.address), Arc::clone(pool)))
+        });
+        let mut timeouts = upstream.timeouts;
+        if let Some(idle) = route.idle_timeout {
+            timeouts.idle = idle;
+        }
+        Client {
+            name: Arc::clone(name),
+            pools: pools.collect::<HashMap<_, _>>(),
+            timeouts,
+            keep_alive: upstream.keep_alive,
+            connector: self.connector.clone(),
+        }
+    }
+}
+
+enum Target {
+    Upstream(Box<Client>),
+    Respond(Respond),
+    Redirect(crate::config::checked::Redirect),
+}
+
+/// The one place where the stack's type is made.
+fn stack(plan: &Arc<Plan>, target: Arc<Target>) -> impl RouteService {
+    let leaf_plan = Arc::clone(plan);
+    plan.layers.stack(Leaf(move |request| answer(Arc::clone(&leaf_plan), Arc::clone(&target), request)))
+}
+
+async fn answer(plan: Arc<Plan>, target: Arc<Target>, request: Request<Body>) -> Response<Body> {
+    let (mut parts, body) = request.into_parts();
+    let mut response = match &*target {
+        Target::Upstream(client) => {
+            if let Err(rejection) = plan.transform.request(&mut parts) {
+                return rejection.into_response();
+            }
+            client.exchange(Request::from_parts(parts, body)).await
+        }
+        Target::Respond(respond) => responded(respond),
+        Target::Redirect(redirect) => redirected(redirect, &parts, entry::scheme(&parts.headers)),
+    };
+    plan.transform.response(&mut response);
+    response
+}
+
+fn responded(respond: &Respond) -> Response<Body> {
+    let mut response = Response::new(Body::from(bytes::Bytes::copy_from_slice(respond.body.as_bytes())));
+    *response.status_mut() = respond.status;
+    if !respond.body.is_empty() {
+        response.headers_mut().insert(CONTENT_TYPE, respond.content_type.clone());
+    }
+    response
+}

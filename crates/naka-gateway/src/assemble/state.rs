@@ -1,0 +1,221 @@
+//! The state of a generation, from the state of the one before.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use naka::{
+    balance::BalanceLayer,
+    bulkhead::BulkheadLayer,
+    jwt::{JwtLayer, KeySet, Keys, KeysError},
+    rate_limit::RateLimitLayer,
+};
+
+use super::{
+    Surroundings, Wrong,
+    convert::{bulkhead_config, fetch_config, jwt_config, key_of, rate_limit_config},
+    upstream_of,
+};
+use crate::{
+    carry::{Carried, Change, Steps},
+    config::checked::{Config, Fetch, Jwt, JwtKeys, Name, Policy, PolicyKind, Scope, Upstream},
+    control::FetchKeys,
+    state::{Fetching, State, Tokens},
+    upstream::Pool,
+};
+
+/// Goes from the state of the generation before to that of this one.
+///
+/// # Errors
+/// What is wrong with keys.
+pub(super) fn carry(
+    config: &Config,
+    before: &State,
+    around: &Surroundings<'_>,
+    report: &mut Vec<Change>,
+) -> Result<State, Vec<Wrong>> {
+    let (mut rate_limits, mut bulkheads) = (BTreeMap::new(), BTreeMap::new());
+    for (identity, name) in uses(config) {
+        let policy = &config.policies[&name];
+        match &policy.kind {
+            PolicyKind::RateLimit(limit) => {
+                rate_limits.insert(identity, (limit.clone(), policy.enforce));
+            }
+            PolicyKind::Bulkhead(bulkhead) => {
+                bulkheads.insert(identity, (*bulkhead, policy.enforce));
+            }
+            PolicyKind::Jwt(_) | PolicyKind::ApiKey(_) | PolicyKind::Authorize(_) => {}
+        }
+    }
+    let rate_limits = before.rate_limits.next(
+        rate_limits,
+        around.now,
+        report,
+        &Steps {
+            make: &|identity, (limit, enforce)| {
+                let metrics = around.metrics.policy(identity);
+                RateLimitLayer::observed(rate_limit_config(limit, *enforce), key_of(&limit.key), metrics)
+                    .named(identity)
+            },
+            change: &|layer, (limit, enforce)| layer.reconfigured(&rate_limit_config(limit, *enforce)),
+            // What was counted by another key is found by nobody, and only fills the table.
+            is_same: &|(old, _), (new, _)| old.key == new.key,
+        },
+    );
+    let bulkheads = before.bulkheads.next(
+        bulkheads,
+        around.now,
+        report,
+        &Steps {
+            make: &|identity, (bulkhead, enforce)| {
+                let metrics = around.metrics.policy(identity);
+                BulkheadLayer::observed(bulkhead_config(bulkhead, *enforce), metrics).named(identity)
+            },
+            change: &|layer, (bulkhead, enforce)| layer.reconfigured(&bulkhead_config(bulkhead, *enforce)),
+            is_same: &|_, _| true,
+        },
+    );
+    let tokens = tokens(config, before, around, report)?;
+    let addresses = |upstream: &Upstream| {
+        upstream.endpoints.iter().map(|endpoint| Arc::clone(&endpoint.address)).collect::<Vec<_>>()
+    };
+    let upstreams =
+        || config.upstreams.iter().map(|(name, upstream)| (Arc::clone(name), addresses(upstream)));
+    let balancers = before.balancers.next(
+        upstreams().collect(),
+        around.now,
+        report,
+        &Steps {
+            make: &|_, addresses| BalanceLayer::new(addresses.iter().map(|address| &**address)),
+            change: &|layer, addresses| layer.reconfigured(addresses.iter().map(|address| &**address)),
+            is_same: &|_, _| true,
+        },
+    );
+    let pools = before.pools.iter().enumerate().map(|(worker, pools)| {
+        let wanted = upstreams().flat_map(|(upstream, addresses)| {
+            addresses.into_iter().map(move |address| (pool_identity(&upstream, &address), ()))
+        });
+        let mut of_this_worker = Vec::new();
+        let pools = pools.next(
+            wanted.collect(),
+            around.now,
+            &mut of_this_worker,
+            &Steps {
+                make: &|identity, ()| Arc::new(Pool::new(&pool_address(identity))),
+                change: &|pool, ()| Arc::clone(pool),
+                is_same: &|(), ()| true,
+            },
+        );
+        if worker == 0 {
+            report.append(&mut of_this_worker); // All workers have the same.
+        }
+        pools
+    });
+    let pools = pools.collect();
+    Ok(State { rate_limits, bulkheads, tokens, balancers, pools })
+}
+
+/// Whoever verifies tokens: keys, and what they have verified, belong to the policy.
+fn tokens(
+    config: &Config,
+    before: &State,
+    around: &Surroundings<'_>,
+    report: &mut Vec<Change>,
+) -> Result<Carried<Jwt, Tokens>, Vec<Wrong>> {
+    let (mut wanted, mut wrong, mut sets) = (BTreeMap::new(), Vec::new(), BTreeMap::new());
+    for (name, policy) in &config.policies {
+        let PolicyKind::Jwt(jwt) = &policy.kind else { continue };
+        match Source::of(&jwt.keys) {
+            Ok(source) => _ = sets.insert(Arc::clone(name), source),
+            Err(error) => wrong.push(Wrong::Policy { name: Arc::clone(name), error: error.to_string() }),
+        }
+        wanted.insert(Arc::clone(name), jwt.clone());
+    }
+    if !wrong.is_empty() {
+        return Err(wrong);
+    }
+    Ok(before.tokens.next(
+        wanted,
+        around.now,
+        report,
+        &Steps {
+            make: &|name, jwt| {
+                let (keys, fetching) = match &sets[name] {
+                    Source::Set(set) => (Keys::fixed(set.clone()), None),
+                    Source::Url(url, fetch) => {
+                        let service = FetchKeys::new(Arc::clone(url), around.connector.clone());
+                        let (keys, driver) = Keys::fetched(service, fetch_config(fetch));
+                        (keys, Some(Fetching::new(driver)))
+                    }
+                };
+                let metrics = around.metrics.policy(name);
+                Tokens { layer: JwtLayer::observed(jwt_config(jwt), keys, metrics).named(name), fetching }
+            },
+            change: &|tokens, jwt| Tokens {
+                layer: tokens.layer.reconfigured(&jwt_config(jwt)),
+                fetching: tokens.fetching.clone(),
+            },
+            is_same: &|old, new| old.keys == new.keys,
+        },
+    ))
+}
+
+/// Where keys come from, once they have been read.
+enum Source {
+    Set(KeySet),
+    Url(Arc<str>, Fetch),
+}
+
+impl Source {
+    fn of(keys: &JwtKeys) -> Result<Self, KeysError> {
+        match keys {
+            JwtKeys::Set(json) => KeySet::from_jwks(json.bytes()).map(Self::Set),
+            JwtKeys::Secret(secret) => KeySet::from_secret(None, secret.bytes()).map(Self::Set),
+            JwtKeys::Url(url, fetch) => Ok(Self::Url(Arc::clone(url), *fetch)),
+        }
+    }
+}
+
+/// Every account that policies need: its identity, and its policy.
+fn uses(config: &Config) -> impl Iterator<Item = (Arc<str>, Name)> {
+    let of_routes = config.routes.iter().flat_map(move |(route, is)| {
+        let names = is.policies.iter();
+        names.map(move |policy| {
+            let place = Place { route: Some(route), upstream: upstream_of(is) };
+            let identity = place.identity(policy, &config.policies[policy]);
+            (identity, Arc::clone(policy))
+        })
+    });
+    let of_upstreams = config.upstreams.iter().flat_map(move |(upstream, is)| {
+        is.bulkhead.iter().map(move |policy| {
+            let place = Place { route: None, upstream: Some(upstream) };
+            (place.identity(policy, &config.policies[policy]), Arc::clone(policy))
+        })
+    });
+    of_routes.chain(of_upstreams)
+}
+
+/// Where a policy is used.
+#[derive(Clone, Copy)]
+pub(super) struct Place<'a> {
+    pub(super) route: Option<&'a Name>,
+    pub(super) upstream: Option<&'a Name>,
+}
+
+impl Place<'_> {
+    /// The identity of the account a policy has here.
+    pub(super) fn identity(self, name: &Name, policy: &Policy) -> Arc<str> {
+        match (policy.scope, self.route, self.upstream) {
+            (Scope::Route, Some(route), _) => format!("{name}@route:{route}").into(),
+            (Scope::Upstream, _, Some(upstream)) => format!("{name}@upstream:{upstream}").into(),
+            _ => Arc::clone(name),
+        }
+    }
+}
+
+pub(super) fn pool_identity(upstream: &Name, address: &Arc<str>) -> Arc<str> {
+    format!("{upstream} {address}").into()
+}
+
+/// Names have no spaces, and neither have addresses.
+fn pool_address(identity: &str) -> Arc<str> {
+    identity.rsplit(' ').next().unwrap_or_default().into()
+}

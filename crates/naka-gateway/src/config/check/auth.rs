@@ -1,0 +1,402 @@
+//! Who asks, and who may: tokens, keys and rules.
+
+use std::sync::Arc;
+
+use super::{
+    policies::{Level, Policies, Unnamed},
+    unique,
+};
+use crate::config::{
+    checked::{
+        ApiKey, ApiKeyEntry, Fetch, IdentityPart, Jwt, JwtKeys, KeyPart, Kind, Name, PolicyKind, Rule, Secret,
+    },
+    decode::{At, Cx, Decode as _, OneOrMany, Or},
+    diagnostic::Code,
+    node::{self, Span},
+    raw::{
+        RawAlgorithm, RawApiKey, RawApiKeyEntry, RawApiKeys, RawClaims, RawDate, RawJwt, RawRule,
+        RawRuleKeys, RawSecret, RawSecretRef,
+    },
+    suggest::one_of,
+};
+
+/// The shortest secret for HS256, in bytes (RFC 7518 §3.2).
+const MIN_SECRET: usize = 32;
+
+pub(super) fn jwt(at: &At<RawJwt>, cx: &mut Cx) -> Option<Unnamed> {
+    let raw = &at.value;
+    let keys = jwt_keys(at, cx);
+    if raw.said("audiences").is_none() {
+        let it =
+            cx.error(Code::Exposed, at.key, "any token of these keys is good here, whomever it was made for");
+        it.warning()
+            .help("say for whom: `audiences: [rides]`; a token that names audiences is refused without it");
+    }
+    for list in [raw.issuer.as_ref(), raw.audiences.as_ref()].into_iter().flatten() {
+        unique(&list.value.0, "name", cx);
+    }
+    if let Some(algorithms) = &raw.algorithms {
+        unique(&algorithms.value.0, "algorithm", cx);
+        if algorithms.value.0.is_empty() {
+            cx.error(Code::Value, algorithms.span, "no algorithm at all")
+                .help("take the key away to allow what the keys allow");
+        }
+    }
+    if let (Some(fetch), false) = (&raw.fetch, raw.jwks_url.is_some() || raw.said("jwks_url").is_some()) {
+        cx.error(Code::Conflict, fetch.key, "`fetch` without `jwks_url` has no effect")
+            .help("take it away, or write `jwks_url:`");
+    }
+    let requires = |date: RawDate| match &raw.require {
+        Some(list) => list.value.0.iter().any(|at| at.value == date),
+        None => date == RawDate::Exp,
+    };
+    if let Some(list) = raw.require.as_ref().filter(|_| !requires(RawDate::Exp)) {
+        cx.error(Code::Exposed, list.span, "a token without `exp` counts for ever")
+            .warning()
+            .help("write `require: [exp]`, or leave it out");
+    }
+    let jwt = Jwt {
+        issuers: texts(raw.issuer.as_ref()),
+        audiences: texts(raw.audiences.as_ref()),
+        algorithms: raw
+            .algorithms
+            .as_ref()
+            .map(|list| list.value.0.iter().map(|at| algorithm(at.value)).collect()),
+        keys: keys?,
+        require_exp: requires(RawDate::Exp),
+        require_nbf: requires(RawDate::Nbf),
+        leeway: raw.leeway().0,
+        token_type: raw.token_type.as_ref().map(|it| Arc::clone(&it.value)),
+        max_token: raw.max_token().0,
+        scope_claim: raw.scope_claim(),
+        role_claim: raw.role_claim(),
+    };
+    Some(Unnamed::stateless(PolicyKind::Jwt(jwt)))
+}
+
+const fn algorithm(raw: RawAlgorithm) -> &'static str {
+    match raw {
+        RawAlgorithm::Hs256 => "HS256",
+        RawAlgorithm::Rs256 => "RS256",
+        RawAlgorithm::Ps256 => "PS256",
+        RawAlgorithm::Es256 => "ES256",
+        RawAlgorithm::Es384 => "ES384",
+        RawAlgorithm::EdDsa => "EdDSA",
+    }
+}
+
+fn jwt_keys(at: &At<RawJwt>, cx: &mut Cx) -> Option<JwtKeys> {
+    let raw = &at.value;
+    let said = raw.said.iter().filter(|said| RawJwt::KEYS.contains(&said.meant.as_str())).collect::<Vec<_>>();
+    match said.as_slice() {
+        [] => {
+            cx.error(Code::Missing, at.key, "tokens without keys to verify them")
+                .label(format!("needs {}", one_of(RawJwt::KEYS)))
+                .help("write `jwks_url: https://id.example/jwks`, `jwks_file: keys.json` or `secret: {env: NAME}`");
+        }
+        [_] => {}
+        [first, second, ..] => {
+            let place = cx.place(first.span);
+            cx.error(Code::Conflict, second.span, format!("`{}` beside `{}`", second.meant, first.meant))
+                .label("the second")
+                .related(place, "the first")
+                .help("keys come from one place: keep one, or write two policies");
+        }
+    }
+    if let Some(file) = &raw.jwks_file {
+        return Some(JwtKeys::Set(Secret(cx.document(file.span, &file.value)?)));
+    }
+    if let Some(url) = &raw.jwks_url {
+        if url.value.0.starts_with("http://") && !is_loopback(&url.value.0) {
+            cx.error(Code::Exposed, url.span, "keys that are fetched without encryption can be anybody's")
+                .warning()
+                .help("write `https://…`");
+        }
+        let fetch = raw.fetch.as_ref().map(|it| it.value.clone()).unwrap_or_default();
+        let fetch = Fetch {
+            timeout: fetch.timeout(),
+            min_interval: fetch.min_interval(),
+            fresh: fetch.fresh(),
+            max_stale: fetch.max_stale(),
+        };
+        return Some(JwtKeys::Url(Arc::clone(&url.value.0), fetch));
+    }
+    let secret_at = raw.secret.as_ref()?;
+    let secret = secret(secret_at, cx)?;
+    if secret.bytes().len() < MIN_SECRET {
+        let message = format!("a secret of {} bytes can be guessed", secret.bytes().len());
+        cx.error(Code::Value, secret_at.span, message)
+            .help("at least 32 random bytes: `openssl rand -base64 48`");
+    }
+    Some(JwtKeys::Secret(secret))
+}
+
+/// Whether a URL is of this machine.
+fn is_loopback(url: &str) -> bool {
+    let host =
+        url.parse::<http::Uri>().ok().and_then(|uri| uri.host().map(str::to_owned)).unwrap_or_default();
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+}
+
+/// What a reference leads to.
+pub(super) fn secret(at: &At<RawSecret>, cx: &mut Cx) -> Option<Secret> {
+    let raw = match &at.value {
+        Or::Text(text) => {
+            cx.hide(at.span);
+            cx.error(Code::Exposed, at.span, "a secret is written out")
+                .warning()
+                .help("refer to it: `{env: NAME}` or `{file: /run/secrets/name}`");
+            return Some(Secret(text.as_bytes().into()));
+        }
+        Or::Record(raw) => raw,
+    };
+    match raw {
+        RawSecretRef { env: Some(name), file: None, .. } => {
+            let value = std::env::var(&*name.value).ok().filter(|value| !value.is_empty());
+            if value.is_none() {
+                cx.error(
+                    Code::Missing,
+                    name.span,
+                    format!("the environment has no variable `{}`", name.value),
+                )
+                .help("set it for this process, or refer to a file: `{file: /run/secrets/name}`");
+            }
+            Some(Secret(value?.as_bytes().into()))
+        }
+        RawSecretRef { env: None, file: Some(file), .. } => {
+            let bytes = cx.document(file.span, &file.value)?;
+            let text = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
+            let text = text.strip_suffix(b"\r").unwrap_or(text);
+            Some(Secret(text.into()))
+        }
+        RawSecretRef { env: Some(env), file: Some(file), .. } => {
+            let place = cx.place(env.key);
+            cx.error(Code::Conflict, file.key, "`file` beside `env`")
+                .related(place, "the first")
+                .help("a secret comes from one place: keep one");
+            None
+        }
+        RawSecretRef { said, .. } => {
+            if said.is_empty() {
+                cx.error(Code::Missing, at.span, "a reference to nothing")
+                    .help("write `{env: NAME}` or `{file: /run/secrets/name}`");
+            }
+            None
+        }
+    }
+}
+
+pub(super) fn api_key(raw: &RawApiKey, cx: &mut Cx) -> Option<Unnamed> {
+    let file = raw.file.as_ref()?;
+    let list = api_keys(file, cx)?;
+    hide_keys(&list, cx);
+    if list.keys.as_ref().is_some_and(|keys| keys.value.is_empty()) {
+        cx.error(Code::Value, file.span, "a list without keys lets in nobody")
+            .warning()
+            .help("add a key to the file");
+    }
+    let mut seen = std::collections::HashMap::new();
+    let mut keys = Vec::new();
+    for at in list.keys.iter().flat_map(|keys| &keys.value) {
+        let Some(entry) = api_key_entry(&at.value) else { continue };
+        if let Some(first) = seen.insert(entry.sha256, at.span) {
+            let first = cx.place(first);
+            cx.error(Code::Duplicate, at.span, "the same key twice")
+                .label("again here")
+                .related(first, "first here")
+                .help("take one of them away: nobody could know whose it is");
+        }
+        keys.push(entry);
+    }
+    let kind = PolicyKind::ApiKey(ApiKey { keys, header: raw.header(), forward: raw.forward() });
+    Some(Unnamed::stateless(kind))
+}
+
+/// The list in a file of its own.
+fn api_keys(file: &At<Arc<str>>, cx: &mut Cx) -> Option<RawApiKeys> {
+    let bytes = cx.document(file.span, &file.value)?;
+    let Ok(text) = std::str::from_utf8(&bytes) else {
+        cx.error(Code::File, file.span, format!("`{}` is not UTF-8", file.value))
+            .help("write the list as YAML");
+        return None;
+    };
+    let number = cx.add_source(file.span, &file.value, text);
+    let node = node::parse(number, cx)?;
+    RawApiKeys::decode(&node, cx)
+}
+
+/// Whoever writes a key itself in the place of its hash shall not find it in a log.
+fn hide_keys(list: &RawApiKeys, cx: &Cx) {
+    for entry in list.keys.iter().flat_map(|keys| &keys.value) {
+        let is_known = |meant: &str| RawApiKeyEntry::SHAPE.fields.iter().any(|field| field.key == meant);
+        if entry.value.said.iter().any(|said| !said.exact || !is_known(&said.meant)) {
+            cx.hide(entry.span);
+        }
+    }
+}
+
+fn api_key_entry(raw: &RawApiKeyEntry) -> Option<ApiKeyEntry> {
+    Some(ApiKeyEntry {
+        sha256: raw.sha256.as_ref()?.value.0,
+        subject: Arc::clone(&raw.subject.as_ref()?.value),
+        scopes: texts(raw.scopes.as_ref()),
+        roles: texts(raw.roles.as_ref()),
+        claims: raw.claims.as_ref().map(|it| claims(&it.value)).unwrap_or_default(),
+        expires_s: raw.expires.as_ref().map(|it| it.value.0),
+    })
+}
+
+fn claims(raw: &RawClaims) -> Vec<(Arc<str>, Vec<Arc<str>>)> {
+    let all = raw.0.iter().filter_map(|(name, values)| Some((name, values.as_ref()?)));
+    all.map(|(name, values)| {
+        (Arc::clone(&name.value), values.0.iter().map(|at| Arc::clone(&at.value)).collect())
+    })
+    .collect()
+}
+
+/// Claims as a token has them.
+pub(super) fn claims_json(raw: &RawClaims) -> Arc<str> {
+    let value = |values: Vec<Arc<str>>| match values.as_slice() {
+        [one] => serde_json::Value::String(one.to_string()),
+        all => all.iter().map(ToString::to_string).collect::<Vec<_>>().into(),
+    };
+    let all = claims(raw).into_iter().map(|(name, values)| (name.to_string(), value(values)));
+    serde_json::Value::Object(all.collect()).to_string().into()
+}
+
+fn texts(list: Option<&At<OneOrMany<Arc<str>>>>) -> Vec<Arc<str>> {
+    list.iter().flat_map(|list| list.value.0.iter().map(|at| Arc::clone(&at.value))).collect()
+}
+
+pub(super) fn authorize(raw: &RawRule, span: Span, cx: &mut Cx) -> Option<Unnamed> {
+    rule(&raw.0, span, cx).map(|rule| Unnamed::stateless(PolicyKind::Authorize(rule)))
+}
+
+fn rule(raw: &RawRuleKeys, span: Span, cx: &mut Cx) -> Option<Rule> {
+    match raw.said.as_slice() {
+        [_] => {}
+        [] => {
+            cx.error(Code::Missing, span, "a rule that says nothing")
+                .help("write `{scope: rides.read}`, or take it away");
+            return None;
+        }
+        [first, second, ..] => {
+            let place = cx.place(first.span);
+            let (one, two) = (&first.meant, &second.meant);
+            cx.error(Code::Conflict, second.span, format!("`{one}` and `{two}` in one rule"))
+                .label("the second")
+                .related(place, "the first")
+                .help(format!("say which is meant: `all: [{{{one}: …}}, {{{two}: …}}]` or `any: […]`"));
+            return None;
+        }
+    }
+    let some = |list: Option<&At<OneOrMany<Arc<str>>>>, make: fn(Arc<str>) -> Rule| {
+        list.map(|_| any(texts(list).into_iter().map(make).collect()))
+    };
+    let many = |list: &At<Vec<At<RawRule>>>, cx: &mut Cx| {
+        if list.value.is_empty() {
+            cx.error(Code::Value, list.span, "an empty list of rules")
+                .help("write a rule into it, or take it away");
+        }
+        list.value
+            .iter()
+            .map(|at| rule(&at.value.0, at.span, cx))
+            .collect::<Vec<_>>()
+            .into_iter()
+            .collect::<Option<Vec<_>>>()
+    };
+    if let Some(list) = &raw.all {
+        return many(list, cx).map(Rule::All);
+    }
+    if let Some(list) = &raw.any {
+        return many(list, cx).map(Rule::Any);
+    }
+    if let Some(inner) = &raw.not {
+        return rule(&inner.value.0, inner.span, cx).map(|rule| Rule::Not(Box::new(rule)));
+    }
+    if raw.authenticated.is_some() {
+        return Some(Rule::Authenticated);
+    }
+    let words = some(raw.scope.as_ref(), Rule::Scope)
+        .or_else(|| some(raw.role.as_ref(), Rule::Role))
+        .or_else(|| some(raw.identity.as_ref(), Rule::Identity));
+    let methods = || {
+        raw.method
+            .as_ref()
+            .map(|it| any(it.value.0.iter().map(|at| Rule::Method(at.value.clone())).collect()))
+    };
+    let networks =
+        || raw.cidr.as_ref().map(|it| any(it.value.0.iter().map(|at| Rule::Cidr(at.value)).collect()));
+    let claimed = || {
+        let all = claims(&raw.claim.as_ref()?.value).into_iter();
+        let one = |(name, values): (Arc<str>, Vec<Arc<str>>)| {
+            any(values.into_iter().map(|value| Rule::Claim(Arc::clone(&name), value)).collect())
+        };
+        Some(Rule::All(all.map(one).collect()))
+    };
+    words.or_else(methods).or_else(networks).or_else(claimed)
+}
+
+/// One of these; an empty list lets in nobody.
+fn any(mut rules: Vec<Rule>) -> Rule {
+    if rules.len() == 1 { rules.remove(0) } else { Rule::Any(rules) }
+}
+
+impl Policies {
+    /// Reports what of a route asks who it is although nothing there finds out, and several that find out in
+    /// one way. A public route may have such a limit: whoever asks lacks its key.
+    pub(super) fn identity(&self, route: &At<super::Id>, level: &Level, is_public: bool, cx: &mut Cx) {
+        for kind in [Kind::Jwt, Kind::ApiKey] {
+            if let [(first, place), (second, span), ..] = level.all(kind) {
+                let place = cx.place(*place);
+                let message = format!(
+                    "the route `{}` has two `{}`: `{first}` and `{second}`",
+                    route.value,
+                    kind.word()
+                );
+                cx.error(Code::Conflict, *span, message)
+                    .label("the second")
+                    .related(place, "the first")
+                    .help("a request has one token and one key: keep one, or write two routes")
+                    .combined();
+            }
+        }
+        let is_known = [Kind::Jwt, Kind::ApiKey].iter().any(|kind| !level.all(*kind).is_empty());
+        for (name, span) in level.all(Kind::Authorize) {
+            let PolicyKind::Authorize(rule) = &self.checked[name].kind else { continue };
+            if rule.needs_identity() && !is_known {
+                nobody_is_known(route, (name, *span), "lets in nobody", is_public, cx);
+            }
+        }
+        for (name, span) in level.all(Kind::RateLimit) {
+            let PolicyKind::RateLimit(limit) = &self.checked[name].kind else { continue };
+            let has = |part: &IdentityPart| match part {
+                IdentityPart::Subject => is_known,
+                IdentityPart::ApiKey => !level.all(Kind::ApiKey).is_empty(),
+                IdentityPart::Jwt(_) => !level.all(Kind::Jwt).is_empty(),
+            };
+            let lacks = limit.key.iter().any(|part| matches!(part, KeyPart::Identity(part) if !has(part)));
+            if lacks && !is_public {
+                nobody_is_known(route, (name, *span), "has no key", is_public, cx);
+            }
+        }
+    }
+}
+
+/// Says that a policy wants to know who asks where nobody does.
+fn nobody_is_known(
+    route: &At<super::Id>,
+    (name, span): (&Name, Span),
+    so: &str,
+    is_public: bool,
+    cx: &mut Cx,
+) {
+    let message = format!("nothing on the route `{}` finds out who asks, so that `{name}` {so}", route.value);
+    let help = if is_public {
+        "take `auth: none` away, or the rule; a rule over `cidr` and `method` works on public routes"
+    } else {
+        "add a policy that finds out, such as `jwt` or `api_key`, to the route, its group or its listener"
+    };
+    cx.error(Code::Conflict, span, message).help(help).combined();
+}

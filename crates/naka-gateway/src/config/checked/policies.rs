@@ -1,0 +1,359 @@
+//! Policies.
+
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+
+use http::{HeaderName, Method};
+use ipnet::IpNet;
+
+use super::{Name, Origin};
+
+/// A policy with a name.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Policy {
+    /// What it does.
+    pub kind: PolicyKind,
+    /// How far it takes effect.
+    pub enforce: Enforce,
+    /// Whom one account is for.
+    pub scope: Scope,
+    /// Where it was said.
+    pub origin: Origin,
+}
+
+/// What a policy does.
+#[derive(Clone, Debug, PartialEq)]
+pub enum PolicyKind {
+    /// So many requests in so much time, by key.
+    RateLimit(RateLimit),
+    /// So many requests at once.
+    Bulkhead(Bulkhead),
+    /// Whoever has a signed token.
+    Jwt(Jwt),
+    /// Whoever has a key.
+    ApiKey(ApiKey),
+    /// Whoever a rule lets in.
+    Authorize(Rule),
+}
+
+impl PolicyKind {
+    /// What sort of policy it is.
+    pub const fn kind(&self) -> Kind {
+        match self {
+            Self::RateLimit(_) => Kind::RateLimit,
+            Self::Bulkhead(_) => Kind::Bulkhead,
+            Self::Jwt(_) => Kind::Jwt,
+            Self::ApiKey(_) => Kind::ApiKey,
+            Self::Authorize(_) => Kind::Authorize,
+        }
+    }
+}
+
+/// Sorts of policies, in the order in which a request meets them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// So many requests in so much time; before those that authenticate, or behind them if its key asks who it is.
+    RateLimit,
+    /// Signed tokens.
+    Jwt,
+    /// Keys in a header.
+    ApiKey,
+    /// Rules.
+    Authorize,
+    /// So many requests at once.
+    Bulkhead,
+}
+
+impl Kind {
+    /// Its key in the file.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::RateLimit => "rate_limit",
+            Self::Jwt => "jwt",
+            Self::ApiKey => "api_key",
+            Self::Authorize => "authorize",
+            Self::Bulkhead => "bulkhead",
+        }
+    }
+
+    /// Whether all that stand over a route count; of the others the closest does.
+    pub const fn adds_up(self) -> bool {
+        matches!(self, Self::RateLimit | Self::Authorize) || self.authenticates()
+    }
+
+    /// Whether it finds out who asks.
+    pub const fn authenticates(self) -> bool {
+        matches!(self, Self::Jwt | Self::ApiKey)
+    }
+}
+
+/// The policies of one route, or of an upstream: names in `policies`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Uses(pub(crate) BTreeMap<Kind, Vec<Name>>);
+
+impl Uses {
+    /// All of one sort, in the order of their names.
+    pub fn all(&self, kind: Kind) -> &[Name] {
+        self.0.get(&kind).map_or(&[], Vec::as_slice)
+    }
+
+    /// The one of its sort.
+    pub fn one(&self, kind: Kind) -> Option<&Name> {
+        self.all(kind).first()
+    }
+
+    /// All of all sorts.
+    pub fn iter(&self) -> impl Iterator<Item = &Name> {
+        self.0.values().flatten()
+    }
+}
+
+/// How far a rejecting policy takes effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Enforce {
+    /// It rejects.
+    Always,
+    /// It decides and reports, and lets pass.
+    Observe,
+    /// It rejects that share of what it would reject, in percent: 1 to 99.
+    Percent(u8),
+    /// It is off; its state is kept.
+    Never,
+}
+
+/// Whom one account of a policy is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// One for all who use the name.
+    Policy,
+    /// One for each route.
+    Route,
+    /// One for each upstream.
+    Upstream,
+}
+
+/// So many requests in so much time.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RateLimit {
+    /// One to four windows; all must admit, none is charged if one does not.
+    pub rates: Vec<Rate>,
+    /// At once, for each window; as many as `rates`.
+    pub bursts: Vec<u32>,
+    /// What makes a key, in order; empty: one account for everybody.
+    pub key: Vec<KeyPart>,
+    /// What happens to a request that lacks a part of the key.
+    pub on_missing: OnMissing,
+    /// The bound of the key table.
+    pub max_keys: usize,
+}
+
+/// `count` requests in `per`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// At least 1.
+    pub count: u32,
+    /// At least a second.
+    pub per: Duration,
+}
+
+/// One part of a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeyPart {
+    /// The client's address; an IPv6 address by its /64.
+    ClientIp,
+    /// The name of the matched route.
+    Route,
+    /// The host of the request.
+    Host,
+    /// The method.
+    Method,
+    /// A request header.
+    Header(HeaderName),
+    /// A query parameter.
+    Query(Arc<str>),
+    /// A capture of the path.
+    Capture(Arc<str>),
+    /// Who asks, or something that is known of whoever it is.
+    Identity(IdentityPart),
+}
+
+/// What is known of whoever asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum IdentityPart {
+    /// Who it is, however that was found.
+    Subject,
+    /// Whose API key it is.
+    ApiKey,
+    /// A claim of its token; nested ones have dots.
+    Jwt(Arc<str>),
+}
+
+/// What happens to a request that lacks a part of the key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnMissing {
+    /// All such requests share one account.
+    Shared,
+    /// It is not counted.
+    Skip,
+    /// It is rejected with 400.
+    Reject,
+}
+
+/// So many requests at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bulkhead {
+    /// At work at once; at least 1.
+    pub max: u32,
+    /// Waiting at once.
+    pub queue: u32,
+    /// The longest wait.
+    pub max_wait: Duration,
+}
+
+/// Whoever has a signed token.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Jwt {
+    /// Who may have made a token; empty: anybody with the key.
+    pub issuers: Vec<Arc<str>>,
+    /// For whom a token may be made.
+    pub audiences: Vec<Arc<str>>,
+    /// Names of algorithms; `None`: all that the keys allow.
+    pub algorithms: Option<Vec<&'static str>>,
+    /// Where keys come from.
+    pub keys: JwtKeys,
+    /// Whether a token has to end.
+    pub require_exp: bool,
+    /// Whether a token has to begin.
+    pub require_nbf: bool,
+    /// How far clocks may differ.
+    pub leeway: Duration,
+    /// `typ` of the token.
+    pub token_type: Option<Arc<str>>,
+    /// The longest token, in bytes.
+    pub max_token: usize,
+    /// The claim with the scopes.
+    pub scope_claim: Arc<str>,
+    /// The claim with the roles.
+    pub role_claim: Arc<str>,
+}
+
+/// Where keys come from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum JwtKeys {
+    /// A JWK set, as it stands in a file.
+    Set(Secret),
+    /// A shared secret.
+    Secret(Secret),
+    /// A JWK set that is fetched.
+    Url(Arc<str>, Fetch),
+}
+
+/// How fetched keys are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fetch {
+    /// The longest one attempt may take.
+    pub timeout: Duration,
+    /// The shortest time between two attempts.
+    pub min_interval: Duration,
+    /// How long keys are fresh where the answer does not say.
+    pub fresh: Duration,
+    /// How long keys count after the last good answer.
+    pub max_stale: Duration,
+}
+
+/// What is not shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub(crate) Arc<[u8]>);
+
+impl Secret {
+    /// It.
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("…")
+    }
+}
+
+/// Whoever has a key.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ApiKey {
+    /// The keys.
+    pub keys: Vec<ApiKeyEntry>,
+    /// The header with the key.
+    pub header: HeaderName,
+    /// Whether the key is sent on.
+    pub forward: bool,
+}
+
+/// One key.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ApiKeyEntry {
+    /// SHA-256 of it.
+    pub sha256: [u8; 32],
+    /// Whose it is.
+    pub subject: Arc<str>,
+    /// What it may do.
+    pub scopes: Vec<Arc<str>>,
+    /// What it is.
+    pub roles: Vec<Arc<str>>,
+    /// What else is known.
+    pub claims: Vec<(Arc<str>, Vec<Arc<str>>)>,
+    /// It counts until then, in seconds since 1970.
+    pub expires_s: Option<u64>,
+}
+
+/// Its hash is not shown.
+impl fmt::Debug for ApiKeyEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ApiKeyEntry").field("subject", &self.subject).finish_non_exhaustive()
+    }
+}
+
+/// Who may.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rule {
+    /// Each of them.
+    All(Vec<Rule>),
+    /// One of them.
+    Any(Vec<Rule>),
+    /// Not this.
+    Not(Box<Rule>),
+    /// Whoever is known.
+    Authenticated,
+    /// Whose credentials have this scope.
+    Scope(Arc<str>),
+    /// Whose credentials have this role.
+    Role(Arc<str>),
+    /// Who it is.
+    Identity(Arc<str>),
+    /// Whose credentials say this of something.
+    Claim(Arc<str>, Arc<str>),
+    /// How it is asked.
+    Method(Method),
+    /// Where it comes from.
+    Cidr(IpNet),
+}
+
+impl Rule {
+    /// Whether it asks what only those who authenticate find out.
+    pub fn needs_identity(&self) -> bool {
+        match self {
+            Self::All(rules) | Self::Any(rules) => rules.iter().any(Self::needs_identity),
+            Self::Not(rule) => rule.needs_identity(),
+            Self::Scope(_) | Self::Role(_) | Self::Identity(_) | Self::Claim(..) | Self::Authenticated => {
+                true
+            }
+            Self::Method(_) | Self::Cidr(_) => false,
+        }
+    }
+}
+
+impl RateLimit {
+    /// Whether its key asks who it is.
+    pub fn needs_identity(&self) -> bool {
+        self.key.iter().any(|part| matches!(part, KeyPart::Identity(_)))
+    }
+}

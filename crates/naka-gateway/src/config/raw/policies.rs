@@ -1,0 +1,300 @@
+//! The records of policies.
+
+use std::{sync::Arc, time::Duration};
+
+use http::{HeaderName, Method};
+use ipnet::IpNet;
+use serde_json::{Value as Json, json};
+
+use super::Count;
+use crate::config::{
+    checked::{Enforce, KeyPart, Rate},
+    decode::{At, Cx, Decode, Named, OneOrMany, Or, Scalar, Text, Wrong},
+    node::Node,
+    record::{record, words},
+    units::{OrZero, Size, Time, Whole},
+    values::{Hash, Url},
+};
+
+record! {
+    /// A policy with a name: exactly one kind.
+    RawPolicy ("a policy: one kind and its settings") {
+        /// So many requests in so much time.
+        rate_limit: RawRateLimit = optional;
+        /// So many requests at once.
+        bulkhead: RawBulkhead = optional;
+        /// Whoever has a signed token.
+        jwt: RawJwt = optional;
+        /// Whoever has a key.
+        api_key: RawApiKey = optional;
+        /// Whoever a rule lets in.
+        authorize: RawRule = optional;
+    }
+    not_built: forward_auth basic_auth retry circuit_breaker cors idempotency mirror fallback
+        fault cache compress sticky timeouts headers limits;
+}
+
+record! {
+    /// So many requests in so much time.
+    RawRateLimit ("a rate limit such as `{rate: 20/m}`") {
+        /// One to four windows; all must admit.
+        rate: OneOrMany<Rate> = required;
+        /// At once, for each window; the count of the rate if nothing is said.
+        burst: OneOrMany<Whole<1, 4_294_967_295>> = optional;
+        /// What makes a key: `client_ip`, `route`, `host`, `method`, `header:NAME`, `query:NAME`, `"{capture}"`.
+        key: OneOrMany<KeyPart> = optional;
+        /// Whom one account is for.
+        scope: RawScope = "policy";
+        /// What happens to a request that lacks a part of the key.
+        on_missing: RawOnMissing = "shared";
+        /// How far it takes effect.
+        enforce: Enforce = "always";
+        /// The bound of the key table.
+        max_keys: Whole<16, 10_000_000> = "100000";
+    }
+    not_built: tiers cost algorithm store;
+    instead: requests => "write `rate: 20/m`",
+        limit => "write `rate: 20/m`",
+        average => "write `rate: 20/m`",
+        period => "write it into the rate: `rate: 20/m`",
+        per => "write it into the rate: `rate: 20/m`",
+        by => "write `key: [client_ip]`";
+}
+
+words! {
+    /// Whom one account is for.
+    RawScope ("whom one account is for") { Policy = "policy", Route = "route", Upstream = "upstream" }
+    not_built: "gateway";
+}
+
+words! {
+    /// What happens to a request that lacks a part of the key.
+    RawOnMissing ("what happens to a request without the key") { Shared = "shared", Skip = "skip", Reject = "reject" }
+}
+
+record! {
+    /// So many requests at once.
+    RawBulkhead ("a bulkhead such as `{max: 50}`") {
+        /// At work at once.
+        max: Count = required;
+        /// Waiting at once.
+        queue: Whole<0, 10_000_000> = "0";
+        /// The longest wait.
+        max_wait: OrZero = "200ms";
+        /// How far it takes effect.
+        enforce: Enforce = "always";
+        /// Whom one account is for.
+        scope: RawScope = "policy";
+    }
+    not_built: adaptive key;
+    instead: max_concurrent => "write `max:`",
+        limit => "write `max:`",
+        timeout => "write `max_wait:`";
+}
+
+record! {
+    /// Whoever has a signed token (RFC 7519); the keys come from exactly one place.
+    RawJwt ("tokens such as `{jwks_url: https://id.example/jwks, audiences: [rides]}`") {
+        /// Who may have made a token.
+        issuer: OneOrMany<Arc<str>> = optional;
+        /// For whom a token may be made.
+        audiences: OneOrMany<Arc<str>> = optional;
+        /// Narrows what the keys allow.
+        algorithms: OneOrMany<RawAlgorithm> = optional;
+        /// Keys: a JWK set in a file, seen from the file that names it.
+        jwks_file: Arc<str> = optional;
+        /// Keys: a JWK set that is fetched, and kept fresh.
+        jwks_url: Url = optional;
+        /// Keys: a secret that is shared with whoever makes tokens; HS256.
+        secret: RawSecret = optional;
+        /// How fetched keys are kept.
+        fetch: RawFetch = optional;
+        /// Claims that have to be there, `exp` and `nbf`.
+        require: OneOrMany<RawDate> = optional;
+        /// How far clocks may differ.
+        leeway: OrZero = "60s";
+        /// `typ` of the token, such as `at+jwt`.
+        token_type: Arc<str> = optional;
+        /// The longest token.
+        max_token: Size = "8KiB";
+        /// The claim with the scopes.
+        scope_claim: Arc<str> = "scope";
+        /// The claim with the roles; nested ones have dots.
+        role_claim: Arc<str> = "roles";
+    }
+    instead: issuers => "write `issuer:`; it takes a list too",
+        audience => "write `audiences:`",
+        aud => "write `audiences:`",
+        iss => "write `issuer:`",
+        jwks => "write `jwks_file: keys.json` or `jwks_url: https://…`",
+        jwks_uri => "write `jwks_url:`",
+        key => "write `secret: {env: NAME}`, `jwks_file:` or `jwks_url:`",
+        clock_skew => "write `leeway:`";
+}
+
+impl RawJwt {
+    /// Where keys come from.
+    pub(crate) const KEYS: [&'static str; 3] = ["jwks_file", "jwks_url", "secret"];
+}
+
+words! {
+    /// How tokens are signed.
+    RawAlgorithm ("a way to sign") {
+        Hs256 = "HS256", Rs256 = "RS256", Ps256 = "PS256", Es256 = "ES256", Es384 = "ES384", EdDsa = "EdDSA",
+    }
+    not_built: "RS384" "RS512" "PS384" "PS512" "ES512" "HS384" "HS512" "ES256K";
+}
+
+words! {
+    /// A claim with a date.
+    RawDate ("a claim with a date") { Exp = "exp", Nbf = "nbf" }
+}
+
+record! {
+    /// How fetched keys are kept.
+    RawFetch ("how keys are fetched") {
+        /// The longest one attempt may take.
+        timeout: Duration = "5s";
+        /// The shortest time between two attempts, whoever asks.
+        min_interval: Duration = "10s";
+        /// How long keys are fresh where the answer does not say.
+        fresh: Duration = "10m";
+        /// How long keys count after the last good answer.
+        max_stale: Duration = "24h";
+    }
+}
+
+record! {
+    /// A secret that stands somewhere else: exactly one place.
+    RawSecretRef ("a reference such as `{env: NAME}` or `{file: /run/secrets/name}`") {
+        /// A variable of the environment.
+        env: Arc<str> = optional;
+        /// A file; a line end at its end is no part of it.
+        file: Arc<str> = optional;
+    }
+}
+
+/// A secret, by reference; written out it is a mistake that takes effect.
+pub(crate) type RawSecret = Or<Arc<str>, RawSecretRef>;
+
+record! {
+    /// Whoever has a key; only the hashes of keys are kept.
+    RawApiKey ("keys such as `{file: secrets/partners.yaml}`") {
+        /// The list of keys, seen from the file that names it.
+        file: Arc<str> = required;
+        /// The header with the key.
+        header: HeaderName = "x-api-key";
+        /// Send the key on.
+        forward: bool = "false";
+    }
+    instead: keys => "write the list into a file of its own: `file: secrets/partners.yaml`",
+        name => "write `header:`",
+        key_names => "write `header:`",
+        hide_credentials => "write `forward: false`, which is the default";
+}
+
+record! {
+    /// A list of API keys: a file of its own.
+    RawApiKeys ("a list of keys such as `keys: [{sha256: …, subject: zomato}]`") {
+        /// The keys.
+        keys: Vec<At<RawApiKeyEntry>> = required;
+    }
+}
+
+record! {
+    /// One API key.
+    RawApiKeyEntry ("a key such as `{sha256: …, subject: zomato}`") {
+        /// SHA-256 of the key, 64 hexadecimal digits.
+        sha256: Hash = required;
+        /// Whose key it is.
+        subject: Arc<str> = required;
+        /// What it may do.
+        scopes: OneOrMany<Arc<str>> = optional;
+        /// What it is.
+        roles: OneOrMany<Arc<str>> = optional;
+        /// What else is known of it.
+        claims: RawClaims = optional;
+        /// It counts until then.
+        expires: Time = optional;
+    }
+    instead: key => "write only its hash: `sha256:`, as `printf %s KEY | sha256sum` says it",
+        hash => "write `sha256:`",
+        name => "write `subject:`",
+        consumer => "write `subject:`";
+}
+
+/// Claims: names with a value or a list of them.
+pub(crate) type RawClaims = Named<Arc<str>, OneOrMany<Arc<str>>>;
+
+record! {
+    /// A rule: exactly one of its keys.
+    RawRuleKeys ("a rule such as `{any: [{scope: rides.read}, {role: support}]}`") {
+        /// Each of these.
+        all: Vec<At<RawRule>> = optional;
+        /// One of these.
+        any: Vec<At<RawRule>> = optional;
+        /// Not this.
+        not: RawRule = optional;
+        /// `true`: whoever is known.
+        authenticated: Known = optional;
+        /// A scope; of several one is enough.
+        scope: OneOrMany<Arc<str>> = optional;
+        /// A role; of several one is enough.
+        role: OneOrMany<Arc<str>> = optional;
+        /// Who it is; of several one.
+        identity: OneOrMany<Arc<str>> = optional;
+        /// What credentials say: a value, or a list of which one is enough; several claims all have to fit.
+        claim: RawClaims = optional;
+        /// A method; of several one.
+        method: OneOrMany<Method> = optional;
+        /// Where it comes from; of several one.
+        cidr: OneOrMany<IpNet> = optional;
+    }
+    instead: scopes => "write `scope:`; it takes a list too, of which one is enough",
+        roles => "write `role:`; it takes a list too, of which one is enough",
+        claims => "write `claim: {tier: plus}`",
+        methods => "write `method:`",
+        ip => "write `cidr:`",
+        subject => "write `identity:`",
+        or => "write `any:`",
+        and => "write `all:`";
+}
+
+/// `true`, of whoever is known.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Known;
+
+impl Scalar for Known {
+    const WHAT: &'static str = "`true`";
+
+    fn parse(text: Text<'_>) -> Result<Self, Wrong> {
+        if bool::parse(text)? {
+            return Ok(Self);
+        }
+        Err(Wrong::new("`authenticated: false` is not said like this")
+            .help("write `not: {authenticated: true}`"))
+    }
+
+    fn schema() -> Json {
+        json!({"const": true})
+    }
+}
+
+/// A rule, within rules.
+#[derive(Clone, Debug)]
+pub(crate) struct RawRule(pub(crate) Box<RawRuleKeys>);
+
+impl Decode for RawRule {
+    fn what() -> String {
+        RawRuleKeys::what()
+    }
+
+    fn decode(node: &Node, cx: &mut Cx) -> Option<Self> {
+        RawRuleKeys::decode(node, cx).map(|it| Self(Box::new(it)))
+    }
+
+    /// By reference: rules stand within rules.
+    fn schema() -> Json {
+        json!({"$ref": "#/$defs/rule"})
+    }
+}

@@ -1,0 +1,138 @@
+//! The gateway's own errands over HTTP: the keys that tokens are verified with.
+//!
+//! Each errand is one connection, one request and one bounded answer. Redirects are not followed: keys come
+//! from where the configuration says, and from nowhere else.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::{Pin, pin},
+    sync::{Arc, OnceLock},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{
+    HeaderMap, Request, StatusCode, Uri,
+    header::{ACCEPT, CACHE_CONTROL, HOST, USER_AGENT},
+};
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use naka::{
+    BoxError,
+    jwt::{Fetched, MAX_BYTES},
+};
+use rustls_platform_verifier::BuilderVerifierExt as _;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::{
+    TlsConnector,
+    rustls::{ClientConfig, crypto::aws_lc_rs, pki_types::ServerName},
+};
+use tower_service::Service;
+
+use crate::upstream::Connector;
+
+/// Fetches a JWK set (RFC 7517) from one place.
+#[derive(Clone)]
+pub struct FetchKeys {
+    url: Arc<str>,
+    connector: Connector,
+}
+
+impl FetchKeys {
+    /// From this URL.
+    pub const fn new(url: Arc<str>, connector: Connector) -> Self {
+        Self { url, connector }
+    }
+}
+
+impl fmt::Debug for FetchKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("FetchKeys").field(&self.url).finish()
+    }
+}
+
+impl Service<()> for FetchKeys {
+    type Response = Fetched;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Fetched, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, (): ()) -> Self::Future {
+        let Self { url, connector } = self.clone();
+        Box::pin(async move { fetch(&url.parse()?, &connector).await })
+    }
+}
+
+async fn fetch(url: &Uri, connector: &Connector) -> Result<Fetched, BoxError> {
+    let is_https = url.scheme_str() == Some("https");
+    let host = url.host().ok_or("the URL has no host")?;
+    let port = url.port_u16().unwrap_or(if is_https { 443 } else { 80 });
+    let stream = connector.dial(&format!("{host}:{port}")).await?;
+    if is_https {
+        let name = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let stream = TlsConnector::from(tls()?).connect(ServerName::try_from(name)?, stream).await?;
+        ask(url, stream).await
+    } else {
+        ask(url, stream).await
+    }
+}
+
+async fn ask(
+    url: &Uri,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+) -> Result<Fetched, BoxError> {
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let target = url.path_and_query().map_or("/", |target| target.as_str());
+    let host = url.authority().ok_or("the URL has no host")?.as_str();
+    let request = Request::get(target)
+        .header(HOST, host)
+        .header(ACCEPT, "application/jwk-set+json, application/json")
+        .header(USER_AGENT, concat!("naka/", env!("CARGO_PKG_VERSION")))
+        .body(Empty::<Bytes>::new())?;
+    let exchange = async {
+        let response = sender.send_request(request).await?;
+        if response.status() != StatusCode::OK {
+            return Err(format!("the answer is {}, not 200", response.status()).into());
+        }
+        let max_age = max_age(response.headers());
+        let body = Limited::new(response.into_body(), MAX_BYTES).collect().await?.to_bytes();
+        Ok::<_, BoxError>(Fetched { body, max_age })
+    };
+    // The connection is driven here and ends here: nothing is left behind by who gives up.
+    let (mut exchange, mut connection) = (pin!(exchange), pin!(connection));
+    tokio::select! {
+        biased;
+        fetched = &mut exchange => return fetched,
+        _ = &mut connection => {}
+    }
+    exchange.await // What came before the connection ended is still to be read.
+}
+
+/// `max-age` of a `Cache-Control` that lets anybody keep the answer (RFC 9111 §5.2.2).
+fn max_age(headers: &HeaderMap) -> Option<Duration> {
+    let lines = headers.get_all(CACHE_CONTROL).into_iter().filter_map(|line| line.to_str().ok());
+    let mut directives = lines.flat_map(|line| line.split(',')).map(str::trim);
+    directives.find_map(|directive| {
+        let (name, value) = directive.split_once('=')?;
+        let seconds = value.trim_matches('"').parse().ok()?;
+        name.eq_ignore_ascii_case("max-age").then_some(Duration::from_secs(seconds))
+    })
+}
+
+/// Trusts whom this machine trusts; `SSL_CERT_FILE` and `SSL_CERT_DIR` say otherwise.
+fn tls() -> Result<Arc<ClientConfig>, BoxError> {
+    static TLS: OnceLock<Result<Arc<ClientConfig>, String>> = OnceLock::new();
+    let made = TLS.get_or_init(|| {
+        let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
+        let builder = builder.with_safe_default_protocol_versions().map_err(|error| error.to_string())?;
+        let builder = builder.with_platform_verifier().map_err(|error| error.to_string())?;
+        Ok(Arc::new(builder.with_no_client_auth()))
+    });
+    made.clone().map_err(BoxError::from)
+}

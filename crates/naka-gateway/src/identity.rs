@@ -1,0 +1,54 @@
+//! Who asks, as keys of limits and upstreams see it.
+
+use std::{borrow::Cow, sync::Arc};
+
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue};
+use naka::identity::{Claim, Identity, Scheme};
+
+use crate::config::checked::IdentityPart;
+
+/// A part of what is known of whoever asks. A list is none: nobody could say which of it counts.
+pub fn part<'e>(extensions: &'e Extensions, part: &IdentityPart) -> Option<Cow<'e, Claim>> {
+    let subject = |identity: &'e Arc<Identity>| {
+        identity.subject.clone().map(|subject| Cow::Owned(Claim::Text(subject)))
+    };
+    match part {
+        IdentityPart::Subject => subject(Identity::of(extensions)?),
+        IdentityPart::ApiKey => subject(Identity::by(extensions, Scheme::ApiKey)?),
+        IdentityPart::Jwt(name) => {
+            let claim = Identity::by(extensions, Scheme::Jwt)?.claims.get(name)?;
+            (!matches!(claim, Claim::List(_))).then_some(Cow::Borrowed(claim))
+        }
+    }
+}
+
+/// Names under which upstreams hear of it, as they are compared: upstreams of some kinds cannot tell `-`
+/// from `_`.
+pub fn names(headers: &[(HeaderName, IdentityPart)]) -> Arc<[String]> {
+    headers.iter().map(|(name, _)| compared(name).into_owned()).collect()
+}
+
+fn compared(name: &HeaderName) -> Cow<'_, str> {
+    match name.as_str() {
+        name if name.contains('_') => name.replace('_', "-").into(),
+        name => name.into(),
+    }
+}
+
+/// Takes away what a client says under these names.
+pub fn strip(headers: &mut HeaderMap, names: &[String]) {
+    let is_ours = |name: &&HeaderName| names.iter().any(|ours| *ours == compared(name));
+    while let Some(name) = headers.keys().find(is_ours).cloned() {
+        headers.remove(name);
+    }
+}
+
+/// Tells an upstream who asks. What is not known, or cannot be the value of a header, is not said.
+pub fn tell(headers: &mut HeaderMap, extensions: &Extensions, wanted: &[(HeaderName, IdentityPart)]) {
+    for (name, wanted) in wanted {
+        let text = part(extensions, wanted).map(|claim| claim.to_string());
+        if let Some(value) = text.and_then(|text| HeaderValue::try_from(text).ok()) {
+            headers.insert(name, value);
+        }
+    }
+}

@@ -1,0 +1,406 @@
+//! Who asks, and who may: through the whole gateway.
+
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicBool, Ordering::SeqCst},
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use naka_gateway::{ask::Asked, explain::Verdict};
+use naka_testkit::{
+    token::{Issuer, hs256, unsigned},
+    upstream::{Upstream, answer, ok},
+};
+use tokio::time::{Duration, advance};
+
+use crate::{
+    inside::{Inside, get},
+    process::Process,
+};
+
+const SECRET: &str = "a secret of forty bytes, or a few of more";
+const YEAR_2100: u64 = 4_102_444_800;
+
+/// Claims of somebody, with whatever else.
+fn claims(sub: &str, more: &str) -> String {
+    format!(r#"{{"sub":"{sub}","aud":"rides","iss":"ola","exp":{YEAR_2100}{more}}}"#)
+}
+
+fn token(sub: &str, more: &str) -> String {
+    hs256(SECRET.as_bytes(), &claims(sub, more))
+}
+
+fn bearing(target: &str, token: &str) -> Request<Full<Bytes>> {
+    with(target, "authorization", &format!("Bearer {token}"))
+}
+
+fn with(target: &str, name: &'static str, value: &str) -> Request<Full<Bytes>> {
+    let mut request = get(target);
+    request.headers_mut().insert(name, value.parse().unwrap());
+    request
+}
+
+fn said(response: &Response<Bytes>) -> (u16, &str) {
+    let reason = response.headers().get("naka-reason").map_or("", |reason| reason.to_str().unwrap());
+    (response.status().as_u16(), reason)
+}
+
+const RIDES: &str = "
+gateway: {identity_headers: {x-user-id: identity, x-user-tier: jwt.tier}}
+listeners: {public: {listen: ':1'}}
+policies:
+  ola: {jwt: {secret: {file: secret}, issuer: ola, audiences: [rides]}}
+  partners: {api_key: {file: partners.yaml}}
+  per-rider: {rate_limit: {rate: 3/m, key: [jwt.sub]}}
+  per-ip: {rate_limit: {rate: 20/m, key: [client_ip]}}
+upstreams: {app: {endpoints: ['app:1']}}
+groups:
+  rides:
+    use: [ola, per-ip]
+    routes:
+      estimate: {match: {path: /estimate}, auth: none, upstream: app}
+      book: {match: {path: /book}, use: [per-rider], upstream: app}
+      cancel: {match: {path: /cancel}, authorize: {any: [{scope: rides.cancel}, {role: support}]}, upstream: app}
+      both: {match: {path: /both}, use: [partners], upstream: app}
+routes:
+  orders: {match: {path: /orders}, use: [partners], authorize: {claim: {city: [mumbai, pune]}}, upstream: app}
+";
+
+/// `secret-key-of-zomato`, and `old-key`.
+const PARTNERS: &str = "
+keys:
+  - {sha256: 39960a547f8bdddc842794dfba8eea08079dfe15d8dc3a730a1151f93857569b, subject: zomato, claims: {city: pune}}
+  - {sha256: 762c08fc17a1cc5f00d248f8b50f2f2f4d17ff2934ac31e64deacb3f5bb3f2ec, subject: old, expires: 2020-01-01}
+";
+
+fn rides() -> (Inside, Upstream) {
+    let gateway = Inside::with_files(RIDES, &[("secret", SECRET), ("partners.yaml", PARTNERS)]);
+    let upstream = Upstream::inside(&gateway.network, "app:1", |_| ok("fine"));
+    (gateway, upstream)
+}
+
+#[tokio::test(start_paused = true)]
+async fn r2_11_tokens_are_asked_for_and_verified_each_refusal_with_its_word() {
+    let (gateway, upstream) = rides();
+    let table = [
+        (get("/cancel"), (401, "credentials_missing")),
+        (bearing("/cancel", "nonsense"), (401, "credentials_malformed")),
+        (bearing("/cancel", &unsigned(&claims("asha", ""))), (401, "credentials_malformed")),
+        (bearing("/cancel", &format!("{}AAAA", unsigned(&claims("asha", "")))), (401, "algorithm_refused")),
+        (bearing("/cancel", &hs256(&[7; 40], &claims("asha", ""))), (401, "signature_invalid")),
+        (
+            bearing(
+                "/cancel",
+                &hs256(SECRET.as_bytes(), r#"{"sub":"asha","aud":"rides","iss":"ola","exp":1}"#),
+            ),
+            (401, "token_expired"),
+        ),
+        (
+            bearing("/cancel", &hs256(SECRET.as_bytes(), r#"{"sub":"asha","aud":"rides","iss":"ola"}"#)),
+            (401, "claim_missing"),
+        ),
+        (
+            bearing("/cancel", &hs256(SECRET.as_bytes(), &claims("asha", "").replace("rides", "food"))),
+            (401, "audience_refused"),
+        ),
+        (
+            bearing("/cancel", &hs256(SECRET.as_bytes(), &claims("asha", "").replace("ola", "uber"))),
+            (401, "issuer_refused"),
+        ),
+        (bearing("/cancel", &Issuer::new("k").token(&claims("asha", ""))), (401, "unknown_kid")),
+        (bearing("/cancel", &token("asha", "")), (403, "forbidden")),
+        (bearing("/cancel", &token("asha", r#","scope":"rides.read rides.cancel""#)), (200, "")),
+        (bearing("/cancel", &token("asha", r#","roles":["support"]"#)), (200, "")),
+    ];
+    let mut passed = 0;
+    for (request, expected) in table {
+        let target = request.uri().clone();
+        let answer = gateway.send(request).await;
+        assert_eq!(said(&answer), expected, "{target}");
+        assert_eq!(answer.headers().contains_key("www-authenticate"), answer.status() == 401);
+        passed += u64::from(answer.status() == 200);
+    }
+    assert_eq!(upstream.requests(), passed, "nothing else reached the upstream");
+    let refused = "naka_rejections_total{route=\"cancel\",policy=\"ola\",reason=\"token_expired\"}";
+    assert_eq!(gateway.metric(refused), Some(1.0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn r2_11_api_keys_are_known_by_their_hashes_and_rules_ask_about_them() {
+    let (gateway, upstream) = rides();
+    let key = |key: &str| with("/orders", "x-api-key", key);
+    assert_eq!(said(&gateway.send(get("/orders")).await), (401, "credentials_missing"));
+    assert_eq!(said(&gateway.send(key("guess")).await), (401, "credentials_unknown"));
+    assert_eq!(said(&gateway.send(key("old-key")).await), (401, "credentials_expired"));
+    assert_eq!(said(&gateway.send(key("secret-key-of-zomato")).await), (200, ""));
+    let seen = upstream.last();
+    assert_eq!(
+        (seen.header("x-user-id"), seen.header("x-api-key")),
+        (Some("zomato"), None),
+        "the key stays here"
+    );
+
+    gateway.write("partners.yaml", &PARTNERS.replace("pune", "delhi"));
+    gateway.reload(RIDES).unwrap();
+    assert_eq!(said(&gateway.send(key("secret-key-of-zomato")).await), (403, "forbidden"), "another city");
+    gateway.write("partners.yaml", &PARTNERS.replace("39960a54", "what is this"));
+    let refused = gateway.reload(RIDES).unwrap_err();
+    assert!(refused.contains("partners.yaml:3:14") && !refused.contains("what is this547f"), "{refused}");
+    gateway.write("partners.yaml", "keys: []");
+    gateway.reload(RIDES).unwrap();
+    assert_eq!(
+        said(&gateway.send(key("secret-key-of-zomato")).await),
+        (401, "credentials_unknown"),
+        "taken away"
+    );
+}
+
+/// Also where nobody is asked who it is, and however the name is spelled.
+#[tokio::test(start_paused = true)]
+async fn r2_12_what_clients_say_about_who_they_are_never_reaches_an_upstream() {
+    let (gateway, upstream) = rides();
+    let spoof = |mut request: Request<Full<Bytes>>| {
+        for name in ["x-user-id", "X-User-Tier", "x_user_id", "x-user_tier"] {
+            request.headers_mut().append(name.parse::<http::HeaderName>().unwrap(), "admin".parse().unwrap());
+        }
+        request
+    };
+    let told = |seen: &naka_testkit::upstream::Seen| {
+        let about =
+            |(name, _): &&(String, String)| name.to_ascii_lowercase().replace('_', "-").starts_with("x-user");
+        let mut all = seen
+            .headers
+            .iter()
+            .filter(about)
+            .map(|(name, value)| format!("{name}: {value}"))
+            .collect::<Vec<_>>();
+        all.sort();
+        all
+    };
+    assert_eq!(gateway.send(spoof(get("/estimate"))).await.status(), 200);
+    assert_eq!(told(&upstream.last()), Vec::<String>::new(), "public");
+    let known = bearing("/estimate", &token("asha", ""));
+    assert_eq!(gateway.send(spoof(known)).await.status(), 200);
+    assert_eq!(told(&upstream.last()), Vec::<String>::new(), "nobody has looked at the token");
+    let known = bearing("/book", &token("asha", r#","tier":"plus""#));
+    assert_eq!(gateway.send(spoof(known)).await.status(), 200);
+    assert_eq!(told(&upstream.last()), ["x-user-id: asha", "x-user-tier: plus"]);
+    let without_tier = bearing("/book", &token("asha", r#","tier":["plus","premium"]"#));
+    assert_eq!(gateway.send(spoof(without_tier)).await.status(), 200);
+    assert_eq!(told(&upstream.last()), ["x-user-id: asha"], "of several nobody knows which one counts");
+}
+
+#[tokio::test(start_paused = true)]
+async fn r2_10_the_limit_by_address_stands_before_and_that_by_subject_behind_authentication() {
+    let (gateway, upstream) = rides();
+    for turn in 0..3 {
+        assert_eq!(said(&gateway.send(bearing("/book", &token("asha", ""))).await), (200, ""), "{turn}");
+    }
+    let mut fourth = bearing("/book", &token("asha", r#","tier":"premium""#));
+    fourth.headers_mut().insert("x-forwarded-for", "203.0.113.9".parse().unwrap());
+    assert_eq!(
+        said(&gateway.send(fourth).await),
+        (429, "rate_limited"),
+        "nothing that is only said changes the key"
+    );
+    assert_eq!(said(&gateway.send(bearing("/book", &token("ravi", ""))).await), (200, ""), "somebody else");
+    // A flood of bad tokens is ended by the address, and never spends what belongs to whom it names.
+    let mut counts = [0; 2];
+    for number in 0..100 {
+        let mut bad = bearing("/book", &hs256(&[7; 40], &claims("meera", "")));
+        bad.headers_mut().insert("x-forwarded-for", format!("203.0.113.{number}").parse().unwrap());
+        match said(&gateway.send(bad).await) {
+            (401, "signature_invalid") => counts[0] += 1,
+            (429, "rate_limited") => counts[1] += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(counts, [15, 85], "twenty a minute, of which five were spent");
+    advance(Duration::from_mins(1)).await;
+    for _ in 0..3 {
+        assert_eq!(said(&gateway.send(bearing("/book", &token("meera", ""))).await), (200, ""));
+    }
+    assert_eq!(upstream.requests(), 7);
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_ways_to_know_who_asks_both_have_to_hold() {
+    let (gateway, upstream) = rides();
+    let mut request = bearing("/both", &token("asha", ""));
+    assert_eq!(said(&gateway.send(request.clone()).await), (401, "credentials_missing"), "no key");
+    request.headers_mut().insert("x-api-key", "secret-key-of-zomato".parse().unwrap());
+    assert_eq!(said(&gateway.send(request.clone()).await), (200, ""));
+    assert_eq!(upstream.last().header("x-user-id"), Some("asha"), "the first who is known");
+    request.headers_mut().remove("authorization");
+    assert_eq!(said(&gateway.send(request).await), (401, "credentials_missing"), "no token");
+}
+
+#[tokio::test(start_paused = true)]
+async fn explain_and_tests_can_be_told_who_asks() {
+    let (gateway, _upstream) = rides();
+    let asked = |request: &str, jwt: Option<&str>, api_key: Option<&str>| {
+        gateway.explain_asked(&Asked {
+            request: format!("GET http://api.example{request}"),
+            jwt: jwt.map(str::to_owned),
+            api_key: api_key.map(str::to_owned),
+            ..Asked::default()
+        })
+    };
+    let may = asked("/cancel", Some(r#"{"sub":"asha","scope":"rides.cancel"}"#), None);
+    assert_eq!(may.verdict, Verdict::Sent, "{may}");
+    let told = may.forwarded.unwrap().headers;
+    assert!(told.iter().any(|field| field.name == "x-user-id" && field.value == "asha"), "{told:?}");
+    let text = asked("/cancel", Some("asha"), None).to_string();
+    assert!(text.contains("it is asha, as was said") && text.contains("403 forbidden"), "{text}");
+    assert!(asked("/cancel", None, None).to_string().contains("401 credentials_missing"));
+    assert_eq!(asked("/orders", None, Some("zomato")).verdict, Verdict::Sent);
+    assert!(asked("/orders", None, Some("nobody")).to_string().contains("credentials_unknown"));
+    for _ in 0..10 {
+        asked("/book", Some("asha"), None);
+    }
+    assert!(
+        asked("/book", Some("asha"), None).to_string().contains("3 of 3 left"),
+        "asking consumes nothing"
+    );
+
+    let tests = "
+tests:
+  - {request: 'GET http://h/cancel', with: {jwt: {sub: asha, scope: rides.cancel}}, expect: {route: cancel, upstream: app}}
+  - {request: 'GET http://h/cancel', with: {jwt: {sub: asha}}, expect: {status: 403}}
+  - {request: 'GET http://h/cancel', expect: {status: 401}}
+  - {request: 'GET http://h/orders', with: {api_key: zomato}, expect: {upstream: app}}
+";
+    gateway.reload(&format!("{RIDES}{tests}")).unwrap();
+    let wrong = tests.replace("expect: {status: 403}", "expect: {upstream: app}");
+    let refused = gateway.reload(&format!("{RIDES}{wrong}")).unwrap_err();
+    assert!(refused.contains("403 forbidden"), "{refused}");
+}
+
+const FETCHED: &str = "
+listeners: {public: {listen: ':1'}}
+policies:
+  ola: {jwt: {jwks_url: 'http://localhost:9000/jwks?v=1', audiences: [rides], fetch: {min_interval: 10s, fresh: 10m}}}
+routes:
+  public: {match: {path: /public}, respond: {body: fine}}
+  book: {match: {path: /book}, use: [ola], respond: {body: booked}}
+";
+
+/// Whoever publishes keys: those that are in the mutex, as long as it is up.
+fn publisher(gateway: &Inside) -> (Upstream, Arc<Mutex<String>>, Arc<AtomicBool>) {
+    let (keys, is_up) = (Arc::new(Mutex::new(String::new())), Arc::new(AtomicBool::new(true)));
+    let (published, up) = (Arc::clone(&keys), Arc::clone(&is_up));
+    let upstream = Upstream::inside(&gateway.network, "localhost:9000", move |_| {
+        if up.load(SeqCst) { ok(&published.lock().unwrap()) } else { answer(500, "", "") }
+    });
+    (upstream, keys, is_up)
+}
+
+async fn later(seconds: u64) {
+    tokio::time::sleep(Duration::from_secs(seconds)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn r2_11_keys_are_fetched_kept_over_reloads_and_outages_and_changed() {
+    let (one, two) = (Issuer::new("one"), Issuer::new("two"));
+    let gateway = Inside::new(FETCHED);
+    let book = |issuer: &Issuer| bearing("/book", &issuer.token(&claims("asha", "")));
+    // Nobody publishes yet: what needs no key works, the rest waits for nothing.
+    later(1).await;
+    assert_eq!(said(&gateway.send(get("/public")).await), (200, ""));
+    assert_eq!(said(&gateway.send(book(&one)).await), (503, "keys_unavailable"));
+    let said_so = gateway.explain(
+        "http://api.example/book",
+        &[format!("authorization: Bearer {}", one.token(&claims("a", "")))],
+    );
+    assert!(matches!(&said_so.verdict, Verdict::Refused(_) | Verdict::Depends(_)), "{said_so}");
+
+    let (publisher, keys, is_up) = publisher(&gateway);
+    *keys.lock().unwrap() = one.jwks();
+    later(30).await;
+    assert_eq!(said(&gateway.send(book(&one)).await), (200, ""));
+    assert_eq!(publisher.last().line, "GET /jwks?v=1 HTTP/1.1");
+    let fetched = publisher.requests();
+
+    // A hundred reloads, other rules among them: nobody fetches again.
+    for turn in 0..100 {
+        gateway.reload(&FETCHED.replace("[rides]", &format!("[rides, other-{turn}]"))).unwrap();
+    }
+    assert_eq!(said(&gateway.send(book(&one)).await), (200, ""));
+    assert_eq!(publisher.requests(), fetched);
+
+    // An outage: the last good keys count, and an unknown key is asked for once in an interval.
+    is_up.store(false, SeqCst);
+    *keys.lock().unwrap() = two.jwks();
+    for _ in 0..360 {
+        later(10).await;
+        assert_eq!(said(&gateway.send(book(&one)).await), (200, ""));
+    }
+    let before = publisher.requests();
+    later(60).await;
+    for _ in 0..100 {
+        assert_eq!(said(&gateway.send(book(&two)).await), (401, "unknown_kid"));
+    }
+    assert!(publisher.requests() - before <= 7, "{} fetches in a minute", publisher.requests() - before);
+    is_up.store(true, SeqCst);
+    later(11).await;
+    assert_eq!(said(&gateway.send(book(&two)).await), (200, ""), "the first fetch after recovery");
+    assert_eq!(said(&gateway.send(book(&one)).await), (401, "unknown_kid"), "it was taken away");
+}
+
+/// Over sockets: readiness waits for the first keys, a file of keys is watched, and no secret is shown.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_are_waited_for_watched_and_never_shown() {
+    let issuer = Arc::new(Issuer::new("k"));
+    let is_up = Arc::new(AtomicBool::new(false));
+    let (up, published) = (Arc::clone(&is_up), Arc::clone(&issuer));
+    let publisher =
+        Upstream::start(move |_| if up.load(SeqCst) { ok(&published.jwks()) } else { answer(503, "", "") })
+            .await;
+    let yaml = format!(
+        "
+gateway: {{admin: {{listen: ADMIN}}, workers: 2}}
+listeners: {{public: {{listen: PUBLIC}}}}
+policies:
+  fetched: {{jwt: {{jwks_url: 'http://{}/', audiences: [rides], fetch: {{min_interval: 1s}}}}}}
+  file: {{jwt: {{jwks_file: keys.json, audiences: [rides]}}}}
+  written: {{jwt: {{secret: '{SECRET}', audiences: [rides]}}}}
+routes:
+  a: {{match: {{path: /a}}, use: [fetched], respond: {{body: fetched}}}}
+  b: {{match: {{path: /b}}, use: [file], respond: {{body: file}}}}
+  c: {{match: {{path: /c}}, use: [written], respond: {{body: written}}}}
+",
+        publisher.address()
+    );
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("keys.json"), Issuer::new("other").jwks()).unwrap();
+    let process = Process::spawn_in(folder, &yaml);
+    process.until("the process is up, and waits for keys", async || matches!(process.get("/readyz").await, Some((503, text)) if text.contains("the answer is 503"))).await;
+    is_up.store(true, SeqCst);
+    process.until("it is ready", async || matches!(process.get("/readyz").await, Some((200, _)))).await;
+    let line = |path: &str, token: &str| {
+        format!(
+            "GET {path} HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {token}\r\nconnection: close\r\n\r\n"
+        )
+    };
+    let signed = issuer.token(&claims("asha", ""));
+    let status = async |path: &str, token: &str| {
+        let answer = crate::process::raw(process.public, line(path, token).as_bytes()).await;
+        String::from_utf8(answer).unwrap().split(' ').nth(1).unwrap().parse::<u16>().unwrap()
+    };
+    assert_eq!(status("/a", &signed).await, 200);
+    assert_eq!(status("/b", &signed).await, 401);
+    assert_eq!(status("/c", &token("asha", "")).await, 200);
+    process.save("keys.json", &issuer.jwks());
+    process.until("the file's new key counts", async || status("/b", &signed).await == 200).await;
+    process.save("keys.json", "no keys at all");
+    process.says("the policy `file`").await;
+    assert_eq!(status("/b", &signed).await, 200, "what is wrong takes no effect");
+    assert!(process.log().contains("a secret is written out"));
+    for text in
+        [process.log(), process.get("/config").await.unwrap().1, process.get("/policies").await.unwrap().1]
+    {
+        assert!(!text.contains(SECRET) && !text.contains("forty bytes"), "{text}");
+    }
+}
