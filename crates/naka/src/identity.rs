@@ -66,6 +66,18 @@ impl Identity {
     }
 }
 
+#[cfg(any(feature = "jwt", feature = "basic_auth", feature = "forward_auth"))]
+impl Identity {
+    /// About what it takes in memory, in bytes.
+    pub(crate) fn weight(&self) -> usize {
+        let words = self.scopes.iter().chain(&self.roles).map(|word| size_of::<Arc<str>>() + word.len());
+        let claims =
+            self.claims.iter().map(|(name, claim)| size_of::<Arc<str>>() + name.len() + claim.weight());
+        let subject = self.subject.as_ref().map_or(0, |subject| subject.len());
+        size_of::<Self>() + subject + words.sum::<usize>() + claims.sum::<usize>()
+    }
+}
+
 /// Claims may be personal: only their names are shown.
 impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -110,6 +122,18 @@ pub enum Claim {
     Flag(bool),
     /// Several of them.
     List(Vec<Claim>),
+}
+
+#[cfg(any(feature = "jwt", feature = "basic_auth", feature = "forward_auth"))]
+impl Claim {
+    fn weight(&self) -> usize {
+        let own = size_of::<Self>();
+        match self {
+            Self::Text(text) => own + text.len(),
+            Self::List(all) => own + all.iter().map(Self::weight).sum::<usize>(),
+            Self::Integer(_) | Self::Number(_) | Self::Flag(_) => own,
+        }
+    }
 }
 
 impl Claim {

@@ -7,6 +7,7 @@
 //! | [`timeout`] | An end to every exchange, the response body included |
 //! | [`authorize`] | Who may, by rules over identity, method and address |
 //! | `api_key` | Who it is: keys of which only the hashes are kept (feature `api_key`) |
+//! | `basic_auth` | Who it is: name and password (feature `basic_auth`) |
 //! | `jwt` | Who it is: tokens signed by known keys (feature `jwt`) |
 //! | [`balance`] | Chooses an endpoint and keeps its account until the body ends |
 //! | [`problem`] | Renders what the others rejected as problem details (RFC 9457) |
@@ -33,8 +34,12 @@
 
 #[cfg(feature = "api_key")]
 pub mod api_key;
+#[cfg(any(feature = "jwt", feature = "basic_auth"))]
+pub mod asked;
 pub mod authorize;
 pub mod balance;
+#[cfg(feature = "basic_auth")]
+pub mod basic_auth;
 pub mod bulkhead;
 pub mod clock;
 pub mod context;
@@ -50,6 +55,8 @@ pub mod observe;
 pub mod problem;
 pub mod rate_limit;
 pub mod reject;
+#[cfg(any(feature = "jwt", feature = "basic_auth", feature = "forward_auth"))]
+mod remember;
 pub mod timeout;
 
 /// An error of any kind, for bodies that can fail in ways the inner body cannot.

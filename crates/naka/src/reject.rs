@@ -76,6 +76,10 @@ pub enum Dependency {
         /// The key that is not known yet; `None` if none is.
         kid: Option<Arc<str>>,
     },
+    /// A password has to be checked, which takes a while.
+    Password,
+    /// Somebody else decides about the credentials.
+    Authority,
     /// The answer of whoever is behind this layer.
     Response {
         /// The longest wait.
@@ -89,6 +93,8 @@ impl fmt::Display for Dependency {
             Self::Queue { max_wait } => write!(f, "would wait up to {max_wait:?} for a place"),
             Self::Keys { kid: Some(kid) } => write!(f, "would ask for keys: {kid:?} is not known"),
             Self::Keys { kid: None } => f.write_str("would ask for keys: none is known yet"),
+            Self::Password => f.write_str("would check the password"),
+            Self::Authority => f.write_str("would ask who decides"),
             Self::Response { within } => write!(f, "would wait {within:?} for the whole answer"),
         }
     }

@@ -126,8 +126,7 @@ impl Claims {
         for (name, value) in self.0 {
             keep(&mut identity.claims, name, value, DEPTH)?;
         }
-        let kept = identity.claims.iter().map(|(name, claim)| name.len() + size(claim)).sum::<usize>();
-        if kept > MAX_KEPT {
+        if identity.weight() > MAX_KEPT {
             return Err(Reason::TokenTooLarge);
         }
         let words = |name: &str| {
@@ -200,16 +199,6 @@ fn keep(
         }
     }
     Ok(())
-}
-
-/// About what a claim takes in memory, in bytes.
-fn size(claim: &Claim) -> usize {
-    let own = size_of::<Claim>();
-    match claim {
-        Claim::Text(text) => own + text.len(),
-        Claim::List(all) => own + all.iter().map(size).sum::<usize>(),
-        Claim::Integer(_) | Claim::Number(_) | Claim::Flag(_) => own,
-    }
 }
 
 fn claim(value: Value) -> Option<Claim> {

@@ -23,8 +23,8 @@
 //!
 //! # Units and limits
 //! A token has at most [`JwtConfig::max_token`] bytes (default 8 KiB), a set 256 KiB and 100 keys. At most
-//! 16,384 verified tokens are remembered, by SHA-256, and at most 64 KiB of what each says (a token that
-//! says more is refused); a remembered token ends with its `exp`, and all of them with a change of the
+//! 16,384 verified tokens are remembered, by SHA-256, at most 64 MiB of them in all, and at most 64 KiB of
+//! what each says (a token that says more is refused); a remembered token ends with its `exp`, and all of them with a change of the
 //! keys. A token that is revoked in another way counts until then. At most 1,024 requests wait for keys.
 //!
 //! # State
@@ -55,20 +55,16 @@
 //! ```
 
 use std::{
-    fmt,
-    future::Future,
-    mem,
-    pin::Pin,
+    fmt, mem,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
     time::Duration,
 };
 
 use http::{HeaderMap, Request, Response, header::AUTHORIZATION, request::Parts};
-use pin_project_lite::pin_project;
 use tower_service::Service;
 
 mod cache;
@@ -84,6 +80,7 @@ pub use keys::{FetchConfig, Fetched, KeyDriver, Keys};
 
 use self::{cache::Cache, claims::Claims, jws::Jws, keys::Snapshot};
 use crate::{
+    asked::Asked,
     clock::{Now, WallClock},
     explain::{Explain, Finding},
     identity::Identity,
@@ -501,7 +498,7 @@ where
 {
     type Response = S::Response;
     type Error = S::Error;
-    type Future = JwtFuture<S, S::Future, B>;
+    type Future = Asked<S, S::Future, B>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         self.inner.poll_ready(cx)
@@ -509,21 +506,21 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let Some(shared) = &self.layer.shared else {
-            return JwtFuture::Forward { future: self.inner.call(request) };
+            return Asked::forward(self.inner.call(request));
         };
         match shared.decide(Now::of(request.extensions()), request.headers()) {
             Verdict::Admit(identity) => {
                 shared.admit(identity, request.extensions_mut());
-                JwtFuture::Forward { future: self.inner.call(request) }
+                Asked::forward(self.inner.call(request))
             }
-            Verdict::Reject(rejection) => JwtFuture::Reject { rejection: Some(shared.reject(rejection)) },
+            Verdict::Reject(rejection) => Asked::reject(shared.reject(rejection)),
             Verdict::Depends(_) => {
                 shared.observer.queued();
                 let asking = Box::pin(ask(Arc::clone(shared), request.headers().clone()));
                 // The instance that was polled ready goes with the request; its clone stays here.
                 let clone = self.inner.clone();
                 let inner = mem::replace(&mut self.inner, clone);
-                JwtFuture::Ask { asking, inner, request: Some(request) }
+                Asked::ask(asking, inner, request)
             }
         }
     }
@@ -559,58 +556,5 @@ impl<O: Observer> Drop for Waiting<'_, O> {
         if !self.is_over {
             self.shared.observer.cancelled();
         }
-    }
-}
-
-type Asking = Pin<Box<dyn Future<Output = Result<Arc<Identity>, Rejection>> + Send>>;
-
-pin_project! {
-    /// The future of [`Jwt`].
-    #[project = Projection]
-    pub enum JwtFuture<S, F, B> {
-        /// For keys. Only this path boxes and clones.
-        #[doc(hidden)]
-        Ask { asking: Asking, inner: S, request: Option<Request<B>> },
-        /// Let pass.
-        #[doc(hidden)]
-        Forward { #[pin] future: F },
-        /// Refused.
-        #[doc(hidden)]
-        Reject { rejection: Option<Rejection> },
-    }
-}
-
-impl<S, B, R> Future for JwtFuture<S, S::Future, B>
-where
-    S: Service<Request<B>, Response = Response<R>>,
-    R: Default,
-{
-    type Output = Result<Response<R>, S::Error>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        loop {
-            let next = match self.as_mut().project() {
-                Projection::Ask { asking, inner, request } => match ready!(asking.as_mut().poll(cx)) {
-                    Ok(identity) => {
-                        let mut request = request.take().expect("a request asks once");
-                        identity.put(request.extensions_mut());
-                        Self::Forward { future: inner.call(request) }
-                    }
-                    Err(rejection) => Self::Reject { rejection: Some(rejection) },
-                },
-                Projection::Forward { future } => return future.poll(cx),
-                Projection::Reject { rejection } => {
-                    let rejection = rejection.take().expect("a future is not polled after it is ready");
-                    return Poll::Ready(Ok(rejection.into_response()));
-                }
-            };
-            self.set(next);
-        }
-    }
-}
-
-impl<S, F, B> fmt::Debug for JwtFuture<S, F, B> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("JwtFuture").finish_non_exhaustive()
     }
 }
