@@ -8,6 +8,7 @@
 //! | [`authorize`] | Who may, by rules over identity, method and address |
 //! | `api_key` | Who it is: keys of which only the hashes are kept (feature `api_key`) |
 //! | `basic_auth` | Who it is: name and password (feature `basic_auth`) |
+//! | `forward_auth` | Who it is and whether it may: by asking another service (feature `forward_auth`) |
 //! | `jwt` | Who it is: tokens signed by known keys (feature `jwt`) |
 //! | [`balance`] | Chooses an endpoint and keeps its account until the body ends |
 //! | [`problem`] | Renders what the others rejected as problem details (RFC 9457) |
@@ -45,6 +46,8 @@ pub mod clock;
 pub mod context;
 pub mod enforce;
 pub mod explain;
+#[cfg(feature = "forward_auth")]
+pub mod forward_auth;
 pub mod guard;
 pub mod identity;
 #[cfg(feature = "jwt")]

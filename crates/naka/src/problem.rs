@@ -9,7 +9,8 @@
 //!  "detail":"The allowance is spent; try again after `Retry-After`.","policy":"per-ip","retry_after_ms":5999}
 //! ```
 //!
-//! Every other response passes as it is. An application that has its own way of saying no gives it
+//! One whose body is somebody else's answer ([`Rejection::is_rendered`]) only gets the header. Every other
+//! response passes as it is. An application that has its own way of saying no gives it
 //! to [`ProblemLayer::rendered_by`].
 //!
 //! # Units and limits
@@ -156,6 +157,10 @@ where
         let mut response = ready!(this.future.poll(cx))?;
         if let Some(rejection) = response.extensions().get::<Rejection>() {
             let rejection = rejection.clone();
+            if rejection.is_rendered {
+                name(&mut response, &rejection);
+                return Poll::Ready(Ok(response));
+            }
             let rendered = match &this.layer.render {
                 Some(render) => render(&rejection),
                 None => (HeaderValue::from_static(PROBLEM_JSON), render(&rejection)),
@@ -182,10 +187,14 @@ fn fill<R: From<Bytes>>(
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, content_type);
     headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
-    if let Ok(word) = HeaderValue::from_str(rejection.reason.word()) {
-        headers.insert(REASON, word);
-    }
+    name(response, rejection);
     *response.body_mut() = R::from(body);
+}
+
+fn name<R>(response: &mut Response<R>, rejection: &Rejection) {
+    if let Ok(word) = HeaderValue::from_str(rejection.reason.word()) {
+        response.headers_mut().insert(REASON, word);
+    }
 }
 
 const PROBLEM_JSON: &str = "application/problem+json";

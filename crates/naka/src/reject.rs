@@ -184,6 +184,8 @@ pub enum Reason {
     AuthBusy,
     /// Whoever decides about credentials did not answer.
     AuthUnavailable,
+    /// Whoever decides about credentials has refused them, with this status.
+    AuthRefused(StatusCode),
     /// A page of another origin may not ask this.
     OriginRefused,
     /// The version that is asked for does not exist.
@@ -279,7 +281,7 @@ impl Reason {
             Self::VersionGone => StatusCode::GONE,
             Self::IdempotencyInFlight => StatusCode::CONFLICT,
             Self::IdempotencyMismatch => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::FaultInjected(status) | Self::Custom(status, _) => status,
+            Self::AuthRefused(status) | Self::FaultInjected(status) | Self::Custom(status, _) => status,
         }
     }
 
@@ -326,6 +328,7 @@ impl Reason {
             Self::CredentialsInvalid => "credentials_invalid",
             Self::AuthBusy => "auth_busy",
             Self::AuthUnavailable => "auth_unavailable",
+            Self::AuthRefused(_) => "auth_refused",
             Self::OriginRefused => "origin_refused",
             Self::VersionUnsupported => "version_unsupported",
             Self::VersionNotAcceptable => "version_not_acceptable",
@@ -394,6 +397,7 @@ impl Reason {
             Self::CredentialsInvalid => "The name or the password is not right.",
             Self::AuthBusy => "Too many passwords are being checked; try again later.",
             Self::AuthUnavailable => "Whoever decides about credentials did not answer; try again later.",
+            Self::AuthRefused(_) => "Whoever decides about credentials has refused them.",
             Self::OriginRefused => "Pages of this origin may not ask for this.",
             Self::VersionUnsupported => "The version that is asked for does not exist.",
             Self::VersionNotAcceptable => "None of the versions in `Accept` exists.",
@@ -455,12 +459,22 @@ pub struct Rejection {
     pub detail: Option<Arc<str>>,
     /// Other headers of the response.
     pub headers: Option<Arc<HeaderMap>>,
+    /// The response has a body already, which is somebody else's answer: nobody renders another.
+    pub is_rendered: bool,
 }
 
 impl Rejection {
     /// A refusal that says only why.
     pub const fn new(reason: Reason) -> Self {
-        Self { reason, retry_after: None, policy: None, challenge: None, detail: None, headers: None }
+        Self {
+            reason,
+            retry_after: None,
+            policy: None,
+            challenge: None,
+            detail: None,
+            headers: None,
+            is_rendered: false,
+        }
     }
 
     /// The same, with the shortest wait that could help.
