@@ -8,6 +8,7 @@
 //! | [`authorize`] | Who may, by rules over identity, method and address |
 //! | `api_key` | Who it is: keys of which only the hashes are kept (feature `api_key`) |
 //! | `jwt` | Who it is: tokens signed by known keys (feature `jwt`) |
+//! | [`version`] | Which version of an API is meant, and what is told of its life |
 //! | [`balance`] | Chooses an endpoint and keeps its account until the body ends |
 //! | [`problem`] | Renders what the others rejected as problem details (RFC 9457) |
 //!
@@ -51,6 +52,7 @@ pub mod problem;
 pub mod rate_limit;
 pub mod reject;
 pub mod timeout;
+pub mod version;
 
 /// An error of any kind, for bodies that can fail in ways the inner body cannot.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

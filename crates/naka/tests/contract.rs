@@ -14,6 +14,7 @@ use naka::{
     key::Key,
     rate_limit::{Quota, RateLimit, RateLimitConfig, RateLimitLayer, Window},
     timeout::{Timeout, TimeoutBody, TimeoutLayer},
+    version::{Version, VersionConfig, VersionLayer, Versioned},
 };
 use naka_testkit::contract::{ADMITS, Probe, Subject, check};
 
@@ -139,6 +140,28 @@ impl Subject for ATimeout {
     }
 }
 
+/// The suite never says which version it means: it only gets the default.
+struct AVersion;
+
+impl Subject for AVersion {
+    type Layer = VersionLayer;
+    type Service = Versioned<Probe>;
+    type Body = Answer;
+
+    fn fresh(&self) -> VersionLayer {
+        let versions = [Version::new("1").successor("2"), Version::new("2")];
+        VersionLayer::new(VersionConfig::new(versions).default_version("1").check().unwrap())
+    }
+
+    fn off(&self) -> VersionLayer {
+        VersionLayer::off()
+    }
+
+    fn refuses(&self) -> bool {
+        false
+    }
+}
+
 struct ABalancer;
 
 impl Subject for ABalancer {
@@ -191,6 +214,11 @@ async fn authorization_keeps_the_laws() {
 #[tokio::test(start_paused = true)]
 async fn timeout_keeps_the_laws() {
     check(&ATimeout).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn version_keeps_the_laws() {
+    check(&AVersion).await;
 }
 
 #[tokio::test(start_paused = true)]
