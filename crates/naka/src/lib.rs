@@ -9,6 +9,7 @@
 //! | `api_key` | Who it is: keys of which only the hashes are kept (feature `api_key`) |
 //! | `jwt` | Who it is: tokens signed by known keys (feature `jwt`) |
 //! | [`version`] | Which version of an API is meant, and what is told of its life |
+//! | [`reshape`] | Bodies of another shape than the service's own |
 //! | [`balance`] | Chooses an endpoint and keeps its account until the body ends |
 //! | [`problem`] | Renders what the others rejected as problem details (RFC 9457) |
 //!
@@ -51,6 +52,7 @@ pub mod observe;
 pub mod problem;
 pub mod rate_limit;
 pub mod reject;
+pub mod reshape;
 pub mod timeout;
 pub mod version;
 

@@ -81,6 +81,11 @@ pub enum Dependency {
         /// The longest wait.
         within: Duration,
     },
+    /// What a body says.
+    Body {
+        /// The largest that is read.
+        max_bytes: usize,
+    },
 }
 
 impl fmt::Display for Dependency {
@@ -90,6 +95,7 @@ impl fmt::Display for Dependency {
             Self::Keys { kid: Some(kid) } => write!(f, "would ask for keys: {kid:?} is not known"),
             Self::Keys { kid: None } => f.write_str("would ask for keys: none is known yet"),
             Self::Response { within } => write!(f, "would wait {within:?} for the whole answer"),
+            Self::Body { max_bytes } => write!(f, "would read a body of up to {max_bytes} bytes"),
         }
     }
 }

@@ -13,6 +13,7 @@ use naka::{
     guard::Guarded,
     key::Key,
     rate_limit::{Quota, RateLimit, RateLimitConfig, RateLimitLayer, Window},
+    reshape::{Reshape, ReshapeBody, ReshapeConfig, ReshapeLayer},
     timeout::{Timeout, TimeoutBody, TimeoutLayer},
     version::{Version, VersionConfig, VersionLayer, Versioned},
 };
@@ -162,6 +163,27 @@ impl Subject for AVersion {
     }
 }
 
+/// The suite's answers have no content type: they pass as they are.
+struct AReshape;
+
+impl Subject for AReshape {
+    type Layer = ReshapeLayer;
+    type Service = Reshape<Probe>;
+    type Body = ReshapeBody<Answer>;
+
+    fn fresh(&self) -> ReshapeLayer {
+        ReshapeLayer::new(ReshapeConfig::new(), |_| true, |_| Err("never asked".into()))
+    }
+
+    fn off(&self) -> ReshapeLayer {
+        ReshapeLayer::off()
+    }
+
+    fn refuses(&self) -> bool {
+        false
+    }
+}
+
 struct ABalancer;
 
 impl Subject for ABalancer {
@@ -219,6 +241,11 @@ async fn timeout_keeps_the_laws() {
 #[tokio::test(start_paused = true)]
 async fn version_keeps_the_laws() {
     check(&AVersion).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn reshape_keeps_the_laws() {
+    check(&AReshape).await;
 }
 
 #[tokio::test(start_paused = true)]
