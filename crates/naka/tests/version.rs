@@ -420,6 +420,13 @@ async fn r11_3_the_version_goes_on_and_its_segment_may_be_taken_away() {
     let response = ask(&strip(0), request("/v1/products", &[])).await;
     assert_eq!(*all(&response, "link").last().unwrap(), "</v2/products>; rel=\"successor-version\"");
 
+    // Where a header comes first, the segment goes all the same: no route is meant with it.
+    let header_first = [Strategy::header(), Strategy::stripped_path()];
+    let layer = layer(ending().strategies(header_first).on_conflict(OnConflict::Precedence));
+    let response = ask(&layer, request("/v1/products", &[("x-api-version", "2")])).await;
+    let Saw(version, seen, _) = response.extensions().get::<Saw>().unwrap();
+    assert_eq!((version.as_deref(), seen.path()), (Some("2"), "/products"));
+
     // In a stack with a context no further extension is made.
     let mut request = request("/v1/products", &[]);
     request.extensions_mut().insert(Context::new(Now::read()));

@@ -40,7 +40,8 @@
 //! path that is stripped, are one allocation each.
 //!
 //! Usage ([`usage`](VersionLayer::usage)) is counted for 30 days, for at most 1,000 consumers a version
-//! (whoever was not seen for 30 days gives its place away; others are counted together) and 128 versions
+//! (about 200 bytes each; whoever was not seen for 30 days gives its place away; others are counted together)
+//! and 128 versions
 //! of this and earlier configurations (the one that is longest unused goes). It is kept in memory, for each
 //! process by itself. Counted is each request whose version is known, also if it is refused since the
 //! version is gone: whoever still asks would notice.
@@ -351,8 +352,10 @@ impl<O: Observer> VersionLayer<O> {
     pub fn usage(&self, now: Now) -> UsageReport {
         let Some(shared) = &self.shared else { return Usage::default().report([], 0) };
         let checked = &*shared.versioning.0;
-        let versions = checked.config.versions.iter().zip(&checked.told);
-        let versions = versions.map(|(version, told)| (&version.name, &*told.canonical));
+        let versions = checked.config.versions.iter().enumerate().map(|(index, version)| {
+            let record = shared.records[index].get().cloned();
+            (&version.name, record.or_else(|| shared.usage.known(&checked.told[index].canonical)))
+        });
         shared.usage.report(versions, checked.config.clock.unix_s(now))
     }
 

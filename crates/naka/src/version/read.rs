@@ -5,7 +5,7 @@ use std::ops::Range;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Uri,
     header::{ACCEPT, HOST},
-    uri::{Authority, PathAndQuery},
+    uri::{self, Authority, PathAndQuery},
 };
 
 use super::{
@@ -224,7 +224,9 @@ pub(super) fn stripped(checked: &Checked, unix_s: u64, head: &Head<'_>) -> Optio
     for piece in [root, before, after, query] {
         target.push_str(piece);
     }
-    let mut parts = head.uri.clone().into_parts();
+    let mut parts = uri::Parts::default(); // A clone of the whole would be another allocation.
+    parts.scheme = head.uri.scheme().cloned();
+    parts.authority = head.uri.authority().cloned();
     parts.path_and_query = Some(PathAndQuery::try_from(target).ok()?);
     Uri::from_parts(parts).ok()
 }

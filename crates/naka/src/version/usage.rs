@@ -95,7 +95,7 @@ pub struct ConsumerUsage {
 #[derive(Debug, Default)]
 pub(super) struct Usage {
     since_s: OnceLock<u64>,
-    /// By name; the one that is changed last is at the end.
+    /// By name. A layer keeps what it has found here, also after it went.
     records: Mutex<Vec<(Box<str>, Arc<Record>)>>,
 }
 
@@ -118,21 +118,21 @@ impl Usage {
         record
     }
 
-    fn known(&self, name: &str) -> Option<Arc<Record>> {
+    /// The record of a version, if there is one.
+    pub(super) fn known(&self, name: &str) -> Option<Arc<Record>> {
         let records = lock(&self.records);
         records.iter().find(|(known, _)| **known == *name).map(|(_, record)| Arc::clone(record))
     }
 
-    /// What is known of these versions: how each is called, and by which name it is counted.
+    /// What is known of these versions: how each is called, and its record.
     pub(super) fn report<'a>(
         &self,
-        versions: impl IntoIterator<Item = (&'a Arc<str>, &'a str)>,
+        versions: impl IntoIterator<Item = (&'a Arc<str>, Option<Arc<Record>>)>,
         unix_s: u64,
     ) -> UsageReport {
-        let versions = versions.into_iter().map(|(name, counted)| {
-            let record = self.known(counted);
-            record
-                .map_or_else(|| Record::default().report(name, unix_s), |record| record.report(name, unix_s))
+        let versions = versions.into_iter().map(|(name, record)| match record {
+            Some(record) => record.report(name, unix_s),
+            None => Record::default().report(name, unix_s),
         });
         let mut versions = versions.collect::<Vec<_>>();
         let total = versions.iter().map(|version| version.last_7_days).fold(0, u64::saturating_add);
@@ -371,7 +371,8 @@ mod tests {
     #[test]
     fn r11_6_below_two_percent_is_safe_to_retire() {
         let (usage, one, two) = (Usage::default(), subject("1"), subject("2"));
-        let report = |usage: &Usage| usage.report([(&one, "1"), (&two, "2")], NOW_S);
+        let report =
+            |usage: &Usage| usage.report([(&one, usage.known("1")), (&two, usage.known("2"))], NOW_S);
         assert!(
             report(&usage).versions.iter().all(|version| !version.is_safe_to_retire),
             "nothing is known yet"
