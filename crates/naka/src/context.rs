@@ -2,7 +2,8 @@
 //!
 //! The first extension of a request costs three allocations and each further one another, so
 //! a stack of ours keeps its facts in fields of one [`Context`]. Outside such a stack each layer
-//! falls back to extensions of its own: [`ClientAddr`], [`Endpoint`], [`Identity`].
+//! falls back to extensions of its own: [`ClientAddr`], [`Endpoint`], [`Identity`],
+//! [`ApiVersion`].
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -22,12 +23,14 @@ pub struct Context {
     pub endpoint: Option<Endpoint>,
     /// Who it comes from, as a layer that authenticates found.
     pub identity: Option<Arc<Identity>>,
+    /// Which version of the API it asks for.
+    pub version: Option<Arc<str>>,
 }
 
 impl Context {
     /// A request whose head was read at `now`.
     pub const fn new(now: Now) -> Self {
-        Self { now, client: None, endpoint: None, identity: None }
+        Self { now, client: None, endpoint: None, identity: None, version: None }
     }
 
     /// The same, from a client.
@@ -50,5 +53,25 @@ impl ClientAddr {
     pub fn of(extensions: &Extensions) -> Option<IpAddr> {
         let known = extensions.get::<Context>().and_then(|context| context.client);
         known.or_else(|| extensions.get::<Self>().map(|client| client.0))
+    }
+}
+
+/// Which version of the API a request asks for, as [`version`](crate::version) found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApiVersion(pub Arc<str>);
+
+impl ApiVersion {
+    /// The one in the [`Context`], else in an extension of its own.
+    pub fn of(extensions: &Extensions) -> Option<&Arc<str>> {
+        let known = extensions.get::<Context>().and_then(|context| context.version.as_ref());
+        known.or_else(|| extensions.get::<Self>().map(|version| &version.0))
+    }
+
+    /// Puts it where [`of`](Self::of) looks.
+    pub fn put(self, extensions: &mut Extensions) {
+        match extensions.get_mut::<Context>() {
+            Some(context) => context.version = Some(self.0),
+            None => _ = extensions.insert(self),
+        }
     }
 }

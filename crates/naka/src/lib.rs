@@ -10,6 +10,8 @@
 //! | `basic_auth` | Who it is: name and password (feature `basic_auth`) |
 //! | `forward_auth` | Who it is and whether it may: by asking another service (feature `forward_auth`) |
 //! | `jwt` | Who it is: tokens signed by known keys (feature `jwt`) |
+//! | [`version`] | Which version of an API is meant, and what is told of its life |
+//! | [`reshape`] | Bodies of another shape than the service's own |
 //! | [`balance`] | Chooses an endpoint and keeps its account until the body ends |
 //! | [`problem`] | Renders what the others rejected as problem details (RFC 9457) |
 //!
@@ -60,7 +62,9 @@ pub mod rate_limit;
 pub mod reject;
 #[cfg(any(feature = "jwt", feature = "basic_auth", feature = "forward_auth"))]
 mod remember;
+pub mod reshape;
 pub mod timeout;
+pub mod version;
 
 /// An error of any kind, for bodies that can fail in ways the inner body cannot.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

@@ -85,6 +85,11 @@ pub enum Dependency {
         /// The longest wait.
         within: Duration,
     },
+    /// What a body says.
+    Body {
+        /// The largest that is read.
+        max_bytes: usize,
+    },
 }
 
 impl fmt::Display for Dependency {
@@ -96,6 +101,7 @@ impl fmt::Display for Dependency {
             Self::Password => f.write_str("would check the password"),
             Self::Authority => f.write_str("would ask who decides"),
             Self::Response { within } => write!(f, "would wait {within:?} for the whole answer"),
+            Self::Body { max_bytes } => write!(f, "would read a body of up to {max_bytes} bytes"),
         }
     }
 }

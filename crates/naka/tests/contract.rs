@@ -13,7 +13,9 @@ use naka::{
     guard::Guarded,
     key::Key,
     rate_limit::{Quota, RateLimit, RateLimitConfig, RateLimitLayer, Window},
+    reshape::{Reshape, ReshapeBody, ReshapeConfig, ReshapeLayer},
     timeout::{Timeout, TimeoutBody, TimeoutLayer},
+    version::{Version, VersionConfig, VersionLayer, Versioned},
 };
 use naka_testkit::contract::{ADMITS, Probe, Subject, check};
 
@@ -139,6 +141,49 @@ impl Subject for ATimeout {
     }
 }
 
+/// The suite never says which version it means: it only gets the default.
+struct AVersion;
+
+impl Subject for AVersion {
+    type Layer = VersionLayer;
+    type Service = Versioned<Probe>;
+    type Body = Answer;
+
+    fn fresh(&self) -> VersionLayer {
+        let versions = [Version::new("1").successor("2"), Version::new("2")];
+        VersionLayer::new(VersionConfig::new(versions).default_version("1").check().unwrap())
+    }
+
+    fn off(&self) -> VersionLayer {
+        VersionLayer::off()
+    }
+
+    fn refuses(&self) -> bool {
+        false
+    }
+}
+
+/// The suite's answers have no content type: they pass as they are.
+struct AReshape;
+
+impl Subject for AReshape {
+    type Layer = ReshapeLayer;
+    type Service = Reshape<Probe>;
+    type Body = ReshapeBody<Answer>;
+
+    fn fresh(&self) -> ReshapeLayer {
+        ReshapeLayer::new(ReshapeConfig::new(), |_| true, |_| Err("never asked".into()))
+    }
+
+    fn off(&self) -> ReshapeLayer {
+        ReshapeLayer::off()
+    }
+
+    fn refuses(&self) -> bool {
+        false
+    }
+}
+
 struct ABalancer;
 
 impl Subject for ABalancer {
@@ -191,6 +236,16 @@ async fn authorization_keeps_the_laws() {
 #[tokio::test(start_paused = true)]
 async fn timeout_keeps_the_laws() {
     check(&ATimeout).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn version_keeps_the_laws() {
+    check(&AVersion).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn reshape_keeps_the_laws() {
+    check(&AReshape).await;
 }
 
 #[tokio::test(start_paused = true)]

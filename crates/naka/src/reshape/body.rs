@@ -1,0 +1,185 @@
+//! A body that is read to its end within bounds, and one that stands in its place.
+
+use std::{
+    fmt,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+
+/// All of a body.
+#[derive(Debug)]
+pub(super) struct Collected {
+    pub(super) data: Bytes,
+    pub(super) trailers: Option<HeaderMap>,
+}
+
+/// Why there is no such thing.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum CollectError<E> {
+    TooLarge,
+    Failed(E),
+}
+
+pin_project! {
+    /// Reads a body to its end. Nothing is copied of one that comes in a single frame.
+    #[derive(Debug)]
+    pub(super) struct Collect<B> {
+        #[pin]
+        body: B,
+        max_bytes: usize,
+        first: Bytes,
+        more: BytesMut,
+        trailers: Option<HeaderMap>,
+    }
+}
+
+impl<B: Body<Data = Bytes>> Collect<B> {
+    pub(super) fn new(body: B, max_bytes: usize) -> Self {
+        Self { body, max_bytes, first: Bytes::new(), more: BytesMut::new(), trailers: None }
+    }
+}
+
+impl<B: Body<Data = Bytes>> Future for Collect<B> {
+    type Output = Result<Collected, CollectError<B::Error>>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        // What says beforehand that it is too large is not read at all.
+        if this.body.size_hint().lower() > u64::try_from(*this.max_bytes).unwrap_or(u64::MAX) {
+            return Poll::Ready(Err(CollectError::TooLarge));
+        }
+        while let Some(frame) = ready!(this.body.as_mut().poll_frame(cx)) {
+            let frame = match frame {
+                Ok(frame) => frame,
+                Err(error) => return Poll::Ready(Err(CollectError::Failed(error))),
+            };
+            match frame.into_data().map_err(Frame::into_trailers) {
+                Ok(data) => {
+                    let len = this.first.len().max(this.more.len());
+                    if data.len() > *this.max_bytes - len {
+                        return Poll::Ready(Err(CollectError::TooLarge));
+                    }
+                    if this.first.is_empty() && this.more.is_empty() {
+                        *this.first = data;
+                    } else {
+                        if this.more.is_empty() {
+                            this.more.reserve(this.first.len() + data.len());
+                            this.more.extend_from_slice(&std::mem::take(this.first));
+                        }
+                        this.more.extend_from_slice(&data);
+                    }
+                }
+                Err(Ok(more)) => this.trailers.get_or_insert_default().extend(more),
+                Err(Err(_)) => {} // No kind of frame that there is.
+            }
+        }
+        let more = std::mem::take(this.more).freeze();
+        let data = if more.is_empty() { std::mem::take(this.first) } else { more };
+        Poll::Ready(Ok(Collected { data, trailers: this.trailers.take() }))
+    }
+}
+
+pin_project! {
+    /// The body as it came, or the one in its place.
+    pub struct ReshapeBody<B>
+    where
+        B: Body,
+    {
+        #[pin]
+        state: State<B>,
+    }
+}
+
+pin_project! {
+    #[project = Projection]
+    enum State<B>
+    where
+        B: Body,
+    {
+        Same { #[pin] body: B },
+        Changed { data: Option<Bytes>, trailers: Option<HeaderMap> },
+        Failed { error: Option<B::Error> },
+    }
+}
+
+impl<B: Body> ReshapeBody<B> {
+    pub(super) const fn same(body: B) -> Self {
+        Self { state: State::Same { body } }
+    }
+
+    pub(super) fn changed(Collected { data, trailers }: Collected) -> Self {
+        Self { state: State::Changed { data: (!data.is_empty()).then_some(data), trailers } }
+    }
+
+    pub(super) const fn failed(error: B::Error) -> Self {
+        Self { state: State::Failed { error: Some(error) } }
+    }
+}
+
+impl<B: Body> fmt::Debug for ReshapeBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let is_same = matches!(self.state, State::Same { .. });
+        f.debug_struct("ReshapeBody").field("is_same", &is_same).finish_non_exhaustive()
+    }
+}
+
+impl<B: Body + Default> Default for ReshapeBody<B> {
+    fn default() -> Self {
+        Self::same(B::default())
+    }
+}
+
+impl<B: Body + From<Bytes>> From<Bytes> for ReshapeBody<B> {
+    fn from(bytes: Bytes) -> Self {
+        Self::same(B::from(bytes))
+    }
+}
+
+impl<B: Body<Data = Bytes>> Body for ReshapeBody<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        match self.project().state.project() {
+            Projection::Same { body } => body.poll_frame(cx),
+            Projection::Changed { data, trailers } => {
+                let data = data.take().map(Frame::data);
+                Poll::Ready(data.or_else(|| trailers.take().map(Frame::trailers)).map(Ok))
+            }
+            Projection::Failed { error } => Poll::Ready(error.take().map(Err)),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.state {
+            State::Same { body } => body.is_end_stream(),
+            State::Changed { data, trailers } => data.is_none() && trailers.is_none(),
+            State::Failed { error } => error.is_none(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.state {
+            State::Same { body } => body.size_hint(),
+            State::Changed { data, trailers } => {
+                let len = u64::try_from(data.as_ref().map_or(0, Bytes::len)).unwrap_or(u64::MAX);
+                if trailers.is_none() {
+                    return SizeHint::with_exact(len);
+                }
+                // A server that knew the length would send it, and no trailers after it (RFC 9112, 6.5).
+                let mut hint = SizeHint::new();
+                hint.set_lower(len);
+                hint
+            }
+            State::Failed { .. } => SizeHint::new(),
+        }
+    }
+}
