@@ -25,6 +25,8 @@ pub struct Asked {
     pub jwt: Option<String>,
     /// Whose API key it has.
     pub api_key: Option<String>,
+    /// Who it is to those who check passwords, or ask another service.
+    pub identity: Option<String>,
 }
 
 impl Asked {
@@ -33,7 +35,7 @@ impl Asked {
         json!({
             "request": self.request, "headers": self.headers,
             "client_ip": self.client_ip, "listener": self.listener,
-            "jwt": self.jwt, "api_key": self.api_key,
+            "jwt": self.jwt, "api_key": self.api_key, "identity": self.identity,
         })
     }
 
@@ -67,6 +69,7 @@ impl Asked {
             listener: text("listener")?,
             jwt: text("jwt")?,
             api_key: text("api_key")?,
+            identity: text("identity")?,
         })
     }
 
@@ -105,6 +108,7 @@ impl Asked {
             listener: self.listener.as_ref().map(listener).transpose()?,
             jwt: self.jwt.as_deref().map(claims).transpose()?,
             api_key: self.api_key.as_deref().map(Arc::from),
+            identity: self.identity.as_deref().map(Arc::from),
         })
     }
 }

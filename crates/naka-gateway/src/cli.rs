@@ -76,6 +76,9 @@ enum Command {
         /// Whose API key it has
         #[arg(long, value_name = "SUBJECT")]
         api_key: Option<String>,
+        /// Who it is to those who check passwords, or ask another service
+        #[arg(long, value_name = "NAME")]
+        identity: Option<String>,
         /// The configuration to ask
         #[arg(short, long, default_value = "gateway.yaml")]
         config: PathBuf,
@@ -116,8 +119,19 @@ impl Command {
             Self::Run { config, validate_only: true, .. } => check(&[config], Format::Text),
             Self::Run { config, .. } => serve(&config),
             Self::Check { files, format } => check(&files, format),
-            Self::Explain { request, headers, client_ip, listener, jwt, api_key, config, live, format } => {
-                let asked = Asked { request, headers, client_ip, listener, jwt, api_key };
+            Self::Explain {
+                request,
+                headers,
+                client_ip,
+                listener,
+                jwt,
+                api_key,
+                identity,
+                config,
+                live,
+                format,
+            } => {
+                let asked = Asked { request, headers, client_ip, listener, jwt, api_key, identity };
                 match live {
                     Some(admin) => explain_live(&asked, &admin, format),
                     None => explain_offline(&asked, &config, format),

@@ -1,9 +1,12 @@
-//! The gateway's own errands over HTTP: the keys that tokens are verified with.
+//! The gateway's own errands over HTTP: the keys that tokens are verified with, and whoever decides about
+//! credentials.
 //!
-//! Each errand is one connection, one request and one bounded answer. Redirects are not followed: keys come
-//! from where the configuration says, and from nowhere else.
+//! Each errand has one bounded answer. Redirects are not followed: keys come from where the configuration
+//! says, and from nowhere else. Keys are fetched over a connection of their own; questions about
+//! credentials, which come with requests, over connections that are kept.
 
 use std::{
+    collections::HashMap,
     fmt,
     future::Future,
     pin::{Pin, pin},
@@ -14,7 +17,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, Request, StatusCode, Uri,
+    HeaderMap, Request, Response, StatusCode, Uri,
     header::{ACCEPT, CACHE_CONTROL, HOST, USER_AGENT},
 };
 use http_body_util::{BodyExt as _, Empty, Limited};
@@ -22,7 +25,9 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use naka::{
     BoxError,
+    balance::{BalanceLayer, Endpoint},
     jwt::{Fetched, MAX_BYTES},
+    reject::Rejection,
 };
 use rustls_platform_verifier::BuilderVerifierExt as _;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -32,7 +37,10 @@ use tokio_rustls::{
 };
 use tower_service::Service;
 
-use crate::upstream::Connector;
+use crate::{
+    config::checked::{KeepAlive, Name, UpstreamTimeouts},
+    upstream::{Body, Client, Connector, Pool},
+};
 
 /// Fetches a JWK set (RFC 7517) from one place.
 #[derive(Clone)]
@@ -112,6 +120,53 @@ async fn ask(
         _ = &mut connection => {}
     }
     exchange.await // What came before the connection ended is still to be read.
+}
+
+/// The largest answer of whoever decides about credentials, in bytes.
+const MAX_ANSWER: usize = 64 << 10;
+
+/// Asks whoever decides about credentials, over kept connections that all workers share.
+#[derive(Clone, Debug)]
+pub struct AskAuthority {
+    client: Arc<Client>,
+    endpoint: Endpoint,
+}
+
+impl AskAuthority {
+    /// At this address.
+    pub fn new(policy: &Name, address: &Arc<str>, connector: Connector) -> Self {
+        let pools = HashMap::from([(Arc::clone(address), Arc::new(Pool::new(address)))]);
+        let keep_alive = KeepAlive { max_idle: 64, timeout: Duration::from_secs(50) };
+        let long = Duration::from_hours(1); // The layer has a timeout of its own over the whole question.
+        let timeouts = UpstreamTimeouts { connect: long, response_headers: long, idle: None };
+        let client = Client { name: Arc::clone(policy), pools, timeouts, keep_alive, connector };
+        let endpoint = BalanceLayer::new([&**address]).endpoints()[0].clone();
+        Self { client: Arc::new(client), endpoint }
+    }
+}
+
+impl Service<Request<()>> for AskAuthority {
+    type Response = Response<Bytes>;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Bytes>, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, question: Request<()>) -> Self::Future {
+        let Self { client, endpoint } = self.clone();
+        Box::pin(async move {
+            let mut question = question.map(|()| Body::Empty);
+            question.extensions_mut().insert(endpoint);
+            let (head, body) = client.exchange(question).await.into_parts();
+            if let Some(rejection) = head.extensions.get::<Rejection>() {
+                return Err(rejection.reason.word().into());
+            }
+            let body = Limited::new(body, MAX_ANSWER).collect().await?.to_bytes();
+            Ok(Response::from_parts(head, body))
+        })
+    }
 }
 
 /// `max-age` of a `Cache-Control` that lets anybody keep the answer (RFC 9111 §5.2.2).

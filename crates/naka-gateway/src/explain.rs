@@ -10,6 +10,7 @@ use naka::{
     balance::Endpoint,
     clock::Now,
     explain::Finding,
+    identity::{Identity, Scheme},
     reject::{Dependency, Reason, Rejection},
 };
 use serde_json::{Value, json};
@@ -260,10 +261,18 @@ impl Explanation {
 
 /// What a layer that authenticates would say to credentials that are only thought of.
 fn assumed(plan: &Plan, kind: &str, asked: &TestRequest, parts: &mut Parts) -> Option<Finding> {
-    let found = match (kind, &asked.jwt, &asked.api_key) {
-        ("jwt", Some(claims), _) if !plan.layers.jwt.is_off() => plan.layers.jwt.assumed(claims.as_bytes()),
-        ("api_key", _, Some(subject)) if !plan.layers.api_key.is_off() => {
-            plan.layers.api_key.assumed(subject).ok_or(Rejection::new(Reason::CredentialsUnknown))
+    let layers = &plan.layers;
+    let unknown = Rejection::new(Reason::CredentialsUnknown);
+    let found = match kind {
+        "jwt" if !layers.jwt.is_off() => layers.jwt.assumed(asked.jwt.as_ref()?.as_bytes()),
+        "api_key" if !layers.api_key.is_off() => {
+            layers.api_key.assumed(asked.api_key.as_ref()?).ok_or(unknown)
+        }
+        "basic_auth" if !layers.basic_auth.is_off() => {
+            layers.basic_auth.assumed(asked.identity.as_ref()?).ok_or(unknown)
+        }
+        "forward_auth" if !layers.forward_auth.is_off() => {
+            Ok(Arc::new(Identity::new(Scheme::ForwardAuth, Some(Arc::clone(asked.identity.as_ref()?)))))
         }
         _ => return None,
     };

@@ -5,7 +5,7 @@ use std::{borrow::Cow, sync::Arc};
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue};
 use naka::identity::{Claim, Identity, Scheme};
 
-use crate::config::checked::IdentityPart;
+use crate::config::checked::{Config, IdentityPart, PolicyKind};
 
 /// A part of what is known of whoever asks. A list is none: nobody could say which of it counts.
 pub fn part<'e>(extensions: &'e Extensions, part: &IdentityPart) -> Option<Cow<'e, Claim>> {
@@ -24,8 +24,13 @@ pub fn part<'e>(extensions: &'e Extensions, part: &IdentityPart) -> Option<Cow<'
 
 /// Names under which upstreams hear of it, as they are compared: upstreams of some kinds cannot tell `-`
 /// from `_`.
-pub fn names(headers: &[(HeaderName, IdentityPart)]) -> Arc<[String]> {
-    headers.iter().map(|(name, _)| compared(name).into_owned()).collect()
+pub fn names(config: &Config) -> Arc<[String]> {
+    let told = config.gateway.identity_headers.iter().map(|(name, _)| name);
+    let copied = config.policies.values().flat_map(|policy| match &policy.kind {
+        PolicyKind::ForwardAuth(forward_auth) => &forward_auth.copy[..],
+        _ => &[],
+    });
+    told.chain(copied).map(|name| compared(name).into_owned()).collect()
 }
 
 fn compared(name: &HeaderName) -> Cow<'_, str> {

@@ -18,8 +18,10 @@ use naka::{
     api_key::ApiKeyLayer,
     authorize::AuthorizeLayer,
     balance::{BalanceLayer, InFlight},
+    basic_auth::BasicAuthLayer,
     bulkhead::{BulkheadLayer, Permit},
     explain::Explain,
+    forward_auth::ForwardAuthLayer,
     guard::Guarded,
     jwt::JwtLayer,
     problem::ProblemLayer,
@@ -44,6 +46,10 @@ pub struct Layers {
     pub jwt: JwtLayer<Arc<PolicyMetrics>>,
     /// Who it is, by a key.
     pub api_key: ApiKeyLayer<Arc<PolicyMetrics>>,
+    /// Who it is, by a password.
+    pub basic_auth: BasicAuthLayer<Arc<PolicyMetrics>>,
+    /// Who it is, by asking another service.
+    pub forward_auth: ForwardAuthLayer<Arc<PolicyMetrics>>,
     /// Who may.
     pub authorize: AuthorizeLayer<Arc<PolicyMetrics>>,
     /// All rate limits of the route that ask who it is.
@@ -90,6 +96,8 @@ impl Layers {
         total_timeout,
         jwt,
         api_key,
+        basic_auth,
+        forward_auth,
         authorize,
         identity_rate_limits,
         bulkhead,

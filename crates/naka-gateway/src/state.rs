@@ -9,8 +9,10 @@ use std::{
 
 use naka::{
     balance::BalanceLayer,
+    basic_auth::BasicAuthLayer,
     bulkhead::{BulkheadLayer, Counts},
     clock::Now,
+    forward_auth::ForwardAuthLayer,
     jwt::{JwtLayer, KeyDriver},
     rate_limit::RateLimitLayer,
 };
@@ -18,7 +20,7 @@ use tokio::{task::AbortHandle, time::Instant};
 
 use crate::{
     carry::Carried,
-    config::checked::{Bulkhead, Enforce, Jwt, RateLimit},
+    config::checked::{BasicAuth, Bulkhead, Enforce, ForwardAuth, Jwt, Name, RateLimit},
     control::FetchKeys,
     observe::PolicyMetrics,
     upstream::Pool,
@@ -33,6 +35,10 @@ pub struct State {
     pub bulkheads: Carried<(Bulkhead, Enforce), BulkheadLayer<Arc<PolicyMetrics>>>,
     /// Whoever verifies tokens, by policy.
     pub tokens: Carried<Jwt, Tokens>,
+    /// Whoever checks passwords, by policy.
+    pub passwords: Carried<(Name, BasicAuth), BasicAuthLayer<Arc<PolicyMetrics>>>,
+    /// Whoever asks other services, by policy.
+    pub authorities: Carried<ForwardAuth, ForwardAuthLayer<Arc<PolicyMetrics>>>,
     /// Balancers, by upstream.
     pub balancers: Carried<Vec<Arc<str>>, BalanceLayer>,
     /// For each worker its pools, by upstream and address.
@@ -49,6 +55,8 @@ impl State {
                 if layer.counts() == Counts::default() { Duration::ZERO } else { Duration::MAX }
             }),
             tokens: Carried::new("jwt", |_| Duration::ZERO),
+            passwords: Carried::new("basic_auth", |_| Duration::ZERO),
+            authorities: Carried::new("forward_auth", |_| Duration::ZERO),
             balancers: Carried::new("balancer", |_| Duration::ZERO),
             pools: (0..workers).map(|_| Carried::new("pool", |_| Duration::ZERO)).collect(),
         }

@@ -6,9 +6,11 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use naka::{
     api_key::{ApiKey, ApiKeyConfig, ApiKeys},
     authorize::{Network, Rule},
+    basic_auth::{BasicAuthConfig, User, Users},
     bulkhead::BulkheadConfig,
     context::ClientAddr,
     enforce,
+    forward_auth::{ForwardAuthConfig, Remember},
     identity::Claim,
     jwt::{Algorithm, FetchConfig, JwtConfig},
     key::{Key, KeyBuilder, client_network},
@@ -151,4 +153,37 @@ pub(super) fn rule(checked: &checked::Rule) -> Rule {
         Checked::Method(method) => Rule::Method(method.clone()),
         Checked::Cidr(network) => Rule::Client(Network::from(*network)),
     }
+}
+
+/// # Errors
+/// What is wrong with a hash, and in which line.
+pub(super) fn basic_auth_config(policy: &checked::BasicAuth) -> Result<BasicAuthConfig, String> {
+    let user = |(name, hash, line): &(Arc<str>, checked::Secret, usize)| {
+        let hash = String::from_utf8_lossy(hash.bytes());
+        User::new(name, &hash).map_err(|error| format!("line {line} of its file: {error}"))
+    };
+    let users = policy.users.iter().map(user).collect::<Result<Vec<_>, _>>()?;
+    let mut config = BasicAuthConfig::new(Users::new(users));
+    config.realm = Arc::clone(&policy.realm);
+    config.remember = policy.remember;
+    config.max_checks = policy.max_checks;
+    config.max_waiting = policy.max_waiting;
+    config.forward = policy.forward;
+    Ok(config)
+}
+
+pub(super) fn forward_auth_config(policy: &checked::ForwardAuth) -> ForwardAuthConfig {
+    let mut config = ForwardAuthConfig::new();
+    config.target = policy.target.clone();
+    config.host = Some(policy.host.clone());
+    if let Some(send) = &policy.send {
+        config.send.clone_from(send);
+    }
+    config.copy.clone_from(&policy.copy);
+    config.subject.clone_from(&policy.subject);
+    config.timeout = policy.timeout;
+    config.max_asking = policy.max_asking;
+    config.trust_forwarded = true; // The entry has written them.
+    config.remember = policy.remember.as_ref().map(|(by, ttl)| Remember { by: by.clone(), ttl: *ttl });
+    config
 }

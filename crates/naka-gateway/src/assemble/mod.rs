@@ -11,8 +11,9 @@ use std::{
 
 use http::{Request, Response, header::CONTENT_TYPE};
 use naka::{
-    api_key::ApiKeyLayer, authorize::AuthorizeLayer, balance::BalanceLayer, bulkhead::BulkheadLayer,
-    jwt::JwtLayer, problem::ProblemLayer, timeout::TimeoutLayer,
+    api_key::ApiKeyLayer, authorize::AuthorizeLayer, balance::BalanceLayer, basic_auth::BasicAuthLayer,
+    bulkhead::BulkheadLayer, forward_auth::ForwardAuthLayer, jwt::JwtLayer, problem::ProblemLayer,
+    timeout::TimeoutLayer,
 };
 use tokio::time::Instant;
 
@@ -97,7 +98,7 @@ pub fn assemble(
     let entry = Entry {
         trusted_proxies: config.gateway.trusted_proxies.clone(),
         uri: config.gateway.limits.uri,
-        of_identity: identity::names(&config.gateway.identity_headers),
+        of_identity: identity::names(config),
     };
     let workers = state.pools.iter().map(|pools| {
         let leaves = Leaves::new(config, pools, &around.connector);
@@ -213,6 +214,8 @@ fn layers(
         let metrics = around.metrics.policy(policy);
         Some(ApiKeyLayer::observed(api_key_config(keys), metrics).named(policy))
     });
+    let basic_auth = route.policies.one(Kind::BasicAuth).and_then(|policy| state.passwords.get(policy));
+    let forward_auth = route.policies.one(Kind::ForwardAuth).and_then(|policy| state.authorities.get(policy));
     let jwt = route.policies.one(Kind::Jwt).and_then(|policy| state.tokens.get(policy));
     let upstream = upstream_of(route).map(|upstream| &config.upstreams[upstream]);
     Layers {
@@ -221,6 +224,8 @@ fn layers(
         total_timeout: route.total_timeout.map_or_else(TimeoutLayer::off, TimeoutLayer::new),
         jwt: jwt.map_or_else(JwtLayer::off, |tokens| tokens.layer.clone()),
         api_key: api_key.unwrap_or_else(ApiKeyLayer::off),
+        basic_auth: basic_auth.cloned().unwrap_or_else(BasicAuthLayer::off),
+        forward_auth: forward_auth.cloned().unwrap_or_else(ForwardAuthLayer::off),
         authorize: authorize.collect(),
         identity_rate_limits: rate_limits(true),
         bulkhead: bulkhead(here, route.policies.one(Kind::Bulkhead)),

@@ -4,20 +4,28 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use naka::{
     balance::BalanceLayer,
+    basic_auth::BasicAuthLayer,
     bulkhead::BulkheadLayer,
+    forward_auth::ForwardAuthLayer,
     jwt::{JwtLayer, KeySet, Keys, KeysError},
     rate_limit::RateLimitLayer,
 };
 
 use super::{
     Surroundings, Wrong,
-    convert::{bulkhead_config, fetch_config, jwt_config, key_of, rate_limit_config},
+    convert::{
+        basic_auth_config, bulkhead_config, fetch_config, forward_auth_config, jwt_config, key_of,
+        rate_limit_config,
+    },
     upstream_of,
 };
 use crate::{
     carry::{Carried, Change, Steps},
-    config::checked::{Config, Fetch, Jwt, JwtKeys, Name, Policy, PolicyKind, Scope, Upstream},
-    control::FetchKeys,
+    config::checked::{
+        BasicAuth, Config, Fetch, ForwardAuth, Jwt, JwtKeys, Name, Policy, PolicyKind, Scope, Upstream,
+    },
+    control::{AskAuthority, FetchKeys},
+    observe::PolicyMetrics,
     state::{Fetching, State, Tokens},
     upstream::Pool,
 };
@@ -42,7 +50,7 @@ pub(super) fn carry(
             PolicyKind::Bulkhead(bulkhead) => {
                 bulkheads.insert(identity, (*bulkhead, policy.enforce));
             }
-            PolicyKind::Jwt(_) | PolicyKind::ApiKey(_) | PolicyKind::Authorize(_) => {}
+            _ => {}
         }
     }
     let rate_limits = before.rate_limits.next(
@@ -74,6 +82,8 @@ pub(super) fn carry(
         },
     );
     let tokens = tokens(config, before, around, report)?;
+    let passwords = passwords(config, before, around, report)?;
+    let authorities = authorities(config, before, around, report);
     let addresses = |upstream: &Upstream| {
         upstream.endpoints.iter().map(|endpoint| Arc::clone(&endpoint.address)).collect::<Vec<_>>()
     };
@@ -110,7 +120,7 @@ pub(super) fn carry(
         pools
     });
     let pools = pools.collect();
-    Ok(State { rate_limits, bulkheads, tokens, balancers, pools })
+    Ok(State { rate_limits, bulkheads, tokens, passwords, authorities, balancers, pools })
 }
 
 /// Whoever verifies tokens: keys, and what they have verified, belong to the policy.
@@ -156,6 +166,67 @@ fn tokens(
             is_same: &|old, new| old.keys == new.keys,
         },
     ))
+}
+
+/// Whoever checks passwords.
+fn passwords(
+    config: &Config,
+    before: &State,
+    around: &Surroundings<'_>,
+    report: &mut Vec<Change>,
+) -> Result<Carried<(Name, BasicAuth), BasicAuthLayer<Arc<PolicyMetrics>>>, Vec<Wrong>> {
+    let (mut wanted, mut wrong, mut configs) = (BTreeMap::new(), Vec::new(), BTreeMap::new());
+    for (name, policy) in &config.policies {
+        let PolicyKind::BasicAuth(basic_auth) = &policy.kind else { continue };
+        match basic_auth_config(basic_auth) {
+            Ok(config) => _ = configs.insert(Arc::clone(name), config),
+            Err(error) => wrong.push(Wrong::Policy { name: Arc::clone(name), error }),
+        }
+        wanted.insert(Arc::clone(name), (Arc::clone(name), basic_auth.clone()));
+    }
+    if !wrong.is_empty() {
+        return Err(wrong);
+    }
+    Ok(before.passwords.next(
+        wanted,
+        around.now,
+        report,
+        &Steps {
+            make: &|name, _| {
+                BasicAuthLayer::observed(configs[name].clone(), around.metrics.policy(name)).named(name)
+            },
+            change: &|layer, (name, _)| layer.reconfigured(&configs[name]),
+            // The bound on checks is made with the layer.
+            is_same: &|(_, old), (_, new)| old.max_checks == new.max_checks,
+        },
+    ))
+}
+
+/// Whoever asks other services.
+fn authorities(
+    config: &Config,
+    before: &State,
+    around: &Surroundings<'_>,
+    report: &mut Vec<Change>,
+) -> Carried<ForwardAuth, ForwardAuthLayer<Arc<PolicyMetrics>>> {
+    let wanted = config.policies.iter().filter_map(|(name, policy)| match &policy.kind {
+        PolicyKind::ForwardAuth(forward_auth) => Some((Arc::clone(name), forward_auth.clone())),
+        _ => None,
+    });
+    before.authorities.next(
+        wanted.collect(),
+        around.now,
+        report,
+        &Steps {
+            make: &|name, policy| {
+                let authority = AskAuthority::new(name, &policy.address, around.connector.clone());
+                let metrics = around.metrics.policy(name);
+                ForwardAuthLayer::observed(forward_auth_config(policy), authority, metrics).named(name)
+            },
+            change: &|layer, policy| layer.reconfigured(&forward_auth_config(policy)),
+            is_same: &|old, new| old.address == new.address,
+        },
+    )
 }
 
 /// Where keys come from, once they have been read.

@@ -2,20 +2,27 @@
 
 use std::sync::Arc;
 
+use http::{
+    HeaderName, HeaderValue,
+    header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, FORWARDED, HOST, TRANSFER_ENCODING},
+    uri::PathAndQuery,
+};
+
 use super::{
     policies::{Level, Policies, Unnamed},
     unique,
 };
 use crate::config::{
     checked::{
-        ApiKey, ApiKeyEntry, Fetch, IdentityPart, Jwt, JwtKeys, KeyPart, Kind, Name, PolicyKind, Rule, Secret,
+        ApiKey, ApiKeyEntry, BasicAuth, Fetch, ForwardAuth, IdentityPart, Jwt, JwtKeys, KeyPart, Kind, Name,
+        PolicyKind, Rule, Secret,
     },
     decode::{At, Cx, Decode as _, OneOrMany, Or},
     diagnostic::Code,
     node::{self, Span},
     raw::{
-        RawAlgorithm, RawApiKey, RawApiKeyEntry, RawApiKeys, RawClaims, RawDate, RawJwt, RawRule,
-        RawRuleKeys, RawSecret, RawSecretRef,
+        RawAlgorithm, RawApiKey, RawApiKeyEntry, RawApiKeys, RawBasicAuth, RawClaims, RawDate,
+        RawForwardAuth, RawJwt, RawRule, RawRuleKeys, RawSecret, RawSecretRef,
     },
     suggest::one_of,
 };
@@ -247,6 +254,113 @@ fn api_key_entry(raw: &RawApiKeyEntry) -> Option<ApiKeyEntry> {
     })
 }
 
+pub(super) fn basic_auth(raw: &RawBasicAuth, cx: &mut Cx) -> Option<Unnamed> {
+    let file = raw.file.as_ref()?;
+    let users = users(file, cx)?;
+    let number = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+    let kind = PolicyKind::BasicAuth(BasicAuth {
+        users,
+        realm: raw.realm(),
+        remember: raw.remember().0,
+        max_checks: number(raw.max_checks().0),
+        max_waiting: number(raw.max_waiting().0),
+        forward: raw.forward(),
+    });
+    Some(Unnamed::stateless(kind))
+}
+
+/// Lines of `name:hash`; empty ones and those that begin with `#` say nothing.
+fn users(file: &At<Arc<str>>, cx: &mut Cx) -> Option<Vec<(Arc<str>, Secret, usize)>> {
+    let bytes = cx.document(file.span, &file.value)?;
+    let Ok(text) = std::str::from_utf8(&bytes) else {
+        cx.error(Code::File, file.span, format!("`{}` is not UTF-8", file.value))
+            .help("write lines of `name:$argon2id$…`");
+        return None;
+    };
+    let number = cx.add_source(file.span, &file.value, text);
+    cx.hide(Span { file: number, start: 0, end: text.len() });
+    let (mut users, mut seen, mut start) = (Vec::new(), std::collections::HashMap::new(), 0);
+    for (line_number, line) in text.split_inclusive('\n').enumerate() {
+        let line_start = start;
+        start += line.len();
+        let line = line.trim_end();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let span = Span { file: number, start: line_start, end: line_start + line.len() };
+        let Some((name, hash)) = line.split_once(':') else {
+            cx.error(Code::Value, span, "a line without a name").help("write `name:$argon2id$…`");
+            continue;
+        };
+        if let Some(first) = seen.insert(name, span) {
+            let first = cx.place(first);
+            cx.error(Code::Duplicate, span, format!("two lines for `{name}`"))
+                .related(first, "the first")
+                .help("take one of them away");
+        }
+        users.push((name.into(), Secret(hash.as_bytes().into()), line_number + 1));
+    }
+    if users.is_empty() {
+        cx.error(Code::Value, file.span, "a list without names lets in nobody")
+            .warning()
+            .help("add a line: `name:$argon2id$…`, as `argon2 SALT -id -e` prints it");
+    }
+    Some(users)
+}
+
+pub(super) fn forward_auth(raw: &RawForwardAuth, cx: &mut Cx) -> Option<Unnamed> {
+    let url = raw.url.as_ref()?;
+    let uri = url.value.0.parse::<http::Uri>().ok()?;
+    if uri.scheme_str() == Some("https") {
+        cx.error(Code::NotBuilt, url.span, "asking over https is not built yet")
+            .label("not built yet")
+            .help("ask a service on this machine, or in a network that is trusted: `http://…`");
+        return None;
+    }
+    for list in [&raw.send_headers, &raw.copy_headers].into_iter().flatten() {
+        unique(&list.value.0, "header", cx);
+    }
+    for at in raw.copy_headers.iter().flat_map(|list| &list.value.0).filter(|at| is_taken(&at.value)) {
+        cx.error(Code::Conflict, at.span, format!("`{}` says something else", at.value))
+            .help("copy headers of your own: `x-user-id`");
+    }
+    if let Some(remember) =
+        raw.remember.as_ref().filter(|it| it.value.by.as_ref().is_some_and(|by| by.value.0.is_empty()))
+    {
+        cx.error(Code::Value, remember.key, "a decision that depends on no header is everybody's")
+            .help("say on which: `by: [authorization, cookie]`");
+    }
+    let names = |list: Option<&At<OneOrMany<HeaderName>>>| {
+        list.map(|list| list.value.0.iter().map(|at| at.value.clone()).collect::<Vec<_>>())
+    };
+    let remember = raw
+        .remember
+        .as_ref()
+        .and_then(|it| Some((names(it.value.by.as_ref())?, it.value.ttl.as_ref()?.value)));
+    let authority = uri.authority()?;
+    let kind = PolicyKind::ForwardAuth(ForwardAuth {
+        address: format!("{}:{}", authority.host(), authority.port_u16().unwrap_or(80)).into(),
+        host: HeaderValue::from_str(authority.as_str()).ok()?,
+        target: uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/")),
+        send: names(raw.send_headers.as_ref()),
+        copy: names(raw.copy_headers.as_ref()).unwrap_or_default(),
+        subject: raw.subject.as_ref().map(|it| it.value.clone()),
+        timeout: raw.timeout(),
+        max_asking: usize::try_from(raw.max_asking().0).unwrap_or(usize::MAX),
+        remember,
+    });
+    Some(Unnamed::stateless(kind))
+}
+
+/// A header that HTTP or we need for something else.
+pub(super) fn is_taken(name: &HeaderName) -> bool {
+    let text = name.as_str();
+    [HOST, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, FORWARDED, CONNECTION, TRANSFER_ENCODING]
+        .contains(name)
+        || text.starts_with("x-forwarded-")
+        || text == "x-request-id"
+}
+
 fn claims(raw: &RawClaims) -> Vec<(Arc<str>, Vec<Arc<str>>)> {
     let all = raw.0.iter().filter_map(|(name, values)| Some((name, values.as_ref()?)));
     all.map(|(name, values)| {
@@ -347,7 +461,8 @@ impl Policies {
     /// Reports what of a route asks who it is although nothing there finds out, and several that find out in
     /// one way. A public route may have such a limit: whoever asks lacks its key.
     pub(super) fn identity(&self, route: &At<super::Id>, level: &Level, is_public: bool, cx: &mut Cx) {
-        for kind in [Kind::Jwt, Kind::ApiKey] {
+        let authenticating = [Kind::Jwt, Kind::ApiKey, Kind::BasicAuth, Kind::ForwardAuth];
+        for kind in authenticating {
             if let [(first, place), (second, span), ..] = level.all(kind) {
                 let place = cx.place(*place);
                 let message = format!(
@@ -362,7 +477,14 @@ impl Policies {
                     .combined();
             }
         }
-        let is_known = [Kind::Jwt, Kind::ApiKey].iter().any(|kind| !level.all(*kind).is_empty());
+        let is_known = authenticating.iter().any(|kind| !level.all(*kind).is_empty());
+        if let ([(_, place), ..], [(_, span), ..]) = (level.all(Kind::Jwt), level.all(Kind::BasicAuth)) {
+            let place = cx.place(*place);
+            cx.error(Code::Conflict, *span, "a token and a password in one `Authorization`")
+                .related(place, "the token")
+                .help("a request has one such header: keep one of the two")
+                .combined();
+        }
         for (name, span) in level.all(Kind::Authorize) {
             let PolicyKind::Authorize(rule) = &self.checked[name].kind else { continue };
             if rule.needs_identity() && !is_known {

@@ -6,13 +6,10 @@ use std::{
     sync::Arc,
 };
 
-use http::{
-    HeaderName,
-    header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, FORWARDED, HOST},
-};
+use http::HeaderName;
 
 use super::{
-    Tables,
+    Tables, auth,
     policies::{Level, Policies, level_keys},
     unique,
 };
@@ -129,10 +126,7 @@ fn identity_headers(raw: &RawGateway, cx: &mut Cx) -> Vec<(HeaderName, IdentityP
     let mut it = Vec::new();
     for (name, part) in named {
         let text = name.value.as_str();
-        let is_ours = [HOST, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, FORWARDED].contains(&name.value)
-            || text.starts_with("x-forwarded-")
-            || text == "x-request-id";
-        if is_ours {
+        if auth::is_taken(&name.value) {
             cx.error(Code::Conflict, name.span, format!("`{text}` says something else"))
                 .help("take a name of your own: `x-user-id`");
         }

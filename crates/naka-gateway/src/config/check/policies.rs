@@ -324,6 +324,8 @@ fn unnamed(raw: &RawPolicy, cx: &mut Cx) -> Option<Unnamed> {
     let bulkhead = raw.bulkhead.as_ref().and_then(|raw| bulkhead(&raw.value, cx));
     let jwt = raw.jwt.as_ref().and_then(|raw| auth::jwt(raw, cx));
     let api_key = raw.api_key.as_ref().and_then(|raw| auth::api_key(&raw.value, cx));
+    let basic_auth = raw.basic_auth.as_ref().and_then(|raw| auth::basic_auth(&raw.value, cx));
+    let forward_auth = raw.forward_auth.as_ref().and_then(|raw| auth::forward_auth(&raw.value, cx));
     let authorize = raw.authorize.as_ref().and_then(|raw| auth::authorize(&raw.value, raw.span, cx));
-    rate_limit.or(bulkhead).or(jwt).or(api_key).or(authorize)
+    rate_limit.or(bulkhead).or(jwt).or(api_key).or(basic_auth).or(forward_auth).or(authorize)
 }

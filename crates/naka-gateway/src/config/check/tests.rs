@@ -39,6 +39,7 @@ fn test(at: &At<RawTest>, tables: &Tables<'_>, cx: &mut Cx) -> Option<Test> {
         listener,
         jwt: with.jwt.as_ref().map(|it| claims_json(&it.value)),
         api_key: with.api_key.as_ref().map(|it| Arc::clone(&it.value)),
+        identity: with.identity.as_ref().map(|it| Arc::clone(&it.value)),
     };
     Some(Test { request, expect: expect?, origin: origin(at.span, cx) })
 }

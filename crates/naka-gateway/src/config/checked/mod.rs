@@ -394,6 +394,8 @@ pub struct TestRequest {
     pub jwt: Option<Arc<str>>,
     /// Whose key it has.
     pub api_key: Option<Arc<str>>,
+    /// Who it is to those who check passwords, or ask another service.
+    pub identity: Option<Arc<str>>,
 }
 
 /// What must come of a test's request.

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
-use http::{HeaderName, Method};
+use http::{HeaderName, HeaderValue, Method, uri::PathAndQuery};
 use ipnet::IpNet;
 
 use super::{Name, Origin};
@@ -31,6 +31,10 @@ pub enum PolicyKind {
     Jwt(Jwt),
     /// Whoever has a key.
     ApiKey(ApiKey),
+    /// Whoever has a password.
+    BasicAuth(BasicAuth),
+    /// Whoever another service lets in.
+    ForwardAuth(ForwardAuth),
     /// Whoever a rule lets in.
     Authorize(Rule),
 }
@@ -43,6 +47,8 @@ impl PolicyKind {
             Self::Bulkhead(_) => Kind::Bulkhead,
             Self::Jwt(_) => Kind::Jwt,
             Self::ApiKey(_) => Kind::ApiKey,
+            Self::BasicAuth(_) => Kind::BasicAuth,
+            Self::ForwardAuth(_) => Kind::ForwardAuth,
             Self::Authorize(_) => Kind::Authorize,
         }
     }
@@ -57,6 +63,10 @@ pub enum Kind {
     Jwt,
     /// Keys in a header.
     ApiKey,
+    /// Passwords.
+    BasicAuth,
+    /// Another service.
+    ForwardAuth,
     /// Rules.
     Authorize,
     /// So many requests at once.
@@ -70,6 +80,8 @@ impl Kind {
             Self::RateLimit => "rate_limit",
             Self::Jwt => "jwt",
             Self::ApiKey => "api_key",
+            Self::BasicAuth => "basic_auth",
+            Self::ForwardAuth => "forward_auth",
             Self::Authorize => "authorize",
             Self::Bulkhead => "bulkhead",
         }
@@ -82,7 +94,7 @@ impl Kind {
 
     /// Whether it finds out who asks.
     pub const fn authenticates(self) -> bool {
-        matches!(self, Self::Jwt | Self::ApiKey)
+        matches!(self, Self::Jwt | Self::ApiKey | Self::BasicAuth | Self::ForwardAuth)
     }
 }
 
@@ -310,6 +322,46 @@ impl fmt::Debug for ApiKeyEntry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ApiKeyEntry").field("subject", &self.subject).finish_non_exhaustive()
     }
+}
+
+/// Whoever has a password.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BasicAuth {
+    /// Names and hashes, each with its line.
+    pub users: Vec<(Arc<str>, Secret, usize)>,
+    /// What clients are told they need a password for.
+    pub realm: Arc<str>,
+    /// How long a right password is remembered.
+    pub remember: Duration,
+    /// Checks at once.
+    pub max_checks: usize,
+    /// Requests that wait for a check.
+    pub max_waiting: usize,
+    /// Whether the password is sent on.
+    pub forward: bool,
+}
+
+/// Whoever another service lets in.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ForwardAuth {
+    /// `host:port` of that service.
+    pub address: Arc<str>,
+    /// Its `Host`.
+    pub host: HeaderValue,
+    /// The target of the question.
+    pub target: PathAndQuery,
+    /// Headers that it sees; `None`: the usual ones.
+    pub send: Option<Vec<HeaderName>>,
+    /// Headers of its answer that the request goes on with.
+    pub copy: Vec<HeaderName>,
+    /// The header of its answer that says who it is.
+    pub subject: Option<HeaderName>,
+    /// The longest wait.
+    pub timeout: Duration,
+    /// Questions at once.
+    pub max_asking: usize,
+    /// Headers on which a decision depends, and how long it is remembered.
+    pub remember: Option<(Vec<HeaderName>, Duration)>,
 }
 
 /// Who may.

@@ -576,8 +576,10 @@ record! {
         jwt: RawClaims = optional;
         /// Whose key it has.
         api_key: Arc<str> = optional;
+        /// Who it is to those who check passwords, or ask another service.
+        identity: Arc<str> = optional;
     }
-    not_built: identity cert client_cert body;
+    not_built: cert client_cert body;
 }
 
 record! {

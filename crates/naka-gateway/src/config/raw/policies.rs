@@ -27,10 +27,14 @@ record! {
         jwt: RawJwt = optional;
         /// Whoever has a key.
         api_key: RawApiKey = optional;
+        /// Whoever has a password.
+        basic_auth: RawBasicAuth = optional;
+        /// Whoever another service lets in.
+        forward_auth: RawForwardAuth = optional;
         /// Whoever a rule lets in.
         authorize: RawRule = optional;
     }
-    not_built: forward_auth basic_auth retry circuit_breaker cors idempotency mirror fallback
+    not_built: retry circuit_breaker cors idempotency mirror fallback
         fault cache compress sticky timeouts headers limits;
 }
 
@@ -225,6 +229,64 @@ record! {
 
 /// Claims: names with a value or a list of them.
 pub(crate) type RawClaims = Named<Arc<str>, OneOrMany<Arc<str>>>;
+
+record! {
+    /// Whoever has a password (HTTP Basic).
+    RawBasicAuth ("passwords such as `{file: secrets/htpasswd}`") {
+        /// Lines of `name:hash`, each hash an Argon2id one; seen from the file that names it.
+        file: Arc<str> = required;
+        /// What clients are told they need a password for.
+        realm: Arc<str> = "naka";
+        /// How long a right password is remembered; `0s`: not at all.
+        remember: OrZero = "5m";
+        /// Checks at once; each takes a core and the memory its hash asks for.
+        max_checks: Whole<1, 1000> = "2";
+        /// Requests that wait for a check.
+        max_waiting: Whole<0, 100_000> = "64";
+        /// Send the password on.
+        forward: bool = "false";
+    }
+    instead: users => "write the list into a file of its own: `file: secrets/htpasswd`",
+        users_file => "write `file:`",
+        hide_credentials => "write `forward: false`, which is the default",
+        remove_header => "write `forward: false`, which is the default";
+}
+
+record! {
+    /// Whoever another service lets in.
+    RawForwardAuth ("another service such as `{url: \"http://127.0.0.1:9000/check\"}`") {
+        /// Where it is asked, with `GET`.
+        url: Url = required;
+        /// Headers of the request that it sees; `authorization`, `cookie`, `x-request-id` and `traceparent` if
+        /// nothing is said.
+        send_headers: OneOrMany<HeaderName> = optional;
+        /// Headers of its answer that the request goes on with.
+        copy_headers: OneOrMany<HeaderName> = optional;
+        /// The header of its answer that says who it is.
+        subject: HeaderName = optional;
+        /// The longest wait for the whole answer.
+        timeout: Duration = "1s";
+        /// Questions at once.
+        max_asking: Count = "1024";
+        /// Remember whom it has let in.
+        remember: RawRemember = optional;
+    }
+    instead: address => "write `url:`",
+        uri => "write `url:`",
+        auth_response_headers => "write `copy_headers:`",
+        auth_request_headers => "write `send_headers:`",
+        trust_forward_header => "who is believed is said in `gateway.trusted_proxies`";
+}
+
+record! {
+    /// Whom it has let in, and by what.
+    RawRemember ("what is remembered, such as `{by: [authorization], ttl: 30s}`") {
+        /// The headers on which a decision depends, besides method, host and target: all of them.
+        by: OneOrMany<HeaderName> = required;
+        /// How long.
+        ttl: Duration = required;
+    }
+}
 
 record! {
     /// A rule: exactly one of its keys.
