@@ -12,7 +12,7 @@ use naka::{
     enforce::Enforce,
     guard::Guarded,
     key::Key,
-    rate_limit::{Quota, RateLimit, RateLimitConfig, RateLimitLayer, Window},
+    rate_limit::{Algorithm, Factor, Fields, Quota, RateLimit, RateLimitConfig, RateLimitLayer, Window},
     timeout::{Timeout, TimeoutBody, TimeoutLayer},
 };
 use naka_testkit::contract::{ADMITS, Probe, Subject, check};
@@ -70,6 +70,26 @@ impl Subject for ShareOfALimit {
     fn fresh(&self) -> RateLimitLayer {
         let config = RateLimitConfig::new(Window::per_minute(admits())).enforce(Enforce::Percent(100));
         RateLimitLayer::new(config, |_| None)
+    }
+
+    fn off(&self) -> RateLimitLayer {
+        RateLimitLayer::off()
+    }
+}
+
+struct SlidingWindowsOfATier;
+
+impl Subject for SlidingWindowsOfATier {
+    type Layer = RateLimitLayer;
+    type Service = RateLimit<Probe>;
+    type Body = Answer;
+
+    /// Half of a quota of requests that cost two, and the client is told.
+    fn fresh(&self) -> RateLimitLayer {
+        let quota = Quota::new(&[Window::per_minute(admits() * 4), Window::per_hour(400)]).unwrap();
+        let config = RateLimitConfig::new(quota).algorithm(Algorithm::SlidingWindow);
+        let config = config.tiers([Factor::percent(50)]).fields(Fields::Draft);
+        RateLimitLayer::new(config, |_| Some(Key::of("everybody"))).cost_by(|_| 2).tier_by(|_| Some(0))
     }
 
     fn off(&self) -> RateLimitLayer {
@@ -176,6 +196,11 @@ async fn several_rate_limits_keep_the_laws() {
 #[tokio::test(start_paused = true)]
 async fn rate_limit_enforced_by_share_keeps_the_laws() {
     check(&ShareOfALimit).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn sliding_windows_of_a_tier_keep_the_laws() {
+    check(&SlidingWindowsOfATier).await;
 }
 
 #[tokio::test(start_paused = true)]
