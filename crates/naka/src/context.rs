@@ -2,11 +2,12 @@
 //!
 //! The first extension of a request costs three allocations and each further one another, so
 //! a stack of ours keeps its facts in fields of one [`Context`]. Outside such a stack each layer
-//! falls back to extensions of its own: [`ClientAddr`], [`Endpoint`], [`Identity`].
+//! falls back to extensions of its own: [`ClientAddr`], [`Deadline`], [`Endpoint`], [`Identity`].
 
 use std::{net::IpAddr, sync::Arc};
 
 use http::Extensions;
+use tokio::time::Instant;
 
 use crate::{balance::Endpoint, clock::Now, identity::Identity};
 
@@ -22,18 +23,27 @@ pub struct Context {
     pub endpoint: Option<Endpoint>,
     /// Who it comes from, as a layer that authenticates found.
     pub identity: Option<Arc<Identity>>,
+    /// Until when an answer is of use.
+    pub deadline: Option<Instant>,
 }
 
 impl Context {
     /// A request whose head was read at `now`.
     pub const fn new(now: Now) -> Self {
-        Self { now, client: None, endpoint: None, identity: None }
+        Self { now, client: None, endpoint: None, identity: None, deadline: None }
     }
 
     /// The same, from a client.
     #[must_use]
     pub const fn with_client(mut self, client: IpAddr) -> Self {
         self.client = Some(client);
+        self
+    }
+
+    /// The same, of use until then.
+    #[must_use]
+    pub const fn with_deadline(mut self, deadline: Instant) -> Self {
+        self.deadline = Some(deadline);
         self
     }
 }
@@ -50,5 +60,17 @@ impl ClientAddr {
     pub fn of(extensions: &Extensions) -> Option<IpAddr> {
         let known = extensions.get::<Context>().and_then(|context| context.client);
         known.or_else(|| extensions.get::<Self>().map(|client| client.0))
+    }
+}
+
+/// Until when an answer is of use: put it into a request's extensions where there is no [`Context`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deadline(pub Instant);
+
+impl Deadline {
+    /// The one in the [`Context`], else in an extension of its own.
+    pub fn of(extensions: &Extensions) -> Option<Instant> {
+        let known = extensions.get::<Context>().and_then(|context| context.deadline);
+        known.or_else(|| extensions.get::<Self>().map(|deadline| deadline.0))
     }
 }

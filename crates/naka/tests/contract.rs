@@ -8,7 +8,7 @@ use http_body_util::Full;
 use naka::{
     authorize::{Authorize, AuthorizeLayer, Rule},
     balance::{Balance, BalanceLayer, InFlight},
-    bulkhead::{Bulkhead, BulkheadConfig, BulkheadLayer, Permit},
+    bulkhead::{Adaptive, Bulkhead, BulkheadConfig, BulkheadLayer, Permit, Share},
     enforce::Enforce,
     guard::Guarded,
     key::Key,
@@ -118,6 +118,28 @@ impl Subject for ABulkhead {
     }
 }
 
+/// Another shape of a bulkhead that lets as many pass.
+struct OtherBulkhead(fn() -> BulkheadLayer);
+
+impl Subject for OtherBulkhead {
+    type Layer = BulkheadLayer;
+    type Service = Bulkhead<Probe>;
+    type Body = Guarded<Answer, Permit>;
+
+    fn fresh(&self) -> BulkheadLayer {
+        (self.0)()
+    }
+
+    fn off(&self) -> BulkheadLayer {
+        BulkheadLayer::off()
+    }
+
+    fn held(&self, layer: &BulkheadLayer) -> usize {
+        let counts = layer.counts();
+        (counts.working + counts.waiting) as usize + layer.partitions()
+    }
+}
+
 /// What it refuses depends on who asks, and the suite is always the same: it only lets pass.
 struct AnAuthorization;
 
@@ -206,6 +228,26 @@ async fn sliding_windows_of_a_tier_keep_the_laws() {
 #[tokio::test(start_paused = true)]
 async fn bulkhead_keeps_the_laws() {
     check(&ABulkhead).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn bulkheads_of_all_shapes_keep_the_laws() {
+    let partitioned = || BulkheadLayer::partitioned(BulkheadConfig::new(admits()).total(9), |_| None);
+    let tiered = || {
+        let config = BulkheadConfig::new(8).tiers(&[Share::new(5, 5), Share::new(1, 7)]);
+        BulkheadLayer::tiered(config, |_| 1)
+    };
+    let prioritized = || {
+        let config = BulkheadConfig::new(admits() * 2).priorities([50, 100, 100, 100]);
+        BulkheadLayer::new(config.queue(5, Duration::from_secs(1))).priority_by(|_| 0)
+    };
+    let adaptive = || {
+        let adaptive = Adaptive::gradient2(admits(), admits());
+        BulkheadLayer::new(BulkheadConfig::new(9).adaptive(adaptive).adapt(Enforce::Always))
+    };
+    for fresh in [partitioned, tiered, prioritized, adaptive] {
+        check(&OtherBulkhead(fresh)).await;
+    }
 }
 
 #[tokio::test(start_paused = true)]
