@@ -447,10 +447,32 @@ async fn r14_5_an_adaptive_limit_observes_until_it_is_told_to_act() {
     assert_eq!(explained(&fresh, Request::new(())), Finding::Admit("2 of 2 places free".into()));
 }
 
+/// Ten answers raise the limit while all ten bodies are kept: nobody leaves, and yet one who waits goes on.
+#[tokio::test(start_paused = true)]
+async fn r14_5_a_limit_that_rises_wakes_who_waits() {
+    let adaptive = Adaptive::aimd(10, 60, Duration::from_secs(1));
+    let config = BulkheadConfig::new(64).queue(5, Duration::from_mins(1));
+    let layer = BulkheadLayer::new(config.adaptive(adaptive).adapt(Enforce::Always));
+    let service = layer.layer(tower::service_fn(|request: Request<()>| async move {
+        let ms = header(&Head::from(&request), "x-ms").unwrap();
+        tokio::time::sleep(Duration::from_millis(ms.try_into().unwrap())).await;
+        Ok::<_, ()>(Response::new(Body::from("x")))
+    }));
+    let start = tokio::time::Instant::now();
+    let all = (0..12).map(|number| tokio::spawn(service.clone().oneshot(asking("x-ms", number % 10 * 20))));
+    let mut kept = Vec::new();
+    for task in all.collect::<Vec<_>>().into_iter().take(11) {
+        kept.push(task.await.unwrap().unwrap());
+    }
+    assert!(kept.iter().all(|response| reason(response).is_none()));
+    assert_eq!(start.elapsed().as_millis() / 10, 18, "the eleventh went on with the tenth's answer");
+    assert_eq!((layer.adaptive_limit(), layer.counts()), (Some(11), Counts { working: 11, waiting: 1 }));
+}
+
 /// Given up before the first poll, while waiting, just when a place came, and at work.
 #[tokio::test(start_paused = true)]
 async fn r14_4_a_million_cancellations_leave_nothing_behind() {
-    use std::task::{Context, Poll, Waker};
+    use std::task::{Context, Waker};
 
     let config = BulkheadConfig::new(2).queue(2, Duration::from_secs(9)).total(5);
     let shares = [Share::new(1, 2), Share::new(0, 2), Share::new(1, 4)];
@@ -459,29 +481,31 @@ async fn r14_4_a_million_cancellations_leave_nothing_behind() {
         BulkheadLayer::partitioned(config, by_tenant),
         BulkheadLayer::tiered(config.tiers(&shares), |head| header(head, "x-tenant").unwrap()),
     ];
-    for (layer, rounds) in layers.iter().zip([500_000, 250_000, 250_000]) {
+    for (layer, goal) in layers.iter().zip([400_000, 300_000, 300_000]) {
         let mut service = layer.layer(tower::service_fn(|_: Request<()>| {
             std::future::pending::<Result<Response<Body>, ()>>() // At work until it is dropped.
         }));
         let (mut kept, mut random) = (std::collections::VecDeque::new(), 7_u64);
+        let (mut cancelled, mut round) = (0, 0);
         let mut cx = Context::from_waker(Waker::noop());
         let requests = [0, 1, 2].map(|number| asking("x-tenant", number));
-        for round in 0..rounds {
+        while cancelled < goal {
+            round += 1;
             random ^= random << 13;
             random ^= random >> 7;
             random ^= random << 17;
             let mut call = Box::pin(service.call(requests[round % 3].clone()));
-            if random % 4 != 0 {
-                let is_refused = matches!(call.as_mut().poll(&mut cx), Poll::Ready(_));
-                if !is_refused && random % 3 != 0 {
-                    kept.push_back(call);
-                }
+            let is_refused = random % 4 != 0 && call.as_mut().poll(&mut cx).is_ready();
+            if !is_refused && random % 3 != 0 {
+                kept.push_back(call);
+            } else {
+                cancelled += u32::from(!is_refused); // Never polled, or just once.
             }
             if kept.len() > 5 || random % 7 == 0 {
                 // The oldest is at work, so one who waits is given its place; sometimes it goes unseen.
-                drop(kept.pop_front());
+                cancelled += u32::from(kept.pop_front().is_some());
                 if random % 2 == 0 {
-                    drop(kept.pop_back());
+                    cancelled += u32::from(kept.pop_back().is_some());
                 }
             }
             if random % 5 == 0 {

@@ -31,7 +31,8 @@
 //! [`tiered`](BulkheadLayer::tiered): `max` is for all, and each of up to eight tiers has a [`Share`]. A
 //! tier below its reserve is admitted at once. Above that it borrows, up to its own maximum, what is free
 //! and not kept: a place is free to borrow while all at work and all unused reserves of others together
-//! leave one. So the sum is never above `max`, and no tier is ever refused a place of its reserve.
+//! leave one. So the sum is never above `max`, and no tier is ever refused a place of its reserve. Where the
+//! reserves are all there is, nobody borrows; what they are above `max` is cut from the last ones.
 //!
 //! # Adaptive limits
 //! With [`adaptive`](BulkheadConfig::adaptive) a limit follows what is behind, between its bounds: see
@@ -46,7 +47,9 @@
 //! `max`: requests at work, at least 1. `queue`: requests waiting; default 0. `max_wait`: default
 //! 200 ms. Priorities: percent of the places, rounded down, at least one place. Both counts are in one
 //! atomic word, and only waiting allocates; an adaptive limit locks once for each answer. Partitions and
-//! tiers stand behind one lock; each that comes to work after none of its kind allocates.
+//! tiers stand behind one lock, in a table that holds those with anybody at work or waiting: at most
+//! 10,000 by default, with at most `queue` waiting in each. A place that comes free is given in the order
+//! of arrival over all of them, and no more are passed over (their own account is full) than are at work.
 //!
 //! # State
 //! All services made from one layer, and their clones, share one account, and so do layers made by
@@ -76,6 +79,15 @@
 //! drop(first); // Its body is still at work until now.
 //! assert_eq!(service.oneshot(Request::new(())).await.unwrap().status(), 200);
 //! # }
+//! ```
+//!
+//! The tenants of a service, each with two places of eight:
+//! ```
+//! use naka::{bulkhead::{BulkheadConfig, BulkheadLayer}, identity::Identity, key::Key, reject::Head};
+//!
+//! let by_subject = |head: &Head<'_>| Identity::of(head.extensions)?.subject.as_ref().map(Key::of);
+//! let layer = BulkheadLayer::partitioned(BulkheadConfig::new(2).total(8), by_subject);
+//! assert_eq!(layer.partitions(), 0);
 //! ```
 
 use std::{

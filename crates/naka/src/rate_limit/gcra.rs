@@ -586,4 +586,40 @@ mod tests {
         let mut cell = migrate(&Quota::from(hour), &day, &spent, 0);
         assert_eq!(admitted(&day, &mut cell, 0, 9), 0, "an hour that became a day stays spent");
     }
+
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Reloads of all kinds, back and forth, while hardly any time goes by: what passes in all is never
+        /// more than the most that one of the quotas gives to one of the tiers.
+        #[test]
+        fn no_walk_over_quotas_algorithms_and_tiers_refills(
+            steps in prop::collection::vec((0_usize..4, 0_usize..3, 0_u32..20, 1_u32..4, 0_u64..1_000_000_000), 1..20),
+            has_tiers in any::<bool>(),
+        ) {
+            let (ten, four) = (Window::per_hour(10), Window::per_hour(4));
+            let quotas = [ten, four].map(Quota::from);
+            let quotas = [quotas[0], quotas[1], quotas[0].algorithm(Algorithm::SlidingWindow),
+                quotas[1].algorithm(Algorithm::SlidingWindow)];
+            let (widest, most) = if has_tiers { (Factor::percent(300), 30) } else { (Factor::ONE, 10) };
+            let mut layout = Layout::new(quotas[steps[0].0], widest);
+            let (mut cell, mut now_ns, mut passed) = (Cell::default(), 0, 0);
+            for (quota, tier, tries, cost, step_ns) in steps {
+                now_ns += step_ns;
+                let next = layout.next(&quotas[quota], widest, now_ns);
+                cell = carry(&layout, &next, &cell, now_ns);
+                layout = next;
+                let tier = if has_tiers { Factor::percent([50, 100, 300][tier]) } else { Factor::ONE };
+                let quota = layout.quota().scaled(tier);
+                for _ in 0..tries {
+                    let (verdict, charged) = evaluate(&quota, &cell, cost, now_ns);
+                    if verdict.is_ok() {
+                        cell = layout.charge(charged, (cost, tier), now_ns);
+                        passed += cost;
+                    }
+                }
+                prop_assert!(passed <= most, "{} passed", passed);
+            }
+        }
+    }
 }

@@ -79,6 +79,27 @@
 //! assert_eq!(service.oneshot(from("ravi")).await?.status(), 200);
 //! # Ok(()) }
 //! ```
+//!
+//! By cost and by tier, with fields that say what is left:
+//! ```
+//! use naka::{
+//!     identity::Identity, key::Key, reject::Head,
+//!     rate_limit::{Algorithm, Factor, Fields, RateLimitConfig, RateLimitLayer, Window},
+//! };
+//!
+//! let by_subject = |head: &Head<'_>| Identity::of(head.extensions)?.subject.as_ref().map(Key::of);
+//! let config = RateLimitConfig::new(Window::per_minute(100))
+//!     .algorithm(Algorithm::SlidingWindow)
+//!     .tiers([Factor::percent(20), Factor::ONE, Factor::percent(500)])
+//!     .fields(Fields::Draft);
+//! let layer = RateLimitLayer::new(config, by_subject)
+//!     .cost_by(|head| if head.uri.path() == "/report" { 10 } else { 1 })
+//!     .tier_by(|head| {
+//!         let of = &Identity::of(head.extensions)?.claims;
+//!         ["free", "standard", "gold"].iter().position(|tier| of.get("tier").and_then(|it| it.as_text()) == Some(tier))
+//!     });
+//! # drop(layer);
+//! ```
 
 use std::{
     fmt,
