@@ -46,7 +46,7 @@
 //! # Units and limits
 //! `max`: requests at work, at least 1. `queue`: requests waiting; default 0. `max_wait`: default
 //! 200 ms. Priorities: percent of the places, rounded down, at least one place. Both counts are in one
-//! atomic word, and only waiting allocates; an adaptive limit locks once for each answer. Partitions and
+//! atomic word, and only waiting allocates; an adaptive limit locks and allocates once for each answer. Partitions and
 //! tiers stand behind one lock, in a table that holds those with anybody at work or waiting: at most
 //! 10,000 by default, with at most `queue` waiting in each. A place that comes free is given in the order
 //! of arrival over all of them, and no more are passed over (their own account is full) than are at work.
@@ -527,7 +527,7 @@ pub struct Permit(Held);
 enum Held {
     Place {
         account: Arc<Account>,
-        began: Option<Began>,
+        began: Option<Box<Began>>,
     },
     Slot {
         table: Arc<Table>,
@@ -564,7 +564,7 @@ impl Permit {
                 ),
             },
         };
-        account.sample(began, is_dropped);
+        account.sample(*began, is_dropped);
     }
 }
 
@@ -1106,7 +1106,7 @@ impl<O: Observer> Shared<O> {
 
     /// One who begins now, as one of so many.
     fn permit(&self, in_flight: u32) -> Permit {
-        let began = self.config.adaptive.map(|_| Began { now: Now::read(), in_flight });
+        let began = self.config.adaptive.map(|_| Box::new(Began { now: Now::read(), in_flight }));
         Permit(Held::Place { account: Arc::clone(&self.account), began })
     }
 }

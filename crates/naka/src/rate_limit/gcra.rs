@@ -180,23 +180,22 @@ impl Window {
     }
 
     fn standing(&self, word: u64, now_ns: u64) -> Standing {
-        let (quota, per_ns) = match self.algorithm {
-            Algorithm::Gcra => (self.burst, self.full_ns()),
-            Algorithm::SlidingWindow => (self.most(), self.per_ns),
-        };
-        let (left, reset_ns) = match self.algorithm {
+        let (per_ns, left, reset_ns) = match self.algorithm {
             Algorithm::Gcra => {
-                let ahead_ns = word.saturating_sub(now_ns);
-                (self.full_ns().saturating_sub(ahead_ns) / self.interval_ns, ahead_ns)
+                let (ahead_ns, full_ns) = (word.saturating_sub(now_ns), self.full_ns());
+                // Without what the interval was rounded by: all of one second comes back in one second.
+                let per_ns = scaled(self.per_ns, u64::from(self.burst), u64::from(self.count));
+                let reset_ns = if ahead_ns > full_ns { ahead_ns } else { ahead_ns.min(per_ns) };
+                (per_ns, full_ns.saturating_sub(ahead_ns) / self.interval_ns, reset_ns)
             }
             Algorithm::SlidingWindow => {
                 let sliding = self.sliding();
-                let spent = sliding.spent_at(word, now_ns);
-                (sliding.limit().saturating_sub(spent), sliding.reset_ns(word, now_ns))
+                let left = sliding.limit().saturating_sub(sliding.spent_at(word, now_ns));
+                (self.per_ns, left, sliding.reset_ns(word, now_ns))
             }
         };
         let [per, reset] = [per_ns, reset_ns].map(Duration::from_nanos);
-        Standing { quota, per, left: left.min(u64::from(quota)), reset }
+        Standing { quota: self.most(), per, left, reset }
     }
 }
 
@@ -585,6 +584,17 @@ mod tests {
         let day = Quota::from(Window::new(NonZeroU32::new(3).unwrap(), Duration::from_hours(24)));
         let mut cell = migrate(&Quota::from(hour), &day, &spent, 0);
         assert_eq!(admitted(&day, &mut cell, 0, 9), 0, "an hour that became a day stays spent");
+    }
+
+    #[test]
+    fn what_an_interval_is_rounded_by_is_not_told() {
+        let quota = Quota::from(Window::per_second(7));
+        let (_, spent) = evaluate(&quota, &Cell::default(), 7, 0);
+        let standing = quota.standing(&spent, 0).next().unwrap();
+        let second = Duration::from_secs(1);
+        assert_eq!(standing, Standing { quota: 7, per: second, left: 0, reset: second });
+        let fresh = quota.scaled(Factor::percent(200)).standing(&Cell::default(), 0).next().unwrap();
+        assert_eq!((fresh.quota, fresh.left, fresh.per, fresh.reset), (14, 14, second, Duration::ZERO));
     }
 
     use proptest::prelude::*;
