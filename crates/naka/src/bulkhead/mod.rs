@@ -96,30 +96,29 @@ use std::{
     mem,
     pin::{Pin, pin},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{
-            AtomicU32, AtomicU64,
-            Ordering::{AcqRel, Acquire, Relaxed, SeqCst},
-        },
+        Arc, Mutex,
+        atomic::Ordering::{AcqRel, Acquire, Relaxed, SeqCst},
     },
     task::{Context, Poll, ready},
     time::Duration,
 };
 
-use http::{Request, Response, StatusCode, request::Parts};
+use http::{Request, Response, request::Parts};
 use http_body::Body;
 use pin_project_lite::pin_project;
-use tokio::{
-    sync::{Notify, oneshot},
-    time::Instant,
-};
+use tokio::{sync::oneshot, time::Instant};
 use tower_service::Service;
 
+mod account;
 mod adaptive;
+mod config;
 mod counts;
 mod slots;
 
+pub use account::Permit;
+use account::{Account, Adapting, Began, Followed, Held, Rule, Table, limited, wake};
 pub use adaptive::{Adaptive, Limiter, Sample};
+pub use config::{BulkheadConfig, PRIORITIES};
 pub use counts::{Counts, arrive, take};
 use slots::{Limits, Slots, Told};
 pub use slots::{MAX_TIERS, Share, Tiers};
@@ -127,125 +126,14 @@ pub use slots::{MAX_TIERS, Share, Tiers};
 use crate::{
     clock::Now,
     context::Deadline,
-    enforce::{Enforce, Rejections},
+    enforce::Enforce,
     explain::{Explain, Finding},
-    guard::{Guard, Guarded},
+    guard::Guarded,
     key::Key,
     layered::layered,
     observe::Observer,
     reject::{Dependency, Head, Reason, Rejection, Verdict},
 };
-
-/// Priorities are 0 (which goes first) to 3; a higher one counts as 3.
-pub const PRIORITIES: usize = 4;
-
-/// What a [`BulkheadLayer`] does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct BulkheadConfig {
-    /// Requests at work at once, in each partition; 0 counts as 1.
-    pub max: u32,
-    /// Requests that may wait, in each partition or tier; default 0.
-    pub queue: u32,
-    /// The longest wait; default 200 ms.
-    pub max_wait: Duration,
-    /// How far it takes effect; default [`Enforce::Always`]. Under anything else more than `max`
-    /// can be at work, and nobody waits under [`Enforce::Observe`].
-    pub enforce: Enforce,
-    /// How many percent of the places each priority may use; default 100 for all.
-    pub priorities: [u8; PRIORITIES],
-    /// Keys with requests at work or waiting; default 10,000.
-    pub partitions: usize,
-    /// Requests at work at once over all partitions; default as many as there are.
-    pub total: Option<u32>,
-    /// What each tier has; default nothing: all are one tier, which has all.
-    pub tiers: Tiers,
-    /// How the limit follows what is behind; default not at all.
-    pub adaptive: Option<Adaptive>,
-    /// Whether that limit is in force; default [`Enforce::Observe`]. It is under [`Enforce::Always`] only.
-    pub adapt: Enforce,
-}
-
-impl BulkheadConfig {
-    /// So many at work, nobody waiting.
-    pub const fn new(max: u32) -> Self {
-        let max = if max == 0 { 1 } else { max };
-        let max_wait = Duration::from_millis(200);
-        Self {
-            max,
-            queue: 0,
-            max_wait,
-            enforce: Enforce::Always,
-            priorities: [100; PRIORITIES],
-            partitions: 10_000,
-            total: None,
-            tiers: Tiers::NONE,
-            adaptive: None,
-            adapt: Enforce::Observe,
-        }
-    }
-
-    /// How many percent of the places each priority may use.
-    #[must_use]
-    pub const fn priorities(mut self, percent: [u8; PRIORITIES]) -> Self {
-        self.priorities = percent;
-        self
-    }
-
-    /// At most so many keys with requests at work or waiting.
-    #[must_use]
-    pub const fn partitions(mut self, partitions: usize) -> Self {
-        self.partitions = partitions;
-        self
-    }
-
-    /// At most so many at work over all partitions.
-    #[must_use]
-    pub const fn total(mut self, total: u32) -> Self {
-        self.total = Some(total);
-        self
-    }
-
-    /// What each tier has.
-    #[must_use]
-    pub fn tiers(mut self, shares: &[Share]) -> Self {
-        self.tiers = Tiers::new(shares);
-        self
-    }
-
-    /// How the limit follows what is behind.
-    #[must_use]
-    pub const fn adaptive(mut self, adaptive: Adaptive) -> Self {
-        self.adaptive = Some(adaptive);
-        self
-    }
-
-    /// Whether that limit is in force.
-    #[must_use]
-    pub const fn adapt(mut self, adapt: Enforce) -> Self {
-        self.adapt = adapt;
-        self
-    }
-
-    fn acts(&self) -> bool {
-        self.adapt == Enforce::Always
-    }
-
-    /// So many may wait, so long.
-    #[must_use]
-    pub const fn queue(mut self, queue: u32, max_wait: Duration) -> Self {
-        self.queue = queue;
-        self.max_wait = max_wait;
-        self
-    }
-
-    /// How far it takes effect.
-    #[must_use]
-    pub const fn enforce(mut self, enforce: Enforce) -> Self {
-        self.enforce = enforce;
-        self
-    }
-}
 
 /// Applies [`Bulkhead`]; see the [module docs](self) for an example.
 #[must_use]
@@ -519,65 +407,6 @@ impl<S, F, B> fmt::Debug for BulkheadFuture<S, F, B> {
     }
 }
 
-/// One place at work; given back when dropped.
-#[derive(Debug)]
-pub struct Permit(Held);
-
-#[derive(Debug)]
-enum Held {
-    Place {
-        account: Arc<Account>,
-        began: Option<Box<Began>>,
-    },
-    Slot {
-        table: Arc<Table>,
-        slot: u64,
-    },
-    /// Let pass, though there is no account for it.
-    Nothing,
-}
-
-/// What a sample will need.
-#[derive(Clone, Copy, Debug)]
-struct Began {
-    now: Now,
-    in_flight: u32,
-}
-
-impl Guard for Permit {}
-
-impl Permit {
-    /// The response's head is there, or an error.
-    fn answered<R, E>(&mut self, result: &Result<Response<R>, E>) {
-        let Held::Place { account, began } = &mut self.0 else { return };
-        let Some(began) = began.take() else { return };
-        let is_dropped = match result {
-            Err(_) => true,
-            Ok(response) => match response.extensions().get::<Rejection>() {
-                Some(rejection) if !rejection.reason.blames_upstream() => return,
-                Some(_) => true,
-                None => matches!(
-                    response.status(),
-                    StatusCode::TOO_MANY_REQUESTS
-                        | StatusCode::SERVICE_UNAVAILABLE
-                        | StatusCode::GATEWAY_TIMEOUT
-                ),
-            },
-        };
-        account.sample(*began, is_dropped);
-    }
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        match &self.0 {
-            Held::Place { account, .. } => account.leave(),
-            Held::Slot { table, slot } => table.leave(*slot),
-            Held::Nothing => {}
-        }
-    }
-}
-
 /// One place in the queue; left when dropped. Passing the wake-up on is `Notified`'s own doing.
 struct Place<O: Observer> {
     shared: Arc<Shared<O>>,
@@ -655,166 +484,6 @@ impl By {
 struct Split {
     by: By,
     table: Arc<Table>,
-}
-
-#[derive(Debug)]
-struct Table(Mutex<Followed>);
-
-/// The accounts, under the newest configuration that has seen a request.
-#[derive(Debug)]
-struct Followed {
-    generation: u32,
-    slots: Slots<oneshot::Sender<()>>,
-}
-
-impl Table {
-    /// A panic cannot leave a count half written: nothing that is called under the lock panics.
-    fn lock(&self) -> MutexGuard<'_, Followed> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn leave(&self, slot: u64) {
-        let admitted = self.lock().slots.leave(slot);
-        wake(admitted);
-    }
-}
-
-/// Whoever has gone meanwhile gives the place back by itself.
-fn wake(admitted: Vec<oneshot::Sender<()>>) {
-    for who in admitted {
-        let _ = who.send(());
-    }
-}
-
-/// What outlives a configuration. At rest it is two counts of zero.
-#[derive(Debug, Default)]
-struct Account {
-    counts: AtomicU64,
-    /// The configuration that decides, packed: it only ever grows, and never is half of two.
-    rule: AtomicU64,
-    /// Configurations made after the first.
-    generations: AtomicU32,
-    rejections: Rejections,
-    freed: Arc<Notify>,
-    adapting: Mutex<Option<Adapting>>,
-    /// What the adaptive limit admits, where it is in force; 0 where it is not.
-    limit: AtomicU32,
-}
-
-/// An adaptive limit, under the newest configuration that has seen a request.
-#[derive(Clone, Copy, Debug)]
-struct Adapting {
-    start: Instant,
-    limiter: Limiter,
-    acts: bool,
-}
-
-impl Adapting {
-    /// As it is under the next configuration.
-    fn next(known: Option<&Self>, config: &BulkheadConfig) -> Option<Self> {
-        let how = config.adaptive?;
-        let limiter = known.map_or_else(|| Limiter::new(how), |known| known.limiter.reconfigured(how));
-        let start = known.map_or_else(|| Now::read().instant(), |known| known.start);
-        Some(Self { start, limiter, acts: config.acts() })
-    }
-
-    fn limit(&self) -> u32 {
-        if self.acts { self.limiter.admits() } else { 0 }
-    }
-}
-
-/// What is in force: the `max` of the newest configuration that has seen a request. Its number is
-/// counted up from 1; 2³² of them are 136 years of one each second.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Rule {
-    generation: u32,
-    max: u32,
-}
-
-impl Rule {
-    fn pack(self) -> u64 {
-        u64::from(self.generation) << 32 | u64::from(self.max)
-    }
-
-    #[expect(clippy::cast_possible_truncation, reason = "each half of the word is one number")]
-    const fn unpack(word: u64) -> Self {
-        Self { generation: (word >> 32) as u32, max: word as u32 }
-    }
-}
-
-impl Account {
-    fn counts(&self) -> Counts {
-        Counts::unpack(self.counts.load(Acquire))
-    }
-
-    fn rule(&self) -> Rule {
-        Rule::unpack(self.rule.load(SeqCst))
-    }
-
-    /// The most that may be at work now.
-    fn max(&self) -> u32 {
-        limited(self.rule().max, self.limit.load(SeqCst))
-    }
-
-    /// Puts a newer configuration in force, and wakes those for whom there is room now.
-    ///
-    /// `SeqCst` here and in [`leave`](Self::leave): each writes one word and then reads the other's,
-    /// and one of the two has to see what the other wrote, or a free place wakes nobody.
-    fn follow(&self, rule: Rule, config: &BulkheadConfig) {
-        if rule <= self.rule() || Rule::unpack(self.rule.fetch_max(rule.pack(), SeqCst)) >= rule {
-            return;
-        }
-        {
-            let mut adapting = self.adapting();
-            if self.rule() == rule {
-                *adapting = Adapting::next(adapting.as_ref(), config);
-                self.limit.store(adapting.as_ref().map_or(0, Adapting::limit), SeqCst);
-            }
-        }
-        self.wake();
-    }
-
-    fn wake(&self) {
-        let counts = Counts::unpack(self.counts.load(SeqCst));
-        for _ in 0..counts.waiting.min(self.max().saturating_sub(counts.working)) {
-            self.freed.notify_one();
-        }
-    }
-
-    /// A panic cannot leave it half written: every write is one assignment.
-    fn adapting(&self) -> MutexGuard<'_, Option<Adapting>> {
-        self.adapting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn sample(&self, began: Began, is_dropped: bool) {
-        let now = Now::read();
-        {
-            let mut adapting = self.adapting();
-            let Some(Adapting { start, limiter, .. }) = &mut *adapting else { return };
-            let latency_ns = now.since_ns(began.now.instant());
-            let (now_ns, in_flight) = (now.since_ns(*start), began.in_flight);
-            limiter.sample(Sample { now_ns, latency_ns, in_flight, is_dropped });
-            let limit = adapting.as_ref().map_or(0, Adapting::limit);
-            if self.limit.swap(limit, SeqCst) >= limit {
-                return; // There is no more room than there was.
-            }
-        }
-        self.wake();
-    }
-
-    /// Gives a place back. Nobody is woken for one that a lower `max` took away: it would find
-    /// nothing, and lose its turn.
-    fn leave(&self) {
-        let before = Counts::unpack(self.counts.fetch_sub(1 << 32, SeqCst));
-        if before.working <= self.max() {
-            self.freed.notify_one();
-        }
-    }
-}
-
-/// A maximum, and below it an adaptive limit that is in force.
-fn limited(max: u32, limit: u32) -> u32 {
-    if limit == 0 { max } else { max.min(limit) }
 }
 
 /// One configuration over an account.
