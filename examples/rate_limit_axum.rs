@@ -12,7 +12,7 @@ use axum::{Router, extract::ConnectInfo, routing::get};
 use naka::{
     key::Key,
     problem::ProblemLayer,
-    rate_limit::{RateLimitConfig, RateLimitLayer, Window},
+    rate_limit::{Fields, RateLimitConfig, RateLimitLayer, Window},
     reject::Head,
 };
 use tokio::{
@@ -26,7 +26,8 @@ fn app() -> Router {
         let peer = head.extensions.get::<ConnectInfo<SocketAddr>>()?;
         Some(Key::of_client(peer.ip()))
     };
-    let limit = RateLimitLayer::new(RateLimitConfig::new(Window::per_minute(5)), by_client);
+    let config = RateLimitConfig::new(Window::per_minute(5)).fields(Fields::Draft);
+    let limit = RateLimitLayer::new(config, by_client);
 
     let rides = Router::new()
         .route("/fares", get(|| async { "541.86\n" }))
@@ -60,6 +61,7 @@ async fn self_test(address: SocketAddr) -> Result<(), Box<dyn Error>> {
     let (mut answered, mut refused) = (0, 0);
     for path in ["/fares", "/rides", "/shop"].into_iter().cycle().take(9) {
         let response = ask(address, path).await?;
+        assert!(response.contains(r#"ratelimit-policy: "default";q=5;w=60"#)); // Answered or refused.
         answered += u32::from(response.starts_with("HTTP/1.1 200 "));
         refused += u32::from(response.starts_with("HTTP/1.1 429 ") && response.contains("rate_limited"));
     }

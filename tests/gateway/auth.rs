@@ -349,6 +349,105 @@ async fn r2_11_keys_are_fetched_kept_over_reloads_and_outages_and_changed() {
     assert_eq!(said(&gateway.send(book(&one)).await), (401, "unknown_kid"), "it was taken away");
 }
 
+const ASKED: &str = "
+gateway: {identity_headers: {x-user-id: identity}}
+listeners: {public: {listen: ':1'}}
+policies:
+  staff: {basic_auth: {file: htpasswd, realm: office}}
+  legacy: {forward_auth: {url: 'http://auth:9000/check', copy_headers: [x-user, x-tier], subject: x-user, timeout: 200ms}}
+upstreams: {app: {endpoints: ['app:1']}}
+routes:
+  office: {match: {path: /office}, use: [staff], upstream: app}
+  old: {match: {path: /old}, use: [legacy], authorize: {claim: {x-tier: plus}}, upstream: app}
+  public: {match: {path: /public}, upstream: app}
+";
+
+/// Of the password `open sesame`.
+const HTPASSWD: &str = "# staff\nasha:$argon2id$v=19$m=4096,t=2,p=1$c2FsdHNhbHRzYWx0$SvL9pc27qyFeWF/hpm04a+T49mrW8eo1MaIDg0wGN6o\n";
+
+#[tokio::test(start_paused = true)]
+async fn r2_11_passwords_are_checked_off_the_path_and_remembered_over_reloads() {
+    let gateway = Inside::with_files(ASKED, &[("htpasswd", HTPASSWD)]);
+    let upstream = Upstream::inside(&gateway.network, "app:1", |_| ok("fine"));
+    let basic = |encoded: &str| with("/office", "authorization", &format!("Basic {encoded}"));
+    let right = || basic("YXNoYTpvcGVuIHNlc2FtZQ==");
+    let refused = gateway.send(get("/office")).await;
+    assert_eq!(said(&refused), (401, "credentials_missing"));
+    assert_eq!(refused.headers()["www-authenticate"], "Basic realm=\"office\", charset=\"UTF-8\"");
+    assert_eq!(said(&gateway.send(basic("YXNoYTp3cm9uZw==")).await), (401, "credentials_invalid"));
+    assert_eq!(said(&gateway.send(right()).await), (200, ""));
+    let seen = upstream.last();
+    assert_eq!((seen.header("x-user-id"), seen.header("authorization")), (Some("asha"), None));
+    let explained = || {
+        gateway
+            .explain("http://h/office", &["authorization: Basic YXNoYTpvcGVuIHNlc2FtZQ==".into()])
+            .to_string()
+    };
+    assert!(explained().contains("right a while ago"), "{}", explained());
+    gateway.reload(&format!("{ASKED}  more: {{match: {{path: /more}}, upstream: app}}\n")).unwrap();
+    assert!(explained().contains("right a while ago"), "{}", explained());
+    gateway.write("htpasswd", &HTPASSWD.replace("asha", "ravi"));
+    gateway.reload(ASKED).unwrap();
+    assert_eq!(said(&gateway.send(right()).await), (401, "credentials_invalid"), "taken away");
+    gateway.write("htpasswd", "asha:$2y$10$abcdefghijklmnopqrstuu");
+    let refused = gateway.reload(ASKED).unwrap_err();
+    assert!(refused.contains("`staff`: line 1 of its file") && !refused.contains("abcdef"), "{refused}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn r2_12_whoever_decides_is_asked_and_only_what_it_says_reaches_the_upstream() {
+    let gateway = Inside::with_files(ASKED, &[("htpasswd", HTPASSWD)]);
+    let upstream = Upstream::inside(&gateway.network, "app:1", |_| ok("fine"));
+    let spoofed = |target: &str, cookie: &str| {
+        let mut request = with(target, "cookie", cookie);
+        for (name, value) in [("x-user", "admin"), ("x_tier", "plus"), ("x-forwarded-for", "6.6.6.6")] {
+            request.headers_mut().insert(name, value.parse().unwrap());
+        }
+        request
+    };
+    assert_eq!(
+        said(&gateway.send(spoofed("/old", "asha")).await),
+        (503, "auth_unavailable"),
+        "nobody listens there"
+    );
+    let authority = Upstream::inside(&gateway.network, "auth:9000", |seen| match seen.header("cookie") {
+        Some("asha") => answer(200, "x-user: asha\r\nx-tier: plus\r\n", ""),
+        Some("ravi") => answer(200, "x-user: ravi\r\n", ""),
+        Some("slow") => vec![naka_testkit::upstream::Step::Hang],
+        _ => answer(302, "location: /login\r\n", "log in first"),
+    });
+    assert_eq!(said(&gateway.send(spoofed("/old", "asha")).await), (200, ""));
+    let asked = authority.last();
+    assert_eq!(asked.line, "GET /check HTTP/1.1");
+    let told =
+        ["host", "x-forwarded-for", "x-forwarded-method", "x-forwarded-uri", "x-forwarded-host", "x-user"];
+    assert_eq!(
+        told.map(|name| asked.header(name)),
+        [Some("auth:9000"), Some("192.0.2.1"), Some("GET"), Some("/old"), Some("api.example"), None]
+    );
+    let seen = upstream.last();
+    let told = ["x-user", "x-tier", "x_tier", "x-user-id"].map(|name| seen.header(name));
+    assert_eq!(told, [Some("asha"), Some("plus"), None, Some("asha")]);
+    assert_eq!(said(&gateway.send(spoofed("/old", "ravi")).await), (403, "forbidden"), "without that tier");
+    let refused = gateway.send(spoofed("/old", "nobody")).await;
+    assert_eq!(
+        (said(&refused), &refused.headers()["location"]),
+        ((302, "auth_refused"), &"/login".parse().unwrap())
+    );
+    assert_eq!(refused.body(), "log in first");
+    assert_eq!(said(&gateway.send(spoofed("/old", "slow")).await), (503, "auth_unavailable"));
+    assert_eq!(gateway.send(spoofed("/public", "asha")).await.status(), 200);
+    let seen = upstream.last();
+    assert_eq!(
+        ["x-user", "x-tier", "x_tier"].map(|name| seen.header(name)),
+        [None; 3],
+        "on public routes, too"
+    );
+    assert_eq!(authority.connections(), 1, "connections are kept");
+    let explained = gateway.explain("http://h/old", &[]);
+    assert!(matches!(explained.verdict, Verdict::Depends(_)), "{explained}");
+}
+
 /// Over sockets: readiness waits for the first keys, a file of keys is watched, and no secret is shown.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keys_are_waited_for_watched_and_never_shown() {

@@ -36,14 +36,19 @@ pub struct State {
     /// Whoever verifies tokens, by policy.
     pub tokens: Carried<Jwt, Tokens>,
     /// Whoever checks passwords, by policy.
-    pub passwords: Carried<(Name, BasicAuth), BasicAuthLayer<Arc<PolicyMetrics>>>,
+    pub passwords: Passwords,
     /// Whoever asks other services, by policy.
-    pub authorities: Carried<ForwardAuth, ForwardAuthLayer<Arc<PolicyMetrics>>>,
+    pub authorities: Authorities,
     /// Balancers, by upstream.
     pub balancers: Carried<Vec<Arc<str>>, BalanceLayer>,
     /// For each worker its pools, by upstream and address.
     pub pools: Vec<Carried<(), Arc<Pool>>>,
 }
+
+/// Whoever checks passwords, by policy.
+pub type Passwords = Carried<(Name, BasicAuth), BasicAuthLayer<Arc<PolicyMetrics>>>;
+/// Whoever asks other services, by policy.
+pub type Authorities = Carried<ForwardAuth, ForwardAuthLayer<Arc<PolicyMetrics>>>;
 
 impl State {
     /// That of a process that has just begun.

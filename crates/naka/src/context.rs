@@ -2,12 +2,13 @@
 //!
 //! The first extension of a request costs three allocations and each further one another, so
 //! a stack of ours keeps its facts in fields of one [`Context`]. Outside such a stack each layer
-//! falls back to extensions of its own: [`ClientAddr`], [`Endpoint`], [`Identity`],
+//! falls back to extensions of its own: [`ClientAddr`], [`Deadline`], [`Endpoint`], [`Identity`],
 //! [`ApiVersion`].
 
 use std::{net::IpAddr, sync::Arc};
 
 use http::Extensions;
+use tokio::time::Instant;
 
 use crate::{balance::Endpoint, clock::Now, identity::Identity};
 
@@ -25,18 +26,27 @@ pub struct Context {
     pub identity: Option<Arc<Identity>>,
     /// Which version of the API it asks for.
     pub version: Option<Arc<str>>,
+    /// Until when an answer is of use.
+    pub deadline: Option<Instant>,
 }
 
 impl Context {
     /// A request whose head was read at `now`.
     pub const fn new(now: Now) -> Self {
-        Self { now, client: None, endpoint: None, identity: None, version: None }
+        Self { now, client: None, endpoint: None, identity: None, version: None, deadline: None }
     }
 
     /// The same, from a client.
     #[must_use]
     pub const fn with_client(mut self, client: IpAddr) -> Self {
         self.client = Some(client);
+        self
+    }
+
+    /// The same, of use until then.
+    #[must_use]
+    pub const fn with_deadline(mut self, deadline: Instant) -> Self {
+        self.deadline = Some(deadline);
         self
     }
 }
@@ -73,5 +83,17 @@ impl ApiVersion {
             Some(context) => context.version = Some(self.0),
             None => _ = extensions.insert(self),
         }
+    }
+}
+
+/// Until when an answer is of use: put it into a request's extensions where there is no [`Context`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deadline(pub Instant);
+
+impl Deadline {
+    /// The one in the [`Context`], else in an extension of its own.
+    pub fn of(extensions: &Extensions) -> Option<Instant> {
+        let known = extensions.get::<Context>().and_then(|context| context.deadline);
+        known.or_else(|| extensions.get::<Self>().map(|deadline| deadline.0))
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! | Module | What its layer does |
 //! | --- | --- |
-//! | [`rate_limit`] | So many requests in so much time, by key, over several windows at once |
-//! | [`bulkhead`] | So many requests at once, with a bounded queue |
+//! | [`rate_limit`] | So many requests in so much time, by key, cost and tier, over several windows at once |
+//! | [`bulkhead`] | So many requests at once, with a bounded queue, also by key or tier |
 //! | [`timeout`] | An end to every exchange, the response body included |
 //! | [`authorize`] | Who may, by rules over identity, method and address |
 //! | `api_key` | Who it is: keys of which only the hashes are kept (feature `api_key`) |

@@ -8,11 +8,11 @@ use http_body_util::Full;
 use naka::{
     authorize::{Authorize, AuthorizeLayer, Rule},
     balance::{Balance, BalanceLayer, InFlight},
-    bulkhead::{Bulkhead, BulkheadConfig, BulkheadLayer, Permit},
+    bulkhead::{Adaptive, Bulkhead, BulkheadConfig, BulkheadLayer, Permit, Share},
     enforce::Enforce,
     guard::Guarded,
     key::Key,
-    rate_limit::{Quota, RateLimit, RateLimitConfig, RateLimitLayer, Window},
+    rate_limit::{Algorithm, Factor, Fields, Quota, RateLimit, RateLimitConfig, RateLimitLayer, Window},
     reshape::{Reshape, ReshapeBody, ReshapeConfig, ReshapeLayer},
     timeout::{Timeout, TimeoutBody, TimeoutLayer},
     version::{Version, VersionConfig, VersionLayer, Versioned},
@@ -79,6 +79,26 @@ impl Subject for ShareOfALimit {
     }
 }
 
+struct SlidingWindowsOfATier;
+
+impl Subject for SlidingWindowsOfATier {
+    type Layer = RateLimitLayer;
+    type Service = RateLimit<Probe>;
+    type Body = Answer;
+
+    /// Half of a quota of requests that cost two, and the client is told.
+    fn fresh(&self) -> RateLimitLayer {
+        let quota = Quota::new(&[Window::per_minute(admits() * 4), Window::per_hour(400)]).unwrap();
+        let config = RateLimitConfig::new(quota).algorithm(Algorithm::SlidingWindow);
+        let config = config.tiers([Factor::percent(50)]).fields(Fields::Draft);
+        RateLimitLayer::new(config, |_| Some(Key::of("everybody"))).cost_by(|_| 2).tier_by(|_| Some(0))
+    }
+
+    fn off(&self) -> RateLimitLayer {
+        RateLimitLayer::off()
+    }
+}
+
 struct ABulkhead;
 
 impl Subject for ABulkhead {
@@ -97,6 +117,28 @@ impl Subject for ABulkhead {
     fn held(&self, layer: &BulkheadLayer) -> usize {
         let counts = layer.counts();
         (counts.working + counts.waiting) as usize
+    }
+}
+
+/// Another shape of a bulkhead that lets as many pass.
+struct OtherBulkhead(fn() -> BulkheadLayer);
+
+impl Subject for OtherBulkhead {
+    type Layer = BulkheadLayer;
+    type Service = Bulkhead<Probe>;
+    type Body = Guarded<Answer, Permit>;
+
+    fn fresh(&self) -> BulkheadLayer {
+        (self.0)()
+    }
+
+    fn off(&self) -> BulkheadLayer {
+        BulkheadLayer::off()
+    }
+
+    fn held(&self, layer: &BulkheadLayer) -> usize {
+        let counts = layer.counts();
+        (counts.working + counts.waiting) as usize + layer.partitions()
     }
 }
 
@@ -224,8 +266,33 @@ async fn rate_limit_enforced_by_share_keeps_the_laws() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn sliding_windows_of_a_tier_keep_the_laws() {
+    check(&SlidingWindowsOfATier).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn bulkhead_keeps_the_laws() {
     check(&ABulkhead).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn bulkheads_of_all_shapes_keep_the_laws() {
+    let partitioned = || BulkheadLayer::partitioned(BulkheadConfig::new(admits()).total(9), |_| None);
+    let tiered = || {
+        let config = BulkheadConfig::new(8).tiers(&[Share::new(5, 5), Share::new(1, 7)]);
+        BulkheadLayer::tiered(config, |_| 1)
+    };
+    let prioritized = || {
+        let config = BulkheadConfig::new(admits() * 2).priorities([50, 100, 100, 100]);
+        BulkheadLayer::new(config.queue(5, Duration::from_secs(1))).priority_by(|_| 0)
+    };
+    let adaptive = || {
+        let adaptive = Adaptive::gradient2(admits(), admits());
+        BulkheadLayer::new(BulkheadConfig::new(9).adaptive(adaptive).adapt(Enforce::Always))
+    };
+    for fresh in [partitioned, tiered, prioritized, adaptive] {
+        check(&OtherBulkhead(fresh)).await;
+    }
 }
 
 #[tokio::test(start_paused = true)]

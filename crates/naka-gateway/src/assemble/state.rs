@@ -21,12 +21,9 @@ use super::{
 };
 use crate::{
     carry::{Carried, Change, Steps},
-    config::checked::{
-        BasicAuth, Config, Fetch, ForwardAuth, Jwt, JwtKeys, Name, Policy, PolicyKind, Scope, Upstream,
-    },
+    config::checked::{Config, Fetch, Jwt, JwtKeys, Name, Policy, PolicyKind, Scope, Upstream},
     control::{AskAuthority, FetchKeys},
-    observe::PolicyMetrics,
-    state::{Fetching, State, Tokens},
+    state::{Authorities, Fetching, Passwords, State, Tokens},
     upstream::Pool,
 };
 
@@ -174,7 +171,7 @@ fn passwords(
     before: &State,
     around: &Surroundings<'_>,
     report: &mut Vec<Change>,
-) -> Result<Carried<(Name, BasicAuth), BasicAuthLayer<Arc<PolicyMetrics>>>, Vec<Wrong>> {
+) -> Result<Passwords, Vec<Wrong>> {
     let (mut wanted, mut wrong, mut configs) = (BTreeMap::new(), Vec::new(), BTreeMap::new());
     for (name, policy) in &config.policies {
         let PolicyKind::BasicAuth(basic_auth) = &policy.kind else { continue };
@@ -208,7 +205,7 @@ fn authorities(
     before: &State,
     around: &Surroundings<'_>,
     report: &mut Vec<Change>,
-) -> Carried<ForwardAuth, ForwardAuthLayer<Arc<PolicyMetrics>>> {
+) -> Authorities {
     let wanted = config.policies.iter().filter_map(|(name, policy)| match &policy.kind {
         PolicyKind::ForwardAuth(forward_auth) => Some((Arc::clone(name), forward_auth.clone())),
         _ => None,

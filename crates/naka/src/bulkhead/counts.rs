@@ -1,6 +1,6 @@
 //! The algorithm alone: pure transitions over two counts.
 
-use super::BulkheadConfig;
+use super::{BulkheadConfig, slots::portion};
 use crate::reject::{Dependency, Reason, Rejection, Verdict};
 
 /// How many are at work, and how many wait.
@@ -23,10 +23,13 @@ impl Counts {
     }
 }
 
-/// A newcomer. It never overtakes one who waits.
-pub fn arrive(config: &BulkheadConfig, now: Counts) -> (Verdict, Counts) {
-    if now.working < config.max && now.waiting == 0 {
+/// A newcomer that may use so many percent of the places. It never overtakes one who waits, and waits
+/// itself only if it may use all of them.
+pub fn arrive(config: &BulkheadConfig, percent: u8, now: Counts) -> (Verdict, Counts) {
+    if now.working < portion(config.max, percent) && now.waiting == 0 {
         (Verdict::Admit(()), Counts { working: now.working + 1, ..now })
+    } else if percent < 100 {
+        (Verdict::Reject(Rejection::new(Reason::Shed)), now)
     } else if now.waiting < config.queue {
         let queue = Dependency::Queue { max_wait: config.max_wait };
         (Verdict::Depends(queue), Counts { waiting: now.waiting + 1, ..now })

@@ -1,18 +1,35 @@
 //! Rate limiting by key: answers `429 Too Many Requests` once an allowance is spent.
 //!
 //! # Algorithm
-//! Generic Cell Rate Algorithm, virtual scheduling (ITU-T I.371, Annex A), over one to four
-//! windows at once: all must admit, and none is charged if one does not. The whole state of a key
-//! is one timestamp for each window. It differs from a fixed window in that no moment exists at
-//! which twice the rate passes: a spent allowance comes back evenly.
+//! One to four windows at once: all must admit, and none is charged if one does not. The whole state of
+//! a key is one word for each window.
+//!
+//! [`Algorithm::Gcra`], the default: Generic Cell Rate Algorithm, virtual scheduling (ITU-T I.371,
+//! Annex A). A spent allowance comes back evenly, one request at a time. In any stretch of time `t` pass
+//! at most `burst + count * t / per`.
+//!
+//! [`Algorithm::SlidingWindow`]: the sliding-window counter as Cloudflare and Kong have it. Time is cut
+//! into windows of `per` from the limiter's start; what this window has seen, and what the one before
+//! it has seen times the share of it that is still within one `per`, rounded up, stays within `count`.
+//! So in each of these windows pass at most `count`, and in any stretch of time `t` at most
+//! `count + count * t / per`. That is its error: it takes the requests of the window before as evenly
+//! spread, so whoever bunches them at its end has up to twice `count` in one `per` that begins there
+//! (as under GCRA with a burst of `count`), and whoever bunched them at its beginning waits longer than
+//! a log of all requests would have it. A count has the bits that the number of its window leaves in a
+//! word: above 65,535 in a second, 524,287 in a minute or 4,194,303 in an hour it acts as that.
 //!
 //! # Decision
-//! 1. The key is taken from the request's head. Without one, [`OnMissing`] decides.
-//! 2. The key's cell is found and evaluated under the lock of one of 32 shards; check and consume
+//! 1. The cost is taken from the request's head ([`cost_by`](RateLimitLayer::cost_by)), else it is that of
+//!    the [configuration](RateLimitConfig::cost). What costs 0 is not counted, and passes a spent
+//!    allowance, too.
+//! 2. The key is taken from the head. Without one, [`OnMissing`] decides. And the tier
+//!    ([`tier_by`](RateLimitLayer::tier_by)), which multiplies rate and burst.
+//! 3. The key's cell is found and evaluated under the lock of one of 32 shards; check and consume
 //!    are one step.
-//! 3. Admitted: the request goes on. Refused: `429`, `Retry-After` (whole seconds, rounded up) and
-//!    a [`Rejection`] with the exact wait. A refused request consumes nothing, so asking again and
-//!    again never prolongs the penalty.
+//! 4. Admitted: the request goes on. Refused: `429`, `Retry-After` (whole seconds, rounded up) and
+//!    a [`Rejection`] with the exact wait. What costs more than the burst is refused without: no wait
+//!    helps. A refused request consumes nothing, so asking again and again never prolongs the penalty.
+//! 5. If [`Fields`] are on, the response says what is left.
 //!
 //! Several limits in one layer (`collect` them) are asked in order, and none is charged for a request
 //! that one of them refuses. They are asked one after the other, not under one lock: of several
@@ -20,21 +37,27 @@
 //! been charged by another limit.
 //!
 //! # Units and limits
-//! `count`: requests, at least 1. Time is kept in whole nanoseconds. At most
-//! [`max_keys`](RateLimitConfig::max_keys) keys are remembered (default 100,000; about 80 bytes
+//! `count`: requests of cost 1, at least 1. Time is kept in whole nanoseconds. A tier's burst, and its
+//! count under a sliding window, are rounded down, but are at least 1. At most
+//! [`max_keys`](RateLimitConfig::max_keys) keys are remembered (default 100,000; at most 96 bytes
 //! each). At that cap a new key takes the cell of an idle one; one request looks at no more than 32
 //! cells for it, and if none is idle all new keys of the shard share one allowance. An active key is
 //! never forgotten, so nobody gets a fresh allowance by flooding. Keys above a cap that was lowered go
-//! as they become idle, at most 32 with each request.
+//! as they become idle, at most 32 with each request. Nothing is allocated for a request whose key is
+//! known; with the fields of one limit on, a box and the value of `RateLimit`.
 //!
 //! # State
 //! All services made from one layer, and their clones, share one account.
 //! [`reconfigured`](RateLimitLayer::reconfigured) keeps what each key has consumed, in requests and
-//! clamped to the new burst. Windows that are gone are charged on, as long as they have history and a
-//! cell has a place for them (four in all): going back refills nobody.
+//! clamped to the new burst, also from one algorithm to the other. Windows that are gone are charged on,
+//! as long as they have history and a cell has a place for them (four in all): going back refills nobody.
+//!
+//! A key has one account, whatever its tier. Under GCRA the part of the burst that is spent stays spent
+//! when the tier changes: 5 of 10 become 25 of 50. A sliding window counts requests: 5 of 10 become 5
+//! of 50. (So from GCRA to a sliding window all keys are taken to be of the tier with the most.)
 //!
 //! # Errors and panics
-//! Adds no error: `S::Error` passes unchanged. Never panics.
+//! Adds no error: `S::Error` passes unchanged. Never panics, unless a function of the caller's does.
 //!
 //! # Example
 //! ```
@@ -56,26 +79,56 @@
 //! assert_eq!(service.oneshot(from("ravi")).await?.status(), 200);
 //! # Ok(()) }
 //! ```
+//!
+//! By cost and by tier, with fields that say what is left:
+//! ```
+//! use naka::{
+//!     identity::Identity, key::Key, reject::Head,
+//!     rate_limit::{Algorithm, Factor, Fields, RateLimitConfig, RateLimitLayer, Window},
+//! };
+//!
+//! let by_subject = |head: &Head<'_>| Identity::of(head.extensions)?.subject.as_ref().map(Key::of);
+//! let config = RateLimitConfig::new(Window::per_minute(100))
+//!     .algorithm(Algorithm::SlidingWindow)
+//!     .tiers([Factor::percent(20), Factor::ONE, Factor::percent(500)])
+//!     .fields(Fields::Draft);
+//! let layer = RateLimitLayer::new(config, by_subject)
+//!     .cost_by(|head| if head.uri.path() == "/report" { 10 } else { 1 })
+//!     .tier_by(|head| {
+//!         let of = &Identity::of(head.extensions)?.claims;
+//!         ["free", "standard", "gold"].iter().position(|tier| of.get("tier").and_then(|it| it.as_text()) == Some(tier))
+//!     });
+//! # drop(layer);
+//! ```
 
 use std::{
     fmt,
+    future::Future,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
-use http::{Request, Response, request::Parts};
+use http::{HeaderValue, Request, Response, request::Parts};
+use pin_project_lite::pin_project;
 use tokio::time::Instant;
 use tower_service::Service;
 
+mod fields;
 mod gcra;
+mod sliding;
 mod table;
 
-pub use gcra::{Cell, MAX_WINDOWS, Quota, QuotaError, Window, evaluate, migrate};
-use table::{Rule, Table};
+pub use fields::Fields;
+use fields::{Lines, Told};
+pub use gcra::{
+    Algorithm, Cell, Factor, MAX_WINDOWS, Quota, QuotaError, Standing, Window, evaluate, migrate,
+};
+use table::{Asked, Rule, Said, Table};
 
 use crate::{
     clock::Now,
@@ -97,6 +150,14 @@ pub struct RateLimitConfig {
     pub max_keys: usize,
     /// What happens to a request without a key; default [`OnMissing::Shared`].
     pub on_missing: OnMissing,
+    /// What a request costs of which [`cost_by`](RateLimitLayer::cost_by) says nothing; default 1. At 0
+    /// it is not counted.
+    pub cost: u32,
+    /// What each tier has of the quota, by the number that [`tier_by`](RateLimitLayer::tier_by) gives;
+    /// default none.
+    pub tiers: Vec<Factor>,
+    /// What a client is told; default [`Fields::Off`].
+    pub fields: Fields,
     /// How far it takes effect; default [`Enforce::Always`].
     pub enforce: Enforce,
 }
@@ -108,6 +169,9 @@ impl RateLimitConfig {
             quota: quota.into(),
             max_keys: 100_000,
             on_missing: OnMissing::default(),
+            cost: 1,
+            tiers: Vec::new(),
+            fields: Fields::default(),
             enforce: Enforce::default(),
         }
     }
@@ -123,6 +187,34 @@ impl RateLimitConfig {
     #[must_use]
     pub const fn on_missing(mut self, on_missing: OnMissing) -> Self {
         self.on_missing = on_missing;
+        self
+    }
+
+    /// How all windows of the quota count.
+    #[must_use]
+    pub fn algorithm(mut self, algorithm: Algorithm) -> Self {
+        self.quota = self.quota.algorithm(algorithm);
+        self
+    }
+
+    /// What a request costs.
+    #[must_use]
+    pub const fn cost(mut self, cost: u32) -> Self {
+        self.cost = cost;
+        self
+    }
+
+    /// What each tier has of the quota.
+    #[must_use]
+    pub fn tiers(mut self, tiers: impl IntoIterator<Item = Factor>) -> Self {
+        self.tiers = tiers.into_iter().collect();
+        self
+    }
+
+    /// What a client is told.
+    #[must_use]
+    pub const fn fields(mut self, fields: Fields) -> Self {
+        self.fields = fields;
         self
     }
 
@@ -173,12 +265,14 @@ impl<O: Observer> RateLimitLayer<O> {
         let account = Account {
             start: Instant::now(),
             table: Table::new(config.quota),
-            generations: AtomicU64::new(2),
+            generations: AtomicU64::new(1),
             rejections: Rejections::default(),
-            refill_ns: AtomicU64::new(nanos(config.quota.refill())),
+            refill_ns: AtomicU64::new(0),
         };
-        let (account, key) = (Arc::new(account), Arc::new(key));
-        Self::one(Limit { account, generation: 1, name: None, config, key, observer })
+        let rule = account.rule(&config);
+        let asks = Asks { key: Arc::new(key), cost: None, tier: None };
+        let (account, policies) = (Arc::new(account), Arc::default());
+        Self::one(Limit { account, rule, name: None, policies, config, asks, observer }.with_policies())
     }
 
     /// A layer that is not there, and has no state.
@@ -191,22 +285,50 @@ impl<O: Observer> RateLimitLayer<O> {
     where
         O: Clone,
     {
-        self.map(|limit| Limit { name: Some(Arc::clone(name)), ..limit.clone() })
+        self.map(|limit| Limit { name: Some(Arc::clone(name)), ..limit.clone() }.with_policies())
+    }
+
+    /// What each request costs, else the same for all: see [`RateLimitConfig::cost`]. Take it from what a
+    /// request will cause, such as its path; whoever can lower the cost of a request has more of them.
+    pub fn cost_by(self, cost: impl Fn(&Head<'_>) -> u32 + Send + Sync + 'static) -> Self
+    where
+        O: Clone,
+    {
+        let cost: Arc<CostFn> = Arc::new(cost);
+        self.map(|limit| {
+            let asks = Asks { cost: Some(Arc::clone(&cost)), ..limit.asks.clone() };
+            Limit { asks, ..limit.clone() }
+        })
+    }
+
+    /// The number of a request's tier among [`RateLimitConfig::tiers`]; `None`, and a number that none
+    /// has, is the quota as it is.
+    ///
+    /// A tier must be given and not asked for: decide by what has been verified, which is the
+    /// [`Identity`](crate::identity::Identity), and never by a header of the request.
+    pub fn tier_by(self, tier: impl Fn(&Head<'_>) -> Option<usize> + Send + Sync + 'static) -> Self
+    where
+        O: Clone,
+    {
+        let tier: Arc<TierFn> = Arc::new(tier);
+        self.map(|limit| {
+            let asks = Asks { tier: Some(Arc::clone(&tier)), ..limit.asks.clone() };
+            Limit { asks, ..limit.clone() }
+        })
     }
 
     /// The same state under another configuration.
     ///
     /// Nothing is written until its first request; from then on, layers of earlier
-    /// configurations follow this one. The key stays: what was counted by another one would be found
-    /// by nobody, so another key is another layer.
+    /// configurations follow this one. The key stays, with cost and tier: what was counted by another one
+    /// would be found by nobody, so another key is another layer.
     pub fn reconfigured(&self, config: &RateLimitConfig) -> Self
     where
         O: Clone,
     {
-        self.map(|old| Limit {
-            generation: old.account.follow(config),
-            config: config.clone(),
-            ..old.clone()
+        self.map(|old| {
+            let rule = old.account.rule(config);
+            Limit { rule, config: config.clone(), ..old.clone() }.with_policies()
         })
     }
 
@@ -232,6 +354,21 @@ impl<O: Observer> RateLimitLayer<O> {
         others.iter().try_for_each(|limit| limit.refuse(&head, now))?;
         last.commit(&head, now)?;
         others.iter().try_for_each(|limit| limit.commit(&head, now))
+    }
+
+    /// What a client is told, after the decision.
+    fn lines<B>(&self, request: &Request<B>) -> Option<Box<Lines>> {
+        let tells = self.limits.iter().filter(|limit| limit.tells()).count();
+        if tells == 0 {
+            return None;
+        }
+        let (head, now) = (Head::from(request), Now::of(request.extensions()));
+        let mut told =
+            self.limits.iter().filter(|limit| limit.tells()).filter_map(|limit| limit.told(&head, now));
+        if tells == 1 {
+            return Lines::of(&[told.next()?]);
+        }
+        Lines::of(&told.collect::<Vec<_>>())
     }
 
     fn one(limit: Limit<O>) -> Self {
@@ -299,23 +436,68 @@ where
 {
     type Response = S::Response;
     type Error = S::Error;
-    type Future = Decided<S::Future>;
+    type Future = RateLimitFuture<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         self.inner.poll_ready(cx)
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        match self.layer.commit(&request) {
+        let decision = self.layer.commit(&request);
+        let lines = self.layer.lines(&request);
+        let decided = match decision {
             Ok(()) => Decided::forward(self.inner.call(request)),
             Err(rejection) => Decided::reject(rejection),
+        };
+        RateLimitFuture { decided, lines }
+    }
+}
+
+pin_project! {
+    /// The future of [`RateLimit`].
+    pub struct RateLimitFuture<F> {
+        #[pin]
+        decided: Decided<F>,
+        lines: Option<Box<Lines>>,
+    }
+}
+
+impl<F, R, E> Future for RateLimitFuture<F>
+where
+    F: Future<Output = Result<Response<R>, E>>,
+    R: Default,
+{
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let mut response = ready!(this.decided.poll(cx))?;
+        if let Some(lines) = this.lines.take() {
+            lines.write(response.headers_mut());
         }
+        Poll::Ready(Ok(response))
+    }
+}
+
+impl<F> fmt::Debug for RateLimitFuture<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RateLimitFuture").finish_non_exhaustive()
     }
 }
 
 const KIND: &str = "rate_limit";
 
 type KeyFn = dyn Fn(&Head<'_>) -> Option<Key> + Send + Sync;
+type CostFn = dyn Fn(&Head<'_>) -> u32 + Send + Sync;
+type TierFn = dyn Fn(&Head<'_>) -> Option<usize> + Send + Sync;
+
+/// What is asked of a request.
+#[derive(Clone)]
+struct Asks {
+    key: Arc<KeyFn>,
+    cost: Option<Arc<CostFn>>,
+    tier: Option<Arc<TierFn>>,
+}
 
 /// What outlives a configuration.
 #[derive(Debug)]
@@ -330,10 +512,14 @@ struct Account {
 }
 
 impl Account {
-    /// The number of the next configuration.
-    fn follow(&self, config: &RateLimitConfig) -> u64 {
-        self.refill_ns.fetch_max(nanos(config.quota.refill()), Relaxed);
-        self.generations.fetch_add(1, Relaxed)
+    /// What decides under the next configuration.
+    fn rule(&self, config: &RateLimitConfig) -> Rule {
+        let generation = self.generations.fetch_add(1, Relaxed);
+        let rule = Rule::new(generation, config.quota, config.max_keys, &config.tiers);
+        let quotas = rule.tiers.iter().map(|(_, quota)| quota).chain([&rule.quota]);
+        let refill = quotas.map(Quota::refill).max().unwrap_or_default();
+        self.refill_ns.fetch_max(nanos(refill), Relaxed);
+        rule
     }
 }
 
@@ -344,10 +530,12 @@ fn nanos(duration: Duration) -> u64 {
 /// One configuration over an account.
 struct Limit<O> {
     account: Arc<Account>,
-    generation: u64,
+    rule: Rule,
     name: Option<Arc<str>>,
+    /// What `RateLimit-Policy` says: of the quota as it is, and of each tier's.
+    policies: Arc<[HeaderValue]>,
     config: RateLimitConfig,
-    key: Arc<KeyFn>,
+    asks: Asks,
     observer: O,
 }
 
@@ -355,10 +543,11 @@ impl<O: Clone> Clone for Limit<O> {
     fn clone(&self) -> Self {
         Self {
             account: Arc::clone(&self.account),
-            generation: self.generation,
+            rule: self.rule.clone(),
             name: self.name.clone(),
+            policies: Arc::clone(&self.policies),
             config: self.config.clone(),
-            key: Arc::clone(&self.key),
+            asks: self.asks.clone(),
             observer: self.observer.clone(),
         }
     }
@@ -369,7 +558,7 @@ impl<O: Observer> Limit<O> {
         if self.config.enforce == Enforce::Never {
             return Ok(());
         }
-        match self.decide(head, |rule, key| self.account.table.commit(rule, key, self.now_ns(now))) {
+        match self.decide(head, now, |asked| self.account.table.commit(&self.rule, asked)) {
             Verdict::Reject(rejection) if self.account.rejections.count(self.config.enforce) => {
                 self.observer.rejected(&rejection);
                 return Err(rejection);
@@ -392,37 +581,93 @@ impl<O: Observer> Limit<O> {
     }
 
     /// What `commit` would decide.
-    fn peek(&self, head: &Head<'_>, now: Now) -> Verdict<Option<u64>> {
-        self.decide(head, |rule, key| self.account.table.peek(rule, key, self.now_ns(now)))
+    fn peek(&self, head: &Head<'_>, now: Now) -> Verdict<Option<Admitted>> {
+        self.decide(head, now, |asked| self.account.table.peek(&self.rule, asked))
     }
 
-    /// The decision, given what the table says to the key.
+    /// The decision, given what the table says.
     fn decide(
         &self,
         head: &Head<'_>,
-        ask: impl FnOnce(&Rule, Key) -> Result<u64, Duration>,
-    ) -> Verdict<Option<u64>> {
-        let key = match ((self.key)(head), self.config.on_missing) {
-            (Some(key), _) => key,
-            (None, OnMissing::Shared) => Key::of("naka: no key"),
-            (None, OnMissing::Skip) => return Verdict::Admit(None),
-            (None, OnMissing::Reject) => {
-                return Verdict::Reject(Rejection::new(Reason::KeyMissing).by(self.name.clone()));
-            }
+        now: Now,
+        ask: impl FnOnce(&Asked) -> Said,
+    ) -> Verdict<Option<Admitted>> {
+        let asked = match self.asked(head, now) {
+            Ok(Some(asked)) => asked,
+            Ok(None) => return Verdict::Admit(None),
+            Err(reason) => return Verdict::Reject(Rejection::new(reason).by(self.name.clone())),
         };
-        let RateLimitConfig { quota, max_keys, .. } = self.config;
-        match ask(&Rule { generation: self.generation, quota, max_keys }, key) {
-            Ok(left) => Verdict::Admit(Some(left)),
-            Err(wait) => {
-                let rejection = Rejection::new(Reason::RateLimited).retry_after(wait);
-                Verdict::Reject(rejection.by(self.name.clone()))
-            }
-        }
+        let rejection = Rejection::new(Reason::RateLimited);
+        let rejection = match ask(&asked) {
+            Ok(left) => return Verdict::Admit(Some(Admitted { asked, left })),
+            Err(Some(wait)) => rejection.retry_after(wait),
+            Err(None) => rejection.detail("The request costs more than its limit ever admits at once."),
+        };
+        Verdict::Reject(rejection.by(self.name.clone()))
     }
 
-    fn now_ns(&self, now: Now) -> u64 {
-        now.since_ns(self.account.start)
+    /// What a request is to the table; `None` if it is not counted.
+    fn asked(&self, head: &Head<'_>, now: Now) -> Result<Option<Asked>, Reason> {
+        let cost = self.asks.cost.as_ref().map_or(self.config.cost, |cost| cost(head));
+        if cost == 0 {
+            return Ok(None);
+        }
+        let key = match ((self.asks.key)(head), self.config.on_missing) {
+            (Some(key), _) => key,
+            (None, OnMissing::Shared) => Key::of("naka: no key"),
+            (None, OnMissing::Skip) => return Ok(None),
+            (None, OnMissing::Reject) => return Err(Reason::KeyMissing),
+        };
+        let tier = self.asks.tier.as_ref().and_then(|tier| tier(head));
+        let tier = tier.filter(|tier| *tier < self.config.tiers.len());
+        Ok(Some(Asked { key, cost, tier, now_ns: now.since_ns(self.account.start) }))
     }
+
+    /// Whether clients are told of it: not of what is not enforced.
+    fn tells(&self) -> bool {
+        let is_on = matches!(self.config.enforce, Enforce::Always | Enforce::Percent(_));
+        is_on && self.config.fields != Fields::Off
+    }
+
+    /// Where a request stands; nothing if it is not counted.
+    fn told(&self, head: &Head<'_>, now: Now) -> Option<Told<'_>> {
+        let asked = self.asked(head, now).ok()??;
+        let policy = self.policies.get(asked.tier.map_or(0, |tier| tier + 1));
+        let windows =
+            self.account.table.look(&self.rule, &asked, |quota, cell| standings(quota, cell, asked.now_ns));
+        Some(Told { policy, ..self.unasked(windows) })
+    }
+
+    fn unasked(&self, windows: [Option<Standing>; MAX_WINDOWS]) -> Told<'_> {
+        Told { fields: self.config.fields, name: self.name.as_deref(), policy: None, windows }
+    }
+
+    /// The same, after its name or its configuration has changed.
+    fn with_policies(mut self) -> Self {
+        if self.config.fields != Fields::Draft {
+            self.policies = Arc::default();
+            return self;
+        }
+        let tiers = self.rule.tiers.iter().map(|(_, quota)| quota);
+        let policies = [&self.rule.quota]
+            .into_iter()
+            .chain(tiers)
+            .filter_map(|quota| fields::policy(self.unasked(standings(quota, &Cell::default(), 0))));
+        self.policies = policies.collect();
+        self
+    }
+}
+
+fn standings(quota: &Quota, cell: &Cell, now_ns: u64) -> [Option<Standing>; MAX_WINDOWS] {
+    let mut all = [None; MAX_WINDOWS];
+    all.iter_mut().zip(quota.standing(cell, now_ns)).for_each(|(place, standing)| *place = Some(standing));
+    all
+}
+
+/// What is known of a request that is admitted.
+struct Admitted {
+    asked: Asked,
+    left: u64,
 }
 
 impl<O: Observer> Explain for Limit<O> {
@@ -440,8 +685,10 @@ impl<O: Observer> Explain for Limit<O> {
         }
         match self.peek(&Head::from(&*head), now) {
             Verdict::Admit(None) => Finding::Passes,
-            Verdict::Admit(Some(left)) => {
-                Finding::Admit(format!("{} of {} left", left + 1, self.config.quota.burst()))
+            Verdict::Admit(Some(Admitted { asked, left })) => {
+                let tier = asked.tier.and_then(|tier| self.rule.tiers.get(tier));
+                let quota = tier.map_or(&self.rule.quota, |(_, quota)| quota);
+                Finding::Admit(format!("{} of {} left", left + u64::from(asked.cost), quota.burst()))
             }
             Verdict::Reject(rejection) if self.account.rejections.peek(self.config.enforce) => {
                 Finding::Reject(rejection)

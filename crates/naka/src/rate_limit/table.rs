@@ -3,11 +3,11 @@
 use std::{
     collections::HashMap,
     hash::{BuildHasherDefault, Hasher},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use super::gcra::{Cell, Layout, Quota, carry, evaluate};
+use super::gcra::{Cell, Factor, Layout, Quota, carry, evaluate};
 use crate::key::Key;
 
 /// Independent locks; a power of two.
@@ -16,12 +16,39 @@ const SHARDS: usize = 32;
 const SEARCH: usize = 32;
 
 /// One configuration's rule, with its place in the order of configurations.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Rule {
     pub(super) generation: u64,
     pub(super) quota: Quota,
     pub(super) max_keys: usize,
+    /// What each tier has, computed once.
+    pub(super) tiers: Arc<[(Factor, Quota)]>,
 }
+
+impl Rule {
+    pub(super) fn new(generation: u64, quota: Quota, max_keys: usize, tiers: &[Factor]) -> Self {
+        let tiers = tiers.iter().map(|factor| (*factor, quota.scaled(*factor))).collect();
+        Self { generation, quota, max_keys, tiers }
+    }
+
+    fn widest(&self) -> Factor {
+        let factors = self.tiers.iter().map(|(factor, _)| *factor);
+        factors.max_by_key(|factor| factor.get()).unwrap_or(Factor::ONE)
+    }
+}
+
+/// One request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked {
+    pub(super) key: Key,
+    pub(super) cost: u32,
+    /// Which tier; `None`, and one that does not exist, is the quota as it is.
+    pub(super) tier: Option<usize>,
+    pub(super) now_ns: u64,
+}
+
+/// What a table says: how many more it would admit, or the shortest wait that would help, if one would.
+pub(super) type Said = Result<u64, Option<Duration>>;
 
 /// All keys of one limiter.
 #[derive(Debug)]
@@ -35,34 +62,46 @@ impl Table {
         Self { shards: (0..SHARDS).map(|_| shard()).collect() }
     }
 
-    /// One request of `key`: check and consume are one step, under the lock of one shard.
+    /// One request: check and consume are one step, under the lock of one shard.
     ///
     /// The first request of a newer rule carries its shard over; an older layer that still drains
     /// then follows the newer rule, so that two rules never write one cell in turns.
-    pub(super) fn commit(&self, rule: &Rule, key: Key, now_ns: u64) -> Result<u64, Duration> {
+    pub(super) fn commit(&self, rule: &Rule, asked: &Asked) -> Said {
+        let Asked { key, cost, now_ns, .. } = *asked;
         let shard = &mut *self.lock(key);
         shard.follow(rule, now_ns);
-        let layout = shard.layout;
+        let layout = &shard.layout;
         let place = shard.locate(key, shard.cap, |cell| layout.is_idle(cell, now_ns));
-        let (verdict, next) = evaluate(shard.layout.quota(), shard.cell(place), now_ns);
-        if verdict.is_ok() {
-            shard.write(place, key, shard.layout.charge(next, now_ns));
+        let (factor, quota) = in_tier(layout, &shard.tiers, asked.tier);
+        let (said, next) = evaluate(quota, shard.cell(place), cost, now_ns);
+        if said.is_ok() {
+            let next = layout.charge(next, (cost, factor), now_ns);
+            shard.write(place, key, next);
         }
         shard.move_on(place, now_ns);
-        verdict
+        said
     }
 
     /// What [`commit`](Self::commit) would say now.
-    pub(super) fn peek(&self, rule: &Rule, key: Key, now_ns: u64) -> Result<u64, Duration> {
+    pub(super) fn peek(&self, rule: &Rule, asked: &Asked) -> Said {
+        self.look(rule, asked, |quota, cell| evaluate(quota, cell, asked.cost, asked.now_ns).0)
+    }
+
+    /// Looks at the quota and the cell that `commit` would ask.
+    pub(super) fn look<R>(&self, rule: &Rule, asked: &Asked, look: impl FnOnce(&Quota, &Cell) -> R) -> R {
+        let (key, now_ns) = (asked.key, asked.now_ns);
         let shard = self.lock(key);
-        let is_newer = rule.generation > shard.generation;
-        let cap = if is_newer { shard_cap(rule.max_keys) } else { shard.cap };
-        let layout = if is_newer { shard.next(&rule.quota, now_ns) } else { shard.layout };
-        let is_carried = layout != shard.layout; // As `follow` does it.
+        if rule.generation <= shard.generation {
+            let place = shard.locate(key, shard.cap, |cell| shard.layout.is_idle(cell, now_ns));
+            return look(in_tier(&shard.layout, &shard.tiers, asked.tier).1, shard.cell(place));
+        }
+        let layout = shard.layout.next(&rule.quota, rule.widest(), now_ns);
+        let is_carried = !layout.is_like(&shard.layout); // As `follow` does it.
         let carried =
             |cell: &Cell| if is_carried { carry(&shard.layout, &layout, cell, now_ns) } else { *cell };
+        let cap = shard_cap(rule.max_keys);
         let place = shard.locate(key, cap, |cell| layout.is_idle(&carried(cell), now_ns));
-        evaluate(layout.quota(), &carried(shard.cell(place)), now_ns).0
+        look(in_tier(&layout, &rule.tiers, asked.tier).1, &carried(shard.cell(place)))
     }
 
     /// Keys that are remembered now.
@@ -74,6 +113,11 @@ impl Table {
     fn lock(&self, key: Key) -> MutexGuard<'_, Shard> {
         lock(&self.shards[shard_of(key)])
     }
+}
+
+fn in_tier<'a>(layout: &'a Layout, tiers: &'a [(Factor, Quota)], tier: Option<usize>) -> (Factor, &'a Quota) {
+    let found = tier.and_then(|tier| tiers.get(tier));
+    found.map_or((Factor::ONE, layout.quota()), |(factor, quota)| (*factor, quota))
 }
 
 fn shard_of(key: Key) -> usize {
@@ -95,6 +139,7 @@ fn shard_cap(max_keys: usize) -> usize {
 struct Shard {
     generation: u64,
     layout: Layout,
+    tiers: Arc<[(Factor, Quota)]>,
     cap: usize,
     places: HashMap<u64, usize, BuildHasherDefault<AlreadyHashed>>,
     entries: Vec<(u64, Cell)>,
@@ -120,7 +165,8 @@ impl Shard {
     fn new(quota: Quota) -> Self {
         Self {
             generation: 0,
-            layout: Layout::new(quota),
+            layout: Layout::new(quota, Factor::ONE),
+            tiers: Arc::default(),
             cap: 0, // Set by the first request, whose rule is newer than 0.
             places: HashMap::default(),
             entries: Vec::new(),
@@ -129,23 +175,19 @@ impl Shard {
         }
     }
 
-    /// The same quota is the same layout.
-    fn next(&self, quota: &Quota, now_ns: u64) -> Layout {
-        if quota == self.layout.quota() { self.layout } else { self.layout.next(quota, now_ns) }
-    }
-
     fn follow(&mut self, rule: &Rule, now_ns: u64) {
         if rule.generation <= self.generation {
             return;
         }
-        let layout = self.next(&rule.quota, now_ns);
-        if layout != self.layout {
+        let layout = self.layout.next(&rule.quota, rule.widest(), now_ns);
+        if !layout.is_like(&self.layout) {
             let cells = self.entries.iter_mut().map(|(_, cell)| cell).chain([&mut self.overflow]);
             for cell in cells {
                 *cell = carry(&self.layout, &layout, cell, now_ns);
             }
-            self.layout = layout;
         }
+        self.layout = layout;
+        self.tiers = Arc::clone(&rule.tiers);
         self.generation = rule.generation;
         self.cap = shard_cap(rule.max_keys);
     }
@@ -177,6 +219,10 @@ impl Shard {
             Place::Own(place) => self.entries[place].1 = cell,
             Place::New => {
                 self.places.insert(key.bits(), self.entries.len());
+                if self.entries.len() == self.entries.capacity() {
+                    // By a quarter and not to twice as many: see `rate_limit_memory` for the sum.
+                    self.entries.reserve_exact(self.entries.len() / 4 + 4);
+                }
                 self.entries.push((key.bits(), cell));
             }
             Place::Idle(place) => {
@@ -255,13 +301,13 @@ mod tests {
     }
 
     fn rule(generation: u64, windows: &[Window], keys_of_a_shard: usize) -> Rule {
-        let quota = Quota::new(windows).unwrap();
-        Rule { generation, quota, max_keys: keys_of_a_shard * SHARDS }
+        Rule::new(generation, Quota::new(windows).unwrap(), keys_of_a_shard * SHARDS, &[])
     }
 
     fn admits(table: &Table, rule: &Rule, key: Key, now_ns: u64) -> bool {
-        let said = table.peek(rule, key, now_ns);
-        assert_eq!(table.commit(rule, key, now_ns), said, "peek and commit disagree");
+        let asked = Asked { key, cost: 1, tier: None, now_ns };
+        let said = table.peek(rule, &asked);
+        assert_eq!(table.commit(rule, &asked), said, "peek and commit disagree");
         said.is_ok()
     }
 
@@ -329,7 +375,7 @@ mod tests {
         let (table, keys) = (Table::new(ten.quota), keys().take(4).collect::<Vec<_>>());
         while admits(&table, &ten, keys[0], 0) {}
         assert!(!admits(&table, &three, keys[0], 0));
-        let other_cap = Rule { generation: 3, max_keys: 3 * SHARDS, ..three };
+        let other_cap = Rule { generation: 3, max_keys: 3 * SHARDS, ..three.clone() };
         assert!(admits(&table, &other_cap, keys[0], 1201 * S), "one of three has come back");
         let minute = rule(4, &[Window::per_hour(3), Window::per_minute(60)], 2);
         assert!(!admits(&table, &minute, keys[0], 1202 * S));
