@@ -134,3 +134,50 @@ routes: {all: {match: {prefix: /}, upstream: app}}
     let explanation = gateway.explain("http://api.example/", &[]).to_string();
     assert!(explanation.contains("1 of 1 places free"), "who has gone has no place: {explanation}");
 }
+
+const PARTITIONED: &str = "
+listeners: {public: {listen: ':1'}}
+upstreams: {app: {endpoints: ['app:1'], bulkhead: {max: 50, adaptive: observe}}}
+policies:
+  tenants: {bulkhead: {max: 2, key: ['header:x-tenant'], total: 5}}
+routes: {all: {match: {prefix: /}, use: [tenants], upstream: app}}
+";
+
+/// One tenant that hangs takes its own places and no others; together they have no more than the total.
+#[tokio::test(start_paused = true)]
+async fn r14_2_each_key_has_places_of_its_own_under_one_total() {
+    let gateway = Inside::new(PARTITIONED);
+    let upstream = Upstream::inside(&gateway.network, "app:1", |_| vec![Step::Hang]);
+    let of = |tenant: &'static str| {
+        let mut request = get("/");
+        request.headers_mut().insert("x-tenant", tenant.parse().unwrap());
+        request
+    };
+    let mut held = Vec::new();
+    let mut begin = async |tenant: &'static str| {
+        let before = upstream.working();
+        let mut client = gateway.client().await;
+        let request = of(tenant);
+        let task = tokio::spawn(async move { client.send(request).await.status().as_u16() });
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        if upstream.working() > before {
+            held.push(task);
+            return 0;
+        }
+        task.await.unwrap()
+    };
+    assert_eq!([begin("a").await, begin("a").await, begin("a").await], [0, 0, 503], "two of its own");
+    assert_eq!([begin("b").await, begin("b").await, begin("c").await], [0, 0, 0], "the others have theirs");
+    assert_eq!(begin("d").await, 503, "five in all");
+    assert_eq!(upstream.working(), 5);
+    let refused = "naka_rejections_total{route=\"all\",policy=\"tenants\",reason=\"bulkhead_full\"}";
+    assert_eq!(gateway.metric(refused), Some(2.0));
+    // A reload that changes how many keeps whoever is at work.
+    gateway.reload(&PARTITIONED.replace("total: 5", "total: 6")).unwrap();
+    assert_eq!([begin("a").await, begin("d").await, begin("d").await], [503, 0, 503]);
+    for task in held {
+        task.abort();
+    }
+}

@@ -224,3 +224,95 @@ async fn r2_2_a_limit_that_was_raised_deleted_and_added_again_refills_nobody() {
     assert!(report.contains(&"rate_limit few restored".to_owned()), "{report:?}");
     assert_eq!(gateway.send(get("/limited")).await.status(), 429);
 }
+
+const TIERED: &str = "
+listeners: {public: {listen: ':1'}}
+policies:
+  ola: {jwt: {secret: {file: secret}, audiences: [rides]}}
+  per-rider: {rate_limit: {rate: [10/m, 100/h], key: [jwt.sub], tiers: {by: jwt.tier, anonymous: 0.2x, plus: 2x}, fields: draft}}
+  reports: {rate_limit: {rate: 10/m, key: [client_ip], cost: 4, fields: legacy}}
+routes:
+  book: {match: {path: /book}, use: [ola, per-rider], respond: {body: fine}}
+  report: {match: {path: /report}, use: [reports], respond: {body: fine}}
+";
+
+const SECRET: &str = "a secret of forty bytes, or a few of more";
+
+fn rider(sub: &str, tier: &str) -> http::Request<http_body_util::Full<bytes::Bytes>> {
+    let claims = format!(r#"{{"sub":"{sub}","aud":"rides","exp":4102444800{tier}}}"#);
+    let token = naka_testkit::token::hs256(SECRET.as_bytes(), &claims);
+    let mut request = get("/book");
+    request.headers_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+    // What is only said is no tier.
+    request.headers_mut().insert("x-tier", "plus".parse().unwrap());
+    request
+}
+
+async fn passes(gateway: &Inside, request: http::Request<http_body_util::Full<bytes::Bytes>>) -> usize {
+    let mut passed = 0;
+    while gateway.send(request.clone()).await.status() == 200 {
+        passed += 1;
+        assert!(passed < 1000, "there is no limit");
+    }
+    passed
+}
+
+#[tokio::test(start_paused = true)]
+async fn r2_10_a_tier_comes_from_what_was_verified_and_never_refills() {
+    let gateway = Inside::with_files(TIERED, &[("secret", SECRET)]);
+    assert_eq!(passes(&gateway, rider("asha", r#","tier":"plus""#)).await, 20);
+    assert_eq!(passes(&gateway, rider("ravi", "")).await, 2, "no tier is said: anonymous");
+    assert_eq!(passes(&gateway, rider("meera", r#","tier":"regular""#)).await, 10, "a tier without a factor");
+    assert_eq!(passes(&gateway, rider("asha", "")).await, 0, "another token of a lower tier");
+    // Another factor, a new tier, and back: what is spent stays spent.
+    gateway.reload(&TIERED.replace("plus: 2x", "plus: 5x, premium: 9x")).unwrap();
+    assert_eq!(passes(&gateway, rider("asha", r#","tier":"plus""#)).await, 0);
+    gateway.reload(TIERED).unwrap();
+    assert_eq!(passes(&gateway, rider("asha", r#","tier":"plus""#)).await, 0);
+    tokio::time::advance(Duration::from_secs(61)).await;
+    assert!(passes(&gateway, rider("asha", r#","tier":"plus""#)).await >= 20);
+}
+
+#[tokio::test(start_paused = true)]
+async fn r2_8_responses_say_what_is_left_by_the_fields_that_were_asked_for() {
+    let gateway = Inside::with_files(TIERED, &[("secret", SECRET)]);
+    let answer = gateway.send(rider("meera", r#","tier":"regular""#)).await;
+    let field = |name: &str| answer.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
+    assert_eq!(
+        field("ratelimit-policy").as_deref(),
+        Some("\"per-rider-60s\";q=10;w=60, \"per-rider-3600s\";q=100;w=3600")
+    );
+    assert!(
+        field("ratelimit").is_some_and(|left| left.contains("\"per-rider-60s\";r=9")),
+        "{:?}",
+        field("ratelimit")
+    );
+    let answer = gateway.send(get("/report")).await;
+    let field = |name: &str| answer.headers()[name].to_str().unwrap().to_owned();
+    assert_eq!((field("x-ratelimit-limit"), field("x-ratelimit-remaining")), ("10".into(), "6".into()));
+    assert_eq!(gateway.send(get("/report")).await.status(), 200);
+    let refused = gateway.send(get("/report")).await;
+    assert_eq!(
+        (refused.status().as_u16(), &refused.headers()["x-ratelimit-remaining"]),
+        (429, &"2".parse().unwrap())
+    );
+    assert!(refused.headers().contains_key("retry-after"));
+    // With the answers of an upstream that says so of itself: it is the gateway's word that counts here.
+    let said = gateway.explain("http://api.example/report", &[]).to_string();
+    assert!(said.contains("429 rate_limited"), "{said}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn r2_8_windows_that_slide_hold_through_reloads_from_one_algorithm_to_the_other() {
+    let with = |algorithm: &str| {
+        ONE_ROUTE.replace("key: [client_ip]", &format!("key: [client_ip], algorithm: {algorithm}"))
+    };
+    let gateway = Inside::new(&with("sliding_window"));
+    assert_eq!(passes(&gateway, get("/limited")).await, 10);
+    for algorithm in ["gcra", "sliding_window", "gcra"] {
+        gateway.reload(&with(algorithm)).unwrap();
+        assert_eq!(passes(&gateway, get("/limited")).await, 0, "{algorithm}");
+    }
+    tokio::time::advance(Duration::from_secs(121)).await;
+    assert_eq!(passes(&gateway, get("/limited")).await, 10);
+}

@@ -185,7 +185,13 @@ impl Admin {
         let keys = state.rate_limits.iter().map(|(identity, layer)| (&**identity, "keys", layer.keys()));
         let counts = state.bulkheads.iter().flat_map(|(identity, layer)| {
             let Counts { working, waiting, .. } = layer.counts();
-            [(&**identity, "working", working as usize), (&**identity, "waiting", waiting as usize)]
+            let adaptive = layer.adaptive_limit().map(|limit| ("adaptive_limit", limit as usize));
+            let all = [
+                ("working", working as usize),
+                ("waiting", waiting as usize),
+                ("partitions", layer.partitions()),
+            ];
+            all.into_iter().chain(adaptive).map(move |(level, value)| (&**identity, level, value))
         });
         self.metrics.levels(keys.chain(counts));
     }
@@ -285,7 +291,10 @@ fn policies(generation: &Generation) -> Value {
         .map(|(identity, layer)| (identity.to_string(), json!({"kind": "rate_limit", "keys": layer.keys()})));
     let bulkheads = state.bulkheads.iter().map(|(identity, layer)| {
         let counts = layer.counts();
-        let is = json!({"kind": "bulkhead", "working": counts.working, "waiting": counts.waiting});
+        let is = json!({
+            "kind": "bulkhead", "working": counts.working, "waiting": counts.waiting,
+            "partitions": layer.partitions(), "adaptive_limit": layer.adaptive_limit(),
+        });
         (identity.to_string(), is)
     });
     Value::Object(limits.chain(bulkheads).collect())

@@ -21,6 +21,7 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use naka::{
     clock::Now,
+    context::Context,
     guard::{End, Guard, Guarded},
     problem,
     reject::{Reason, Rejection},
@@ -115,6 +116,9 @@ pub fn refuse(
 }
 
 fn note(parts: &mut Parts, plan: &Plan, captures: Captures) {
+    if let Some(context) = parts.extensions.get_mut::<Context>() {
+        context.deadline = plan.total.and_then(|total| context.now.instant().checked_add(total));
+    }
     if plan.needs_match || !captures.is_empty() {
         parts.extensions.insert(Matched { route: Arc::clone(&plan.name), captures });
     }

@@ -7,25 +7,28 @@ use naka::{
     api_key::{ApiKey, ApiKeyConfig, ApiKeys},
     authorize::{Network, Rule},
     basic_auth::{BasicAuthConfig, User, Users},
-    bulkhead::BulkheadConfig,
+    bulkhead::{Adaptive, BulkheadConfig, BulkheadLayer, PRIORITIES, Share},
     context::ClientAddr,
     enforce,
     forward_auth::{ForwardAuthConfig, Remember},
     identity::Claim,
     jwt::{Algorithm, FetchConfig, JwtConfig},
     key::{Key, KeyBuilder, client_network},
-    rate_limit::{self, Quota, RateLimitConfig, Window},
+    rate_limit::{
+        self, Algorithm as Counting, Factor, Fields, Quota, RateLimitConfig, RateLimitLayer, Window,
+    },
     reject::Head,
 };
 
 use crate::{
-    config::checked::{self, Bulkhead, Enforce, Fetch, Jwt, KeyPart, OnMissing, RateLimit},
+    config::checked::{self, Bulkhead, Enforce, Fetch, Jwt, KeyPart, OnMissing, RateLimit, Tiers},
     entry, identity,
+    observe::PolicyMetrics,
     route::query_value,
     transform::Matched,
 };
 
-pub(super) fn rate_limit_config(limit: &RateLimit, enforce: Enforce) -> RateLimitConfig {
+fn rate_limit_config(limit: &RateLimit, enforce: Enforce) -> RateLimitConfig {
     let windows = limit.rates.iter().zip(&limit.bursts).map(|(rate, burst)| {
         let count = rate.count.try_into().expect("a checked rate is at least 1");
         let burst = (*burst).try_into().expect("a checked burst is at least 1");
@@ -37,11 +40,135 @@ pub(super) fn rate_limit_config(limit: &RateLimit, enforce: Enforce) -> RateLimi
         OnMissing::Skip => rate_limit::OnMissing::Skip,
         OnMissing::Reject => rate_limit::OnMissing::Reject,
     };
-    RateLimitConfig::new(quota).max_keys(limit.max_keys).on_missing(on_missing).enforce(enforced(enforce))
+    let algorithm = if limit.is_sliding { Counting::SlidingWindow } else { Counting::Gcra };
+    let factors =
+        limit.tiers.iter().flat_map(|tiers| tiers.of.iter().map(|(_, percent)| Factor::percent(*percent)));
+    let fields = match limit.fields {
+        checked::Fields::None => Fields::Off,
+        checked::Fields::Draft => Fields::Draft,
+        checked::Fields::Legacy => Fields::Legacy,
+    };
+    RateLimitConfig::new(quota)
+        .algorithm(algorithm)
+        .max_keys(limit.max_keys)
+        .on_missing(on_missing)
+        .cost(limit.cost)
+        .tiers(factors)
+        .fields(fields)
+        .enforce(enforced(enforce))
 }
 
-pub(super) fn bulkhead_config(bulkhead: &Bulkhead, enforce: Enforce) -> BulkheadConfig {
-    BulkheadConfig::new(bulkhead.max).queue(bulkhead.queue, bulkhead.max_wait).enforce(enforced(enforce))
+/// The place of a tier among those that are named; `anonymous` is whoever is not known.
+pub(super) fn tier_of<T>(tiers: &Tiers<T>) -> impl Fn(&Head<'_>) -> Option<usize> + Send + Sync + 'static {
+    let (by, names) =
+        (tiers.by.clone(), tiers.of.iter().map(|(name, _)| Arc::clone(name)).collect::<Vec<_>>());
+    move |head| {
+        let is = identity::part(head.extensions, &by);
+        let place = |name: &str| names.iter().position(|known| **known == *name);
+        match is.as_deref() {
+            Some(Claim::Text(text)) => place(text),
+            Some(other) => place(&other.to_string()),
+            None => place("anonymous"),
+        }
+    }
+}
+
+fn bulkhead_config(bulkhead: &Bulkhead, enforce: Enforce) -> BulkheadConfig {
+    let mut config = BulkheadConfig::new(bulkhead.max)
+        .queue(bulkhead.queue, bulkhead.max_wait)
+        .partitions(bulkhead.max_keys)
+        .enforce(enforced(enforce));
+    config.total = bulkhead.total;
+    if let Some(tiers) = &bulkhead.tiers {
+        let shares = tiers.of.iter().map(|(_, (reserved, max))| Share::new(*reserved, *max));
+        config = config.tiers(&shares.collect::<Vec<_>>());
+    }
+    if let Some(priorities) = &bulkhead.priorities {
+        let mut shares = [100; PRIORITIES];
+        shares.iter_mut().zip(&priorities.of).for_each(|(place, (_, percent))| *place = *percent);
+        // Whoever is of none of them goes last.
+        let least = priorities.of.iter().map(|(_, percent)| *percent).min().unwrap_or(100);
+        shares[priorities.of.len().min(PRIORITIES)..].fill(least);
+        config = config.priorities(shares);
+    }
+    if let Some(adaptive) = &bulkhead.adaptive {
+        let checked::Adaptive { min, max, .. } = *adaptive;
+        let how = adaptive
+            .aimd_latency
+            .map_or_else(|| Adaptive::gradient2(min, max), |latency| Adaptive::aimd(min, max, latency));
+        let adapt = if adaptive.acts { enforce::Enforce::Always } else { enforce::Enforce::Observe };
+        config = config.adaptive(how).adapt(adapt);
+    }
+    config
+}
+
+/// The layer of a bulkhead that is new, with what it takes from a request.
+pub(super) fn bulkhead_layer(
+    bulkhead: &Bulkhead,
+    enforce: Enforce,
+    metrics: Arc<PolicyMetrics>,
+) -> BulkheadLayer<Arc<PolicyMetrics>> {
+    let mut layer = BulkheadLayer::observed(bulkhead_config(bulkhead, enforce), metrics);
+    if !bulkhead.key.is_empty() {
+        layer = layer.partitioned_by(key_of(&bulkhead.key));
+    }
+    if let Some(tiers) = &bulkhead.tiers {
+        let (tier, last) = (tier_of(tiers), tiers.of.len() - 1);
+        layer = layer.tiered_by(move |head| tier(head).unwrap_or(last));
+    }
+    prioritized(layer, bulkhead)
+}
+
+/// The same account under another configuration.
+pub(super) fn bulkhead_reconfigured(
+    layer: &BulkheadLayer<Arc<PolicyMetrics>>,
+    bulkhead: &Bulkhead,
+    enforce: Enforce,
+) -> BulkheadLayer<Arc<PolicyMetrics>> {
+    prioritized(layer.reconfigured(&bulkhead_config(bulkhead, enforce)), bulkhead)
+}
+
+fn prioritized(
+    layer: BulkheadLayer<Arc<PolicyMetrics>>,
+    bulkhead: &Bulkhead,
+) -> BulkheadLayer<Arc<PolicyMetrics>> {
+    let Some(priorities) = &bulkhead.priorities else { return layer };
+    let (of, least) = (tier_of(priorities), least_important(priorities));
+    layer.priority_by(move |head| u8::try_from(of(head).unwrap_or(least)).unwrap_or(u8::MAX))
+}
+
+/// The place of those who may use the least.
+fn least_important(priorities: &Tiers<u8>) -> usize {
+    let all = priorities.of.iter().enumerate();
+    all.min_by_key(|(_, (_, percent))| *percent).map_or(0, |(place, _)| place)
+}
+
+/// The layer of a rate limit that is new, with what it takes from a request.
+pub(super) fn rate_limit_layer(
+    limit: &RateLimit,
+    enforce: Enforce,
+    metrics: Arc<PolicyMetrics>,
+) -> RateLimitLayer<Arc<PolicyMetrics>> {
+    tiered(RateLimitLayer::observed(rate_limit_config(limit, enforce), key_of(&limit.key), metrics), limit)
+}
+
+/// The same account under another configuration.
+pub(super) fn rate_limit_reconfigured(
+    layer: &RateLimitLayer<Arc<PolicyMetrics>>,
+    limit: &RateLimit,
+    enforce: Enforce,
+) -> RateLimitLayer<Arc<PolicyMetrics>> {
+    tiered(layer.reconfigured(&rate_limit_config(limit, enforce)), limit)
+}
+
+fn tiered(
+    layer: RateLimitLayer<Arc<PolicyMetrics>>,
+    limit: &RateLimit,
+) -> RateLimitLayer<Arc<PolicyMetrics>> {
+    match &limit.tiers {
+        Some(tiers) => layer.tier_by(tier_of(tiers)),
+        None => layer,
+    }
 }
 
 pub(super) const fn enforced(enforce: Enforce) -> enforce::Enforce {

@@ -5,17 +5,15 @@ use std::{collections::BTreeMap, sync::Arc};
 use naka::{
     balance::BalanceLayer,
     basic_auth::BasicAuthLayer,
-    bulkhead::BulkheadLayer,
     forward_auth::ForwardAuthLayer,
     jwt::{JwtLayer, KeySet, Keys, KeysError},
-    rate_limit::RateLimitLayer,
 };
 
 use super::{
     Surroundings, Wrong,
     convert::{
-        basic_auth_config, bulkhead_config, fetch_config, forward_auth_config, jwt_config, key_of,
-        rate_limit_config,
+        basic_auth_config, bulkhead_layer, bulkhead_reconfigured, fetch_config, forward_auth_config,
+        jwt_config, rate_limit_layer, rate_limit_reconfigured,
     },
     upstream_of,
 };
@@ -45,7 +43,7 @@ pub(super) fn carry(
                 rate_limits.insert(identity, (limit.clone(), policy.enforce));
             }
             PolicyKind::Bulkhead(bulkhead) => {
-                bulkheads.insert(identity, (*bulkhead, policy.enforce));
+                bulkheads.insert(identity, (bulkhead.clone(), policy.enforce));
             }
             _ => {}
         }
@@ -56,11 +54,9 @@ pub(super) fn carry(
         report,
         &Steps {
             make: &|identity, (limit, enforce)| {
-                let metrics = around.metrics.policy(identity);
-                RateLimitLayer::observed(rate_limit_config(limit, *enforce), key_of(&limit.key), metrics)
-                    .named(identity)
+                rate_limit_layer(limit, *enforce, around.metrics.policy(identity)).named(identity)
             },
-            change: &|layer, (limit, enforce)| layer.reconfigured(&rate_limit_config(limit, *enforce)),
+            change: &|layer, (limit, enforce)| rate_limit_reconfigured(layer, limit, *enforce),
             // What was counted by another key is found by nobody, and only fills the table.
             is_same: &|(old, _), (new, _)| old.key == new.key,
         },
@@ -71,11 +67,11 @@ pub(super) fn carry(
         report,
         &Steps {
             make: &|identity, (bulkhead, enforce)| {
-                let metrics = around.metrics.policy(identity);
-                BulkheadLayer::observed(bulkhead_config(bulkhead, *enforce), metrics).named(identity)
+                bulkhead_layer(bulkhead, *enforce, around.metrics.policy(identity)).named(identity)
             },
-            change: &|layer, (bulkhead, enforce)| layer.reconfigured(&bulkhead_config(bulkhead, *enforce)),
-            is_same: &|_, _| true,
+            change: &|layer, (bulkhead, enforce)| bulkhead_reconfigured(layer, bulkhead, *enforce),
+            // What a request is counted by is made with the layer.
+            is_same: &|(old, _), (new, _)| old.is_partitioned_as(new),
         },
     );
     let tokens = tokens(config, before, around, report)?;

@@ -43,6 +43,11 @@ impl Cx {
         }
     }
 
+    /// What stands there.
+    pub(crate) fn text(&self, span: Span) -> &str {
+        self.sources[span.file].text().get(span.start..span.end).unwrap_or_default()
+    }
+
     /// Reads on in a document.
     pub(crate) fn add_source(&mut self, span: Span, name: &str, text: &str) -> usize {
         let path = Documents::path(self.source(span.file).path(), name);

@@ -144,6 +144,38 @@ impl Scalar for OrNever {
     }
 }
 
+/// A factor such as `2x` or `0.2x`, in percent.
+pub(crate) fn factor(text: &str) -> Option<u32> {
+    let number = text.strip_suffix('x')?;
+    let (whole, part) = number.split_once('.').unwrap_or((number, "0"));
+    let is_plain = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    if !is_plain(whole) || !is_plain(part) || part.len() > 2 {
+        return None;
+    }
+    let part = format!("{part:0<2}").parse::<u32>().ok()?;
+    let percent = whole.parse::<u32>().ok()?.checked_mul(100)?.checked_add(part)?;
+    (1..=100_000).contains(&percent).then_some(percent)
+}
+
+/// A share of all, in percent: 1 to 100.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Percent(pub(crate) u8);
+
+impl Scalar for Percent {
+    const WHAT: &'static str = "a share such as `70%`";
+
+    fn parse(text: Text<'_>) -> Result<Self, Wrong> {
+        let number = text.text.strip_suffix('%').and_then(|number| number.parse().ok());
+        number.filter(|number| (1..=100).contains(number)).map(Self).ok_or_else(|| {
+            Wrong::new(format!("{} is not a share", quoted(text.text))).help("write `1%` to `100%`")
+        })
+    }
+
+    fn schema() -> Json {
+        json!({"type": "string", "pattern": "^[0-9]+%$", "examples": ["70%"]})
+    }
+}
+
 /// A moment, in seconds since 1970: a day in UTC, or RFC 3339.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Time(pub(crate) u64);

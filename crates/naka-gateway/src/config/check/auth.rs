@@ -491,19 +491,44 @@ impl Policies {
                 nobody_is_known(route, (name, *span), "lets in nobody", is_public, cx);
             }
         }
-        for (name, span) in level.all(Kind::RateLimit) {
-            let PolicyKind::RateLimit(limit) = &self.checked[name].kind else { continue };
-            let has = |part: &IdentityPart| match part {
-                IdentityPart::Subject => is_known,
-                IdentityPart::ApiKey => !level.all(Kind::ApiKey).is_empty(),
-                IdentityPart::Jwt(_) => !level.all(Kind::Jwt).is_empty(),
-            };
-            let lacks = limit.key.iter().any(|part| matches!(part, KeyPart::Identity(part) if !has(part)));
-            if lacks && !is_public {
-                nobody_is_known(route, (name, *span), "has no key", is_public, cx);
+        let has = |part: &IdentityPart| match part {
+            IdentityPart::Subject => is_known,
+            IdentityPart::ApiKey => !level.all(Kind::ApiKey).is_empty(),
+            IdentityPart::Jwt(_) => !level.all(Kind::Jwt).is_empty(),
+        };
+        for (name, span) in level.all(Kind::RateLimit).iter().chain(level.all(Kind::Bulkhead)) {
+            let policy = &self.checked[name].kind;
+            let lacks_key = identity_parts(policy).any(|part| !has(part));
+            let lacks_tier = tier_parts(policy).any(|part| !has(part));
+            if (lacks_key || lacks_tier) && !is_public {
+                let so = if lacks_key { "has no key" } else { "knows no tier" };
+                nobody_is_known(route, (name, *span), so, is_public, cx);
             }
         }
     }
+}
+
+/// What the key of a limit asks of whoever it is.
+fn identity_parts(policy: &PolicyKind) -> impl Iterator<Item = &IdentityPart> {
+    let key = match policy {
+        PolicyKind::RateLimit(limit) => &limit.key[..],
+        PolicyKind::Bulkhead(bulkhead) => &bulkhead.key[..],
+        _ => &[],
+    };
+    key.iter().filter_map(|part| if let KeyPart::Identity(part) = part { Some(part) } else { None })
+}
+
+/// What the tiers of a limit ask of whoever it is.
+fn tier_parts(policy: &PolicyKind) -> impl Iterator<Item = &IdentityPart> {
+    let parts = match policy {
+        PolicyKind::RateLimit(limit) => [limit.tiers.as_ref().map(|tiers| &tiers.by), None],
+        PolicyKind::Bulkhead(bulkhead) => [
+            bulkhead.tiers.as_ref().map(|tiers| &tiers.by),
+            bulkhead.priorities.as_ref().map(|tiers| &tiers.by),
+        ],
+        _ => [None, None],
+    };
+    parts.into_iter().flatten()
 }
 
 /// Says that a policy wants to know who asks where nobody does.

@@ -265,11 +265,13 @@ impl Policies {
 
     /// Reports captures that the keys of these rate limits need and the route does not have.
     pub(super) fn captures(&self, route: &str, level: &Level, captures: &[Arc<str>], cx: &mut Cx) {
-        for (name, span) in level.all(Kind::RateLimit) {
-            let Some(PolicyKind::RateLimit(limit)) = self.checked.get(name).map(|policy| &policy.kind) else {
-                continue;
+        for (name, span) in level.all(Kind::RateLimit).iter().chain(level.all(Kind::Bulkhead)) {
+            let parts = match self.checked.get(name).map(|policy| &policy.kind) {
+                Some(PolicyKind::RateLimit(limit)) => &limit.key,
+                Some(PolicyKind::Bulkhead(bulkhead)) => &bulkhead.key,
+                _ => continue,
             };
-            for part in &limit.key {
+            for part in parts {
                 let KeyPart::Capture(capture) = part else { continue };
                 if captures.contains(capture) {
                     continue;

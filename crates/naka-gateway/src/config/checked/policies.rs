@@ -156,6 +156,34 @@ pub struct RateLimit {
     pub on_missing: OnMissing,
     /// The bound of the key table.
     pub max_keys: usize,
+    /// Whether windows slide, instead of coming back evenly.
+    pub is_sliding: bool,
+    /// What one request costs.
+    pub cost: u32,
+    /// Who has more or less: factors in percent.
+    pub tiers: Option<Tiers<u32>>,
+    /// What responses say about it.
+    pub fields: Fields,
+}
+
+/// What each value of something that is known of whoever asks has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tiers<T> {
+    /// What decides.
+    pub by: IdentityPart,
+    /// Its values, and what each has. `anonymous` is whoever is not known.
+    pub of: Vec<(Arc<str>, T)>,
+}
+
+/// What responses say about a rate limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fields {
+    /// Nothing.
+    None,
+    /// `RateLimit` and `RateLimit-Policy`.
+    Draft,
+    /// `X-RateLimit-Limit`, `-Remaining` and `-Reset`.
+    Legacy,
 }
 
 /// `count` requests in `per`.
@@ -211,7 +239,7 @@ pub enum OnMissing {
 }
 
 /// So many requests at once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bulkhead {
     /// At work at once; at least 1.
     pub max: u32,
@@ -219,6 +247,31 @@ pub struct Bulkhead {
     pub queue: u32,
     /// The longest wait.
     pub max_wait: Duration,
+    /// What makes a partition; empty: there are none.
+    pub key: Vec<KeyPart>,
+    /// Keys with requests at work or waiting.
+    pub max_keys: usize,
+    /// At work at once over all keys.
+    pub total: Option<u32>,
+    /// Reserved and highest number of places.
+    pub tiers: Option<Tiers<(u32, u32)>>,
+    /// The part of the places that each may use, in percent.
+    pub priorities: Option<Tiers<u8>>,
+    /// A limit that follows what is behind.
+    pub adaptive: Option<Adaptive>,
+}
+
+/// A limit that follows what is behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Adaptive {
+    /// The longest mean latency, where it counts additively; else it goes by the gradient.
+    pub aimd_latency: Option<Duration>,
+    /// The lowest limit.
+    pub min: u32,
+    /// The highest.
+    pub max: u32,
+    /// Whether it is in force.
+    pub acts: bool,
 }
 
 /// Whoever has a signed token.
@@ -403,9 +456,27 @@ impl Rule {
     }
 }
 
+impl Bulkhead {
+    /// Whether both take the same of a request.
+    pub fn is_partitioned_as(&self, other: &Self) -> bool {
+        self.key == other.key && is_of_same_tiers(self.tiers.as_ref(), other.tiers.as_ref())
+    }
+}
+
+/// Whether both tell the same tiers apart, whatever each has.
+fn is_of_same_tiers<T>(one: Option<&Tiers<T>>, other: Option<&Tiers<T>>) -> bool {
+    fn names<T>(tiers: &Tiers<T>) -> impl Iterator<Item = &Arc<str>> {
+        tiers.of.iter().map(|(name, _)| name)
+    }
+    match (one, other) {
+        (Some(one), Some(other)) => one.by == other.by && names(one).eq(names(other)),
+        (one, other) => one.is_none() && other.is_none(),
+    }
+}
+
 impl RateLimit {
     /// Whether its key asks who it is.
     pub fn needs_identity(&self) -> bool {
-        self.key.iter().any(|part| matches!(part, KeyPart::Identity(_)))
+        self.tiers.is_some() || self.key.iter().any(|part| matches!(part, KeyPart::Identity(_)))
     }
 }

@@ -8,11 +8,12 @@ use serde_json::{Value as Json, json};
 
 use super::Count;
 use crate::config::{
-    checked::{Enforce, KeyPart, Rate},
+    checked::{Enforce, IdentityPart, KeyPart, Rate},
     decode::{At, Cx, Decode, Named, OneOrMany, Or, Scalar, Text, Wrong},
     node::Node,
     record::{record, words},
-    units::{OrZero, Size, Time, Whole},
+    suggest::quoted,
+    units::{OrZero, Percent, Size, Time, Whole, factor},
     values::{Hash, Url},
 };
 
@@ -55,14 +56,73 @@ record! {
         enforce: Enforce = "always";
         /// The bound of the key table.
         max_keys: Whole<16, 10_000_000> = "100000";
+        /// How it is counted.
+        algorithm: RawAlgorithmOfLimit = "gcra";
+        /// What one request costs.
+        cost: Whole<0, 4_294_967_295> = "1";
+        /// Who has more or less: `by:` what is known of whoever asks, and a factor for each of its values;
+        /// `anonymous` is whoever is not known.
+        tiers: RawTiers = optional;
+        /// What responses say about it.
+        fields: RawFields = "none";
     }
-    not_built: tiers cost algorithm store;
+    not_built: store;
     instead: requests => "write `rate: 20/m`",
         limit => "write `rate: 20/m`",
         average => "write `rate: 20/m`",
         period => "write it into the rate: `rate: 20/m`",
         per => "write it into the rate: `rate: 20/m`",
         by => "write `key: [client_ip]`";
+}
+
+words! {
+    /// How it is counted.
+    RawAlgorithmOfLimit ("how requests are counted") { Gcra = "gcra", SlidingWindow = "sliding_window" }
+    not_built: "fixed_window" "leaky_bucket" "token_bucket";
+}
+
+words! {
+    /// What responses say: the fields of the IETF's draft, or `X-RateLimit-*`.
+    RawFields ("what responses say") { None = "none", Draft = "draft", Legacy = "legacy" }
+}
+
+/// `by:` and factors.
+pub(crate) type RawTiers = Named<Arc<str>, TierValue<Multiple>>;
+
+/// What decides a tier, or what a tier has.
+#[derive(Clone, Debug)]
+pub(crate) enum TierValue<T> {
+    By(IdentityPart),
+    Has(T),
+}
+
+/// A factor, in percent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Multiple(pub(crate) u32);
+
+impl Scalar for TierValue<Multiple> {
+    const WHAT: &'static str = "a factor such as `2x`";
+
+    fn parse(text: Text<'_>) -> Result<Self, Wrong> {
+        if let Ok(part) = IdentityPart::parse(text) {
+            return Ok(Self::By(part));
+        }
+        factor(text.text).map(|percent| Self::Has(Multiple(percent))).ok_or_else(|| {
+            Wrong::new(format!("{} is not a factor", quoted(text.text)))
+                .help("write `2x` or `0.2x` for a tier, and `by: jwt.tier` once")
+        })
+    }
+}
+
+impl Scalar for TierValue<Percent> {
+    const WHAT: &'static str = "a share such as `70%`";
+
+    fn parse(text: Text<'_>) -> Result<Self, Wrong> {
+        match IdentityPart::parse(text) {
+            Ok(part) => Ok(Self::By(part)),
+            Err(_) => Percent::parse(text).map(Self::Has),
+        }
+    }
 }
 
 words! {
@@ -89,11 +149,81 @@ record! {
         enforce: Enforce = "always";
         /// Whom one account is for.
         scope: RawScope = "policy";
+        /// What makes a partition: each key has `max` and `queue` of its own.
+        key: OneOrMany<KeyPart> = optional;
+        /// Keys with requests at work or waiting.
+        max_keys: Whole<1, 10_000_000> = "10000";
+        /// At work at once over all keys.
+        total: Count = optional;
+        /// Who has places of its own, and may borrow: `by:` what is known of whoever asks, and a share for each of
+        /// its values.
+        tiers: RawPlaces = optional;
+        /// Who goes first when it is tight: `by:` what is known of whoever asks, and the part of the places that
+        /// each of its values may use.
+        priorities: Named<Arc<str>, TierValue<Percent>> = optional;
+        /// A limit that follows what is behind.
+        adaptive: Or<RawAdaptiveWord, RawAdaptive> = optional;
     }
-    not_built: adaptive key;
     instead: max_concurrent => "write `max:`",
         limit => "write `max:`",
         timeout => "write `max_wait:`";
+}
+
+/// `by:` and shares.
+pub(crate) type RawPlaces = Named<Arc<str>, Or<TierValue<NoPlaces>, RawShare>>;
+
+/// Text that says no share.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NoPlaces;
+
+impl Scalar for TierValue<NoPlaces> {
+    const WHAT: &'static str = "`by: jwt.tier`";
+
+    fn parse(text: Text<'_>) -> Result<Self, Wrong> {
+        IdentityPart::parse(text).map(Self::By)
+    }
+}
+
+record! {
+    /// What a tier has of a bulkhead.
+    RawShare ("a share such as `{reserved: 10, max: 40}`") {
+        /// Places that are kept for it.
+        reserved: Whole<0, 10_000_000> = "0";
+        /// Places it may have in all, borrowed ones included.
+        max: Count = required;
+    }
+}
+
+words! {
+    /// A limit that is only computed.
+    RawAdaptiveWord ("`observe`") { Observe = "observe" }
+}
+
+record! {
+    /// A limit that follows what is behind.
+    RawAdaptive ("an adaptive limit such as `{algorithm: gradient2}`") {
+        /// How it follows.
+        algorithm: RawAdaptiveAlgorithm = "gradient2";
+        /// The lowest limit.
+        min: Count = "1";
+        /// The highest; `max` of the bulkhead if nothing is said.
+        max: Count = optional;
+        /// For `aimd`: the longest mean latency at which all is well.
+        latency: Duration = optional;
+        /// `observe`: computed and shown; `always`: in force.
+        enforce: RawAdapt = "observe";
+    }
+}
+
+words! {
+    /// How an adaptive limit follows.
+    RawAdaptiveAlgorithm ("how a limit follows") { Gradient2 = "gradient2", Aimd = "aimd" }
+    not_built: "vegas" "gradient";
+}
+
+words! {
+    /// Whether an adaptive limit is in force.
+    RawAdapt ("`observe` or `always`") { Observe = "observe", Always = "always" }
 }
 
 record! {
