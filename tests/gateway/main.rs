@@ -19,3 +19,4 @@ mod reload;
 mod state;
 mod streaming;
 mod timeouts;
+mod versions;

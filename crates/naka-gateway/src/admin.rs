@@ -7,6 +7,7 @@
 //! | `/metrics` | Prometheus text |
 //! | `/config` | The generation in force, and what it was read from |
 //! | `/routes` `/upstreams` `/policies` | What is in force, with live state |
+//! | `/versions` | The versions of each route, who uses them, and which could go |
 //! | `POST /explain` | Explains a request against live state; consumes nothing |
 //! | `POST /reload` | Reads the files now |
 //!
@@ -50,6 +51,7 @@ use crate::{
     patience::{Patience, Patient, Progress},
     reload::Status,
     state::State,
+    versions,
 };
 
 /// Connections to the admin port.
@@ -133,6 +135,7 @@ impl Admin {
             (&Method::GET, "/routes") => reply(&routes(&generation.config)),
             (&Method::GET, "/upstreams") => reply(&upstreams(&generation)),
             (&Method::GET, "/policies") => reply(&policies(&generation)),
+            (&Method::GET, "/versions") => reply(&of_versions(&generation)),
             (&Method::POST, "/explain") => explained(&generation, request).await,
             (&Method::POST, "/reload") => self.reload().await,
             (_, "/explain" | "/reload") => text(StatusCode::METHOD_NOT_ALLOWED, "POST it\n".into()),
@@ -182,6 +185,19 @@ impl Admin {
     /// What policies hold now is read when somebody asks, and not kept up to date for each request.
     fn levels(&self, generation: &Generation) {
         let state = &generation.state;
+        let now = Now::read();
+        let versions = state.versions.iter().flat_map(|(route, layer)| {
+            let used = layer.usage(now).versions.into_iter();
+            used.map(move |is| {
+                (
+                    format!("{route}/{}", is.name),
+                    "requests_7d",
+                    usize::try_from(is.last_7_days).unwrap_or(usize::MAX),
+                )
+            })
+        });
+        let versions = versions.collect::<Vec<_>>();
+        let versions = versions.iter().map(|(name, level, value)| (&**name, *level, *value));
         let keys = state.rate_limits.iter().map(|(identity, layer)| (&**identity, "keys", layer.keys()));
         let counts = state.bulkheads.iter().flat_map(|(identity, layer)| {
             let Counts { working, waiting, .. } = layer.counts();
@@ -193,7 +209,7 @@ impl Admin {
             ];
             all.into_iter().chain(adaptive).map(move |(level, value)| (&**identity, level, value))
         });
-        self.metrics.levels(keys.chain(counts));
+        self.metrics.levels(keys.chain(counts).chain(versions));
     }
 
     async fn reload(&self) -> Answer {
@@ -219,7 +235,7 @@ impl Admin {
 }
 
 const PATHS: &str =
-    "/livez /readyz /metrics /config /routes /upstreams /policies, POST /explain, POST /reload\n";
+    "/livez /readyz /metrics /config /routes /upstreams /policies /versions, POST /explain, POST /reload\n";
 
 async fn explained(generation: &Generation, request: Request<Incoming>) -> Answer {
     let body = Limited::new(request.into_body(), BODY).collect();
@@ -246,6 +262,14 @@ fn routes(config: &Config) -> Value {
             Destination::Upstream(upstream) => format!("upstream {upstream}"),
             Destination::Respond(respond) => format!("respond {}", respond.status),
             Destination::Redirect(redirect) => format!("redirect {}", redirect.status),
+            Destination::Versions(versions) => {
+                let of = versions.of.iter().map(|version| format!("{} {}", version.name, version.upstream));
+                format!("versions {}", of.collect::<Vec<_>>().join(", "))
+            }
+            Destination::ListVersions(routes) => {
+                let of = routes.iter().map(|name| &**name).collect::<Vec<_>>();
+                format!("list_versions {}", of.join(", "))
+            }
         };
         let methods = route.matches.methods.iter().map(Method::as_str).collect::<Vec<_>>();
         let listeners = route.listeners.iter().map(|name| &**name).collect::<Vec<_>>();
@@ -298,6 +322,17 @@ fn policies(generation: &Generation) -> Value {
         (identity.to_string(), is)
     });
     Value::Object(limits.chain(bulkheads).collect())
+}
+
+/// The versions of each route, and who uses them.
+fn of_versions(generation: &Generation) -> Value {
+    let now = Now::read();
+    let all = generation.state.versions.iter().map(|(route, layer)| {
+        let mut it = versions::table(layer, now);
+        it["usage"] = versions::usage(layer, now);
+        (route.to_string(), it)
+    });
+    Value::Object(all.collect())
 }
 
 /// What no configuration names any more, but whose history still counts.

@@ -9,7 +9,8 @@ use http::{HeaderName, Request, StatusCode, header::HOST, request::Parts};
 use naka::{
     balance::Endpoint,
     clock::Now,
-    explain::Finding,
+    context::ApiVersion,
+    explain::{Explain, Finding},
     identity::{Identity, Scheme},
     reject::{Dependency, Reason, Rejection},
 };
@@ -165,7 +166,9 @@ impl Explanation {
         self.candidates = candidates(generation, served, &parts);
         let (plan, _) = serve::find(served, &mut parts, &mut ()).map_err(|no_route| no_route.0)?;
         self.route = Some(Arc::clone(&plan.name));
-        if let Some(what) = self.ask_layers(plan, asked, &mut parts, now)? {
+        if let Some(what) =
+            self.ask_layers(&listed(|visit| plan.layers.each(visit)), plan, asked, &mut parts, now)?
+        {
             return Ok(Verdict::Depends(what));
         }
         let route = &generation.config.routes[&plan.name];
@@ -175,6 +178,18 @@ impl Explanation {
                 let location = transform::location(redirect, &parts, entry::scheme(&parts.headers))?;
                 self.location = Some(String::from_utf8_lossy(location.as_bytes()).into_owned());
                 Ok(Verdict::Answered(redirect.status))
+            }
+            Destination::ListVersions(_) => Ok(Verdict::Answered(StatusCode::OK)),
+            Destination::Versions(_) => {
+                let arm = ApiVersion::of(&parts.extensions).and_then(|version| plan.arms.get(version));
+                let arm = arm.ok_or(Rejection::new(Reason::NoEndpoint))?;
+                let layers = listed(|visit| arm.layers.each(visit));
+                if let Some(what) = self.ask_layers(&layers, plan, asked, &mut parts, now)? {
+                    return Ok(Verdict::Depends(what));
+                }
+                arm.transform.request(&mut parts)?;
+                self.forwarded = Some(forwarded(generation, &plan.name, &arm.upstream, &parts));
+                Ok(Verdict::Sent)
             }
             Destination::Upstream(upstream) => {
                 plan.transform.request(&mut parts)?;
@@ -188,15 +203,16 @@ impl Explanation {
     /// rest depends on, if one of them would have to ask who it is.
     fn ask_layers(
         &mut self,
+        layers: &[&dyn Explain],
         plan: &Plan,
         asked: &TestRequest,
         parts: &mut Parts,
         now: Now,
     ) -> Result<Option<String>, Rejection> {
         let (mut refusal, mut unknown) = (None, None);
-        plan.layers.each(&mut |layer| {
+        for layer in layers {
             if refusal.is_some() || unknown.is_some() {
-                return;
+                break;
             }
             let assumed = assumed(plan, layer.kind(), asked, parts);
             let finding = assumed.unwrap_or_else(|| layer.explain(now, parts));
@@ -215,7 +231,7 @@ impl Explanation {
                 _ => {}
             }
             self.layers.push(Said { kind: layer.kind(), name, finding });
-        });
+        }
         refusal.map_or(Ok(unknown), Err)
     }
 
@@ -257,6 +273,13 @@ impl Explanation {
             "verdict": verdict,
         })
     }
+}
+
+/// All that explain themselves, outermost first.
+fn listed<'l>(each: impl FnOnce(&mut dyn FnMut(&'l dyn Explain))) -> Vec<&'l dyn Explain> {
+    let mut all = Vec::new();
+    each(&mut |layer| all.push(layer));
+    all
 }
 
 /// What a layer that authenticates would say to credentials that are only thought of.

@@ -1,6 +1,12 @@
 //! One generation: an immutable snapshot of everything a request needs, behind one swap.
 
-use std::{collections::HashMap, fmt, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 
@@ -10,7 +16,7 @@ use crate::{
     entry::Entry,
     observe::RouteMetrics,
     route::Table,
-    stack::{Layers, Route},
+    stack::{ArmLayers, Layers, Route},
     state::State,
     transform::Transform,
 };
@@ -83,6 +89,8 @@ pub struct Plan {
     pub layers: Layers,
     /// What it changes on the way.
     pub transform: Transform,
+    /// What stands behind the choice of a version, by its name.
+    pub arms: BTreeMap<Arc<str>, Arc<ArmPlan>>,
     /// The end of the whole exchange; `None` is `never`.
     pub total: Option<Duration>,
     /// Whether a key needs to know the route, or the path loses its prefix.
@@ -91,6 +99,17 @@ pub struct Plan {
     pub metrics: RouteMetrics,
     /// Says that its generation still serves.
     pub alive: Alive,
+}
+
+/// One arm of a route, as all workers share it.
+#[derive(Debug)]
+pub struct ArmPlan {
+    /// Its layers.
+    pub layers: ArmLayers,
+    /// What it changes on the way.
+    pub transform: Transform,
+    /// Where it goes.
+    pub upstream: Name,
 }
 
 /// The generation in force: the one pointer that a reload swaps.

@@ -36,5 +36,6 @@ pub mod stack;
 pub mod state;
 pub mod transform;
 pub mod upstream;
+pub mod versions;
 pub mod watch;
 pub mod worker;

@@ -271,6 +271,12 @@ const SHOWN_TESTS: usize = 20;
 fn said(all: &[Wrong], config: &Config) -> Vec<Diagnostic> {
     let one = |wrong: &Wrong| match wrong {
         Wrong::Routes(one) => said_of_routes(std::slice::from_ref(one), &config.routes),
+        Wrong::Route { name, error } => {
+            let place = config.routes[name].origin.place().clone();
+            let mut it = Diagnostic::error(Code::Value, place, format!("the route `{name}`: {error}"));
+            it.help("mend its `versions:`");
+            vec![it]
+        }
         Wrong::Policy { name, error } => {
             let place = config.policies[name].origin.place().clone();
             let mut it = Diagnostic::error(Code::Value, place, format!("the policy `{name}`: {error}"));

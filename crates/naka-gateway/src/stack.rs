@@ -27,6 +27,7 @@ use naka::{
     problem::ProblemLayer,
     rate_limit::RateLimitLayer,
     timeout::{TimeoutBody, TimeoutLayer},
+    version::VersionLayer,
 };
 use tower_layer::Layer;
 use tower_service::Service;
@@ -52,6 +53,8 @@ pub struct Layers {
     pub forward_auth: ForwardAuthLayer<Arc<PolicyMetrics>>,
     /// Who may.
     pub authorize: AuthorizeLayer<Arc<PolicyMetrics>>,
+    /// Which version of an API is meant.
+    pub version: VersionLayer<Arc<PolicyMetrics>>,
     /// All rate limits of the route that ask who it is.
     pub identity_rate_limits: RateLimitLayer<Arc<PolicyMetrics>>,
     /// The route's own bulkhead.
@@ -65,15 +68,29 @@ pub struct Layers {
 /// What the guards of the layers make of the leaf's body.
 pub type RouteBody = TimeoutBody<Guarded<Guarded<Guarded<Body, InFlight>, Permit>, Permit>>;
 
+/// The layers behind the choice of a version.
+#[derive(Clone, Debug)]
+pub struct ArmLayers {
+    /// The version's own rate limit.
+    pub rate_limits: RateLimitLayer<Arc<PolicyMetrics>>,
+    /// The bulkhead of the whole upstream.
+    pub upstream_bulkhead: BulkheadLayer<Arc<PolicyMetrics>>,
+    /// Chooses the endpoint.
+    pub balance: BalanceLayer,
+}
+
+/// What the guards behind a choice make of the leaf's body.
+pub type ArmBody = Guarded<Guarded<Body, InFlight>, Permit>;
+
 macro_rules! in_order {
-    ($($layer:ident),+) => {
+    ($body:ident: $($layer:ident),+) => {
         /// Hands out, outermost first, all that explains itself.
         pub fn each<'a>(&'a self, visit: &mut dyn FnMut(&'a dyn Explain)) {
             $(self.$layer.each(visit);)+
         }
 
         /// Puts the layers around `leaf`, the first outermost.
-        pub fn stack<S>(&self, leaf: S) -> impl RouteService + use<S>
+        pub fn stack<S>(&self, leaf: S) -> impl Stack<$body> + use<S>
         where
             S: Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send + 'static>
                 + Clone + Send + Sync + 'static,
@@ -91,6 +108,7 @@ impl Layers {
     // The timeout is outside of all that can wait (for keys, for a place): it counts from the request head,
     // so it ends a wait as well as an exchange.
     in_order!(
+        RouteBody:
         problem,
         rate_limits,
         total_timeout,
@@ -99,6 +117,7 @@ impl Layers {
         basic_auth,
         forward_auth,
         authorize,
+        version,
         identity_rate_limits,
         bulkhead,
         upstream_bulkhead,
@@ -106,9 +125,13 @@ impl Layers {
     );
 }
 
+impl ArmLayers {
+    in_order!(ArmBody: rate_limits, upstream_bulkhead, balance);
+}
+
 /// What a whole stack is.
-pub trait RouteService:
-    Service<Request<Body>, Response = Response<RouteBody>, Error = Infallible, Future: Send + 'static>
+pub trait Stack<R>:
+    Service<Request<Body>, Response = Response<R>, Error = Infallible, Future: Send + 'static>
     + Clone
     + Send
     + Sync
@@ -116,13 +139,45 @@ pub trait RouteService:
 {
 }
 
-impl<S> RouteService for S where
-    S: Service<Request<Body>, Response = Response<RouteBody>, Error = Infallible, Future: Send + 'static>
+impl<S, R> Stack<R> for S where
+    S: Service<Request<Body>, Response = Response<R>, Error = Infallible, Future: Send + 'static>
         + Clone
         + Send
         + Sync
         + 'static
 {
+}
+
+/// One arm's stack, of whatever type, called by `&self`. A request costs two boxes more than on a route
+/// without a choice: for the future, and for the body of its response.
+#[derive(Clone)]
+pub struct Arm(Arc<ArmCall>);
+
+type ArmCall = dyn Fn(Request<Body>) -> Pin<Box<dyn Future<Output = Response<Body>> + Send>> + Send + Sync;
+
+impl Arm {
+    /// Erases the type of a stack.
+    pub fn new(stack: impl Stack<ArmBody>) -> Self {
+        Self(Arc::new(move |request| {
+            let mut stack = stack.clone();
+            Box::pin(async move {
+                let Ok(()) = std::future::poll_fn(|cx| stack.poll_ready(cx)).await;
+                let Ok(response) = stack.call(request).await;
+                response.map(Body::boxed)
+            })
+        }))
+    }
+
+    /// One request.
+    pub async fn call(&self, request: Request<Body>) -> Response<Body> {
+        (self.0)(request).await
+    }
+}
+
+impl fmt::Debug for Arm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Arm")
+    }
 }
 
 /// The future of one request through a [`Route`].
@@ -134,7 +189,7 @@ pub struct Route(Arc<dyn Erased>);
 
 impl Route {
     /// Erases the type of a stack.
-    pub fn new(stack: impl RouteService) -> Self {
+    pub fn new(stack: impl Stack<RouteBody>) -> Self {
         Self(Arc::new(Lent { hot: Mutex::new(stack.clone()), spare: stack }))
     }
 
@@ -161,7 +216,7 @@ struct Lent<S> {
     spare: S,
 }
 
-impl<S: RouteService> Erased for Lent<S> {
+impl<S: Stack<RouteBody>> Erased for Lent<S> {
     fn call(&self, request: Request<Body>) -> RouteFuture {
         let hot = match self.hot.try_lock() {
             Ok(hot) => Some(hot),

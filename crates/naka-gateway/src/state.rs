@@ -15,12 +15,13 @@ use naka::{
     forward_auth::ForwardAuthLayer,
     jwt::{JwtLayer, KeyDriver},
     rate_limit::RateLimitLayer,
+    version::VersionLayer,
 };
 use tokio::{task::AbortHandle, time::Instant};
 
 use crate::{
     carry::Carried,
-    config::checked::{BasicAuth, Bulkhead, Enforce, ForwardAuth, Jwt, Name, RateLimit},
+    config::checked::{BasicAuth, Bulkhead, Enforce, ForwardAuth, Jwt, Name, RateLimit, Versions},
     control::FetchKeys,
     observe::PolicyMetrics,
     upstream::Pool,
@@ -39,6 +40,8 @@ pub struct State {
     pub passwords: Passwords,
     /// Whoever asks other services, by policy.
     pub authorities: Authorities,
+    /// Whoever finds versions, by route; the use of each version goes with it.
+    pub versions: Carried<Versions, VersionLayer<Arc<PolicyMetrics>>>,
     /// Balancers, by upstream.
     pub balancers: Carried<Vec<Arc<str>>, BalanceLayer>,
     /// For each worker its pools, by upstream and address.
@@ -62,6 +65,7 @@ impl State {
             tokens: Carried::new("jwt", |_| Duration::ZERO),
             passwords: Carried::new("basic_auth", |_| Duration::ZERO),
             authorities: Carried::new("forward_auth", |_| Duration::ZERO),
+            versions: Carried::new("versions", |_| Duration::from_hours(24)),
             balancers: Carried::new("balancer", |_| Duration::ZERO),
             pools: (0..workers).map(|_| Carried::new("pool", |_| Duration::ZERO)).collect(),
         }
@@ -87,15 +91,19 @@ impl State {
     pub fn policies(&self) -> BTreeSet<&str> {
         let rate_limits = self.rate_limits.iter().chain(self.rate_limits.buried()).map(|(name, _)| &**name);
         let bulkheads = self.bulkheads.iter().chain(self.bulkheads.buried()).map(|(name, _)| &**name);
-        rate_limits.chain(bulkheads).collect()
+        let versions = self.versions.iter().chain(self.versions.buried()).map(|(name, _)| &**name);
+        rate_limits.chain(bulkheads).chain(versions).collect()
     }
 
     /// The same without what is buried and has no history left; `None` if there is nothing of it.
     pub fn without_expired(&self, now: Instant) -> Option<Self> {
-        let has_expired = self.rate_limits.has_expired(now) || self.bulkheads.has_expired(now);
+        let has_expired = self.rate_limits.has_expired(now)
+            || self.bulkheads.has_expired(now)
+            || self.versions.has_expired(now);
         has_expired.then(|| Self {
             rate_limits: self.rate_limits.without_expired(now),
             bulkheads: self.bulkheads.without_expired(now),
+            versions: self.versions.without_expired(now),
             ..self.clone()
         })
     }

@@ -18,10 +18,13 @@ use naka::{
         self, Algorithm as Counting, Factor, Fields, Quota, RateLimitConfig, RateLimitLayer, Window,
     },
     reject::Head,
+    version::{OnConflict, Strategy, Version, VersionConfig, VersionError, Versioning},
 };
 
 use crate::{
-    config::checked::{self, Bulkhead, Enforce, Fetch, Jwt, KeyPart, OnMissing, RateLimit, Tiers},
+    config::checked::{
+        self, Bulkhead, Enforce, Fetch, Jwt, KeyPart, OnMissing, RateLimit, Tiers, VersionPlace,
+    },
     entry, identity,
     observe::PolicyMetrics,
     route::query_value,
@@ -313,4 +316,36 @@ pub(super) fn forward_auth_config(policy: &checked::ForwardAuth) -> ForwardAuthC
     config.trust_forwarded = true; // The entry has written them.
     config.remember = policy.remember.as_ref().map(|(by, ttl)| Remember { by: by.clone(), ttl: *ttl });
     config
+}
+
+/// # Errors
+/// What is wrong with the versions and could not be seen before.
+pub(super) fn versioning(versions: &checked::Versions) -> Result<Versioning, VersionError> {
+    let of = versions.of.iter().map(|version| {
+        let checked::Lifecycle { since_s, maintenance_s, deprecated_s, sunset_s, removed_s, .. } =
+            version.lifecycle;
+        let mut it = Version::new(&version.name);
+        it.aliases.clone_from(&version.aliases);
+        (it.since_s, it.maintenance_s, it.deprecated_s) = (since_s, maintenance_s, deprecated_s);
+        (it.sunset_s, it.removed_s) = (sunset_s, removed_s);
+        it.successor.clone_from(&version.lifecycle.successor);
+        it.docs.clone_from(&version.lifecycle.docs);
+        it.brownouts.clone_from(&version.lifecycle.brownouts);
+        it
+    });
+    let strategies = versions.places.iter().map(|place| match place {
+        VersionPlace::Path(segment) => {
+            Strategy::Path { segment: segment.unwrap_or(0), strip: versions.strip }
+        }
+        VersionPlace::Header(name) => Strategy::Header(name.clone()),
+        VersionPlace::Accept(vendor) => {
+            Strategy::Accept { vendor: vendor.clone(), parameter: "version".into() }
+        }
+        VersionPlace::Query(name) => Strategy::Query(Arc::clone(name)),
+        VersionPlace::Subdomain => Strategy::Subdomain,
+    });
+    let on_conflict = if versions.refuses_conflicts { OnConflict::Refuse } else { OnConflict::Precedence };
+    let mut config = VersionConfig::new(of).strategies(strategies).on_conflict(on_conflict);
+    config.default.clone_from(&versions.default);
+    config.check()
 }

@@ -3,41 +3,33 @@
 //! The only room that knows both configuration and layers. It does no I/O and binds nothing; what it
 //! makes can be thrown away, and then nothing has happened.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    net::SocketAddr,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
-use http::{Request, Response, header::CONTENT_TYPE};
 use naka::{
     api_key::ApiKeyLayer, authorize::AuthorizeLayer, balance::BalanceLayer, basic_auth::BasicAuthLayer,
     bulkhead::BulkheadLayer, forward_auth::ForwardAuthLayer, jwt::JwtLayer, problem::ProblemLayer,
-    timeout::TimeoutLayer,
+    rate_limit::RateLimitLayer, timeout::TimeoutLayer, version::VersionLayer,
 };
 use tokio::time::Instant;
 
 mod convert;
+mod leaf;
 mod state;
 
-use self::{
-    convert::api_key_config,
-    state::{Place, pool_identity},
-};
+use self::{convert::api_key_config, leaf::Leaves, state::Place};
 use crate::{
-    carry::Carried,
     config::checked::{
-        Config, Destination, KeyPart, Kind, Listener, Name, PolicyKind, Respond, Route as RouteConfig,
+        Config, Destination, KeyPart, Kind, Listener, Name, PolicyKind, Route as RouteConfig, Version,
     },
-    entry::{self, Entry},
-    generation::{Alive, Generation, Plan, Served},
+    entry::Entry,
+    generation::{Alive, ArmPlan, Generation, Plan, Served},
     identity,
     observe::Metrics,
     route::{RouteError, Table},
-    stack::{Layers, Leaf, Route, RouteService},
+    stack::{ArmLayers, Layers},
     state::State,
-    transform::{Transform, redirected},
-    upstream::{Body, Client, Connector, Pool},
+    transform::Transform,
+    upstream::Connector,
 };
 
 /// What assembling needs besides the configuration.
@@ -56,6 +48,13 @@ pub struct Surroundings<'a> {
 pub enum Wrong {
     /// With the routes of a listener.
     Routes(Unroutable),
+    /// With what a route needs.
+    Route {
+        /// The route.
+        name: Name,
+        /// What it is.
+        error: String,
+    },
     /// With what a policy needs.
     Policy {
         /// The policy.
@@ -101,7 +100,7 @@ pub fn assemble(
         of_identity: identity::names(config),
     };
     let workers = state.pools.iter().map(|pools| {
-        let leaves = Leaves::new(config, pools, &around.connector);
+        let leaves = Leaves { config, state: &state, pools, connector: &around.connector };
         let serve = |listener: &Listening| {
             let routes = listener.routes.iter().map(|name| {
                 let plan = Arc::clone(&plans[name]);
@@ -158,7 +157,7 @@ fn tables(
 fn upstream_of(route: &RouteConfig) -> Option<&Name> {
     match &route.destination {
         Destination::Upstream(upstream) => Some(upstream),
-        Destination::Respond(_) | Destination::Redirect(_) => None,
+        _ => None,
     }
 }
 
@@ -177,9 +176,43 @@ fn plan(
     let keys_by_route = config.rate_limits(route).any(|(_, limit)| limit.key.contains(&KeyPart::Route));
     let needs_match = keys_by_route || route.rewrite.strip_prefix;
     let layers = layers(config, state, around, (name, route));
+    let arms = arms(config, state, &transform, (name, route));
     let metrics = around.metrics.route(name);
     let (name, total, alive) = (Arc::clone(name), route.total_timeout, Arc::clone(alive));
-    Plan { name, layers, transform, total, needs_match, metrics, alive }
+    Plan { name, layers, transform, arms, total, needs_match, metrics, alive }
+}
+
+/// What stands behind the choice of a version.
+fn arms(
+    config: &Config,
+    state: &State,
+    transform: &Transform,
+    (name, route): (&Name, &RouteConfig),
+) -> BTreeMap<Arc<str>, Arc<ArmPlan>> {
+    let Destination::Versions(versions) = &route.destination else { return BTreeMap::new() };
+    let arm = |version: &Version| {
+        let upstream = &version.upstream;
+        let here = Place { route: Some(name), upstream: Some(upstream) };
+        let there = Place { route: None, upstream: Some(upstream) };
+        let rate_limit = version.rate_limit.as_ref();
+        let rate_limit = rate_limit
+            .and_then(|policy| state.rate_limits.get(&here.identity(policy, &config.policies[policy])));
+        let bulkhead = config.upstreams[upstream].bulkhead.as_ref();
+        let bulkhead = bulkhead
+            .and_then(|policy| state.bulkheads.get(&there.identity(policy, &config.policies[policy])));
+        let layers = ArmLayers {
+            rate_limits: rate_limit.cloned().unwrap_or_else(RateLimitLayer::off),
+            upstream_bulkhead: bulkhead.cloned().unwrap_or_else(BulkheadLayer::off),
+            balance: state.balancers.get(upstream).cloned().unwrap_or_else(BalanceLayer::off),
+        };
+        let mut transform = transform.clone();
+        if let Some(rewrite) = &version.rewrite {
+            transform.rewrite = rewrite.clone();
+        }
+        let plan = ArmPlan { layers, transform, upstream: Arc::clone(upstream) };
+        (Arc::clone(&version.name), Arc::new(plan))
+    };
+    versions.of.iter().map(arm).collect()
 }
 
 fn layers(
@@ -227,6 +260,7 @@ fn layers(
         basic_auth: basic_auth.cloned().unwrap_or_else(BasicAuthLayer::off),
         forward_auth: forward_auth.cloned().unwrap_or_else(ForwardAuthLayer::off),
         authorize: authorize.collect(),
+        version: state.versions.get(name).cloned().unwrap_or_else(VersionLayer::off),
         identity_rate_limits: rate_limits(true),
         bulkhead: bulkhead(here, route.policies.one(Kind::Bulkhead)),
         upstream_bulkhead: bulkhead(there, upstream.and_then(|upstream| upstream.bulkhead.as_ref())),
@@ -234,82 +268,4 @@ fn layers(
             .and_then(|upstream| state.balancers.get(upstream).cloned())
             .unwrap_or_else(BalanceLayer::off),
     }
-}
-
-/// What is innermost, for one worker.
-struct Leaves<'a> {
-    config: &'a Config,
-    pools: &'a Carried<(), Arc<Pool>>,
-    connector: &'a Connector,
-}
-
-impl<'a> Leaves<'a> {
-    const fn new(config: &'a Config, pools: &'a Carried<(), Arc<Pool>>, connector: &'a Connector) -> Self {
-        Self { config, pools, connector }
-    }
-
-    fn route(&self, route: &RouteConfig, plan: &Arc<Plan>) -> Route {
-        let target = match &route.destination {
-            Destination::Upstream(upstream) => Target::Upstream(Box::new(self.client(upstream, route))),
-            Destination::Respond(respond) => Target::Respond(respond.clone()),
-            Destination::Redirect(redirect) => Target::Redirect(redirect.clone()),
-        };
-        Route::new(stack(plan, Arc::new(target)))
-    }
-
-    fn client(&self, name: &Name, route: &RouteConfig) -> Client {
-        let upstream = &self.config.upstreams[name];
-        let pools = upstream.endpoints.iter().filter_map(|endpoint| {
-            let pool = self.pools.get(&pool_identity(name, &endpoint.address))?;
-            Some((Arc::clone(&endpoint.address), Arc::clone(pool)))
-        });
-        let mut timeouts = upstream.timeouts;
-        if let Some(idle) = route.idle_timeout {
-            timeouts.idle = idle;
-        }
-        Client {
-            name: Arc::clone(name),
-            pools: pools.collect::<HashMap<_, _>>(),
-            timeouts,
-            keep_alive: upstream.keep_alive,
-            connector: self.connector.clone(),
-        }
-    }
-}
-
-enum Target {
-    Upstream(Box<Client>),
-    Respond(Respond),
-    Redirect(crate::config::checked::Redirect),
-}
-
-/// The one place where the stack's type is made.
-fn stack(plan: &Arc<Plan>, target: Arc<Target>) -> impl RouteService {
-    let leaf_plan = Arc::clone(plan);
-    plan.layers.stack(Leaf(move |request| answer(Arc::clone(&leaf_plan), Arc::clone(&target), request)))
-}
-
-async fn answer(plan: Arc<Plan>, target: Arc<Target>, request: Request<Body>) -> Response<Body> {
-    let (mut parts, body) = request.into_parts();
-    let mut response = match &*target {
-        Target::Upstream(client) => {
-            if let Err(rejection) = plan.transform.request(&mut parts) {
-                return rejection.into_response();
-            }
-            client.exchange(Request::from_parts(parts, body)).await
-        }
-        Target::Respond(respond) => responded(respond),
-        Target::Redirect(redirect) => redirected(redirect, &parts, entry::scheme(&parts.headers)),
-    };
-    plan.transform.response(&mut response);
-    response
-}
-
-fn responded(respond: &Respond) -> Response<Body> {
-    let mut response = Response::new(Body::from(bytes::Bytes::copy_from_slice(respond.body.as_bytes())));
-    *response.status_mut() = respond.status;
-    if !respond.body.is_empty() {
-        response.headers_mut().insert(CONTENT_TYPE, respond.content_type.clone());
-    }
-    response
 }

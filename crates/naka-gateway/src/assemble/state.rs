@@ -7,20 +7,24 @@ use naka::{
     basic_auth::BasicAuthLayer,
     forward_auth::ForwardAuthLayer,
     jwt::{JwtLayer, KeySet, Keys, KeysError},
+    version::VersionLayer,
 };
 
 use super::{
     Surroundings, Wrong,
     convert::{
         basic_auth_config, bulkhead_layer, bulkhead_reconfigured, fetch_config, forward_auth_config,
-        jwt_config, rate_limit_layer, rate_limit_reconfigured,
+        jwt_config, rate_limit_layer, rate_limit_reconfigured, versioning,
     },
     upstream_of,
 };
 use crate::{
     carry::{Carried, Change, Steps},
-    config::checked::{Config, Fetch, Jwt, JwtKeys, Name, Policy, PolicyKind, Scope, Upstream},
+    config::checked::{
+        Config, Destination, Fetch, Jwt, JwtKeys, Name, Policy, PolicyKind, Scope, Upstream, Versions,
+    },
     control::{AskAuthority, FetchKeys},
+    observe::PolicyMetrics,
     state::{Authorities, Fetching, Passwords, State, Tokens},
     upstream::Pool,
 };
@@ -77,6 +81,7 @@ pub(super) fn carry(
     let tokens = tokens(config, before, around, report)?;
     let passwords = passwords(config, before, around, report)?;
     let authorities = authorities(config, before, around, report);
+    let versions = versions(config, before, around, report)?;
     let addresses = |upstream: &Upstream| {
         upstream.endpoints.iter().map(|endpoint| Arc::clone(&endpoint.address)).collect::<Vec<_>>()
     };
@@ -113,7 +118,7 @@ pub(super) fn carry(
         pools
     });
     let pools = pools.collect();
-    Ok(State { rate_limits, bulkheads, tokens, passwords, authorities, balancers, pools })
+    Ok(State { rate_limits, bulkheads, tokens, passwords, authorities, versions, balancers, pools })
 }
 
 /// Whoever verifies tokens: keys, and what they have verified, belong to the policy.
@@ -222,6 +227,43 @@ fn authorities(
     )
 }
 
+/// Whoever finds versions.
+fn versions(
+    config: &Config,
+    before: &State,
+    around: &Surroundings<'_>,
+    report: &mut Vec<Change>,
+) -> Result<Carried<Versions, VersionLayer<Arc<PolicyMetrics>>>, Vec<Wrong>> {
+    let (mut wanted, mut wrong, mut checked) = (BTreeMap::new(), Vec::new(), BTreeMap::new());
+    for (route, is) in &config.routes {
+        let Destination::Versions(versions) = &is.destination else { continue };
+        match versioning(versions) {
+            Ok(versioning) => _ = checked.insert(Arc::clone(route), versioning),
+            Err(error) => wrong.push(Wrong::Route { name: Arc::clone(route), error: error.to_string() }),
+        }
+        wanted.insert(Arc::clone(route), (**versions).clone());
+    }
+    if !wrong.is_empty() {
+        return Err(wrong);
+    }
+    Ok(before.versions.next(
+        wanted,
+        around.now,
+        report,
+        &Steps {
+            make: &|route, _| {
+                let metrics = around.metrics.policy(route);
+                VersionLayer::observed(checked[route].clone(), metrics).named(route)
+            },
+            change: &|layer, versions| match versioning(versions) {
+                Ok(versioning) => layer.reconfigured(&versioning),
+                Err(_) => layer.clone(), // It was checked above.
+            },
+            is_same: &|_, _| true,
+        },
+    ))
+}
+
 /// Where keys come from, once they have been read.
 enum Source {
     Set(KeySet),
@@ -239,22 +281,25 @@ impl Source {
 }
 
 /// Every account that policies need: its identity, and its policy.
-fn uses(config: &Config) -> impl Iterator<Item = (Arc<str>, Name)> {
-    let of_routes = config.routes.iter().flat_map(move |(route, is)| {
-        let names = is.policies.iter();
-        names.map(move |policy| {
-            let place = Place { route: Some(route), upstream: upstream_of(is) };
-            let identity = place.identity(policy, &config.policies[policy]);
-            (identity, Arc::clone(policy))
-        })
-    });
-    let of_upstreams = config.upstreams.iter().flat_map(move |(upstream, is)| {
-        is.bulkhead.iter().map(move |policy| {
-            let place = Place { route: None, upstream: Some(upstream) };
-            (place.identity(policy, &config.policies[policy]), Arc::clone(policy))
-        })
-    });
-    of_routes.chain(of_upstreams)
+fn uses(config: &Config) -> Vec<(Arc<str>, Name)> {
+    let mut all = Vec::new();
+    let mut add = |place: Place<'_>, policy: &Name| {
+        all.push((place.identity(policy, &config.policies[policy]), Arc::clone(policy)));
+    };
+    for (route, is) in &config.routes {
+        let place = Place { route: Some(route), upstream: upstream_of(is) };
+        is.policies.iter().for_each(|policy| add(place, policy));
+        let Destination::Versions(versions) = &is.destination else { continue };
+        for version in &versions.of {
+            let place = Place { route: Some(route), upstream: Some(&version.upstream) };
+            version.rate_limit.iter().for_each(|policy| add(place, policy));
+        }
+    }
+    for (upstream, is) in &config.upstreams {
+        let place = Place { route: None, upstream: Some(upstream) };
+        is.bulkhead.iter().for_each(|policy| add(place, policy));
+    }
+    all
 }
 
 /// Where a policy is used.

@@ -17,4 +17,4 @@ mod values;
 pub use diagnostic::{Code, Diagnostic, Diagnostics, Place, Severity};
 pub(crate) use load::look;
 pub use load::{Held, Loaded, Sources, Watched, load, parse_str, schema};
-pub use units::{show_duration, show_rate, show_size};
+pub use units::{show_duration, show_rate, show_size, show_time};

@@ -232,6 +232,21 @@ fn unix_s(text: &str) -> Option<u64> {
     }
 }
 
+/// A moment as RFC 3339 has it, in UTC.
+pub fn show_time(unix_s: u64) -> String {
+    // Days since 0000-03-01, so that the leap day is the last of its year (H. Hinnant, `civil_from_days`).
+    let days = unix_s / 86_400 + 719_468;
+    let (era, day) = (days / 146_097, days % 146_097);
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let (month, carried) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
+    let (year, second) = (era * 400 + year + carried, unix_s % 86_400);
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
 /// So many numbers of so many digits each.
 fn numbers<const N: usize>(text: &str, between: char, digits: [usize; N]) -> Option<[u64; N]> {
     let mut all = [0; N];
@@ -512,7 +527,16 @@ mod tests {
 
 #[cfg(test)]
 mod time_tests {
-    use super::unix_s;
+    use super::{show_time, unix_s};
+
+    #[test]
+    fn what_is_shown_is_read_as_the_same() {
+        for day in 0..100_000 {
+            let at_s = day * 86_400 + day % 86_400;
+            assert_eq!(unix_s(&show_time(at_s)), Some(at_s));
+        }
+        assert_eq!(show_time(1_803_902_400), "2027-03-01T12:00:00Z");
+    }
 
     #[test]
     fn times_are_seconds_since_1970() {

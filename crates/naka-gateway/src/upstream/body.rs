@@ -39,6 +39,17 @@ pin_project! {
         Client { body: ClientBody },
         #[doc(hidden)]
         Upstream { #[pin] incoming: Guarded<Idle<Incoming>, Lease> },
+        #[doc(hidden)]
+        Boxed { body: AnyBody },
+    }
+}
+
+/// The body of a response that came through layers behind a choice.
+pub struct AnyBody(Pin<Box<dyn HttpBody<Data = Bytes, Error = BoxError> + Send>>);
+
+impl fmt::Debug for AnyBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AnyBody")
     }
 }
 
@@ -59,6 +70,11 @@ impl Body {
             return Self::Empty;
         }
         Self::Upstream { incoming: Guarded::new(Idle::new(incoming, idle), Some(lease)) }
+    }
+
+    /// A body of whatever type.
+    pub fn boxed(body: impl HttpBody<Data = Bytes, Error = BoxError> + Send + 'static) -> Self {
+        if body.is_end_stream() { Self::Empty } else { Self::Boxed { body: AnyBody(Box::pin(body)) } }
     }
 
     /// Reports the progress of a client's body from now on; `None` if there is nothing to send.
@@ -87,6 +103,7 @@ impl HttpBody for Body {
             Projection::Full { bytes } => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Projection::Client { body } => body.poll_frame(cx).map_err(Into::into),
             Projection::Upstream { incoming } => incoming.poll_frame(cx),
+            Projection::Boxed { body } => body.0.as_mut().poll_frame(cx),
         }
     }
 
@@ -96,6 +113,7 @@ impl HttpBody for Body {
             Self::Full { bytes } => bytes.is_none(),
             Self::Client { body } => body.is_end_stream(),
             Self::Upstream { incoming } => incoming.is_end_stream(),
+            Self::Boxed { body } => body.0.is_end_stream(),
         }
     }
 
@@ -105,6 +123,7 @@ impl HttpBody for Body {
             Self::Full { bytes } => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
             Self::Client { body } => body.incoming.as_ref().map(HttpBody::size_hint).unwrap_or_default(),
             Self::Upstream { incoming } => incoming.size_hint(),
+            Self::Boxed { body } => body.0.size_hint(),
         }
     }
 }

@@ -12,6 +12,7 @@ mod policies;
 mod routes;
 mod tests;
 mod upstreams;
+mod versions;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

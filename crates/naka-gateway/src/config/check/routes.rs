@@ -12,7 +12,7 @@ use super::{
     gateway::Listeners,
     headers, origin,
     policies::{Level, Policies, level_keys},
-    unique,
+    unique, versions,
 };
 use crate::config::{
     checked::{
@@ -24,8 +24,8 @@ use crate::config::{
     node::Span,
     path::names_of,
     raw::{
-        RawGroup, RawMatch, RawRedirect, RawRespond, RawRoute, RawRouteTimeouts, RawScheme, RawValueMatch,
-        ValueMatches,
+        RawGroup, RawMatch, RawRedirect, RawRespond, RawRewrite, RawRoute, RawRouteTimeouts, RawScheme,
+        RawValueMatch, ValueMatches,
     },
     record::Said,
     suggest::{nearest, one_of},
@@ -57,9 +57,8 @@ pub(super) fn routes(
     let mut it = BTreeMap::new();
     for (name, at, raw) in tables.routes.read() {
         let route = around.route(at, raw, policies, cx);
-        if let Some(Destination::Upstream(upstream)) = route.as_ref().map(|route| &route.destination) {
-            used.insert(Arc::clone(upstream));
-        }
+        let upstreams = route.iter().flat_map(|route| route.destination.upstreams());
+        used.extend(upstreams.cloned());
         it.extend(route.map(|route| (Arc::clone(name), route)));
     }
     it
@@ -89,12 +88,14 @@ impl Around<'_, '_> {
             policies.captures(&at.value.0, &level, captures, cx);
         }
         let rewrite = rewrite(raw, captures.as_deref(), cx);
-        let destination = self.destination(at, raw, captures.as_deref(), cx);
+        let path = matches.as_ref().map(|matches| &matches.path);
+        let destination = self.destination((at, path), raw, captures.as_deref(), policies, cx);
         let headers =
             headers::merged(shared.and_then(|group| group.headers.as_ref()), raw.headers.as_ref(), cx);
         let timeouts = timeouts(raw, shared);
         let bulkhead = level.all(Kind::Bulkhead).first();
-        if let (Some(bulkhead), Some(Destination::Upstream(upstream))) = (bulkhead, &destination) {
+        let upstreams = destination.iter().flat_map(Destination::upstreams);
+        if let (Some(bulkhead), Some(upstream)) = (bulkhead, upstreams.into_iter().next()) {
             self.one_account_twice(at, bulkhead, upstream, policies, cx);
         }
         Some(Route {
@@ -202,26 +203,59 @@ impl Around<'_, '_> {
 
     fn destination(
         &self,
-        at: &At<Id>,
+        (at, path): (&At<Id>, Option<&PathPattern>),
         raw: &RawRoute,
         captures: Option<&[Arc<str>]>,
+        policies: &mut Policies,
         cx: &mut Cx,
     ) -> Option<Destination> {
         let said = raw.said.iter().filter(|said| RawRoute::DESTINATIONS.contains(&said.meant.as_str()));
-        exactly_one(said, at.span, &RawRoute::DESTINATIONS[..3], cx, |it| {
+        exactly_one(said, at.span, &RawRoute::BUILT, cx, |it| {
             it.help("add `upstream: name`, or `respond:`, or `redirect:`").message =
                 format!("the route `{}` goes nowhere", at.value);
         });
         let upstream = raw.upstream.as_ref().and_then(|name| self.tables.upstreams.resolve(name, cx));
         let respond = raw.respond.as_ref().map(|it| respond(&it.value));
         let redirect = raw.redirect.as_ref().map(|it| redirect(it, captures, cx));
-        if let Some(local) = raw.said("respond").or(raw.said("redirect")) {
+        let local = ["respond", "redirect", "list_versions"].into_iter().find_map(|key| raw.said(key));
+        if let Some(local) = local {
             no_effect(raw, local, cx);
         }
+        let of_versions = raw
+            .versions
+            .as_ref()
+            .and_then(|it| versions::versions(self.tables, (at, path), &it.value, captures, policies, cx));
+        if let (Some(strip), Some(_)) =
+            (&raw.strip_prefix, raw.versions.as_ref().filter(|it| it.value.strip()))
+        {
+            cx.error(Code::Conflict, strip.key, "`strip_prefix` beside `versions.strip`")
+                .help("keep one of the two, or write `rewrite: {path: …}` for each version");
+        }
+        let listed = raw.list_versions.as_ref().map(|it| self.listed(it, cx));
         upstream
             .map(Destination::Upstream)
             .or(respond.map(Destination::Respond))
             .or(redirect.map(Destination::Redirect))
+            .or(of_versions.map(|versions| Destination::Versions(Box::new(versions))))
+            .or(listed.map(Destination::ListVersions))
+    }
+
+    /// Routes whose versions are listed.
+    fn listed(&self, at: &At<OneOrMany<Id>>, cx: &mut Cx) -> Vec<Name> {
+        not_empty(Some(at), "routes", cx);
+        unique(&at.value.0, "route", cx);
+        let mut names = Vec::new();
+        for name in &at.value.0 {
+            let Some(known) = self.tables.routes.resolve(name, cx) else { continue };
+            let raw = self.tables.routes.entries.get(&known).and_then(|(_, raw)| *raw);
+            if raw.is_some_and(|raw| raw.said("versions").is_none()) {
+                cx.error(Code::Conflict, name.span, format!("the route `{}` has no versions", name.value))
+                    .help("name a route with `versions:`")
+                    .combined();
+            }
+            names.push(known);
+        }
+        names
     }
 }
 
@@ -350,11 +384,20 @@ fn timeouts(raw: &RawRoute, group: Option<&RawGroup>) -> RawRouteTimeouts {
     RawRouteTimeouts { total: own.total.or(outer.total), idle: own.idle.or(outer.idle), said: own.said }
 }
 
-fn rewrite(raw: &RawRoute, captures: Option<&[Arc<str>]>, cx: &mut Cx) -> Rewrite {
-    let said = raw.rewrite.as_ref().map(|it| it.value.clone()).unwrap_or_default();
+/// What a version says in place of its route.
+pub(super) fn rewrite_of(said: &RawRewrite, captures: Option<&[Arc<str>]>, cx: &mut Cx) -> Rewrite {
     if let Some(path) = &said.path {
         template(path, captures, cx);
     }
+    Rewrite {
+        strip_prefix: false,
+        host: said.host.as_ref().and_then(|host| HeaderValue::from_str(&host.value.0).ok()),
+        path: said.path.as_ref().map(|it| it.value.clone()),
+    }
+}
+
+fn rewrite(raw: &RawRoute, captures: Option<&[Arc<str>]>, cx: &mut Cx) -> Rewrite {
+    let said = raw.rewrite.as_ref().map(|it| it.value.clone()).unwrap_or_default();
     if let Some(strip) = raw.strip_prefix.as_ref().filter(|strip| strip.value) {
         let matched = raw.r#match.as_ref().map(|it| &it.value);
         if matched.is_some_and(|it| {
@@ -370,11 +413,7 @@ fn rewrite(raw: &RawRoute, captures: Option<&[Arc<str>]>, cx: &mut Cx) -> Rewrit
                 .help("keep one of the two");
         }
     }
-    Rewrite {
-        strip_prefix: raw.strip_prefix(),
-        host: said.host.as_ref().and_then(|host| HeaderValue::from_str(&host.value.0).ok()),
-        path: said.path.map(|it| it.value),
-    }
+    Rewrite { strip_prefix: raw.strip_prefix(), ..rewrite_of(&said, captures, cx) }
 }
 
 /// Reports captures that the match does not have.

@@ -17,8 +17,10 @@ use ipnet::IpNet;
 use super::diagnostic::Place;
 
 mod policies;
+mod versions;
 
 pub use policies::*;
+pub use versions::*;
 
 /// A key of one of the maps of the file. It is the identity of the state behind it.
 pub type Name = Arc<str>;
@@ -336,6 +338,26 @@ pub enum Destination {
     Respond(Respond),
     /// To another URL.
     Redirect(Redirect),
+    /// To an upstream for each version.
+    Versions(Box<Versions>),
+    /// A list of the versions of these routes.
+    ListVersions(Vec<Name>),
+}
+
+impl Destination {
+    /// All upstreams that a request may go to.
+    pub fn upstreams(&self) -> Vec<&Name> {
+        match self {
+            Self::Upstream(upstream) => vec![upstream],
+            Self::Versions(versions) => versions.of.iter().map(|version| &version.upstream).collect(),
+            Self::Respond(_) | Self::Redirect(_) | Self::ListVersions(_) => Vec::new(),
+        }
+    }
+
+    /// Whether the gateway answers by itself.
+    pub fn is_local(&self) -> bool {
+        self.upstreams().is_empty()
+    }
 }
 
 /// An answer of the gateway's own.

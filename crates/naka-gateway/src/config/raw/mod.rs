@@ -22,8 +22,10 @@ use super::{
 };
 
 mod policies;
+mod versions;
 
 pub(crate) use policies::*;
+pub(crate) use versions::*;
 
 type Count = Whole<1, 10_000_000>;
 /// Names, each with a value or `{present: true}`.
@@ -377,8 +379,12 @@ record! {
         respond: RawRespond = optional;
         /// Destination: another URL.
         redirect: RawRedirect = optional;
+        /// Destination: an upstream for each version of an API.
+        versions: RawVersions = optional;
+        /// Destination: a list of the versions of these routes, as they are now.
+        list_versions: OneOrMany<Id> = optional;
     }
-    not_built: split versions compose cors idempotency limits mirror fallback retry fault cache compress sticky enforce
+    not_built: split compose cors idempotency limits mirror fallback retry fault cache compress sticky enforce
         circuit_breaker lifecycle;
     instead: path => "write it into the match: `match: {path: /healthz}`",
         prefix => "write it into the match: `match: {prefix: /api}`",
@@ -400,8 +406,11 @@ record! {
 
 impl RawRoute {
     /// All destinations, built or not.
-    pub(crate) const DESTINATIONS: [&'static str; 6] =
-        ["upstream", "respond", "redirect", "split", "versions", "compose"];
+    pub(crate) const DESTINATIONS: [&'static str; 7] =
+        ["upstream", "respond", "redirect", "versions", "list_versions", "split", "compose"];
+    /// Those that are built.
+    pub(crate) const BUILT: [&'static str; 5] =
+        ["upstream", "respond", "redirect", "versions", "list_versions"];
 }
 
 record! {
