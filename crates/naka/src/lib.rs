@@ -10,6 +10,7 @@
 //! | `basic_auth` | Who it is: name and password (feature `basic_auth`) |
 //! | `forward_auth` | Who it is and whether it may: by asking another service (feature `forward_auth`) |
 //! | `jwt` | Who it is: tokens signed by known keys (feature `jwt`) |
+//! | `idempotency` | What is repeated with the same key is answered again, not done again (feature `idempotency`) |
 //! | [`version`] | Which version of an API is meant, and what is told of its life |
 //! | [`reshape`] | Bodies of another shape than the service's own |
 //! | [`balance`] | Chooses an endpoint and keeps its account until the body ends |
@@ -43,6 +44,7 @@ pub mod authorize;
 pub mod balance;
 #[cfg(feature = "basic_auth")]
 pub mod basic_auth;
+pub mod buffered;
 pub mod bulkhead;
 pub mod clock;
 pub mod context;
@@ -51,6 +53,8 @@ pub mod explain;
 #[cfg(feature = "forward_auth")]
 pub mod forward_auth;
 pub mod guard;
+#[cfg(feature = "idempotency")]
+pub mod idempotency;
 pub mod identity;
 #[cfg(feature = "jwt")]
 pub mod jwt;

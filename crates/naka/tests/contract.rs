@@ -1,9 +1,12 @@
 //! Every layer keeps the laws of the contract suite.
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
 
-use http::{Method, Request};
+use http::{Method, Request, request::Parts};
 use http_body_util::Full;
 use naka::{
     authorize::{Authorize, AuthorizeLayer, Rule},
@@ -11,13 +14,14 @@ use naka::{
     bulkhead::{Bulkhead, BulkheadConfig, BulkheadLayer, Permit},
     enforce::Enforce,
     guard::Guarded,
+    idempotency::{Idempotency, IdempotencyBody, IdempotencyConfig, IdempotencyLayer},
     key::Key,
     rate_limit::{Quota, RateLimit, RateLimitConfig, RateLimitLayer, Window},
     reshape::{Reshape, ReshapeBody, ReshapeConfig, ReshapeLayer},
     timeout::{Timeout, TimeoutBody, TimeoutLayer},
     version::{Version, VersionConfig, VersionLayer, Versioned},
 };
-use naka_testkit::contract::{ADMITS, Probe, Subject, check};
+use naka_testkit::contract::{ADMITS, Dressed, Probe, Subject, check};
 
 type Answer = Full<bytes::Bytes>;
 
@@ -184,6 +188,36 @@ impl Subject for AReshape {
     }
 }
 
+/// Each request has a key of its own; the number of keys is bounded, as the suite asks for a refusal.
+struct AnIdempotency;
+
+impl Subject for AnIdempotency {
+    type Layer = Dressed<IdempotencyLayer>;
+    type Service = Dressed<Idempotency<Probe>>;
+    type Body = IdempotencyBody<Answer>;
+
+    fn fresh(&self) -> Self::Layer {
+        let mut config = IdempotencyConfig::new();
+        config.limits.max_keys = ADMITS;
+        config.limits.ttl = Duration::from_secs(30);
+        Dressed { layer: IdempotencyLayer::new(config), dress: with_a_new_key }
+    }
+
+    fn off(&self) -> Self::Layer {
+        Dressed { layer: IdempotencyLayer::off(), dress: with_a_new_key }
+    }
+
+    fn held(&self, layer: &Self::Layer) -> usize {
+        layer.layer.counts().working
+    }
+}
+
+fn with_a_new_key(head: &mut Parts) {
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    head.method = Method::POST;
+    head.headers.insert("idempotency-key", NUMBER.fetch_add(1, Relaxed).into());
+}
+
 struct ABalancer;
 
 impl Subject for ABalancer {
@@ -246,6 +280,11 @@ async fn version_keeps_the_laws() {
 #[tokio::test(start_paused = true)]
 async fn reshape_keeps_the_laws() {
     check(&AReshape).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn idempotency_keeps_the_laws() {
+    check(&AnIdempotency).await;
 }
 
 #[tokio::test(start_paused = true)]
