@@ -13,6 +13,7 @@
 //! | `idempotency` | What is repeated with the same key is answered again, not done again (feature `idempotency`) |
 //! | [`version`] | Which version of an API is meant, and what is told of its life |
 //! | [`reshape`] | Bodies of another shape than the service's own |
+//! | [`fault`] | Errors and delays for whoever asks for them |
 //! | [`balance`] | Chooses an endpoint and keeps its account until the body ends |
 //! | [`problem`] | Renders what the others rejected as problem details (RFC 9457) |
 //!
@@ -50,6 +51,7 @@ pub mod clock;
 pub mod context;
 pub mod enforce;
 pub mod explain;
+pub mod fault;
 #[cfg(feature = "forward_auth")]
 pub mod forward_auth;
 pub mod guard;

@@ -22,6 +22,9 @@ pub trait Observer: Send + Sync + 'static {
     /// A request waits for a place; [`admitted`](Self::admitted),
     /// [`rejected`](Self::rejected) or [`cancelled`](Self::cancelled) follows.
     fn queued(&self) {}
+    /// A request is late on purpose; [`admitted`](Self::admitted), [`rejected`](Self::rejected) or
+    /// [`cancelled`](Self::cancelled) follows.
+    fn delayed(&self) {}
     /// A request that waited was given up by its caller.
     fn cancelled(&self) {}
 }
@@ -43,6 +46,9 @@ impl<O: Observer> Observer for Arc<O> {
     }
     fn queued(&self) {
         (**self).queued();
+    }
+    fn delayed(&self) {
+        (**self).delayed();
     }
     fn cancelled(&self) {
         (**self).cancelled();

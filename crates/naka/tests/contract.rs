@@ -6,13 +6,14 @@ use std::{
     time::Duration,
 };
 
-use http::{Method, Request, request::Parts};
+use http::{HeaderValue, Method, Request, header::FROM, request::Parts};
 use http_body_util::Full;
 use naka::{
     authorize::{Authorize, AuthorizeLayer, Rule},
     balance::{Balance, BalanceLayer, InFlight},
     bulkhead::{Bulkhead, BulkheadConfig, BulkheadLayer, Permit},
     enforce::Enforce,
+    fault::{FaultConfig, FaultLayer, Faults, Gate},
     guard::Guarded,
     idempotency::{Idempotency, IdempotencyBody, IdempotencyConfig, IdempotencyLayer},
     key::Key,
@@ -188,6 +189,36 @@ impl Subject for AReshape {
     }
 }
 
+/// Its share of refusals is not the suite's three and then one: it only delays.
+struct Late;
+
+impl Subject for Late {
+    type Layer = Dressed<FaultLayer>;
+    type Service = Dressed<Faults<Probe>>;
+    type Body = Answer;
+
+    fn fresh(&self) -> Self::Layer {
+        let config = FaultConfig::new(Gate::header(FROM)).delay(100, Duration::from_secs(5)).unwrap();
+        Dressed { layer: FaultLayer::new(config.enabled(true)), dress: from_somebody }
+    }
+
+    fn off(&self) -> Self::Layer {
+        Dressed { layer: FaultLayer::off(), dress: from_somebody }
+    }
+
+    fn held(&self, layer: &Self::Layer) -> usize {
+        layer.layer.delayed()
+    }
+
+    fn refuses(&self) -> bool {
+        false
+    }
+}
+
+fn from_somebody(head: &mut Parts) {
+    head.headers.insert(FROM, HeaderValue::from_static("asha@bazaar.example"));
+}
+
 /// Each request has a key of its own; the number of keys is bounded, as the suite asks for a refusal.
 struct AnIdempotency;
 
@@ -285,6 +316,11 @@ async fn reshape_keeps_the_laws() {
 #[tokio::test(start_paused = true)]
 async fn idempotency_keeps_the_laws() {
     check(&AnIdempotency).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn faults_keep_the_laws() {
+    check(&Late).await;
 }
 
 #[tokio::test(start_paused = true)]
