@@ -5,6 +5,7 @@
 //! | [`rate_limit`] | So many requests in so much time, by key, over several windows at once |
 //! | [`bulkhead`] | So many requests at once, with a bounded queue |
 //! | [`timeout`] | An end to every exchange, the response body included |
+//! | [`body_limit`] | An end to the bodies of requests |
 //! | [`authorize`] | Who may, by rules over identity, method and address |
 //! | `api_key` | Who it is: keys of which only the hashes are kept (feature `api_key`) |
 //! | `basic_auth` | Who it is: name and password (feature `basic_auth`) |
@@ -45,6 +46,7 @@ pub mod authorize;
 pub mod balance;
 #[cfg(feature = "basic_auth")]
 pub mod basic_auth;
+pub mod body_limit;
 pub mod buffered;
 pub mod bulkhead;
 pub mod clock;

@@ -11,6 +11,7 @@ use http_body_util::Full;
 use naka::{
     authorize::{Authorize, AuthorizeLayer, Rule},
     balance::{Balance, BalanceLayer, InFlight},
+    body_limit::{BodyLimit, BodyLimitLayer},
     bulkhead::{Bulkhead, BulkheadConfig, BulkheadLayer, Permit},
     enforce::Enforce,
     fault::{FaultConfig, FaultLayer, Faults, Gate},
@@ -189,6 +190,27 @@ impl Subject for AReshape {
     }
 }
 
+/// What it refuses depends on the body, and the suite's is always the same: it only lets pass.
+struct ABodyLimit;
+
+impl Subject for ABodyLimit {
+    type Layer = Dressed<BodyLimitLayer>;
+    type Service = Dressed<BodyLimit<Probe>>;
+    type Body = Answer;
+
+    fn fresh(&self) -> Self::Layer {
+        Dressed { layer: BodyLimitLayer::new(100), dress: |_| {} }
+    }
+
+    fn off(&self) -> Self::Layer {
+        Dressed { layer: BodyLimitLayer::off(), dress: |_| {} }
+    }
+
+    fn refuses(&self) -> bool {
+        false
+    }
+}
+
 /// Its share of refusals is not the suite's three and then one: it only delays.
 struct Late;
 
@@ -316,6 +338,11 @@ async fn reshape_keeps_the_laws() {
 #[tokio::test(start_paused = true)]
 async fn idempotency_keeps_the_laws() {
     check(&AnIdempotency).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn body_limit_keeps_the_laws() {
+    check(&ABodyLimit).await;
 }
 
 #[tokio::test(start_paused = true)]
