@@ -14,7 +14,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, request::Parts};
 use http_body::Body;
 use http_body_util::{BodyExt, Full};
 use naka::{
@@ -227,7 +227,9 @@ where
 }
 
 async fn make_ready<S: Service<Request<()>, Error = Broken>>(service: &mut S) {
-    std::future::poll_fn(|cx| service.poll_ready(cx)).await.expect("the probe is always ready in the end");
+    std::future::poll_fn(|cx| Service::<Request<()>>::poll_ready(service, cx))
+        .await
+        .expect("the probe is always ready in the end");
 }
 
 fn said(layer: &impl Explain) -> Finding {
@@ -264,7 +266,7 @@ impl Clone for Probe {
     }
 }
 
-impl Service<Request<()>> for Probe {
+impl<B> Service<Request<B>> for Probe {
     type Response = Response<Full<Bytes>>;
     type Error = Broken;
     type Future = Ready<Result<Self::Response, Broken>>;
@@ -279,11 +281,56 @@ impl Service<Request<()>> for Probe {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, _: Request<()>) -> Self::Future {
+    fn call(&mut self, _: Request<B>) -> Self::Future {
         assert!(std::mem::take(&mut self.is_ready), "called without having been ready");
         self.state.calls.fetch_add(1, SeqCst);
         let is_broken = self.state.is_broken.load(SeqCst);
         ready(if is_broken { Err(Broken) } else { Ok(Response::new(Full::from(ANSWER))) })
+    }
+}
+
+/// A layer for the suite whose requests need more than the suite's own have: a method, headers, a body. What
+/// it explains is asked about the same request.
+#[derive(Clone, Debug)]
+pub struct Dressed<L> {
+    /// The layer.
+    pub layer: L,
+    /// What becomes of a request's head.
+    pub dress: fn(&mut Parts),
+}
+
+impl<L: Layer<Probe>> Layer<Probe> for Dressed<L> {
+    type Service = Dressed<L::Service>;
+
+    fn layer(&self, probe: Probe) -> Self::Service {
+        Dressed { layer: self.layer.layer(probe), dress: self.dress }
+    }
+}
+
+impl<L: Explain> Explain for Dressed<L> {
+    fn kind(&self) -> &'static str {
+        self.layer.kind()
+    }
+
+    fn explain(&self, now: Now, head: &mut Parts) -> Finding {
+        (self.dress)(head);
+        self.layer.explain(now, head)
+    }
+}
+
+impl<S: Service<Request<Full<Bytes>>>> Service<Request<()>> for Dressed<S> {
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.layer.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<()>) -> S::Future {
+        let (mut head, ()) = request.into_parts();
+        (self.dress)(&mut head);
+        self.layer.call(Request::from_parts(head, Full::from(ANSWER)))
     }
 }
 

@@ -5,13 +5,16 @@
 //! | [`rate_limit`] | So many requests in so much time, by key, cost and tier, over several windows at once |
 //! | [`bulkhead`] | So many requests at once, with a bounded queue, also by key or tier |
 //! | [`timeout`] | An end to every exchange, the response body included |
+//! | [`body_limit`] | An end to the bodies of requests |
 //! | [`authorize`] | Who may, by rules over identity, method and address |
 //! | `api_key` | Who it is: keys of which only the hashes are kept (feature `api_key`) |
 //! | `basic_auth` | Who it is: name and password (feature `basic_auth`) |
 //! | `forward_auth` | Who it is and whether it may: by asking another service (feature `forward_auth`) |
 //! | `jwt` | Who it is: tokens signed by known keys (feature `jwt`) |
+//! | `idempotency` | What is repeated with the same key is answered again, not done again (feature `idempotency`) |
 //! | [`version`] | Which version of an API is meant, and what is told of its life |
 //! | [`reshape`] | Bodies of another shape than the service's own |
+//! | [`fault`] | Errors and delays for whoever asks for them |
 //! | [`balance`] | Chooses an endpoint and keeps its account until the body ends |
 //! | [`problem`] | Renders what the others rejected as problem details (RFC 9457) |
 //!
@@ -43,14 +46,19 @@ pub mod authorize;
 pub mod balance;
 #[cfg(feature = "basic_auth")]
 pub mod basic_auth;
+pub mod body_limit;
+pub mod buffered;
 pub mod bulkhead;
 pub mod clock;
 pub mod context;
 pub mod enforce;
 pub mod explain;
+pub mod fault;
 #[cfg(feature = "forward_auth")]
 pub mod forward_auth;
 pub mod guard;
+#[cfg(feature = "idempotency")]
+pub mod idempotency;
 pub mod identity;
 #[cfg(feature = "jwt")]
 pub mod jwt;

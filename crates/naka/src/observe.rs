@@ -17,9 +17,14 @@ pub trait Observer: Send + Sync + 'static {
     fn rejected(&self, _: &Rejection) {}
     /// A request would have been refused, had the layer been enforced.
     fn would_reject(&self, _: &Rejection) {}
+    /// A request was answered with what was remembered.
+    fn replayed(&self) {}
     /// A request waits for a place; [`admitted`](Self::admitted),
     /// [`rejected`](Self::rejected) or [`cancelled`](Self::cancelled) follows.
     fn queued(&self) {}
+    /// A request is late on purpose; [`admitted`](Self::admitted), [`rejected`](Self::rejected) or
+    /// [`cancelled`](Self::cancelled) follows.
+    fn delayed(&self) {}
     /// A request that waited was given up by its caller.
     fn cancelled(&self) {}
 }
@@ -36,8 +41,14 @@ impl<O: Observer> Observer for Arc<O> {
     fn would_reject(&self, rejection: &Rejection) {
         (**self).would_reject(rejection);
     }
+    fn replayed(&self) {
+        (**self).replayed();
+    }
     fn queued(&self) {
         (**self).queued();
+    }
+    fn delayed(&self) {
+        (**self).delayed();
     }
     fn cancelled(&self) {
         (**self).cancelled();

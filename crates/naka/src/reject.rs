@@ -90,6 +90,11 @@ pub enum Dependency {
         /// The largest that is read.
         max_bytes: usize,
     },
+    /// Whether the body is the same as that of a request with the same key.
+    Repetition {
+        /// What happens if it is.
+        then: &'static str,
+    },
 }
 
 impl fmt::Display for Dependency {
@@ -101,6 +106,7 @@ impl fmt::Display for Dependency {
             Self::Password => f.write_str("would check the password"),
             Self::Authority => f.write_str("would ask who decides"),
             Self::Response { within } => write!(f, "would wait {within:?} for the whole answer"),
+            Self::Repetition { then } => write!(f, "would compare with the request of the same key: {then}"),
             Self::Body { max_bytes } => write!(f, "would read a body of up to {max_bytes} bytes"),
         }
     }
@@ -212,6 +218,10 @@ pub enum Reason {
     IdempotencyInFlight,
     /// The key was used for another request.
     IdempotencyMismatch,
+    /// A request with the same key was answered, and the answer was not kept.
+    IdempotencyNotKept,
+    /// A request with the same key was given up while it was at work.
+    IdempotencyUnknown,
     /// No more keys can be remembered.
     IdempotencyStoreFull,
     /// It could not be answered in the time it has left.
@@ -285,7 +295,9 @@ impl Reason {
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::VersionNotAcceptable => StatusCode::NOT_ACCEPTABLE,
             Self::VersionGone => StatusCode::GONE,
-            Self::IdempotencyInFlight => StatusCode::CONFLICT,
+            Self::IdempotencyInFlight | Self::IdempotencyNotKept | Self::IdempotencyUnknown => {
+                StatusCode::CONFLICT
+            }
             Self::IdempotencyMismatch => StatusCode::UNPROCESSABLE_ENTITY,
             Self::AuthRefused(status) | Self::FaultInjected(status) | Self::Custom(status, _) => status,
         }
@@ -345,6 +357,8 @@ impl Reason {
             Self::IdempotencyKeyInvalid => "idempotency_key_invalid",
             Self::IdempotencyInFlight => "idempotency_in_flight",
             Self::IdempotencyMismatch => "idempotency_mismatch",
+            Self::IdempotencyNotKept => "idempotency_not_kept",
+            Self::IdempotencyUnknown => "idempotency_unknown",
             Self::IdempotencyStoreFull => "idempotency_store_full",
             Self::DeadlineExpired => "deadline_expired",
             Self::Shed => "shed",
@@ -416,6 +430,12 @@ impl Reason {
             Self::IdempotencyKeyInvalid => "The idempotency key is empty, too long, or there more than once.",
             Self::IdempotencyInFlight => "A request with the same idempotency key is still under way.",
             Self::IdempotencyMismatch => "The idempotency key was used for another request.",
+            Self::IdempotencyNotKept => {
+                "The request with this idempotency key was answered, but the answer cannot be repeated; look for what it did."
+            }
+            Self::IdempotencyUnknown => {
+                "The request with this idempotency key was given up on its way, and how far it came is not known; look for what it did."
+            }
             Self::IdempotencyStoreFull => "No more idempotency keys can be remembered now; try again later.",
             Self::DeadlineExpired => "The time the caller allows is over before a place became free.",
             Self::Shed => "More important requests need the capacity; try again later.",

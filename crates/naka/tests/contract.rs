@@ -1,23 +1,29 @@
 //! Every layer keeps the laws of the contract suite.
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
 
-use http::{Method, Request};
+use http::{HeaderValue, Method, Request, header::FROM, request::Parts};
 use http_body_util::Full;
 use naka::{
     authorize::{Authorize, AuthorizeLayer, Rule},
     balance::{Balance, BalanceLayer, InFlight},
+    body_limit::{BodyLimit, BodyLimitLayer},
     bulkhead::{Adaptive, Bulkhead, BulkheadConfig, BulkheadLayer, Permit, Share},
     enforce::Enforce,
+    fault::{FaultConfig, FaultLayer, Faults, Gate},
     guard::Guarded,
+    idempotency::{Idempotency, IdempotencyBody, IdempotencyConfig, IdempotencyLayer},
     key::Key,
     rate_limit::{Algorithm, Factor, Fields, Quota, RateLimit, RateLimitConfig, RateLimitLayer, Window},
     reshape::{Reshape, ReshapeBody, ReshapeConfig, ReshapeLayer},
     timeout::{Timeout, TimeoutBody, TimeoutLayer},
     version::{Version, VersionConfig, VersionLayer, Versioned},
 };
-use naka_testkit::contract::{ADMITS, Probe, Subject, check};
+use naka_testkit::contract::{ADMITS, Dressed, Probe, Subject, check};
 
 type Answer = Full<bytes::Bytes>;
 
@@ -226,6 +232,87 @@ impl Subject for AReshape {
     }
 }
 
+/// What it refuses depends on the body, and the suite's is always the same: it only lets pass.
+struct ABodyLimit;
+
+impl Subject for ABodyLimit {
+    type Layer = Dressed<BodyLimitLayer>;
+    type Service = Dressed<BodyLimit<Probe>>;
+    type Body = Answer;
+
+    fn fresh(&self) -> Self::Layer {
+        Dressed { layer: BodyLimitLayer::new(100), dress: |_| {} }
+    }
+
+    fn off(&self) -> Self::Layer {
+        Dressed { layer: BodyLimitLayer::off(), dress: |_| {} }
+    }
+
+    fn refuses(&self) -> bool {
+        false
+    }
+}
+
+/// Its share of refusals is not the suite's three and then one: it only delays.
+struct Late;
+
+impl Subject for Late {
+    type Layer = Dressed<FaultLayer>;
+    type Service = Dressed<Faults<Probe>>;
+    type Body = Answer;
+
+    fn fresh(&self) -> Self::Layer {
+        let config = FaultConfig::new(Gate::header(FROM)).delay(100, Duration::from_secs(5)).unwrap();
+        Dressed { layer: FaultLayer::new(config.enabled(true)), dress: from_somebody }
+    }
+
+    fn off(&self) -> Self::Layer {
+        Dressed { layer: FaultLayer::off(), dress: from_somebody }
+    }
+
+    fn held(&self, layer: &Self::Layer) -> usize {
+        layer.layer.delayed()
+    }
+
+    fn refuses(&self) -> bool {
+        false
+    }
+}
+
+fn from_somebody(head: &mut Parts) {
+    head.headers.insert(FROM, HeaderValue::from_static("asha@bazaar.example"));
+}
+
+/// Each request has a key of its own; the number of keys is bounded, as the suite asks for a refusal.
+struct AnIdempotency;
+
+impl Subject for AnIdempotency {
+    type Layer = Dressed<IdempotencyLayer>;
+    type Service = Dressed<Idempotency<Probe>>;
+    type Body = IdempotencyBody<Answer>;
+
+    fn fresh(&self) -> Self::Layer {
+        let mut config = IdempotencyConfig::new();
+        config.limits.max_keys = ADMITS;
+        config.limits.ttl = Duration::from_secs(30);
+        Dressed { layer: IdempotencyLayer::new(config), dress: with_a_new_key }
+    }
+
+    fn off(&self) -> Self::Layer {
+        Dressed { layer: IdempotencyLayer::off(), dress: with_a_new_key }
+    }
+
+    fn held(&self, layer: &Self::Layer) -> usize {
+        layer.layer.counts().working
+    }
+}
+
+fn with_a_new_key(head: &mut Parts) {
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    head.method = Method::POST;
+    head.headers.insert("idempotency-key", NUMBER.fetch_add(1, Relaxed).into());
+}
+
 struct ABalancer;
 
 impl Subject for ABalancer {
@@ -313,6 +400,21 @@ async fn version_keeps_the_laws() {
 #[tokio::test(start_paused = true)]
 async fn reshape_keeps_the_laws() {
     check(&AReshape).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn idempotency_keeps_the_laws() {
+    check(&AnIdempotency).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn body_limit_keeps_the_laws() {
+    check(&ABodyLimit).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn faults_keep_the_laws() {
+    check(&Late).await;
 }
 
 #[tokio::test(start_paused = true)]

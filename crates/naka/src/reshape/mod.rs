@@ -92,13 +92,10 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-mod body;
-
-pub use body::ReshapeBody;
-use body::{Collect, CollectError, Collected};
-
+pub use crate::buffered::Buffered as ReshapeBody;
 use crate::{
     BoxError,
+    buffered::{Collect, CollectError, Collected},
     clock::Now,
     explain::{Explain, Finding},
     layered::layered,
@@ -416,7 +413,7 @@ where
                         Err(CollectError::Failed(_)) => Err(unreadable("The response broke off.")),
                     };
                     return Poll::Ready(Ok(match changed {
-                        Ok(changed) => Response::from_parts(parts, ReshapeBody::changed(changed)),
+                        Ok(changed) => Response::from_parts(parts, ReshapeBody::whole(changed)),
                         Err(rejection) => shared.refuse(rejection).into_response(),
                     }));
                 }
@@ -592,7 +589,7 @@ where
                     let changed = match collected {
                         Ok(collected) => shared
                             .change(collected, &mut parts.headers, Reason::BadRequest)
-                            .map(ReshapeBody::changed),
+                            .map(ReshapeBody::whole),
                         Err(CollectError::TooLarge) => Err(Rejection::new(Reason::BodyTooLarge)),
                         // Whoever is behind is told as it would have been without this layer.
                         Err(CollectError::Failed(error)) => Ok(ReshapeBody::failed(error)),

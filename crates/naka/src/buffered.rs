@@ -1,4 +1,5 @@
-//! A body that is read to its end within bounds, and one that stands in its place.
+//! A body that is read to its end within bounds, and one that stands in its place: for layers that have
+//! to know all of a body before they can go on.
 
 use std::{
     fmt,
@@ -13,14 +14,14 @@ use pin_project_lite::pin_project;
 
 /// All of a body.
 #[derive(Debug)]
-pub(super) struct Collected {
-    pub(super) data: Bytes,
-    pub(super) trailers: Option<HeaderMap>,
+pub(crate) struct Collected {
+    pub(crate) data: Bytes,
+    pub(crate) trailers: Option<HeaderMap>,
 }
 
 /// Why there is no such thing.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum CollectError<E> {
+pub(crate) enum CollectError<E> {
     TooLarge,
     Failed(E),
 }
@@ -28,7 +29,7 @@ pub(super) enum CollectError<E> {
 pin_project! {
     /// Reads a body to its end. Nothing is copied of one that comes in a single frame.
     #[derive(Debug)]
-    pub(super) struct Collect<B> {
+    pub(crate) struct Collect<B> {
         #[pin]
         body: B,
         max_bytes: usize,
@@ -39,7 +40,7 @@ pin_project! {
 }
 
 impl<B: Body<Data = Bytes>> Collect<B> {
-    pub(super) fn new(body: B, max_bytes: usize) -> Self {
+    pub(crate) fn new(body: B, max_bytes: usize) -> Self {
         Self { body, max_bytes, first: Bytes::new(), more: BytesMut::new(), trailers: None }
     }
 }
@@ -85,8 +86,8 @@ impl<B: Body<Data = Bytes>> Future for Collect<B> {
 }
 
 pin_project! {
-    /// The body as it came, or the one in its place.
-    pub struct ReshapeBody<B>
+    /// The body as it came, or a whole one in its place.
+    pub struct Buffered<B>
     where
         B: Body,
     {
@@ -102,45 +103,56 @@ pin_project! {
         B: Body,
     {
         Same { #[pin] body: B },
-        Changed { data: Option<Bytes>, trailers: Option<HeaderMap> },
+        Whole { data: Option<Bytes>, trailers: Option<HeaderMap> },
         Failed { error: Option<B::Error> },
     }
 }
 
-impl<B: Body> ReshapeBody<B> {
-    pub(super) const fn same(body: B) -> Self {
+impl<B: Body> Buffered<B> {
+    /// The body as it came.
+    ///
+    /// # Errors
+    /// If something stands in its place: that.
+    pub fn into_inner(self) -> Result<B, Self> {
+        match self.state {
+            State::Same { body } => Ok(body),
+            state => Err(Self { state }),
+        }
+    }
+
+    pub(crate) const fn same(body: B) -> Self {
         Self { state: State::Same { body } }
     }
 
-    pub(super) fn changed(Collected { data, trailers }: Collected) -> Self {
-        Self { state: State::Changed { data: (!data.is_empty()).then_some(data), trailers } }
+    pub(crate) fn whole(Collected { data, trailers }: Collected) -> Self {
+        Self { state: State::Whole { data: (!data.is_empty()).then_some(data), trailers } }
     }
 
-    pub(super) const fn failed(error: B::Error) -> Self {
+    pub(crate) const fn failed(error: B::Error) -> Self {
         Self { state: State::Failed { error: Some(error) } }
     }
 }
 
-impl<B: Body> fmt::Debug for ReshapeBody<B> {
+impl<B: Body> fmt::Debug for Buffered<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let is_same = matches!(self.state, State::Same { .. });
-        f.debug_struct("ReshapeBody").field("is_same", &is_same).finish_non_exhaustive()
+        f.debug_struct("Buffered").field("is_same", &is_same).finish_non_exhaustive()
     }
 }
 
-impl<B: Body + Default> Default for ReshapeBody<B> {
+impl<B: Body + Default> Default for Buffered<B> {
     fn default() -> Self {
         Self::same(B::default())
     }
 }
 
-impl<B: Body + From<Bytes>> From<Bytes> for ReshapeBody<B> {
+impl<B: Body + From<Bytes>> From<Bytes> for Buffered<B> {
     fn from(bytes: Bytes) -> Self {
         Self::same(B::from(bytes))
     }
 }
 
-impl<B: Body<Data = Bytes>> Body for ReshapeBody<B> {
+impl<B: Body<Data = Bytes>> Body for Buffered<B> {
     type Data = Bytes;
     type Error = B::Error;
 
@@ -150,7 +162,7 @@ impl<B: Body<Data = Bytes>> Body for ReshapeBody<B> {
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         match self.project().state.project() {
             Projection::Same { body } => body.poll_frame(cx),
-            Projection::Changed { data, trailers } => {
+            Projection::Whole { data, trailers } => {
                 let data = data.take().map(Frame::data);
                 Poll::Ready(data.or_else(|| trailers.take().map(Frame::trailers)).map(Ok))
             }
@@ -161,7 +173,7 @@ impl<B: Body<Data = Bytes>> Body for ReshapeBody<B> {
     fn is_end_stream(&self) -> bool {
         match &self.state {
             State::Same { body } => body.is_end_stream(),
-            State::Changed { data, trailers } => data.is_none() && trailers.is_none(),
+            State::Whole { data, trailers } => data.is_none() && trailers.is_none(),
             State::Failed { error } => error.is_none(),
         }
     }
@@ -169,7 +181,7 @@ impl<B: Body<Data = Bytes>> Body for ReshapeBody<B> {
     fn size_hint(&self) -> SizeHint {
         match &self.state {
             State::Same { body } => body.size_hint(),
-            State::Changed { data, trailers } => {
+            State::Whole { data, trailers } => {
                 let len = u64::try_from(data.as_ref().map_or(0, Bytes::len)).unwrap_or(u64::MAX);
                 if trailers.is_none() {
                     return SizeHint::with_exact(len);
