@@ -25,7 +25,7 @@ policies:
   limit: {{rate_limit: {{rate: 1000/s, key: [client_ip]}}}}
   room: {{bulkhead: {{max: 10}}}}
 upstreams: {{app: {{endpoints: ['{}']}}}}
-routes: {{all: {{match: {{prefix: /}}, use: [limit, room], timeouts: {{total: never}}, upstream: app}}}}
+routes: {{all: {{match: {{prefix: /}}, use: [limit, room], timeouts: {{total: never}}, limits: {{body: never}}, upstream: app}}}}
 ",
         upstream.address()
     )

@@ -223,8 +223,16 @@ impl Explanation {
                 Finding::WouldAsk(what) => {
                     let name = name.as_deref().map(|name| format!(" {name}")).unwrap_or_default();
                     let what_of = format!("{}{name} {what}", layer.kind());
-                    if !matches!(what, Dependency::Queue { .. }) {
-                        unknown = Some(what_of.clone()); // Who it is, all that follows wants to know.
+                    // Who it is, all that follows wants to know; and nothing follows on what was done before.
+                    let decides = matches!(
+                        what,
+                        Dependency::Keys { .. }
+                            | Dependency::Password
+                            | Dependency::Authority
+                            | Dependency::Repetition { .. }
+                    );
+                    if decides {
+                        unknown = Some(what_of.clone());
                     }
                     self.pending.push(what_of);
                 }

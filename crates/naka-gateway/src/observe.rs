@@ -45,6 +45,7 @@ pub struct Metrics {
     held_files: Gauge,
     /// Client connections that are open.
     pub connections: Gauge,
+    bodies: Arc<PolicyMetrics>,
     labelled: Mutex<Labelled>,
 }
 
@@ -116,6 +117,7 @@ impl Metrics {
             generations_alive: Gauge::default(),
             held_files: Gauge::default(),
             connections: Gauge::default(),
+            bodies: Arc::default(),
             labelled: Mutex::default(),
         };
         metrics.register();
@@ -165,6 +167,12 @@ impl Metrics {
             self.policies.get_or_create_owned(&PolicyLabels { policy: policy.to_string(), outcome })
         });
         Arc::new(PolicyMetrics { admitted, rejected, would_reject, queued, cancelled })
+    }
+
+    /// The handles of the bounds on bodies, which belong to routes and have no names: what they refuse is
+    /// counted with the route.
+    pub fn body_limit(&self) -> Arc<PolicyMetrics> {
+        Arc::clone(&self.bodies)
     }
 
     /// Forgets everything about routes and policies that are none of these.
@@ -306,7 +314,7 @@ impl RouteMetrics {
 }
 
 /// The handles of one policy: what the layers of the gateway report to.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct PolicyMetrics {
     admitted: Counter<u64, AtomicU64>,
     rejected: Counter,

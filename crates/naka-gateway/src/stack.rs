@@ -19,10 +19,13 @@ use naka::{
     authorize::AuthorizeLayer,
     balance::{BalanceLayer, InFlight},
     basic_auth::BasicAuthLayer,
+    body_limit::BodyLimitLayer,
     bulkhead::{BulkheadLayer, Permit},
     explain::Explain,
+    fault::FaultLayer,
     forward_auth::ForwardAuthLayer,
     guard::Guarded,
+    idempotency::{IdempotencyBody, IdempotencyLayer},
     jwt::JwtLayer,
     problem::ProblemLayer,
     rate_limit::RateLimitLayer,
@@ -32,7 +35,10 @@ use naka::{
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::{observe::PolicyMetrics, upstream::Body};
+use crate::{
+    observe::PolicyMetrics,
+    upstream::{Body, LayeredBody},
+};
 
 /// The layers of one route. Each is the handle of its state, and may be off.
 #[derive(Clone, Debug)]
@@ -57,16 +63,22 @@ pub struct Layers {
     pub version: VersionLayer<Arc<PolicyMetrics>>,
     /// All rate limits of the route that ask who it is.
     pub identity_rate_limits: RateLimitLayer<Arc<PolicyMetrics>>,
+    /// The largest body of a request.
+    pub body_limit: BodyLimitLayer<Arc<PolicyMetrics>>,
+    /// Does nothing twice.
+    pub idempotency: IdempotencyLayer<Arc<PolicyMetrics>>,
     /// The route's own bulkhead.
     pub bulkhead: BulkheadLayer<Arc<PolicyMetrics>>,
+    /// Errors and delays for whoever asks for them.
+    pub fault: FaultLayer<Arc<PolicyMetrics>>,
     /// The bulkhead of the whole upstream.
     pub upstream_bulkhead: BulkheadLayer<Arc<PolicyMetrics>>,
     /// Chooses the endpoint.
     pub balance: BalanceLayer,
 }
 
-/// What the guards of the layers make of the leaf's body.
-pub type RouteBody = TimeoutBody<Guarded<Guarded<Guarded<Body, InFlight>, Permit>, Permit>>;
+/// What the layers make of the leaf's body.
+pub type RouteBody = TimeoutBody<IdempotencyBody<Guarded<Guarded<Guarded<Body, InFlight>, Permit>, Permit>>>;
 
 /// The layers behind the choice of a version.
 #[derive(Clone, Debug)]
@@ -83,7 +95,7 @@ pub struct ArmLayers {
 pub type ArmBody = Guarded<Guarded<Body, InFlight>, Permit>;
 
 macro_rules! in_order {
-    ($body:ident: $($layer:ident),+) => {
+    ($request:ident => $body:ident: $($layer:ident),+) => {
         /// Hands out, outermost first, all that explains itself.
         pub fn each<'a>(&'a self, visit: &mut dyn FnMut(&'a dyn Explain)) {
             $(self.$layer.each(visit);)+
@@ -92,7 +104,7 @@ macro_rules! in_order {
         /// Puts the layers around `leaf`, the first outermost.
         pub fn stack<S>(&self, leaf: S) -> impl Stack<$body> + use<S>
         where
-            S: Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send + 'static>
+            S: Service<Request<$request>, Response = Response<Body>, Error = Infallible, Future: Send + 'static>
                 + Clone + Send + Sync + 'static,
         {
             in_order!(@around self, leaf, $($layer)+)
@@ -108,7 +120,7 @@ impl Layers {
     // The timeout is outside of all that can wait (for keys, for a place): it counts from the request head,
     // so it ends a wait as well as an exchange.
     in_order!(
-        RouteBody:
+        LayeredBody => RouteBody:
         problem,
         rate_limits,
         total_timeout,
@@ -119,14 +131,17 @@ impl Layers {
         authorize,
         version,
         identity_rate_limits,
+        body_limit,
+        idempotency,
         bulkhead,
+        fault,
         upstream_bulkhead,
         balance
     );
 }
 
 impl ArmLayers {
-    in_order!(ArmBody: rate_limits, upstream_bulkhead, balance);
+    in_order!(Body => ArmBody: rate_limits, upstream_bulkhead, balance);
 }
 
 /// What a whole stack is.
@@ -240,9 +255,9 @@ impl<S: Stack<RouteBody>> Erased for Lent<S> {
 #[derive(Clone)]
 pub struct Leaf<F>(pub F);
 
-impl<F, Fut> Service<Request<Body>> for Leaf<F>
+impl<F, Fut, B> Service<Request<B>> for Leaf<F>
 where
-    F: Fn(Request<Body>) -> Fut,
+    F: Fn(Request<B>) -> Fut,
     Fut: Future<Output = Response<Body>>,
 {
     type Response = Response<Body>;
@@ -253,7 +268,7 @@ where
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn call(&mut self, request: Request<B>) -> Self::Future {
         Answer { answer: (self.0)(request) }
     }
 }

@@ -12,7 +12,9 @@ use naka::{
     basic_auth::BasicAuthLayer,
     bulkhead::{BulkheadLayer, Counts},
     clock::Now,
+    fault::FaultLayer,
     forward_auth::ForwardAuthLayer,
+    idempotency::IdempotencyLayer,
     jwt::{JwtLayer, KeyDriver},
     rate_limit::RateLimitLayer,
     version::VersionLayer,
@@ -21,7 +23,9 @@ use tokio::{task::AbortHandle, time::Instant};
 
 use crate::{
     carry::Carried,
-    config::checked::{BasicAuth, Bulkhead, Enforce, ForwardAuth, Jwt, Name, RateLimit, Versions},
+    config::checked::{
+        BasicAuth, Bulkhead, Enforce, Fault, ForwardAuth, Idempotency, Jwt, Name, RateLimit, Versions,
+    },
     control::FetchKeys,
     observe::PolicyMetrics,
     upstream::Pool,
@@ -31,15 +35,19 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct State {
     /// Rate limits, by identity.
-    pub rate_limits: Carried<(RateLimit, Enforce), RateLimitLayer<Arc<PolicyMetrics>>>,
+    pub rate_limits: RateLimits,
     /// Bulkheads, by identity.
-    pub bulkheads: Carried<(Bulkhead, Enforce), BulkheadLayer<Arc<PolicyMetrics>>>,
+    pub bulkheads: Bulkheads,
     /// Whoever verifies tokens, by policy.
     pub tokens: Carried<Jwt, Tokens>,
     /// Whoever checks passwords, by policy.
     pub passwords: Passwords,
     /// Whoever asks other services, by policy.
     pub authorities: Authorities,
+    /// Whoever does nothing twice, by identity.
+    pub idempotency: Carried<Idempotency, Kept>,
+    /// Whoever plays faults, by identity.
+    pub faults: Carried<Fault, FaultLayer<Arc<PolicyMetrics>>>,
     /// Whoever finds versions, by route; the use of each version goes with it.
     pub versions: Carried<Versions, VersionLayer<Arc<PolicyMetrics>>>,
     /// Balancers, by upstream.
@@ -48,6 +56,10 @@ pub struct State {
     pub pools: Vec<Carried<(), Arc<Pool>>>,
 }
 
+/// Rate limits, by identity.
+pub type RateLimits = Carried<(RateLimit, Enforce), RateLimitLayer<Arc<PolicyMetrics>>>;
+/// Bulkheads, by identity.
+pub type Bulkheads = Carried<(Bulkhead, Enforce), BulkheadLayer<Arc<PolicyMetrics>>>;
 /// Whoever checks passwords, by policy.
 pub type Passwords = Carried<(Name, BasicAuth), BasicAuthLayer<Arc<PolicyMetrics>>>;
 /// Whoever asks other services, by policy.
@@ -65,6 +77,11 @@ impl State {
             tokens: Carried::new("jwt", |_| Duration::ZERO),
             passwords: Carried::new("basic_auth", |_| Duration::ZERO),
             authorities: Carried::new("forward_auth", |_| Duration::ZERO),
+            // A key that is forgotten lets a payment be made twice.
+            idempotency: Carried::new("idempotency", |kept: &Kept| {
+                if kept.layer.counts().keys == 0 { Duration::ZERO } else { kept.ttl }
+            }),
+            faults: Carried::new("fault", |_| Duration::ZERO),
             versions: Carried::new("versions", |_| Duration::from_hours(24)),
             balancers: Carried::new("balancer", |_| Duration::ZERO),
             pools: (0..workers).map(|_| Carried::new("pool", |_| Duration::ZERO)).collect(),
@@ -92,21 +109,34 @@ impl State {
         let rate_limits = self.rate_limits.iter().chain(self.rate_limits.buried()).map(|(name, _)| &**name);
         let bulkheads = self.bulkheads.iter().chain(self.bulkheads.buried()).map(|(name, _)| &**name);
         let versions = self.versions.iter().chain(self.versions.buried()).map(|(name, _)| &**name);
-        rate_limits.chain(bulkheads).chain(versions).collect()
+        let kept = self.idempotency.iter().chain(self.idempotency.buried()).map(|(name, _)| &**name);
+        let faults = self.faults.iter().map(|(name, _)| &**name);
+        rate_limits.chain(bulkheads).chain(versions).chain(kept).chain(faults).collect()
     }
 
     /// The same without what is buried and has no history left; `None` if there is nothing of it.
     pub fn without_expired(&self, now: Instant) -> Option<Self> {
         let has_expired = self.rate_limits.has_expired(now)
             || self.bulkheads.has_expired(now)
-            || self.versions.has_expired(now);
+            || self.versions.has_expired(now)
+            || self.idempotency.has_expired(now);
         has_expired.then(|| Self {
             rate_limits: self.rate_limits.without_expired(now),
             bulkheads: self.bulkheads.without_expired(now),
             versions: self.versions.without_expired(now),
+            idempotency: self.idempotency.without_expired(now),
             ..self.clone()
         })
     }
+}
+
+/// Whoever does nothing twice, and how long it remembers at least.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    /// The layer.
+    pub layer: IdempotencyLayer<Arc<PolicyMetrics>>,
+    /// The longest time to live of all configurations.
+    pub ttl: Duration,
 }
 
 /// Whoever verifies the tokens of one policy.

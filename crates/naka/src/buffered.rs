@@ -113,6 +113,7 @@ impl<B: Body> Buffered<B> {
     ///
     /// # Errors
     /// If something stands in its place: that.
+    #[expect(clippy::result_large_err, reason = "it is handed back as it came")]
     pub fn into_inner(self) -> Result<B, Self> {
         match self.state {
             State::Same { body } => Ok(body),

@@ -43,6 +43,8 @@ pub enum Finding {
     Passes,
     /// It lets pass; what it knows, in words.
     Admit(String),
+    /// It answers by itself, which is no refusal; what it says, in words. The request goes no further.
+    Answer(String),
     /// It would refuse, but is not enforced here, and lets pass.
     Observe(Rejection),
     /// It refuses.

@@ -5,6 +5,7 @@
 //! | [`rate_limit`] | So many requests in so much time, by key, cost and tier, over several windows at once |
 //! | [`bulkhead`] | So many requests at once, with a bounded queue, also by key or tier |
 //! | [`timeout`] | An end to every exchange, the response body included |
+//! | [`cors`] | What pages of other origins may ask and read |
 //! | [`body_limit`] | An end to the bodies of requests |
 //! | [`authorize`] | Who may, by rules over identity, method and address |
 //! | `api_key` | Who it is: keys of which only the hashes are kept (feature `api_key`) |
@@ -51,6 +52,7 @@ pub mod buffered;
 pub mod bulkhead;
 pub mod clock;
 pub mod context;
+pub mod cors;
 pub mod enforce;
 pub mod explain;
 pub mod fault;

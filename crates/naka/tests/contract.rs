@@ -6,13 +6,22 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderValue, Method, Request, header::FROM, request::Parts};
+use http::{
+    HeaderValue, Method, Request,
+    header::{FROM, ORIGIN},
+    request::Parts,
+};
 use http_body_util::Full;
 use naka::{
     authorize::{Authorize, AuthorizeLayer, Rule},
     balance::{Balance, BalanceLayer, InFlight},
     body_limit::{BodyLimit, BodyLimitLayer},
+<<<<<<< HEAD
     bulkhead::{Adaptive, Bulkhead, BulkheadConfig, BulkheadLayer, Permit, Share},
+=======
+    bulkhead::{Bulkhead, BulkheadConfig, BulkheadLayer, Permit},
+    cors::{Cors, CorsConfig, CorsLayer},
+>>>>>>> e4511bc6230d2aedb3f29ab0277f9297de5919dc
     enforce::Enforce,
     fault::{FaultConfig, FaultLayer, Faults, Gate},
     guard::Guarded,
@@ -232,6 +241,32 @@ impl Subject for AReshape {
     }
 }
 
+/// It only refuses preflights, and the suite has none: it only lets pass.
+struct ACors;
+
+impl Subject for ACors {
+    type Layer = Dressed<CorsLayer>;
+    type Service = Dressed<Cors<Probe>>;
+    type Body = Answer;
+
+    fn fresh(&self) -> Self::Layer {
+        let rules = CorsConfig::origins(["https://app.example"]).check().unwrap();
+        Dressed { layer: CorsLayer::new(rules), dress: from_a_page }
+    }
+
+    fn off(&self) -> Self::Layer {
+        Dressed { layer: CorsLayer::off(), dress: from_a_page }
+    }
+
+    fn refuses(&self) -> bool {
+        false
+    }
+}
+
+fn from_a_page(head: &mut Parts) {
+    head.headers.insert(ORIGIN, HeaderValue::from_static("https://app.example"));
+}
+
 /// What it refuses depends on the body, and the suite's is always the same: it only lets pass.
 struct ABodyLimit;
 
@@ -410,6 +445,11 @@ async fn idempotency_keeps_the_laws() {
 #[tokio::test(start_paused = true)]
 async fn body_limit_keeps_the_laws() {
     check(&ABodyLimit).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn cors_keeps_the_laws() {
+    check(&ACors).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -10,7 +10,9 @@ use naka::{
     bulkhead::{Adaptive, BulkheadConfig, BulkheadLayer, PRIORITIES, Share},
     context::ClientAddr,
     enforce,
+    fault::{FaultConfig, Gate},
     forward_auth::{ForwardAuthConfig, Remember},
+    idempotency::{Failures, IdempotencyConfig},
     identity::Claim,
     jwt::{Algorithm, FetchConfig, JwtConfig},
     key::{Key, KeyBuilder, client_network},
@@ -348,4 +350,41 @@ pub(super) fn versioning(versions: &checked::Versions) -> Result<Versioning, Ver
     let mut config = VersionConfig::new(of).strategies(strategies).on_conflict(on_conflict);
     config.default.clone_from(&versions.default);
     config.check()
+}
+
+pub(super) fn idempotency_config(policy: &checked::Idempotency) -> IdempotencyConfig {
+    let mut config = IdempotencyConfig::new();
+    config.header = policy.header.clone();
+    if let Some(methods) = &policy.methods {
+        config.methods.clone_from(methods);
+    }
+    if let Some(headers) = &policy.same_headers {
+        config.headers.clone_from(headers);
+    }
+    config.required = policy.required;
+    config.max_request_bytes = policy.max_request;
+    config.max_response_bytes = policy.max_response;
+    config.failures = if policy.keeps_failures { Failures::Keep } else { Failures::Release };
+    config.limits.ttl = policy.ttl;
+    config.limits.max_keys = policy.max_keys;
+    config.limits.max_bytes = policy.max_bytes;
+    config.limits.evict = policy.evict;
+    config
+}
+
+pub(super) fn fault_config(fault: &checked::Fault) -> FaultConfig {
+    let mut gate = Gate::header(fault.header.clone());
+    if let Some(value) = &fault.value {
+        gate = gate.value(value.clone());
+    }
+    let mut config = FaultConfig::new(gate).until(fault.until_s).enabled(true);
+    config.max_delayed = fault.max_delayed;
+    if let Some((percent, status)) = fault.abort {
+        config =
+            config.abort(percent, status).expect("a checked fault is an error, of at most a hundred percent");
+    }
+    if let Some((percent, time)) = fault.delay {
+        config = config.delay(percent, time).expect("a checked share is at most a hundred percent");
+    }
+    config
 }

@@ -24,7 +24,7 @@ use crate::{
     stack::{Arm, Leaf, Route, RouteBody, Stack},
     state::State,
     transform::{Transform, redirected},
-    upstream::{Body, Client, Connector, Pool},
+    upstream::{Body, Client, Connector, LayeredBody, Pool},
     versions,
 };
 
@@ -57,7 +57,7 @@ impl Leaves<'_> {
 
     fn arm(&self, route: &RouteConfig, plan: &Arc<ArmPlan>) -> Arm {
         let (client, leaf_plan) = (Arc::new(self.client(&plan.upstream, route)), Arc::clone(plan));
-        Arm::new(plan.layers.stack(Leaf(move |request| {
+        Arm::new(plan.layers.stack(Leaf(move |request: Request<Body>| {
             let (plan, client) = (Arc::clone(&leaf_plan), Arc::clone(&client));
             async move { send(&plan.transform, &client, request).await }
         })))
@@ -94,7 +94,9 @@ enum Target {
 /// The one place where the stack's type is made.
 fn stack(plan: &Arc<Plan>, target: Arc<Target>) -> impl Stack<RouteBody> {
     let leaf_plan = Arc::clone(plan);
-    plan.layers.stack(Leaf(move |request| answer(Arc::clone(&leaf_plan), Arc::clone(&target), request)))
+    plan.layers.stack(Leaf(move |request: Request<LayeredBody>| {
+        answer(Arc::clone(&leaf_plan), Arc::clone(&target), request.map(Body::from))
+    }))
 }
 
 async fn answer(plan: Arc<Plan>, target: Arc<Target>, request: Request<Body>) -> Response<Body> {

@@ -7,8 +7,9 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use naka::{
     api_key::ApiKeyLayer, authorize::AuthorizeLayer, balance::BalanceLayer, basic_auth::BasicAuthLayer,
-    bulkhead::BulkheadLayer, forward_auth::ForwardAuthLayer, jwt::JwtLayer, problem::ProblemLayer,
-    rate_limit::RateLimitLayer, timeout::TimeoutLayer, version::VersionLayer,
+    body_limit::BodyLimitLayer, bulkhead::BulkheadLayer, fault::FaultLayer, forward_auth::ForwardAuthLayer,
+    idempotency::IdempotencyLayer, jwt::JwtLayer, problem::ProblemLayer, rate_limit::RateLimitLayer,
+    timeout::TimeoutLayer, version::VersionLayer,
 };
 use tokio::time::Instant;
 
@@ -249,6 +250,11 @@ fn layers(
     });
     let basic_auth = route.policies.one(Kind::BasicAuth).and_then(|policy| state.passwords.get(policy));
     let forward_auth = route.policies.one(Kind::ForwardAuth).and_then(|policy| state.authorities.get(policy));
+    let idempotency = route.policies.one(Kind::Idempotency);
+    let idempotency = idempotency
+        .and_then(|policy| state.idempotency.get(&here.identity(policy, &config.policies[policy])));
+    let fault = route.policies.one(Kind::Fault);
+    let fault = fault.and_then(|policy| state.faults.get(&here.identity(policy, &config.policies[policy])));
     let jwt = route.policies.one(Kind::Jwt).and_then(|policy| state.tokens.get(policy));
     let upstream = upstream_of(route).map(|upstream| &config.upstreams[upstream]);
     Layers {
@@ -262,7 +268,12 @@ fn layers(
         authorize: authorize.collect(),
         version: state.versions.get(name).cloned().unwrap_or_else(VersionLayer::off),
         identity_rate_limits: rate_limits(true),
+        body_limit: route.body.map_or_else(BodyLimitLayer::off, |bytes| {
+            BodyLimitLayer::observed(u64::try_from(bytes).unwrap_or(u64::MAX), around.metrics.body_limit())
+        }),
+        idempotency: idempotency.map_or_else(IdempotencyLayer::off, |kept| kept.layer.clone()),
         bulkhead: bulkhead(here, route.policies.one(Kind::Bulkhead)),
+        fault: fault.cloned().unwrap_or_else(FaultLayer::off),
         upstream_bulkhead: bulkhead(there, upstream.and_then(|upstream| upstream.bulkhead.as_ref())),
         balance: upstream_of(route)
             .and_then(|upstream| state.balancers.get(upstream).cloned())

@@ -5,155 +5,183 @@ use std::{collections::BTreeMap, sync::Arc};
 use naka::{
     balance::BalanceLayer,
     basic_auth::BasicAuthLayer,
+    fault::FaultLayer,
     forward_auth::ForwardAuthLayer,
+    idempotency::{IdempotencyLayer, by_caller},
     jwt::{JwtLayer, KeySet, Keys, KeysError},
+    reject::Head,
     version::VersionLayer,
 };
 
 use super::{
     Surroundings, Wrong,
     convert::{
-        basic_auth_config, bulkhead_layer, bulkhead_reconfigured, fetch_config, forward_auth_config,
-        jwt_config, rate_limit_layer, rate_limit_reconfigured, versioning,
+        basic_auth_config, bulkhead_layer, bulkhead_reconfigured, fault_config, fetch_config,
+        forward_auth_config, idempotency_config, jwt_config, rate_limit_layer, rate_limit_reconfigured,
+        versioning,
     },
     upstream_of,
 };
 use crate::{
     carry::{Carried, Change, Steps},
     config::checked::{
-        Config, Destination, Fetch, Jwt, JwtKeys, Name, Policy, PolicyKind, Scope, Upstream, Versions,
+        BasicAuth, Bulkhead, Config, Destination, Enforce, Fault, Fetch, ForwardAuth, Idempotency, Jwt,
+        JwtKeys, Name, Policy, PolicyKind, RateLimit, Scope, Versions,
     },
     control::{AskAuthority, FetchKeys},
     observe::PolicyMetrics,
-    state::{Authorities, Fetching, Passwords, State, Tokens},
+    state::{Authorities, Bulkheads, Fetching, Kept, Passwords, RateLimits, State, Tokens},
     upstream::Pool,
 };
 
 /// Goes from the state of the generation before to that of this one.
 ///
 /// # Errors
-/// What is wrong with keys.
+/// What is wrong with keys, passwords and versions.
 pub(super) fn carry(
     config: &Config,
     before: &State,
     around: &Surroundings<'_>,
     report: &mut Vec<Change>,
 ) -> Result<State, Vec<Wrong>> {
-    let (mut rate_limits, mut bulkheads) = (BTreeMap::new(), BTreeMap::new());
-    for (identity, name) in uses(config) {
-        let policy = &config.policies[&name];
-        match &policy.kind {
-            PolicyKind::RateLimit(limit) => {
-                rate_limits.insert(identity, (limit.clone(), policy.enforce));
-            }
-            PolicyKind::Bulkhead(bulkhead) => {
-                bulkheads.insert(identity, (bulkhead.clone(), policy.enforce));
-            }
-            _ => {}
-        }
+    let mut step = Step { config, before, around, report };
+    Ok(State {
+        rate_limits: step.rate_limits(),
+        bulkheads: step.bulkheads(),
+        tokens: step.tokens()?,
+        passwords: step.passwords()?,
+        authorities: step.authorities(),
+        idempotency: step.idempotency(),
+        faults: step.faults(),
+        versions: step.versions()?,
+        balancers: step.balancers(),
+        pools: step.pools(),
+    })
+}
+
+/// From one generation to the next.
+struct Step<'a> {
+    config: &'a Config,
+    before: &'a State,
+    around: &'a Surroundings<'a>,
+    report: &'a mut Vec<Change>,
+}
+
+impl Step<'_> {
+    /// The accounts that policies of one sort need.
+    fn accounts<C>(&self, of: impl Fn(&Policy) -> Option<C>) -> BTreeMap<Arc<str>, C> {
+        let all = uses(self.config).into_iter();
+        all.filter_map(|(identity, name)| Some((identity, of(&self.config.policies[&name])?))).collect()
     }
-    let rate_limits = before.rate_limits.next(
-        rate_limits,
-        around.now,
-        report,
-        &Steps {
-            make: &|identity, (limit, enforce)| {
-                rate_limit_layer(limit, *enforce, around.metrics.policy(identity)).named(identity)
+
+    /// Goes on with one kind of state.
+    fn next<C: Clone + PartialEq, H: Clone>(
+        &mut self,
+        before: &Carried<C, H>,
+        wanted: BTreeMap<Arc<str>, C>,
+        steps: &Steps<'_, C, H>,
+    ) -> Carried<C, H> {
+        before.next(wanted, self.around.now, self.report, steps)
+    }
+
+    fn rate_limits(&mut self) -> RateLimits {
+        let (metrics, wanted) = (
+            self.around.metrics,
+            self.accounts(|policy| match &policy.kind {
+                PolicyKind::RateLimit(limit) => Some((limit.clone(), policy.enforce)),
+                _ => None,
+            }),
+        );
+        let steps = Steps {
+            make: &|identity, (limit, enforce): &(RateLimit, Enforce)| {
+                rate_limit_layer(limit, *enforce, metrics.policy(identity)).named(identity)
             },
             change: &|layer, (limit, enforce)| rate_limit_reconfigured(layer, limit, *enforce),
             // What was counted by another key is found by nobody, and only fills the table.
             is_same: &|(old, _), (new, _)| old.key == new.key,
-        },
-    );
-    let bulkheads = before.bulkheads.next(
-        bulkheads,
-        around.now,
-        report,
-        &Steps {
-            make: &|identity, (bulkhead, enforce)| {
-                bulkhead_layer(bulkhead, *enforce, around.metrics.policy(identity)).named(identity)
+        };
+        self.next(&self.before.rate_limits, wanted, &steps)
+    }
+
+    fn bulkheads(&mut self) -> Bulkheads {
+        let (metrics, wanted) = (
+            self.around.metrics,
+            self.accounts(|policy| match &policy.kind {
+                PolicyKind::Bulkhead(bulkhead) => Some((bulkhead.clone(), policy.enforce)),
+                _ => None,
+            }),
+        );
+        let steps = Steps {
+            make: &|identity, (bulkhead, enforce): &(Bulkhead, Enforce)| {
+                bulkhead_layer(bulkhead, *enforce, metrics.policy(identity)).named(identity)
             },
             change: &|layer, (bulkhead, enforce)| bulkhead_reconfigured(layer, bulkhead, *enforce),
             // What a request is counted by is made with the layer.
             is_same: &|(old, _), (new, _)| old.is_partitioned_as(new),
-        },
-    );
-    let tokens = tokens(config, before, around, report)?;
-    let passwords = passwords(config, before, around, report)?;
-    let authorities = authorities(config, before, around, report);
-    let versions = versions(config, before, around, report)?;
-    let addresses = |upstream: &Upstream| {
-        upstream.endpoints.iter().map(|endpoint| Arc::clone(&endpoint.address)).collect::<Vec<_>>()
-    };
-    let upstreams =
-        || config.upstreams.iter().map(|(name, upstream)| (Arc::clone(name), addresses(upstream)));
-    let balancers = before.balancers.next(
-        upstreams().collect(),
-        around.now,
-        report,
-        &Steps {
-            make: &|_, addresses| BalanceLayer::new(addresses.iter().map(|address| &**address)),
-            change: &|layer, addresses| layer.reconfigured(addresses.iter().map(|address| &**address)),
-            is_same: &|_, _| true,
-        },
-    );
-    let pools = before.pools.iter().enumerate().map(|(worker, pools)| {
-        let wanted = upstreams().flat_map(|(upstream, addresses)| {
-            addresses.into_iter().map(move |address| (pool_identity(&upstream, &address), ()))
-        });
-        let mut of_this_worker = Vec::new();
-        let pools = pools.next(
-            wanted.collect(),
-            around.now,
-            &mut of_this_worker,
-            &Steps {
-                make: &|identity, ()| Arc::new(Pool::new(&pool_address(identity))),
-                change: &|pool, ()| Arc::clone(pool),
-                is_same: &|(), ()| true,
-            },
-        );
-        if worker == 0 {
-            report.append(&mut of_this_worker); // All workers have the same.
-        }
-        pools
-    });
-    let pools = pools.collect();
-    Ok(State { rate_limits, bulkheads, tokens, passwords, authorities, versions, balancers, pools })
-}
+        };
+        self.next(&self.before.bulkheads, wanted, &steps)
+    }
 
-/// Whoever verifies tokens: keys, and what they have verified, belong to the policy.
-fn tokens(
-    config: &Config,
-    before: &State,
-    around: &Surroundings<'_>,
-    report: &mut Vec<Change>,
-) -> Result<Carried<Jwt, Tokens>, Vec<Wrong>> {
-    let (mut wanted, mut wrong, mut sets) = (BTreeMap::new(), Vec::new(), BTreeMap::new());
-    for (name, policy) in &config.policies {
-        let PolicyKind::Jwt(jwt) = &policy.kind else { continue };
-        match Source::of(&jwt.keys) {
-            Ok(source) => _ = sets.insert(Arc::clone(name), source),
-            Err(error) => wrong.push(Wrong::Policy { name: Arc::clone(name), error: error.to_string() }),
+    /// Whoever does nothing twice.
+    fn idempotency(&mut self) -> Carried<Idempotency, Kept> {
+        let (metrics, wanted) = (
+            self.around.metrics,
+            self.accounts(|policy| match &policy.kind {
+                PolicyKind::Idempotency(policy) => Some(policy.clone()),
+                _ => None,
+            }),
+        );
+        let steps = Steps {
+            make: &|identity, policy: &Idempotency| {
+                let scope = |head: &Head<'_>| Some(by_caller(head));
+                let layer =
+                    IdempotencyLayer::observed(idempotency_config(policy), scope, metrics.policy(identity));
+                Kept { layer: layer.named(identity), ttl: policy.ttl }
+            },
+            change: &|kept, policy| Kept {
+                layer: kept.layer.reconfigured(&idempotency_config(policy)),
+                ttl: kept.ttl.max(policy.ttl),
+            },
+            is_same: &|_, _| true,
+        };
+        self.next(&self.before.idempotency, wanted, &steps)
+    }
+
+    fn faults(&mut self) -> Carried<Fault, FaultLayer<Arc<PolicyMetrics>>> {
+        let (metrics, wanted) = (
+            self.around.metrics,
+            self.accounts(|policy| match &policy.kind {
+                PolicyKind::Fault(fault) => Some(fault.clone()),
+                _ => None,
+            }),
+        );
+        let steps = Steps {
+            make: &|identity, fault: &Fault| {
+                FaultLayer::observed(fault_config(fault), metrics.policy(identity)).named(identity)
+            },
+            change: &|layer, fault| layer.reconfigured(&fault_config(fault)),
+            is_same: &|_, _| true,
+        };
+        self.next(&self.before.faults, wanted, &steps)
+    }
+
+    /// Whoever verifies tokens: keys, and what they have verified, belong to the policy.
+    fn tokens(&mut self) -> Result<Carried<Jwt, Tokens>, Vec<Wrong>> {
+        let (mut wanted, mut sources) = (BTreeMap::new(), BTreeMap::new());
+        let mut wrong = Vec::new();
+        for (name, policy) in &self.config.policies {
+            let PolicyKind::Jwt(jwt) = &policy.kind else { continue };
+            match Source::of(&jwt.keys) {
+                Ok(source) => _ = sources.insert(Arc::clone(name), source),
+                Err(error) => wrong.push(Wrong::Policy { name: Arc::clone(name), error: error.to_string() }),
+            }
+            wanted.insert(Arc::clone(name), jwt.clone());
         }
-        wanted.insert(Arc::clone(name), jwt.clone());
-    }
-    if !wrong.is_empty() {
-        return Err(wrong);
-    }
-    Ok(before.tokens.next(
-        wanted,
-        around.now,
-        report,
-        &Steps {
-            make: &|name, jwt| {
-                let (keys, fetching) = match &sets[name] {
-                    Source::Set(set) => (Keys::fixed(set.clone()), None),
-                    Source::Url(url, fetch) => {
-                        let service = FetchKeys::new(Arc::clone(url), around.connector.clone());
-                        let (keys, driver) = Keys::fetched(service, fetch_config(fetch));
-                        (keys, Some(Fetching::new(driver)))
-                    }
-                };
+        none_of(wrong)?;
+        let around = self.around;
+        let steps = Steps {
+            make: &|name, jwt: &Jwt| {
+                let (keys, fetching) = sources[name].keys(around);
                 let metrics = around.metrics.policy(name);
                 Tokens { layer: JwtLayer::observed(jwt_config(jwt), keys, metrics).named(name), fetching }
             },
@@ -162,106 +190,121 @@ fn tokens(
                 fetching: tokens.fetching.clone(),
             },
             is_same: &|old, new| old.keys == new.keys,
-        },
-    ))
-}
+        };
+        Ok(self.next(&self.before.tokens, wanted, &steps))
+    }
 
-/// Whoever checks passwords.
-fn passwords(
-    config: &Config,
-    before: &State,
-    around: &Surroundings<'_>,
-    report: &mut Vec<Change>,
-) -> Result<Passwords, Vec<Wrong>> {
-    let (mut wanted, mut wrong, mut configs) = (BTreeMap::new(), Vec::new(), BTreeMap::new());
-    for (name, policy) in &config.policies {
-        let PolicyKind::BasicAuth(basic_auth) = &policy.kind else { continue };
-        match basic_auth_config(basic_auth) {
-            Ok(config) => _ = configs.insert(Arc::clone(name), config),
-            Err(error) => wrong.push(Wrong::Policy { name: Arc::clone(name), error }),
+    /// Whoever checks passwords.
+    fn passwords(&mut self) -> Result<Passwords, Vec<Wrong>> {
+        let (mut wanted, mut configs) = (BTreeMap::new(), BTreeMap::new());
+        let mut wrong = Vec::new();
+        for (name, policy) in &self.config.policies {
+            let PolicyKind::BasicAuth(basic_auth) = &policy.kind else { continue };
+            match basic_auth_config(basic_auth) {
+                Ok(config) => _ = configs.insert(Arc::clone(name), config),
+                Err(error) => wrong.push(Wrong::Policy { name: Arc::clone(name), error }),
+            }
+            wanted.insert(Arc::clone(name), (Arc::clone(name), basic_auth.clone()));
         }
-        wanted.insert(Arc::clone(name), (Arc::clone(name), basic_auth.clone()));
-    }
-    if !wrong.is_empty() {
-        return Err(wrong);
-    }
-    Ok(before.passwords.next(
-        wanted,
-        around.now,
-        report,
-        &Steps {
-            make: &|name, _| {
-                BasicAuthLayer::observed(configs[name].clone(), around.metrics.policy(name)).named(name)
+        none_of(wrong)?;
+        let metrics = self.around.metrics;
+        let steps = Steps {
+            make: &|name, _: &(Name, BasicAuth)| {
+                BasicAuthLayer::observed(configs[name].clone(), metrics.policy(name)).named(name)
             },
             change: &|layer, (name, _)| layer.reconfigured(&configs[name]),
             // The bound on checks is made with the layer.
             is_same: &|(_, old), (_, new)| old.max_checks == new.max_checks,
-        },
-    ))
-}
+        };
+        Ok(self.next(&self.before.passwords, wanted, &steps))
+    }
 
-/// Whoever asks other services.
-fn authorities(
-    config: &Config,
-    before: &State,
-    around: &Surroundings<'_>,
-    report: &mut Vec<Change>,
-) -> Authorities {
-    let wanted = config.policies.iter().filter_map(|(name, policy)| match &policy.kind {
-        PolicyKind::ForwardAuth(forward_auth) => Some((Arc::clone(name), forward_auth.clone())),
-        _ => None,
-    });
-    before.authorities.next(
-        wanted.collect(),
-        around.now,
-        report,
-        &Steps {
-            make: &|name, policy| {
+    /// Whoever asks other services.
+    fn authorities(&mut self) -> Authorities {
+        let wanted = self.config.policies.iter().filter_map(|(name, policy)| match &policy.kind {
+            PolicyKind::ForwardAuth(forward_auth) => Some((Arc::clone(name), forward_auth.clone())),
+            _ => None,
+        });
+        let (wanted, around) = (wanted.collect(), self.around);
+        let steps = Steps {
+            make: &|name, policy: &ForwardAuth| {
                 let authority = AskAuthority::new(name, &policy.address, around.connector.clone());
                 let metrics = around.metrics.policy(name);
                 ForwardAuthLayer::observed(forward_auth_config(policy), authority, metrics).named(name)
             },
             change: &|layer, policy| layer.reconfigured(&forward_auth_config(policy)),
             is_same: &|old, new| old.address == new.address,
-        },
-    )
-}
+        };
+        self.next(&self.before.authorities, wanted, &steps)
+    }
 
-/// Whoever finds versions.
-fn versions(
-    config: &Config,
-    before: &State,
-    around: &Surroundings<'_>,
-    report: &mut Vec<Change>,
-) -> Result<Carried<Versions, VersionLayer<Arc<PolicyMetrics>>>, Vec<Wrong>> {
-    let (mut wanted, mut wrong, mut checked) = (BTreeMap::new(), Vec::new(), BTreeMap::new());
-    for (route, is) in &config.routes {
-        let Destination::Versions(versions) = &is.destination else { continue };
-        match versioning(versions) {
-            Ok(versioning) => _ = checked.insert(Arc::clone(route), versioning),
-            Err(error) => wrong.push(Wrong::Route { name: Arc::clone(route), error: error.to_string() }),
+    /// Whoever finds versions.
+    fn versions(&mut self) -> Result<Carried<Versions, VersionLayer<Arc<PolicyMetrics>>>, Vec<Wrong>> {
+        let (mut wanted, mut checked) = (BTreeMap::new(), BTreeMap::new());
+        let mut wrong = Vec::new();
+        for (route, is) in &self.config.routes {
+            let Destination::Versions(versions) = &is.destination else { continue };
+            match versioning(versions) {
+                Ok(versioning) => _ = checked.insert(Arc::clone(route), versioning),
+                Err(error) => wrong.push(Wrong::Route { name: Arc::clone(route), error: error.to_string() }),
+            }
+            wanted.insert(Arc::clone(route), (**versions).clone());
         }
-        wanted.insert(Arc::clone(route), (**versions).clone());
-    }
-    if !wrong.is_empty() {
-        return Err(wrong);
-    }
-    Ok(before.versions.next(
-        wanted,
-        around.now,
-        report,
-        &Steps {
-            make: &|route, _| {
-                let metrics = around.metrics.policy(route);
-                VersionLayer::observed(checked[route].clone(), metrics).named(route)
+        none_of(wrong)?;
+        let metrics = self.around.metrics;
+        let steps = Steps {
+            make: &|route, _: &Versions| {
+                VersionLayer::observed(checked[route].clone(), metrics.policy(route)).named(route)
             },
             change: &|layer, versions| match versioning(versions) {
                 Ok(versioning) => layer.reconfigured(&versioning),
                 Err(_) => layer.clone(), // It was checked above.
             },
             is_same: &|_, _| true,
-        },
-    ))
+        };
+        Ok(self.next(&self.before.versions, wanted, &steps))
+    }
+
+    fn balancers(&mut self) -> Carried<Vec<Arc<str>>, BalanceLayer> {
+        let steps = Steps {
+            make: &|_, addresses: &Vec<Arc<str>>| BalanceLayer::new(addresses.iter().map(|it| &**it)),
+            change: &|layer, addresses| layer.reconfigured(addresses.iter().map(|it| &**it)),
+            is_same: &|_, _| true,
+        };
+        self.next(&self.before.balancers, addresses(self.config).collect(), &steps)
+    }
+
+    /// For each worker; all have the same.
+    fn pools(&mut self) -> Vec<Carried<(), Arc<Pool>>> {
+        let steps = Steps {
+            make: &|identity, (): &()| Arc::new(Pool::new(&pool_address(identity))),
+            change: &|pool, ()| Arc::clone(pool),
+            is_same: &|(), ()| true,
+        };
+        let pools = self.before.pools.iter().enumerate().map(|(worker, pools)| {
+            let wanted = addresses(self.config).flat_map(|(upstream, addresses)| {
+                addresses.into_iter().map(move |address| (pool_identity(&upstream, &address), ()))
+            });
+            let mut others = Vec::new();
+            let report = if worker == 0 { &mut *self.report } else { &mut others };
+            pools.next(wanted.collect(), self.around.now, report, &steps)
+        });
+        pools.collect()
+    }
+}
+
+/// # Errors
+/// If there is anything wrong.
+fn none_of(wrong: Vec<Wrong>) -> Result<(), Vec<Wrong>> {
+    if wrong.is_empty() { Ok(()) } else { Err(wrong) }
+}
+
+/// The addresses of each upstream.
+fn addresses(config: &Config) -> impl Iterator<Item = (Name, Vec<Arc<str>>)> {
+    config.upstreams.iter().map(|(name, upstream)| {
+        let addresses = upstream.endpoints.iter().map(|endpoint| Arc::clone(&endpoint.address));
+        (Arc::clone(name), addresses.collect())
+    })
 }
 
 /// Where keys come from, once they have been read.
@@ -276,6 +319,20 @@ impl Source {
             JwtKeys::Set(json) => KeySet::from_jwks(json.bytes()).map(Self::Set),
             JwtKeys::Secret(secret) => KeySet::from_secret(None, secret.bytes()).map(Self::Set),
             JwtKeys::Url(url, fetch) => Ok(Self::Url(Arc::clone(url), *fetch)),
+        }
+    }
+}
+
+impl Source {
+    /// Keys of a policy that is new, and whoever fetches them.
+    fn keys(&self, around: &Surroundings<'_>) -> (Keys, Option<Arc<Fetching>>) {
+        match self {
+            Self::Set(set) => (Keys::fixed(set.clone()), None),
+            Self::Url(url, fetch) => {
+                let service = FetchKeys::new(Arc::clone(url), around.connector.clone());
+                let (keys, driver) = Keys::fetched(service, fetch_config(fetch));
+                (keys, Some(Fetching::new(driver)))
+            }
         }
     }
 }

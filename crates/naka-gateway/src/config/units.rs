@@ -144,6 +144,28 @@ impl Scalar for OrNever {
     }
 }
 
+/// A size, or `never`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SizeOrNever(pub(crate) Option<usize>);
+
+impl Scalar for SizeOrNever {
+    const WHAT: &'static str = "a size such as `10MiB`, or `never`";
+
+    fn parse(text: Text<'_>) -> Result<Self, Wrong> {
+        if text.text == "never" {
+            return Ok(Self(None));
+        }
+        Size::parse(text).map(|Size(bytes)| Self(Some(bytes))).map_err(|wrong| match text.text {
+            "0" | "none" | "off" | "unlimited" => wrong.help("write `never` for no limit"),
+            _ => wrong,
+        })
+    }
+
+    fn schema() -> Json {
+        json!({"anyOf": [Size::schema(), {"const": "never"}]})
+    }
+}
+
 /// A factor such as `2x` or `0.2x`, in percent.
 pub(crate) fn factor(text: &str) -> Option<u32> {
     let number = text.strip_suffix('x')?;

@@ -18,7 +18,7 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
-use naka::{BoxError, guard::Guarded};
+use naka::{BoxError, body_limit::Limited, buffered::Buffered, guard::Guarded};
 use pin_project_lite::pin_project;
 use tokio::{sync::Notify, time::Sleep};
 
@@ -40,7 +40,26 @@ pin_project! {
         #[doc(hidden)]
         Upstream { #[pin] incoming: Guarded<Idle<Incoming>, Lease> },
         #[doc(hidden)]
+        Bounded { body: Pin<Box<Limited<Body>>>, upload: Option<Arc<Upload>> },
+        #[doc(hidden)]
         Boxed { body: AnyBody },
+    }
+}
+
+/// A request's body as the layers hand it on.
+pub type LayeredBody = Buffered<Limited<Body>>;
+
+/// What stands around it only where it has to.
+impl From<LayeredBody> for Body {
+    fn from(body: LayeredBody) -> Self {
+        match body.into_inner() {
+            Ok(mut body) if body.is_bounded() && !body.is_end_stream() => {
+                let upload = body.get_mut().watch_upload();
+                Self::Bounded { body: Box::pin(body), upload }
+            }
+            Ok(body) => body.into_inner(),
+            Err(whole) => Self::boxed(whole),
+        }
     }
 }
 
@@ -79,8 +98,11 @@ impl Body {
 
     /// Reports the progress of a client's body from now on; `None` if there is nothing to send.
     pub(super) fn watch_upload(&mut self) -> Option<Arc<Upload>> {
-        let Self::Client { body } = self else { return None };
-        Some(Arc::clone(body.upload.insert(Arc::default())))
+        match self {
+            Self::Client { body } => Some(Arc::clone(body.upload.insert(Arc::default()))),
+            Self::Bounded { upload, .. } => upload.clone(),
+            _ => None,
+        }
     }
 }
 
@@ -103,6 +125,7 @@ impl HttpBody for Body {
             Projection::Full { bytes } => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Projection::Client { body } => body.poll_frame(cx).map_err(Into::into),
             Projection::Upstream { incoming } => incoming.poll_frame(cx),
+            Projection::Bounded { body, .. } => body.as_mut().poll_frame(cx),
             Projection::Boxed { body } => body.0.as_mut().poll_frame(cx),
         }
     }
@@ -113,6 +136,7 @@ impl HttpBody for Body {
             Self::Full { bytes } => bytes.is_none(),
             Self::Client { body } => body.is_end_stream(),
             Self::Upstream { incoming } => incoming.is_end_stream(),
+            Self::Bounded { body, .. } => body.is_end_stream(),
             Self::Boxed { body } => body.0.is_end_stream(),
         }
     }
@@ -123,6 +147,7 @@ impl HttpBody for Body {
             Self::Full { bytes } => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
             Self::Client { body } => body.incoming.as_ref().map(HttpBody::size_hint).unwrap_or_default(),
             Self::Upstream { incoming } => incoming.size_hint(),
+            Self::Bounded { body, .. } => body.size_hint(),
             Self::Boxed { body } => body.0.size_hint(),
         }
     }
@@ -164,7 +189,7 @@ impl Drop for ClientBody {
 
 /// How far the body of a request has got on its way to the upstream.
 #[derive(Debug, Default)]
-pub(super) struct Upload {
+pub struct Upload {
     frames: AtomicU64,
     waits_for_client: AtomicBool,
     /// Nothing more comes.

@@ -29,7 +29,7 @@ mod connect;
 mod pool;
 
 use body::Upload;
-pub use body::{Body, Idle, Stalled};
+pub use body::{Body, Idle, LayeredBody, Stalled};
 pub use connect::{Connector, MemoryConnect};
 pub use pool::{Lease, Pool};
 

@@ -38,7 +38,7 @@ const TABLE: [(&str, &[&str], &[Unsayable]); 10] = [
     ),
     (
         "nginx-reverse-proxy",
-        &["least_conn", "limits"],
+        &["least_conn"],
         &[(
             "a variable as the value of a header",
             "routes: {a: {headers: {request: {set: {x-real-ip: {client_ip: true}}}}}}",

@@ -24,14 +24,19 @@ use crate::config::{
 pub(super) struct Listeners {
     pub(super) checked: BTreeMap<Name, Listener>,
     pub(super) levels: BTreeMap<Name, Level>,
+    /// Bytes of a request body, where a listener says so.
+    pub(super) bodies: BTreeMap<Name, Option<usize>>,
 }
 
 pub(super) fn listeners(tables: &Tables<'_>, policies: &mut Policies, cx: &mut Cx) -> Listeners {
-    let mut it = Listeners { checked: BTreeMap::new(), levels: BTreeMap::new() };
+    let mut it = Listeners { checked: BTreeMap::new(), levels: BTreeMap::new(), bodies: BTreeMap::new() };
     let mut seen: HashMap<SocketAddr, &At<SocketAddr>> = HashMap::new();
     for (name, at, raw) in tables.listeners.read() {
         let level = policies.level(tables, at, &level_keys!(raw), cx);
         it.levels.insert(Arc::clone(name), level);
+        if let Some(body) = raw.limits.as_ref().and_then(|it| it.value.body.as_ref()) {
+            it.bodies.insert(Arc::clone(name), body.value.0);
+        }
         if let Some(protocols) = &raw.protocols {
             unique(&protocols.value.0, "protocol", cx);
         }

@@ -6,6 +6,7 @@
 
 mod auth;
 mod gateway;
+mod guards;
 mod headers;
 mod limits;
 mod policies;
@@ -25,7 +26,7 @@ use super::{
     decode::{At, Cx, Named},
     diagnostic::{Code, Diagnostic},
     node::Span,
-    raw::RawFile,
+    raw::{RawEnvironment, RawFile, RawServerLimits},
     suggest::{nearest, one_of, quoted},
     values::Id,
 };
@@ -52,12 +53,17 @@ pub(crate) fn check(files: &[File], unclear: Unclear, cx: &mut Cx) -> Option<Con
             .combined()
             .help("write `listeners: {web: {listen: \":8080\"}}`");
     }
-    let mut policies = Policies::named(&tables, cx);
+    let environment =
+        entry.raw.as_ref().and_then(|raw| raw.gateway.as_ref()).map(|it| it.value.environment());
+    let mut policies = Policies::named(&tables, environment.unwrap_or(RawEnvironment::Production), cx);
     let listeners = gateway::listeners(&tables, &mut policies, cx);
     let gateway = gateway::gateway(entry.raw.as_ref(), &listeners.checked, cx);
     let mut used = BTreeSet::new();
     let upstreams = upstreams::upstreams(&tables, &listeners.checked, &mut policies, cx);
-    let routes = routes::routes(&tables, &listeners, &upstreams, &mut policies, &mut used, cx);
+    let body =
+        entry.raw.as_ref().and_then(|raw| raw.gateway.as_ref()).and_then(|it| it.value.limits.as_ref());
+    let body = body.map_or_else(|| RawServerLimits::default().body(), |it| it.value.body()).0;
+    let routes = routes::routes(&tables, &listeners, &upstreams, &mut policies, &mut used, body, cx);
     let tests = tests::tests(files, &tables, cx);
     if !cx.is_clean() {
         // Whoever makes tables of the routes says so of those that are clean.

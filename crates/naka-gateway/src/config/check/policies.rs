@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    Tables, auth,
+    Tables, auth, guards,
     limits::{bulkhead, rate_limit},
     origin, unique,
 };
@@ -15,7 +15,7 @@ use crate::config::{
     decode::{At, Cx, OneOrMany, Or},
     diagnostic::Code,
     node::Span,
-    raw::{RawBulkhead, RawPolicy, RawRateLimit, RawRule},
+    raw::{RawBulkhead, RawEnvironment, RawFault, RawIdempotency, RawPolicy, RawRateLimit, RawRule},
     suggest::one_of,
     values::Id,
 };
@@ -26,6 +26,7 @@ pub(super) struct Policies {
     pub(super) used: BTreeSet<Name>,
     places: BTreeMap<Name, Span>,
     keys: BTreeMap<Name, Span>,
+    environment: RawEnvironment,
 }
 
 /// The policies of one route, group or listener, by sort, and where they were named.
@@ -82,6 +83,8 @@ pub(super) struct LevelKeys<'a> {
     pub(super) rate_limit: Option<&'a At<Or<Id, RawRateLimit>>>,
     pub(super) bulkhead: Option<&'a At<Or<Id, RawBulkhead>>>,
     pub(super) authorize: Option<&'a At<Or<Id, RawRule>>>,
+    pub(super) idempotency: Option<&'a At<Or<Id, RawIdempotency>>>,
+    pub(super) fault: Option<&'a At<Or<Id, RawFault>>>,
 }
 
 /// The keys of a record that has them all.
@@ -92,6 +95,8 @@ macro_rules! level_keys {
             rate_limit: $raw.rate_limit.as_ref(),
             bulkhead: $raw.bulkhead.as_ref(),
             authorize: $raw.authorize.as_ref(),
+            idempotency: $raw.idempotency.as_ref(),
+            fault: $raw.fault.as_ref(),
         }
     };
 }
@@ -114,12 +119,12 @@ impl Unnamed {
 
 impl Policies {
     /// Those under `policies:`.
-    pub(super) fn named(tables: &Tables<'_>, cx: &mut Cx) -> Self {
+    pub(super) fn named(tables: &Tables<'_>, environment: RawEnvironment, cx: &mut Cx) -> Self {
         let (checked, used, places, keys) = Default::default();
-        let mut it = Self { checked, used, places, keys };
+        let mut it = Self { checked, used, places, keys, environment };
         for (name, at, raw) in tables.policies.read() {
             if one_kind(name, at, raw, cx)
-                && let Some(unnamed) = unnamed(raw, cx)
+                && let Some(unnamed) = unnamed(raw, environment, cx)
             {
                 it.insert(Arc::clone(name), at.span, unnamed, cx);
             }
@@ -160,6 +165,7 @@ impl Policies {
                 }
             }
         }
+        let environment = self.environment;
         let own = [
             self.inlined(
                 tables,
@@ -170,6 +176,20 @@ impl Policies {
             ),
             self.inlined(tables, owner, (Kind::Bulkhead, keys.bulkhead), |raw, _, cx| bulkhead(raw, cx), cx),
             self.inlined(tables, owner, (Kind::Authorize, keys.authorize), auth::authorize, cx),
+            self.inlined(
+                tables,
+                owner,
+                (Kind::Idempotency, keys.idempotency),
+                |raw, _, cx| Some(guards::idempotency(raw, cx)),
+                cx,
+            ),
+            self.inlined(
+                tables,
+                owner,
+                (Kind::Fault, keys.fault),
+                |raw, span, cx| guards::fault(raw, span, environment, cx),
+                cx,
+            ),
         ];
         for (name, span) in own.into_iter().flatten() {
             self.place(name, span, &mut level, cx);
@@ -221,7 +241,7 @@ impl Policies {
         }
         let place = cx.place(self.places[&name]);
         let (is, kind) = (is.word(), kind.word());
-        let has_key = ["rate_limit", "bulkhead", "authorize"].contains(&is);
+        let has_key = ["rate_limit", "bulkhead", "authorize", "idempotency", "fault"].contains(&is);
         let help = if has_key {
             format!("write `{is}: {name}` or `use: [{name}]`")
         } else {
@@ -321,13 +341,23 @@ fn one_kind(name: &str, at: &At<Id>, raw: &RawPolicy, cx: &mut Cx) -> bool {
 }
 
 /// What a policy with a name says.
-fn unnamed(raw: &RawPolicy, cx: &mut Cx) -> Option<Unnamed> {
+fn unnamed(raw: &RawPolicy, environment: RawEnvironment, cx: &mut Cx) -> Option<Unnamed> {
     let rate_limit = raw.rate_limit.as_ref().and_then(|raw| rate_limit(&raw.value, cx));
     let bulkhead = raw.bulkhead.as_ref().and_then(|raw| bulkhead(&raw.value, cx));
     let jwt = raw.jwt.as_ref().and_then(|raw| auth::jwt(raw, cx));
     let api_key = raw.api_key.as_ref().and_then(|raw| auth::api_key(&raw.value, cx));
     let basic_auth = raw.basic_auth.as_ref().and_then(|raw| auth::basic_auth(&raw.value, cx));
     let forward_auth = raw.forward_auth.as_ref().and_then(|raw| auth::forward_auth(&raw.value, cx));
+    let idempotency = raw.idempotency.as_ref().map(|raw| guards::idempotency(&raw.value, cx));
+    let fault = raw.fault.as_ref().and_then(|raw| guards::fault(&raw.value, raw.span, environment, cx));
     let authorize = raw.authorize.as_ref().and_then(|raw| auth::authorize(&raw.value, raw.span, cx));
-    rate_limit.or(bulkhead).or(jwt).or(api_key).or(basic_auth).or(forward_auth).or(authorize)
+    rate_limit
+        .or(bulkhead)
+        .or(jwt)
+        .or(api_key)
+        .or(basic_auth)
+        .or(forward_auth)
+        .or(authorize)
+        .or(idempotency)
+        .or(fault)
 }

@@ -24,8 +24,8 @@ use crate::config::{
     node::Span,
     path::names_of,
     raw::{
-        RawGroup, RawMatch, RawRedirect, RawRespond, RawRewrite, RawRoute, RawRouteTimeouts, RawScheme,
-        RawValueMatch, ValueMatches,
+        RawGroup, RawMatch, RawRedirect, RawRequestLimits, RawRespond, RawRewrite, RawRoute,
+        RawRouteTimeouts, RawScheme, RawValueMatch, ValueMatches,
     },
     record::Said,
     suggest::{nearest, one_of},
@@ -38,6 +38,8 @@ struct Around<'a, 't> {
     listeners: &'a Listeners,
     upstreams: &'a BTreeMap<Name, Upstream>,
     groups: BTreeMap<Name, (&'t RawGroup, Level)>,
+    /// Bytes of a request body, where nothing else says so.
+    body: Option<usize>,
 }
 
 pub(super) fn routes(
@@ -46,6 +48,7 @@ pub(super) fn routes(
     upstreams: &BTreeMap<Name, Upstream>,
     policies: &mut Policies,
     used: &mut BTreeSet<Name>,
+    body: Option<usize>,
     cx: &mut Cx,
 ) -> BTreeMap<Name, Route> {
     let mut groups = BTreeMap::new();
@@ -53,7 +56,7 @@ pub(super) fn routes(
         let level = policies.level(tables, at, &level_keys!(raw), cx);
         groups.insert(Arc::clone(name), (raw, level));
     }
-    let around = Around { tables, listeners, upstreams, groups };
+    let around = Around { tables, listeners, upstreams, groups, body };
     let mut it = BTreeMap::new();
     for (name, at, raw) in tables.routes.read() {
         let route = around.route(at, raw, policies, cx);
@@ -92,6 +95,7 @@ impl Around<'_, '_> {
         let destination = self.destination((at, path), raw, captures.as_deref(), policies, cx);
         let headers =
             headers::merged(shared.and_then(|group| group.headers.as_ref()), raw.headers.as_ref(), cx);
+        let body = self.body_of(raw, shared, listeners.as_deref().unwrap_or_default());
         let timeouts = timeouts(raw, shared);
         let bulkhead = level.all(Kind::Bulkhead).first();
         let upstreams = destination.iter().flat_map(Destination::upstreams);
@@ -105,6 +109,7 @@ impl Around<'_, '_> {
             priority: raw.priority.as_ref().map(|it| it.value),
             policies: level.uses(),
             is_public,
+            body,
             total_timeout: timeouts.total().0,
             idle_timeout: timeouts.idle.map(|it| it.value.0),
             rewrite,
@@ -112,6 +117,16 @@ impl Around<'_, '_> {
             destination: destination?,
             origin: origin(at.span, cx),
         })
+    }
+
+    /// What the closest says of the size of bodies.
+    fn body_of(&self, raw: &RawRoute, group: Option<&RawGroup>, listeners: &[Name]) -> Option<usize> {
+        let said = |limits: &Option<At<RawRequestLimits>>| {
+            limits.as_ref().and_then(|it| it.value.body.as_ref()).map(|it| it.value.0)
+        };
+        let of_group = || group.and_then(|group| said(&group.limits));
+        let of_listener = || listeners.first().and_then(|name| self.listeners.bodies.get(name)).copied();
+        said(&raw.limits).or_else(of_group).or_else(of_listener).unwrap_or(self.body)
     }
 
     /// Reports a bulkhead that its upstream has, too: each request would take two places of one account.
@@ -187,11 +202,13 @@ impl Around<'_, '_> {
     fn listener_level(&self, at: &At<Id>, listeners: &[Name], cx: &mut Cx) -> Option<&Level> {
         let level = |name: &Name| self.listeners.levels.get(name);
         let first = listeners.first()?;
-        if let Some(other) =
-            listeners.iter().find(|other| level(other).map(Level::names) != level(first).map(Level::names))
-        {
+        let is_other = |other: &&Name| {
+            level(other).map(Level::names) != level(first).map(Level::names)
+                || self.listeners.bodies.get(*other) != self.listeners.bodies.get(first)
+        };
+        if let Some(other) = listeners.iter().find(is_other) {
             let message = format!(
-                "the route `{}` is on `{first}` and `{other}`, which carry different policies",
+                "the route `{}` is on `{first}` and `{other}`, which carry different policies or limits",
                 at.value
             );
             cx.error(Code::Conflict, at.span, message)

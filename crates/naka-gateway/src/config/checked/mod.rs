@@ -216,6 +216,8 @@ pub struct Route {
     pub policies: Uses,
     /// It is public although its group or listener asks who it is: `auth: none`.
     pub is_public: bool,
+    /// Bytes of a request body; `None` is `never`.
+    pub body: Option<usize>,
     /// From the request head to the last byte of the response; `None` is `never`.
     pub total_timeout: Option<Duration>,
     /// Overrides the upstream's `idle`: outer `None` where not said, inner `None` is `never`.

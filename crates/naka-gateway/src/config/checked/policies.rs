@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
-use http::{HeaderName, HeaderValue, Method, uri::PathAndQuery};
+use http::{HeaderName, HeaderValue, Method, StatusCode, uri::PathAndQuery};
 use ipnet::IpNet;
 
 use super::{Name, Origin};
@@ -37,6 +37,10 @@ pub enum PolicyKind {
     ForwardAuth(ForwardAuth),
     /// Whoever a rule lets in.
     Authorize(Rule),
+    /// What is repeated with the same key is not done again.
+    Idempotency(Idempotency),
+    /// Errors and delays for whoever asks for them.
+    Fault(Fault),
 }
 
 impl PolicyKind {
@@ -50,6 +54,8 @@ impl PolicyKind {
             Self::BasicAuth(_) => Kind::BasicAuth,
             Self::ForwardAuth(_) => Kind::ForwardAuth,
             Self::Authorize(_) => Kind::Authorize,
+            Self::Idempotency(_) => Kind::Idempotency,
+            Self::Fault(_) => Kind::Fault,
         }
     }
 }
@@ -69,8 +75,12 @@ pub enum Kind {
     ForwardAuth,
     /// Rules.
     Authorize,
+    /// What is repeated.
+    Idempotency,
     /// So many requests at once.
     Bulkhead,
+    /// Errors and delays.
+    Fault,
 }
 
 impl Kind {
@@ -83,7 +93,9 @@ impl Kind {
             Self::BasicAuth => "basic_auth",
             Self::ForwardAuth => "forward_auth",
             Self::Authorize => "authorize",
+            Self::Idempotency => "idempotency",
             Self::Bulkhead => "bulkhead",
+            Self::Fault => "fault",
         }
     }
 
@@ -415,6 +427,50 @@ pub struct ForwardAuth {
     pub max_asking: usize,
     /// Headers on which a decision depends, and how long it is remembered.
     pub remember: Option<(Vec<HeaderName>, Duration)>,
+}
+
+/// What is repeated with the same key is answered again, and not done again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Idempotency {
+    /// Where the key is.
+    pub header: HeaderName,
+    /// Methods that have keys; `None`: the usual ones.
+    pub methods: Option<Vec<Method>>,
+    /// Whether a request of these has to have one.
+    pub required: bool,
+    /// Headers in which a repetition has to be the same; `None`: the usual ones.
+    pub same_headers: Option<Vec<HeaderName>>,
+    /// How long a key is known after its request has ended.
+    pub ttl: Duration,
+    /// Keys.
+    pub max_keys: usize,
+    /// What all answers take, in bytes.
+    pub max_bytes: usize,
+    /// The largest body of a request with a key, in bytes.
+    pub max_request: usize,
+    /// The largest answer that is remembered, in bytes.
+    pub max_response: usize,
+    /// Whether a failure is remembered, too.
+    pub keeps_failures: bool,
+    /// Whether at a bound the oldest go before their time.
+    pub evict: bool,
+}
+
+/// Errors and delays for whoever asks for them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// Only requests with this header are hit.
+    pub header: HeaderName,
+    /// Only with this value of it.
+    pub value: Option<HeaderValue>,
+    /// When it ends, in seconds since 1970.
+    pub until_s: u64,
+    /// How many percent are answered with what.
+    pub abort: Option<(u8, StatusCode)>,
+    /// How many percent wait for how long.
+    pub delay: Option<(u8, Duration)>,
+    /// Requests that wait at once.
+    pub max_delayed: usize,
 }
 
 /// Who may.

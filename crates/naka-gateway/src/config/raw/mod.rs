@@ -17,7 +17,7 @@ use super::{
     path::{PathRegex, PrefixPath, WholePath},
     record::{record, words},
     suggest::quoted,
-    units::{OrNever, OrZero, Size, Whole},
+    units::{OrNever, OrZero, Size, SizeOrNever, Whole},
     values::{Authority, HostPort, Id, RedirectStatus, RequestLine},
 };
 
@@ -68,6 +68,8 @@ record! {
     RawGateway ("the gateway's own settings") {
         /// `per-core`: one single-threaded runtime each; a number of them; `shared`: one multi-threaded. Needs a restart.
         workers: Workers = "per-core";
+        /// What it runs in: faults load in `development`, and in `production` only where they say so.
+        environment: RawEnvironment = "production";
         /// The admin listener, or `none`. Needs a restart.
         admin: Or<Nothing, RawAdmin> = optional;
         /// How changes of the files take effect.
@@ -82,7 +84,12 @@ record! {
         /// How the process ends.
         drain: RawDrain = optional;
     }
-    not_built: environment errors telemetry;
+    not_built: errors telemetry;
+}
+
+words! {
+    /// What the process runs in.
+    RawEnvironment ("what it runs in") { Development = "development", Production = "production" }
 }
 
 words! {
@@ -126,8 +133,10 @@ record! {
         header_count: Whole<1, 10_000> = "100";
         /// Bytes of a request target.
         uri: Size = "8KiB";
+        /// Bytes of a request body, where nothing else says so; `never` for no limit.
+        body: SizeOrNever = "10MiB";
     }
-    not_built: body buffered;
+    not_built: buffered;
 }
 
 record! {
@@ -159,8 +168,14 @@ record! {
         bulkhead: Or<Id, RawBulkhead> = optional;
         /// Who may ask its routes, besides what they say themselves.
         authorize: Or<Id, RawRule> = optional;
+        /// Idempotency keys: a name, or what is said of them.
+        idempotency: Or<Id, RawIdempotency> = optional;
+        /// Faults: a name, or the faults themselves.
+        fault: Or<Id, RawFault> = optional;
+        /// Bounds on requests.
+        limits: RawRequestLimits = optional;
     }
-    not_built: tls headers limits;
+    not_built: tls headers;
     instead: address => "write `listen:`",
         port => "write `listen: \":8080\"`",
         bind => "write `listen: \":8080\"`";
@@ -333,6 +348,12 @@ record! {
         bulkhead: Or<Id, RawBulkhead> = optional;
         /// Who may ask its routes, besides what they say themselves.
         authorize: Or<Id, RawRule> = optional;
+        /// Idempotency keys: a name, or what is said of them.
+        idempotency: Or<Id, RawIdempotency> = optional;
+        /// Faults: a name, or the faults themselves.
+        fault: Or<Id, RawFault> = optional;
+        /// Bounds on requests.
+        limits: RawRequestLimits = optional;
         /// Timeouts of those routes that say nothing else.
         timeouts: RawRouteTimeouts = optional;
         /// Changes of headers; a route's change of the same header wins.
@@ -340,7 +361,7 @@ record! {
         /// The routes.
         routes: Named<Id, RawRoute> = required;
     }
-    not_built: cors limits retry circuit_breaker idempotency fault cache compress enforce auth;
+    not_built: cors retry circuit_breaker cache compress enforce auth;
     instead: groups => "groups have one level: write the routes of both here",
         r#match => "a group shares `host:`; paths stand in each route",
         prefix => "a group shares `host:`; paths stand in each route";
@@ -365,6 +386,12 @@ record! {
         bulkhead: Or<Id, RawBulkhead> = optional;
         /// Who may.
         authorize: Or<Id, RawRule> = optional;
+        /// Idempotency keys: a name, or what is said of them.
+        idempotency: Or<Id, RawIdempotency> = optional;
+        /// Faults: a name, or the faults themselves.
+        fault: Or<Id, RawFault> = optional;
+        /// Bounds on requests.
+        limits: RawRequestLimits = optional;
         /// How long it may take.
         timeouts: RawRouteTimeouts = optional;
         /// Changes of headers.
@@ -384,7 +411,7 @@ record! {
         /// Destination: a list of the versions of these routes, as they are now.
         list_versions: OneOrMany<Id> = optional;
     }
-    not_built: split compose cors idempotency limits mirror fallback retry fault cache compress sticky enforce
+    not_built: split compose cors mirror fallback retry cache compress sticky enforce
         circuit_breaker lifecycle;
     instead: path => "write it into the match: `match: {path: /healthz}`",
         prefix => "write it into the match: `match: {prefix: /api}`",
@@ -485,6 +512,18 @@ record! {
         response_headers => "`response_headers` is a timeout of the upstream",
         per_try => "`per_try` is a timeout of the upstream, and not built yet",
         request_headers => "`request_headers` is a timeout of the listener";
+}
+
+record! {
+    /// Bounds on requests.
+    RawRequestLimits ("bounds on requests such as `{body: 1MiB}`") {
+        /// Bytes of a request body; `never` for no limit.
+        body: SizeOrNever = optional;
+    }
+    instead: header_bytes => "write it into `gateway.limits`",
+        connections => "write it into `gateway.limits`",
+        uri => "write it into `gateway.limits`",
+        client_max_body_size => "write `body:`";
 }
 
 record! {

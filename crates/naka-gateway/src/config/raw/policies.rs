@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::{HeaderName, Method};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
 use ipnet::IpNet;
 use serde_json::{Value as Json, json};
 
@@ -34,9 +34,13 @@ record! {
         forward_auth: RawForwardAuth = optional;
         /// Whoever a rule lets in.
         authorize: RawRule = optional;
+        /// What is repeated with the same key is answered again, and not done again.
+        idempotency: RawIdempotency = optional;
+        /// Errors and delays for whoever asks for them.
+        fault: RawFault = optional;
     }
-    not_built: retry circuit_breaker cors idempotency mirror fallback
-        fault cache compress sticky timeouts headers limits;
+    not_built: retry circuit_breaker cors mirror fallback
+        cache compress sticky timeouts headers limits;
 }
 
 record! {
@@ -415,6 +419,81 @@ record! {
         by: OneOrMany<HeaderName> = required;
         /// How long.
         ttl: Duration = required;
+    }
+}
+
+record! {
+    /// What is repeated with the same key is answered again, and not done again.
+    RawIdempotency ("idempotency keys such as `{ttl: 24h}`") {
+        /// Where the key is.
+        header: HeaderName = "idempotency-key";
+        /// Methods that have keys; `POST` and `PATCH` if nothing is said.
+        methods: OneOrMany<Method> = optional;
+        /// Refuse a request of these methods without a key.
+        required: bool = "false";
+        /// Headers in which a repetition has to be the same; `content-type` if nothing is said.
+        same_headers: OneOrMany<HeaderName> = optional;
+        /// How long a key is known after its request has ended.
+        ttl: Duration = "24h";
+        /// Keys.
+        max_keys: Whole<1, 100_000_000> = "10000";
+        /// What all answers take.
+        max_bytes: Size = "64MiB";
+        /// The largest body of a request with a key: it is read before it goes on.
+        max_request: Size = "1MiB";
+        /// The largest answer that is remembered.
+        max_response: Size = "256KiB";
+        /// What becomes of a failure: `release`, the key is free again; `keep`, nothing runs twice.
+        failures: RawFailures = "release";
+        /// At a bound let the oldest go before its time.
+        evict: bool = "false";
+    }
+    instead: key => "write `header:`",
+        expires => "write `ttl:`";
+}
+
+words! {
+    /// What becomes of a failure.
+    RawFailures ("what becomes of a failure") { Release = "release", Keep = "keep" }
+}
+
+record! {
+    /// Errors and delays for whoever asks for them: `abort`, `delay` or both.
+    RawFault ("faults such as `{header: x-chaos, until: 2026-12-01, abort: {percent: 5%, status: 503}}`") {
+        /// Only requests with this header are hit.
+        header: HeaderName = required;
+        /// Only with this value of it.
+        value: HeaderValue = optional;
+        /// When it ends.
+        until: Time = required;
+        /// Answer some with an error.
+        abort: RawAbort = optional;
+        /// Keep some waiting.
+        delay: RawDelay = optional;
+        /// Requests that are kept waiting at once.
+        max_delayed: Count = "1000";
+        /// Load in production, too.
+        in_production: bool = "false";
+    }
+}
+
+record! {
+    /// Some are answered with an error.
+    RawAbort ("an abort such as `{percent: 5%, status: 503}`") {
+        /// How many.
+        percent: Percent = required;
+        /// With what.
+        status: StatusCode = required;
+    }
+}
+
+record! {
+    /// Some are kept waiting.
+    RawDelay ("a delay such as `{percent: 10%, time: 5s}`") {
+        /// How many.
+        percent: Percent = required;
+        /// How long.
+        time: Duration = required;
     }
 }
 

@@ -1,0 +1,87 @@
+//! Idempotency keys and faults.
+
+use http::Method;
+
+use super::{policies::Unnamed, unique};
+use crate::config::{
+    checked::{Fault, Idempotency, PolicyKind},
+    decode::{At, Cx, OneOrMany},
+    diagnostic::Code,
+    node::Span,
+    raw::{RawEnvironment, RawFailures, RawFault, RawIdempotency},
+};
+
+pub(super) fn idempotency(raw: &RawIdempotency, cx: &mut Cx) -> Unnamed {
+    if let Some(methods) = &raw.methods {
+        unique(&methods.value.0, "method", cx);
+        let safe = methods
+            .value
+            .0
+            .iter()
+            .find(|at| [Method::GET, Method::HEAD, Method::OPTIONS].contains(&at.value));
+        if let Some(safe) = safe {
+            cx.error(Code::Conflict, safe.span, format!("`{}` can be repeated without a key", safe.value))
+                .help("write methods that change something: `[POST, PATCH]`");
+        }
+        if methods.value.0.is_empty() {
+            cx.error(Code::Value, methods.span, "keys for no method")
+                .help("take `methods` away for `POST` and `PATCH`");
+        }
+    }
+    if let (Some(one), false) = (&raw.max_response, raw.max_response().0 <= raw.max_bytes().0) {
+        cx.error(Code::Conflict, one.span, "one answer is larger than all of them may be")
+            .help("write a larger `max_bytes`, or a smaller `max_response`");
+    }
+    let kind = PolicyKind::Idempotency(Idempotency {
+        header: raw.header(),
+        methods: values(raw.methods.as_ref()),
+        required: raw.required(),
+        same_headers: values(raw.same_headers.as_ref()),
+        ttl: raw.ttl(),
+        max_keys: usize::try_from(raw.max_keys().0).unwrap_or(usize::MAX),
+        max_bytes: raw.max_bytes().0,
+        max_request: raw.max_request().0,
+        max_response: raw.max_response().0,
+        keeps_failures: raw.failures() == RawFailures::Keep,
+        evict: raw.evict(),
+    });
+    Unnamed::stateless(kind)
+}
+
+fn values<T: Clone>(list: Option<&At<OneOrMany<T>>>) -> Option<Vec<T>> {
+    list.map(|list| list.value.0.iter().map(|at| at.value.clone()).collect())
+}
+
+/// Faults, which load in production only where they say so.
+pub(super) fn fault(raw: &RawFault, span: Span, environment: RawEnvironment, cx: &mut Cx) -> Option<Unnamed> {
+    if raw.said("abort").or(raw.said("delay")).is_none() {
+        cx.error(Code::Missing, span, "faults that do nothing")
+            .label("needs `abort` or `delay`")
+            .help("write `abort: {percent: 5%, status: 503}`, `delay: {percent: 10%, time: 5s}` or both");
+    }
+    if environment == RawEnvironment::Production && !raw.in_production() {
+        cx.error(Code::Exposed, span, "faults in production")
+            .combined()
+            .help("say `gateway: {environment: development}`, or here `in_production: true` if it is meant");
+    }
+    let abort = raw.abort.as_ref().and_then(|at| {
+        let (percent, status) = (at.value.percent.as_ref()?, at.value.status.as_ref()?);
+        if status.value.as_u16() < 400 {
+            cx.error(Code::Value, status.span, format!("{} is no error", status.value.as_u16()))
+                .help("write a status from 400 to 599");
+        }
+        Some((percent.value.0, status.value))
+    });
+    let delay = raw.delay.as_ref();
+    let delay =
+        delay.and_then(|at| Some((at.value.percent.as_ref()?.value.0, at.value.time.as_ref()?.value)));
+    let kind = PolicyKind::Fault(Fault {
+        header: raw.header.as_ref()?.value.clone(),
+        value: raw.value.as_ref().map(|at| at.value.clone()),
+        until_s: raw.until.as_ref()?.value.0,
+        abort,
+        delay,
+        max_delayed: usize::try_from(raw.max_delayed().0).unwrap_or(usize::MAX),
+    });
+    Some(Unnamed::stateless(kind))
+}

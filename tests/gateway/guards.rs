@@ -1,0 +1,222 @@
+//! What guards the way to an upstream besides limits of rates: bodies, repetitions, faults.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering::SeqCst},
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use naka_gateway::explain::Verdict;
+use naka_testkit::upstream::{Step, Upstream, answer, ok};
+use tokio::time::{Duration, Instant};
+
+use crate::inside::{Inside, get};
+
+fn post(target: &str, body: &str, headers: &[(&str, &str)]) -> Request<Full<Bytes>> {
+    let request = Request::post(target).header("host", "api.example");
+    let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+    request.body(Full::from(body.to_owned())).unwrap()
+}
+
+fn said(response: &Response<Bytes>) -> (u16, String) {
+    let reason = response.headers().get("naka-reason").map(|reason| reason.to_str().unwrap().to_owned());
+    (
+        response.status().as_u16(),
+        reason.unwrap_or_else(|| String::from_utf8_lossy(response.body()).into_owned()),
+    )
+}
+
+const PAYMENTS: &str = "
+listeners: {public: {listen: ':1'}}
+upstreams: {payment: {endpoints: ['payment:1']}}
+routes:
+  pay: {match: {path: /pay}, idempotency: {required: true, failures: keep, max_request: 1KiB}, upstream: payment}
+  book: {match: {path: /book}, idempotency: {ttl: 1h}, upstream: payment}
+";
+
+/// Each payment has a number.
+fn payments(gateway: &Inside) -> (Upstream, Arc<AtomicUsize>) {
+    let number = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&number);
+    let upstream = Upstream::inside(&gateway.network, "payment:1", move |seen| {
+        let number = counted.fetch_add(1, SeqCst) + 1;
+        match seen.header("x-does") {
+            Some("fail") => answer(500, "", "broken"),
+            Some("hang") => vec![Step::ReadBody, Step::Hang],
+            _ => answer(201, &format!("x-payment: {number}\r\n"), &format!("payment {number}")),
+        }
+    });
+    (upstream, number)
+}
+
+#[tokio::test(start_paused = true)]
+async fn r4_5_the_same_key_is_answered_again_another_body_is_refused_and_what_is_at_work_conflicts() {
+    let gateway = Inside::new(PAYMENTS);
+    let (upstream, number) = payments(&gateway);
+    let pay = |key: &str, amount: &str| post("/pay", amount, &[("idempotency-key", key)]);
+    let first = gateway.send(pay("a", "40")).await;
+    assert_eq!(said(&first), (201, "payment 1".into()));
+    for _ in 0..5 {
+        let again = gateway.send(pay("a", "40")).await;
+        assert_eq!(said(&again), (201, "payment 1".into()));
+        assert_eq!(again.headers()["idempotency-replayed"], "true");
+        assert_eq!(again.headers()["x-payment"], "1");
+        assert_ne!(again.headers()["x-request-id"], first.headers()["x-request-id"], "each has its own");
+    }
+    assert_eq!(said(&gateway.send(pay("a", "41")).await), (422, "idempotency_mismatch".into()));
+    assert_eq!(said(&gateway.send(post("/pay", "40", &[])).await), (400, "idempotency_key_missing".into()));
+    assert_eq!(said(&gateway.send(pay("", "40")).await), (400, "idempotency_key_invalid".into()));
+    assert_eq!(said(&gateway.send(pay("b", &"x".repeat(1025))).await), (413, "body_too_large".into()));
+    assert_eq!((upstream.requests(), number.load(SeqCst)), (1, 1));
+
+    // At work: the second of two that come at once.
+    let mut client = gateway.client().await;
+    let hangs = post("/pay", "40", &[("idempotency-key", "c"), ("x-does", "hang")]);
+    let working = tokio::spawn(async move { client.send(hangs).await });
+    while upstream.working() == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let conflict = gateway.send(post("/pay", "40", &[("idempotency-key", "c"), ("x-does", "hang")])).await;
+    assert_eq!(said(&conflict), (409, "idempotency_in_flight".into()));
+    // A timeout says nothing of what was done: nothing runs twice.
+    assert_eq!(working.await.unwrap().status(), 504);
+    let repeated = gateway.send(post("/pay", "40", &[("idempotency-key", "c"), ("x-does", "hang")])).await;
+    assert_eq!(said(&repeated), (409, "idempotency_unknown".into()));
+    assert_eq!(upstream.requests(), 2);
+}
+
+/// A reload forgets nothing, and neither does taking the policy away and back.
+#[tokio::test(start_paused = true)]
+async fn r4_5_keys_are_remembered_over_reloads() {
+    let gateway = Inside::new(PAYMENTS);
+    let (upstream, _) = payments(&gateway);
+    let book = || post("/book", "a ride", &[("idempotency-key", "a")]);
+    assert_eq!(said(&gateway.send(book()).await), (201, "payment 1".into()));
+    for turn in 0..20 {
+        gateway.reload(&PAYMENTS.replace("ttl: 1h", &format!("ttl: {}h", turn + 1))).unwrap();
+        assert_eq!(said(&gateway.send(book()).await), (201, "payment 1".into()), "{turn}");
+    }
+    gateway.reload(&PAYMENTS.replace("idempotency: {ttl: 1h}, ", "")).unwrap();
+    gateway.reload(PAYMENTS).unwrap();
+    assert_eq!(said(&gateway.send(book()).await), (201, "payment 1".into()), "away and back");
+    assert_eq!(upstream.requests(), 1);
+    tokio::time::advance(Duration::from_secs(3601)).await;
+    assert_eq!(said(&gateway.send(book()).await), (201, "payment 2".into()), "its time is over");
+    // By default what failed may be tried again.
+    let fails = || post("/book", "a ride", &[("idempotency-key", "b"), ("x-does", "fail")]);
+    assert_eq!(said(&gateway.send(fails()).await).0, 500);
+    assert_eq!(said(&gateway.send(post("/book", "a ride", &[("idempotency-key", "b")])).await).0, 201);
+    let known = gateway.explain("POST http://api.example/book", &["idempotency-key: b".into()]);
+    assert!(matches!(known.verdict, Verdict::Depends(_)), "{known}");
+    let new = gateway.explain("POST http://api.example/book", &["idempotency-key: c".into()]);
+    assert_eq!(new.verdict, Verdict::Sent, "{new}");
+}
+
+const BODIES: &str = "
+gateway: {limits: {body: 1KiB}}
+listeners: {public: {listen: ':1'}}
+upstreams: {app: {endpoints: ['app:1']}}
+groups:
+  wide: {limits: {body: 2KiB}, routes: {wide: {match: {path: /wide}, upstream: app}, endless: {match: {path: /endless}, limits: {body: never}, upstream: app}}}
+routes:
+  all: {match: {prefix: /}, upstream: app}
+  own: {match: {path: /own}, limits: {body: 10}, respond: {body: fine}}
+";
+
+#[tokio::test(start_paused = true)]
+async fn r2_4_bodies_are_bounded_by_the_closest_limit_announced_or_not() {
+    let gateway = Inside::new(BODIES);
+    let upstream = Upstream::inside(&gateway.network, "app:1", |_| ok("fine"));
+    let sized = |target: &str, bytes: usize| post(target, &"x".repeat(bytes), &[]);
+    let table = [
+        ("/", 1024, 200),
+        ("/", 1025, 413),
+        ("/wide", 2048, 200),
+        ("/wide", 2049, 413),
+        ("/endless", 60_000, 200),
+        ("/own", 10, 200),
+        ("/own", 11, 413),
+    ];
+    let mut reached = 0;
+    for (target, bytes, expected) in table {
+        let answer = gateway.send(sized(target, bytes)).await;
+        assert_eq!(answer.status().as_u16(), expected, "{target} {bytes}");
+        assert_eq!(
+            expected == 413,
+            answer.headers().get("naka-reason").is_some_and(|it| it == "body_too_large")
+        );
+        reached += u64::from(expected == 200 && target != "/own");
+    }
+    assert_eq!(upstream.requests(), reached, "what is announced as too large is not sent on");
+    // In chunks nobody knows beforehand: the gateway answers itself, and the upstream never has all of it.
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let mut stream = gateway.connect();
+    let head = "POST / HTTP/1.1\r\nhost: a\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    for _ in 0..3 {
+        stream.write_all(format!("200\r\n{}\r\n", "x".repeat(512)).as_bytes()).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    stream.write_all(b"0\r\n\r\n").await.unwrap();
+    let mut got = String::new();
+    stream.read_to_string(&mut got).await.unwrap();
+    assert!(got.starts_with("HTTP/1.1 413") && got.contains("naka-reason: body_too_large"), "{got}");
+    let said = gateway.explain("POST http://api.example/own", &["content-length: 11".into()]);
+    assert!(said.to_string().contains("413 body_too_large"), "{said}");
+}
+
+const FAULTY: &str = "
+gateway: {environment: development}
+listeners: {public: {listen: ':1'}}
+upstreams: {app: {endpoints: ['app:1']}}
+routes:
+  all: {match: {prefix: /}, timeouts: {total: 60s}, fault: {header: x-chaos, value: monday, until: 2090-01-01, delay: {percent: 10%, time: 5s}, abort: {percent: 5%, status: 503}}, upstream: app}
+";
+
+#[tokio::test(start_paused = true)]
+async fn r7_5_faults_hit_only_who_asks_for_them_in_the_shares_that_were_said_and_end() {
+    let gateway = Inside::new(FAULTY);
+    let upstream = Upstream::inside(&gateway.network, "app:1", |_| ok("fine"));
+    let ask = async |value: Option<&'static str>| {
+        let mut request = get("/");
+        if let Some(value) = value {
+            request.headers_mut().insert("x-chaos", value.parse().unwrap());
+        }
+        let began = Instant::now();
+        (gateway.send(request).await.status().as_u16(), began.elapsed() >= Duration::from_secs(5))
+    };
+    let (mut refused, mut late) = (0, 0);
+    for _ in 0..200 {
+        match ask(Some("monday")).await {
+            (503, false) => refused += 1,
+            (200, true) => late += 1,
+            (200, false) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!((refused, late), (10, 20));
+    for other in [None, Some("tuesday")] {
+        for _ in 0..50 {
+            assert_eq!(ask(other).await, (200, false), "{other:?}");
+        }
+    }
+    let injected = "naka_rejections_total{route=\"all\",policy=\"all/fault\",reason=\"fault_injected\"}";
+    assert_eq!(gateway.metric(injected), Some(10.0), "labelled");
+    assert_eq!(upstream.requests(), 290);
+    gateway.reload(&FAULTY.replace("2090-01-01", "2020-01-01")).unwrap();
+    for _ in 0..50 {
+        assert_eq!(ask(Some("monday")).await, (200, false), "it has ended");
+    }
+    let refused =
+        gateway.reload(&FAULTY.replace("environment: development", "environment: production")).unwrap_err();
+    assert!(refused.contains("faults in production"), "{refused}");
+    gateway
+        .reload(
+            &FAULTY
+                .replace("environment: development", "environment: production")
+                .replace("value: monday,", "value: monday, in_production: true,"),
+        )
+        .unwrap();
+}
