@@ -10,7 +10,10 @@ use http::{Request, Response};
 use http_body_util::Full;
 use naka_gateway::explain::Verdict;
 use naka_testkit::upstream::{Step, Upstream, answer, ok};
-use tokio::time::{Duration, Instant};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    time::{Duration, Instant},
+};
 
 use crate::inside::{Inside, get};
 
@@ -151,7 +154,6 @@ async fn r2_4_bodies_are_bounded_by_the_closest_limit_announced_or_not() {
     }
     assert_eq!(upstream.requests(), reached, "what is announced as too large is not sent on");
     // In chunks nobody knows beforehand: the gateway answers itself, and the upstream never has all of it.
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let mut stream = gateway.connect();
     let head = "POST / HTTP/1.1\r\nhost: a\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n";
     stream.write_all(head.as_bytes()).await.unwrap();

@@ -16,12 +16,8 @@ use naka::{
     authorize::{Authorize, AuthorizeLayer, Rule},
     balance::{Balance, BalanceLayer, InFlight},
     body_limit::{BodyLimit, BodyLimitLayer},
-<<<<<<< HEAD
     bulkhead::{Adaptive, Bulkhead, BulkheadConfig, BulkheadLayer, Permit, Share},
-=======
-    bulkhead::{Bulkhead, BulkheadConfig, BulkheadLayer, Permit},
     cors::{Cors, CorsConfig, CorsLayer},
->>>>>>> e4511bc6230d2aedb3f29ab0277f9297de5919dc
     enforce::Enforce,
     fault::{FaultConfig, FaultLayer, Faults, Gate},
     guard::Guarded,
