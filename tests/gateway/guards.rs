@@ -222,3 +222,63 @@ async fn r7_5_faults_hit_only_who_asks_for_them_in_the_shares_that_were_said_and
         )
         .unwrap();
 }
+
+const PAGES: &str = "
+listeners: {public: {listen: ':1'}}
+upstreams: {app: {endpoints: ['app:1']}}
+policies:
+  ola: {jwt: {secret: {file: secret}, audiences: [rides]}}
+routes:
+  rides: {match: {path: /rides, methods: [GET, PUT]}, use: [ola], cors: {origins: ['https://app.example'], methods: [GET, PUT], headers: [authorization], credentials: true, max_age: 10m}, upstream: app}
+  plain: {match: {path: /plain, methods: [GET]}, upstream: app}
+";
+
+#[tokio::test(start_paused = true)]
+async fn r2_4_preflights_are_answered_before_methods_and_credentials_are_checked() {
+    let gateway = Inside::with_files(PAGES, &[("secret", "a secret of forty bytes, or a few of more")]);
+    let upstream = Upstream::inside(&gateway.network, "app:1", |_| {
+        answer(200, "access-control-allow-origin: *\r\n", "fine")
+    });
+    let ask = async |method: &str, path: &str, origin: &str, asked: Option<&str>| {
+        let mut request = post(path, "", &[("origin", origin)]);
+        *request.method_mut() = method.parse().unwrap();
+        if let Some(asked) = asked {
+            request.headers_mut().insert("access-control-request-method", asked.parse().unwrap());
+        }
+        gateway.send(request).await
+    };
+    let field = |answer: &Response<Bytes>, name: &str| {
+        answer.headers().get(name).map(|it| it.to_str().unwrap().to_owned())
+    };
+    let preflight = ask("OPTIONS", "/rides", "https://app.example", Some("PUT")).await;
+    assert_eq!(preflight.status(), 204, "nobody asks for a token, or for the method OPTIONS");
+    assert_eq!(field(&preflight, "access-control-allow-origin").as_deref(), Some("https://app.example"));
+    assert_eq!(field(&preflight, "access-control-allow-credentials").as_deref(), Some("true"));
+    assert_eq!(field(&preflight, "access-control-max-age").as_deref(), Some("600"));
+    let other = ask("OPTIONS", "/rides", "https://evil.example", Some("PUT")).await;
+    assert_eq!(said(&other), (403, "origin_refused".into()));
+    assert_eq!(field(&other, "access-control-allow-origin"), None);
+    assert_eq!(
+        ask("OPTIONS", "/rides", "https://app.example", Some("DELETE")).await.status(),
+        405,
+        "no route takes that"
+    );
+    assert_eq!(
+        ask("OPTIONS", "/plain", "https://app.example", Some("GET")).await.status(),
+        405,
+        "no cors there"
+    );
+    let refused = ask("GET", "/rides", "https://app.example", None).await;
+    assert_eq!(said(&refused), (401, "credentials_missing".into()));
+    assert_eq!(
+        field(&refused, "access-control-allow-origin").as_deref(),
+        Some("https://app.example"),
+        "it may read why"
+    );
+    assert_eq!(upstream.requests(), 0);
+    let headers = ["origin: https://app.example".to_owned(), "access-control-request-method: PUT".into()];
+    let explained = gateway.explain("OPTIONS http://api.example/rides", &headers);
+    assert_eq!(explained.verdict, Verdict::Answered(http::StatusCode::NO_CONTENT), "{explained}");
+    let wrong = PAGES.replace("['https://app.example']", "['*']");
+    assert!(gateway.reload(&wrong).unwrap_err().contains("any page could act as the user"));
+}

@@ -23,7 +23,7 @@ use crate::{
     },
     entry::{self, Peer},
     generation::{Generation, Plan, Served},
-    route::{Outcome, Query},
+    route::Outcome,
     serve, transform,
 };
 
@@ -166,10 +166,9 @@ impl Explanation {
         self.candidates = candidates(generation, served, &parts);
         let (plan, _) = serve::find(served, &mut parts, &mut ()).map_err(|no_route| no_route.0)?;
         self.route = Some(Arc::clone(&plan.name));
-        if let Some(what) =
-            self.ask_layers(&listed(|visit| plan.layers.each(visit)), plan, asked, &mut parts, now)?
-        {
-            return Ok(Verdict::Depends(what));
+        let layers = listed(|visit| plan.layers.each(visit));
+        if let Some(verdict) = self.ask_layers(&layers, plan, asked, &mut parts, now)? {
+            return Ok(verdict);
         }
         let route = &generation.config.routes[&plan.name];
         match &route.destination {
@@ -184,8 +183,8 @@ impl Explanation {
                 let arm = ApiVersion::of(&parts.extensions).and_then(|version| plan.arms.get(version));
                 let arm = arm.ok_or(Rejection::new(Reason::NoEndpoint))?;
                 let layers = listed(|visit| arm.layers.each(visit));
-                if let Some(what) = self.ask_layers(&layers, plan, asked, &mut parts, now)? {
-                    return Ok(Verdict::Depends(what));
+                if let Some(verdict) = self.ask_layers(&layers, plan, asked, &mut parts, now)? {
+                    return Ok(verdict);
                 }
                 arm.transform.request(&mut parts)?;
                 self.forwarded = Some(forwarded(generation, &plan.name, &arm.upstream, &parts));
@@ -199,8 +198,8 @@ impl Explanation {
         }
     }
 
-    /// Asks one layer after the other; each sees what the ones before it learned. The answer is what the
-    /// rest depends on, if one of them would have to ask who it is.
+    /// Asks one layer after the other; each sees what the ones before it learned. There is a verdict if one of
+    /// them answers, or would have to ask what all the rest depends on.
     fn ask_layers(
         &mut self,
         layers: &[&dyn Explain],
@@ -208,39 +207,34 @@ impl Explanation {
         asked: &TestRequest,
         parts: &mut Parts,
         now: Now,
-    ) -> Result<Option<String>, Rejection> {
-        let (mut refusal, mut unknown) = (None, None);
+    ) -> Result<Option<Verdict>, Rejection> {
         for layer in layers {
-            if refusal.is_some() || unknown.is_some() {
-                break;
-            }
             let assumed = assumed(plan, layer.kind(), asked, parts);
             let finding = assumed.unwrap_or_else(|| layer.explain(now, parts));
-            let name = layer.name().map(str::to_owned);
-            match &finding {
-                Finding::Reject(rejection) => refusal = Some(rejection.clone()),
-                Finding::WouldAsk(Dependency::Response { .. }) => {} // Whoever is sent on waits for that.
+            let (kind, name) = (layer.kind(), layer.name().map(str::to_owned));
+            let pending = match &finding {
                 Finding::WouldAsk(what) => {
                     let name = name.as_deref().map(|name| format!(" {name}")).unwrap_or_default();
-                    let what_of = format!("{}{name} {what}", layer.kind());
-                    // Who it is, all that follows wants to know; and nothing follows on what was done before.
-                    let decides = matches!(
-                        what,
-                        Dependency::Keys { .. }
-                            | Dependency::Password
-                            | Dependency::Authority
-                            | Dependency::Repetition { .. }
-                    );
-                    if decides {
-                        unknown = Some(what_of.clone());
+                    format!("{kind}{name} {what}")
+                }
+                _ => String::new(),
+            };
+            self.layers.push(Said { kind, name, finding: finding.clone() });
+            match finding {
+                Finding::Reject(rejection) => return Err(rejection),
+                Finding::Answer(status, _) => return Ok(Some(Verdict::Answered(status))),
+                // Whoever is sent on waits for that.
+                Finding::WouldAsk(Dependency::Response { .. }) => {}
+                Finding::WouldAsk(what) => {
+                    self.pending.push(pending.clone());
+                    if decides_the_rest(&what) {
+                        return Ok(Some(Verdict::Depends(pending)));
                     }
-                    self.pending.push(what_of);
                 }
                 _ => {}
             }
-            self.layers.push(Said { kind: layer.kind(), name, finding });
         }
-        refusal.map_or(Ok(unknown), Err)
+        Ok(None)
     }
 
     /// For machines.
@@ -281,6 +275,17 @@ impl Explanation {
             "verdict": verdict,
         })
     }
+}
+
+/// Who it is, all that follows wants to know; and nothing follows on what was done before.
+const fn decides_the_rest(what: &Dependency) -> bool {
+    matches!(
+        what,
+        Dependency::Keys { .. }
+            | Dependency::Password
+            | Dependency::Authority
+            | Dependency::Repetition { .. }
+    )
 }
 
 /// All that explain themselves, outermost first.
@@ -367,14 +372,14 @@ fn parts(asked: &TestRequest) -> Parts {
 }
 
 fn candidates(generation: &Generation, served: &Served, parts: &Parts) -> Vec<Candidate> {
-    let query = Query {
-        method: &parts.method,
-        host: entry::host(&parts.headers),
-        path: parts.uri.path(),
-        query: parts.uri.query(),
-        headers: &parts.headers,
+    let asked = serve::preflight(&parts.method, &parts.headers);
+    let of = |method| served.table.explain(&serve::query(parts, method));
+    let is_answered = |outcomes: &Vec<(usize, Outcome<'_>)>| {
+        let won = outcomes.iter().find(|(_, outcome)| matches!(outcome, Outcome::Won));
+        won.is_some_and(|(index, _)| !served.routes[*index].0.layers.cors.is_off())
     };
-    let outcomes = served.table.explain(&query).into_iter();
+    let outcomes =
+        asked.as_ref().map(of).filter(is_answered).unwrap_or_else(|| of(&parts.method)).into_iter();
     outcomes
         .map(|(index, outcome)| {
             let name = &served.routes[index].0.name;
@@ -428,6 +433,7 @@ fn words(finding: &Finding) -> (&'static str, String) {
     match finding {
         Finding::Off => ("off", "off".into()),
         Finding::Passes => ("passes", "has no say".into()),
+        Finding::Answer(status, what) => ("answers", format!("answers: {status}, {what}")),
         Finding::Admit(what) => ("admits", format!("admits: {what}")),
         Finding::Observe(rejection) => {
             ("observes", format!("would refuse ({}), only observes", refusal(rejection)))

@@ -13,8 +13,8 @@ use crate::{
     upstream::Body,
 };
 use http::{
-    HeaderValue, Method, Request, Response, StatusCode,
-    header::{ALLOW, CONNECTION, CONTENT_LENGTH, EXPECT},
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode,
+    header::{ACCESS_CONTROL_REQUEST_METHOD, ALLOW, CONNECTION, CONTENT_LENGTH, EXPECT, ORIGIN},
     request::Parts,
 };
 use http_body::Body as _;
@@ -43,13 +43,15 @@ pub fn find<'a, T: Trace>(
     parts: &mut Parts,
     trace: &mut T,
 ) -> Result<&'a (Arc<Plan>, Route), NoRoute> {
-    let query = Query {
-        method: &parts.method,
-        host: entry::host(&parts.headers),
-        path: parts.uri.path(),
-        query: parts.uri.query(),
-        headers: &parts.headers,
-    };
+    if let Some(method) = preflight(&parts.method, &parts.headers)
+        && let Found::Route { index, captures } = served.table.find(&query(parts, &method), trace)
+        && !served.routes[index].0.layers.cors.is_off()
+    {
+        let found = &served.routes[index];
+        note(parts, &found.0, captures);
+        return Ok(found);
+    }
+    let query = query(parts, &parts.method);
     let (index, captures) = match served.table.find(&query, trace) {
         Found::Route { index, captures } => (index, captures),
         Found::MethodNotAllowed { allow } => {
@@ -60,6 +62,24 @@ pub fn find<'a, T: Trace>(
     let found = &served.routes[index];
     note(parts, &found.0, captures);
     Ok(found)
+}
+
+/// What a preflight (the Fetch standard) asks about. It is of the route that would take that method.
+pub fn preflight(method: &Method, headers: &HeaderMap) -> Option<Method> {
+    let asked = headers.get(ACCESS_CONTROL_REQUEST_METHOD).filter(|_| method == Method::OPTIONS)?;
+    headers.get(ORIGIN)?;
+    Method::from_bytes(asked.as_bytes()).ok()
+}
+
+/// What routes are asked about a request.
+pub fn query<'p>(parts: &'p Parts, method: &'p Method) -> Query<'p> {
+    Query {
+        method,
+        host: entry::host(&parts.headers),
+        path: parts.uri.path(),
+        query: parts.uri.query(),
+        headers: &parts.headers,
+    }
 }
 
 /// Answers one request.

@@ -21,6 +21,7 @@ use naka::{
     basic_auth::BasicAuthLayer,
     body_limit::BodyLimitLayer,
     bulkhead::{BulkheadLayer, Permit},
+    cors::CorsLayer,
     explain::Explain,
     fault::FaultLayer,
     forward_auth::ForwardAuthLayer,
@@ -45,6 +46,8 @@ use crate::{
 pub struct Layers {
     /// Renders what the others refuse.
     pub problem: ProblemLayer,
+    /// What pages of other origins may.
+    pub cors: CorsLayer<Arc<PolicyMetrics>>,
     /// All rate limits of the route that do not ask who it is: they add up.
     pub rate_limits: RateLimitLayer<Arc<PolicyMetrics>>,
     /// The end of the whole exchange, waiting included.
@@ -122,6 +125,7 @@ impl Layers {
     in_order!(
         LayeredBody => RouteBody:
         problem,
+        cors,
         rate_limits,
         total_timeout,
         jwt,

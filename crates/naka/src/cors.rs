@@ -461,6 +461,11 @@ impl<O: Observer> CorsLayer<O> {
         Self { shared: None }
     }
 
+    /// Whether it is a layer that is not there.
+    pub const fn is_off(&self) -> bool {
+        self.shared.is_none()
+    }
+
     /// Names the policy: in its rejections, and in what it explains.
     pub fn named(self, name: &Arc<str>) -> Self
     where
@@ -518,7 +523,9 @@ impl<O: Observer> Explain for CorsLayer<O> {
             }
             Kind::Other => Finding::Passes,
             Kind::Allowed(_) => Finding::Admit("pages of its origin can read the answer".into()),
-            Kind::Preflight(_) => Finding::Answer("204, what pages of its origin may ask".into()),
+            Kind::Preflight(_) => {
+                Finding::Answer(StatusCode::NO_CONTENT, "what pages of its origin may ask".into())
+            }
             Kind::Refused => Finding::Reject(shared.refusal()),
         }
     }

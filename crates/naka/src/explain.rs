@@ -1,6 +1,6 @@
 //! The only dynamic view of a layer: what it would say, without doing it.
 
-use http::request::Parts;
+use http::{StatusCode, request::Parts};
 
 use crate::{
     clock::Now,
@@ -43,8 +43,9 @@ pub enum Finding {
     Passes,
     /// It lets pass; what it knows, in words.
     Admit(String),
-    /// It answers by itself, which is no refusal; what it says, in words. The request goes no further.
-    Answer(String),
+    /// It answers by itself with this status, which is no refusal; what it says, in words. The request goes no
+    /// further.
+    Answer(StatusCode, String),
     /// It would refuse, but is not enforced here, and lets pass.
     Observe(Rejection),
     /// It refuses.

@@ -9,6 +9,7 @@ use naka::{
     basic_auth::{BasicAuthConfig, User, Users},
     bulkhead::{Adaptive, BulkheadConfig, BulkheadLayer, PRIORITIES, Share},
     context::ClientAddr,
+    cors::{CorsConfig, CorsError, CorsRules},
     enforce,
     fault::{FaultConfig, Gate},
     forward_auth::{ForwardAuthConfig, Remember},
@@ -387,4 +388,24 @@ pub(super) fn fault_config(fault: &checked::Fault) -> FaultConfig {
         config = config.delay(percent, time).expect("a checked share is at most a hundred percent");
     }
     config
+}
+
+/// # Errors
+/// What is wrong with an origin.
+pub(super) fn cors_rules(cors: &checked::Cors) -> Result<CorsRules, CorsError> {
+    let mut config = match &cors.origins {
+        Some(origins) => CorsConfig::origins(origins.iter().map(|origin| &**origin)),
+        None => CorsConfig::any(),
+    };
+    if let Some(methods) = &cors.methods {
+        config = config.methods(methods.iter().cloned());
+    }
+    config = match &cors.headers {
+        Some(headers) => config.headers(headers.iter().cloned()),
+        None => config.mirrored_headers(),
+    };
+    config = config.exposed(cors.expose.iter().cloned());
+    config.credentials = cors.credentials;
+    config.max_age = cors.max_age;
+    config.check()
 }

@@ -7,9 +7,9 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use naka::{
     api_key::ApiKeyLayer, authorize::AuthorizeLayer, balance::BalanceLayer, basic_auth::BasicAuthLayer,
-    body_limit::BodyLimitLayer, bulkhead::BulkheadLayer, fault::FaultLayer, forward_auth::ForwardAuthLayer,
-    idempotency::IdempotencyLayer, jwt::JwtLayer, problem::ProblemLayer, rate_limit::RateLimitLayer,
-    timeout::TimeoutLayer, version::VersionLayer,
+    body_limit::BodyLimitLayer, bulkhead::BulkheadLayer, cors::CorsLayer, fault::FaultLayer,
+    forward_auth::ForwardAuthLayer, idempotency::IdempotencyLayer, jwt::JwtLayer, problem::ProblemLayer,
+    rate_limit::RateLimitLayer, timeout::TimeoutLayer, version::VersionLayer,
 };
 use tokio::time::Instant;
 
@@ -250,6 +250,11 @@ fn layers(
     });
     let basic_auth = route.policies.one(Kind::BasicAuth).and_then(|policy| state.passwords.get(policy));
     let forward_auth = route.policies.one(Kind::ForwardAuth).and_then(|policy| state.authorities.get(policy));
+    let cors = route.policies.one(Kind::Cors).and_then(|policy| {
+        let PolicyKind::Cors(cors) = &config.policies[policy].kind else { return None };
+        let rules = convert::cors_rules(cors).ok()?; // They were checked with the state.
+        Some(CorsLayer::observed(rules, around.metrics.policy(policy)).named(policy))
+    });
     let idempotency = route.policies.one(Kind::Idempotency);
     let idempotency = idempotency
         .and_then(|policy| state.idempotency.get(&here.identity(policy, &config.policies[policy])));
@@ -259,6 +264,7 @@ fn layers(
     let upstream = upstream_of(route).map(|upstream| &config.upstreams[upstream]);
     Layers {
         problem: ProblemLayer::new(),
+        cors: cors.unwrap_or_else(CorsLayer::off),
         rate_limits: rate_limits(false),
         total_timeout: route.total_timeout.map_or_else(TimeoutLayer::off, TimeoutLayer::new),
         jwt: jwt.map_or_else(JwtLayer::off, |tokens| tokens.layer.clone()),

@@ -16,7 +16,7 @@ use naka::{
 use super::{
     Surroundings, Wrong,
     convert::{
-        basic_auth_config, bulkhead_layer, bulkhead_reconfigured, fault_config, fetch_config,
+        basic_auth_config, bulkhead_layer, bulkhead_reconfigured, cors_rules, fault_config, fetch_config,
         forward_auth_config, idempotency_config, jwt_config, rate_limit_layer, rate_limit_reconfigured,
         versioning,
     },
@@ -44,6 +44,7 @@ pub(super) fn carry(
     around: &Surroundings<'_>,
     report: &mut Vec<Change>,
 ) -> Result<State, Vec<Wrong>> {
+    none_of(wrong_cors(config))?;
     let mut step = Step { config, before, around, report };
     Ok(State {
         rate_limits: step.rate_limits(),
@@ -291,6 +292,16 @@ impl Step<'_> {
         });
         pools.collect()
     }
+}
+
+/// What is wrong with rules about origins, which have no state.
+fn wrong_cors(config: &Config) -> Vec<Wrong> {
+    let wrong = config.policies.iter().filter_map(|(name, policy)| {
+        let PolicyKind::Cors(cors) = &policy.kind else { return None };
+        let error = cors_rules(cors).err()?;
+        Some(Wrong::Policy { name: Arc::clone(name), error: error.to_string() })
+    });
+    wrong.collect()
 }
 
 /// # Errors

@@ -1,14 +1,16 @@
 //! Idempotency keys and faults.
 
-use http::Method;
+use std::sync::Arc;
+
+use http::{HeaderName, Method};
 
 use super::{policies::Unnamed, unique};
 use crate::config::{
-    checked::{Fault, Idempotency, PolicyKind},
+    checked::{Cors, Fault, Idempotency, PolicyKind},
     decode::{At, Cx, OneOrMany},
     diagnostic::Code,
     node::Span,
-    raw::{RawEnvironment, RawFailures, RawFault, RawIdempotency},
+    raw::{RawCors, RawEnvironment, RawFailures, RawFault, RawIdempotency},
 };
 
 pub(super) fn idempotency(raw: &RawIdempotency, cx: &mut Cx) -> Unnamed {
@@ -50,6 +52,53 @@ pub(super) fn idempotency(raw: &RawIdempotency, cx: &mut Cx) -> Unnamed {
 
 fn values<T: Clone>(list: Option<&At<OneOrMany<T>>>) -> Option<Vec<T>> {
     list.map(|list| list.value.0.iter().map(|at| at.value.clone()).collect())
+}
+
+pub(super) fn cors(raw: &RawCors, cx: &mut Cx) -> Option<Unnamed> {
+    let origins = raw.origins.as_ref()?;
+    unique(&origins.value.0, "origin", cx);
+    if origins.value.0.is_empty() {
+        cx.error(Code::Value, origins.span, "pages of no origin")
+            .help("write `[\"https://app.example\"]`, or take `cors` away");
+    }
+    let everybody = origins.value.0.iter().find(|at| &*at.value == "*");
+    if let (Some(everybody), true) = (everybody, raw.credentials()) {
+        cx.error(Code::Exposed, everybody.span, "any page could act as the user it is shown to")
+            .help("name the origins: `origins: [\"https://app.example\"]`; or `credentials: false`");
+    }
+    for at in origins.value.0.iter().filter(|at| &*at.value != "*" && !is_origin(&at.value)) {
+        cx.error(Code::Value, at.span, format!("`{}` is no origin", at.value)).help(
+            "write scheme and host, and nothing behind: `https://app.example`, `https://*.shop.example`",
+        );
+    }
+    let mut headers = Some(Vec::new());
+    for at in raw.headers.iter().flat_map(|list| &list.value.0) {
+        match (&*at.value, at.value.parse::<HeaderName>()) {
+            ("*", _) => headers = None,
+            (_, Ok(name)) => headers.iter_mut().for_each(|all: &mut Vec<_>| all.push(name.clone())),
+            (text, Err(_)) => {
+                cx.error(Code::Value, at.span, format!("`{text}` is not a header name"))
+                    .help("letters, digits and `-`: `x-request-id`; or `\"*\"`");
+            }
+        }
+    }
+    let kind = PolicyKind::Cors(Cors {
+        origins: everybody
+            .is_none()
+            .then(|| origins.value.0.iter().map(|at| Arc::clone(&at.value)).collect()),
+        methods: values(raw.methods.as_ref()),
+        headers,
+        expose: values(raw.expose.as_ref()).unwrap_or_default(),
+        credentials: raw.credentials(),
+        max_age: raw.max_age.as_ref().map(|at| at.value),
+    });
+    Some(Unnamed::stateless(kind))
+}
+
+/// Scheme and host, and perhaps a port; the rest is checked where rules are made of it.
+fn is_origin(text: &str) -> bool {
+    let Some((scheme, host)) = text.split_once("://") else { return false };
+    matches!(scheme, "http" | "https") && !host.is_empty() && !host.contains(['/', '?', '#', '@', ' '])
 }
 
 /// Faults, which load in production only where they say so.

@@ -15,7 +15,7 @@ use crate::config::{
     decode::{At, Cx, OneOrMany, Or},
     diagnostic::Code,
     node::Span,
-    raw::{RawBulkhead, RawEnvironment, RawFault, RawIdempotency, RawPolicy, RawRateLimit, RawRule},
+    raw::{RawBulkhead, RawCors, RawEnvironment, RawFault, RawIdempotency, RawPolicy, RawRateLimit, RawRule},
     suggest::one_of,
     values::Id,
 };
@@ -85,6 +85,7 @@ pub(super) struct LevelKeys<'a> {
     pub(super) authorize: Option<&'a At<Or<Id, RawRule>>>,
     pub(super) idempotency: Option<&'a At<Or<Id, RawIdempotency>>>,
     pub(super) fault: Option<&'a At<Or<Id, RawFault>>>,
+    pub(super) cors: Option<&'a At<Or<Id, RawCors>>>,
 }
 
 /// The keys of a record that has them all.
@@ -97,6 +98,7 @@ macro_rules! level_keys {
             authorize: $raw.authorize.as_ref(),
             idempotency: $raw.idempotency.as_ref(),
             fault: $raw.fault.as_ref(),
+            cors: $raw.cors.as_ref(),
         }
     };
 }
@@ -191,7 +193,9 @@ impl Policies {
                 cx,
             ),
         ];
-        for (name, span) in own.into_iter().flatten() {
+        let cors =
+            self.inlined(tables, owner, (Kind::Cors, keys.cors), |raw, _, cx| guards::cors(raw, cx), cx);
+        for (name, span) in own.into_iter().flatten().chain(cors) {
             self.place(name, span, &mut level, cx);
         }
         level
@@ -241,7 +245,7 @@ impl Policies {
         }
         let place = cx.place(self.places[&name]);
         let (is, kind) = (is.word(), kind.word());
-        let has_key = ["rate_limit", "bulkhead", "authorize", "idempotency", "fault"].contains(&is);
+        let has_key = ["rate_limit", "bulkhead", "authorize", "idempotency", "fault", "cors"].contains(&is);
         let help = if has_key {
             format!("write `{is}: {name}` or `use: [{name}]`")
         } else {
@@ -349,6 +353,7 @@ fn unnamed(raw: &RawPolicy, environment: RawEnvironment, cx: &mut Cx) -> Option<
     let basic_auth = raw.basic_auth.as_ref().and_then(|raw| auth::basic_auth(&raw.value, cx));
     let forward_auth = raw.forward_auth.as_ref().and_then(|raw| auth::forward_auth(&raw.value, cx));
     let idempotency = raw.idempotency.as_ref().map(|raw| guards::idempotency(&raw.value, cx));
+    let cors = raw.cors.as_ref().and_then(|raw| guards::cors(&raw.value, cx));
     let fault = raw.fault.as_ref().and_then(|raw| guards::fault(&raw.value, raw.span, environment, cx));
     let authorize = raw.authorize.as_ref().and_then(|raw| auth::authorize(&raw.value, raw.span, cx));
     rate_limit
@@ -360,4 +365,5 @@ fn unnamed(raw: &RawPolicy, environment: RawEnvironment, cx: &mut Cx) -> Option<
         .or(authorize)
         .or(idempotency)
         .or(fault)
+        .or(cors)
 }

@@ -41,6 +41,8 @@ pub enum PolicyKind {
     Idempotency(Idempotency),
     /// Errors and delays for whoever asks for them.
     Fault(Fault),
+    /// What pages of other origins may.
+    Cors(Cors),
 }
 
 impl PolicyKind {
@@ -56,6 +58,7 @@ impl PolicyKind {
             Self::Authorize(_) => Kind::Authorize,
             Self::Idempotency(_) => Kind::Idempotency,
             Self::Fault(_) => Kind::Fault,
+            Self::Cors(_) => Kind::Cors,
         }
     }
 }
@@ -63,6 +66,8 @@ impl PolicyKind {
 /// Sorts of policies, in the order in which a request meets them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
+    /// Pages of other origins.
+    Cors,
     /// So many requests in so much time; before those that authenticate, or behind them if its key asks who it is.
     RateLimit,
     /// Signed tokens.
@@ -87,6 +92,7 @@ impl Kind {
     /// Its key in the file.
     pub const fn word(self) -> &'static str {
         match self {
+            Self::Cors => "cors",
             Self::RateLimit => "rate_limit",
             Self::Jwt => "jwt",
             Self::ApiKey => "api_key",
@@ -454,6 +460,23 @@ pub struct Idempotency {
     pub keeps_failures: bool,
     /// Whether at a bound the oldest go before their time.
     pub evict: bool,
+}
+
+/// What pages of other origins may.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cors {
+    /// Whose pages; `None`: everybody's.
+    pub origins: Option<Vec<Arc<str>>>,
+    /// The methods they may use; `None`: the usual ones.
+    pub methods: Option<Vec<Method>>,
+    /// The headers they may send; `None`: whichever they want to.
+    pub headers: Option<Vec<HeaderName>>,
+    /// The headers they may read.
+    pub expose: Vec<HeaderName>,
+    /// Whether they may send cookies and the like.
+    pub credentials: bool,
+    /// How long a browser may remember the answer.
+    pub max_age: Option<Duration>,
 }
 
 /// Errors and delays for whoever asks for them.

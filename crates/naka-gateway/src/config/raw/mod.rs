@@ -170,6 +170,8 @@ record! {
         authorize: Or<Id, RawRule> = optional;
         /// Idempotency keys: a name, or what is said of them.
         idempotency: Or<Id, RawIdempotency> = optional;
+        /// What pages of other origins may: a name, or what it says.
+        cors: Or<Id, RawCors> = optional;
         /// Faults: a name, or the faults themselves.
         fault: Or<Id, RawFault> = optional;
         /// Bounds on requests.
@@ -350,6 +352,8 @@ record! {
         authorize: Or<Id, RawRule> = optional;
         /// Idempotency keys: a name, or what is said of them.
         idempotency: Or<Id, RawIdempotency> = optional;
+        /// What pages of other origins may: a name, or what it says.
+        cors: Or<Id, RawCors> = optional;
         /// Faults: a name, or the faults themselves.
         fault: Or<Id, RawFault> = optional;
         /// Bounds on requests.
@@ -361,7 +365,7 @@ record! {
         /// The routes.
         routes: Named<Id, RawRoute> = required;
     }
-    not_built: cors retry circuit_breaker cache compress enforce auth;
+    not_built: retry circuit_breaker cache compress enforce auth;
     instead: groups => "groups have one level: write the routes of both here",
         r#match => "a group shares `host:`; paths stand in each route",
         prefix => "a group shares `host:`; paths stand in each route";
@@ -388,6 +392,8 @@ record! {
         authorize: Or<Id, RawRule> = optional;
         /// Idempotency keys: a name, or what is said of them.
         idempotency: Or<Id, RawIdempotency> = optional;
+        /// What pages of other origins may: a name, or what it says.
+        cors: Or<Id, RawCors> = optional;
         /// Faults: a name, or the faults themselves.
         fault: Or<Id, RawFault> = optional;
         /// Bounds on requests.
@@ -411,7 +417,7 @@ record! {
         /// Destination: a list of the versions of these routes, as they are now.
         list_versions: OneOrMany<Id> = optional;
     }
-    not_built: split compose cors mirror fallback retry cache compress sticky enforce
+    not_built: split compose mirror fallback retry cache compress sticky enforce
         circuit_breaker lifecycle;
     instead: path => "write it into the match: `match: {path: /healthz}`",
         prefix => "write it into the match: `match: {prefix: /api}`",

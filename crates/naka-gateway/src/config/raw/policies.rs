@@ -38,8 +38,10 @@ record! {
         idempotency: RawIdempotency = optional;
         /// Errors and delays for whoever asks for them.
         fault: RawFault = optional;
+        /// What pages of other origins may ask and read.
+        cors: RawCors = optional;
     }
-    not_built: retry circuit_breaker cors mirror fallback
+    not_built: retry circuit_breaker mirror fallback
         cache compress sticky timeouts headers limits;
 }
 
@@ -495,6 +497,30 @@ record! {
         /// How long.
         time: Duration = required;
     }
+}
+
+record! {
+    /// What pages of other origins may ask and read (the Fetch standard).
+    RawCors ("origins such as `{origins: [\"https://app.example\"]}`") {
+        /// Whose pages: `https://app.example`, `https://*.shop.example`, or `"*"` for everybody's.
+        origins: OneOrMany<Arc<str>> = required;
+        /// The methods they may use; `GET`, `HEAD` and `POST` if nothing is said.
+        methods: OneOrMany<Method> = optional;
+        /// The headers they may send; `"*"`: whichever they want to.
+        headers: OneOrMany<Arc<str>> = optional;
+        /// The headers they may read.
+        expose: OneOrMany<HeaderName> = optional;
+        /// Whether they may send cookies and the like.
+        credentials: bool = "false";
+        /// How long a browser may remember the answer.
+        max_age: Duration = optional;
+    }
+    instead: allow_origins => "write `origins:`",
+        allowed_origins => "write `origins:`",
+        allow_methods => "write `methods:`",
+        allow_headers => "write `headers:`",
+        exposed_headers => "write `expose:`",
+        allow_credentials => "write `credentials:`";
 }
 
 record! {
