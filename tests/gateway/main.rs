@@ -14,6 +14,7 @@ mod documents;
 mod drain;
 mod explaining;
 mod forwarding;
+mod isolation;
 mod limits;
 mod reload;
 mod state;
