@@ -1,5 +1,5 @@
-//! What one proxied request costs in allocations, both layers on: the whole gateway in this process,
-//! a client and an upstream beside it that allocate nothing themselves.
+//! What one proxied request costs in allocations, rate limit and bulkhead on, and whoever asks known: the
+//! whole gateway in this process, a client and an upstream beside it that allocate nothing themselves.
 //!
 //! All names of headers here are among those that `http` knows. It copies every other, in either
 //! direction, which is one more allocation for each.
@@ -9,7 +9,7 @@ use std::{
     alloc::System,
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use naka_gateway::{
@@ -22,6 +22,7 @@ use naka_gateway::{
     upstream::Connector,
     worker::Workers,
 };
+use naka_testkit::token::hs256;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
 #[global_allocator]
@@ -48,11 +49,68 @@ const BODY: usize = 120;
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncache-control: no-store\r\n\
     content-length: 13\r\n\r\n{\"fine\":true}";
 
+/// Both layers, and no more.
+const LIMITED: &str = "
+listeners: {public: {listen: '127.0.0.1:0'}}
+policies:
+  each: {rate_limit: {rate: [1000000/s, 100000000/h], key: [client_ip]}}
+  room: {bulkhead: {max: 100}}
+upstreams: {app: {endpoints: ['UPSTREAM']}}
+routes: {all: {match: {prefix: /api}, use: [each, room], upstream: app}}
+";
+
+/// Whoever asks has to be known, and has to be somebody who may.
+const KNOWN: &str = "
+listeners: {public: {listen: '127.0.0.1:0'}}
+policies:
+  each: {rate_limit: {rate: [1000000/s, 100000000/h], key: [client_ip]}}
+  room: {bulkhead: {max: 100}}
+  people: {jwt: {secret: {file: secret}, issuer: ola, audiences: [rides]}}
+  partners: {api_key: {file: partners.yaml}}
+upstreams: {app: {endpoints: ['UPSTREAM']}}
+routes:
+  people: {match: {path: /people}, use: [each, room, people], authorize: {scope: rides.read}, upstream: app}
+  partners: {match: {path: /partners}, use: [each, room, partners], authorize: {claim: {city: pune}}, upstream: app}
+  both:
+    match: {path: /both}
+    use: [each, room, people, partners]
+    authorize: {scope: rides.read}
+    upstream: app
+";
+
+const SECRET: &str = "a secret of forty bytes, or a few of more";
+/// `secret-key-of-zomato`.
+const PARTNERS: &str = "keys: [{subject: zomato, claims: {city: pune}, \
+    sha256: 39960a547f8bdddc842794dfba8eea08079dfe15d8dc3a730a1151f93857569b}]";
+const CLAIMS: &str =
+    r#"{"sub":"asha","aud":"rides","iss":"ola","exp":4102444800,"scope":"rides.read","roles":["rider"]}"#;
+
 #[test]
 fn a_proxied_request_allocates_at_most_fourteen_times() {
-    let upstream = upstream();
-    let (workers, gateway) = gateway(upstream);
-    for (name, request) in [("GET", GET), ("POST", POST)] {
+    let requests = [("GET", GET, AT_MOST), ("POST", POST, AT_MOST)];
+    hold(LIMITED, &requests);
+}
+
+/// The token has been verified before. Each name that `http` does not know, such as `x-api-key`, is one more;
+/// two who are known in one request are put together, which is dear.
+#[test]
+fn who_is_known_already_costs_a_proxied_request_few_allocations_more() {
+    let token = hs256(SECRET.as_bytes(), CLAIMS);
+    let token = format!("authorization: Bearer {token}\r\n");
+    let key = "x-api-key: secret-key-of-zomato\r\n";
+    let get =
+        |path: &str, headers: &str| format!("GET {path} HTTP/1.1\r\nhost: a\r\n{headers}\r\n").into_bytes();
+    let (people, partners) = (get("/people", &token), get("/partners", key));
+    let both = get("/both", &(token + key));
+    hold(KNOWN, &[("token", &people, 12), ("key", &partners, 13), ("both", &both, 20)]);
+}
+
+/// Each request costs at most so many.
+fn hold(yaml: &str, requests: &[(&str, &[u8], usize)]) {
+    static ALONE: Mutex<()> = Mutex::new(()); // All of the process is counted.
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let (workers, gateway) = gateway(&yaml.replace("UPSTREAM", &upstream().to_string()));
+    for (name, request, at_most) in requests {
         let mut client = TcpStream::connect(gateway).unwrap();
         client.set_nodelay(true).unwrap();
         ask(&mut client, request, 200); // Connections are kept, tables have their size.
@@ -61,7 +119,7 @@ fn a_proxied_request_allocates_at_most_fourteen_times() {
         let made = region.change();
         let all = made.allocations + made.reallocations;
         println!("{name}: {}.{:02} allocations a request", all / REQUESTS, all % REQUESTS / 10);
-        assert!(all <= AT_MOST * REQUESTS, "{name}: {all} allocations for {REQUESTS} requests");
+        assert!(all <= at_most * REQUESTS, "{name}: {all} allocations for {REQUESTS} requests");
         // Whoever measures nothing is below every bound.
         assert!(all >= REQUESTS, "{name}: {all} allocations for {REQUESTS} requests");
     }
@@ -117,20 +175,12 @@ fn serve(stream: &mut TcpStream) {
     }
 }
 
-fn gateway(upstream: SocketAddr) -> (Workers, SocketAddr) {
+fn gateway(yaml: &str) -> (Workers, SocketAddr) {
     let folder = tempfile::tempdir().unwrap();
     let entry = folder.path().join("gateway.yaml");
-    let yaml = format!(
-        "
-listeners: {{public: {{listen: '127.0.0.1:0'}}}}
-policies:
-  each: {{rate_limit: {{rate: [1000000/s, 100000000/h], key: [client_ip]}}}}
-  room: {{bulkhead: {{max: 100}}}}
-upstreams: {{app: {{endpoints: ['{upstream}']}}}}
-routes: {{all: {{match: {{prefix: /api}}, use: [each, room], upstream: app}}}}
-"
-    );
     std::fs::write(&entry, yaml).unwrap();
+    std::fs::write(folder.path().join("secret"), SECRET).unwrap();
+    std::fs::write(folder.path().join("partners.yaml"), PARTNERS).unwrap();
     let metrics = Arc::new(Metrics::new());
     let before =
         Before { entry: &entry, sources: None, state: &|_| State::new(1), number: 1, tests: RunTests::Never };

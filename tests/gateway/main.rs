@@ -15,6 +15,7 @@ mod drain;
 mod explaining;
 mod forwarding;
 mod guards;
+mod isolation;
 mod limits;
 mod reload;
 mod state;

@@ -1,7 +1,14 @@
 //! What a client is told of its limits, in the fields of the response.
 
-use std::fmt::{self, Write as _};
+use std::{
+    cmp::Reverse,
+    fmt::{self, Write as _},
+    io::Write as _,
+    mem,
+    time::Duration,
+};
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header::InvalidHeaderValue};
 
 use super::gcra::{MAX_WINDOWS, Standing};
@@ -35,46 +42,96 @@ pub(super) struct Told<'a> {
 }
 
 /// The fields of one response. None of them is there twice: one with several limits lists them all.
-#[derive(Debug, Default)]
-pub(super) struct Lines([Option<(HeaderName, HeaderValue)>; 5]);
+#[derive(Debug)]
+pub(super) enum Lines {
+    Draft(Draft),
+    Legacy(Least),
+    /// Of several limits, some speak so and some so.
+    Both(Box<(Draft, Least)>),
+}
 
 impl Lines {
-    /// `None` if there is nothing to say.
-    pub(super) fn of(told: &[Told<'_>]) -> Option<Box<Self>> {
-        let draft = Members { told, is_policy: false };
-        let mut lines = Self::default();
-        let mut places = lines.0.iter_mut();
-        let mut say = |name: &'static str, value: Result<HeaderValue, InvalidHeaderValue>| {
-            if let (Some(place), Ok(value)) = (places.next(), value) {
-                *place = Some((HeaderName::from_static(name), value));
-            }
-        };
-        if draft.windows().next().is_some() {
-            let policy = if let [Told { policy: Some(policy), .. }] = told {
-                Ok(HeaderValue::clone(policy)) // Which allocates nothing.
-            } else {
-                written(&Members { is_policy: true, ..draft })
-            };
-            say("ratelimit-policy", policy);
-            say("ratelimit", written(&draft));
+    /// `None` if there is nothing to say. Of one limit, the draft's fields are one allocation.
+    pub(super) fn of(told: &[Told<'_>]) -> Option<Self> {
+        match (Draft::of(told), Least::of(told)) {
+            (Some(draft), None) => Some(Self::Draft(draft)),
+            (None, Some(least)) => Some(Self::Legacy(least)),
+            (Some(draft), Some(least)) => Some(Self::Both(Box::new((draft, least)))),
+            (None, None) => None,
         }
-        let legacy = told.iter().filter(|told| told.fields == Fields::Legacy);
-        let windows = legacy.flat_map(|told| told.windows.iter().flatten());
-        if let Some(least) = windows.min_by_key(|window| (window.left, std::cmp::Reverse(window.reset))) {
-            say("x-ratelimit-limit", Ok(least.quota.into()));
-            say("x-ratelimit-remaining", Ok(least.left.into()));
-            say("x-ratelimit-reset", Ok(seconds(least.reset).into()));
-        }
-        lines.0[0].is_some().then(|| Box::new(lines))
     }
 
-    /// The draft's fields are lists, so what is there already stays; the others say one thing.
     pub(super) fn write(self, headers: &mut HeaderMap) {
-        for (name, value) in self.0.into_iter().flatten() {
-            if name.as_str().starts_with("x-") {
-                headers.insert(name, value);
-            } else {
-                headers.append(name, value);
+        match self {
+            Self::Draft(draft) => draft.write(headers),
+            Self::Legacy(least) => least.write(headers),
+            Self::Both(both) => {
+                let (draft, least) = *both;
+                draft.write(headers);
+                least.write(headers);
+            }
+        }
+    }
+}
+
+/// `RateLimit-Policy` and `RateLimit`.
+#[derive(Debug)]
+pub(super) struct Draft {
+    policy: HeaderValue,
+    limit: HeaderValue,
+}
+
+impl Draft {
+    fn of(told: &[Told<'_>]) -> Option<Self> {
+        let members = Members { told, is_policy: false };
+        members.windows().next()?;
+        let policy = if let [Told { policy: Some(policy), .. }] = told {
+            HeaderValue::clone(policy) // Which allocates nothing.
+        } else {
+            written(&Members { is_policy: true, ..members }).ok()?
+        };
+        Some(Self { policy, limit: written(&members).ok()? })
+    }
+
+    /// Both are lists, so what is there already stays.
+    fn write(self, headers: &mut HeaderMap) {
+        headers.append(HeaderName::from_static("ratelimit-policy"), self.policy);
+        headers.append(HeaderName::from_static("ratelimit"), self.limit);
+    }
+}
+
+/// The window with the least left.
+#[derive(Debug)]
+pub(super) struct Least {
+    quota: u32,
+    left: u64,
+    reset: Duration,
+}
+
+impl Least {
+    fn of(told: &[Told<'_>]) -> Option<Self> {
+        let legacy = told.iter().filter(|told| told.fields == Fields::Legacy);
+        let windows = legacy.flat_map(|told| told.windows.iter().flatten());
+        let least = windows.min_by_key(|window| (window.left, Reverse(window.reset)))?;
+        Some(Self { quota: least.quota, left: least.left, reset: least.reset })
+    }
+
+    /// Three numbers in one allocation; each says one thing, so what is there already goes.
+    fn write(self, headers: &mut HeaderMap) {
+        let mut text = [0; 10 + 20 + 15]; // As long as they can be.
+        let mut filled = 0;
+        let ranges = [u64::from(self.quota), self.left, seconds(self.reset)].map(|number| {
+            let mut free = &mut text[filled..];
+            let _ = write!(free, "{number}"); // Which has room.
+            let left = free.len();
+            let begin = mem::replace(&mut filled, text.len() - left);
+            begin..filled
+        });
+        let text = Bytes::from_owner(text);
+        let names = ["x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"];
+        for (name, range) in names.into_iter().zip(ranges) {
+            if let Ok(value) = HeaderValue::from_maybe_shared(text.slice(range)) {
+                headers.insert(HeaderName::from_static(name), value);
             }
         }
     }
@@ -136,7 +193,7 @@ fn write_name(f: &mut fmt::Formatter<'_>, name: &str) -> fmt::Result {
 }
 
 /// Whole ones, rounded up, and no more than an integer of RFC 9651 can be.
-fn seconds(duration: std::time::Duration) -> u64 {
+fn seconds(duration: Duration) -> u64 {
     (duration.as_secs() + u64::from(duration.subsec_nanos() > 0)).min(999_999_999_999_999)
 }
 
@@ -160,8 +217,6 @@ fn written(value: &impl fmt::Display) -> Result<HeaderValue, InvalidHeaderValue>
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn told(fields: Fields, name: Option<&str>, windows: &[(u32, u64, u64, u64)]) -> Told<'static> {
@@ -206,6 +261,15 @@ mod tests {
     fn the_older_fields_speak_of_the_window_with_the_least_left() {
         let all = [told(Fields::Legacy, None, &[(100, 60, 50, 29_001), (9, 3600, 7, 1)])];
         assert_eq!(lines(&all), ["x-ratelimit-limit: 9", "x-ratelimit-remaining: 7", "x-ratelimit-reset: 1"]);
+        let most = [told(Fields::Legacy, None, &[(u32::MAX, 1, u64::MAX, u64::MAX)])];
+        assert_eq!(
+            lines(&most),
+            [
+                "x-ratelimit-limit: 4294967295",
+                "x-ratelimit-remaining: 18446744073709551615",
+                "x-ratelimit-reset: 999999999999999"
+            ]
+        );
         assert!(Lines::of(&[]).is_none() && Lines::of(&[told(Fields::Off, None, &[(1, 1, 1, 1)])]).is_none());
     }
 }

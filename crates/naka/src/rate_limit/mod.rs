@@ -44,7 +44,7 @@
 //! cells for it, and if none is idle all new keys of the shard share one allowance. An active key is
 //! never forgotten, so nobody gets a fresh allowance by flooding. Keys above a cap that was lowered go
 //! as they become idle, at most 32 with each request. Nothing is allocated for a request whose key is
-//! known; with the fields of one limit on, a box and the value of `RateLimit`.
+//! known; with the fields of one limit on, one value.
 //!
 //! # State
 //! All services made from one layer, and their clones, share one account.
@@ -357,7 +357,7 @@ impl<O: Observer> RateLimitLayer<O> {
     }
 
     /// What a client is told, after the decision.
-    fn lines<B>(&self, request: &Request<B>) -> Option<Box<Lines>> {
+    fn lines<B>(&self, request: &Request<B>) -> Option<Lines> {
         let tells = self.limits.iter().filter(|limit| limit.tells()).count();
         if tells == 0 {
             return None;
@@ -458,7 +458,7 @@ pin_project! {
     pub struct RateLimitFuture<F> {
         #[pin]
         decided: Decided<F>,
-        lines: Option<Box<Lines>>,
+        lines: Option<Lines>,
     }
 }
 

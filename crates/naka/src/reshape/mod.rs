@@ -31,7 +31,7 @@
 //!
 //! # Units and limits
 //! A body has at most 1 MiB by default; so much can be held for each request under way, and once more by
-//! the function. Nothing is allocated for a body that comes in one frame, besides what the function does.
+//! the function. Of a body that comes in one frame only its `Content-Length` is allocated, besides what the function does.
 //! The function runs where the request does, so it should be short.
 //!
 //! # State
@@ -194,7 +194,9 @@ impl<O: Observer> Shared<O> {
             headers.remove(name);
         }
         if trailers.is_none() {
-            headers.insert(CONTENT_LENGTH, HeaderValue::from(data.len()));
+            // Made of the number, it would be two allocations.
+            let length = HeaderValue::try_from(data.len().to_string()).expect("digits are visible ASCII");
+            headers.insert(CONTENT_LENGTH, length);
         }
         self.observer.admitted();
         Ok(Collected { data, trailers })
