@@ -282,3 +282,75 @@ async fn r2_4_preflights_are_answered_before_methods_and_credentials_are_checked
     let wrong = PAGES.replace("['https://app.example']", "['*']");
     assert!(gateway.reload(&wrong).unwrap_err().contains("any page could act as the user"));
 }
+
+const SMALL: &str = "
+listeners: {public: {listen: ':1'}}
+upstreams: {app: {endpoints: ['app:1']}}
+routes:
+  all: {match: {prefix: /}, compress: {min_size: 100}, headers: {security: true}, upstream: app}
+  pay: {match: {path: /pay}, compress: {}, idempotency: {}, upstream: app}
+";
+
+#[tokio::test(start_paused = true)]
+async fn r2_4_responses_are_made_smaller_for_clients_that_understand_it() {
+    let gateway = Inside::new(SMALL);
+    let _upstream = Upstream::inside(&gateway.network, "app:1", |seen| match seen.target() {
+        "/small" => ok("little"),
+        "/image" => answer(200, "content-type: image/png\r\n", &"x".repeat(1000)),
+        "/done" => answer(200, "content-type: text/plain\r\ncontent-encoding: zstd\r\n", &"x".repeat(1000)),
+        _ => answer(
+            200,
+            "content-type: text/plain\r\netag: \"a\"\r\nx-frame-options: SAMEORIGIN\r\n",
+            &"x".repeat(1000),
+        ),
+    });
+    let ask = async |target: &str, accepts: &str| {
+        let mut request = get(target);
+        request.headers_mut().insert("accept-encoding", accepts.parse().unwrap());
+        gateway.send(request).await
+    };
+    let coding = |answer: &Response<Bytes>| {
+        answer.headers().get("content-encoding").map(|it| it.to_str().unwrap().to_owned())
+    };
+    for (accepts, expected) in [("gzip", "gzip"), ("br, gzip;q=0.5", "br"), ("gzip, br;q=0.1", "gzip")] {
+        let smaller = ask("/large", accepts).await;
+        assert_eq!(coding(&smaller).as_deref(), Some(expected), "{accepts}");
+        assert!(
+            smaller.body().len() < 200
+                && smaller.headers()["vary"]
+                    .to_str()
+                    .unwrap()
+                    .to_ascii_lowercase()
+                    .contains("accept-encoding")
+        );
+        assert_eq!(smaller.headers()["etag"], "W/\"a\"", "the bytes are others");
+    }
+    for (target, accepts) in
+        [("/large", "identity"), ("/large", "gzip;q=0"), ("/small", "gzip"), ("/image", "gzip")]
+    {
+        let same = ask(target, accepts).await;
+        assert_eq!(coding(&same), None, "{target} {accepts}");
+    }
+    assert_eq!(coding(&ask("/done", "gzip").await).as_deref(), Some("zstd"), "once");
+    let large = ask("/large", "identity").await;
+    assert_eq!((large.body().len(), &large.headers()["etag"]), (1000, &"\"a\"".parse().unwrap()));
+    // What is repeated is answered as it was, so it must not depend on what its first client understood.
+    let mut first = post("/pay", "40", &[("idempotency-key", "a"), ("accept-encoding", "gzip")]);
+    *first.uri_mut() = "/pay".parse().unwrap();
+    assert_eq!(coding(&gateway.send(first).await), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn browsers_are_made_careful_where_the_upstream_does_not_say_otherwise() {
+    let gateway = Inside::new(SMALL);
+    let _upstream = Upstream::inside(&gateway.network, "app:1", |_| {
+        answer(200, "content-type: text/plain\r\nx-frame-options: SAMEORIGIN\r\n", "fine")
+    });
+    let answer = gateway.send(get("/")).await;
+    let field = |name: &str| answer.headers().get(name).map(|it| it.to_str().unwrap().to_owned());
+    assert_eq!(field("x-frame-options").as_deref(), Some("SAMEORIGIN"), "it has said so itself");
+    assert_eq!(field("x-content-type-options").as_deref(), Some("nosniff"));
+    assert_eq!(field("referrer-policy").as_deref(), Some("strict-origin-when-cross-origin"));
+    assert!(field("content-security-policy").is_some());
+    assert_eq!(field("strict-transport-security"), None, "not over http, where it would mean nothing");
+}

@@ -24,6 +24,7 @@ use ipnet::IpNet;
 use naka::{
     clock::Now,
     context::Context,
+    identity::Identity,
     reject::{Reason, Rejection},
 };
 
@@ -53,6 +54,8 @@ pub struct Peer {
     pub written: HeaderValue,
     /// `http` or `https`.
     pub scheme: &'static str,
+    /// Who it is by the certificate of its connection, if that was verified. Whoever ends TLS puts it here.
+    pub identity: Option<Arc<Identity>>,
 }
 
 impl Peer {
@@ -60,7 +63,7 @@ impl Peer {
     pub fn new(address: IpAddr, scheme: &'static str) -> Self {
         let address = address.to_canonical();
         let written = HeaderValue::from_str(&address.to_string()).expect("an address is plain ASCII");
-        Self { address, written, scheme }
+        Self { address, written, scheme, identity: None }
     }
 }
 
@@ -98,7 +101,9 @@ impl Entry {
         write_forwarding(headers, peer);
         settle_request_id(headers, is_trusted);
         parts.version = Version::HTTP_11;
-        parts.extensions.insert(Context::new(now).with_client(client));
+        let mut context = Context::new(now).with_client(client);
+        context.identity.clone_from(&peer.identity);
+        parts.extensions.insert(context);
         Ok(())
     }
 
@@ -304,6 +309,21 @@ mod tests {
         let peer = Peer::new(peer.parse().unwrap(), "http");
         let admitted = entry().admit(&mut parts, &peer, Now::read());
         admitted.map(|()| parts).map_err(|rejection| rejection.reason)
+    }
+
+    /// The seam for client certificates: what TLS has verified is who asks, whatever a client writes.
+    #[tokio::test]
+    async fn who_the_connection_is_of_goes_into_the_context() {
+        let (mut parts, ()) = Request::get("/").header("host", "h").body(()).unwrap().into_parts();
+        let console: Arc<str> = "spiffe://naka/ns/ops/sa/console".into();
+        let identity = Arc::new(Identity::new(naka::identity::Scheme::Mtls, Some(Arc::clone(&console))));
+        let peer = Peer { identity: Some(identity), ..Peer::new("192.0.2.7".parse().unwrap(), "https") };
+        entry().admit(&mut parts, &peer, Now::read()).unwrap();
+        let who = Identity::of(&parts.extensions).unwrap();
+        assert_eq!(who.subject, Some(console));
+        let peer = Peer::new("192.0.2.7".parse().unwrap(), "https");
+        entry().admit(&mut parts, &peer, Now::read()).unwrap();
+        assert!(Identity::of(&parts.extensions).is_none(), "nobody is taken over from another request");
     }
 
     fn client(parts: &Parts) -> String {

@@ -12,6 +12,7 @@ use arc_swap::ArcSwap;
 
 use crate::{
     carry::Change,
+    compress::Compress,
     config::checked::{Config, Name, ServerLimits},
     entry::Entry,
     observe::RouteMetrics,
@@ -89,6 +90,10 @@ pub struct Plan {
     pub layers: Layers,
     /// What it changes on the way.
     pub transform: Transform,
+    /// How its responses are made smaller.
+    pub compress: Option<Compress>,
+    /// Whether what is repeated is answered again: then a change of the response is remembered with it.
+    pub is_kept: bool,
     /// What stands behind the choice of a version, by its name.
     pub arms: BTreeMap<Arc<str>, Arc<ArmPlan>>,
     /// The end of the whole exchange; `None` is `never`.

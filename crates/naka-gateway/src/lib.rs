@@ -13,6 +13,7 @@ pub mod ask;
 pub mod assemble;
 pub mod carry;
 pub mod cli;
+pub mod compress;
 pub mod config;
 pub mod connection;
 pub mod control;

@@ -3,7 +3,10 @@
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Uri, Version,
-    header::{CONTENT_LENGTH, HOST, LOCATION, TRANSFER_ENCODING, VIA},
+    header::{
+        CONTENT_LENGTH, CONTENT_SECURITY_POLICY, HOST, LOCATION, REFERRER_POLICY, STRICT_TRANSPORT_SECURITY,
+        TRANSFER_ENCODING, VIA, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+    },
     request::Parts,
 };
 use naka::reject::{Reason, Rejection};
@@ -55,7 +58,7 @@ impl Transform {
     }
 
     /// Makes of the endpoint's response what the client shall see.
-    pub fn response(&self, response: &mut Response<Body>) {
+    pub fn response(&self, response: &mut Response<Body>, is_https: bool) {
         // An upgrade nobody asked for, as `Upgrade` is not forwarded; or a body we cannot read.
         let is_upgrade = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         if is_upgrade || !has_known_framing(response.headers()) {
@@ -68,6 +71,9 @@ impl Transform {
             response.headers_mut().remove(CONTENT_LENGTH);
         }
         strip_hop_by_hop(response.headers_mut());
+        if self.headers.security {
+            make_careful(response.headers_mut(), is_https);
+        }
         edit(response.headers_mut(), &self.headers.response);
     }
 
@@ -79,6 +85,24 @@ impl Transform {
         }
         let stripped = self.rewrite.strip_prefix.then(|| captures(parts).below_prefix(path)).flatten();
         Ok(stripped.map(str::to_owned))
+    }
+}
+
+/// Makes browsers careful, where the upstream has not said how careful they shall be. `X-XSS-Protection` is not
+/// among it: it did more harm than good, and browsers have dropped it.
+fn make_careful(headers: &mut HeaderMap, is_https: bool) {
+    const CAREFUL: [(HeaderName, &str); 4] = [
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (X_FRAME_OPTIONS, "DENY"),
+        (REFERRER_POLICY, "strict-origin-when-cross-origin"),
+        (CONTENT_SECURITY_POLICY, "default-src 'self'; frame-ancestors 'none'"),
+    ];
+    for (name, value) in CAREFUL {
+        headers.entry(name).or_insert(HeaderValue::from_static(value));
+    }
+    if is_https {
+        let year = HeaderValue::from_static("max-age=31536000; includeSubDomains");
+        headers.entry(STRICT_TRANSPORT_SECURITY).or_insert(year);
     }
 }
 

@@ -100,7 +100,18 @@ fn stack(plan: &Arc<Plan>, target: Arc<Target>) -> impl Stack<RouteBody> {
 }
 
 async fn answer(plan: Arc<Plan>, target: Arc<Target>, request: Request<Body>) -> Response<Body> {
-    let mut response = match &*target {
+    match &plan.compress {
+        // Whoever repeats a request may understand less than whoever sent it first.
+        Some(compress) if !plan.is_kept || request.method().is_safe() => {
+            compress.around(request, |request| changed(&plan, &target, request)).await
+        }
+        _ => changed(&plan, &target, request).await,
+    }
+}
+
+async fn changed(plan: &Plan, target: &Target, request: Request<Body>) -> Response<Body> {
+    let is_https = entry::scheme(request.headers()) == "https";
+    let mut response = match target {
         Target::Upstream(client) => send(&plan.transform, client, request).await,
         Target::Respond(respond) => responded(respond),
         Target::Redirect(redirect) => {
@@ -113,7 +124,7 @@ async fn answer(plan: Arc<Plan>, target: Arc<Target>, request: Request<Body>) ->
         },
         Target::ListVersions(layers) => versions::list(layers, Now::of(request.extensions())),
     };
-    plan.transform.response(&mut response);
+    plan.transform.response(&mut response, is_https);
     response
 }
 

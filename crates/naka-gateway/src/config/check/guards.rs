@@ -6,11 +6,11 @@ use http::{HeaderName, Method};
 
 use super::{policies::Unnamed, unique};
 use crate::config::{
-    checked::{Cors, Fault, Idempotency, PolicyKind},
+    checked::{Compress, Cors, Fault, Idempotency, PolicyKind},
     decode::{At, Cx, OneOrMany},
     diagnostic::Code,
     node::Span,
-    raw::{RawCors, RawEnvironment, RawFailures, RawFault, RawIdempotency},
+    raw::{RawCoding, RawCompress, RawCors, RawEnvironment, RawFailures, RawFault, RawIdempotency},
 };
 
 pub(super) fn idempotency(raw: &RawIdempotency, cx: &mut Cx) -> Unnamed {
@@ -93,6 +93,22 @@ pub(super) fn cors(raw: &RawCors, cx: &mut Cx) -> Option<Unnamed> {
         max_age: raw.max_age.as_ref().map(|at| at.value),
     });
     Some(Unnamed::stateless(kind))
+}
+
+pub(super) fn compress(raw: &RawCompress, cx: &mut Cx) -> Unnamed {
+    let said =
+        raw.algorithms.iter().flat_map(|list| list.value.0.iter().map(|at| at.value)).collect::<Vec<_>>();
+    if let Some(list) = &raw.algorithms {
+        unique(&list.value.0, "algorithm", cx);
+        if said.is_empty() {
+            cx.error(Code::Value, list.span, "compression in no way")
+                .help("write `[br, gzip]`, or take it away");
+        }
+    }
+    let has = |coding| raw.algorithms.is_none() || said.contains(&coding);
+    let min_size = u64::try_from(raw.min_size().0).unwrap_or(u64::MAX);
+    let kind = Compress { br: has(RawCoding::Br), gzip: has(RawCoding::Gzip), min_size };
+    Unnamed::stateless(PolicyKind::Compress(kind))
 }
 
 /// Scheme and host, and perhaps a port; the rest is checked where rules are made of it.

@@ -27,7 +27,9 @@ pub(super) fn merged(
         let inner = side(route, request).map(|raw| edit(raw, cx)).unwrap_or_default();
         merge(outer, inner)
     };
-    HeaderEdits { request: one(true), response: one(false) }
+    let says = |it: Option<&At<RawHeaders>>| Some(it?.value.security.as_ref()?.value);
+    let security = says(route).or_else(|| says(group)).unwrap_or_default();
+    HeaderEdits { request: one(true), response: one(false), security }
 }
 
 fn merge(mut outer: HeaderEdit, mut inner: HeaderEdit) -> HeaderEdit {

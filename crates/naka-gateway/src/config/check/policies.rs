@@ -15,7 +15,10 @@ use crate::config::{
     decode::{At, Cx, OneOrMany, Or},
     diagnostic::Code,
     node::Span,
-    raw::{RawBulkhead, RawCors, RawEnvironment, RawFault, RawIdempotency, RawPolicy, RawRateLimit, RawRule},
+    raw::{
+        RawBulkhead, RawCompress, RawCors, RawEnvironment, RawFault, RawIdempotency, RawPolicy, RawRateLimit,
+        RawRule,
+    },
     suggest::one_of,
     values::Id,
 };
@@ -86,6 +89,7 @@ pub(super) struct LevelKeys<'a> {
     pub(super) idempotency: Option<&'a At<Or<Id, RawIdempotency>>>,
     pub(super) fault: Option<&'a At<Or<Id, RawFault>>>,
     pub(super) cors: Option<&'a At<Or<Id, RawCors>>>,
+    pub(super) compress: Option<&'a At<Or<Id, RawCompress>>>,
 }
 
 /// The keys of a record that has them all.
@@ -99,6 +103,7 @@ macro_rules! level_keys {
             idempotency: $raw.idempotency.as_ref(),
             fault: $raw.fault.as_ref(),
             cors: $raw.cors.as_ref(),
+            compress: $raw.compress.as_ref(),
         }
     };
 }
@@ -195,7 +200,14 @@ impl Policies {
         ];
         let cors =
             self.inlined(tables, owner, (Kind::Cors, keys.cors), |raw, _, cx| guards::cors(raw, cx), cx);
-        for (name, span) in own.into_iter().flatten().chain(cors) {
+        let compress = self.inlined(
+            tables,
+            owner,
+            (Kind::Compress, keys.compress),
+            |raw, _, cx| Some(guards::compress(raw, cx)),
+            cx,
+        );
+        for (name, span) in own.into_iter().flatten().chain(cors).chain(compress) {
             self.place(name, span, &mut level, cx);
         }
         level
@@ -245,7 +257,8 @@ impl Policies {
         }
         let place = cx.place(self.places[&name]);
         let (is, kind) = (is.word(), kind.word());
-        let has_key = ["rate_limit", "bulkhead", "authorize", "idempotency", "fault", "cors"].contains(&is);
+        let has_key =
+            ["rate_limit", "bulkhead", "authorize", "idempotency", "fault", "cors", "compress"].contains(&is);
         let help = if has_key {
             format!("write `{is}: {name}` or `use: [{name}]`")
         } else {
@@ -353,6 +366,7 @@ fn unnamed(raw: &RawPolicy, environment: RawEnvironment, cx: &mut Cx) -> Option<
     let basic_auth = raw.basic_auth.as_ref().and_then(|raw| auth::basic_auth(&raw.value, cx));
     let forward_auth = raw.forward_auth.as_ref().and_then(|raw| auth::forward_auth(&raw.value, cx));
     let idempotency = raw.idempotency.as_ref().map(|raw| guards::idempotency(&raw.value, cx));
+    let compress = raw.compress.as_ref().map(|raw| guards::compress(&raw.value, cx));
     let cors = raw.cors.as_ref().and_then(|raw| guards::cors(&raw.value, cx));
     let fault = raw.fault.as_ref().and_then(|raw| guards::fault(&raw.value, raw.span, environment, cx));
     let authorize = raw.authorize.as_ref().and_then(|raw| auth::authorize(&raw.value, raw.span, cx));
@@ -366,4 +380,5 @@ fn unnamed(raw: &RawPolicy, environment: RawEnvironment, cx: &mut Cx) -> Option<
         .or(idempotency)
         .or(fault)
         .or(cors)
+        .or(compress)
 }

@@ -318,6 +318,8 @@ pub struct HeaderEdits {
     pub request: HeaderEdit,
     /// Of the response, on its way to the client.
     pub response: HeaderEdit,
+    /// Whether browsers are made careful with the response.
+    pub security: bool,
 }
 
 /// Changes of one message: first `remove`, then `set`, then `add`.

@@ -43,6 +43,8 @@ pub enum PolicyKind {
     Fault(Fault),
     /// What pages of other origins may.
     Cors(Cors),
+    /// Make responses smaller.
+    Compress(Compress),
 }
 
 impl PolicyKind {
@@ -59,6 +61,7 @@ impl PolicyKind {
             Self::Idempotency(_) => Kind::Idempotency,
             Self::Fault(_) => Kind::Fault,
             Self::Cors(_) => Kind::Cors,
+            Self::Compress(_) => Kind::Compress,
         }
     }
 }
@@ -86,6 +89,8 @@ pub enum Kind {
     Bulkhead,
     /// Errors and delays.
     Fault,
+    /// Smaller responses.
+    Compress,
 }
 
 impl Kind {
@@ -102,6 +107,7 @@ impl Kind {
             Self::Idempotency => "idempotency",
             Self::Bulkhead => "bulkhead",
             Self::Fault => "fault",
+            Self::Compress => "compress",
         }
     }
 
@@ -460,6 +466,17 @@ pub struct Idempotency {
     pub keeps_failures: bool,
     /// Whether at a bound the oldest go before their time.
     pub evict: bool,
+}
+
+/// Make responses smaller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Compress {
+    /// Brotli (RFC 7932).
+    pub br: bool,
+    /// Gzip (RFC 1952).
+    pub gzip: bool,
+    /// Smaller ones are left as they are, in bytes.
+    pub min_size: u64,
 }
 
 /// What pages of other origins may.

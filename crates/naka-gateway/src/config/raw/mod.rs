@@ -172,6 +172,8 @@ record! {
         idempotency: Or<Id, RawIdempotency> = optional;
         /// What pages of other origins may: a name, or what it says.
         cors: Or<Id, RawCors> = optional;
+        /// Make responses smaller: a name, or how.
+        compress: Or<Id, RawCompress> = optional;
         /// Faults: a name, or the faults themselves.
         fault: Or<Id, RawFault> = optional;
         /// Bounds on requests.
@@ -354,6 +356,8 @@ record! {
         idempotency: Or<Id, RawIdempotency> = optional;
         /// What pages of other origins may: a name, or what it says.
         cors: Or<Id, RawCors> = optional;
+        /// Make responses smaller: a name, or how.
+        compress: Or<Id, RawCompress> = optional;
         /// Faults: a name, or the faults themselves.
         fault: Or<Id, RawFault> = optional;
         /// Bounds on requests.
@@ -365,7 +369,7 @@ record! {
         /// The routes.
         routes: Named<Id, RawRoute> = required;
     }
-    not_built: retry circuit_breaker cache compress enforce auth;
+    not_built: retry circuit_breaker cache enforce auth;
     instead: groups => "groups have one level: write the routes of both here",
         r#match => "a group shares `host:`; paths stand in each route",
         prefix => "a group shares `host:`; paths stand in each route";
@@ -394,6 +398,8 @@ record! {
         idempotency: Or<Id, RawIdempotency> = optional;
         /// What pages of other origins may: a name, or what it says.
         cors: Or<Id, RawCors> = optional;
+        /// Make responses smaller: a name, or how.
+        compress: Or<Id, RawCompress> = optional;
         /// Faults: a name, or the faults themselves.
         fault: Or<Id, RawFault> = optional;
         /// Bounds on requests.
@@ -417,7 +423,7 @@ record! {
         /// Destination: a list of the versions of these routes, as they are now.
         list_versions: OneOrMany<Id> = optional;
     }
-    not_built: split compose mirror fallback retry cache compress sticky enforce
+    not_built: split compose mirror fallback retry cache sticky enforce
         circuit_breaker lifecycle;
     instead: path => "write it into the match: `match: {path: /healthz}`",
         prefix => "write it into the match: `match: {prefix: /api}`",
@@ -539,6 +545,8 @@ record! {
         request: RawHeaderEdit = optional;
         /// On the way to the client.
         response: RawHeaderEdit = optional;
+        /// Headers that make browsers careful with the answer, where the upstream does not say otherwise.
+        security: bool = "false";
     }
     instead: set => "write `request: {set: …}` or `response: {set: …}`",
         add => "write `request: {add: …}` or `response: {add: …}`",

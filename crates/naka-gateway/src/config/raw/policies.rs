@@ -40,9 +40,11 @@ record! {
         fault: RawFault = optional;
         /// What pages of other origins may ask and read.
         cors: RawCors = optional;
+        /// Make responses smaller.
+        compress: RawCompress = optional;
     }
     not_built: retry circuit_breaker mirror fallback
-        cache compress sticky timeouts headers limits;
+        cache sticky timeouts headers limits;
 }
 
 record! {
@@ -521,6 +523,24 @@ record! {
         allow_headers => "write `headers:`",
         exposed_headers => "write `expose:`",
         allow_credentials => "write `credentials:`";
+}
+
+record! {
+    /// Make responses smaller, for clients that say they understand it.
+    RawCompress ("compression such as `{algorithms: [br, gzip]}`") {
+        /// Which; the client's preference decides.
+        algorithms: OneOrMany<RawCoding> = optional;
+        /// Smaller ones are left as they are; those whose size is not known are not.
+        min_size: Size = "1KiB";
+    }
+    instead: types => "all are compressed but images, gRPC and event streams",
+        level => "there is one level, made for answers that are compressed while they are sent";
+}
+
+words! {
+    /// A way to make a body smaller.
+    RawCoding ("a content coding") { Br = "br", Gzip = "gzip" }
+    not_built: "zstd" "deflate";
 }
 
 record! {
