@@ -2,8 +2,7 @@
 //!
 //! `cargo run --example balance_hyper` serves on port 3000; `-- --self-test` asks itself and ends.
 //!
-//! The layer knows no client. It puts the chosen `Endpoint` into the request, and keeps its account until the
-//! response body ends.
+//! The layer knows no client. It puts the chosen `Endpoint` into the request, and counts it until its body ends.
 
 use std::{convert::Infallible, error::Error};
 

@@ -2,9 +2,8 @@
 //!
 //! `cargo run --example rate_limit_axum` serves on port 3000; `-- --self-test` asks itself and ends.
 //!
-//! axum applies a layer to every route by itself. `tower::limit::RateLimitLayer` keeps its state in each
-//! service it makes, so nothing is shared and hardly anything limited (axum 2634, 3682). A layer of ours
-//! *is* the handle of its state: all services made from it and from its clones share one account.
+//! axum applies a layer to every route by itself, and tower's `RateLimitLayer` keeps its state in each service
+//! it makes (axum 2634, 3682). A layer of ours *is* the handle of its state: all its clones share one account.
 
 use std::{error::Error, future::IntoFuture as _, net::SocketAddr};
 

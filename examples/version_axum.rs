@@ -2,8 +2,7 @@
 //!
 //! `cargo run --example version_axum` serves on port 3000; `-- --self-test` asks itself and ends.
 //!
-//! axum routes before the layers of a router, and the segment `/v2` is taken away here: so the layer
-//! stands around the router, where its path is still to be looked at.
+//! axum routes before a router's layers, and `/v2` is taken away here: so the layer stands around the router.
 
 use std::{error::Error, future::IntoFuture as _, net::SocketAddr};
 

@@ -75,6 +75,28 @@ fn a15_check_runs_the_tests_and_explain_does_not_insist_on_them() {
     assert!(said.contains("fine; 2 routes, 1 upstream, 0 policies, 1 test passed"), "{said}");
 }
 
+const OPEN: &str = "
+listeners: {public: {listen: ':8080', use: [partners]}}
+policies: {partners: {api_key: {file: keys.yaml}}}
+routes:
+  shop: {match: {path: /shop}, respond: {body: shop}}
+  health: {match: {path: /health}, auth: none, respond: {body: ok}}
+";
+
+#[test]
+fn check_says_which_routes_let_everybody_in() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = format!("keys:\n  - {{sha256: '{}', subject: ola}}\n", "ab".repeat(32));
+    std::fs::write(folder.path().join("keys.yaml"), key).unwrap();
+    let file = write(folder.path(), OPEN);
+    let said = says(&["check", &file], 0);
+    assert!(said.contains("gateway.yaml:6: the route `health` is public: `auth: none`\n"), "{said}");
+    assert_eq!(said.matches("is public").count(), 1, "{said}");
+    let json = says(&["check", "--format", "json", &file], 0);
+    let json = serde_json::from_str::<serde_json::Value>(&json).unwrap();
+    assert_eq!(json["public"], serde_json::json!(["health"]), "{json}");
+}
+
 #[test]
 fn c7_a_url_after_live_is_the_request() {
     let said = says(&["explain", "--live", "GET /one"], 1);

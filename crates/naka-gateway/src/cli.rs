@@ -19,7 +19,10 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     ask::Asked,
-    config,
+    config::{
+        self,
+        checked::{Config, Name, Origin},
+    },
     explain::{Explanation, explain},
     live,
     observe::Metrics,
@@ -215,8 +218,11 @@ fn checked_text(file: &Path, result: &Result<Prepared, Refusal>, color: bool) ->
     match result {
         Ok(prepared) => {
             let config = &prepared.generation.config;
+            let public: String = public_routes(config)
+                .map(|(name, origin)| format!("{origin}: the route `{name}` is public: `auth: none`\n"))
+                .collect();
             format!(
-                "{}{}: fine; {}, {}, {}, {} passed, hash {}\n",
+                "{}{public}{}: fine; {}, {}, {}, {} passed, hash {}\n",
                 prepared.warnings.render(color),
                 file.display(),
                 count(config.routes.len(), "route", "routes"),
@@ -233,12 +239,19 @@ fn checked_text(file: &Path, result: &Result<Prepared, Refusal>, color: bool) ->
     }
 }
 
+/// The routes that let everybody in where the rest of their group or listener does not, and where they are.
+fn public_routes(config: &Config) -> impl Iterator<Item = (&Name, &Origin)> {
+    let public = config.routes.iter().filter(|(_, route)| route.is_public);
+    public.map(|(name, route)| (name, &route.origin))
+}
+
 fn checked_json(file: &Path, result: &Result<Prepared, Refusal>) -> serde_json::Value {
     let file = file.display().to_string();
     match result {
         Ok(prepared) => json!({
             "file": file, "ok": true, "warnings": prepared.warnings.to_json(),
             "hash": prepared.generation.hash(),
+            "public": public_routes(&prepared.generation.config).map(|(name, _)| &**name).collect::<Vec<_>>(),
         }),
         Err(refusal) => json!({"file": file, "ok": false, "errors": refusal.to_json()}),
     }

@@ -458,9 +458,14 @@ impl fmt::Display for Explanation {
         if !self.layers.is_empty() {
             writeln!(f, "layers, outermost first")?;
         }
-        for Said { kind, name, finding } in &self.layers {
+        let is_off = |said: &&Said| matches!(said.finding, Finding::Off);
+        for Said { kind, name, finding } in self.layers.iter().filter(|said| !is_off(said)) {
             let name = name.as_deref().unwrap_or_default();
             writeln!(f, "    {:<36} {}", format!("{kind} {name}"), words(finding).1)?;
+        }
+        let off: Vec<_> = self.layers.iter().filter(is_off).map(|said| said.kind).collect();
+        if !off.is_empty() {
+            writeln!(f, "    off: {}", off.join(", "))?;
         }
         if let Some(Forwarded { upstream, endpoint, request_line, headers, timers }) = &self.forwarded {
             let endpoint = endpoint.as_deref().unwrap_or("no endpoint");
