@@ -30,7 +30,7 @@ use std::{
     hint::black_box,
     net::{IpAddr, Ipv4Addr},
     num::NonZeroU32,
-    pin::pin,
+    pin::{Pin, pin},
     process::{Command, ExitCode},
     sync::Arc,
     task::{Context as TaskContext, Poll, Waker},
@@ -39,20 +39,24 @@ use std::{
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderValue, Request, Response, Uri,
-    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST},
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri,
+    header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, FROM, HOST, ORIGIN},
 };
-use http_body::Body;
+use http_body::{Body, Frame};
 use http_body_util::Full;
 use naka::{
     api_key::{ApiKey, ApiKeyConfig, ApiKeyLayer, ApiKeys},
     authorize::{AuthorizeLayer, Rule},
     balance::BalanceLayer,
     basic_auth::{BasicAuthConfig, BasicAuthLayer, User, Users},
+    body_limit::BodyLimitLayer,
     bulkhead::{Adaptive, BulkheadConfig, BulkheadLayer, Share},
     clock::Now,
     context::{ClientAddr, Context},
+    cors::{CorsConfig, CorsLayer},
+    fault::{FaultConfig, FaultLayer, Gate},
     forward_auth::{ForwardAuthConfig, ForwardAuthLayer, Remember},
+    idempotency::{IdempotencyConfig, IdempotencyLayer},
     identity::{Identity, Scheme},
     jwt::{JwtConfig, JwtLayer, KeySet, Keys},
     key::Key,
@@ -65,61 +69,78 @@ use naka::{
 };
 use naka_testkit::token::{Issuer, hs256};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
-use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
+use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn, util::MapRequest};
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 /// The happy path of each layer: none may allocate more than once for a request that it lets pass.
 const HAPPY: &[Row] = &[
-    Row::new(BARE, 0, || runs(bare(), Sample::new())),
-    Row::new("problem", 0, || runs(ProblemLayer::new().layer(bare()), Sample::new())),
+    Row::new(BARE, 0, || runs(Bare, Sample::new())),
+    Row::new("problem", 0, || runs(ProblemLayer::new().layer(Bare), Sample::new())),
     Row::new("rate_limit", 0, || limited(rate(FAST))),
     Row::new("rate_limit.sliding", 0, || limited(rate(FAST).algorithm(Algorithm::SlidingWindow))),
     Row::new("rate_limit.windows", 0, || limited(rate(windows()))),
     Row::new("rate_limit.cost_tier", 0, limited_by_cost_and_tier),
     Row::new("rate_limit.draft", 1, || limited(rate(FAST).fields(Fields::Draft))),
     Row::new("rate_limit.legacy", 1, || limited(rate(FAST).fields(Fields::Legacy))),
-    Row::new("bulkhead", 0, || runs(BulkheadLayer::new(room()).layer(bare()), Sample::new())),
+    Row::new("bulkhead", 0, || runs(BulkheadLayer::new(room()).layer(Bare), Sample::new())),
     Row::new("bulkhead.partitioned", 0, || {
-        runs(BulkheadLayer::partitioned(room(), by_client).layer(bare()), Sample::new())
+        runs(BulkheadLayer::partitioned(room(), by_client).layer(Bare), Sample::new())
     }),
     Row::new("bulkhead.tiered", 0, || {
         let config = room().tiers(&[Share::new(8, 64), Share::new(8, 64)]);
-        runs(BulkheadLayer::tiered(config, |_| 1).layer(bare()), Sample::new())
+        runs(BulkheadLayer::tiered(config, |_| 1).layer(Bare), Sample::new())
     }),
     Row::new("bulkhead.priority", 0, || {
         let config = room().priorities([50, 70, 90, 100]);
-        runs(BulkheadLayer::new(config).priority_by(|_| 3).layer(bare()), Sample::new())
+        runs(BulkheadLayer::new(config).priority_by(|_| 3).layer(Bare), Sample::new())
     }),
     Row::new("bulkhead.adaptive", 1, || {
         let config = room().adaptive(Adaptive::gradient2(8, 64));
-        runs(BulkheadLayer::new(config).layer(bare()), Sample::new())
+        runs(BulkheadLayer::new(config).layer(Bare), Sample::new())
     }),
-    Row::new("timeout", 0, || runs(timeout().layer(bare()), Sample::new())),
-    Row::new("balance", 0, || runs(balance().layer(bare()), Sample::new())),
+    Row::new("timeout", 0, || runs(timeout().layer(Bare), Sample::new())),
+    Row::new("balance", 0, || runs(balance().layer(Bare), Sample::new())),
     Row::new("authorize", 0, || {
         let rule = Rule::any([Rule::role("support"), Rule::scope("rides.read")]);
-        runs(AuthorizeLayer::new(rule).layer(bare()), Sample::new().from(asha()))
+        runs(AuthorizeLayer::new(rule).layer(Bare), Sample::new().from(asha()))
     }),
     Row::new("api_key", 0, || {
         let keys = ApiKeys::new([ApiKey::hashed(ApiKey::hash(KEY), "asha")]);
-        runs(ApiKeyLayer::new(ApiKeyConfig::new(keys)).layer(bare()), Sample::new())
+        runs(ApiKeyLayer::new(ApiKeyConfig::new(keys)).layer(Bare), Sample::new())
     }),
     Row::new("jwt", 0, || {
         let issuer = Issuer::new("one");
         let layer = JwtLayer::new(JwtConfig::new(), Keys::fixed(keys_of(&issuer)));
-        runs(layer.layer(bare()), Sample::new().bearer(&issuer.token(CLAIMS)))
+        runs(layer.layer(Bare), Sample::new().bearer(&issuer.token(CLAIMS)))
     }),
     Row::new("basic_auth", 1, with_a_remembered_password),
     Row::new("forward_auth", 0, with_a_remembered_decision),
     Row::new("version.header", 0, || versioned(Strategy::header(), "/orders/7")),
     Row::new("version.accept", 0, || versioned(Strategy::accept(), "/orders/7")),
     Row::new("version.path_strip", 1, || versioned(Strategy::stripped_path(), "/v2/orders/7")),
-    Row::new("reshape.off", 0, || runs(ReshapeLayer::<()>::off().layer(bare()), Sample::new())),
+    Row::new("reshape.off", 0, || runs(ReshapeLayer::<()>::off().layer(Bare), Sample::new())),
     Row::new("reshape.passes", 0, || reshaped(false)),
     Row::new("reshape", 1, || reshaped(true)),
-    // Here go idempotency, cors, body_limit and fault.
+    Row::new("idempotency.off", 0, || keyed(&IdempotencyLayer::off())),
+    Row::new("idempotency.no_key", 0, || {
+        runs(with_body(idempotency().layer(Reader), order), Sample::new().posted())
+    }),
+    Row::new("cors.no_origin", 0, || runs(cors().layer(Bare), Sample::new())),
+    Row::new("cors.allowed", 0, || runs(cors().layer(Bare), Sample::new().with(ORIGIN, PAGE))),
+    Row::new("body_limit.announced", 0, || {
+        let length = ORDER.len().to_string();
+        runs(
+            with_body(body_limit().layer(Reader), order),
+            Sample::new().posted().with(CONTENT_LENGTH, &length),
+        )
+    }),
+    Row::new("body_limit.unannounced", 1, || {
+        runs(with_body(body_limit().layer(Reader), || OfUnknownSize(order())), Sample::new().posted())
+    }),
+    Row::new("fault.closed", 0, || runs(faults().layer(Bare), Sample::new())),
+    Row::new("fault.no_hit", 0, || runs(faults().layer(Bare), Sample::new().with(FROM, "asha@a.example"))),
     Row::new("stack", 0, stack),
     Row::new("stack.off", 0, stack_of_nothing),
 ];
@@ -128,6 +149,8 @@ const HAPPY: &[Row] = &[
 const OTHERS: &[Row] = &[
     Row::new("rate_limit.two_drafts", 3, two_limits_with_fields),
     Row::new("version.deprecated", 2, deprecated),
+    Row::new("idempotency.new_key", 8, with_new_keys),
+    Row::new("idempotency.replay", 4, || keyed(&idempotency())),
     Row::new("jwt.hs256_anew", 40, || {
         let set = KeySet::from_secret(None, SECRET).expect("it is long enough");
         verified_anew(set, |claims| hs256(SECRET, claims))
@@ -149,6 +172,9 @@ const CLAIMS: &str =
 /// Of the password `open sesame`.
 const PASSWORD: &str =
     "$argon2id$v=19$m=4096,t=2,p=1$c2FsdHNhbHRzYWx0$SvL9pc27qyFeWF/hpm04a+T49mrW8eo1MaIDg0wGN6o";
+const ORDER: &str = "{\"rice\":2,\"dal\":1}";
+const PAGE: &str = "https://app.example";
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const A_DAY: Duration = Duration::from_hours(24);
 
 fn rate(quota: impl Into<Quota>) -> RateLimitConfig {
@@ -166,7 +192,7 @@ fn by_client(head: &Head<'_>) -> Option<Key> {
 }
 
 fn limited(config: RateLimitConfig) -> Runs {
-    runs(RateLimitLayer::new(config, by_client).layer(bare()), Sample::new())
+    runs(RateLimitLayer::new(config, by_client).layer(Bare), Sample::new())
 }
 
 fn limited_by_cost_and_tier() -> Runs {
@@ -175,13 +201,13 @@ fn limited_by_cost_and_tier() -> Runs {
     let layer = RateLimitLayer::new(config, by_subject)
         .cost_by(|head| if head.uri.path() == "/report" { 10 } else { 1 })
         .tier_by(|head| Identity::of(head.extensions).map(|who| usize::from(!who.roles.is_empty())));
-    runs(layer.layer(bare()), Sample::new().from(asha()))
+    runs(layer.layer(Bare), Sample::new().from(asha()))
 }
 
 fn two_limits_with_fields() -> Runs {
     let one = || RateLimitLayer::new(rate(FAST).fields(Fields::Draft), by_client);
     let both = RateLimitLayer::from_iter([one(), one()]);
-    runs(both.layer(bare()), Sample::new())
+    runs(both.layer(Bare), Sample::new())
 }
 
 fn room() -> BulkheadConfig {
@@ -207,29 +233,71 @@ fn keys_of(issuer: &Issuer) -> KeySet {
     KeySet::from_jwks(issuer.jwks().as_bytes()).expect("a set of keys")
 }
 
-/// Each token is new to the keys: they are made anew before any comes again, which is in the count.
+/// Each token is new to the keys.
 fn verified_anew(keys: KeySet, token: impl Fn(&str) -> String) -> Runs {
     let subject = |number: usize| CLAIMS.replace("asha", &format!("asha-{number}"));
-    let samples = (0..64).map(|number| Sample::new().bearer(&token(&subject(number)))).collect::<Vec<_>>();
-    Box::new(move |calls| {
-        let now = Now::read();
-        let mut samples = samples.iter().cycle();
-        let mut left = calls;
-        while left > 0 {
-            let some = left.min(64);
-            let layer = JwtLayer::new(JwtConfig::new(), Keys::fixed(keys.clone()));
-            let mut service = layer.layer(bare());
-            samples.by_ref().take(some as usize).for_each(|sample| call(&mut service, sample, now));
-            left -= some;
-        }
-    })
+    anew(
+        move || JwtLayer::new(JwtConfig::new(), Keys::fixed(keys.clone())).layer(Bare),
+        |number| Sample::new().bearer(&token(&subject(number))),
+    )
+}
+
+fn idempotency() -> IdempotencyLayer {
+    IdempotencyLayer::new(IdempotencyConfig::new())
+}
+
+/// Each key is new to the store.
+fn with_new_keys() -> Runs {
+    anew(
+        || with_body(idempotency().layer(Reader), order),
+        |number| Sample::new().posted().with(IDEMPOTENCY_KEY, &format!("key-{number}")),
+    )
+}
+
+/// The same request with the same key; the first is answered before.
+fn keyed(layer: &IdempotencyLayer) -> Runs {
+    let sample = Sample::new().posted().with(IDEMPOTENCY_KEY, "key-7");
+    asked(with_body(layer.layer(Reader), order), sample)
+}
+
+fn cors() -> CorsLayer {
+    CorsLayer::new(CorsConfig::origins([PAGE]).credentials().check().expect("a configuration"))
+}
+
+fn body_limit() -> BodyLimitLayer {
+    BodyLimitLayer::new(1 << 20)
+}
+
+/// Of those that pass the gate none is hit.
+fn faults() -> FaultLayer {
+    let config = FaultConfig::new(Gate::header(FROM)).delay(0, A_DAY).expect("a share");
+    FaultLayer::new(config.abort(0, StatusCode::SERVICE_UNAVAILABLE).expect("a share").enabled(true))
+}
+
+fn order() -> Full<Bytes> {
+    Full::from(ORDER)
+}
+
+/// A body that says nothing of its size, as one in chunks.
+struct OfUnknownSize(Full<Bytes>);
+
+impl Body for OfUnknownSize {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut TaskContext<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Pin::new(&mut self.0).poll_frame(cx)
+    }
 }
 
 fn with_a_remembered_password() -> Runs {
     let users = Users::new([User::new("asha", PASSWORD).expect("a hash")]);
     let mut config = BasicAuthConfig::new(users);
     config.remember = A_DAY;
-    let service = BasicAuthLayer::new(config).layer(bare());
+    let service = BasicAuthLayer::new(config).layer(Bare);
     asked(service, Sample::new().authorization("Basic YXNoYTpvcGVuIHNlc2FtZQ=="))
 }
 
@@ -239,29 +307,29 @@ fn with_a_remembered_decision() -> Runs {
         ready(Ok::<_, Infallible>(yes.expect("a response")))
     });
     let mut config = ForwardAuthConfig::new();
-    config.copy = vec![http::HeaderName::from_static("x-user")];
+    config.copy = vec![HeaderName::from_static("x-user")];
     config.subject = config.copy.first().cloned();
     config.remember = Some(Remember { by: vec![AUTHORIZATION], ttl: A_DAY });
-    asked(ForwardAuthLayer::new(config, decides).layer(bare()), Sample::new())
+    asked(ForwardAuthLayer::new(config, decides).layer(Bare), Sample::new())
 }
 
 fn versioned(strategy: Strategy, target: &'static str) -> Runs {
     let config = VersionConfig::new([Version::new("1"), Version::new("2")]).default_version("1");
     let checked = config.strategies([strategy]).check().expect("a configuration");
-    runs(VersionLayer::new(checked).layer(bare()), Sample::new().at(target))
+    runs(VersionLayer::new(checked).layer(Bare), Sample::new().at(target))
 }
 
 fn deprecated() -> Runs {
     let old = Version::new("1").deprecated(1).sunset(4_102_444_800).successor("2").docs("https://a.example/");
     let checked = VersionConfig::new([old, Version::new("2")]).strategies([Strategy::path()]).check();
     let layer = VersionLayer::new(checked.expect("a configuration"));
-    runs(layer.layer(bare()), Sample::new().at("/v1/orders/7"))
+    runs(layer.layer(Bare), Sample::new().at("/v1/orders/7"))
 }
 
 fn reshaped(is_wanted: bool) -> Runs {
     let layer =
         ReshapeLayer::new(ReshapeConfig::new(), move |_| is_wanted, |body: &Bytes| Ok(body.slice(..1)));
-    runs(layer.layer(bare()), Sample::new())
+    runs(layer.layer(Bare), Sample::new())
 }
 
 fn stack() -> Runs {
@@ -272,7 +340,7 @@ fn stack() -> Runs {
         .layer(timeout())
         .layer(BulkheadLayer::new(room()))
         .layer(balance());
-    runs(all.service(bare()), Sample::new())
+    runs(all.service(Bare), Sample::new())
 }
 
 fn stack_of_nothing() -> Runs {
@@ -283,7 +351,7 @@ fn stack_of_nothing() -> Runs {
         .layer(TimeoutLayer::off())
         .layer(BulkheadLayer::<()>::off())
         .layer(BalanceLayer::off());
-    runs(off.service(bare()), Sample::new())
+    runs(off.service(Bare), Sample::new())
 }
 
 /// One layer in one configuration.
@@ -316,6 +384,7 @@ impl Row {
 
 /// What requests are made of.
 struct Sample {
+    method: Method,
     uri: Uri,
     headers: HeaderMap,
     identity: Option<Arc<Identity>>,
@@ -330,7 +399,8 @@ impl Sample {
         headers.insert(ACCEPT, HeaderValue::from_static(accept));
         headers.insert("x-api-key", HeaderValue::from_static(KEY));
         headers.insert("x-api-version", HeaderValue::from_static("2"));
-        Self { uri: Uri::from_static("/orders/7"), headers, identity: None }.authorization("Bearer abc")
+        let (method, uri) = (Method::GET, Uri::from_static("/orders/7"));
+        Self { method, uri, headers, identity: None }.authorization("Bearer abc")
     }
 
     fn authorization(mut self, value: &str) -> Self {
@@ -340,6 +410,18 @@ impl Sample {
 
     fn bearer(self, token: &str) -> Self {
         self.authorization(&format!("Bearer {token}"))
+    }
+
+    /// In place of the version, so that there are as many.
+    fn with(mut self, name: HeaderName, value: &str) -> Self {
+        self.headers.remove("x-api-version");
+        self.headers.insert(name, HeaderValue::from_str(value).expect("visible ASCII"));
+        self
+    }
+
+    fn posted(mut self) -> Self {
+        self.method = Method::POST;
+        self
     }
 
     fn at(mut self, target: &'static str) -> Self {
@@ -354,6 +436,7 @@ impl Sample {
 
     fn request(&self, now: Now) -> Request<()> {
         let mut request = Request::new(());
+        request.method_mut().clone_from(&self.method);
         *request.uri_mut() = self.uri.clone();
         *request.headers_mut() = HeaderMap::with_capacity(6); // A clone would have room for no more.
         request.headers_mut().extend(self.headers.iter().map(|(name, value)| (name.clone(), value.clone())));
@@ -364,16 +447,55 @@ impl Sample {
     }
 }
 
-type Answer = Ready<Result<Response<Full<Bytes>>, Infallible>>;
+/// The service that every row stands over.
+#[derive(Clone)]
+struct Bare;
 
-fn bare()
--> impl Service<Request<()>, Response = Response<Full<Bytes>>, Error = Infallible, Future = Answer> + Clone {
-    service_fn(|request: Request<()>| {
+impl<B> Service<Request<B>> for Bare {
+    type Response = Response<Full<Bytes>>;
+    type Error = Infallible;
+    type Future = Ready<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut TaskContext<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
         black_box(&request);
         let mut response = Response::new(Full::from("{\"fine\":true}"));
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         ready(Ok(response))
-    })
+    }
+}
+
+/// The same, after it has read the body of the request, which is all there.
+#[derive(Clone)]
+struct Reader;
+
+impl<B: Body> Service<Request<B>> for Reader {
+    type Response = Response<Full<Bytes>>;
+    type Error = Infallible;
+    type Future = Ready<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut TaskContext<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        read(request.into_body());
+        Bare.call(Request::new(()))
+    }
+}
+
+/// Requests of the service have this body.
+fn with_body<S, Q>(
+    service: S,
+    body: fn() -> Q,
+) -> MapRequest<S, impl FnMut(Request<()>) -> Request<Q> + Clone>
+where
+    S: Service<Request<Q>>,
+{
+    service.map_request(move |request: Request<()>| request.map(|()| body()))
 }
 
 fn runs<S, B>(mut service: S, sample: Sample) -> Runs
@@ -399,6 +521,26 @@ where
     runs(service, sample)
 }
 
+/// Each request is new to the service: that is made anew before any comes again, which is in the count.
+fn anew<S, B>(make: impl Fn() -> S + 'static, sample: impl Fn(usize) -> Sample) -> Runs
+where
+    S: Service<Request<()>, Response = Response<B>, Error = Infallible>,
+    B: Body<Data = Bytes>,
+{
+    let samples = (0..64).map(sample).collect::<Vec<_>>();
+    Box::new(move |calls| {
+        let now = Now::read();
+        let mut samples = samples.iter().cycle();
+        let mut left = calls;
+        while left > 0 {
+            let some = left.min(64);
+            let mut service = make();
+            samples.by_ref().take(some as usize).for_each(|sample| call(&mut service, sample, now));
+            left -= some;
+        }
+    })
+}
+
 /// One request up to the end of its response body. Nothing here ever waits, and nothing is refused.
 fn call<S, B>(service: &mut S, sample: &Sample, now: Now)
 where
@@ -411,7 +553,12 @@ where
         panic!("the service answers at once")
     };
     assert!(response.status().is_success(), "{}", response.status());
-    let mut body = pin!(response.into_body());
+    read(response.into_body());
+}
+
+fn read(body: impl Body) {
+    let mut cx = TaskContext::from_waker(Waker::noop());
+    let mut body = pin!(body);
     while let Poll::Ready(Some(frame)) = body.as_mut().poll_frame(&mut cx) {
         let _ = black_box(frame);
     }

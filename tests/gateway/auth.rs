@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc, Mutex,
-    atomic::{AtomicBool, Ordering::SeqCst},
+    atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
 };
 
 use bytes::Bytes;
@@ -13,7 +13,16 @@ use naka_testkit::{
     token::{Issuer, hs256, unsigned},
     upstream::{Upstream, answer, ok},
 };
-use tokio::time::{Duration, advance};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+    time::{Duration, advance},
+};
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{ServerConfig, crypto::aws_lc_rs},
+};
 
 use crate::{
     inside::{Inside, get},
@@ -501,5 +510,97 @@ routes:
         [process.log(), process.get("/config").await.unwrap().1, process.get("/policies").await.unwrap().1]
     {
         assert!(!text.contains(SECRET) && !text.contains("forty bytes"), "{text}");
+    }
+}
+
+/// Whoever certifies others.
+fn authority(name: &str) -> CertifiedIssuer<'static, KeyPair> {
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.distinguished_name.push(DnType::CommonName, name);
+    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+}
+
+/// Publishes keys over TLS, under a name that was certified: its port, and how often it was asked.
+async fn publish(
+    authority: &CertifiedIssuer<'static, KeyPair>,
+    name: &str,
+    keys: String,
+) -> (u16, Arc<AtomicUsize>) {
+    let key = KeyPair::generate().unwrap();
+    let certificate = CertificateParams::new([name.to_owned()]).unwrap().signed_by(&key, authority).unwrap();
+    let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], key.into())
+        .unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (port, asked) = (listener.local_addr().unwrap().port(), Arc::new(AtomicUsize::new(0)));
+    let count = Arc::clone(&asked);
+    let length = keys.len();
+    let answer = format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{keys}");
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let Ok(mut stream) = acceptor.accept(stream).await else { continue }; // It was not believed.
+            let mut head = [0; 4096];
+            if stream.read(&mut head).await.is_ok_and(|got| got > 0) {
+                count.fetch_add(1, SeqCst);
+                let _ = stream.write_all(answer.as_bytes()).await; // It may be gone.
+                let _ = stream.shutdown().await;
+            }
+        }
+    });
+    (port, asked)
+}
+
+/// Over sockets: a process believes a certificate only if it trusts who has made it and if it names the host.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_are_fetched_over_tls_only_from_whom_the_machine_trusts() {
+    let issuer = Issuer::new("k");
+    let (ours, other) = (authority("ours"), authority("other"));
+    let (port, asked) = publish(&ours, "localhost", issuer.jwks()).await;
+    let (elsewhere, never_asked) = publish(&ours, "elsewhere.example", issuer.jwks()).await;
+    let spawn = |port: u16, trusted: Option<&CertifiedIssuer<'static, KeyPair>>| {
+        let yaml = format!(
+            "
+gateway: {{admin: {{listen: ADMIN}}, workers: 1}}
+listeners: {{public: {{listen: PUBLIC}}}}
+policies:
+  ola: {{jwt: {{jwks_url: 'https://localhost:{port}/keys', audiences: [rides], fetch: {{min_interval: 1s}}}}}}
+routes:
+  book: {{match: {{path: /book}}, use: [ola], respond: {{body: booked}}}}
+"
+        );
+        let folder = tempfile::tempdir().unwrap();
+        if let Some(trusted) = trusted {
+            std::fs::write(folder.path().join("trusted.pem"), trusted.pem()).unwrap();
+        }
+        Process::spawn_trusting(trusted.map(|_| "trusted.pem"), folder, &yaml)
+    };
+    let refusing = [
+        (spawn(port, Some(&other)), "invalid peer certificate: UnknownIssuer"),
+        (spawn(port, None), "certificate"), // Or the machine trusts nobody, and it says that.
+        (spawn(elsewhere, Some(&ours)), "certificate not valid for name"),
+    ];
+    for (process, why) in &refusing {
+        let is_told = async || {
+            let ready = process.get("/readyz").await;
+            ready.is_some_and(|(status, text)| status == 503 && text.contains(why))
+        };
+        process.until(why, is_told).await;
+    }
+    assert_eq!((asked.load(SeqCst), never_asked.load(SeqCst)), (0, 0), "who is not believed is not asked");
+
+    let process = spawn(port, Some(&ours));
+    process.until("it is ready", async || matches!(process.get("/readyz").await, Some((200, _)))).await;
+    let request = |token: &str| {
+        format!("GET /book HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {token}\r\nconnection: close\r\n\r\n")
+    };
+    for (signer, expected) in [(&issuer, "HTTP/1.1 200"), (&Issuer::new("k"), "HTTP/1.1 401")] {
+        let request = request(&signer.token(&claims("asha", "")));
+        let answer = crate::process::raw(process.public, request.as_bytes()).await;
+        assert!(answer.starts_with(expected.as_bytes()), "{}", String::from_utf8_lossy(&answer));
     }
 }

@@ -31,6 +31,11 @@ fn said(response: &Response<Bytes>) -> (u16, String) {
     )
 }
 
+/// How often a policy has decided so.
+fn decided(gateway: &Inside, policy: &str, outcome: &str) -> Option<f64> {
+    gateway.metric(&format!("naka_policy_decisions_total{{policy=\"{policy}\",outcome=\"{outcome}\"}}"))
+}
+
 const PAYMENTS: &str = "
 listeners: {public: {listen: ':1'}}
 upstreams: {payment: {endpoints: ['payment:1']}}
@@ -73,6 +78,8 @@ async fn r4_5_the_same_key_is_answered_again_another_body_is_refused_and_what_is
     assert_eq!(said(&gateway.send(pay("", "40")).await), (400, "idempotency_key_invalid".into()));
     assert_eq!(said(&gateway.send(pay("b", &"x".repeat(1025))).await), (413, "body_too_large".into()));
     assert_eq!((upstream.requests(), number.load(SeqCst)), (1, 1));
+    let decided = |outcome: &str| decided(&gateway, "pay/idempotency", outcome);
+    assert_eq!(["admitted", "replayed", "rejected"].map(decided), [Some(1.0), Some(5.0), Some(4.0)]);
 
     // At work: the second of two that come at once.
     let mut client = gateway.client().await;
@@ -206,6 +213,8 @@ async fn r7_5_faults_hit_only_who_asks_for_them_in_the_shares_that_were_said_and
     }
     let injected = "naka_rejections_total{route=\"all\",policy=\"all/fault\",reason=\"fault_injected\"}";
     assert_eq!(gateway.metric(injected), Some(10.0), "labelled");
+    let decided = |outcome: &str| decided(&gateway, "all/fault", outcome);
+    assert_eq!(["admitted", "delayed", "rejected"].map(decided), [Some(190.0), Some(20.0), Some(10.0)]);
     assert_eq!(upstream.requests(), 290);
     gateway.reload(&FAULTY.replace("2090-01-01", "2020-01-01")).unwrap();
     for _ in 0..50 {

@@ -48,10 +48,16 @@ impl Process {
 
     /// Starts it and waits for nothing.
     pub(crate) fn spawn_in(folder: TempDir, yaml: &str) -> Self {
+        Self::spawn_trusting(None, folder, yaml)
+    }
+
+    /// As [`spawn_in`](Self::spawn_in); `SSL_CERT_FILE` names this file of the folder.
+    pub(crate) fn spawn_trusting(certificates: Option<&str>, folder: TempDir, yaml: &str) -> Self {
         let (public, admin) = (free_address(), free_address());
         let text = with_addresses(yaml, public, admin);
         std::fs::write(folder.path().join("gateway.yaml"), text).unwrap();
-        let (child, log) = spawn(&folder.path().join("gateway.yaml"));
+        let certificates = certificates.map(|file| folder.path().join(file));
+        let (child, log) = spawn(&folder.path().join("gateway.yaml"), certificates.as_deref());
         Self { child, folder, public, admin, log }
     }
 
@@ -175,7 +181,7 @@ pub(crate) async fn run_to_end(yaml: &str) -> (Option<i32>, String) {
     let folder = tempfile::tempdir().unwrap();
     let text = with_addresses(yaml, free_address(), free_address());
     std::fs::write(folder.path().join("gateway.yaml"), text).unwrap();
-    let (child, log) = spawn(&folder.path().join("gateway.yaml"));
+    let (child, log) = spawn(&folder.path().join("gateway.yaml"), None);
     let nowhere = free_address();
     let mut process = Process { child, folder, public: nowhere, admin: nowhere, log };
     let status = process.end().await;
@@ -226,9 +232,11 @@ fn with_addresses(yaml: &str, public: SocketAddr, admin: SocketAddr) -> String {
     yaml.replace("PUBLIC", &public.to_string()).replace("ADMIN", &admin.to_string())
 }
 
-fn spawn(config: &Path) -> (Child, Arc<Mutex<String>>) {
+fn spawn(config: &Path, certificates: Option<&Path>) -> (Child, Arc<Mutex<String>>) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_naka-under-test"));
     command.args(["run", "-c"]).arg(config).env("NAKA_LOG", "info").env_remove("RUST_BACKTRACE");
+    command.env_remove("SSL_CERT_DIR").env_remove("SSL_CERT_FILE"); // Whoever runs the tests may trust others.
+    command.envs(certificates.map(|file| ("SSL_CERT_FILE", file)));
     let mut child =
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let log = Arc::new(Mutex::new(String::new()));

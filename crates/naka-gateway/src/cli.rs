@@ -218,9 +218,10 @@ fn checked_text(file: &Path, result: &Result<Prepared, Refusal>, color: bool) ->
     match result {
         Ok(prepared) => {
             let config = &prepared.generation.config;
-            let public: String = public_routes(config)
-                .map(|(name, origin)| format!("{origin}: the route `{name}` is public: `auth: none`\n"))
-                .collect();
+            let line = |(name, origin): (&Name, &Origin)| {
+                format!("{origin}: the route `{name}` is public: `auth: none`\n")
+            };
+            let public = public_routes(config).map(line).collect::<Vec<_>>().concat();
             format!(
                 "{}{public}{}: fine; {}, {}, {}, {} passed, hash {}\n",
                 prepared.warnings.render(color),

@@ -99,7 +99,8 @@ struct ConfigLabels {
 
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 const CANCELLED: &str = "cancelled";
-const OUTCOMES: [&str; 5] = ["admitted", "rejected", "would_reject", "queued", "cancelled"];
+const OUTCOMES: [&str; 7] =
+    ["admitted", "rejected", "would_reject", "replayed", "queued", "delayed", "cancelled"];
 
 impl Metrics {
     /// All at zero.
@@ -163,10 +164,11 @@ impl Metrics {
     /// The handles of one policy.
     pub fn policy(&self, policy: &Name) -> Arc<PolicyMetrics> {
         self.labelled(|labelled| labelled.policies.insert(Arc::clone(policy)));
-        let [admitted, rejected, would_reject, queued, cancelled] = OUTCOMES.map(|outcome| {
-            self.policies.get_or_create_owned(&PolicyLabels { policy: policy.to_string(), outcome })
-        });
-        Arc::new(PolicyMetrics { admitted, rejected, would_reject, queued, cancelled })
+        let [admitted, rejected, would_reject, replayed, queued, delayed, cancelled] =
+            OUTCOMES.map(|outcome| {
+                self.policies.get_or_create_owned(&PolicyLabels { policy: policy.to_string(), outcome })
+            });
+        Arc::new(PolicyMetrics { admitted, rejected, would_reject, replayed, queued, delayed, cancelled })
     }
 
     /// The handles of the bounds on bodies, which belong to routes and have no names: what they refuse is
@@ -319,7 +321,9 @@ pub struct PolicyMetrics {
     admitted: Counter<u64, AtomicU64>,
     rejected: Counter,
     would_reject: Counter,
+    replayed: Counter,
     queued: Counter,
+    delayed: Counter,
     cancelled: Counter,
 }
 
@@ -333,8 +337,14 @@ impl Observer for PolicyMetrics {
     fn would_reject(&self, _: &Rejection) {
         self.would_reject.inc();
     }
+    fn replayed(&self) {
+        self.replayed.inc();
+    }
     fn queued(&self) {
         self.queued.inc();
+    }
+    fn delayed(&self) {
+        self.delayed.inc();
     }
     fn cancelled(&self) {
         self.cancelled.inc();

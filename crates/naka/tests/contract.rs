@@ -1,36 +1,44 @@
 //! Every layer keeps the laws of the contract suite.
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
-use std::{
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
-    time::Duration,
-};
+use std::{future::ready, sync::LazyLock, time::Duration};
 
+use argon2::{Argon2, Params, password_hash::PasswordHasher as _};
+use bytes::Bytes;
 use http::{
-    HeaderValue, Method, Request,
-    header::{FROM, ORIGIN},
+    HeaderName, HeaderValue, Method, Request, Response,
+    header::{AUTHORIZATION, FROM, ORIGIN},
     request::Parts,
 };
 use http_body_util::Full;
 use naka::{
+    BoxError,
+    api_key::{ApiKey, ApiKeyAuth, ApiKeyConfig, ApiKeyLayer, ApiKeys},
     authorize::{Authorize, AuthorizeLayer, Rule},
     balance::{Balance, BalanceLayer, InFlight},
+    basic_auth::{BasicAuth, BasicAuthConfig, BasicAuthLayer, User, Users},
     body_limit::{BodyLimit, BodyLimitLayer},
     bulkhead::{Adaptive, Bulkhead, BulkheadConfig, BulkheadLayer, Permit, Share},
     cors::{Cors, CorsConfig, CorsLayer},
     enforce::Enforce,
     fault::{FaultConfig, FaultLayer, Faults, Gate},
+    forward_auth::{ForwardAuth, ForwardAuthConfig, ForwardAuthLayer, Remember},
     guard::Guarded,
     idempotency::{Idempotency, IdempotencyBody, IdempotencyConfig, IdempotencyLayer},
+    jwt::{Jwt, JwtConfig, JwtLayer, KeySet, Keys},
     key::Key,
     rate_limit::{Algorithm, Factor, Fields, Quota, RateLimit, RateLimitConfig, RateLimitLayer, Window},
     reshape::{Reshape, ReshapeBody, ReshapeConfig, ReshapeLayer},
     timeout::{Timeout, TimeoutBody, TimeoutLayer},
     version::{Version, VersionConfig, VersionLayer, Versioned},
 };
-use naka_testkit::contract::{ADMITS, Dressed, Probe, Subject, check};
+use naka_testkit::{
+    contract::{ADMITS, Dressed, Probe, Subject, check},
+    token::hs256,
+};
+use tower::service_fn;
 
-type Answer = Full<bytes::Bytes>;
+type Answer = Full<Bytes>;
 
 fn admits() -> u32 {
     u32::try_from(ADMITS).unwrap()
@@ -247,11 +255,11 @@ impl Subject for ACors {
 
     fn fresh(&self) -> Self::Layer {
         let rules = CorsConfig::origins(["https://app.example"]).check().unwrap();
-        Dressed { layer: CorsLayer::new(rules), dress: from_a_page }
+        Dressed::new(CorsLayer::new(rules), from_a_page)
     }
 
     fn off(&self) -> Self::Layer {
-        Dressed { layer: CorsLayer::off(), dress: from_a_page }
+        Dressed::new(CorsLayer::off(), from_a_page)
     }
 
     fn refuses(&self) -> bool {
@@ -259,7 +267,7 @@ impl Subject for ACors {
     }
 }
 
-fn from_a_page(head: &mut Parts) {
+fn from_a_page(head: &mut Parts, _: usize) {
     head.headers.insert(ORIGIN, HeaderValue::from_static("https://app.example"));
 }
 
@@ -272,11 +280,11 @@ impl Subject for ABodyLimit {
     type Body = Answer;
 
     fn fresh(&self) -> Self::Layer {
-        Dressed { layer: BodyLimitLayer::new(100), dress: |_| {} }
+        Dressed::new(BodyLimitLayer::new(100), |_, _| {})
     }
 
     fn off(&self) -> Self::Layer {
-        Dressed { layer: BodyLimitLayer::off(), dress: |_| {} }
+        Dressed::new(BodyLimitLayer::off(), |_, _| {})
     }
 
     fn refuses(&self) -> bool {
@@ -294,11 +302,11 @@ impl Subject for Late {
 
     fn fresh(&self) -> Self::Layer {
         let config = FaultConfig::new(Gate::header(FROM)).delay(100, Duration::from_secs(5)).unwrap();
-        Dressed { layer: FaultLayer::new(config.enabled(true)), dress: from_somebody }
+        Dressed::new(FaultLayer::new(config.enabled(true)), from_somebody)
     }
 
     fn off(&self) -> Self::Layer {
-        Dressed { layer: FaultLayer::off(), dress: from_somebody }
+        Dressed::new(FaultLayer::off(), from_somebody)
     }
 
     fn held(&self, layer: &Self::Layer) -> usize {
@@ -310,7 +318,7 @@ impl Subject for Late {
     }
 }
 
-fn from_somebody(head: &mut Parts) {
+fn from_somebody(head: &mut Parts, _: usize) {
     head.headers.insert(FROM, HeaderValue::from_static("asha@bazaar.example"));
 }
 
@@ -326,11 +334,11 @@ impl Subject for AnIdempotency {
         let mut config = IdempotencyConfig::new();
         config.limits.max_keys = ADMITS;
         config.limits.ttl = Duration::from_secs(30);
-        Dressed { layer: IdempotencyLayer::new(config), dress: with_a_new_key }
+        Dressed::new(IdempotencyLayer::new(config), with_a_new_key)
     }
 
     fn off(&self) -> Self::Layer {
-        Dressed { layer: IdempotencyLayer::off(), dress: with_a_new_key }
+        Dressed::new(IdempotencyLayer::off(), with_a_new_key)
     }
 
     fn held(&self, layer: &Self::Layer) -> usize {
@@ -338,10 +346,147 @@ impl Subject for AnIdempotency {
     }
 }
 
-fn with_a_new_key(head: &mut Parts) {
-    static NUMBER: AtomicU64 = AtomicU64::new(0);
+fn with_a_new_key(head: &mut Parts, number: usize) {
     head.method = Method::POST;
-    head.headers.insert("idempotency-key", NUMBER.fetch_add(1, Relaxed).into());
+    head.headers.insert("idempotency-key", number.into());
+}
+
+/// The credentials of a request: as many as the suite asks for are good, then as many are not, and so on.
+fn credentials(number: usize, good: &str, bad: [Option<&str>; ADMITS]) -> Option<HeaderValue> {
+    let text = match number % (ADMITS * 2) {
+        turn if turn < ADMITS => Some(good),
+        turn => bad[turn - ADMITS],
+    };
+    text.map(|text| HeaderValue::from_str(text).unwrap())
+}
+
+struct AJwt;
+
+const SECRET: &[u8] = b"a secret of at least thirty-two bytes";
+static TOKEN: LazyLock<String> = LazyLock::new(|| bearer(SECRET, 4_102_444_800));
+static EXPIRED: LazyLock<String> = LazyLock::new(|| bearer(SECRET, 1));
+static FORGED: LazyLock<String> =
+    LazyLock::new(|| bearer(b"a secret of somebody who is not asked", 4_102_444_800));
+
+fn bearer(secret: &[u8], exp: u64) -> String {
+    format!("Bearer {}", hs256(secret, &format!(r#"{{"sub":"asha","exp":{exp}}}"#)))
+}
+
+impl Subject for AJwt {
+    type Layer = Dressed<JwtLayer>;
+    type Service = Dressed<Jwt<Probe>>;
+    type Body = Answer;
+
+    fn fresh(&self) -> Self::Layer {
+        let keys = Keys::fixed(KeySet::from_secret(None, SECRET).unwrap());
+        Dressed::new(JwtLayer::new(JwtConfig::new(), keys), with_a_token)
+    }
+
+    fn off(&self) -> Self::Layer {
+        Dressed::new(JwtLayer::off(), with_a_token)
+    }
+}
+
+fn with_a_token(head: &mut Parts, number: usize) {
+    let value = credentials(number, &TOKEN, [Some(&FORGED), Some(&EXPIRED), None]);
+    head.headers.extend(value.map(|value| (AUTHORIZATION, value)));
+}
+
+struct AnApiKey;
+
+impl Subject for AnApiKey {
+    type Layer = Dressed<ApiKeyLayer>;
+    type Service = Dressed<ApiKeyAuth<Probe>>;
+    type Body = Answer;
+
+    fn fresh(&self) -> Self::Layer {
+        let old = ApiKey::hashed(ApiKey::hash("an old key"), "asha").until(1);
+        let keys = ApiKeys::new([ApiKey::hashed(ApiKey::hash("a key"), "asha"), old]);
+        Dressed::new(ApiKeyLayer::new(ApiKeyConfig::new(keys)), with_a_key)
+    }
+
+    fn off(&self) -> Self::Layer {
+        Dressed::new(ApiKeyLayer::off(), with_a_key)
+    }
+}
+
+fn with_a_key(head: &mut Parts, number: usize) {
+    let value = credentials(number, "a key", [Some("another key"), Some("an old key"), None]);
+    head.headers.extend(value.map(|value| (HeaderName::from_static("x-api-key"), value)));
+}
+
+/// Now a password is checked, now it is remembered.
+struct ABasicAuth;
+
+impl Subject for ABasicAuth {
+    type Layer = Dressed<BasicAuthLayer>;
+    type Service = Dressed<BasicAuth<Probe>>;
+    type Body = Answer;
+
+    fn fresh(&self) -> Self::Layer {
+        // As cheap as Argon2id can be.
+        let cheap = Argon2::new(
+            argon2::Algorithm::Argon2id,
+            argon2::Version::V0x13,
+            Params::new(8, 1, 1, None).unwrap(),
+        );
+        let hash = cheap.hash_password_with_salt(b"open sesame", b"salt of 16 bytes").unwrap();
+        let users = Users::new([User::new("asha", &hash.to_string()).unwrap()]);
+        let mut config = BasicAuthConfig::new(users);
+        config.remember = Duration::from_secs(30);
+        Dressed::new(BasicAuthLayer::new(config), with_a_password)
+    }
+
+    fn off(&self) -> Self::Layer {
+        Dressed::new(BasicAuthLayer::off(), with_a_password)
+    }
+
+    fn held(&self, layer: &Self::Layer) -> usize {
+        layer.layer.waiting()
+    }
+}
+
+/// `asha:open sesame`, and `asha:wrong`.
+fn with_a_password(head: &mut Parts, number: usize) {
+    let bad = [Some("Basic YXNoYTp3cm9uZw=="), Some("Basic ?"), None];
+    let value = credentials(number, "Basic YXNoYTpvcGVuIHNlc2FtZQ==", bad);
+    head.headers.extend(value.map(|value| (AUTHORIZATION, value)));
+}
+
+/// Now somebody is asked, now the decision is remembered.
+struct AForwardAuth;
+
+impl Subject for AForwardAuth {
+    type Layer = Dressed<ForwardAuthLayer>;
+    type Service = Dressed<ForwardAuth<Probe>>;
+    type Body = Answer;
+
+    fn fresh(&self) -> Self::Layer {
+        let decides = service_fn(|question: Request<()>| {
+            let credentials = question.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes);
+            ready(match credentials {
+                Some(b"nobody knows") => Err(BoxError::from("out of order")),
+                Some(b"asha") => Ok(Response::new(Bytes::new())),
+                _ => Ok(Response::builder().status(401).body(Bytes::new()).unwrap()),
+            })
+        });
+        let mut config = ForwardAuthConfig::new();
+        config.remember = Some(Remember { by: vec![AUTHORIZATION], ttl: Duration::from_secs(30) });
+        Dressed::new(ForwardAuthLayer::new(config, decides), with_a_name)
+    }
+
+    fn off(&self) -> Self::Layer {
+        Dressed::new(ForwardAuthLayer::off(), with_a_name)
+    }
+
+    fn held(&self, layer: &Self::Layer) -> usize {
+        layer.layer.asking()
+    }
+}
+
+fn with_a_name(head: &mut Parts, number: usize) {
+    let value = credentials(number, "asha", [Some("ravi"), Some("nobody knows"), None]);
+    head.headers.extend(value.map(|value| (AUTHORIZATION, value)));
 }
 
 struct ABalancer;
@@ -439,6 +584,26 @@ async fn idempotency_keeps_the_laws() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn jwt_keeps_the_laws() {
+    check(&AJwt).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn api_key_keeps_the_laws() {
+    check(&AnApiKey).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn basic_auth_keeps_the_laws() {
+    check(&ABasicAuth).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn forward_auth_keeps_the_laws() {
+    check(&AForwardAuth).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn body_limit_keeps_the_laws() {
     check(&ABodyLimit).await;
 }
@@ -469,9 +634,8 @@ async fn a_share_of_rejections_is_explained_one_by_one() {
 
     let config = RateLimitConfig::new(Window::per_hour(1)).enforce(Enforce::Percent(30));
     let layer = RateLimitLayer::new(config, |_| None);
-    let mut service = layer.layer(tower::service_fn(|_: Request<()>| async {
-        Ok::<_, ()>(http::Response::new(Answer::default()))
-    }));
+    let mut service =
+        layer.layer(service_fn(|_: Request<()>| async { Ok::<_, ()>(Response::new(Answer::default())) }));
     let mut refused = 0;
     for _ in 0..101 {
         let said = layer.explain(Now::read(), &mut Request::new(()).into_parts().0);
