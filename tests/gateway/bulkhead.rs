@@ -181,3 +181,34 @@ async fn r14_2_each_key_has_places_of_its_own_under_one_total() {
         task.abort();
     }
 }
+
+const BY_ROUTE: &str = "
+listeners: {public: {listen: ':1', use: [room]}}
+upstreams: {app: {endpoints: ['app:1'], bulkhead: behind}}
+policies:
+  room: {bulkhead: {max: 1, key: [route]}}
+  behind: {bulkhead: {max: 1, key: [route]}}
+routes:
+  one: {match: {path: /one}, upstream: app}
+  two: {match: {path: /two}, upstream: app}
+";
+
+/// Nothing else on these routes needs to know which of them it is.
+#[tokio::test(start_paused = true)]
+async fn r14_2_places_by_route_are_apart_where_nothing_else_asks_for_the_route() {
+    let gateway = Inside::new(BY_ROUTE);
+    let upstream = Upstream::inside(&gateway.network, "app:1", |_| vec![Step::Hang]);
+    let mut held = Vec::new();
+    for path in ["/one", "/two"] {
+        let mut client = gateway.client().await;
+        held.push(tokio::spawn(async move { client.send(get(path)).await.status() }));
+    }
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(upstream.working(), 2);
+    assert_eq!(gateway.send(get("/one")).await.status(), 503);
+    for task in held {
+        task.abort();
+    }
+}

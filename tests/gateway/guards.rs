@@ -59,6 +59,45 @@ fn payments(gateway: &Inside) -> (Upstream, Arc<AtomicUsize>) {
     (upstream, number)
 }
 
+const TENANTS: &str = "
+listeners: {public: {listen: ':1'}}
+upstreams: {one: {endpoints: ['one:1']}, two: {endpoints: ['two:1']}}
+policies: {once: {idempotency: {}}}
+routes:
+  versions:
+    match: {prefix: /}
+    use: [once]
+    versions: {by: [path, header], strip: true, of: {v1: {upstream: one}, v2: {upstream: two}}}
+  ours: {match: {path: /pay, headers: {x-tenant: ours}}, use: [once], upstream: one}
+  theirs: {match: {path: /pay, headers: {x-tenant: theirs}}, use: [once], upstream: two}
+";
+
+/// All of these have one host, method, key and body, and those of one version the same path as the other.
+#[tokio::test(start_paused = true)]
+async fn r4_5_a_key_of_one_route_or_version_answers_no_other() {
+    let gateway = Inside::new(TENANTS);
+    let _upstreams = ["one:1", "two:1"]
+        .map(|name| Upstream::inside(&gateway.network, name, move |_| answer(201, "", name)));
+    for (target, header, expected) in [
+        ("/v1/pay", ("x-other", "a"), "one:1"),
+        ("/v2/pay", ("x-other", "a"), "two:1"),
+        ("/charge", ("x-api-version", "1"), "one:1"),
+        ("/charge", ("x-api-version", "2"), "two:1"),
+        ("/pay", ("x-tenant", "ours"), "one:1"),
+        ("/pay", ("x-tenant", "theirs"), "two:1"),
+    ] {
+        for is_again in [false, true] {
+            let response = gateway.send(post(target, "40", &[("idempotency-key", "a"), header])).await;
+            assert_eq!(said(&response), (201, expected.into()), "{target} {header:?}");
+            assert_eq!(
+                response.headers().contains_key("idempotency-replayed"),
+                is_again,
+                "{target} {header:?}"
+            );
+        }
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn r4_5_the_same_key_is_answered_again_another_body_is_refused_and_what_is_at_work_conflicts() {
     let gateway = Inside::new(PAYMENTS);

@@ -12,11 +12,11 @@
 //!
 //! The data path and `explain` both come through here.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{borrow::Cow, net::IpAddr, sync::Arc};
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Uri, Version,
-    header::{EXPECT, FORWARDED, HOST},
+    header::{EXPECT, FORWARDED, HOST, TRAILER},
     request::Parts,
     uri::PathAndQuery,
 };
@@ -92,12 +92,11 @@ impl Entry {
         strip_hop_by_hop(headers);
         headers.remove(EXPECT); // Answered by the server when the body is first asked for.
         let client = if is_trusted { self.client(headers, peer) } else { peer.address };
-        if !is_trusted {
-            drop_forwarding(headers);
-        }
+        drop_forwarding(headers, is_trusted);
         if !self.of_identity.is_empty() {
             identity::strip(headers, &self.of_identity);
         }
+        self.drop_trailer(headers);
         write_forwarding(headers, peer);
         settle_request_id(headers, is_trusted);
         parts.version = Version::HTTP_11;
@@ -105,6 +104,20 @@ impl Entry {
         context.identity.clone_from(&peer.identity);
         parts.extensions.insert(context);
         Ok(())
+    }
+
+    /// What nobody may say in a header, nobody says in a trailer: only what is announced is passed on.
+    fn drop_trailer(&self, headers: &mut HeaderMap) {
+        let says_who_or_where = |name: &str| {
+            let Ok(name) = name.trim().parse::<HeaderName>() else { return true };
+            let name = identity::compared(&name);
+            self.of_identity.iter().any(|ours| *ours == name) || is_forwarding(&name) || REQUEST_ID == *name
+        };
+        let lines = headers.get_all(TRAILER).into_iter();
+        let mut lines = lines.map(|line| line.to_str().unwrap_or("?"));
+        if lines.any(|line| line.split(',').any(says_who_or_where)) {
+            headers.remove(TRAILER);
+        }
     }
 
     fn check_target(&self, parts: &mut Parts) -> Result<(), Rejection> {
@@ -116,7 +129,7 @@ impl Entry {
             return Err(Reason::BadRequest.into());
         }
         let path = normalize(target.path()).map_err(|_| Rejection::new(Reason::BadPath))?;
-        if let std::borrow::Cow::Owned(path) = path {
+        if let Cow::Owned(path) = path {
             let target = replace_path(target, &path).ok_or(Rejection::new(Reason::BadPath))?;
             parts.uri = with_target(&parts.uri, target).ok_or(Rejection::new(Reason::BadPath))?;
         }
@@ -238,13 +251,20 @@ fn hop_address(hop: &str) -> Option<IpAddr> {
     address.or_else(bracketed).map(|address: IpAddr| address.to_canonical())
 }
 
-fn drop_forwarding(headers: &mut HeaderMap) {
-    let is_forwarding = |name: &HeaderName| {
-        name.as_str().starts_with("x-forwarded-") || *name == FORWARDED || *name == REAL_IP
+/// Takes away what a client says of its way here; and from everybody, names that some upstreams cannot tell
+/// from those that say it.
+fn drop_forwarding(headers: &mut HeaderMap, is_trusted: bool) {
+    let is_dropped = |name: &&HeaderName| match identity::compared(name) {
+        Cow::Borrowed(name) => !is_trusted && is_forwarding(name),
+        Cow::Owned(name) => is_forwarding(&name) || REQUEST_ID == name.as_str(),
     };
-    while let Some(name) = headers.keys().find(|name| is_forwarding(name)).cloned() {
+    while let Some(name) = headers.keys().find(is_dropped).cloned() {
         headers.remove(name);
     }
+}
+
+fn is_forwarding(name: &str) -> bool {
+    name.starts_with("x-forwarded-") || FORWARDED == name || REAL_IP == name
 }
 
 fn write_forwarding(headers: &mut HeaderMap, peer: &Peer) {
@@ -353,6 +373,43 @@ mod tests {
         assert_ne!(parts.headers["x-request-id"], "chosen");
         for gone in ["forwarded", "x-forwarded-prefix", "x-real-ip"] {
             assert!(!parts.headers.contains_key(gone), "{gone}");
+        }
+    }
+
+    /// WSGI, CGI and PHP read `X_Forwarded_For` and `X-Forwarded-For` as one.
+    #[tokio::test]
+    async fn r2_3_forwarding_headers_with_underscores_are_dropped_whoever_sends_them() {
+        for peer in ["192.0.2.7", "10.1.1.1"] {
+            let names = ["x_forwarded_for", "x-forwarded_proto", "x_real_ip", "x_request_id", "x_request-id"];
+            let mut headers = vec![("host", "h"), ("x_own", "stays")];
+            headers.extend(names.map(|name| (name, "6.6.6.6")));
+            let parts = admit(peer, "/", &headers).unwrap();
+            for gone in names {
+                assert!(!parts.headers.contains_key(gone), "{gone} from {peer}");
+            }
+            assert_eq!(parts.headers["x-forwarded-for"], peer);
+            assert!(parts.headers.contains_key("x_own"));
+        }
+    }
+
+    /// An upstream that merges trailers into headers would believe them.
+    #[tokio::test]
+    async fn trailers_that_say_who_asks_or_whence_are_not_announced() {
+        let entry = Entry { of_identity: ["x-user-id".to_owned()].into(), ..entry() };
+        for (announced, is_kept) in [
+            ("x-checksum", true),
+            ("x-checksum, expires", true),
+            ("X-User-Id", false),
+            ("x-checksum, x_user_id", false),
+            ("x-forwarded-for", false),
+            ("x_request_id", false),
+            ("not a name", false),
+        ] {
+            let request = Request::post("/").header("host", "h").header("trailer", announced);
+            let (mut parts, ()) = request.body(()).unwrap().into_parts();
+            let peer = Peer::new("192.0.2.7".parse().unwrap(), "http");
+            entry.admit(&mut parts, &peer, Now::read()).unwrap();
+            assert_eq!(parts.headers.contains_key("trailer"), is_kept, "{announced}");
         }
     }
 

@@ -5,7 +5,7 @@ use std::{borrow::Cow, sync::Arc};
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue};
 use naka::identity::{Claim, Identity, Scheme};
 
-use crate::config::checked::{Config, IdentityPart, PolicyKind};
+use crate::config::checked::{Config, IdentityPart, Kind, PolicyKind};
 
 /// A part of what is known of whoever asks. A list is none: nobody could say which of it counts.
 pub fn part<'e>(extensions: &'e Extensions, part: &IdentityPart) -> Option<Cow<'e, Claim>> {
@@ -26,14 +26,16 @@ pub fn part<'e>(extensions: &'e Extensions, part: &IdentityPart) -> Option<Cow<'
 /// from `_`.
 pub fn names(config: &Config) -> Arc<[String]> {
     let told = config.gateway.identity_headers.iter().map(|(name, _)| name);
-    let copied = config.policies.values().flat_map(|policy| match &policy.kind {
+    let used = config.routes.values().filter_map(|route| route.policies.one(Kind::ForwardAuth));
+    let copied = used.flat_map(|name| match &config.policies[name].kind {
         PolicyKind::ForwardAuth(forward_auth) => &forward_auth.copy[..],
         _ => &[],
     });
     told.chain(copied).map(|name| compared(name).into_owned()).collect()
 }
 
-fn compared(name: &HeaderName) -> Cow<'_, str> {
+/// A name as upstreams of some kinds compare it: they cannot tell `_` from `-`.
+pub fn compared(name: &HeaderName) -> Cow<'_, str> {
     match name.as_str() {
         name if name.contains('_') => name.replace('_', "-").into(),
         name => name.into(),

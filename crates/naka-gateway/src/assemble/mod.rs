@@ -20,9 +20,7 @@ mod state;
 use self::{convert::api_key_config, leaf::Leaves, state::Place};
 use crate::{
     compress::Compress,
-    config::checked::{
-        Config, Destination, KeyPart, Kind, Listener, Name, PolicyKind, Route as RouteConfig, Version,
-    },
+    config::checked::{Config, Destination, Kind, Listener, Name, PolicyKind, Route as RouteConfig, Version},
     entry::Entry,
     generation::{Alive, ArmPlan, Generation, Plan, Served},
     identity,
@@ -175,15 +173,14 @@ fn plan(
         headers: route.headers.clone(),
         identity: config.gateway.identity_headers.clone(),
     };
-    let keys_by_route = config.rate_limits(route).any(|(_, limit)| limit.key.contains(&KeyPart::Route));
-    let needs_match = keys_by_route || route.rewrite.strip_prefix;
+    let is_kept = route.policies.one(Kind::Idempotency).is_some();
+    let needs_match = is_kept || config.counts_by_route(route) || route.rewrite.strip_prefix;
     let layers = layers(config, state, around, (name, route));
     let compress =
         route.policies.one(Kind::Compress).and_then(|policy| match &config.policies[policy].kind {
             PolicyKind::Compress(how) => Some(Compress::new(*how)),
             _ => None,
         });
-    let is_kept = route.policies.one(Kind::Idempotency).is_some();
     let arms = arms(config, state, &transform, (name, route));
     let metrics = around.metrics.route(name);
     let (name, total, alive) = (Arc::clone(name), route.total_timeout, Arc::clone(alive));

@@ -5,9 +5,10 @@ use std::{collections::BTreeMap, sync::Arc};
 use naka::{
     balance::BalanceLayer,
     basic_auth::BasicAuthLayer,
+    context::ApiVersion,
     fault::FaultLayer,
     forward_auth::ForwardAuthLayer,
-    idempotency::{IdempotencyLayer, by_caller},
+    idempotency::{IdempotencyLayer, Scope as KeyScope, by_caller},
     jwt::{JwtLayer, KeySet, Keys, KeysError},
     reject::Head,
     version::VersionLayer,
@@ -31,6 +32,7 @@ use crate::{
     control::{AskAuthority, FetchKeys},
     observe::PolicyMetrics,
     state::{Authorities, Bulkheads, Fetching, Kept, Passwords, RateLimits, State, Tokens},
+    transform::Matched,
     upstream::Pool,
 };
 
@@ -134,7 +136,7 @@ impl Step<'_> {
         );
         let steps = Steps {
             make: &|identity, policy: &Idempotency| {
-                let scope = |head: &Head<'_>| Some(by_caller(head));
+                let scope = |head: &Head<'_>| Some(by_destination(head));
                 let layer =
                     IdempotencyLayer::observed(idempotency_config(policy), scope, metrics.policy(identity));
                 Kept { layer: layer.named(identity), ttl: policy.ttl }
@@ -292,6 +294,14 @@ impl Step<'_> {
         });
         pools.collect()
     }
+}
+
+/// Callers apart, and what they call: several routes and versions may have one path and one policy.
+fn by_destination(head: &Head<'_>) -> KeyScope {
+    let route = head.extensions.get::<Matched>().map(|matched| &*matched.route);
+    let version = ApiVersion::of(head.extensions).map(|version| &**version);
+    let parts = [route.unwrap_or_default(), version.unwrap_or_default()];
+    by_caller(head).within(parts.map(str::as_bytes))
 }
 
 /// What is wrong with rules about origins, which have no state.

@@ -60,6 +60,11 @@ impl Cx {
         self.sources[span.file].hide(span.start..span.end);
     }
 
+    /// Whether a message must not say what stands there.
+    pub(crate) fn hides(&self, span: Span) -> bool {
+        self.sources[span.file].hides(&(span.start..span.end))
+    }
+
     pub(crate) fn source(&self, file: usize) -> Arc<Source> {
         Arc::clone(&self.sources[file])
     }
@@ -132,7 +137,7 @@ impl Cx {
             self.error(Code::Missing, key, format!("`{here}` has no value"))
                 .label(format!("expected {what}"))
                 .help("write a value, or take the key away: nothing is defaulted silently");
-        } else if let Some(name) = node.unquoted_capture() {
+        } else if let Some(name) = node.unquoted_capture().filter(|_| !self.hides(node.span)) {
             let help = format!("quote it: \"{{{name}}}\"");
             self.error(
                 Code::Shape,
@@ -142,7 +147,8 @@ impl Cx {
             .label("not quoted")
             .help(help);
         } else {
-            let shape = node.shape();
+            let is_text = matches!(node.value, Value::Scalar(_));
+            let shape = if is_text && self.hides(node.span) { "text".into() } else { node.shape() };
             self.error(Code::Shape, node.span, format!("`{here}`: expected {what}, found {shape}"))
                 .label(format!("this is {shape}"))
                 .help(format!("write {what}"));
@@ -232,7 +238,12 @@ impl<T: Scalar> Decode for T {
                     cx.hide(node.span);
                 }
                 let span = wrong.piece.as_deref().map_or(node.span, |piece| cx.narrow(node.span, piece));
-                let it = cx.error(wrong.code, span, format!("`{here}`: {}", wrong.message));
+                let message = if cx.hides(node.span) && !T::IS_SECRET {
+                    format!("`{here}`: this is not {}", T::WHAT)
+                } else {
+                    format!("`{here}`: {}", wrong.message)
+                };
+                let it = cx.error(wrong.code, span, message);
                 it.label(match wrong.code {
                     Code::NotBuilt => "not built yet".into(),
                     _ => format!("expected {}", T::WHAT),

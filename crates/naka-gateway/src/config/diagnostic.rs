@@ -45,6 +45,12 @@ impl Source {
         self.hidden.lock().unwrap_or_else(PoisonError::into_inner).push(range);
     }
 
+    /// Whether all of this is hidden.
+    pub(crate) fn hides(&self, range: &Range<usize>) -> bool {
+        let hidden = self.hidden.lock().unwrap_or_else(PoisonError::into_inner);
+        hidden.iter().any(|it| it.start <= range.start && range.end <= it.end)
+    }
+
     /// A piece of it, with stars for what is hidden.
     fn shown(&self, range: Range<usize>) -> Cow<'_, str> {
         let hidden = self.hidden.lock().unwrap_or_else(PoisonError::into_inner);

@@ -88,7 +88,9 @@ impl Shape {
         let meant = nearest(text, keys().chain(self.not_built.iter().copied()));
         let instead = self.instead.iter().find(|(word, _)| *word == text).map(|(_, help)| *help);
         let place = cx.in_here();
-        let it = cx.error(Code::UnknownKey, span, format!("unknown key {} {place}", quoted(text)));
+        let is_shown = instead.is_some() || meant.is_some() || !cx.hides(span);
+        let key = if is_shown { format!("key {}", quoted(text)) } else { "key".into() };
+        let it = cx.error(Code::UnknownKey, span, format!("unknown {key} {place}"));
         match (instead, meant) {
             (Some(help), _) => it.help(help),
             (None, Some(meant)) if self.not_built.contains(&meant) => it

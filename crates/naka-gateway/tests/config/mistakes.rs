@@ -78,6 +78,18 @@ fn five_mistakes_are_five_messages() {
     assert!(found.iter().all(|it| it.help.is_some()));
 }
 
+/// Messages go to logs and to `/readyz`.
+#[test]
+fn secrets_in_wrong_places_are_in_no_message() {
+    let whole = fs::read_to_string(folder().join("secrets-in-wrong-places.txt")).unwrap();
+    let (written, said) = whole.split_once(CUT).unwrap();
+    assert_eq!(written.matches("hunter2").count(), 5);
+    assert!(
+        said.contains("raw-syntax.yaml:") && said.contains("raw-map.yaml:") && said.contains("raw.yaml:")
+    );
+    assert!(!said.contains("hunter2"), "{said}");
+}
+
 #[test]
 fn columns_count_characters() {
     let found = parse_str("gateway.yaml", "listeners: {\"wéb\": {listen: x}}").unwrap_err();

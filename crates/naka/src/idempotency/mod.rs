@@ -220,6 +220,15 @@ impl Scope {
         parts.into_iter().for_each(|part| hash.part(part));
         Self(hash.finish())
     }
+
+    /// The same within these parts only, in their order.
+    #[must_use]
+    pub fn within<'a>(self, parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
+        let mut hash = Hash::new();
+        hash.part(&self.0);
+        parts.into_iter().for_each(|part| hash.part(part));
+        Self(hash.finish())
+    }
 }
 
 /// A [`Key`] means something to its own process only, and so does this.

@@ -19,13 +19,16 @@ use crate::config::{
     },
     decode::{At, Cx, Decode as _, OneOrMany, Or},
     diagnostic::Code,
-    node::{self, Span},
+    node::{self, Key, Node, Span, Value},
     raw::{
         RawAlgorithm, RawApiKey, RawApiKeyEntry, RawApiKeys, RawBasicAuth, RawClaims, RawDate,
         RawForwardAuth, RawJwt, RawRule, RawRuleKeys, RawSecret, RawSecretRef,
     },
     suggest::one_of,
 };
+
+/// Policies that find out who asks.
+const AUTHENTICATING: [Kind; 4] = [Kind::Jwt, Kind::ApiKey, Kind::BasicAuth, Kind::ForwardAuth];
 
 /// The shortest secret for HS256, in bytes (RFC 7518 §3.2).
 const MIN_SECRET: usize = 32;
@@ -148,9 +151,8 @@ fn is_loopback(url: &str) -> bool {
 
 /// What a reference leads to.
 pub(super) fn secret(at: &At<RawSecret>, cx: &mut Cx) -> Option<Secret> {
-    let raw = match &at.value {
+    let raw = match &at.value.0 {
         Or::Text(text) => {
-            cx.hide(at.span);
             cx.error(Code::Exposed, at.span, "a secret is written out")
                 .warning()
                 .help("refer to it: `{env: NAME}` or `{file: /run/secrets/name}`");
@@ -197,7 +199,6 @@ pub(super) fn secret(at: &At<RawSecret>, cx: &mut Cx) -> Option<Secret> {
 pub(super) fn api_key(raw: &RawApiKey, cx: &mut Cx) -> Option<Unnamed> {
     let file = raw.file.as_ref()?;
     let list = api_keys(file, cx)?;
-    hide_keys(&list, cx);
     if list.keys.as_ref().is_some_and(|keys| keys.value.is_empty()) {
         cx.error(Code::Value, file.span, "a list without keys lets in nobody")
             .warning()
@@ -229,17 +230,33 @@ fn api_keys(file: &At<Arc<str>>, cx: &mut Cx) -> Option<RawApiKeys> {
         return None;
     };
     let number = cx.add_source(file.span, &file.value, text);
-    let node = node::parse(number, cx)?;
+    let whole = Span { file: number, start: 0, end: text.len() };
+    let Some(node) = node::parse(number, cx) else {
+        cx.hide(whole);
+        return None;
+    };
+    hide_keys(&node, whole, cx);
     RawApiKeys::decode(&node, cx)
 }
 
-/// Whoever writes a key itself in the place of its hash shall not find it in a log.
-fn hide_keys(list: &RawApiKeys, cx: &Cx) {
-    for entry in list.keys.iter().flat_map(|keys| &keys.value) {
-        let is_known = |meant: &str| RawApiKeyEntry::SHAPE.fields.iter().any(|field| field.key == meant);
-        if entry.value.said.iter().any(|said| !said.exact || !is_known(&said.meant)) {
-            cx.hide(entry.span);
-        }
+/// Whoever writes a key itself in the place of its hash shall not find it in a log: an entry that is not all
+/// of the keys it should be is not shown, and neither is a file that is no list.
+fn hide_keys(node: &Node, whole: Span, cx: &Cx) {
+    let keys = match &node.value {
+        Value::Map(fields) => fields.iter().find(|(key, _)| key.text == "keys").map(|(_, value)| value),
+        _ => None,
+    };
+    let Some(Node { value: Value::Seq(entries), .. }) = keys else {
+        cx.hide(whole);
+        return;
+    };
+    let is_known = |key: &Key| RawApiKeyEntry::SHAPE.fields.iter().any(|field| field.key == key.text);
+    let is_fine = |entry: &&Node| match &entry.value {
+        Value::Map(fields) => fields.iter().all(|(key, _)| is_known(key)),
+        _ => false,
+    };
+    for entry in entries.iter().filter(|entry| !is_fine(entry)) {
+        cx.hide(entry.span);
     }
 }
 
@@ -432,6 +449,18 @@ fn rule(raw: &RawRuleKeys, span: Span, cx: &mut Cx) -> Option<Rule> {
     if raw.authenticated.is_some() {
         return Some(Rule::Authenticated);
     }
+    let said_nothing = [
+        raw.scope.as_ref().map(|it| (it.span, it.value.0.is_empty())),
+        raw.role.as_ref().map(|it| (it.span, it.value.0.is_empty())),
+        raw.identity.as_ref().map(|it| (it.span, it.value.0.is_empty())),
+        raw.method.as_ref().map(|it| (it.span, it.value.0.is_empty())),
+        raw.cidr.as_ref().map(|it| (it.span, it.value.0.is_empty())),
+        raw.claim.as_ref().map(|it| (it.span, says_nothing(&it.value))),
+    ];
+    if let Some((span, _)) = said_nothing.into_iter().flatten().find(|(_, is_empty)| *is_empty) {
+        cx.error(Code::Value, span, "a rule over nothing").help("write what it is about, or take it away");
+        return None;
+    }
     let words = some(raw.scope.as_ref(), Rule::Scope)
         .or_else(|| some(raw.role.as_ref(), Rule::Role))
         .or_else(|| some(raw.identity.as_ref(), Rule::Identity));
@@ -452,7 +481,13 @@ fn rule(raw: &RawRuleKeys, span: Span, cx: &mut Cx) -> Option<Rule> {
     words.or_else(methods).or_else(networks).or_else(claimed)
 }
 
-/// One of these; an empty list lets in nobody.
+/// Claims that nobody needs to have, or a claim without a value to have.
+fn says_nothing(claims: &RawClaims) -> bool {
+    claims.0.is_empty()
+        || claims.0.iter().any(|(_, values)| values.as_ref().is_some_and(|it| it.0.is_empty()))
+}
+
+/// One of these.
 fn any(mut rules: Vec<Rule>) -> Rule {
     if rules.len() == 1 { rules.remove(0) } else { Rule::Any(rules) }
 }
@@ -461,8 +496,7 @@ impl Policies {
     /// Reports what of a route asks who it is although nothing there finds out, and several that find out in
     /// one way. A public route may have such a limit: whoever asks lacks its key.
     pub(super) fn identity(&self, route: &At<super::Id>, level: &Level, is_public: bool, cx: &mut Cx) {
-        let authenticating = [Kind::Jwt, Kind::ApiKey, Kind::BasicAuth, Kind::ForwardAuth];
-        for kind in authenticating {
+        for kind in AUTHENTICATING {
             if let [(first, place), (second, span), ..] = level.all(kind) {
                 let place = cx.place(*place);
                 let message = format!(
@@ -477,7 +511,7 @@ impl Policies {
                     .combined();
             }
         }
-        let is_known = authenticating.iter().any(|kind| !level.all(*kind).is_empty());
+        let is_known = AUTHENTICATING.iter().any(|kind| !level.all(*kind).is_empty());
         if let ([(_, place), ..], [(_, span), ..]) = (level.all(Kind::Jwt), level.all(Kind::BasicAuth)) {
             let place = cx.place(*place);
             cx.error(Code::Conflict, *span, "a token and a password in one `Authorization`")
@@ -491,13 +525,24 @@ impl Policies {
                 nobody_is_known(route, (name, *span), "lets in nobody", is_public, cx);
             }
         }
+        self.limits_know(route, (level, level), is_public, cx);
+    }
+
+    /// Reports limits that count by who asks where the level around them does not find that out.
+    pub(super) fn limits_know(
+        &self,
+        route: &At<super::Id>,
+        (limits, around): (&Level, &Level),
+        is_public: bool,
+        cx: &mut Cx,
+    ) {
         let has = |part: &IdentityPart| match part {
-            IdentityPart::Subject => is_known,
-            IdentityPart::ApiKey => !level.all(Kind::ApiKey).is_empty(),
-            IdentityPart::Jwt(_) => !level.all(Kind::Jwt).is_empty(),
+            IdentityPart::Subject => AUTHENTICATING.iter().any(|kind| !around.all(*kind).is_empty()),
+            IdentityPart::ApiKey => !around.all(Kind::ApiKey).is_empty(),
+            IdentityPart::Jwt(_) => !around.all(Kind::Jwt).is_empty(),
         };
-        for (name, span) in level.all(Kind::RateLimit).iter().chain(level.all(Kind::Bulkhead)) {
-            let policy = &self.checked[name].kind;
+        for (name, span) in limits.all(Kind::RateLimit).iter().chain(limits.all(Kind::Bulkhead)) {
+            let Some(policy) = self.checked.get(name).map(|policy| &policy.kind) else { continue };
             let lacks_key = identity_parts(policy).any(|part| !has(part));
             let lacks_tier = tier_parts(policy).any(|part| !has(part));
             if (lacks_key || lacks_tier) && !is_public {

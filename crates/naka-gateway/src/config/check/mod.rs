@@ -10,6 +10,7 @@ mod guards;
 mod headers;
 mod limits;
 mod policies;
+mod reach;
 mod routes;
 mod tests;
 mod upstreams;

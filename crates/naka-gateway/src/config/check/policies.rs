@@ -74,6 +74,14 @@ impl Level {
         Self(kept.map(|(kind, all)| (*kind, all.clone())).collect())
     }
 
+    /// One more.
+    pub(super) fn add(&mut self, kind: Kind, name: Name, span: Span) {
+        let known = self.0.entry(kind).or_default();
+        if !known.iter().any(|(known, _)| *known == name) {
+            known.push((name, span));
+        }
+    }
+
     pub(super) fn uses(self) -> Uses {
         let names = |all: Vec<(Name, Span)>| all.into_iter().map(|(name, _)| name).collect();
         Uses(self.0.into_iter().map(|(kind, all)| (kind, names(all))).collect())

@@ -12,7 +12,7 @@ use super::{
     gateway::Listeners,
     headers, origin,
     policies::{Level, Policies, level_keys},
-    unique, versions,
+    reach, unique, versions,
 };
 use crate::config::{
     checked::{
@@ -57,13 +57,16 @@ pub(super) fn routes(
         groups.insert(Arc::clone(name), (raw, level));
     }
     let around = Around { tables, listeners, upstreams, groups, body };
-    let mut it = BTreeMap::new();
+    let (mut it, mut stripping) = (BTreeMap::new(), Vec::new());
     for (name, at, raw) in tables.routes.read() {
+        let strip = raw.versions.as_ref().and_then(|it| it.value.strip.as_ref());
+        stripping.extend(strip.filter(|strip| strip.value).map(|strip| (Arc::clone(name), strip.key)));
         let route = around.route(at, raw, policies, cx);
         let upstreams = route.iter().flat_map(|route| route.destination.upstreams());
         used.extend(upstreams.cloned());
         it.extend(route.map(|route| (Arc::clone(name), route)));
     }
+    reach::walks_past(&it, &stripping, cx);
     it
 }
 
@@ -97,10 +100,16 @@ impl Around<'_, '_> {
             headers::merged(shared.and_then(|group| group.headers.as_ref()), raw.headers.as_ref(), cx);
         let body = self.body_of(raw, shared, listeners.as_deref().unwrap_or_default());
         let timeouts = timeouts(raw, shared);
-        let bulkhead = level.all(Kind::Bulkhead).first();
-        let upstreams = destination.iter().flat_map(Destination::upstreams);
-        if let (Some(bulkhead), Some(upstream)) = (bulkhead, upstreams.into_iter().next()) {
-            self.one_account_twice(at, bulkhead, upstream, policies, cx);
+        if let Some(bulkhead) = level.all(Kind::Bulkhead).first() {
+            let upstreams = destination.iter().flat_map(Destination::upstreams).collect::<BTreeSet<_>>();
+            for upstream in upstreams {
+                self.one_account_twice(at, bulkhead, upstream, policies, cx);
+            }
+        }
+        if let Some(destination) = &destination {
+            let captures = captures.as_deref().unwrap_or_default();
+            let from = reach::From { at, level: &level, is_public, captures, destination };
+            from.check(self.upstreams, policies, cx);
         }
         Some(Route {
             listeners: listeners?,

@@ -79,6 +79,22 @@ impl Config {
             _ => None,
         })
     }
+
+    /// Whether any limit that a request of this route comes by counts routes apart.
+    pub fn counts_by_route(&self, route: &Route) -> bool {
+        let of_versions = match &route.destination {
+            Destination::Versions(versions) => &versions.of[..],
+            _ => &[],
+        };
+        let upstreams = route.destination.upstreams().into_iter().map(|name| &self.upstreams[name]);
+        let limits = route.policies.iter().chain(of_versions.iter().filter_map(|it| it.rate_limit.as_ref()));
+        let mut limits = limits.chain(upstreams.filter_map(|upstream| upstream.bulkhead.as_ref()));
+        limits.any(|name| match &self.policies[name].kind {
+            PolicyKind::RateLimit(limit) => limit.key.contains(&KeyPart::Route),
+            PolicyKind::Bulkhead(bulkhead) => bulkhead.key.contains(&KeyPart::Route),
+            _ => false,
+        })
+    }
 }
 
 /// What concerns the process.

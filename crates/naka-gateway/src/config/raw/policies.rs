@@ -10,7 +10,7 @@ use super::Count;
 use crate::config::{
     checked::{Enforce, IdentityPart, KeyPart, Rate},
     decode::{At, Cx, Decode, Named, OneOrMany, Or, Scalar, Text, Wrong},
-    node::Node,
+    node::{Key, Node, Value},
     record::{record, words},
     suggest::quoted,
     units::{OrZero, Percent, Size, Time, Whole, factor},
@@ -316,8 +316,27 @@ record! {
     }
 }
 
-/// A secret, by reference; written out it is a mistake that takes effect.
-pub(crate) type RawSecret = Or<Arc<str>, RawSecretRef>;
+/// A secret, by reference; written out it is a mistake that takes effect. What is no reference is not shown.
+#[derive(Clone, Debug)]
+pub(crate) struct RawSecret(pub(crate) Or<Arc<str>, RawSecretRef>);
+
+impl Decode for RawSecret {
+    fn what() -> String {
+        Or::<Arc<str>, RawSecretRef>::what()
+    }
+
+    fn decode(node: &Node, cx: &mut Cx) -> Option<Self> {
+        let is_known = |(key, _): &(Key, Node)| ["env", "file"].contains(&key.text.as_str());
+        if !matches!(&node.value, Value::Map(entries) if entries.iter().all(is_known)) {
+            cx.hide(node.span);
+        }
+        Or::decode(node, cx).map(Self)
+    }
+
+    fn schema() -> Json {
+        Or::<Arc<str>, RawSecretRef>::schema()
+    }
+}
 
 record! {
     /// Whoever has a key; only the hashes of keys are kept.

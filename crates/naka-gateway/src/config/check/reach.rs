@@ -1,0 +1,144 @@
+//! What a request reaches from a route: the limits of versions and upstreams, which have to find there what
+//! they count by; and no other route's place.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::policies::{Level, Policies};
+use crate::config::{
+    checked::{Destination, HostPattern, Kind, Match, Name, PathPattern, Route, Scope, Segment, Upstream},
+    decode::{At, Cx},
+    diagnostic::Code,
+    node::Span,
+    suggest::quoted,
+    values::Id,
+};
+
+/// Policies that keep somebody out.
+const GUARDS: [Kind; 5] = [Kind::Jwt, Kind::ApiKey, Kind::BasicAuth, Kind::ForwardAuth, Kind::Authorize];
+
+/// A route, while it is checked.
+pub(super) struct From<'a> {
+    pub(super) at: &'a At<Id>,
+    pub(super) level: &'a Level,
+    pub(super) is_public: bool,
+    pub(super) captures: &'a [Arc<str>],
+    pub(super) destination: &'a Destination,
+}
+
+impl From<'_> {
+    /// Looks at all limits beyond the route's own, and at all accounts.
+    pub(super) fn check(&self, upstreams: &BTreeMap<Name, Upstream>, policies: &Policies, cx: &mut Cx) {
+        let behind = self.behind(upstreams);
+        policies.captures(&self.at.value.0, &behind, self.captures, cx);
+        policies.limits_know(self.at, (&behind, self.level), self.is_public, cx);
+        self.counts_twice(cx);
+        self.many_upstreams(policies, cx);
+    }
+
+    /// The limits of versions and of upstreams that are not the route's, too.
+    fn behind(&self, upstreams: &BTreeMap<Name, Upstream>) -> Level {
+        let mut behind = Level::default();
+        let of_versions = match self.destination {
+            Destination::Versions(versions) => &versions.of[..],
+            _ => &[],
+        };
+        let limits =
+            of_versions.iter().filter_map(|version| Some((Kind::RateLimit, version.rate_limit.as_ref()?)));
+        let reached = self.destination.upstreams().into_iter();
+        let bulkheads =
+            reached.filter_map(|name| Some((Kind::Bulkhead, upstreams.get(name)?.bulkhead.as_ref()?)));
+        for (kind, name) in limits.chain(bulkheads) {
+            if !self.level.all(kind).iter().any(|(known, _)| known == name) {
+                behind.add(kind, Arc::clone(name), self.at.span);
+            }
+        }
+        behind
+    }
+
+    /// Reports a rate limit that a version has, too: each request would be charged twice.
+    fn counts_twice(&self, cx: &mut Cx) {
+        let Destination::Versions(versions) = self.destination else { return };
+        for version in &versions.of {
+            let of_route = self.level.all(Kind::RateLimit).iter();
+            let Some((name, span)) =
+                of_route.clone().find(|(name, _)| Some(name) == version.rate_limit.as_ref())
+            else {
+                continue;
+            };
+            let message = format!(
+                "the route `{}` and its version `{}` have one rate limit: each request would count twice in `{name}`",
+                self.at.value, version.name
+            );
+            cx.error(Code::Conflict, *span, message).help("take it away at one of the two").combined();
+        }
+    }
+
+    /// Reports what counts for each upstream on a route with several: it stands before the one is chosen. What
+    /// the gateway answers by itself counts for the policy.
+    fn many_upstreams(&self, policies: &Policies, cx: &mut Cx) {
+        if !matches!(self.destination, Destination::Versions(_)) {
+            return;
+        }
+        for kind in [Kind::RateLimit, Kind::Bulkhead, Kind::Idempotency, Kind::Fault] {
+            for (name, span) in self.level.all(kind) {
+                if policies.checked.get(name).is_none_or(|policy| policy.scope != Scope::Upstream) {
+                    continue;
+                }
+                let message = format!(
+                    "`{name}` counts for each upstream, and each version of `{}` has its own",
+                    self.at.value
+                );
+                cx.error(Code::Conflict, *span, message)
+                    .help("write `scope: route`, or `rate_limit:` into the versions, or `bulkhead:` into the upstreams")
+                    .combined();
+            }
+        }
+    }
+}
+
+/// Reports routes that take a segment away and so reach what another route guards: nobody looks again whose
+/// place the shorter path is.
+pub(super) fn walks_past(routes: &BTreeMap<Name, Route>, stripping: &[(Name, Span)], cx: &mut Cx) {
+    for (name, span) in stripping {
+        let Some(route) = routes.get(name) else { continue };
+        let guards = |other: &Route| {
+            let lacks = |kind: &Kind| {
+                other.policies.all(*kind).iter().any(|it| !route.policies.all(*kind).contains(it))
+            };
+            GUARDS.iter().any(lacks)
+        };
+        let meets = |other: &Route| other.listeners.iter().any(|listener| route.listeners.contains(listener));
+        let passed = routes.iter().find(|(other, is)| {
+            *other != name && meets(is) && lies_under(&route.matches, &is.matches) && guards(is)
+        });
+        let Some((passed, is)) = passed else { continue };
+        let message = format!(
+            "without its version a path of `{name}` can be one of the route `{passed}`, which has guards that `{name}` has not"
+        );
+        let place = is.origin.0.clone();
+        cx.error(Code::Exposed, *span, message)
+            .related(place, "it is passed by")
+            .help(format!(
+                "write a prefix that {} does not lie under, give both the same guards, or leave `strip` out",
+                quoted(passed)
+            ))
+            .combined();
+    }
+}
+
+/// Whether a request that `prefix` matches could, some segments shorter, be one of `other`.
+fn lies_under(prefix: &Match, other: &Match) -> bool {
+    let is_open = |hosts: &[HostPattern]| {
+        hosts.is_empty() || hosts.iter().any(|host| !matches!(host, HostPattern::Exact(_)))
+    };
+    let meets = is_open(&prefix.hosts)
+        || is_open(&other.hosts)
+        || prefix.hosts.iter().any(|host| other.hosts.contains(host));
+    let (PathPattern::Whole(outer) | PathPattern::Prefix(outer)) = &prefix.path else { return meets };
+    let (PathPattern::Whole(inner) | PathPattern::Prefix(inner)) = &other.path else { return meets };
+    let may_be = |(one, two): (&Segment, &Segment)| match (one, two) {
+        (Segment::Literal(one), Segment::Literal(two)) => one == two,
+        _ => true,
+    };
+    meets && outer.iter().zip(inner).all(may_be)
+}
