@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use http::{
     HeaderName, HeaderValue,
-    header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, FORWARDED, HOST, TRANSFER_ENCODING},
+    header::{
+        ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT,
+        FORWARDED, HOST, ORIGIN, RANGE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
+    },
     uri::PathAndQuery,
 };
 
@@ -369,13 +372,31 @@ pub(super) fn forward_auth(raw: &RawForwardAuth, cx: &mut Cx) -> Option<Unnamed>
     Some(Unnamed::stateless(kind))
 }
 
+static TAKEN: [HeaderName; 17] = [
+    ACCEPT,
+    AUTHORIZATION,
+    CONNECTION,
+    CONTENT_ENCODING,
+    CONTENT_LENGTH,
+    CONTENT_TYPE,
+    COOKIE,
+    EXPECT,
+    FORWARDED,
+    HOST,
+    ORIGIN,
+    RANGE,
+    TE,
+    TRAILER,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    VIA,
+];
+
 /// A header that HTTP or we need for something else.
 pub(super) fn is_taken(name: &HeaderName) -> bool {
     let text = name.as_str();
-    [HOST, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, FORWARDED, CONNECTION, TRANSFER_ENCODING]
-        .contains(name)
-        || text.starts_with("x-forwarded-")
-        || text == "x-request-id"
+    let ours = ["x-real-ip", "x-request-id"];
+    TAKEN.contains(name) || text.starts_with("x-forwarded-") || ours.contains(&text)
 }
 
 fn claims(raw: &RawClaims) -> Vec<(Arc<str>, Vec<Arc<str>>)> {

@@ -65,6 +65,15 @@ pub(crate) fn check(files: &[File], unclear: Unclear, cx: &mut Cx) -> Option<Con
         entry.raw.as_ref().and_then(|raw| raw.gateway.as_ref()).and_then(|it| it.value.limits.as_ref());
     let body = body.map_or_else(|| RawServerLimits::default().body(), |it| it.value.body()).0;
     let routes = routes::routes(&tables, &listeners, &upstreams, &mut policies, &mut used, body, cx);
+    let gateway_raw = entry.raw.as_ref().and_then(|raw| raw.gateway.as_ref()).map(|it| &it.value);
+    let told = gateway_raw.and_then(|raw| raw.identity_headers.as_ref()).into_iter();
+    let told = told.flat_map(|it| it.value.0.iter().map(|(name, _)| name));
+    let copied = tables
+        .policies
+        .read()
+        .filter_map(|(_, _, raw)| raw.forward_auth.as_ref()?.value.copy_headers.as_ref());
+    let copied = copied.flat_map(|list| &list.value.0);
+    reach::taken_away(&told.chain(copied).collect::<Vec<_>>(), &policies, &routes, cx);
     let tests = tests::tests(files, &tables, cx);
     if !cx.is_clean() {
         // Whoever makes tables of the routes says so of those that are clean.

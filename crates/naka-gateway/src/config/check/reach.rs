@@ -1,16 +1,24 @@
 //! What a request reaches from a route: the limits of versions and upstreams, which have to find there what
-//! they count by; and no other route's place.
+//! they count by; no other route's place; and no header that is taken away before it is read.
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use http::HeaderName;
+
 use super::policies::{Level, Policies};
-use crate::config::{
-    checked::{Destination, HostPattern, Kind, Match, Name, PathPattern, Route, Scope, Segment, Upstream},
-    decode::{At, Cx},
-    diagnostic::Code,
-    node::Span,
-    suggest::quoted,
-    values::Id,
+use crate::{
+    config::{
+        checked::{
+            Destination, HostPattern, KeyPart, Kind, Match, Name, PathPattern, PolicyKind, Route, Scope,
+            Segment, Upstream, VersionPlace,
+        },
+        decode::{At, Cx},
+        diagnostic::Code,
+        node::Span,
+        suggest::quoted,
+        values::Id,
+    },
+    identity::compared,
 };
 
 /// Policies that keep somebody out.
@@ -141,4 +149,52 @@ fn lies_under(prefix: &Match, other: &Match) -> bool {
         _ => true,
     };
     meets && outer.iter().zip(inner).all(may_be)
+}
+
+/// Reports headers that say who asks and are read from clients, too: what a client writes there is taken away
+/// before anything else, on all routes.
+pub(super) fn taken_away(
+    names: &[&At<HeaderName>],
+    policies: &Policies,
+    routes: &BTreeMap<Name, Route>,
+    cx: &mut Cx,
+) {
+    for at in names {
+        let Some(reader) = reader(&at.value, policies, routes) else { continue };
+        cx.error(Code::Conflict, at.span, format!("`{}` is read from clients by {reader}", at.value))
+            .label("taken away before that")
+            .help("take a name that nobody reads: `x-user-id`")
+            .combined();
+    }
+}
+
+/// Who reads a header of the client's.
+fn reader(name: &HeaderName, policies: &Policies, routes: &BTreeMap<Name, Route>) -> Option<String> {
+    let is = |other: &HeaderName| compared(other) == compared(name);
+    let by_policy = |kind: &PolicyKind| match kind {
+        PolicyKind::ApiKey(keys) => is(&keys.header),
+        PolicyKind::Idempotency(idempotency) => is(&idempotency.header),
+        PolicyKind::Fault(fault) => is(&fault.header),
+        PolicyKind::ForwardAuth(asking) => asking.send.iter().flatten().any(is),
+        // One that asks who it is stands behind whoever copies headers.
+        PolicyKind::RateLimit(limit) if !limit.needs_identity() => {
+            limit.key.iter().any(|part| matches!(part, KeyPart::Header(name) if is(name)))
+        }
+        _ => false,
+    };
+    let policy = policies.checked.iter().find(|(_, policy)| by_policy(&policy.kind));
+    if let Some((name, _)) = policy {
+        return Some(format!("the policy {}", quoted(name)));
+    }
+    let by_route = |route: &Route| {
+        let by_version = match &route.destination {
+            Destination::Versions(versions) => {
+                versions.places.iter().any(|place| matches!(place, VersionPlace::Header(name) if is(name)))
+            }
+            _ => false,
+        };
+        by_version || route.matches.headers.iter().any(|(name, _)| is(name))
+    };
+    let route = routes.iter().find(|(_, route)| by_route(route));
+    route.map(|(name, _)| format!("the route {}", quoted(name)))
 }
