@@ -9,7 +9,6 @@ use naka::{
     forward_auth::ForwardAuthLayer,
     idempotency::{IdempotencyLayer, by_caller},
     jwt::{JwtLayer, KeySet, Keys, KeysError},
-    reject::Head,
     version::VersionLayer,
 };
 
@@ -134,9 +133,8 @@ impl Step<'_> {
         );
         let steps = Steps {
             make: &|identity, policy: &Idempotency| {
-                let scope = |head: &Head<'_>| Some(by_caller(head));
-                let layer =
-                    IdempotencyLayer::observed(idempotency_config(policy), scope, metrics.policy(identity));
+                let (config, metrics) = (idempotency_config(policy), metrics.policy(identity));
+                let layer = IdempotencyLayer::observed(config, by_caller, metrics);
                 Kept { layer: layer.named(identity), ttl: policy.ttl }
             },
             change: &|kept, policy| Kept {
