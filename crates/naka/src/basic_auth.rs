@@ -9,7 +9,8 @@
 //!    [`max_checks`](BasicAuthConfig::max_checks) at once; whoever comes while
 //!    [`max_waiting`](BasicAuthConfig::max_waiting) wait gets `503` and [`Reason::AuthBusy`]. A caller that
 //!    gives up leaves the queue; a check that has begun goes on, and keeps its place until it ends.
-//! 3. An unknown name is checked against the hash of a known one, so that it takes as long.
+//! 3. An unknown name is checked against the costliest hash, so that it takes as long. Hash all passwords at
+//!    one cost: a name whose hash is cheaper is told from unknown ones by its time.
 //! 4. What was right is remembered for [`remember`](BasicAuthConfig::remember), as an HMAC under a key of
 //!    this list: whoever asks again costs one hash.
 //! 5. Admitted: an [`Identity`] is in the request, and the header is taken away, unless
@@ -99,6 +100,8 @@ pub const MAX_PASSES: u32 = 16;
 #[derive(Clone)]
 pub struct User {
     hash: Arc<PasswordHash>,
+    /// Memory times passes: what a check takes. Lanes share both.
+    cost: u64,
     identity: Arc<Identity>,
 }
 
@@ -123,7 +126,8 @@ impl User {
             return Err(UserError::TooCostly);
         }
         let identity = Arc::new(Identity::new(Scheme::Basic, Some(name.into())));
-        Ok(Self { hash: Arc::new(hash), identity })
+        let cost = u64::from(params.m_cost()) * u64::from(params.t_cost());
+        Ok(Self { hash: Arc::new(hash), cost, identity })
     }
 
     /// What else is known of it: scopes, roles, claims.
@@ -181,7 +185,7 @@ pub struct Users(Arc<List>);
 struct List {
     by_name: HashMap<Arc<str>, User>,
     /// Whose hash a stranger's password is checked against.
-    any: Option<User>,
+    costliest: Option<User>,
     key: hmac::Key,
     right: Remembered<(Arc<Identity>, Instant)>,
 }
@@ -191,10 +195,10 @@ impl Users {
     pub fn new(users: impl IntoIterator<Item = User>) -> Self {
         let named = |user: User| Some((user.identity.subject.clone()?, user));
         let by_name = users.into_iter().filter_map(named).collect::<HashMap<_, _>>();
-        let any = by_name.values().next().cloned();
+        let costliest = by_name.values().max_by_key(|user| user.cost).cloned();
         let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new());
         let key = key.expect("the system has random numbers");
-        Self(Arc::new(List { by_name, any, key, right: Remembered::default() }))
+        Self(Arc::new(List { by_name, costliest, key, right: Remembered::default() }))
     }
 
     /// How many there are.
@@ -216,7 +220,7 @@ impl Users {
     /// Takes as long for a stranger.
     fn check(&self, credentials: &Credentials) -> Option<Arc<Identity>> {
         let known = self.0.by_name.get(credentials.name());
-        let user = known.or(self.0.any.as_ref())?;
+        let user = known.or(self.0.costliest.as_ref())?;
         let is_right = user.has(credentials.password());
         known.filter(|_| is_right).map(|user| Arc::clone(&user.identity))
     }
@@ -572,5 +576,27 @@ where
         };
         shared.observer.rejected(&rejection);
         Asked::reject(rejection)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strangers_are_checked_against_the_costliest_hash() {
+        let user = |name: &str, memory_kib: u32, passes: u32| {
+            let hash = format!(
+                "$argon2id$v=19$m={memory_kib},t={passes},p=1$c2FsdHNhbHRzYWx0$SvL9pc27qyFeWF/hpm04a+T49mrW8eo1MaIDg0wGN6o"
+            );
+            User::new(name, &hash).unwrap()
+        };
+        for turn in 0..32 {
+            let others = (0..turn).map(|number| user(&format!("user{number}"), 64, 1));
+            let users = others.chain([user("wide", 4096, 2), user("long", 2048, 16), user("last", 128, 3)]);
+            let users = Users::new(users.collect::<Vec<_>>());
+            let costliest = users.0.costliest.as_ref().unwrap();
+            assert_eq!(costliest.identity.subject.as_deref(), Some("long"), "{turn}");
+        }
     }
 }

@@ -4,6 +4,10 @@
 use std::{
     fmt,
     pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     task::{Context, Poll, ready},
 };
 
@@ -17,12 +21,59 @@ use pin_project_lite::pin_project;
 pub(crate) struct Collected {
     pub(crate) data: Bytes,
     pub(crate) trailers: Option<HeaderMap>,
+    /// What it takes of a bound that it shares with others.
+    pub(crate) share: Option<Share>,
+}
+
+/// Bytes that are in memory, of all bodies that share one bound.
+#[derive(Debug, Default)]
+pub(crate) struct Buffering(AtomicUsize);
+
+impl Buffering {
+    pub(crate) fn bytes(&self) -> usize {
+        self.0.load(Relaxed)
+    }
+
+    /// That of a body that begins: nothing yet.
+    pub(crate) fn share(self: &Arc<Self>, max_bytes: usize) -> Share {
+        Share { all: Arc::clone(self), bytes: 0, max_bytes }
+    }
+}
+
+/// What one body takes of a [`Buffering`]; dropped it gives that back.
+#[derive(Debug)]
+pub(crate) struct Share {
+    all: Arc<Buffering>,
+    bytes: usize,
+    max_bytes: usize,
+}
+
+impl Share {
+    /// Takes what is missing to so many bytes; says whether there was room.
+    pub(crate) fn grow(&mut self, bytes: usize) -> bool {
+        let more = bytes.saturating_sub(self.bytes);
+        let next = |all: usize| all.checked_add(more).filter(|all| *all <= self.max_bytes);
+        // Relaxed: it is a count, and guards nothing else.
+        let has_room = more == 0 || self.all.0.fetch_update(Relaxed, Relaxed, next).is_ok();
+        if has_room {
+            self.bytes += more;
+        }
+        has_room
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.all.0.fetch_sub(self.bytes, Relaxed);
+    }
 }
 
 /// Why there is no such thing.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum CollectError<E> {
     TooLarge,
+    /// Others take what it would need.
+    NoRoom,
     Failed(E),
 }
 
@@ -36,12 +87,18 @@ pin_project! {
         first: Bytes,
         more: BytesMut,
         trailers: Option<HeaderMap>,
+        share: Option<Share>,
     }
 }
 
 impl<B: Body<Data = Bytes>> Collect<B> {
     pub(crate) fn new(body: B, max_bytes: usize) -> Self {
-        Self { body, max_bytes, first: Bytes::new(), more: BytesMut::new(), trailers: None }
+        Self { body, max_bytes, first: Bytes::new(), more: BytesMut::new(), trailers: None, share: None }
+    }
+
+    /// With what it takes of a bound that it shares with others.
+    pub(crate) fn with_share(self, share: Share) -> Self {
+        Self { share: Some(share), ..self }
     }
 }
 
@@ -65,6 +122,9 @@ impl<B: Body<Data = Bytes>> Future for Collect<B> {
                     if data.len() > *this.max_bytes - len {
                         return Poll::Ready(Err(CollectError::TooLarge));
                     }
+                    if this.share.as_mut().is_some_and(|share| !share.grow(len + data.len())) {
+                        return Poll::Ready(Err(CollectError::NoRoom));
+                    }
                     if this.first.is_empty() && this.more.is_empty() {
                         *this.first = data;
                     } else {
@@ -81,7 +141,7 @@ impl<B: Body<Data = Bytes>> Future for Collect<B> {
         }
         let more = std::mem::take(this.more).freeze();
         let data = if more.is_empty() { std::mem::take(this.first) } else { more };
-        Poll::Ready(Ok(Collected { data, trailers: this.trailers.take() }))
+        Poll::Ready(Ok(Collected { data, trailers: this.trailers.take(), share: this.share.take() }))
     }
 }
 
@@ -103,7 +163,7 @@ pin_project! {
         B: Body,
     {
         Same { #[pin] body: B },
-        Whole { data: Option<Bytes>, trailers: Option<HeaderMap> },
+        Whole { data: Option<Bytes>, trailers: Option<HeaderMap>, _share: Option<Share> },
         Failed { error: Option<B::Error> },
     }
 }
@@ -125,8 +185,9 @@ impl<B: Body> Buffered<B> {
         Self { state: State::Same { body } }
     }
 
-    pub(crate) fn whole(Collected { data, trailers }: Collected) -> Self {
-        Self { state: State::Whole { data: (!data.is_empty()).then_some(data), trailers } }
+    pub(crate) fn whole(Collected { data, trailers, share }: Collected) -> Self {
+        let data = (!data.is_empty()).then_some(data);
+        Self { state: State::Whole { data, trailers, _share: share } }
     }
 
     pub(crate) const fn failed(error: B::Error) -> Self {
@@ -163,7 +224,7 @@ impl<B: Body<Data = Bytes>> Body for Buffered<B> {
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         match self.project().state.project() {
             Projection::Same { body } => body.poll_frame(cx),
-            Projection::Whole { data, trailers } => {
+            Projection::Whole { data, trailers, .. } => {
                 let data = data.take().map(Frame::data);
                 Poll::Ready(data.or_else(|| trailers.take().map(Frame::trailers)).map(Ok))
             }
@@ -174,7 +235,7 @@ impl<B: Body<Data = Bytes>> Body for Buffered<B> {
     fn is_end_stream(&self) -> bool {
         match &self.state {
             State::Same { body } => body.is_end_stream(),
-            State::Whole { data, trailers } => data.is_none() && trailers.is_none(),
+            State::Whole { data, trailers, .. } => data.is_none() && trailers.is_none(),
             State::Failed { error } => error.is_none(),
         }
     }
@@ -182,7 +243,7 @@ impl<B: Body<Data = Bytes>> Body for Buffered<B> {
     fn size_hint(&self) -> SizeHint {
         match &self.state {
             State::Same { body } => body.size_hint(),
-            State::Whole { data, trailers } => {
+            State::Whole { data, trailers, .. } => {
                 let len = u64::try_from(data.as_ref().map_or(0, Bytes::len)).unwrap_or(u64::MAX);
                 if trailers.is_none() {
                     return SizeHint::with_exact(len);

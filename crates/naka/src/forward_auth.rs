@@ -13,9 +13,9 @@
 //! 4. `5xx`, an error, or nothing in time: `503` and [`Reason::AuthUnavailable`]. Nobody is let in because
 //!    somebody else does not work.
 //! 5. With [`remember`](ForwardAuthConfig::remember), what was let in is let in again for a while, by a digest of
-//!    method, host, target and the headers that were declared; a request without any of these is always
-//!    asked about, and a refusal is never remembered. `Cache-Control` of the answer shortens it, and
-//!    `no-store` forbids it.
+//!    method, host, target, what is told of protocol, host and client's address, and the headers that were
+//!    declared; a request without any of these headers is always asked about, and a refusal is never
+//!    remembered. `Cache-Control` of the answer shortens it, and `no-store` forbids it.
 //!
 //! # Units and limits
 //! [`timeout`](ForwardAuthConfig::timeout): default 1 s, from asking to the whole answer. At most
@@ -125,8 +125,8 @@ pub struct ForwardAuthConfig {
 /// How long a decision is remembered, and by what.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Remember {
-    /// The headers on which a decision depends, besides method, host and target: all of them, or strangers are
-    /// let in.
+    /// The headers on which a decision depends, besides method, host, target, protocol and the client's address,
+    /// which always count: all of them, or strangers are let in.
     pub by: Vec<HeaderName>,
     /// How long.
     pub ttl: Duration,
@@ -284,6 +284,13 @@ impl<O> fmt::Debug for ForwardAuthLayer<O> {
     }
 }
 
+/// Where a request comes from and goes to, as whoever decides is told.
+struct Told<'a> {
+    proto: &'a str,
+    host: Option<&'a str>,
+    client: Option<String>,
+}
+
 impl ForwardAuthConfig {
     /// The digest of all that a decision depends on; none if it is not remembered.
     fn fingerprint(&self, head: &Head<'_>) -> Option<Fingerprint> {
@@ -299,6 +306,12 @@ impl ForwardAuthConfig {
         add(head.method.as_str().as_bytes());
         add(head.headers.get(HOST).map_or(&[], HeaderValue::as_bytes));
         add(head.uri.path_and_query().map_or("", PathAndQuery::as_str).as_bytes());
+        let told = self.told(head);
+        add(told.proto.as_bytes());
+        for part in [told.host, told.client.as_deref()] {
+            add(&[u8::from(part.is_some())]);
+            add(part.unwrap_or_default().as_bytes());
+        }
         for name in by {
             let values = || head.headers.get_all(name).into_iter();
             add(&values().count().to_le_bytes());
@@ -307,6 +320,19 @@ impl ForwardAuthConfig {
         let mut print = [0; 32];
         print.copy_from_slice(digest.finish().as_ref());
         Some(print)
+    }
+
+    fn told<'a>(&self, head: &Head<'a>) -> Told<'a> {
+        let seen = |name: &'static str| {
+            let is_believed = self.trust_forwarded;
+            head.headers.get(name).filter(|_| is_believed).and_then(|value| value.to_str().ok())
+        };
+        let host = head.headers.get(HOST).and_then(|host| host.to_str().ok());
+        Told {
+            proto: seen("x-forwarded-proto").or(head.uri.scheme_str()).unwrap_or("http"),
+            host: seen("x-forwarded-host").or(host),
+            client: ClientAddr::of(head.extensions).map(|client| client.to_string()),
+        }
     }
 
     fn question(&self, head: &Head<'_>) -> Request<()> {
@@ -318,17 +344,11 @@ impl ForwardAuthConfig {
                 headers.append(name, value.clone());
             }
         }
-        let seen = |name: &'static str| {
-            let is_believed = self.trust_forwarded;
-            head.headers.get(name).filter(|_| is_believed).and_then(|value| value.to_str().ok())
-        };
-        let host = head.headers.get(HOST).and_then(|host| host.to_str().ok());
-        let proto = seen("x-forwarded-proto").or(head.uri.scheme_str()).unwrap_or("http");
-        let client = ClientAddr::of(head.extensions).map(|client| client.to_string());
+        let Told { proto, host, client } = self.told(head);
         let told = [
             ("x-forwarded-method", Some(head.method.as_str())),
             ("x-forwarded-proto", Some(proto)),
-            ("x-forwarded-host", seen("x-forwarded-host").or(host)),
+            ("x-forwarded-host", host),
             ("x-forwarded-uri", head.uri.path_and_query().map(PathAndQuery::as_str)),
             ("x-forwarded-for", client.as_deref()),
         ];

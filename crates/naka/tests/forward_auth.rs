@@ -284,3 +284,39 @@ async fn a_request_without_what_a_decision_depends_on_is_always_asked_about() {
     }
     assert_eq!(count.load(SeqCst), 5);
 }
+
+#[tokio::test]
+async fn a_decision_is_not_reused_where_whoever_decides_was_told_something_else() {
+    let mut config = ForwardAuthConfig::new();
+    config.trust_forwarded = true;
+    config.remember = Some(Remember { by: vec![AUTHORIZATION], ttl: Duration::from_secs(30) });
+    let (layer, questions) = layer(config, |question| {
+        let told = |name: &str| question.headers().get(name).and_then(|value| value.to_str().ok());
+        let is_known = told("x-forwarded-host") == Some("a.example")
+            && told("x-forwarded-proto") == Some("https")
+            && told("x-forwarded-for") == Some("192.0.2.7");
+        let mut answer = allow(&[]);
+        *answer.status_mut() = if is_known { http::StatusCode::OK } else { http::StatusCode::FORBIDDEN };
+        answer
+    });
+    let from = |host: &str, proto: &str, client: &str| {
+        let headers = [("authorization", "asha"), ("x-forwarded-host", host), ("x-forwarded-proto", proto)];
+        let mut request = request(&headers);
+        let client: IpAddr = client.parse().unwrap();
+        request.extensions_mut().insert(Context::new(Now::read()).with_client(client));
+        request
+    };
+    for _ in 0..2 {
+        send(&layer, from("a.example", "https", "192.0.2.7")).await.unwrap();
+    }
+    assert_eq!(questions.lock().unwrap().len(), 1, "the same is told");
+    let others = [
+        ("b.example", "https", "192.0.2.7"),
+        ("a.example", "http", "192.0.2.7"),
+        ("a.example", "https", "192.0.2.8"),
+    ];
+    for (host, proto, client) in others {
+        let refused = send(&layer, from(host, proto, client)).await.unwrap_err();
+        assert_eq!(refused.status(), 403, "{host} {proto} {client}");
+    }
+}

@@ -352,6 +352,45 @@ async fn equal_keys_of_two_callers_never_meet() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn callers_who_are_told_apart_share_no_key() {
+    let with = |identities: Vec<Identity>| {
+        let mut request = pay("k");
+        request.extensions_mut().insert(ClientAddr("192.0.2.1".parse().unwrap()));
+        identities.into_iter().for_each(|identity| Arc::new(identity).put(request.extensions_mut()));
+        request
+    };
+    let claims = |claims: Vec<(&str, Claim)>| {
+        let mut identity = Identity::new(Scheme::Jwt, None);
+        identity.claims = claims.into_iter().map(|(name, claim)| (name.into(), claim)).collect();
+        identity
+    };
+    let text = |text: &str| Claim::Text(text.into());
+    let named = |scheme, name: &str| Identity::new(scheme, Some(name.into()));
+    let all: [&dyn Fn() -> Vec<Identity>; 8] = [
+        &|| vec![claims(vec![("azp", text("asha"))])],
+        &|| vec![claims(vec![("azp", text("ravi"))])],
+        &|| vec![claims(vec![("number", text("1"))])],
+        &|| vec![claims(vec![("number", Claim::Integer(1))])],
+        &|| vec![claims(vec![("groups", Claim::List(vec![text("a"), text("b")]))])],
+        &|| vec![named(Scheme::ApiKey, "app")],
+        &|| vec![named(Scheme::ApiKey, "app"), named(Scheme::Jwt, "asha")],
+        &|| vec![named(Scheme::ApiKey, "app"), named(Scheme::Jwt, "ravi")],
+    ];
+    let (behind, layer) = (Behind::plain(), layer());
+    for one in all {
+        assert!(!is_replayed(&behind.ask(&layer, with(one())).await), "{:?}", one());
+    }
+    for one in all {
+        assert!(is_replayed(&behind.ask(&layer, with(one())).await), "{:?}", one());
+    }
+    assert_eq!(behind.calls(), all.len());
+    let nobody = || with(vec![Identity::new(Scheme::ForwardAuth, None)]);
+    let refused = behind.ask(&layer, nobody()).await;
+    assert_eq!((refused.status().as_u16(), reason(&refused)), (400, Some(Reason::KeyMissing)));
+    assert!(matches!(said(&layer, nobody()), Finding::Reject(why) if why.reason == Reason::KeyMissing));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_scope_of_ones_own_decides() {
     let scope = |head: &Head<'_>| Some(Key::of(head.headers.get("x-tenant")?).into());
     let (behind, layer) = (Behind::plain(), IdempotencyLayer::scoped(IdempotencyConfig::new(), scope));
@@ -482,7 +521,7 @@ async fn given_up_before_it_was_passed_on_it_frees_the_key() {
 #[tokio::test(start_paused = true)]
 async fn given_up_at_work_its_outcome_is_not_known_until_its_time_is_over() {
     let observer = Arc::new(Told::default());
-    let scope = |head: &Head<'_>| Some(by_caller(head));
+    let scope = by_caller;
     let layer = IdempotencyLayer::observed(IdempotencyConfig::new(), scope, Arc::clone(&observer));
     let behind = Behind::closed();
     assert!(!poll_once(layer.layer(behind.service()).call(pay("k"))));
@@ -551,6 +590,90 @@ async fn an_answer_that_is_too_large_passes_and_is_not_done_again() {
     text(fits.ask(&layer, pay("fits")).await).await;
     assert_eq!(text(fits.ask(&layer, pay("fits")).await).await, "12345678");
     assert_eq!((large.calls(), fits.calls()), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn bodies_that_are_being_read_are_bounded_together() {
+    let mut config = IdempotencyConfig::new();
+    config.max_buffered_bytes = 15;
+    let (behind, layer) = (Behind::plain(), IdempotencyLayer::new(config));
+    let reading = tokio::spawn({
+        let (behind, layer) = (behind.clone(), layer.clone());
+        let request = pay("a").map(Frames::never_ends);
+        async move { behind.ask(&layer, request).await }
+    });
+    tokio::task::yield_now().await;
+    assert_eq!(layer.buffered_bytes(), 9);
+    let refused = behind.ask(&layer, pay("b")).await;
+    assert_eq!((refused.status().as_u16(), reason(&refused)), (503, Some(Reason::IdempotencyStoreFull)));
+    assert_eq!(layer.buffered_bytes(), 9, "what was read of it is given back");
+    reading.abort();
+    assert!(reading.await.is_err());
+    assert_eq!(layer.buffered_bytes(), 0);
+    assert_eq!(text(behind.ask(&layer, pay("b")).await).await, "40 rupees");
+    assert!(is_replayed(&behind.ask(&layer, pay("b")).await));
+    assert_eq!((behind.calls(), layer.buffered_bytes()), (1, 0));
+}
+
+/// It is in memory until whoever is behind has taken it.
+#[tokio::test(start_paused = true)]
+async fn a_body_that_waits_behind_counts_until_it_is_gone() {
+    let layer = layer();
+    let behind = service_fn(|request: Inner| async move {
+        let answer = std::future::pending::<Result<Response<Frames>, Infallible>>().await;
+        drop(request);
+        answer
+    });
+    let waiting = tokio::spawn(layer.layer(behind).oneshot(pay("a")));
+    tokio::task::yield_now().await;
+    assert_eq!((layer.buffered_bytes(), layer.counts().working), (9, 1));
+    waiting.abort();
+    assert!(waiting.await.is_err());
+    assert_eq!(layer.buffered_bytes(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn answers_that_are_written_down_are_bounded_together_and_beyond_that_not_kept() {
+    let mut config = IdempotencyConfig::new();
+    config.max_buffered_bytes = 12;
+    let layer = IdempotencyLayer::new(config);
+    let behind = Behind::new(|_, _| Response::new(Frames::of(&["12345678", "9"])));
+    let ask = |key: &str| behind.ask(&layer, pay(key).map(|_| Frames::of(&["4"])));
+    let mut first = ask("a").await.into_body();
+    first.frame().await.unwrap().unwrap();
+    assert_eq!(layer.buffered_bytes(), 8);
+    assert_eq!(text(ask("b").await).await, "123456789", "it passes");
+    assert_eq!(reason(&ask("b").await), Some(Reason::IdempotencyNotKept));
+    assert_eq!(layer.buffered_bytes(), 8);
+    first.collect().await.unwrap();
+    assert_eq!(text(ask("a").await).await, "123456789");
+    text(ask("c").await).await;
+    assert!(is_replayed(&ask("c").await));
+    assert_eq!((behind.calls(), layer.buffered_bytes()), (3, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_left_of_a_limit_is_not_said_again() {
+    let gone = [
+        "ratelimit",
+        "ratelimit-policy",
+        "ratelimit-remaining",
+        "x-ratelimit-limit",
+        "x-ratelimit-reset",
+        "x-rate-limit-remaining",
+        "retry-after",
+    ];
+    let behind = Behind::new(move |_, _| {
+        let answer = gone.iter().fold(Response::builder(), |answer, name| answer.header(*name, "1"));
+        answer.header("x-payment", "1").body(Frames::of(&["paid"])).unwrap()
+    });
+    let layer = layer();
+    let first = behind.ask(&layer, pay("k")).await;
+    assert!(gone.iter().all(|name| first.headers().contains_key(*name)), "the first is told");
+    text(first).await;
+    let again = behind.ask(&layer, pay("k")).await;
+    let said = again.headers().keys().map(http::HeaderName::as_str).collect::<Vec<_>>();
+    assert_eq!(said, ["x-payment", "idempotency-replayed"]);
 }
 
 /// A server that is told that there is no body never asks for it.
@@ -668,7 +791,7 @@ impl Observer for Told {
 #[tokio::test(start_paused = true)]
 async fn its_observer_hears_what_became_of_each() {
     let observer = Arc::new(Told::default());
-    let scope = |head: &Head<'_>| Some(by_caller(head));
+    let scope = by_caller;
     let layer = IdempotencyLayer::observed(IdempotencyConfig::new(), scope, Arc::clone(&observer));
     let behind = Behind::plain();
     for key in ["a", "a", "b", "a b"] {

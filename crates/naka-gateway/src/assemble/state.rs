@@ -136,9 +136,8 @@ impl Step<'_> {
         );
         let steps = Steps {
             make: &|identity, policy: &Idempotency| {
-                let scope = |head: &Head<'_>| Some(by_destination(head));
-                let layer =
-                    IdempotencyLayer::observed(idempotency_config(policy), scope, metrics.policy(identity));
+                let (config, metrics) = (idempotency_config(policy), metrics.policy(identity));
+                let layer = IdempotencyLayer::observed(config, by_destination, metrics);
                 Kept { layer: layer.named(identity), ttl: policy.ttl }
             },
             change: &|kept, policy| Kept {
@@ -297,11 +296,11 @@ impl Step<'_> {
 }
 
 /// Callers apart, and what they call: several routes and versions may have one path and one policy.
-fn by_destination(head: &Head<'_>) -> KeyScope {
+fn by_destination(head: &Head<'_>) -> Option<KeyScope> {
     let route = head.extensions.get::<Matched>().map(|matched| &*matched.route);
     let version = ApiVersion::of(head.extensions).map(|version| &**version);
     let parts = [route.unwrap_or_default(), version.unwrap_or_default()];
-    by_caller(head).within(parts.map(str::as_bytes))
+    Some(by_caller(head)?.within(parts.map(str::as_bytes)))
 }
 
 /// What is wrong with rules about origins, which have no state.

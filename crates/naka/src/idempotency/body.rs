@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
@@ -17,7 +17,7 @@ use super::{
     Ticket,
     store::{Outcome, Recorded},
 };
-use crate::buffered::Buffered;
+use crate::buffered::{Buffered, Share};
 
 /// How often a body whose client is gone is asked for what it has at hand.
 const LAST_POLLS: usize = 64;
@@ -111,15 +111,28 @@ pub(super) struct Recorder {
     ticket: Ticket,
     answer: Recorded,
     /// None: it is more than is kept.
-    body: Option<Vec<u8>>,
+    body: Option<Written>,
     max_bytes: usize,
+}
+
+/// What has gone by of a body.
+struct Written {
+    bytes: Vec<u8>,
+    share: Share,
 }
 
 impl Recorder {
     /// `size` is what the body says of itself.
-    pub(super) fn new(ticket: Ticket, answer: Recorded, size: &SizeHint, max_bytes: usize) -> Self {
+    pub(super) fn new(
+        ticket: Ticket,
+        answer: Recorded,
+        size: &SizeHint,
+        max_bytes: usize,
+        mut share: Share,
+    ) -> Self {
         let lower = usize::try_from(size.lower()).unwrap_or(usize::MAX);
-        let body = (lower <= max_bytes).then(|| Vec::with_capacity(lower));
+        let has_room = lower <= max_bytes && share.grow(lower);
+        let body = has_room.then(|| Written { bytes: Vec::with_capacity(lower), share });
         Self { ticket, answer, body, max_bytes }
     }
 
@@ -152,10 +165,11 @@ impl Recorder {
     }
 
     fn write(&mut self, data: &[u8]) {
-        let has_room = |body: &Vec<u8>| data.len() <= self.max_bytes - body.len();
-        self.body = self.body.take().filter(has_room);
-        if let Some(body) = &mut self.body {
-            body.extend_from_slice(data);
+        let Some(mut body) = self.body.take() else { return };
+        let len = body.bytes.len().saturating_add(data.len());
+        if len <= self.max_bytes && body.share.grow(len) {
+            body.bytes.extend_from_slice(data);
+            self.body = Some(body);
         }
     }
 
@@ -165,7 +179,7 @@ impl Recorder {
         ticket.end(match body {
             // A copy of its own, that is as large as it is: what came may be a slice of something larger.
             Some(body) => {
-                answer.body = Bytes::from(body.into_boxed_slice());
+                answer.body = Bytes::from(body.bytes.into_boxed_slice());
                 Outcome::Answered(Arc::new(answer))
             }
             None => Outcome::NotKept,
@@ -189,12 +203,19 @@ impl Recorder {
     }
 }
 
+/// Whether it says how much of a limit is left: that is of another moment when it is said again.
+fn is_of_a_limit(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    name == "ratelimit"
+        || ["ratelimit-", "x-ratelimit-", "x-rate-limit-"].iter().any(|start| name.starts_with(start))
+}
+
 /// What is remembered of a response's headers: not what is of one connection (RFC 9110, 7.6.1), nor what is of
 /// one moment.
 pub(super) fn kept(headers: &HeaderMap) -> HeaderMap {
     use http::header::{
-        AGE, CONNECTION, DATE, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING,
-        UPGRADE,
+        AGE, CONNECTION, DATE, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, RETRY_AFTER, TE, TRAILER,
+        TRANSFER_ENCODING, UPGRADE,
     };
     let mut kept = headers.clone();
     let lines = headers.get_all(CONNECTION).into_iter().filter_map(|line| line.to_str().ok());
@@ -205,10 +226,13 @@ pub(super) fn kept(headers: &HeaderMap) -> HeaderMap {
     {
         kept.remove(name);
     }
-    for name in [AGE, DATE] {
+    for name in [AGE, DATE, RETRY_AFTER] {
         kept.remove(name);
     }
     for name in ["keep-alive", "proxy-connection", "server-timing"] {
+        kept.remove(name);
+    }
+    for name in headers.keys().filter(|name| is_of_a_limit(name)) {
         kept.remove(name);
     }
     kept

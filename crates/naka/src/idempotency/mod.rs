@@ -20,11 +20,12 @@
 //! | it was answered | that answer, with `Idempotency-Replayed: true` |
 //! | it was answered, but that was too large, or its client left before all of it was there | `409`, [`Reason::IdempotencyNotKept`] |
 //! | it was given up, or broke off | `409`, [`Reason::IdempotencyUnknown`] |
-//! | nothing, and there is no room | `503`, [`Reason::IdempotencyStoreFull`] |
+//! | nothing, and there is no room; or none for its body | `503`, [`Reason::IdempotencyStoreFull`] |
 //!
 //! # What is remembered
 //! An answer is written down while it goes to the client, and is known when its body has ended: status, body,
-//! trailers, and headers without those of one connection or moment (`Date`, `Age`, `Server-Timing`).
+//! trailers, and headers without those of one connection or moment (`Date`, `Age`, `Server-Timing`,
+//! `Retry-After`, and what says how much of a limit is left: `RateLimit`, `X-RateLimit-*`).
 //!
 //! * `2xx`, `3xx` and most `4xx` are remembered. `401`, `403`, `407`, `408`, `409`, `425` and `429` are not:
 //!   they say that nothing was done, and may be another answer next time; the key is free again. So it is
@@ -39,13 +40,17 @@
 //!
 //! # Whose key it is
 //! Two callers' equal keys never meet. By default ([`by_caller`]) a key counts for one host, method and
-//! path, and for the [`Identity`] of the caller: stand inside of what authenticates. Without an identity it
-//! counts for the client's network ([`client_network`]), which neighbours
-//! share: one who guesses a key *and* the whole request sees the answer. Without an address it counts for
-//! everybody. [`scoped`](IdempotencyLayer::scoped) takes another rule.
+//! path, and for the [`Identity`] of the caller, those [`beside`](Identity::beside) it included: stand inside of
+//! what authenticates. Of one without a subject all claims count, so that a new token is another caller.
+//! If somebody is known of whom neither subject nor claim is, the key is refused (`400`,
+//! [`Reason::KeyMissing`]). Without an identity it counts for the client's network ([`client_network`]),
+//! which neighbours share: one who guesses a key *and* the whole request sees the answer. Without an address it
+//! counts for everybody. [`scoped`](IdempotencyLayer::scoped) takes another rule.
 //!
 //! # Units and limits
-//! A request's body: 1 MiB; each that is being read is in memory. An answer: 256 KiB. [`Limits`]: 10,000 keys
+//! A request's body: 1 MiB. An answer: 256 KiB. All that are being read or written down together:
+//! [`max_buffered_bytes`](IdempotencyConfig::max_buffered_bytes), 64 MiB for each store. Beyond it a request
+//! with a key is refused as by a store without room, and an answer passes as one that is too large. [`Limits`]: 10,000 keys
 //! and 64 MiB for 24 h after the end, counted in whole nanoseconds. At a bound what is over goes first; then the
 //! oldest that has ended if [`evict`](Limits::evict) says so; what is at work never. If there
 //! is no room, new keys are refused, and known ones are still answered. One caller can take all the room: put a
@@ -87,7 +92,7 @@
 use std::{
     fmt,
     future::Future,
-    mem,
+    iter, mem,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -103,6 +108,7 @@ use http::{
 };
 use http_body::Body;
 use pin_project_lite::pin_project;
+use tokio::time::Instant;
 use tower_service::Service;
 
 mod body;
@@ -116,11 +122,11 @@ pub use store::{Beginning, Begun, MemoryStore, Outcome, Recorded, Store};
 pub use table::{Counts, Digest, Limits};
 
 use crate::{
-    buffered::{Buffered, Collect, CollectError, Collected},
+    buffered::{Buffered, Buffering, Collect, CollectError, Collected, Share},
     clock::Now,
     context::ClientAddr,
     explain::{Explain, Finding},
-    identity::Identity,
+    identity::{Claim, Identity},
     key::{Key, client_network},
     layered::layered,
     observe::Observer,
@@ -149,6 +155,8 @@ pub struct IdempotencyConfig {
     pub max_request_bytes: usize,
     /// The largest body that is remembered, in bytes; default 256 KiB.
     pub max_response_bytes: usize,
+    /// What all bodies together take that are being read or written down, in bytes; default 64 MiB.
+    pub max_buffered_bytes: usize,
     /// What becomes of failures; default [`Failures::Release`].
     pub failures: Failures,
     /// How much is remembered, and how long.
@@ -176,6 +184,7 @@ impl IdempotencyConfig {
             headers: vec![CONTENT_TYPE],
             max_request_bytes: 1 << 20,
             max_response_bytes: 256 << 10,
+            max_buffered_bytes: 64 << 20,
             failures: Failures::Release,
             limits: Limits::new(),
         }
@@ -238,24 +247,30 @@ impl From<Key> for Scope {
     }
 }
 
-/// The default [`Scope`]: host, method and path, and who asks.
-pub fn by_caller(head: &Head<'_>) -> Scope {
+/// The default [`Scope`]: host, method and path, and who asks. None if somebody is known of whom neither a
+/// subject nor a claim is.
+pub fn by_caller(head: &Head<'_>) -> Option<Scope> {
     let host = head.headers.get(HOST).map(HeaderValue::as_bytes);
     let host = host.or(head.uri.authority().map(|authority| authority.as_str().as_bytes()));
     let mut hash = Hash::new();
     for part in [host.unwrap_or_default(), head.method.as_str().as_bytes(), head.uri.path().as_bytes()] {
         hash.part(part);
     }
-    let known = Identity::of(head.extensions).and_then(|who| Some((who, who.subject.as_deref()?)));
-    if let Some((identity, subject)) = known {
-        let issuer = identity.claims.get("iss").and_then(|issuer| issuer.as_text());
-        hash.part(format!("{:?}", identity.scheme).as_bytes());
-        hash.part(issuer.unwrap_or_default().as_bytes());
-        hash.part(subject.as_bytes());
+    if let Some(first) = Identity::of(head.extensions) {
+        let all = || iter::successors(Some(&**first), |who| who.beside.as_deref());
+        if !all().any(is_told_apart) {
+            return None;
+        }
+        all().for_each(|who| hash.identity(who));
     } else if let Some(client) = ClientAddr::of(head.extensions) {
         hash.part(client_network(client).to_string().as_bytes());
     }
-    Scope(hash.finish())
+    Some(Scope(hash.finish()))
+}
+
+/// Whether anything is known that others do not have as well.
+fn is_told_apart(who: &Identity) -> bool {
+    who.subject.is_some() || !who.claims.is_empty()
 }
 
 /// SHA-256 over parts that cannot run into one another.
@@ -269,6 +284,51 @@ impl Hash {
     fn part(&mut self, bytes: &[u8]) {
         self.0.update(&(bytes.len() as u64).to_le_bytes());
         self.0.update(bytes);
+    }
+
+    /// A subject is one of its issuer; without it all claims count.
+    fn identity(&mut self, who: &Identity) {
+        self.part(format!("{:?}", who.scheme).as_bytes());
+        if let Some(subject) = &who.subject {
+            let issuer = who.claims.get("iss").and_then(Claim::as_text);
+            self.part(b"subject");
+            self.part(issuer.unwrap_or_default().as_bytes());
+            self.part(subject.as_bytes());
+            return;
+        }
+        self.part(b"claims");
+        self.part(&(who.claims.len() as u64).to_le_bytes());
+        for (name, claim) in &who.claims {
+            self.part(name.as_bytes());
+            self.claim(claim);
+        }
+    }
+
+    /// Its kind and its value: a number is not its text.
+    fn claim(&mut self, claim: &Claim) {
+        match claim {
+            Claim::Text(text) => {
+                self.part(b"text");
+                self.part(text.as_bytes());
+            }
+            Claim::Integer(number) => {
+                self.part(b"integer");
+                self.part(&number.to_le_bytes());
+            }
+            Claim::Number(number) => {
+                self.part(b"number");
+                self.part(&number.to_bits().to_le_bytes());
+            }
+            Claim::Flag(flag) => {
+                self.part(b"flag");
+                self.part(&[u8::from(*flag)]);
+            }
+            Claim::List(all) => {
+                self.part(b"list");
+                self.part(&(all.len() as u64).to_le_bytes());
+                all.iter().for_each(|one| self.claim(one));
+            }
+        }
     }
 
     fn finish(self) -> Digest {
@@ -373,6 +433,7 @@ struct Shared<O> {
     config: Arc<IdempotencyConfig>,
     scope: Arc<Scoped>,
     store: Arc<dyn Store>,
+    buffering: Arc<Buffering>,
     name: Option<Arc<str>>,
     observer: O,
 }
@@ -380,7 +441,7 @@ struct Shared<O> {
 impl IdempotencyLayer {
     /// Keys count by [`by_caller`], and are remembered in this process.
     pub fn new(config: IdempotencyConfig) -> Self {
-        Self::scoped(config, |head| Some(by_caller(head)))
+        Self::scoped(config, by_caller)
     }
 
     /// Keys count within what `scope` says of a request's head; a key of which it says nothing is refused
@@ -402,7 +463,8 @@ impl<O: Observer> IdempotencyLayer<O> {
         observer: O,
     ) -> Self {
         let (config, scope, store) = (Arc::new(config), Arc::new(scope), Arc::new(MemoryStore::new()));
-        Self { shared: Some(Arc::new(Shared { config, scope, store, name: None, observer })) }
+        let buffering = Arc::default();
+        Self { shared: Some(Arc::new(Shared { config, scope, store, buffering, name: None, observer })) }
     }
 
     /// A layer that is not there.
@@ -439,6 +501,16 @@ impl<O: Observer> IdempotencyLayer<O> {
         self.shared.as_ref().map_or_else(Counts::default, |shared| shared.store.counts())
     }
 
+    /// What bodies take that are being read or written down, in bytes, now.
+    pub fn buffered_bytes(&self) -> usize {
+        self.shared.as_ref().map_or(0, |shared| shared.buffering.bytes())
+    }
+
+    /// When the last of the requests that are remembered has ended, where that is known.
+    pub fn last_end(&self) -> Option<Instant> {
+        self.shared.as_ref()?.store.last_end()
+    }
+
     fn map(&self, change: impl Fn(&Shared<O>) -> Shared<O>) -> Self {
         Self { shared: self.shared.as_deref().map(|shared| Arc::new(change(shared))) }
     }
@@ -450,6 +522,7 @@ impl<O: Clone> Clone for Shared<O> {
             config: Arc::clone(&self.config),
             scope: Arc::clone(&self.scope),
             store: Arc::clone(&self.store),
+            buffering: Arc::clone(&self.buffering),
             name: self.name.clone(),
             observer: self.observer.clone(),
         }
@@ -471,6 +544,11 @@ layered! {
 impl<O: Observer> Shared<O> {
     fn evaluate(&self, head: &Head<'_>) -> Result<Option<Digest>, Rejection> {
         evaluate(&self.config, &*self.scope, head).map_err(|rejection| rejection.by(self.name.clone()))
+    }
+
+    /// What a body that begins takes of the bound on all of them.
+    fn share(&self) -> Share {
+        self.buffering.share(self.config.max_buffered_bytes)
     }
 
     fn refuse(&self, rejection: Rejection) -> Rejection {
@@ -545,7 +623,7 @@ where
             Some((shared, Ok(Some(id)))) => {
                 let now = Now::of(request.extensions());
                 let (parts, body) = request.into_parts();
-                let collect = Collect::new(body, shared.config.max_request_bytes);
+                let collect = Collect::new(body, shared.config.max_request_bytes).with_share(shared.share());
                 // The one that is ready goes; its clone has to become ready first.
                 let clone = self.inner.clone();
                 let inner = mem::replace(&mut self.inner, clone);
@@ -678,6 +756,7 @@ impl<O: Observer> Planned<O> {
             Err(error) => {
                 let rejection = match error {
                     CollectError::TooLarge => Rejection::new(Reason::BodyTooLarge),
+                    CollectError::NoRoom => Rejection::new(Reason::IdempotencyStoreFull),
                     CollectError::Failed(_) => {
                         Rejection::new(Reason::BadRequest).detail("The body of the request broke off.")
                     }
@@ -753,7 +832,8 @@ impl<O: Observer> Work<O> {
             Judgement::Record => {
                 let (parts, body) = response.into_parts();
                 let answer = Recorded::new(parts.status, body::kept(&parts.headers), Bytes::new());
-                let recorder = Recorder::new(ticket, answer, &body.size_hint(), config.max_response_bytes);
+                let (hint, most) = (body.size_hint(), config.max_response_bytes);
+                let recorder = Recorder::new(ticket, answer, &hint, most, self.shared.share());
                 return Ok(Response::from_parts(parts, IdempotencyBody::recorded(body, recorder)));
             }
             Judgement::Release => Outcome::Released,
@@ -806,7 +886,8 @@ impl Answer {
         match self {
             Self::Refusal(rejection) => rejection.into_response(),
             Self::Replay(answer) => {
-                let whole = Collected { data: answer.body.clone(), trailers: answer.trailers.clone() };
+                let (data, trailers) = (answer.body.clone(), answer.trailers.clone());
+                let whole = Collected { data, trailers, share: None };
                 let mut response = Response::new(IdempotencyBody::plain(Buffered::whole(whole)));
                 *response.status_mut() = answer.status;
                 response.headers_mut().clone_from(&answer.headers);

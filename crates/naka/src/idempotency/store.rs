@@ -5,6 +5,7 @@ use std::{
     future::Future,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -39,6 +40,11 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// What is remembered, where that is known.
     fn counts(&self) -> Counts {
         Counts::default()
+    }
+
+    /// When the last of those that are remembered has ended, where that is known.
+    fn last_end(&self) -> Option<Instant> {
+        None
     }
 }
 
@@ -182,6 +188,11 @@ impl Store for MemoryStore {
 
     fn counts(&self) -> Counts {
         self.table().counts()
+    }
+
+    fn last_end(&self) -> Option<Instant> {
+        let last_ns = self.table().last_end_ns()?;
+        self.start.checked_add(Duration::from_nanos(last_ns))
     }
 }
 

@@ -136,8 +136,8 @@ impl<V: Clone> Table<V> {
         }
         let ended = self.ended.iter().filter_map(|id| self.entries.get(id));
         let goes = ended.take_while(|entry| limits.evict || entry.is_over(limits, now_ns));
-        let (count, bytes) = goes.fold((0, 0), |(count, bytes), entry| (count + 1, bytes + entry.weight));
-        let has_room = has_room(limits, self.entries.len() - count, self.bytes - bytes);
+        let weights = goes.map(|entry| entry.weight);
+        let has_room = becomes_room(limits, (self.entries.len(), self.bytes), weights);
         if has_room { Found::Fresh(self.next) } else { Found::Full }
     }
 
@@ -170,6 +170,11 @@ impl<V: Clone> Table<V> {
     pub(super) fn counts(&self) -> Counts {
         let keys = self.entries.len();
         Counts { keys, working: keys - self.ended.len(), bytes: self.bytes }
+    }
+
+    /// When the last of those that have ended did.
+    pub(super) fn last_end_ns(&self) -> Option<u64> {
+        (!self.ended.is_empty()).then_some(self.last_ns)
     }
 
     /// Whether so many bytes more can be kept, now.
@@ -221,6 +226,21 @@ impl<V> Entry<V> {
 /// Whether one more key can be known.
 const fn has_room(limits: &Limits, keys: usize, bytes: usize) -> bool {
     keys < limits.max_keys && bytes.saturating_add(ENTRY) <= limits.max_bytes
+}
+
+/// Whether one more key can be known when some of these have gone, one after the other. Looks no further than
+/// until there is room.
+fn becomes_room(
+    limits: &Limits,
+    (mut keys, mut bytes): (usize, usize),
+    mut weights: impl Iterator<Item = usize>,
+) -> bool {
+    while !has_room(limits, keys, bytes) {
+        let Some(weight) = weights.next() else { return false };
+        keys -= 1;
+        bytes -= weight;
+    }
+    true
 }
 
 #[cfg(test)]
@@ -303,6 +323,20 @@ mod tests {
         fresh(&mut table, &limits, 0, 1);
         table.end(&limits, 0, (&id(1), first), Some((End::Answered(1), 1)));
         assert_eq!(table.peek(&limits, 0, &id(1)), Found::Working);
+    }
+
+    #[test]
+    fn asking_looks_at_no_more_keys_than_have_to_go() {
+        let limits = limits(10, 1 << 20, true);
+        let looked_at = |keys: usize, ended: usize| {
+            let mut count = 0;
+            let weights = std::iter::repeat_n(ENTRY, ended).inspect(|_| count += 1);
+            (becomes_room(&limits, (keys, keys * ENTRY), weights), count)
+        };
+        assert_eq!(looked_at(9, 9), (true, 0));
+        assert_eq!(looked_at(10, 10), (true, 1));
+        assert_eq!(looked_at(12, 12), (true, 3));
+        assert_eq!(looked_at(12, 2), (false, 2));
     }
 
     #[derive(Clone, Debug)]

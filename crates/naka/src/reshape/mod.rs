@@ -186,7 +186,7 @@ impl<O: Observer> Shared<O> {
         headers: &mut HeaderMap,
         bad: Reason,
     ) -> Result<Collected, Rejection> {
-        let Collected { data, trailers } = collected;
+        let Collected { data, trailers, share } = collected;
         let data = (self.change)(&data).map_err(|_| Rejection::new(bad))?;
         for name in
             [ETAG, CONTENT_MD5, DIGEST, CONTENT_DIGEST, REPR_DIGEST, TRANSFER_ENCODING, CONTENT_LENGTH]
@@ -199,7 +199,7 @@ impl<O: Observer> Shared<O> {
             headers.insert(CONTENT_LENGTH, length);
         }
         self.observer.admitted();
-        Ok(Collected { data, trailers })
+        Ok(Collected { data, trailers, share })
     }
 
     fn refuse(&self, rejection: Rejection) -> Rejection {
@@ -411,7 +411,9 @@ where
                             parts.headers.remove(ACCEPT_RANGES);
                             shared.change(collected, &mut parts.headers, Reason::ReshapeFailed)
                         }
-                        Err(CollectError::TooLarge) => Err(Rejection::new(Reason::ResponseTooLarge)),
+                        Err(CollectError::TooLarge | CollectError::NoRoom) => {
+                            Err(Rejection::new(Reason::ResponseTooLarge))
+                        }
                         Err(CollectError::Failed(_)) => Err(unreadable("The response broke off.")),
                     };
                     return Poll::Ready(Ok(match changed {
@@ -592,7 +594,9 @@ where
                         Ok(collected) => shared
                             .change(collected, &mut parts.headers, Reason::BadRequest)
                             .map(ReshapeBody::whole),
-                        Err(CollectError::TooLarge) => Err(Rejection::new(Reason::BodyTooLarge)),
+                        Err(CollectError::TooLarge | CollectError::NoRoom) => {
+                            Err(Rejection::new(Reason::BodyTooLarge))
+                        }
                         // Whoever is behind is told as it would have been without this layer.
                         Err(CollectError::Failed(error)) => Ok(ReshapeBody::failed(error)),
                     };
