@@ -287,6 +287,44 @@ tests:
     assert!(refused.contains("403 forbidden"), "{refused}");
 }
 
+const ASSUMED: &str = "
+listeners: {public: {listen: ':1'}}
+policies:
+  partners: {api_key: {file: partners.yaml}}
+  legacy: {forward_auth: {url: 'http://auth:9000/check', copy_headers: [x-user, x-tier], subject: x-user}}
+upstreams: {app: {endpoints: ['app:1']}}
+routes:
+  orders: {match: {path: /orders}, use: [partners], upstream: app}
+  old: {match: {path: /old}, use: [legacy], authorize: {claim: {x-tier: gold}}, upstream: app}
+tests:
+  - {request: 'GET http://h/old', with: {identity: asha, forward_auth: {x-tier: gold}}, expect: {upstream: app}}
+  - {request: 'GET http://h/old', with: {forward_auth: {x-user: asha, x-tier: iron}}, expect: {status: 403}}
+  - {request: 'GET http://h/old', with: {identity: asha}, expect: {status: 403}}
+";
+
+/// What is explained is what would be sent: without a key, and with what the other service says.
+#[tokio::test(start_paused = true)]
+async fn explain_goes_on_with_assumed_credentials_as_the_data_path_does() {
+    let gateway = Inside::with_files(ASSUMED, &[("partners.yaml", PARTNERS)]);
+    let asked = |request: &str, asked: Asked| {
+        let headers = ["x-api-key: whatever", "x-user: mallory"].map(str::to_owned);
+        let explained =
+            gateway.explain_asked(&Asked { request: request.into(), headers: headers.into(), ..asked });
+        assert_eq!(explained.verdict, Verdict::Sent, "{explained}");
+        let headers = explained.forwarded.unwrap().headers.into_iter();
+        headers.map(|field| (field.name, field.value)).collect::<Vec<_>>()
+    };
+    let has = |headers: &[(String, String)], name: &str, value: &str| {
+        headers.contains(&(name.to_owned(), value.to_owned()))
+    };
+    let orders = asked("GET http://h/orders", Asked { api_key: Some("zomato".into()), ..Asked::default() });
+    assert!(orders.iter().all(|(name, _)| name != "x-api-key"), "{orders:?}");
+    let forward_auth = ["x-user: asha", "x-tier: gold"].map(str::to_owned).into();
+    let old = asked("GET http://h/old", Asked { forward_auth, ..Asked::default() });
+    assert!(has(&old, "x-user", "asha") && has(&old, "x-tier", "gold"), "{old:?}");
+    assert!(!has(&old, "x-user", "mallory"), "{old:?}");
+}
+
 const FETCHED: &str = "
 listeners: {public: {listen: ':1'}}
 policies:

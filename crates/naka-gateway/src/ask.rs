@@ -27,6 +27,8 @@ pub struct Asked {
     pub api_key: Option<String>,
     /// Who it is to those who check passwords, or ask another service.
     pub identity: Option<String>,
+    /// Headers with which another service lets it in: `Name: value`.
+    pub forward_auth: Vec<String>,
 }
 
 impl Asked {
@@ -36,6 +38,7 @@ impl Asked {
             "request": self.request, "headers": self.headers,
             "client_ip": self.client_ip, "listener": self.listener,
             "jwt": self.jwt, "api_key": self.api_key, "identity": self.identity,
+            "forward_auth": self.forward_auth,
         })
     }
 
@@ -49,27 +52,25 @@ impl Asked {
             Value::String(text) => Ok(Some(text.clone())),
             other => Err(format!("`{key}` is a text, not {other}")),
         };
-        let headers = match &value["headers"] {
-            Value::Null => Vec::new(),
+        let headers = |key: &str| match &value[key] {
+            Value::Null => Ok(Vec::new()),
             Value::Array(all) => {
-                let header = |one: &Value| {
-                    one.as_str()
-                        .map(str::to_owned)
-                        .ok_or(format!("a header is a text `Name: value`, not {one}"))
-                };
-                all.iter().map(header).collect::<Result<_, _>>()?
+                let wrong = |one: &Value| format!("a header is a text `Name: value`, not {one}");
+                let header = |one: &Value| one.as_str().map(str::to_owned).ok_or(wrong(one));
+                all.iter().map(header).collect::<Result<Vec<_>, _>>()
             }
-            other => return Err(format!("`headers` is a list, not {other}")),
+            other => Err(format!("`{key}` is a list, not {other}")),
         };
         let request = text("request")?.ok_or("`request` is missing: write `GET http://host/path`")?;
         Ok(Self {
             request,
-            headers,
+            headers: headers("headers")?,
             client_ip: text("client_ip")?,
             listener: text("listener")?,
             jwt: text("jwt")?,
             api_key: text("api_key")?,
             identity: text("identity")?,
+            forward_auth: headers("forward_auth")?,
         })
     }
 
@@ -109,6 +110,7 @@ impl Asked {
             jwt: self.jwt.as_deref().map(claims).transpose()?,
             api_key: self.api_key.as_deref().map(Arc::from),
             identity: self.identity.as_deref().map(Arc::from),
+            forward_auth: self.forward_auth.iter().map(|text| header(text)).collect::<Result<_, _>>()?,
         })
     }
 }

@@ -82,6 +82,9 @@ enum Command {
         /// Who it is to those who check passwords, or ask another service
         #[arg(long, value_name = "NAME")]
         identity: Option<String>,
+        /// A header with which another service lets it in: `Name: value`
+        #[arg(long, value_name = "HEADER")]
+        forward_auth: Vec<String>,
         /// The configuration to ask
         #[arg(short, long, default_value = "gateway.yaml")]
         config: PathBuf,
@@ -130,11 +133,13 @@ impl Command {
                 jwt,
                 api_key,
                 identity,
+                forward_auth,
                 config,
                 live,
                 format,
             } => {
-                let asked = Asked { request, headers, client_ip, listener, jwt, api_key, identity };
+                let asked =
+                    Asked { request, headers, client_ip, listener, jwt, api_key, identity, forward_auth };
                 match live {
                     Some(admin) => explain_live(&asked, &admin, format),
                     None => explain_offline(&asked, &config, format),

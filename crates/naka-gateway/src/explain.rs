@@ -11,7 +11,6 @@ use naka::{
     clock::Now,
     context::ApiVersion,
     explain::{Explain, Finding},
-    identity::{Identity, Scheme},
     reject::{Dependency, Reason, Rejection},
 };
 use serde_json::{Value, json};
@@ -295,27 +294,31 @@ fn listed<'l>(each: impl FnOnce(&mut dyn FnMut(&'l dyn Explain))) -> Vec<&'l dyn
     all
 }
 
-/// What a layer that authenticates would say to credentials that are only thought of.
+/// What a layer that authenticates would say to credentials that are only thought of. The request goes on as it
+/// would with them.
 fn assumed(plan: &Plan, kind: &str, asked: &TestRequest, parts: &mut Parts) -> Option<Finding> {
-    let layers = &plan.layers;
+    let (layers, Parts { headers, extensions, .. }) = (&plan.layers, parts);
     let unknown = Rejection::new(Reason::CredentialsUnknown);
     let found = match kind {
-        "jwt" if !layers.jwt.is_off() => layers.jwt.assumed(asked.jwt.as_ref()?.as_bytes()),
+        "jwt" if !layers.jwt.is_off() => {
+            let found = layers.jwt.assumed(asked.jwt.as_ref()?.as_bytes());
+            found.inspect(|identity| Arc::clone(identity).put(extensions))
+        }
         "api_key" if !layers.api_key.is_off() => {
-            layers.api_key.assumed(asked.api_key.as_ref()?).ok_or(unknown)
+            layers.api_key.assume(asked.api_key.as_ref()?, headers, extensions).ok_or(unknown)
         }
         "basic_auth" if !layers.basic_auth.is_off() => {
-            layers.basic_auth.assumed(asked.identity.as_ref()?).ok_or(unknown)
+            layers.basic_auth.assume(asked.identity.as_ref()?, headers, extensions).ok_or(unknown)
         }
-        "forward_auth" if !layers.forward_auth.is_off() => {
-            Ok(Arc::new(Identity::new(Scheme::ForwardAuth, Some(Arc::clone(asked.identity.as_ref()?)))))
+        "forward_auth" if asked.identity.is_some() || !asked.forward_auth.is_empty() => {
+            let answer = asked.forward_auth.iter().cloned().collect();
+            Ok(layers.forward_auth.assume((&answer, asked.identity.as_ref()), headers, extensions)?)
         }
         _ => return None,
     };
     Some(match found {
         Ok(identity) => {
-            let who = identity.subject.as_deref().unwrap_or("somebody without a name").to_owned();
-            identity.put(&mut parts.extensions);
+            let who = identity.subject.as_deref().unwrap_or("somebody without a name");
             Finding::Admit(format!("it is {who}, as was said"))
         }
         Err(rejection) => Finding::Reject(rejection),

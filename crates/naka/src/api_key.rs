@@ -230,11 +230,20 @@ impl<O: Observer> ApiKeyLayer<O> {
         self.map(|old| Shared { config: config.clone(), ..old.clone() })
     }
 
-    /// Who it would be with a key of this subject. For tests and for whoever explains.
-    pub fn assumed(&self, subject: &str) -> Option<Arc<Identity>> {
-        let keys = &self.shared.as_ref()?.config.keys;
+    /// Goes on as with a key of this subject, and answers with who that is; `None` if nobody has that name. For
+    /// tests and for whoever explains.
+    pub fn assume(
+        &self,
+        subject: &str,
+        headers: &mut HeaderMap,
+        extensions: &mut http::Extensions,
+    ) -> Option<Arc<Identity>> {
+        let shared = self.shared.as_ref()?;
         let is_of = |key: &&ApiKey| key.identity.subject.as_deref() == Some(subject);
-        keys.0.values().find(is_of).map(|key| Arc::clone(&key.identity))
+        let identity = shared.config.keys.0.values().find(is_of).map(|key| Arc::clone(&key.identity))?;
+        shared.take_away(headers);
+        Arc::clone(&identity).put(extensions);
+        Some(identity)
     }
 
     fn map(&self, change: impl Fn(&Shared<O>) -> Shared<O>) -> Self {

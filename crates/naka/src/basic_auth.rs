@@ -374,9 +374,18 @@ impl<O: Observer> BasicAuthLayer<O> {
         self.map(|old| Shared { config: config.clone(), challenge: Arc::clone(&challenge), ..old.clone() })
     }
 
-    /// Who it would be with the right password. For tests and for whoever explains.
-    pub fn assumed(&self, name: &str) -> Option<Arc<Identity>> {
-        self.shared.as_ref()?.config.users.0.by_name.get(name).map(|user| Arc::clone(&user.identity))
+    /// Goes on as with the right password, and answers with who that is; `None` if nobody has that name. For
+    /// tests and for whoever explains.
+    pub fn assume(
+        &self,
+        name: &str,
+        headers: &mut HeaderMap,
+        extensions: &mut http::Extensions,
+    ) -> Option<Arc<Identity>> {
+        let shared = self.shared.as_ref()?;
+        let identity = Arc::clone(&shared.config.users.0.by_name.get(name)?.identity);
+        shared.admit(Arc::clone(&identity), headers, extensions);
+        Some(identity)
     }
 
     /// Requests that wait for a check, or are being checked.

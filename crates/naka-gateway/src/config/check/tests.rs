@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use http::{header::HOST, uri::PathAndQuery};
+use http::{HeaderName, HeaderValue, header::HOST, uri::PathAndQuery};
 
 use super::{File, Tables, auth::claims_json, origin};
 use crate::config::{
     checked::{Expect, Test, TestRequest},
-    decode::{At, Cx},
+    decode::{At, Cx, Named},
     diagnostic::Code,
     raw::{RawExpect, RawTest},
 };
@@ -24,7 +24,7 @@ fn test(at: &At<RawTest>, tables: &Tables<'_>, cx: &mut Cx) -> Option<Test> {
     let listener = with.listener.as_ref().and_then(|name| tables.listeners.resolve(name, cx));
     let line = &raw.request.as_ref()?.value;
     let headers = with.headers.iter().flat_map(|it| &it.value.0);
-    if let Some((name, _)) = headers.clone().find(|(name, _)| name.value == HOST) {
+    if let Some((name, _)) = headers.into_iter().find(|(name, _)| name.value == HOST) {
         cx.error(Code::Conflict, name.span, "the host stands in the URL of the request")
             .help("leave `host` out here, and write it in `request`: `GET http://host/path`");
     }
@@ -34,14 +34,20 @@ fn test(at: &At<RawTest>, tables: &Tables<'_>, cx: &mut Cx) -> Option<Test> {
         scheme: line.uri.scheme_str().unwrap_or("http").into(),
         host: line.uri.authority().map_or("", |authority| authority.as_str()).into(),
         target,
-        headers: headers.filter_map(|(name, value)| Some((name.value.clone(), value.clone()?))).collect(),
+        headers: named(with.headers.as_ref()),
         client_ip: with.client_ip(),
         listener,
         jwt: with.jwt.as_ref().map(|it| claims_json(&it.value)),
         api_key: with.api_key.as_ref().map(|it| Arc::clone(&it.value)),
         identity: with.identity.as_ref().map(|it| Arc::clone(&it.value)),
+        forward_auth: named(with.forward_auth.as_ref()),
     };
     Some(Test { request, expect: expect?, origin: origin(at.span, cx) })
+}
+
+fn named(headers: Option<&At<Named<HeaderName, HeaderValue>>>) -> Vec<(HeaderName, HeaderValue)> {
+    let all = headers.into_iter().flat_map(|it| &it.value.0);
+    all.filter_map(|(name, value)| Some((name.value.clone(), value.clone()?))).collect()
 }
 
 fn expect(at: &At<RawExpect>, tables: &Tables<'_>, cx: &mut Cx) -> Expect {

@@ -438,6 +438,8 @@ pub struct TestRequest {
     pub api_key: Option<Arc<str>>,
     /// Who it is to those who check passwords, or ask another service.
     pub identity: Option<Arc<str>>,
+    /// The headers with which another service lets it in.
+    pub forward_auth: Vec<(HeaderName, HeaderValue)>,
 }
 
 /// What must come of a test's request.

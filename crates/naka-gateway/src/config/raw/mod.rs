@@ -640,6 +640,8 @@ record! {
         api_key: Arc<str> = optional;
         /// Who it is to those who check passwords, or ask another service.
         identity: Arc<str> = optional;
+        /// The headers with which another service lets it in.
+        forward_auth: Named<HeaderName, HeaderValue> = optional;
     }
     not_built: cert client_cert body;
 }
