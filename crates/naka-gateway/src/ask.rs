@@ -5,29 +5,37 @@ use std::{
     sync::Arc,
 };
 
+use clap::Args;
 use http::{HeaderName, HeaderValue, Method, Uri, header::HOST};
 use serde_json::{Value, json};
 
 use crate::config::checked::{Config, TestRequest};
 
-/// A request to explain, as it was written.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// A request to explain, as it was written: the arguments of `naka explain`, and the fields of `POST /explain`.
+#[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
 pub struct Asked {
-    /// `POST https://host/path`; without a method it is `GET`.
+    /// `POST http://host/path`; without a method it is GET
     pub request: String,
-    /// `Name: value`.
+    /// A header of it: `Name: value`
+    #[arg(short = 'H', long = "header")]
     pub headers: Vec<String>,
-    /// Where it comes from; `127.0.0.1` if nothing is said.
+    /// Where it comes from; 127.0.0.1 if nothing is said
+    #[arg(long)]
     pub client_ip: Option<String>,
-    /// The listener it arrives at.
+    /// The listener it arrives at
+    #[arg(long)]
     pub listener: Option<String>,
-    /// The claims of a token that counts, as a JSON object.
+    /// The claims of a token that counts, `{"sub":"asha","tier":"plus"}`, or only who it is
+    #[arg(long, value_name = "CLAIMS")]
     pub jwt: Option<String>,
-    /// Whose API key it has.
+    /// Whose API key it has
+    #[arg(long, value_name = "SUBJECT")]
     pub api_key: Option<String>,
-    /// Who it is to those who check passwords, or ask another service.
+    /// Who it is to those who check passwords, or ask another service
+    #[arg(long, value_name = "NAME")]
     pub identity: Option<String>,
-    /// Headers with which another service lets it in: `Name: value`.
+    /// A header with which another service lets it in: `Name: value`
+    #[arg(long, value_name = "HEADER")]
     pub forward_auth: Vec<String>,
 }
 

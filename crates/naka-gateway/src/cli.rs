@@ -62,29 +62,8 @@ enum Command {
     },
     /// Say what would become of a request, and why, without sending it
     Explain {
-        /// `POST http://host/path`; without a method it is GET
-        request: String,
-        /// A header of it: `Name: value`
-        #[arg(short = 'H', long = "header")]
-        headers: Vec<String>,
-        /// Where it comes from
-        #[arg(long)]
-        client_ip: Option<String>,
-        /// The listener it arrives at
-        #[arg(long)]
-        listener: Option<String>,
-        /// The claims of a token that counts, `{"sub":"asha","tier":"plus"}`, or only who it is
-        #[arg(long, value_name = "CLAIMS")]
-        jwt: Option<String>,
-        /// Whose API key it has
-        #[arg(long, value_name = "SUBJECT")]
-        api_key: Option<String>,
-        /// Who it is to those who check passwords, or ask another service
-        #[arg(long, value_name = "NAME")]
-        identity: Option<String>,
-        /// A header with which another service lets it in: `Name: value`
-        #[arg(long, value_name = "HEADER")]
-        forward_auth: Vec<String>,
+        #[command(flatten)]
+        asked: Box<Asked>,
         /// The configuration to ask
         #[arg(short, long, default_value = "gateway.yaml")]
         config: PathBuf,
@@ -125,26 +104,8 @@ impl Command {
             Self::Run { config, validate_only: true, .. } => check(&[config], Format::Text),
             Self::Run { config, .. } => serve(&config),
             Self::Check { files, format } => check(&files, format),
-            Self::Explain {
-                request,
-                headers,
-                client_ip,
-                listener,
-                jwt,
-                api_key,
-                identity,
-                forward_auth,
-                config,
-                live,
-                format,
-            } => {
-                let asked =
-                    Asked { request, headers, client_ip, listener, jwt, api_key, identity, forward_auth };
-                match live {
-                    Some(admin) => explain_live(&asked, &admin, format),
-                    None => explain_offline(&asked, &config, format),
-                }
-            }
+            Self::Explain { asked, live: Some(admin), format, .. } => explain_live(&asked, &admin, format),
+            Self::Explain { asked, config, live: None, format } => explain_offline(&asked, &config, format),
             Self::Schema => say(format_args!("{:#}\n", config::schema()), ExitCode::SUCCESS),
         }
     }
