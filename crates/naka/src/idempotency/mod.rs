@@ -317,7 +317,9 @@ impl Hash {
             Claim::List(all) => {
                 self.part(b"list");
                 self.part(&(all.len() as u64).to_le_bytes());
-                all.iter().for_each(|one| self.claim(one));
+                for one in all {
+                    self.claim(one);
+                }
             }
         }
     }
