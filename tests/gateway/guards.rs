@@ -124,6 +124,49 @@ async fn r4_5_keys_are_remembered_over_reloads() {
     assert_eq!(new.verdict, Verdict::Sent, "{new}");
 }
 
+const LASTING: &str = "
+listeners: {public: {listen: ':1'}}
+upstreams: {payment: {endpoints: ['payment:1'], timeouts: {response_headers: 5h, idle: never}}}
+routes: {book: {match: {path: /book}, timeouts: {total: never}, idempotency: {ttl: 1m}, upstream: payment}}
+";
+
+/// However long it is at work, and for its time after that, wherever the policy was meanwhile.
+#[tokio::test(start_paused = true)]
+async fn a_request_at_work_is_known_when_its_policy_comes_back() {
+    let gateway = Inside::new(LASTING);
+    let (upstream, _) = payments(&gateway);
+    let without = LASTING.replace("idempotency: {ttl: 1m}, ", "");
+    let book = || post("/book", "a ride", &[("idempotency-key", "a"), ("x-does", "hang")]);
+    let mut client = gateway.client().await;
+    let working = tokio::spawn(async move { client.send(book()).await });
+    while upstream.working() == 0 {
+        tokio::task::yield_now().await;
+    }
+    gateway.reload(&without).unwrap();
+    tokio::time::advance(Duration::from_hours(1)).await;
+    assert!(gateway.generation().state.without_expired(Instant::now()).is_none(), "one is at work");
+    gateway.reload(LASTING).unwrap();
+    assert_eq!(said(&gateway.send(book()).await), (409, "idempotency_in_flight".into()));
+
+    gateway.reload(&without).unwrap();
+    tokio::time::advance(Duration::from_hours(1)).await;
+    working.abort();
+    assert!(working.await.is_err());
+    let buried =
+        || gateway.generation().state.idempotency.buried().map(|(_, kept)| kept.layer.counts()).next();
+    while buried().unwrap().working > 0 {
+        tokio::task::yield_now().await;
+    }
+    tokio::time::advance(Duration::from_secs(59)).await;
+    assert!(gateway.generation().state.without_expired(Instant::now()).is_none(), "its time is not over");
+    gateway.reload(LASTING).unwrap();
+    assert_eq!(said(&gateway.send(book()).await), (409, "idempotency_unknown".into()));
+    gateway.reload(&without).unwrap();
+    tokio::time::advance(Duration::from_secs(2)).await;
+    assert!(gateway.generation().state.without_expired(Instant::now()).is_some(), "its time is over");
+    assert_eq!(upstream.requests(), 1);
+}
+
 /// Until the head of an answer and the announced rest of it are there.
 async fn one_answer(stream: &mut tokio::io::DuplexStream) -> String {
     let mut got = Vec::new();
