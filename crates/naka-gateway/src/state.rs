@@ -24,7 +24,8 @@ use tokio::{task::AbortHandle, time::Instant};
 use crate::{
     carry::Carried,
     config::checked::{
-        BasicAuth, Bulkhead, Enforce, Fault, ForwardAuth, Idempotency, Jwt, Name, RateLimit, Versions,
+        BasicAuth, Bulkhead, Enforce, Fault, ForwardAuth, Idempotency, Jwt, JwtKeys, Name, RateLimit,
+        Versions,
     },
     control::FetchKeys,
     observe::PolicyMetrics,
@@ -153,6 +154,8 @@ pub struct Tokens {
     pub layer: JwtLayer<Arc<PolicyMetrics>>,
     /// Whoever fetches the keys, if they are fetched.
     pub fetching: Option<Arc<Fetching>>,
+    /// Where the keys come from, and how.
+    pub source: JwtKeys,
 }
 
 /// Fetches keys from when it is started until nobody holds it any more: an assembled generation may still
