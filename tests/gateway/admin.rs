@@ -1,7 +1,10 @@
 //! The admin port: who is let in, and what it shows.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
+use http::Request;
+use http_body_util::Full;
 use naka_gateway::admin;
 use naka_testkit::upstream::{Step, Upstream, ok};
 use tokio::{
@@ -11,7 +14,7 @@ use tokio::{
 };
 
 use crate::{
-    inside::Inside,
+    inside::{Inside, get},
     process::{Process, raw},
 };
 
@@ -187,4 +190,78 @@ async fn an_explanation_beyond_the_bound_is_refused() {
     );
     let answer = raw(process.admin, &[head.as_bytes(), &body].concat()).await;
     assert!(answer.starts_with(b"HTTP/1.1 413 "), "{}", String::from_utf8_lossy(&answer));
+}
+
+const BOUNDED: &str = "
+gateway: {environment: development}
+listeners: {public: {listen: ':1'}}
+upstreams: {app: {endpoints: ['app:1']}}
+policies:
+  staff: {basic_auth: {file: htpasswd}}
+  legacy: {forward_auth: {url: 'http://auth:9000/check', timeout: 5s}}
+routes:
+  staff: {match: {path: /staff}, use: [staff], respond: {body: fine}}
+  old: {match: {path: /old}, use: [legacy], respond: {body: fine}}
+  pay: {match: {path: /pay}, timeouts: {total: never}, idempotency: {ttl: 1h}, upstream: app}
+  late: {match: {path: /late}, fault: {header: x-chaos, value: monday, until: 2090-01-01, delay: {percent: 100%, time: 5s}}, upstream: app}
+  shop: {match: {prefix: /shop}, versions: {by: [path], default: v1, of: {v1: {upstream: app}}}}
+";
+
+/// The answer to a question, as JSON or as text.
+async fn shown(gateway: &Inside, path: &str) -> String {
+    let mut stream = connect(gateway);
+    let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer.split_once("\r\n\r\n").unwrap().1.to_owned()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_bounded_is_shown() {
+    let hash =
+        "asha:$argon2id$v=19$m=4096,t=2,p=1$c2FsdHNhbHRzYWx0$SvL9pc27qyFeWF/hpm04a+T49mrW8eo1MaIDg0wGN6o";
+    let gateway = Arc::new(Inside::with_files(BOUNDED, &[("htpasswd", hash)]));
+    let upstream = Upstream::inside(&gateway.network, "app:1", |_| vec![Step::ReadBody, Step::Hang]);
+    let authority = Upstream::inside(&gateway.network, "auth:9000", |_| vec![Step::Hang]);
+    let send = |request: Request<Full<Bytes>>| {
+        let gateway = Arc::clone(&gateway);
+        tokio::spawn(async move { gateway.send(request).await })
+    };
+    let with = |target: &str, name: &str, value: &str| {
+        let mut request = get(target);
+        request.headers_mut().insert(http::HeaderName::try_from(name).unwrap(), value.parse().unwrap());
+        request
+    };
+    let mut pays = with("/pay", "idempotency-key", "a").map(|_| Full::from("40 rupees"));
+    *pays.method_mut() = http::Method::POST;
+    let all = [send(pays), send(with("/late", "x-chaos", "monday")), send(get("/old"))];
+    while upstream.working() == 0 || authority.working() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let metrics = shown(&gateway, "/metrics").await;
+    let level = |policy: &str, level: &str| {
+        let start = format!("naka_policy_level{{policy=\"{policy}\",level=\"{level}\"}} ");
+        metrics.lines().find_map(|line| line.strip_prefix(&start)).map(|value| value.parse::<u64>().unwrap())
+    };
+    assert_eq!(level("pay/idempotency", "keys"), Some(1), "{metrics}");
+    assert_eq!(level("pay/idempotency", "working"), Some(1));
+    assert_eq!(level("pay/idempotency", "bytes"), Some(256));
+    assert!(level("pay/idempotency", "buffered_bytes").is_some());
+    assert_eq!(level("late/fault", "delayed"), Some(1));
+    assert_eq!(level("legacy", "asking"), Some(1));
+    assert_eq!(level("staff", "waiting"), Some(0));
+    let policies = serde_json::from_str::<serde_json::Value>(&shown(&gateway, "/policies").await).unwrap();
+    let pay = &policies["pay/idempotency"];
+    assert_eq!((&pay["kind"], &pay["keys"], &pay["working"]), (&"idempotency".into(), &1.into(), &1.into()));
+    assert_eq!((&pay["bytes"], pay["buffered_bytes"].is_u64()), (&256.into(), true));
+    assert_eq!(policies["late/fault"], serde_json::json!({"kind": "fault", "delayed": 1}));
+    assert_eq!(policies["legacy"], serde_json::json!({"kind": "forward_auth", "asking": 1}));
+    assert_eq!(policies["staff"], serde_json::json!({"kind": "basic_auth", "waiting": 0}));
+    gateway
+        .reload("\nlisteners: {public: {listen: ':1'}}\nroutes: {all: {match: {prefix: /}, respond: {}}}\n")
+        .unwrap();
+    let config = serde_json::from_str::<serde_json::Value>(&shown(&gateway, "/config").await).unwrap();
+    assert_eq!(config["buried"], serde_json::json!(["idempotency pay/idempotency", "versions shop"]));
+    all.iter().for_each(tokio::task::JoinHandle::abort);
 }

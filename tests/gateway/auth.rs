@@ -396,6 +396,45 @@ async fn r2_11_keys_are_fetched_kept_over_reloads_and_outages_and_changed() {
     assert_eq!(said(&gateway.send(book(&one)).await), (401, "unknown_kid"), "it was taken away");
 }
 
+/// How keys are fetched is no part of which they are.
+#[tokio::test(start_paused = true)]
+async fn the_last_good_keys_count_when_fetching_is_changed_during_an_outage() {
+    let (one, two) = (Issuer::new("one"), Issuer::new("two"));
+    let gateway = Inside::new(FETCHED);
+    let book = |issuer: &Issuer| bearing("/book", &issuer.token(&claims("asha", "")));
+    let (publisher, keys, is_up) = publisher(&gateway);
+    *keys.lock().unwrap() = one.jwks();
+    later(30).await;
+    assert_eq!(said(&gateway.send(book(&one)).await), (200, ""));
+
+    is_up.store(false, SeqCst);
+    *keys.lock().unwrap() = two.jwks();
+    for changed in ["min_interval: 10s, timeout: 1s", "min_interval: 20s", "min_interval: 20s, max_stale: 2h"]
+    {
+        gateway.reload(&FETCHED.replace("min_interval: 10s", changed)).unwrap();
+        assert_eq!(said(&gateway.send(book(&one)).await), (200, ""), "{changed}");
+        later(60).await;
+        assert_eq!(said(&gateway.send(book(&one)).await), (200, ""), "{changed}, and a minute later");
+    }
+    let before = publisher.requests();
+    for turn in 0..100 {
+        let changed = format!("min_interval: 20s, max_stale: {}m", 100 + turn);
+        gateway.reload(&FETCHED.replace("min_interval: 10s", &changed)).unwrap();
+        later(1).await;
+    }
+    let fetched = publisher.requests() - before;
+    assert!(fetched <= 6, "{fetched} fetches in a hundred seconds");
+    is_up.store(true, SeqCst);
+    later(21).await;
+    assert_eq!(said(&gateway.send(book(&two)).await), (200, ""), "the changed fetching goes on");
+    assert_eq!(said(&gateway.send(book(&one)).await), (401, "unknown_kid"));
+    later(100 * 60).await;
+    is_up.store(false, SeqCst);
+    gateway.reload(&FETCHED.replace("jwks?v=1", "jwks?v=2")).unwrap();
+    later(1).await;
+    assert_eq!(said(&gateway.send(book(&two)).await), (503, "keys_unavailable"), "another source");
+}
+
 const ASKED: &str = "
 gateway: {identity_headers: {x-user-id: identity}}
 listeners: {public: {listen: ':1'}}

@@ -163,6 +163,86 @@ async fn r4_5_keys_are_remembered_over_reloads() {
     assert_eq!(new.verdict, Verdict::Sent, "{new}");
 }
 
+const LASTING: &str = "
+listeners: {public: {listen: ':1'}}
+upstreams: {payment: {endpoints: ['payment:1'], timeouts: {response_headers: 5h, idle: never}}}
+routes: {book: {match: {path: /book}, timeouts: {total: never}, idempotency: {ttl: 1m}, upstream: payment}}
+";
+
+/// However long it is at work, and for its time after that, wherever the policy was meanwhile.
+#[tokio::test(start_paused = true)]
+async fn a_request_at_work_is_known_when_its_policy_comes_back() {
+    let gateway = Inside::new(LASTING);
+    let (upstream, _) = payments(&gateway);
+    let without = LASTING.replace("idempotency: {ttl: 1m}, ", "");
+    let book = || post("/book", "a ride", &[("idempotency-key", "a"), ("x-does", "hang")]);
+    let mut client = gateway.client().await;
+    let working = tokio::spawn(async move { client.send(book()).await });
+    while upstream.working() == 0 {
+        tokio::task::yield_now().await;
+    }
+    gateway.reload(&without).unwrap();
+    tokio::time::advance(Duration::from_hours(1)).await;
+    assert!(gateway.generation().state.without_expired(Instant::now()).is_none(), "one is at work");
+    gateway.reload(LASTING).unwrap();
+    assert_eq!(said(&gateway.send(book()).await), (409, "idempotency_in_flight".into()));
+
+    gateway.reload(&without).unwrap();
+    tokio::time::advance(Duration::from_hours(1)).await;
+    working.abort();
+    assert!(working.await.is_err());
+    let buried =
+        || gateway.generation().state.idempotency.buried().map(|(_, kept)| kept.layer.counts()).next();
+    while buried().unwrap().working > 0 {
+        tokio::task::yield_now().await;
+    }
+    tokio::time::advance(Duration::from_secs(59)).await;
+    assert!(gateway.generation().state.without_expired(Instant::now()).is_none(), "its time is not over");
+    gateway.reload(LASTING).unwrap();
+    assert_eq!(said(&gateway.send(book()).await), (409, "idempotency_unknown".into()));
+    gateway.reload(&without).unwrap();
+    tokio::time::advance(Duration::from_secs(2)).await;
+    assert!(gateway.generation().state.without_expired(Instant::now()).is_some(), "its time is over");
+    assert_eq!(upstream.requests(), 1);
+}
+
+/// Until the head of an answer and the announced rest of it are there.
+async fn one_answer(stream: &mut tokio::io::DuplexStream) -> String {
+    let mut got = Vec::new();
+    loop {
+        let text = String::from_utf8_lossy(&got).to_ascii_lowercase();
+        if let Some((head, body)) = text.split_once("\r\n\r\n") {
+            let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
+            if body.len() >= length.parse::<usize>().unwrap() {
+                return text;
+            }
+        }
+        assert_ne!(stream.read_buf(&mut got).await.unwrap(), 0, "{text}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_in_chunks_that_was_read_to_its_end_keeps_its_connection() {
+    let gateway = Inside::new(PAYMENTS);
+    let (upstream, _) = payments(&gateway);
+    let mut stream = gateway.connect();
+    let head = "POST /book HTTP/1.1\r\nhost: api.example\r\nidempotency-key: a\r\ntransfer-encoding: chunked\r\n\r\n";
+    let table = [
+        ("6\r\na ride\r\n0\r\n\r\n", 201),
+        ("6\r\na ride\r\n0\r\n\r\n", 201),
+        ("2\r\na \r\n4\r\nride\r\n0\r\nx-sum: 1\r\n\r\n", 201),
+        ("3\r\nbus\r\n0\r\n\r\n", 422),
+        ("6\r\na ride\r\n0\r\n\r\n", 201),
+    ];
+    for (body, status) in table {
+        stream.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
+        let answer = one_answer(&mut stream).await;
+        assert!(answer.starts_with(&format!("http/1.1 {status} ")), "{answer}");
+        assert!(!answer.contains("connection: close"), "{answer}");
+    }
+    assert_eq!(upstream.requests(), 1);
+}
+
 const BODIES: &str = "
 gateway: {limits: {body: 1KiB}}
 listeners: {public: {listen: ':1'}}

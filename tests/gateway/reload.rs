@@ -236,6 +236,24 @@ async fn a_wrong_included_file_is_held_while_another_takes_effect() {
     load.all_were_answered().await;
 }
 
+/// What is refused holds nothing: the files in force are those of before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_address_says_nothing_of_held_files() {
+    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (folder, entry) = with_included(false);
+    let entry = entry.replace("strict: false", "watch: false");
+    let process = Process::start_in(folder, &entry).await;
+    process.write("routes.d/a.yaml", WRONG);
+    process.write("gateway.yaml", &entry.replace("PUBLIC", &format!("'{}'", taken.local_addr().unwrap())));
+    assert_eq!(process.post("/reload", "").await.0, 422);
+    assert_eq!(process.metric("naka_held_files ").await, Some(0.0));
+    assert_eq!(process.json("/readyz").await["reload"]["held"], serde_json::json!([]));
+    drop(taken);
+    let (status, said) = process.post("/reload", "").await;
+    assert_eq!(status, 200, "{said}");
+    assert_eq!(process.metric("naka_held_files ").await, Some(1.0));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn strict_refuses_all_for_one_wrong_included_file() {
     let (folder, entry) = with_included(true);

@@ -1,11 +1,16 @@
 //! Versions of an API, through the whole gateway.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
 use naka_gateway::explain::Verdict;
 use naka_testkit::upstream::{Upstream, ok};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    time::Instant,
+};
 
 use crate::inside::{Inside, get};
 
@@ -221,13 +226,31 @@ async fn r11_6_who_uses_which_version_is_counted_and_survives_reloads() {
         assert_eq!(usage["v1"]["share_7d"], "1.00 %");
         assert_eq!(
             [&usage["v1"], &usage["v2"]].map(|it| it["safe_to_retire"].as_bool()),
-            [Some(true), Some(false)]
+            [Some(false), Some(false)],
+            "who asks once a week has not been heard yet"
         );
         assert_eq!(usage["v1"]["consumers"][0]["consumer"], "192.0.2.1");
     };
     expected(&admin(&shop, "/versions").await["products"]["usage"]["versions"]);
     shop.gateway.reload(&SHOP.replace("sunset: 2090-01-01", "sunset: 2089-01-01")).unwrap();
     expected(&admin(&shop, "/versions").await["products"]["usage"]["versions"]);
+}
+
+/// What was counted is known for as long as days are, wherever the route was meanwhile.
+#[tokio::test(start_paused = true)]
+async fn use_is_known_as_long_as_it_is_counted_when_a_route_comes_back() {
+    let shop = shop(SHOP);
+    shop.gateway.send(get("/v1/products")).await;
+    let away = "
+listeners: {public: {listen: ':1'}}
+routes: {other: {match: {path: /other}, respond: {body: other}}}
+";
+    shop.gateway.reload(away).unwrap();
+    tokio::time::advance(Duration::from_hours(29 * 24)).await;
+    assert!(!shop.gateway.generation().state.versions.has_expired(Instant::now()));
+    shop.gateway.reload(SHOP).unwrap();
+    let usage = admin(&shop, "/versions").await["products"]["usage"]["versions"].clone();
+    assert_eq!(usage["v1"]["consumers"][0]["requests"], 1, "{usage}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -209,7 +209,18 @@ impl Admin {
             ];
             all.into_iter().chain(adaptive).map(move |(level, value)| (&**identity, level, value))
         });
-        self.metrics.levels(keys.chain(counts).chain(versions));
+        let repetitions = state.idempotency.iter().flat_map(|(identity, kept)| {
+            let counts = kept.layer.counts();
+            let all = [
+                ("keys", counts.keys),
+                ("working", counts.working),
+                ("bytes", counts.bytes),
+                ("buffered_bytes", kept.layer.buffered_bytes()),
+            ];
+            all.into_iter().map(move |(level, value)| (&**identity, level, value))
+        });
+        let all = keys.chain(counts).chain(versions).chain(repetitions);
+        self.metrics.levels(all.chain(waiting(state).map(|it| (&**it.identity, it.level, it.count))));
     }
 
     async fn reload(&self) -> Answer {
@@ -321,7 +332,36 @@ fn policies(generation: &Generation) -> Value {
         });
         (identity.to_string(), is)
     });
-    Value::Object(limits.chain(bulkheads).collect())
+    let repetitions = state.idempotency.iter().map(|(identity, kept)| {
+        let counts = kept.layer.counts();
+        let is = json!({
+            "kind": "idempotency", "keys": counts.keys, "working": counts.working, "bytes": counts.bytes,
+            "buffered_bytes": kept.layer.buffered_bytes(),
+        });
+        (identity.to_string(), is)
+    });
+    let waiting =
+        waiting(state).map(|it| (it.identity.to_string(), json!({"kind": it.kind, it.level: it.count})));
+    Value::Object(limits.chain(bulkheads).chain(repetitions).chain(waiting).collect())
+}
+
+/// So many wait in one place, which is bounded.
+struct Waiting<'a> {
+    identity: &'a Arc<str>,
+    kind: &'static str,
+    level: &'static str,
+    count: usize,
+}
+
+/// Who waits: for a check of a password, for another service, for a fault to be over.
+fn waiting(state: &State) -> impl Iterator<Item = Waiting<'_>> {
+    let of = |kind, level| move |(identity, count)| Waiting { identity, kind, level, count };
+    let passwords = state.passwords.iter().map(|(identity, layer)| (identity, layer.waiting()));
+    let authorities = state.authorities.iter().map(|(identity, layer)| (identity, layer.asking()));
+    let faults = state.faults.iter().map(|(identity, layer)| (identity, layer.delayed()));
+    let authentication =
+        passwords.map(of("basic_auth", "waiting")).chain(authorities.map(of("forward_auth", "asking")));
+    authentication.chain(faults.map(of("fault", "delayed")))
 }
 
 /// The versions of each route, and who uses them.
@@ -337,10 +377,12 @@ fn of_versions(generation: &Generation) -> Value {
 
 /// What no configuration names any more, but whose history still counts.
 fn buried(generation: &Generation) -> Vec<String> {
-    let State { rate_limits, bulkheads, .. } = &generation.state;
+    let State { rate_limits, bulkheads, idempotency, versions, .. } = &generation.state;
     let rate_limits = rate_limits.buried().map(|(identity, _)| format!("rate_limit {identity}"));
     let bulkheads = bulkheads.buried().map(|(identity, _)| format!("bulkhead {identity}"));
-    rate_limits.chain(bulkheads).collect()
+    let idempotency = idempotency.buried().map(|(identity, _)| format!("idempotency {identity}"));
+    let versions = versions.buried().map(|(identity, _)| format!("versions {identity}"));
+    rate_limits.chain(bulkheads).chain(idempotency).chain(versions).collect()
 }
 
 /// `localhost` or an address: no name that somebody else's resolver could point here.

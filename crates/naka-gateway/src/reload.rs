@@ -193,7 +193,6 @@ impl Reloader {
                 return Ok(ReloadResult::Unchanged);
             }
         };
-        self.say_held(&held);
         let (added, removed) = listeners(&current.config, &generation.config);
         let ours = current.config.listeners.values().map(|is| is.listen).collect::<Vec<_>>();
         let bound = added
@@ -205,6 +204,7 @@ impl Reloader {
             bound.open().map_err(|error| Refusal::Bind(name, error))
         });
         let open = open.collect::<Result<Vec<_>, _>>()?;
+        self.say_held(&held); // Not before: what is refused holds nothing.
         say_restart(&current.config, &generation.config);
         if warnings.iter().next().is_some() {
             warn!("{}", warnings.render(false));

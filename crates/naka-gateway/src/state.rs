@@ -17,14 +17,15 @@ use naka::{
     idempotency::IdempotencyLayer,
     jwt::{JwtLayer, KeyDriver},
     rate_limit::RateLimitLayer,
-    version::VersionLayer,
+    version::{DAYS, VersionLayer},
 };
 use tokio::{task::AbortHandle, time::Instant};
 
 use crate::{
     carry::Carried,
     config::checked::{
-        BasicAuth, Bulkhead, Enforce, Fault, ForwardAuth, Idempotency, Jwt, Name, RateLimit, Versions,
+        BasicAuth, Bulkhead, Enforce, Fault, ForwardAuth, Idempotency, Jwt, JwtKeys, Name, RateLimit,
+        Versions,
     },
     control::FetchKeys,
     observe::PolicyMetrics,
@@ -77,12 +78,9 @@ impl State {
             tokens: Carried::new("jwt", |_| Duration::ZERO),
             passwords: Carried::new("basic_auth", |_| Duration::ZERO),
             authorities: Carried::new("forward_auth", |_| Duration::ZERO),
-            // A key that is forgotten lets a payment be made twice.
-            idempotency: Carried::new("idempotency", |kept: &Kept| {
-                if kept.layer.counts().keys == 0 { Duration::ZERO } else { kept.ttl }
-            }),
+            idempotency: Carried::new("idempotency", Kept::history),
             faults: Carried::new("fault", |_| Duration::ZERO),
-            versions: Carried::new("versions", |_| Duration::from_hours(24)),
+            versions: Carried::new("versions", |_| Duration::from_hours(24 * u64::from(DAYS))),
             balancers: Carried::new("balancer", |_| Duration::ZERO),
             pools: (0..workers).map(|_| Carried::new("pool", |_| Duration::ZERO)).collect(),
         }
@@ -139,6 +137,16 @@ pub struct Kept {
     pub ttl: Duration,
 }
 
+impl Kept {
+    /// A key that is forgotten lets a payment be made twice: a request counts until it ends, however long that
+    /// takes, and for its time after that.
+    fn history(&self) -> Duration {
+        let is_in_time = |end| u128::from(Now::read().since_ns(end)) < self.ttl.as_nanos();
+        let is_known = self.layer.counts().working > 0 || self.layer.last_end().is_some_and(is_in_time);
+        if is_known { Duration::MAX } else { Duration::ZERO }
+    }
+}
+
 /// Whoever verifies the tokens of one policy.
 #[derive(Clone, Debug)]
 pub struct Tokens {
@@ -146,6 +154,8 @@ pub struct Tokens {
     pub layer: JwtLayer<Arc<PolicyMetrics>>,
     /// Whoever fetches the keys, if they are fetched.
     pub fetching: Option<Arc<Fetching>>,
+    /// Where the keys come from, and how.
+    pub source: JwtKeys,
 }
 
 /// Fetches keys from when it is started until nobody holds it any more: an assembled generation may still

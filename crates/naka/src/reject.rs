@@ -192,7 +192,7 @@ pub enum Reason {
     BodyTooLarge,
     /// The name or the password is not right.
     CredentialsInvalid,
-    /// Too many passwords are being checked.
+    /// Too many credentials are being checked: passwords, or by another service.
     AuthBusy,
     /// Whoever decides about credentials did not answer.
     AuthUnavailable,
@@ -415,7 +415,7 @@ impl Reason {
             Self::UpstreamProtocol => "The upstream's answer could not be understood.",
             Self::BodyTooLarge => "The body of the request is larger than this route allows.",
             Self::CredentialsInvalid => "The name or the password is not right.",
-            Self::AuthBusy => "Too many passwords are being checked; try again later.",
+            Self::AuthBusy => "Too many credentials are being checked; try again later.",
             Self::AuthUnavailable => "Whoever decides about credentials did not answer; try again later.",
             Self::AuthRefused(_) => "Whoever decides about credentials has refused them.",
             Self::OriginRefused => "Pages of this origin may not ask for this.",

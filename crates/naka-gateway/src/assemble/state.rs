@@ -185,13 +185,15 @@ impl Step<'_> {
             make: &|name, jwt: &Jwt| {
                 let (keys, fetching) = sources[name].keys(around);
                 let metrics = around.metrics.policy(name);
-                Tokens { layer: JwtLayer::observed(jwt_config(jwt), keys, metrics).named(name), fetching }
+                let layer = JwtLayer::observed(jwt_config(jwt), keys, metrics).named(name);
+                Tokens { layer, fetching, source: jwt.keys.clone() }
             },
-            change: &|tokens, jwt| Tokens {
-                layer: tokens.layer.reconfigured(&jwt_config(jwt)),
-                fetching: tokens.fetching.clone(),
+            change: &|tokens, jwt| {
+                let tokens = refetched(tokens, &jwt.keys, around);
+                Tokens { layer: tokens.layer.reconfigured(&jwt_config(jwt)), ..tokens }
             },
-            is_same: &|old, new| old.keys == new.keys,
+            // How keys are fetched is no part of which they are.
+            is_same: &|old, new| is_same_source(&old.keys, &new.keys),
         };
         Ok(self.next(&self.before.tokens, wanted, &steps))
     }
@@ -354,6 +356,28 @@ impl Source {
                 (keys, Some(Fetching::new(driver)))
             }
         }
+    }
+}
+
+fn is_same_source(old: &JwtKeys, new: &JwtKeys) -> bool {
+    match (old, new) {
+        (JwtKeys::Url(old, _), JwtKeys::Url(new, _)) => old == new,
+        _ => old == new,
+    }
+}
+
+/// Goes on with the keys there are, whatever has changed in how they are fetched.
+fn refetched(tokens: &Tokens, source: &JwtKeys, around: &Surroundings<'_>) -> Tokens {
+    let (JwtKeys::Url(url, fetch), Some(keys)) = (source, tokens.layer.keys()) else { return tokens.clone() };
+    if tokens.source == *source {
+        return tokens.clone();
+    }
+    let service = FetchKeys::new(Arc::clone(url), around.connector.clone());
+    let (keys, driver) = keys.refetched(service, fetch_config(fetch));
+    Tokens {
+        layer: tokens.layer.rekeyed(&keys),
+        fetching: Some(Fetching::new(driver)),
+        source: source.clone(),
     }
 }
 

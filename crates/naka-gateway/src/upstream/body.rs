@@ -79,7 +79,9 @@ impl Body {
             return Self::Empty;
         }
         let progress = Arc::clone(progress);
-        Self::Client { body: ClientBody { incoming: Some(incoming), upload: None, progress } }
+        Self::Client {
+            body: ClientBody { incoming: Some(incoming), has_ended: false, upload: None, progress },
+        }
     }
 
     /// The body of an upstream's response; the connection goes back to its pool at the end.
@@ -158,6 +160,8 @@ impl HttpBody for Body {
 pub struct ClientBody {
     /// There until it is dropped.
     incoming: Option<Incoming>,
+    /// Its end was seen: of a body in chunks hyper does not say so afterwards.
+    has_ended: bool,
     upload: Option<Arc<Upload>>,
     progress: Arc<Progress>,
 }
@@ -166,6 +170,7 @@ impl ClientBody {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let Some(incoming) = &mut self.incoming else { return Poll::Ready(None) };
         let frame = Pin::new(incoming).poll_frame(cx);
+        self.has_ended |= is_end(&frame);
         if let Some(upload) = &self.upload {
             upload.record(&frame, self.is_end_stream());
         }
@@ -173,7 +178,16 @@ impl ClientBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.as_ref().is_none_or(HttpBody::is_end_stream)
+        self.has_ended || self.incoming.as_ref().is_none_or(HttpBody::is_end_stream)
+    }
+}
+
+/// Whether nothing comes after it: the end itself, or trailers.
+fn is_end<T, E>(frame: &Poll<Option<Result<Frame<T>, E>>>) -> bool {
+    match frame {
+        Poll::Pending | Poll::Ready(Some(Err(_))) => false,
+        Poll::Ready(None) => true,
+        Poll::Ready(Some(Ok(frame))) => frame.is_trailers(),
     }
 }
 
@@ -227,13 +241,13 @@ impl Upload {
 
     fn record<T, E>(&self, frame: &Poll<Option<Result<Frame<T>, E>>>, is_at_end: bool) {
         self.waits_for_client.store(frame.is_pending(), Relaxed);
-        if let Poll::Ready(frame) = frame {
-            self.frames.fetch_add(1, Relaxed);
-            let is_last = |frame: &Result<Frame<T>, E>| frame.as_ref().is_ok_and(Frame::is_trailers);
-            if is_at_end || frame.as_ref().is_none_or(is_last) {
-                self.is_whole.store(true, Release);
-                self.finish();
-            }
+        if frame.is_pending() {
+            return;
+        }
+        self.frames.fetch_add(1, Relaxed);
+        if is_at_end || is_end(frame) {
+            self.is_whole.store(true, Release);
+            self.finish();
         }
     }
 

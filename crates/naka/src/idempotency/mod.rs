@@ -326,7 +326,7 @@ impl Hash {
             Claim::List(all) => {
                 self.part(b"list");
                 self.part(&(all.len() as u64).to_le_bytes());
-                for one in &**all {
+                for one in all {
                     self.claim(one);
                 }
             }

@@ -15,7 +15,7 @@ use std::{
 use bytes::Bytes;
 use tokio::{
     sync::{Notify, watch},
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use tower_service::Service;
 
@@ -101,6 +101,26 @@ struct State {
     last_error: RwLock<Option<String>>,
 }
 
+impl State {
+    fn new(config: FetchConfig, is_fixed: bool) -> Self {
+        Self {
+            start: Instant::now(),
+            config: config.sane(),
+            is_fixed,
+            current: RwLock::new(None),
+            good_ns: AtomicU64::new(0),
+            attempt_ns: AtomicU64::new(0),
+            is_asking: AtomicBool::new(false),
+            is_driven: AtomicBool::new(!is_fixed),
+            waiting: AtomicUsize::new(0),
+            is_wanted: AtomicBool::new(false),
+            wanted: Notify::new(),
+            attempts: watch::Sender::new(0),
+            last_error: RwLock::new(None),
+        }
+    }
+}
+
 /// Keys, and the tokens that they have verified: both go together.
 pub(super) struct Snapshot {
     pub(super) keys: KeySet,
@@ -126,23 +146,29 @@ impl Keys {
         (keys.clone(), KeyDriver { keys, fetch })
     }
 
+    /// The same keys, fetched in another way from now on: what there is counts on, as long as this way says.
+    /// The driver of the ones before goes on for them, and can be dropped.
+    pub fn refetched<F>(&self, fetch: F, config: FetchConfig) -> (Self, KeyDriver<F>)
+    where
+        F: Service<(), Response = Fetched, Error: Into<BoxError>>,
+    {
+        let old = &*self.0;
+        // Of the two that say when: before the keys, so that these are never taken for younger than they are.
+        let (good_ns, attempt_ns) = (old.good_ns.load(Acquire), old.attempt_ns.load(Acquire));
+        let current = old.current.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let keys = Self(Arc::new(State {
+            start: old.start,
+            current: RwLock::new(current),
+            good_ns: AtomicU64::new(good_ns),
+            attempt_ns: AtomicU64::new(attempt_ns),
+            last_error: RwLock::new(self.last_error()),
+            ..State::new(config, false)
+        }));
+        (keys.clone(), KeyDriver { keys, fetch })
+    }
+
     fn new(config: FetchConfig, is_fixed: bool) -> Self {
-        let config = config.sane();
-        Self(Arc::new(State {
-            start: Instant::now(),
-            config,
-            is_fixed,
-            current: RwLock::new(None),
-            good_ns: AtomicU64::new(0),
-            attempt_ns: AtomicU64::new(0),
-            is_asking: AtomicBool::new(false),
-            is_driven: AtomicBool::new(!is_fixed),
-            waiting: AtomicUsize::new(0),
-            is_wanted: AtomicBool::new(false),
-            wanted: Notify::new(),
-            attempts: watch::Sender::new(0),
-            last_error: RwLock::new(None),
-        }))
+        Self(Arc::new(State::new(config, is_fixed)))
     }
 
     /// Whether there are keys that count now: what readiness depends on.
@@ -176,6 +202,12 @@ impl Keys {
         state.is_driven.load(Acquire)
             && state.waiting.load(Acquire) < MAX_WAITING
             && (state.is_asking.load(Acquire) || is_due)
+    }
+
+    /// How long it is until another attempt may begin.
+    fn until_due(&self) -> Duration {
+        let since = self.since(self.0.attempt_ns.load(Acquire), Now::read());
+        since.map_or(Duration::ZERO, |since| self.0.config.min_interval.saturating_sub(since))
     }
 
     /// Has the driver fetch, and waits until the attempt has ended; many who wait share one.
@@ -245,12 +277,14 @@ impl<F> KeyDriver<F>
 where
     F: Service<(), Response = Fetched, Error: Into<BoxError>>,
 {
-    /// Fetches now, before what there is gets stale, and when a token names a key that is not known, but
+    /// Fetches now (or, going on for another driver, when its last attempt is
+    /// [`min_interval`](FetchConfig::min_interval) ago), before what there is gets stale, and when a token names a key that is not known, but
     /// never more often than [`FetchConfig::min_interval`] allows. After a failure it tries again after
     /// that interval, then after twice as long, up to sixteen times as long, unless somebody asks; the
     /// keys stay.
     pub async fn run(mut self) {
         let mut failures = 0_u32;
+        sleep(self.keys.until_due()).await;
         loop {
             let began = Instant::now();
             let state = &self.keys.0;

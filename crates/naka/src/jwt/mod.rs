@@ -275,6 +275,14 @@ impl<O: Observer> JwtLayer<O> {
         })
     }
 
+    /// The same rules over other keys.
+    pub fn rekeyed(&self, keys: &Keys) -> Self
+    where
+        O: Clone,
+    {
+        self.map(|old| Shared { keys: keys.clone(), ..old.clone() })
+    }
+
     /// Who it would be, had a token with these claims (a JSON object) been verified; its times, issuer and
     /// audience are not asked about. For tests and for whoever explains.
     ///

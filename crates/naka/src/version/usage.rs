@@ -22,6 +22,8 @@ const MAX_SUBJECT: usize = 128;
 /// How many versions are remembered, also of earlier configurations.
 const MAX_RECORDS: usize = 128;
 const DAY_S: u64 = 86_400;
+/// [`SHARE_DAYS`] in seconds: how long has to be counted before a share says anything.
+const SHARE_S: u64 = 7 * DAY_S;
 /// One for each of [`DAYS`].
 const PLACES: usize = 30;
 
@@ -41,7 +43,7 @@ pub enum Consumer {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct UsageReport {
-    /// When the first request was counted; shares say little before seven days have gone by.
+    /// When the first request was counted; nothing is safe to retire before seven days have gone by.
     pub since_s: Option<u64>,
     /// Requests of the last seven days, today included.
     pub last_7_days: u64,
@@ -59,7 +61,7 @@ pub struct VersionUsage {
     pub last_7_days: u64,
     /// Its share of them, in hundredths of a percent, rounded down.
     pub share_bp: u32,
-    /// Whether its share is below 2 % of something.
+    /// Whether its share is below 2 % of something, and requests have been counted for seven days.
     pub is_safe_to_retire: bool,
     /// Requests by day, the oldest first and today last; 30 of them.
     pub days: Vec<DayUsage>,
@@ -135,13 +137,15 @@ impl Usage {
             None => Record::default().report(name, unix_s),
         });
         let mut versions = versions.collect::<Vec<_>>();
+        let since_s = self.since_s.get().copied();
+        let is_known = since_s.is_some_and(|since_s| unix_s.saturating_sub(since_s) >= SHARE_S);
         let total = versions.iter().map(|version| version.last_7_days).fold(0, u64::saturating_add);
         for version in &mut versions {
             let parts = u128::from(version.last_7_days) * 10_000;
             version.share_bp = parts.checked_div(total.into()).and_then(|bp| bp.try_into().ok()).unwrap_or(0);
-            version.is_safe_to_retire = total > 0 && version.share_bp < 200;
+            version.is_safe_to_retire = is_known && total > 0 && version.share_bp < 200;
         }
-        UsageReport { since_s: self.since_s.get().copied(), last_7_days: total, versions }
+        UsageReport { since_s, last_7_days: total, versions }
     }
 }
 
@@ -371,6 +375,7 @@ mod tests {
     #[test]
     fn r11_6_below_two_percent_is_safe_to_retire() {
         let (usage, one, two) = (Usage::default(), subject("1"), subject("2"));
+        usage.since_s.set(NOW_S - SHARE_S).unwrap();
         let report =
             |usage: &Usage| usage.report([(&one, usage.known("1")), (&two, usage.known("2"))], NOW_S);
         assert!(
@@ -386,5 +391,19 @@ mod tests {
         usage.record("2", NOW_S).count(Who::Anonymous, NOW_S);
         let known = report(&usage);
         assert!(known.versions[0].is_safe_to_retire && !known.versions[1].is_safe_to_retire);
+    }
+
+    #[test]
+    fn nothing_is_safe_to_retire_before_seven_days_have_been_counted() {
+        let (usage, one, two) = (Usage::default(), subject("1"), subject("2"));
+        usage.record("2", NOW_S).count(Who::Anonymous, NOW_S);
+        let is_safe = |unix_s: u64| {
+            usage.record("2", unix_s).count(Who::Anonymous, unix_s);
+            let all = [(&one, usage.known("1")), (&two, usage.known("2"))];
+            usage.report(all, unix_s).versions.iter().map(|is| is.is_safe_to_retire).collect::<Vec<_>>()
+        };
+        assert_eq!(is_safe(NOW_S), [false, false]);
+        assert_eq!(is_safe(NOW_S + SHARE_S - 1), [false, false]);
+        assert_eq!(is_safe(NOW_S + SHARE_S), [true, false]);
     }
 }
