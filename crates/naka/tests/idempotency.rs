@@ -356,7 +356,9 @@ async fn callers_who_are_told_apart_share_no_key() {
     let with = |identities: Vec<Identity>| {
         let mut request = pay("k");
         request.extensions_mut().insert(ClientAddr("192.0.2.1".parse().unwrap()));
-        identities.into_iter().for_each(|identity| Arc::new(identity).put(request.extensions_mut()));
+        for identity in identities {
+            Arc::new(identity).put(request.extensions_mut());
+        }
         request
     };
     let claims = |claims: Vec<(&str, Claim)>| {
