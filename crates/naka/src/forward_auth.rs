@@ -57,6 +57,7 @@ use std::{
     fmt,
     future::Future,
     mem,
+    net::IpAddr,
     pin::Pin,
     sync::{
         Arc,
@@ -304,7 +305,7 @@ impl<O> fmt::Debug for ForwardAuthLayer<O> {
 struct Told<'a> {
     proto: &'a str,
     host: Option<&'a str>,
-    client: Option<String>,
+    client: Option<IpAddr>,
 }
 
 impl ForwardAuthConfig {
@@ -324,9 +325,12 @@ impl ForwardAuthConfig {
         add(head.uri.path_and_query().map_or("", PathAndQuery::as_str).as_bytes());
         let told = self.told(head);
         add(told.proto.as_bytes());
-        for part in [told.host, told.client.as_deref()] {
-            add(&[u8::from(part.is_some())]);
-            add(part.unwrap_or_default().as_bytes());
+        add(&[u8::from(told.host.is_some())]);
+        add(told.host.unwrap_or_default().as_bytes());
+        match told.client {
+            Some(IpAddr::V4(client)) => add(&client.octets()),
+            Some(IpAddr::V6(client)) => add(&client.octets()),
+            None => add(&[]),
         }
         for name in by {
             let values = || head.headers.get_all(name).into_iter();
@@ -347,7 +351,7 @@ impl ForwardAuthConfig {
         Told {
             proto: seen("x-forwarded-proto").or(head.uri.scheme_str()).unwrap_or("http"),
             host: seen("x-forwarded-host").or(host),
-            client: ClientAddr::of(head.extensions).map(|client| client.to_string()),
+            client: ClientAddr::of(head.extensions),
         }
     }
 
@@ -361,6 +365,7 @@ impl ForwardAuthConfig {
             }
         }
         let Told { proto, host, client } = self.told(head);
+        let client = client.map(|client| client.to_string());
         let told = [
             ("x-forwarded-method", Some(head.method.as_str())),
             ("x-forwarded-proto", Some(proto)),

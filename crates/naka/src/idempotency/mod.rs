@@ -50,8 +50,8 @@
 //! # Units and limits
 //! A request's body: 1 MiB. An answer: 256 KiB. All that are being read or written down together:
 //! [`max_buffered_bytes`](IdempotencyConfig::max_buffered_bytes), 64 MiB for each store. Beyond it a request
-//! with a key is refused as by a store without room, and an answer passes as one that is too large. [`Limits`]: 10,000 keys
-//! and 64 MiB for 24 h after the end, counted in whole nanoseconds. At a bound what is over goes first; then the
+//! with a key is refused as by a store without room, and an answer passes as one that is too large.
+//! [`Limits`]: 10,000 keys and 64 MiB for 24 h after the end, counted in whole nanoseconds. At a bound what is over goes first; then the
 //! oldest that has ended if [`evict`](Limits::evict) says so; what is at work never. If there
 //! is no room, new keys are refused, and known ones are still answered. One caller can take all the room: put a
 //! rate limit outside. A request without a key allocates nothing.
