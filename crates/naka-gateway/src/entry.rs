@@ -29,7 +29,7 @@ use naka::{
 };
 
 use crate::{
-    headers::{has_known_framing, strip_hop_by_hop},
+    headers::{compared, has_known_framing, strip_hop_by_hop},
     identity,
     random::random_id,
     route::normalize,
@@ -110,7 +110,7 @@ impl Entry {
     fn drop_trailer(&self, headers: &mut HeaderMap) {
         let says_who_or_where = |name: &str| {
             let Ok(name) = name.trim().parse::<HeaderName>() else { return true };
-            let name = identity::compared(&name);
+            let name = compared(&name);
             self.of_identity.iter().any(|ours| *ours == name) || is_forwarding(&name) || REQUEST_ID == *name
         };
         let lines = headers.get_all(TRAILER).into_iter();
@@ -254,7 +254,7 @@ fn hop_address(hop: &str) -> Option<IpAddr> {
 /// Takes away what a client says of its way here; and from everybody, names that some upstreams cannot tell
 /// from those that say it.
 fn drop_forwarding(headers: &mut HeaderMap, is_trusted: bool) {
-    let is_dropped = |name: &&HeaderName| match identity::compared(name) {
+    let is_dropped = |name: &&HeaderName| match compared(name) {
         Cow::Borrowed(name) => !is_trusted && is_forwarding(name),
         Cow::Owned(name) => is_forwarding(&name) || REQUEST_ID == name.as_str(),
     };

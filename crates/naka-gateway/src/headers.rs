@@ -1,4 +1,6 @@
-//! Headers that concern one connection only (RFC 9110 §7.6.1).
+//! Headers that concern one connection only (RFC 9110 §7.6.1), and names that are one to some upstreams.
+
+use std::borrow::Cow;
 
 use http::{
     HeaderMap, HeaderName, HeaderValue,
@@ -43,6 +45,14 @@ fn may_go(name: &str) -> bool {
     let is_forwarding = name.get(..12).is_some_and(|start| start.eq_ignore_ascii_case("x-forwarded-"));
     !is_forwarding
         && !["host", "content-length", "forwarded", "x-real-ip", "x-request-id"].into_iter().any(is)
+}
+
+/// A name as upstreams of some kinds compare it: they cannot tell `_` from `-`.
+pub fn compared(name: &HeaderName) -> Cow<'_, str> {
+    match name.as_str() {
+        name if name.contains('_') => name.replace('_', "-").into(),
+        name => name.into(),
+    }
 }
 
 /// Whether the body is framed in a way we undo: not at all, or in chunks. Any other coding would be

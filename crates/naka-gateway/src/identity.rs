@@ -5,7 +5,10 @@ use std::{borrow::Cow, sync::Arc};
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue};
 use naka::identity::{Claim, Identity, Scheme};
 
-use crate::config::checked::{Config, IdentityPart, Kind, PolicyKind};
+use crate::{
+    config::checked::{Config, IdentityPart, Kind, PolicyKind},
+    headers::compared,
+};
 
 /// A part of what is known of whoever asks. A list is none: nobody could say which of it counts.
 pub fn part<'e>(extensions: &'e Extensions, part: &IdentityPart) -> Option<Cow<'e, Claim>> {
@@ -32,14 +35,6 @@ pub fn names(config: &Config) -> Arc<[String]> {
         _ => &[],
     });
     told.chain(copied).map(|name| compared(name).into_owned()).collect()
-}
-
-/// A name as upstreams of some kinds compare it: they cannot tell `_` from `-`.
-pub fn compared(name: &HeaderName) -> Cow<'_, str> {
-    match name.as_str() {
-        name if name.contains('_') => name.replace('_', "-").into(),
-        name => name.into(),
-    }
 }
 
 /// Takes away what a client says under these names.

@@ -18,7 +18,7 @@ use crate::{
         suggest::quoted,
         values::Id,
     },
-    identity::compared,
+    headers::compared,
 };
 
 /// Policies that keep somebody out.
