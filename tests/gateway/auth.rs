@@ -266,6 +266,7 @@ async fn explain_and_tests_can_be_told_who_asks() {
     assert!(asked("/cancel", None, None).to_string().contains("401 credentials_missing"));
     assert_eq!(asked("/orders", None, Some("zomato")).verdict, Verdict::Sent);
     assert!(asked("/orders", None, Some("nobody")).to_string().contains("credentials_unknown"));
+    assert!(asked("/orders", None, Some("old")).to_string().contains("credentials_expired"));
     for _ in 0..10 {
         asked("/book", Some("asha"), None);
     }

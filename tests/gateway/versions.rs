@@ -33,6 +33,30 @@ routes:
   versions: {match: {path: /versions}, list_versions: [products]}
 ";
 
+const BEHIND: &str = "
+listeners: {public: {listen: ':1'}}
+upstreams: {one: {endpoints: ['one:1']}, two: {endpoints: ['two:1']}, three: {endpoints: ['three:1']}}
+routes:
+  api:
+    match: {prefix: /shop/api}
+    versions: {by: [path], strip: true, default: v1, of: {v1: {upstream: one}, v2: {upstream: two}}}
+";
+
+/// A prefix is there in every request: the version is what comes behind it.
+#[tokio::test(start_paused = true)]
+async fn r11_1_a_version_in_the_path_stands_behind_the_prefix() {
+    let Shop { gateway, upstreams } = shop(BEHIND);
+    for (target, status, at, expected) in [
+        ("/shop/api/v2/tea", 200, 1, "/shop/api/tea"),
+        ("/shop/api/v1/tea", 200, 0, "/shop/api/tea"),
+        ("/shop/api/tea", 200, 0, "/shop/api/tea"),
+    ] {
+        assert_eq!(gateway.send(get(target)).await.status(), status, "{target}");
+        assert_eq!(upstreams[at].last().line, format!("GET {expected} HTTP/1.1"), "{target}");
+    }
+    assert_eq!(said(&gateway.send(get("/shop/api/v9/tea")).await), (400, "version_unsupported".into()));
+}
+
 /// Target, headers, status, and the upstream or the reason.
 type Asked<'a> = (&'a str, &'a [(&'a str, &'a str)], u16, &'a str);
 

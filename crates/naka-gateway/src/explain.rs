@@ -208,7 +208,7 @@ impl Explanation {
         now: Now,
     ) -> Result<Option<Verdict>, Rejection> {
         for layer in layers {
-            let assumed = assumed(plan, layer.kind(), asked, parts);
+            let assumed = assumed(plan, layer.kind(), asked, now, parts);
             let finding = assumed.unwrap_or_else(|| layer.explain(now, parts));
             let (kind, name) = (layer.kind(), layer.name().map(str::to_owned));
             let pending = match &finding {
@@ -296,7 +296,7 @@ fn listed<'l>(each: impl FnOnce(&mut dyn FnMut(&'l dyn Explain))) -> Vec<&'l dyn
 
 /// What a layer that authenticates would say to credentials that are only thought of. The request goes on as it
 /// would with them.
-fn assumed(plan: &Plan, kind: &str, asked: &TestRequest, parts: &mut Parts) -> Option<Finding> {
+fn assumed(plan: &Plan, kind: &str, asked: &TestRequest, now: Now, parts: &mut Parts) -> Option<Finding> {
     let (layers, Parts { headers, extensions, .. }) = (&plan.layers, parts);
     let unknown = Rejection::new(Reason::CredentialsUnknown);
     let found = match kind {
@@ -305,7 +305,7 @@ fn assumed(plan: &Plan, kind: &str, asked: &TestRequest, parts: &mut Parts) -> O
             found.inspect(|identity| Arc::clone(identity).put(extensions))
         }
         "api_key" if !layers.api_key.is_off() => {
-            layers.api_key.assume(asked.api_key.as_ref()?, headers, extensions).ok_or(unknown)
+            layers.api_key.assume(asked.api_key.as_ref()?, now, headers, extensions)
         }
         "basic_auth" if !layers.basic_auth.is_off() => {
             layers.basic_auth.assume(asked.identity.as_ref()?, headers, extensions).ok_or(unknown)

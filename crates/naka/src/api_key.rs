@@ -82,6 +82,10 @@ impl ApiKey {
         Self { hash, identity: Arc::new(identity), expires_s: None }
     }
 
+    fn counts_at(&self, unix_s: u64) -> bool {
+        self.expires_s.is_none_or(|end| unix_s < end)
+    }
+
     /// The hash of a key: what is written into a list.
     pub fn hash(key: &str) -> Hash {
         let mut hash = [0; 32];
@@ -173,7 +177,7 @@ fn evaluate(config: &ApiKeyConfig, unix_s: u64, headers: &HeaderMap) -> Result<A
     let hash = ApiKey::hash(one.to_str().map_err(|_| Reason::CredentialsMalformed)?);
     let known = config.keys.0.get(&hash).filter(|key| verify_slices_are_equal(&key.hash, &hash).is_ok());
     let key = known.ok_or(Reason::CredentialsUnknown)?;
-    if key.expires_s.is_some_and(|end| unix_s >= end) {
+    if !key.counts_at(unix_s) {
         return Err(Reason::CredentialsExpired);
     }
     Ok(Arc::clone(&key.identity))
@@ -230,20 +234,30 @@ impl<O: Observer> ApiKeyLayer<O> {
         self.map(|old| Shared { config: config.clone(), ..old.clone() })
     }
 
-    /// Goes on as with a key of this subject, and answers with who that is; `None` if nobody has that name. For
-    /// tests and for whoever explains.
+    /// Goes on as with the key of this subject, and answers with who that is. For tests and for whoever explains.
+    ///
+    /// # Errors
+    /// [`Reason::CredentialsUnknown`] if nobody has that name, [`Reason::CredentialsExpired`] if all its keys have
+    /// ended.
     pub fn assume(
         &self,
         subject: &str,
+        now: Now,
         headers: &mut HeaderMap,
         extensions: &mut http::Extensions,
-    ) -> Option<Arc<Identity>> {
-        let shared = self.shared.as_ref()?;
-        let is_of = |key: &&ApiKey| key.identity.subject.as_deref() == Some(subject);
-        let identity = shared.config.keys.0.values().find(is_of).map(|key| Arc::clone(&key.identity))?;
+    ) -> Result<Arc<Identity>, Rejection> {
+        let unknown = Rejection::new(Reason::CredentialsUnknown);
+        let Some(shared) = &self.shared else { return Err(unknown) };
+        let unix_s = shared.config.clock.unix_s(now);
+        let keys =
+            || shared.config.keys.0.values().filter(|key| key.identity.subject.as_deref() == Some(subject));
+        let Some(key) = keys().find(|key| key.counts_at(unix_s)) else {
+            let expired = Rejection::new(Reason::CredentialsExpired).by(shared.name.clone());
+            return Err(if keys().next().is_some() { expired } else { unknown.by(shared.name.clone()) });
+        };
         shared.take_away(headers);
-        Arc::clone(&identity).put(extensions);
-        Some(identity)
+        Arc::clone(&key.identity).put(extensions);
+        Ok(Arc::clone(&key.identity))
     }
 
     fn map(&self, change: impl Fn(&Shared<O>) -> Shared<O>) -> Self {

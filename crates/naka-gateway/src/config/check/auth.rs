@@ -200,6 +200,10 @@ pub(super) fn secret(at: &At<RawSecret>, cx: &mut Cx) -> Option<Secret> {
 }
 
 pub(super) fn api_key(raw: &RawApiKey, cx: &mut Cx) -> Option<Unnamed> {
+    if let Some(header) = raw.header.as_ref().filter(|it| is_taken(&it.value) && it.value != AUTHORIZATION) {
+        cx.error(Code::Conflict, header.span, format!("`{}` says something else", header.value))
+            .help("take a header of your own: `x-api-key`");
+    }
     let file = raw.file.as_ref()?;
     let list = api_keys(file, cx)?;
     if list.keys.as_ref().is_some_and(|keys| keys.value.is_empty()) {
@@ -350,6 +354,7 @@ pub(super) fn forward_auth(raw: &RawForwardAuth, cx: &mut Cx) -> Option<Unnamed>
         cx.error(Code::Value, remember.key, "a decision that depends on no header is everybody's")
             .help("say on which: `by: [authorization, cookie]`");
     }
+    decides_unseen(raw, cx);
     let names = |list: Option<&At<OneOrMany<HeaderName>>>| {
         list.map(|list| list.value.0.iter().map(|at| at.value.clone()).collect::<Vec<_>>())
     };
@@ -370,6 +375,36 @@ pub(super) fn forward_auth(raw: &RawForwardAuth, cx: &mut Cx) -> Option<Unnamed>
         remember,
     });
     Some(Unnamed::stateless(kind))
+}
+
+/// Reports what is sent to whoever decides, and not asked when a decision is used again.
+fn decides_unseen(raw: &RawForwardAuth, cx: &mut Cx) {
+    let Some(by) =
+        raw.remember.as_ref().and_then(|it| it.value.by.as_ref()).filter(|by| !by.value.0.is_empty())
+    else {
+        return;
+    };
+    let said = raw.send_headers.as_ref();
+    let sent = match said {
+        Some(list) => list.value.0.iter().map(|at| at.value.clone()).collect(),
+        None => vec![AUTHORIZATION, COOKIE],
+    };
+    let is_of_one_request = |name: &HeaderName| ["x-request-id", "traceparent"].contains(&name.as_str());
+    let unseen =
+        |name: &&HeaderName| !is_of_one_request(name) && !by.value.0.iter().any(|at| at.value == **name);
+    let unseen = sent.iter().filter(unseen).map(HeaderName::as_str).collect::<Vec<_>>();
+    if unseen.is_empty() {
+        return;
+    }
+    let message =
+        format!("what is decided by `{}` would count for whoever sends another one", unseen.join("`, `"));
+    let all = by.value.0.iter().map(|at| at.value.as_str()).chain(unseen.iter().copied()).collect::<Vec<_>>();
+    let help = format!(
+        "remember by all that is sent: `by: [{}]`; or send less: `send_headers: [{}]`",
+        all.join(", "),
+        by.value.0.iter().map(|at| at.value.as_str()).collect::<Vec<_>>().join(", ")
+    );
+    cx.error(Code::Exposed, by.span, message).help(help);
 }
 
 static TAKEN: [HeaderName; 17] = [

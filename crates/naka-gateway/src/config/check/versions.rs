@@ -64,7 +64,7 @@ pub(super) fn versions(
     })
 }
 
-/// Where a request says it; in the path it is where the match has `{version}`.
+/// Where a request says it; in the path it is where the match has `{version}`, else behind the prefix.
 fn places(raw: &RawVersions, path: Option<&PathPattern>, cx: &mut Cx) -> Vec<VersionPlace> {
     let default = [
         VersionPlace::Path(None),
@@ -77,14 +77,19 @@ fn places(raw: &RawVersions, path: Option<&PathPattern>, cx: &mut Cx) -> Vec<Ver
         unique(&by.value.0.iter().map(named).collect::<Vec<_>>(), "place", cx);
         by.value.0.iter().map(|at| at.value.clone()).collect::<Vec<_>>()
     });
-    let captured = path.and_then(|path| match path {
-        PathPattern::Whole(segments) | PathPattern::Prefix(segments) => {
-            segments.iter().position(|it| matches!(it, Segment::Param(name) if &**name == "version"))
-        }
-        PathPattern::Regex(_) => None,
-    });
+    let segments = match path {
+        Some(PathPattern::Whole(segments) | PathPattern::Prefix(segments)) => &segments[..],
+        _ => &[],
+    };
+    let captured = segments.iter().position(|it| matches!(it, Segment::Param(name) if &**name == "version"));
+    for at in raw.by.iter().flat_map(|by| &by.value.0) {
+        let VersionPlace::Path(Some(number)) = at.value else { continue };
+        let Some(Segment::Literal(always)) = segments.get(number) else { continue };
+        cx.error(Code::Conflict, at.span, format!("this segment is always `{always}`"))
+            .help("write `path` for the one behind the prefix, or `{version}` into the path");
+    }
     let settled = |place| match place {
-        VersionPlace::Path(None) => VersionPlace::Path(Some(captured.unwrap_or(0))),
+        VersionPlace::Path(None) => VersionPlace::Path(Some(captured.unwrap_or(segments.len()))),
         other => other,
     };
     said.unwrap_or_else(|| default.to_vec()).into_iter().map(settled).collect()
