@@ -402,16 +402,18 @@ pub(crate) struct Url(pub(crate) Arc<str>);
 
 impl Scalar for Url {
     const WHAT: &'static str = "a URL such as `https://id.example/jwks`";
+    /// People write passwords into URLs.
+    const IS_SECRET: bool = true;
 
     fn parse(text: Text<'_>) -> Result<Self, Wrong> {
-        let wrong = || Wrong::new(format!("{} is not a URL that can be fetched", quoted(text.text)));
+        let wrong = || Wrong::new("this is not a URL that can be fetched");
         let uri: Uri = text.text.parse().map_err(|_| wrong().help("write `https://id.example/jwks`"))?;
         match (uri.scheme_str(), uri.authority()) {
             (Some("http" | "https"), Some(authority)) if !authority.as_str().contains('@') => {
                 Ok(Self(text.text.into()))
             }
             (Some("http" | "https"), Some(_)) => Err(wrong().help("take the user out of it")),
-            (None, _) => Err(wrong().help(format!("write `https://{}`", text.text.trim_start_matches('/')))),
+            (None, _) => Err(wrong().help("write `https://` before it")),
             _ => Err(wrong().help("write `https://…` or `http://…`")),
         }
     }

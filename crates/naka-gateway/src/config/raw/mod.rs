@@ -97,6 +97,27 @@ words! {
     Nothing ("`none`") { None = "none" }
 }
 
+/// `auth: none`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LetsIn;
+
+impl Scalar for LetsIn {
+    const WHAT: &'static str = "`none`, which lets everybody in (what finds out who asks stands in `use:`)";
+
+    fn parse(text: Text<'_>) -> Result<Self, Wrong> {
+        match text.text {
+            "none" => Ok(Self),
+            other => Err(Wrong::new(format!("{} is not `none`", quoted(other))).help(
+                "name a policy that finds out who asks under `use:`: `use: [name]`; `auth: none` lets everybody in",
+            )),
+        }
+    }
+
+    fn schema() -> Json {
+        json!({"const": "none"})
+    }
+}
+
 record! {
     /// The admin listener.
     RawAdmin ("the admin listener") {
@@ -385,7 +406,7 @@ record! {
         /// Decides between routes of equal rank; higher wins.
         priority: i32 = optional;
         /// `none`: it is public, whatever its group or listener asks for.
-        auth: Nothing = optional;
+        auth: LetsIn = optional;
         /// Named policies, a set.
         r#use: OneOrMany<Id> = optional;
         /// A rate limit: a name, or the limit itself.
