@@ -82,6 +82,30 @@ async fn r2_3_a_request_arrives_as_it_was_sent_but_for_what_is_said() {
     assert_eq!(upstream.body_bytes(), 4);
 }
 
+/// An upstream that merges trailers into headers would believe what is said there.
+#[tokio::test(start_paused = true)]
+async fn r2_3_trailers_go_on_only_if_announced_and_if_they_say_neither_who_asks_nor_whence() {
+    let gateway =
+        Inside::new(&CONFIG.replace("trusted_proxies: []", "identity_headers: {x-user-id: identity}"));
+    let upstream = Upstream::inside(&gateway.network, "app:1", |_| ok("fine"));
+    for (announced, sent, expected) in [
+        ("trailer: x-checksum\r\n", "x-checksum: 7", &["x-checksum: 7"][..]),
+        ("", "x-checksum: 7", &[]),
+        ("", "x-user-id: admin", &[]),
+        ("trailer: x-checksum\r\n", "x-user-id: admin", &[]),
+        ("trailer: x-user-id\r\n", "x-user-id: admin", &[]),
+        ("trailer: x_user_id\r\n", "x_user_id: admin", &[]),
+        ("trailer: x-forwarded-for\r\n", "x-forwarded-for: 10.0.0.1", &[]),
+    ] {
+        let request = format!(
+            "POST /t HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n{announced}connection: close\r\n\r\n\
+             3\r\nabc\r\n0\r\n{sent}\r\n\r\n"
+        );
+        assert!(raw(&gateway, &request).await.starts_with("HTTP/1.1 200"), "{announced}{sent}");
+        assert_eq!(upstream.trailers(), expected, "{announced}{sent}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn r2_1_paths_are_rewritten_with_captures_and_prefixes_stripped() {
     let (gateway, upstream) = gateway();

@@ -109,6 +109,7 @@ struct State {
     peak: AtomicU64,
     body_bytes: AtomicU64,
     seen: Mutex<VecDeque<Seen>>,
+    trailers: Mutex<Vec<String>>,
 }
 
 impl Upstream {
@@ -209,6 +210,11 @@ impl Upstream {
     pub fn last(&self) -> Seen {
         self.state.kept().back().cloned().expect("a request has come")
     }
+
+    /// The trailers of the last body in chunks, `name: value` each.
+    pub fn trailers(&self) -> Vec<String> {
+        self.state.trailers.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 impl Drop for Upstream {
@@ -271,6 +277,7 @@ impl State {
             peak: AtomicU64::new(0),
             body_bytes: AtomicU64::new(0),
             seen: Mutex::default(),
+            trailers: Mutex::default(),
         })
     }
 
@@ -357,12 +364,23 @@ impl State {
                 let size = line.split(';').next().unwrap_or_default().trim();
                 let size = u64::from_str_radix(size, 16).map_err(|_| io::ErrorKind::InvalidData)?;
                 if size == 0 {
-                    while !read_line(stream, buffer).await?.is_empty() {} // Trailers.
-                    return Ok(());
+                    return self.read_trailers(stream, buffer).await;
                 }
                 self.take(stream, buffer, size).await?;
                 read_line(stream, buffer).await?;
             },
+        }
+    }
+
+    async fn read_trailers<S: Stream>(&self, stream: &mut S, buffer: &mut Vec<u8>) -> io::Result<()> {
+        let mut trailers = Vec::new();
+        loop {
+            let line = read_line(stream, buffer).await?;
+            if line.is_empty() {
+                *self.trailers.lock().unwrap_or_else(PoisonError::into_inner) = trailers;
+                return Ok(());
+            }
+            trailers.push(line);
         }
     }
 
