@@ -13,10 +13,7 @@ use http::{HeaderMap, HeaderName};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use super::{
-    Ticket,
-    store::{Outcome, Recorded},
-};
+use super::store::{Outcome, Recorded, Ticket};
 use crate::buffered::{Buffered, Share};
 
 /// How often a body whose client is gone is asked for what it has at hand.

@@ -89,46 +89,33 @@
 //! # }
 //! ```
 
-use std::{
-    fmt,
-    future::Future,
-    iter, mem,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll, ready},
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 
-use aws_lc_rs::digest::{self, SHA256};
-use bytes::Bytes;
 use http::{
-    HeaderName, HeaderValue, Method, Request, Response, StatusCode,
-    header::{CONTENT_LENGTH, CONTENT_TYPE, HOST},
+    HeaderName, Method, StatusCode,
+    header::{CONTENT_LENGTH, CONTENT_TYPE},
     request::Parts,
 };
-use http_body::Body;
-use pin_project_lite::pin_project;
 use tokio::time::Instant;
-use tower_service::Service;
 
 mod body;
 mod key;
+mod scope;
+mod service;
 mod store;
 mod table;
 
 pub use body::IdempotencyBody;
-use body::Recorder;
+use scope::Hash;
+pub use scope::{Scope, by_caller};
+pub use service::{Idempotency, IdempotencyFuture};
 pub use store::{Beginning, Begun, MemoryStore, Outcome, Recorded, Store};
 pub use table::{Counts, Digest, Limits};
 
 use crate::{
-    buffered::{Buffered, Buffering, Collect, CollectError, Collected, Share},
+    buffered::{Buffering, Share},
     clock::Now,
-    context::ClientAddr,
     explain::{Explain, Finding},
-    identity::{Claim, Identity},
-    key::{Key, client_network},
-    layered::layered,
     observe::Observer,
     reject::{Dependency, Head, Reason, Rejection},
 };
@@ -215,128 +202,6 @@ impl IdempotencyConfig {
 impl Default for IdempotencyConfig {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-/// Within what a key means one thing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Scope(Digest);
-
-impl Scope {
-    /// That of these parts, in their order.
-    pub fn of<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
-        let mut hash = Hash::new();
-        parts.into_iter().for_each(|part| hash.part(part));
-        Self(hash.finish())
-    }
-
-    /// The same within these parts only, in their order.
-    #[must_use]
-    pub fn within<'a>(self, parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
-        let mut hash = Hash::new();
-        hash.part(&self.0);
-        parts.into_iter().for_each(|part| hash.part(part));
-        Self(hash.finish())
-    }
-}
-
-/// A [`Key`] means something to its own process only, and so does this.
-impl From<Key> for Scope {
-    fn from(key: Key) -> Self {
-        Self::of([&key.bits().to_le_bytes()[..]])
-    }
-}
-
-/// The default [`Scope`]: host, method and path, and who asks. None if somebody is known of whom neither a
-/// subject nor a claim is.
-pub fn by_caller(head: &Head<'_>) -> Option<Scope> {
-    let host = head.headers.get(HOST).map(HeaderValue::as_bytes);
-    let host = host.or(head.uri.authority().map(|authority| authority.as_str().as_bytes()));
-    let mut hash = Hash::new();
-    for part in [host.unwrap_or_default(), head.method.as_str().as_bytes(), head.uri.path().as_bytes()] {
-        hash.part(part);
-    }
-    if let Some(first) = Identity::of(head.extensions) {
-        let all = || iter::successors(Some(&**first), |who| who.beside.as_deref());
-        if !all().any(is_told_apart) {
-            return None;
-        }
-        all().for_each(|who| hash.identity(who));
-    } else if let Some(client) = ClientAddr::of(head.extensions) {
-        hash.part(client_network(client).to_string().as_bytes());
-    }
-    Some(Scope(hash.finish()))
-}
-
-/// Whether anything is known that others do not have as well.
-fn is_told_apart(who: &Identity) -> bool {
-    who.subject.is_some() || !who.claims.is_empty()
-}
-
-/// SHA-256 over parts that cannot run into one another.
-struct Hash(digest::Context);
-
-impl Hash {
-    fn new() -> Self {
-        Self(digest::Context::new(&SHA256))
-    }
-
-    fn part(&mut self, bytes: &[u8]) {
-        self.0.update(&(bytes.len() as u64).to_le_bytes());
-        self.0.update(bytes);
-    }
-
-    /// A subject is one of its issuer; without it all claims count.
-    fn identity(&mut self, who: &Identity) {
-        self.part(format!("{:?}", who.scheme).as_bytes());
-        if let Some(subject) = &who.subject {
-            let issuer = who.claims.get("iss").and_then(Claim::as_text);
-            self.part(b"subject");
-            self.part(issuer.unwrap_or_default().as_bytes());
-            self.part(subject.as_bytes());
-            return;
-        }
-        self.part(b"claims");
-        self.part(&(who.claims.len() as u64).to_le_bytes());
-        for (name, claim) in &who.claims {
-            self.part(name.as_bytes());
-            self.claim(claim);
-        }
-    }
-
-    /// Its kind and its value: a number is not its text.
-    fn claim(&mut self, claim: &Claim) {
-        match claim {
-            Claim::Text(text) => {
-                self.part(b"text");
-                self.part(text.as_bytes());
-            }
-            Claim::Integer(number) => {
-                self.part(b"integer");
-                self.part(&number.to_le_bytes());
-            }
-            Claim::Number(number) => {
-                self.part(b"number");
-                self.part(&number.to_bits().to_le_bytes());
-            }
-            Claim::Flag(flag) => {
-                self.part(b"flag");
-                self.part(&[u8::from(*flag)]);
-            }
-            Claim::List(all) => {
-                self.part(b"list");
-                self.part(&(all.len() as u64).to_le_bytes());
-                for one in all {
-                    self.claim(one);
-                }
-            }
-        }
-    }
-
-    fn finish(self) -> Digest {
-        let mut digest = Digest::default();
-        digest.copy_from_slice(self.0.finish().as_ref());
-        digest
     }
 }
 
@@ -538,11 +403,6 @@ impl<O> fmt::Debug for IdempotencyLayer<O> {
     }
 }
 
-layered! {
-    /// Does nothing twice; see the [module docs](self). What is behind gets bodies as [`Buffered`].
-    IdempotencyLayer { shared } => Idempotency
-}
-
 impl<O: Observer> Shared<O> {
     fn evaluate(&self, head: &Head<'_>) -> Result<Option<Digest>, Rejection> {
         evaluate(&self.config, &*self.scope, head).map_err(|rejection| rejection.by(self.name.clone()))
@@ -595,307 +455,5 @@ impl<O: Observer> Explain for IdempotencyLayer<O> {
             }
         };
         Finding::WouldAsk(Dependency::Repetition { then })
-    }
-}
-
-impl<S, O, B, R> Service<Request<B>> for Idempotency<S, O>
-where
-    S: Service<Request<Buffered<B>>, Response = Response<R>> + Clone,
-    O: Observer,
-    B: Body<Data = Bytes>,
-    R: Body<Data = Bytes> + Default,
-{
-    type Response = Response<IdempotencyBody<R>>;
-    type Error = S::Error;
-    type Future = IdempotencyFuture<S, S::Future, B, O>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        let known = self.layer.shared.as_ref().map(|shared| (shared, shared.evaluate(&Head::from(&request))));
-        let state = match known {
-            None | Some((_, Ok(None))) => {
-                State::Pass { future: self.inner.call(request.map(Buffered::same)) }
-            }
-            Some((shared, Err(rejection))) => {
-                State::Answer { answer: Some(Answer::Refusal(shared.refuse(rejection))) }
-            }
-            Some((shared, Ok(Some(id)))) => {
-                let now = Now::of(request.extensions());
-                let (parts, body) = request.into_parts();
-                let collect = Collect::new(body, shared.config.max_request_bytes).with_share(shared.share());
-                // The one that is ready goes; its clone has to become ready first.
-                let clone = self.inner.clone();
-                let inner = mem::replace(&mut self.inner, clone);
-                let planned = Planned { shared: Arc::clone(shared), now, id };
-                State::Read { parts: Some(parts), collect, inner: Some(inner), planned: Some(planned) }
-            }
-        };
-        IdempotencyFuture { state }
-    }
-}
-
-pin_project! {
-    /// The future of [`Idempotency`].
-    pub struct IdempotencyFuture<S, F, B, O = ()>
-    where
-        B: Body,
-        O: Observer,
-    {
-        #[pin]
-        state: State<S, F, B, O>,
-    }
-}
-
-pin_project! {
-    #[project = Projection]
-    enum State<S, F, B, O>
-    where
-        B: Body,
-        O: Observer,
-    {
-        /// It has no key: not ours.
-        Pass { #[pin] future: F },
-        /// Its body comes.
-        Read { parts: Option<Parts>, #[pin] collect: Collect<B>, inner: Option<S>, planned: Option<Planned<O>> },
-        /// The store is asked.
-        Ask { asking: Asking, waiting: Option<Waiting<S, B, O>> },
-        /// It is at work.
-        Work { #[pin] future: F, work: Work<O> },
-        /// It is known what to answer.
-        Answer { answer: Option<Answer> },
-    }
-}
-
-type Asking = Pin<Box<dyn Future<Output = Begun> + Send>>;
-
-/// Keeps the layer's inside out of the future's type.
-struct Planned<O> {
-    shared: Arc<Shared<O>>,
-    now: Now,
-    id: Digest,
-}
-
-/// A request whose body has come, and whoever it is for.
-struct Waiting<S, B: Body, O> {
-    request: Request<Buffered<B>>,
-    inner: S,
-    planned: Planned<O>,
-}
-
-enum Answer {
-    Refusal(Rejection),
-    Replay(Arc<Recorded>),
-}
-
-impl<S, B, R, O> Future for IdempotencyFuture<S, S::Future, B, O>
-where
-    S: Service<Request<Buffered<B>>, Response = Response<R>>,
-    B: Body<Data = Bytes>,
-    R: Body<Data = Bytes> + Default,
-    O: Observer,
-{
-    type Output = Result<Response<IdempotencyBody<R>>, S::Error>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut state = self.project().state;
-        loop {
-            let next = match state.as_mut().project() {
-                Projection::Pass { future } => {
-                    let response = ready!(future.poll(cx))?;
-                    return Poll::Ready(
-                        Ok(response.map(|body| IdempotencyBody::plain(Buffered::same(body)))),
-                    );
-                }
-                Projection::Read { parts, collect, inner, planned } => {
-                    let collected = ready!(collect.poll(cx));
-                    let planned = planned.take().expect("a body is read once");
-                    let parts = parts.take().expect("a body is read once");
-                    let inner = inner.take().expect("a body is read once");
-                    planned.ask(parts, collected, inner)
-                }
-                Projection::Ask { asking, waiting } => {
-                    let begun = ready!(asking.as_mut().poll(cx));
-                    waiting.take().expect("the store answers once").go_on(begun)
-                }
-                Projection::Work { future, work } => {
-                    let result = ready!(future.poll(cx));
-                    return Poll::Ready(work.judge(result));
-                }
-                Projection::Answer { answer } => {
-                    let answer = answer.take().expect("a future is not polled after it is ready");
-                    return Poll::Ready(Ok(answer.into_response()));
-                }
-            };
-            state.set(next);
-        }
-    }
-}
-
-impl<S, F, B: Body, O: Observer> fmt::Debug for IdempotencyFuture<S, F, B, O> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("IdempotencyFuture").finish_non_exhaustive()
-    }
-}
-
-impl<O: Observer> Planned<O> {
-    /// The body has come, or not: the store is asked about the request.
-    fn ask<S, B>(
-        self,
-        parts: Parts,
-        collected: Result<Collected, CollectError<B::Error>>,
-        inner: S,
-    ) -> State<S, S::Future, B, O>
-    where
-        S: Service<Request<Buffered<B>>>,
-        B: Body<Data = Bytes>,
-    {
-        let config = &self.shared.config;
-        let collected = match collected {
-            Ok(collected) => collected,
-            Err(error) => {
-                let rejection = match error {
-                    CollectError::TooLarge => Rejection::new(Reason::BodyTooLarge),
-                    CollectError::NoRoom => Rejection::new(Reason::IdempotencyStoreFull),
-                    CollectError::Failed(_) => {
-                        Rejection::new(Reason::BadRequest).detail("The body of the request broke off.")
-                    }
-                };
-                return State::Answer { answer: Some(Answer::Refusal(self.shared.refuse(rejection))) };
-            }
-        };
-        let print = print(config, &parts, &collected.data);
-        let beginning = self.shared.store.begin(&config.limits, self.now, &self.id, &print);
-        let request = Request::from_parts(parts, Buffered::whole(collected));
-        let waiting = Waiting { request, inner, planned: self };
-        match beginning {
-            Beginning::Now(begun) => waiting.go_on(begun),
-            Beginning::Later(asking) => State::Ask { asking, waiting: Some(waiting) },
-        }
-    }
-}
-
-impl<S, B, O> Waiting<S, B, O>
-where
-    S: Service<Request<Buffered<B>>>,
-    B: Body<Data = Bytes>,
-    O: Observer,
-{
-    /// The store has said what is known of the key.
-    fn go_on(self, begun: Begun) -> State<S, S::Future, B, O> {
-        let Self { request, mut inner, planned: Planned { shared, id, .. } } = self;
-        if let Begun::Fresh(token) = begun {
-            let (store, limits) = (Arc::clone(&shared.store), shared.config.limits);
-            let ticket = Some(Ticket { store, limits, id, token, is_over: false });
-            let work = Work { shared, ticket }; // Before the call: should that panic, the outcome is not known.
-            work.shared.observer.admitted();
-            return State::Work { future: inner.call(request), work };
-        }
-        State::Answer {
-            answer: Some(match (refusal(&begun), begun) {
-                (None, Begun::Answered(answer)) => {
-                    shared.observer.replayed();
-                    Answer::Replay(answer)
-                }
-                (rejection, _) => {
-                    Answer::Refusal(shared.refuse(rejection.expect("all other findings refuse")))
-                }
-            }),
-        }
-    }
-}
-
-/// A request that is at work. Dropped before there is an answer, it was given up.
-struct Work<O: Observer> {
-    shared: Arc<Shared<O>>,
-    ticket: Option<Ticket>,
-}
-
-impl<O: Observer> Work<O> {
-    fn judge<R: Body<Data = Bytes>, E>(
-        &mut self,
-        result: Result<Response<R>, E>,
-    ) -> Result<Response<IdempotencyBody<R>>, E> {
-        let ticket = self.ticket.take().expect("a future is not polled after it is ready");
-        let config = &self.shared.config;
-        let response = match result {
-            Ok(response) => response,
-            Err(error) => {
-                let is_kept = config.failures == Failures::Keep;
-                ticket.end(if is_kept { Outcome::Unknown } else { Outcome::Released });
-                return Err(error);
-            }
-        };
-        let own = response.extensions().get::<Rejection>().map(|rejection| rejection.reason);
-        let plain = |response: Response<R>| response.map(|body| IdempotencyBody::plain(Buffered::same(body)));
-        let outcome = match judge(config.failures, response.status(), own) {
-            Judgement::Record => {
-                let (parts, body) = response.into_parts();
-                let answer = Recorded::new(parts.status, body::kept(&parts.headers), Bytes::new());
-                let (hint, most) = (body.size_hint(), config.max_response_bytes);
-                let recorder = Recorder::new(ticket, answer, &hint, most, self.shared.share());
-                return Ok(Response::from_parts(parts, IdempotencyBody::recorded(body, recorder)));
-            }
-            Judgement::Release => Outcome::Released,
-            Judgement::NotKept => Outcome::NotKept,
-            Judgement::Unknown => Outcome::Unknown,
-        };
-        ticket.end(outcome);
-        Ok(plain(response))
-    }
-}
-
-impl<O: Observer> Drop for Work<O> {
-    fn drop(&mut self) {
-        if self.ticket.is_some() {
-            self.shared.observer.cancelled();
-        }
-    }
-}
-
-/// The key of one request that is at work. Dropped without an outcome, that is not known.
-struct Ticket {
-    store: Arc<dyn Store>,
-    limits: Limits,
-    id: Digest,
-    token: u64,
-    is_over: bool,
-}
-
-impl Ticket {
-    fn end(mut self, outcome: Outcome) {
-        self.tell(outcome);
-    }
-
-    fn tell(&mut self, outcome: Outcome) {
-        self.is_over = true;
-        self.store.end(&self.limits, Now::read(), &self.id, self.token, outcome);
-    }
-}
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        if !self.is_over {
-            self.tell(Outcome::Unknown);
-        }
-    }
-}
-
-impl Answer {
-    fn into_response<R: Body<Data = Bytes> + Default>(self) -> Response<IdempotencyBody<R>> {
-        match self {
-            Self::Refusal(rejection) => rejection.into_response(),
-            Self::Replay(answer) => {
-                let (data, trailers) = (answer.body.clone(), answer.trailers.clone());
-                let whole = Collected { data, trailers, share: None };
-                let mut response = Response::new(IdempotencyBody::plain(Buffered::whole(whole)));
-                *response.status_mut() = answer.status;
-                response.headers_mut().clone_from(&answer.headers);
-                response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
-                response
-            }
-        }
     }
 }

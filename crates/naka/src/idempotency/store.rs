@@ -209,3 +209,35 @@ impl From<Found<Arc<Recorded>>> for Begun {
         }
     }
 }
+
+/// The key of one request that is at work. Dropped without an outcome, that is not known.
+pub(super) struct Ticket {
+    store: Arc<dyn Store>,
+    limits: Limits,
+    id: Digest,
+    token: u64,
+    is_over: bool,
+}
+
+impl Ticket {
+    pub(super) fn new(store: Arc<dyn Store>, limits: Limits, id: Digest, token: u64) -> Self {
+        Self { store, limits, id, token, is_over: false }
+    }
+
+    pub(super) fn end(mut self, outcome: Outcome) {
+        self.tell(outcome);
+    }
+
+    fn tell(&mut self, outcome: Outcome) {
+        self.is_over = true;
+        self.store.end(&self.limits, Now::read(), &self.id, self.token, outcome);
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.tell(Outcome::Unknown);
+        }
+    }
+}
