@@ -40,10 +40,10 @@
 //!
 //! # Whose key it is
 //! Two callers' equal keys never meet. By default ([`by_caller`]) a key counts for one host, method and
-//! path, and for the [`Identity`] of the caller, those [`beside`](Identity::beside) it included: stand inside of
+//! path, and for the [`Identity`](crate::identity::Identity) of the caller, those [`beside`](crate::identity::Identity::beside) it included: stand inside of
 //! what authenticates. Of one without a subject all claims count, so that a new token is another caller.
 //! If somebody is known of whom neither subject nor claim is, the key is refused (`400`,
-//! [`Reason::KeyMissing`]). Without an identity it counts for the client's network ([`client_network`]),
+//! [`Reason::KeyMissing`]). Without an identity it counts for the client's network ([`client_network`](crate::key::client_network)),
 //! which neighbours share: one who guesses a key *and* the whole request sees the answer. Without an address it
 //! counts for everybody. [`scoped`](IdempotencyLayer::scoped) takes another rule.
 //!
