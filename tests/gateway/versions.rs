@@ -33,6 +33,31 @@ routes:
   versions: {match: {path: /versions}, list_versions: [products]}
 ";
 
+const ONE_NAME: &str = "
+listeners: {public: {listen: ':1'}}
+upstreams: {one: {endpoints: ['one:1']}, two: {endpoints: ['two:1']}, three: {endpoints: ['three:1']}}
+policies: {shop: {rate_limit: {rate: 3/m}}}
+routes:
+  shop: {match: {prefix: /}, use: [shop], versions: {by: [header], default: v1, of: {v1: {upstream: one}, v2: {upstream: two}}}}
+";
+
+/// Bug: a route with versions and a policy of its name were one in the metrics.
+#[tokio::test(start_paused = true)]
+async fn versions_of_a_route_and_a_policy_of_its_name_are_counted_apart() {
+    let Shop { gateway, upstreams: _upstreams } = shop(ONE_NAME);
+    assert_eq!(gateway.send(get("/tea")).await.status(), 200);
+    assert_eq!(gateway.send(with("/tea", &[("x-api-version", "v7")])).await.status(), 400);
+    let decided = |policy: &str, outcome: &str| {
+        gateway.metric(&format!("naka_policy_decisions_total{{policy=\"{policy}\",outcome=\"{outcome}\"}}"))
+    };
+    assert_eq!((decided("shop", "admitted"), decided("shop", "rejected")), (Some(2.0), Some(0.0)));
+    let of_versions = (decided("shop/versions", "admitted"), decided("shop/versions", "rejected"));
+    assert_eq!(of_versions, (Some(1.0), Some(1.0)));
+    // They are kept over a reload, and go with the route.
+    gateway.reload(&ONE_NAME.replace("3/m", "30/m")).unwrap();
+    assert_eq!(decided("shop/versions", "admitted"), Some(1.0));
+}
+
 const BEHIND: &str = "
 listeners: {public: {listen: ':1'}}
 upstreams: {one: {endpoints: ['one:1']}, two: {endpoints: ['two:1']}, three: {endpoints: ['three:1']}}

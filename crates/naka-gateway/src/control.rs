@@ -182,12 +182,12 @@ fn max_age(headers: &HeaderMap) -> Option<Duration> {
 
 /// Trusts whom this machine trusts; `SSL_CERT_FILE` and `SSL_CERT_DIR` say otherwise.
 fn tls() -> Result<Arc<ClientConfig>, BoxError> {
-    static TLS: OnceLock<Result<Arc<ClientConfig>, String>> = OnceLock::new();
-    let made = TLS.get_or_init(|| {
-        let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
-        let builder = builder.with_safe_default_protocol_versions().map_err(|error| error.to_string())?;
-        let builder = builder.with_platform_verifier().map_err(|error| error.to_string())?;
-        Ok(Arc::new(builder.with_no_client_auth()))
-    });
-    made.clone().map_err(BoxError::from)
+    static TLS: OnceLock<Arc<ClientConfig>> = OnceLock::new();
+    if let Some(made) = TLS.get() {
+        return Ok(Arc::clone(made));
+    }
+    // A failure is not kept: certificates may be there at the next attempt.
+    let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
+    let builder = builder.with_safe_default_protocol_versions()?.with_platform_verifier()?;
+    Ok(Arc::clone(TLS.get_or_init(|| Arc::new(builder.with_no_client_auth()))))
 }

@@ -103,12 +103,14 @@ impl State {
     }
 
     /// The names under which policies are known: those in force, and those that are buried.
-    pub fn policies(&self) -> BTreeSet<&str> {
-        let rate_limits = self.rate_limits.iter().chain(self.rate_limits.buried()).map(|(name, _)| &**name);
-        let bulkheads = self.bulkheads.iter().chain(self.bulkheads.buried()).map(|(name, _)| &**name);
-        let versions = self.versions.iter().chain(self.versions.buried()).map(|(name, _)| &**name);
-        let kept = self.idempotency.iter().chain(self.idempotency.buried()).map(|(name, _)| &**name);
-        let faults = self.faults.iter().map(|(name, _)| &**name);
+    pub fn policies(&self) -> BTreeSet<Name> {
+        let rate_limits =
+            self.rate_limits.iter().chain(self.rate_limits.buried()).map(|(name, _)| name.clone());
+        let bulkheads = self.bulkheads.iter().chain(self.bulkheads.buried()).map(|(name, _)| name.clone());
+        let versions =
+            self.versions.iter().chain(self.versions.buried()).map(|(route, _)| versions_name(route));
+        let kept = self.idempotency.iter().chain(self.idempotency.buried()).map(|(name, _)| name.clone());
+        let faults = self.faults.iter().map(|(name, _)| name.clone());
         rate_limits.chain(bulkheads).chain(versions).chain(kept).chain(faults).collect()
     }
 
@@ -126,6 +128,11 @@ impl State {
             ..self.clone()
         })
     }
+}
+
+/// What the versions of a route are called among policies, as those that are written in place are.
+pub fn versions_name(route: &Name) -> Name {
+    format!("{route}/versions").into()
 }
 
 /// Whoever does nothing twice, and how long it remembers at least.

@@ -5,7 +5,6 @@ use std::{
     sync::Arc,
 };
 
-use bytes::Bytes;
 use http::{Request, Response, header::CONTENT_TYPE};
 use naka::{
     clock::Now,
@@ -138,7 +137,7 @@ async fn send(transform: &Transform, client: &Client, request: Request<Body>) ->
 }
 
 fn responded(respond: &Respond) -> Response<Body> {
-    let mut response = Response::new(Body::from(Bytes::copy_from_slice(respond.body.as_bytes())));
+    let mut response = Response::new(Body::from(respond.body.clone()));
     *response.status_mut() = respond.status;
     if !respond.body.is_empty() {
         response.headers_mut().insert(CONTENT_TYPE, respond.content_type.clone());

@@ -31,7 +31,7 @@ use crate::{
     },
     control::{AskAuthority, FetchKeys},
     observe::PolicyMetrics,
-    state::{Authorities, Bulkheads, Fetching, Kept, Passwords, RateLimits, State, Tokens},
+    state::{Authorities, Bulkheads, Fetching, Kept, Passwords, RateLimits, State, Tokens, versions_name},
     transform::Matched,
     upstream::Pool,
 };
@@ -258,7 +258,8 @@ impl Step<'_> {
         let metrics = self.around.metrics;
         let steps = Steps {
             make: &|route, _: &Versions| {
-                VersionLayer::observed(checked[route].clone(), metrics.policy(route)).named(route)
+                let name = versions_name(route);
+                VersionLayer::observed(checked[route].clone(), metrics.policy(&name)).named(&name)
             },
             change: &|layer, versions| match versioning(versions) {
                 Ok(versioning) => layer.reconfigured(&versioning),

@@ -5,6 +5,7 @@ use std::{
     sync::Arc,
 };
 
+use bytes::Bytes;
 use http::HeaderValue;
 
 use super::{
@@ -473,7 +474,8 @@ fn template(at: &At<Template>, captures: Option<&[Arc<str>]>, cx: &mut Cx) {
 }
 
 fn respond(raw: &RawRespond) -> Respond {
-    Respond { status: raw.status(), body: raw.body(), content_type: raw.content_type() }
+    let body = Bytes::copy_from_slice(raw.body().as_bytes());
+    Respond { status: raw.status(), body, content_type: raw.content_type() }
 }
 
 fn redirect(at: &At<RawRedirect>, captures: Option<&[Arc<str>]>, cx: &mut Cx) -> Redirect {

@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, StatusCode, uri::PathAndQuery};
 use ipnet::IpNet;
 
@@ -386,7 +387,7 @@ pub struct Respond {
     /// The status.
     pub status: StatusCode,
     /// The body.
-    pub body: Arc<str>,
+    pub body: Bytes,
     /// Its type; `text/plain; charset=utf-8` if nothing is said.
     pub content_type: HeaderValue,
 }
