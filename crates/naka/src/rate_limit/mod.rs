@@ -113,22 +113,24 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderValue, Request, Response, request::Parts};
+use http::{Request, Response, request::Parts};
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
 use tower_service::Service;
 
 mod fields;
 mod gcra;
+mod limit;
 mod sliding;
 mod table;
 
 pub use fields::Fields;
-use fields::{Lines, Told};
+use fields::Lines;
 pub use gcra::{
     Algorithm, Cell, Factor, MAX_WINDOWS, Quota, QuotaError, Standing, Window, evaluate, migrate,
 };
-use table::{Asked, Rule, Said, Table};
+use limit::{Account, Asks, CostFn, KIND, Limit, TierFn};
+use table::Table;
 
 use crate::{
     clock::Now,
@@ -137,7 +139,7 @@ use crate::{
     key::Key,
     layered::layered,
     observe::Observer,
-    reject::{Decided, Head, Reason, Rejection, Verdict},
+    reject::{Decided, Head, Rejection},
 };
 
 /// What a [`RateLimitLayer`] does.
@@ -235,7 +237,7 @@ pub enum OnMissing {
     Shared,
     /// It is not counted.
     Skip,
-    /// It is refused with `400` and [`Reason::KeyMissing`].
+    /// It is refused with `400` and [`Reason::KeyMissing`](crate::reject::Reason::KeyMissing).
     Reject,
 }
 
@@ -482,219 +484,5 @@ where
 impl<F> fmt::Debug for RateLimitFuture<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RateLimitFuture").finish_non_exhaustive()
-    }
-}
-
-const KIND: &str = "rate_limit";
-
-type KeyFn = dyn Fn(&Head<'_>) -> Option<Key> + Send + Sync;
-type CostFn = dyn Fn(&Head<'_>) -> u32 + Send + Sync;
-type TierFn = dyn Fn(&Head<'_>) -> Option<usize> + Send + Sync;
-
-/// What is asked of a request.
-#[derive(Clone)]
-struct Asks {
-    key: Arc<KeyFn>,
-    cost: Option<Arc<CostFn>>,
-    tier: Option<Arc<TierFn>>,
-}
-
-/// What outlives a configuration.
-#[derive(Debug)]
-struct Account {
-    start: Instant,
-    table: Table,
-    /// The number of the next configuration.
-    generations: AtomicU64,
-    rejections: Rejections,
-    /// The longest refill of all configurations: cells are carried over only as they are asked for.
-    refill_ns: AtomicU64,
-}
-
-impl Account {
-    /// What decides under the next configuration.
-    fn rule(&self, config: &RateLimitConfig) -> Rule {
-        let generation = self.generations.fetch_add(1, Relaxed);
-        let rule = Rule::new(generation, config.quota, config.max_keys, &config.tiers);
-        let quotas = rule.tiers.iter().map(|(_, quota)| quota).chain([&rule.quota]);
-        let refill = quotas.map(Quota::refill).max().unwrap_or_default();
-        self.refill_ns.fetch_max(nanos(refill), Relaxed);
-        rule
-    }
-}
-
-fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
-
-/// One configuration over an account.
-struct Limit<O> {
-    account: Arc<Account>,
-    rule: Rule,
-    name: Option<Arc<str>>,
-    /// What `RateLimit-Policy` says: of the quota as it is, and of each tier's.
-    policies: Arc<[HeaderValue]>,
-    config: RateLimitConfig,
-    asks: Asks,
-    observer: O,
-}
-
-impl<O: Clone> Clone for Limit<O> {
-    fn clone(&self) -> Self {
-        Self {
-            account: Arc::clone(&self.account),
-            rule: self.rule.clone(),
-            name: self.name.clone(),
-            policies: Arc::clone(&self.policies),
-            config: self.config.clone(),
-            asks: self.asks.clone(),
-            observer: self.observer.clone(),
-        }
-    }
-}
-
-impl<O: Observer> Limit<O> {
-    fn commit(&self, head: &Head<'_>, now: Now) -> Result<(), Rejection> {
-        if self.config.enforce == Enforce::Never {
-            return Ok(());
-        }
-        match self.decide(head, now, |asked| self.account.table.commit(&self.rule, asked)) {
-            Verdict::Reject(rejection) if self.account.rejections.count(self.config.enforce) => {
-                self.observer.rejected(&rejection);
-                return Err(rejection);
-            }
-            Verdict::Reject(rejection) => self.observer.would_reject(&rejection),
-            Verdict::Admit(_) | Verdict::Depends(_) => self.observer.admitted(),
-        }
-        Ok(())
-    }
-
-    /// Refuses what `commit` would refuse, and else writes nothing.
-    fn refuse(&self, head: &Head<'_>, now: Now) -> Result<(), Rejection> {
-        match self.peek(head, now) {
-            Verdict::Reject(rejection) if self.account.rejections.count_if_applies(self.config.enforce) => {
-                self.observer.rejected(&rejection);
-                Err(rejection)
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// What `commit` would decide.
-    fn peek(&self, head: &Head<'_>, now: Now) -> Verdict<Option<Admitted>> {
-        self.decide(head, now, |asked| self.account.table.peek(&self.rule, asked))
-    }
-
-    /// The decision, given what the table says.
-    fn decide(
-        &self,
-        head: &Head<'_>,
-        now: Now,
-        ask: impl FnOnce(&Asked) -> Said,
-    ) -> Verdict<Option<Admitted>> {
-        let asked = match self.asked(head, now) {
-            Ok(Some(asked)) => asked,
-            Ok(None) => return Verdict::Admit(None),
-            Err(reason) => return Verdict::Reject(Rejection::new(reason).by(self.name.clone())),
-        };
-        let rejection = Rejection::new(Reason::RateLimited);
-        let rejection = match ask(&asked) {
-            Ok(left) => return Verdict::Admit(Some(Admitted { asked, left })),
-            Err(Some(wait)) => rejection.retry_after(wait),
-            Err(None) => rejection.detail("The request costs more than its limit ever admits at once."),
-        };
-        Verdict::Reject(rejection.by(self.name.clone()))
-    }
-
-    /// What a request is to the table; `None` if it is not counted.
-    fn asked(&self, head: &Head<'_>, now: Now) -> Result<Option<Asked>, Reason> {
-        let cost = self.asks.cost.as_ref().map_or(self.config.cost, |cost| cost(head));
-        if cost == 0 {
-            return Ok(None);
-        }
-        let key = match ((self.asks.key)(head), self.config.on_missing) {
-            (Some(key), _) => key,
-            (None, OnMissing::Shared) => Key::of("naka: no key"),
-            (None, OnMissing::Skip) => return Ok(None),
-            (None, OnMissing::Reject) => return Err(Reason::KeyMissing),
-        };
-        let tier = self.asks.tier.as_ref().and_then(|tier| tier(head));
-        let tier = tier.filter(|tier| *tier < self.config.tiers.len());
-        Ok(Some(Asked { key, cost, tier, now_ns: now.since_ns(self.account.start) }))
-    }
-
-    /// Whether clients are told of it: not of what is not enforced.
-    fn tells(&self) -> bool {
-        let is_on = matches!(self.config.enforce, Enforce::Always | Enforce::Percent(_));
-        is_on && self.config.fields != Fields::Off
-    }
-
-    /// Where a request stands; nothing if it is not counted.
-    fn told(&self, head: &Head<'_>, now: Now) -> Option<Told<'_>> {
-        let asked = self.asked(head, now).ok()??;
-        let policy = self.policies.get(asked.tier.map_or(0, |tier| tier + 1));
-        let windows =
-            self.account.table.look(&self.rule, &asked, |quota, cell| standings(quota, cell, asked.now_ns));
-        Some(Told { policy, ..self.unasked(windows) })
-    }
-
-    fn unasked(&self, windows: [Option<Standing>; MAX_WINDOWS]) -> Told<'_> {
-        Told { fields: self.config.fields, name: self.name.as_deref(), policy: None, windows }
-    }
-
-    /// The same, after its name or its configuration has changed.
-    fn with_policies(mut self) -> Self {
-        if self.config.fields != Fields::Draft {
-            self.policies = Arc::default();
-            return self;
-        }
-        let tiers = self.rule.tiers.iter().map(|(_, quota)| quota);
-        let policies = [&self.rule.quota]
-            .into_iter()
-            .chain(tiers)
-            .filter_map(|quota| fields::policy(self.unasked(standings(quota, &Cell::default(), 0))));
-        self.policies = policies.collect();
-        self
-    }
-}
-
-fn standings(quota: &Quota, cell: &Cell, now_ns: u64) -> [Option<Standing>; MAX_WINDOWS] {
-    let mut all = [None; MAX_WINDOWS];
-    all.iter_mut().zip(quota.standing(cell, now_ns)).for_each(|(place, standing)| *place = Some(standing));
-    all
-}
-
-/// What is known of a request that is admitted.
-struct Admitted {
-    asked: Asked,
-    left: u64,
-}
-
-impl<O: Observer> Explain for Limit<O> {
-    fn kind(&self) -> &'static str {
-        KIND
-    }
-
-    fn name(&self) -> Option<&str> {
-        self.name.as_deref()
-    }
-
-    fn explain(&self, now: Now, head: &mut Parts) -> Finding {
-        if self.config.enforce == Enforce::Never {
-            return Finding::Off;
-        }
-        match self.peek(&Head::from(&*head), now) {
-            Verdict::Admit(None) => Finding::Passes,
-            Verdict::Admit(Some(Admitted { asked, left })) => {
-                let tier = asked.tier.and_then(|tier| self.rule.tiers.get(tier));
-                let quota = tier.map_or(&self.rule.quota, |(_, quota)| quota);
-                Finding::Admit(format!("{} of {} left", left + u64::from(asked.cost), quota.burst()))
-            }
-            Verdict::Reject(rejection) if self.account.rejections.peek(self.config.enforce) => {
-                Finding::Reject(rejection)
-            }
-            Verdict::Reject(rejection) => Finding::Observe(rejection),
-            Verdict::Depends(what) => Finding::WouldAsk(what),
-        }
     }
 }

@@ -1,0 +1,241 @@
+//! One limit: an account, and one configuration over it.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use http::{HeaderValue, request::Parts};
+use tokio::time::Instant;
+
+use super::{
+    OnMissing, RateLimitConfig,
+    fields::{self, Fields, Told},
+    gcra::{Cell, MAX_WINDOWS, Quota, Standing},
+    table::{Asked, Rule, Said, Table},
+};
+use crate::{
+    clock::Now,
+    enforce::{Enforce, Rejections},
+    explain::{Explain, Finding},
+    key::Key,
+    observe::Observer,
+    reject::{Head, Reason, Rejection, Verdict},
+};
+
+pub(super) const KIND: &str = "rate_limit";
+
+type KeyFn = dyn Fn(&Head<'_>) -> Option<Key> + Send + Sync;
+pub(super) type CostFn = dyn Fn(&Head<'_>) -> u32 + Send + Sync;
+pub(super) type TierFn = dyn Fn(&Head<'_>) -> Option<usize> + Send + Sync;
+
+/// What is asked of a request.
+#[derive(Clone)]
+pub(super) struct Asks {
+    pub(super) key: Arc<KeyFn>,
+    pub(super) cost: Option<Arc<CostFn>>,
+    pub(super) tier: Option<Arc<TierFn>>,
+}
+
+/// What outlives a configuration.
+#[derive(Debug)]
+pub(super) struct Account {
+    pub(super) start: Instant,
+    pub(super) table: Table,
+    /// The number of the next configuration.
+    pub(super) generations: AtomicU64,
+    pub(super) rejections: Rejections,
+    /// The longest refill of all configurations: cells are carried over only as they are asked for.
+    pub(super) refill_ns: AtomicU64,
+}
+
+impl Account {
+    /// What decides under the next configuration.
+    pub(super) fn rule(&self, config: &RateLimitConfig) -> Rule {
+        let generation = self.generations.fetch_add(1, Relaxed);
+        let rule = Rule::new(generation, config.quota, config.max_keys, &config.tiers);
+        let quotas = rule.tiers.iter().map(|(_, quota)| quota).chain([&rule.quota]);
+        let refill = quotas.map(Quota::refill).max().unwrap_or_default();
+        self.refill_ns.fetch_max(nanos(refill), Relaxed);
+        rule
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// One configuration over an account.
+pub(super) struct Limit<O> {
+    pub(super) account: Arc<Account>,
+    pub(super) rule: Rule,
+    pub(super) name: Option<Arc<str>>,
+    /// What `RateLimit-Policy` says: of the quota as it is, and of each tier's.
+    pub(super) policies: Arc<[HeaderValue]>,
+    pub(super) config: RateLimitConfig,
+    pub(super) asks: Asks,
+    pub(super) observer: O,
+}
+
+impl<O: Clone> Clone for Limit<O> {
+    fn clone(&self) -> Self {
+        Self {
+            account: Arc::clone(&self.account),
+            rule: self.rule.clone(),
+            name: self.name.clone(),
+            policies: Arc::clone(&self.policies),
+            config: self.config.clone(),
+            asks: self.asks.clone(),
+            observer: self.observer.clone(),
+        }
+    }
+}
+
+impl<O: Observer> Limit<O> {
+    pub(super) fn commit(&self, head: &Head<'_>, now: Now) -> Result<(), Rejection> {
+        if self.config.enforce == Enforce::Never {
+            return Ok(());
+        }
+        match self.decide(head, now, |asked| self.account.table.commit(&self.rule, asked)) {
+            Verdict::Reject(rejection) if self.account.rejections.count(self.config.enforce) => {
+                self.observer.rejected(&rejection);
+                return Err(rejection);
+            }
+            Verdict::Reject(rejection) => self.observer.would_reject(&rejection),
+            Verdict::Admit(_) | Verdict::Depends(_) => self.observer.admitted(),
+        }
+        Ok(())
+    }
+
+    /// Refuses what `commit` would refuse, and else writes nothing.
+    pub(super) fn refuse(&self, head: &Head<'_>, now: Now) -> Result<(), Rejection> {
+        match self.peek(head, now) {
+            Verdict::Reject(rejection) if self.account.rejections.count_if_applies(self.config.enforce) => {
+                self.observer.rejected(&rejection);
+                Err(rejection)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What `commit` would decide.
+    pub(super) fn peek(&self, head: &Head<'_>, now: Now) -> Verdict<Option<Admitted>> {
+        self.decide(head, now, |asked| self.account.table.peek(&self.rule, asked))
+    }
+
+    /// The decision, given what the table says.
+    fn decide(
+        &self,
+        head: &Head<'_>,
+        now: Now,
+        ask: impl FnOnce(&Asked) -> Said,
+    ) -> Verdict<Option<Admitted>> {
+        let asked = match self.asked(head, now) {
+            Ok(Some(asked)) => asked,
+            Ok(None) => return Verdict::Admit(None),
+            Err(reason) => return Verdict::Reject(Rejection::new(reason).by(self.name.clone())),
+        };
+        let rejection = Rejection::new(Reason::RateLimited);
+        let rejection = match ask(&asked) {
+            Ok(left) => return Verdict::Admit(Some(Admitted { asked, left })),
+            Err(Some(wait)) => rejection.retry_after(wait),
+            Err(None) => rejection.detail("The request costs more than its limit ever admits at once."),
+        };
+        Verdict::Reject(rejection.by(self.name.clone()))
+    }
+
+    /// What a request is to the table; `None` if it is not counted.
+    fn asked(&self, head: &Head<'_>, now: Now) -> Result<Option<Asked>, Reason> {
+        let cost = self.asks.cost.as_ref().map_or(self.config.cost, |cost| cost(head));
+        if cost == 0 {
+            return Ok(None);
+        }
+        let key = match ((self.asks.key)(head), self.config.on_missing) {
+            (Some(key), _) => key,
+            (None, OnMissing::Shared) => Key::of("naka: no key"),
+            (None, OnMissing::Skip) => return Ok(None),
+            (None, OnMissing::Reject) => return Err(Reason::KeyMissing),
+        };
+        let tier = self.asks.tier.as_ref().and_then(|tier| tier(head));
+        let tier = tier.filter(|tier| *tier < self.config.tiers.len());
+        Ok(Some(Asked { key, cost, tier, now_ns: now.since_ns(self.account.start) }))
+    }
+
+    /// Whether clients are told of it: not of what is not enforced.
+    pub(super) fn tells(&self) -> bool {
+        let is_on = matches!(self.config.enforce, Enforce::Always | Enforce::Percent(_));
+        is_on && self.config.fields != Fields::Off
+    }
+
+    /// Where a request stands; nothing if it is not counted.
+    pub(super) fn told(&self, head: &Head<'_>, now: Now) -> Option<Told<'_>> {
+        let asked = self.asked(head, now).ok()??;
+        let policy = self.policies.get(asked.tier.map_or(0, |tier| tier + 1));
+        let windows =
+            self.account.table.look(&self.rule, &asked, |quota, cell| standings(quota, cell, asked.now_ns));
+        Some(Told { policy, ..self.unasked(windows) })
+    }
+
+    pub(super) fn unasked(&self, windows: [Option<Standing>; MAX_WINDOWS]) -> Told<'_> {
+        Told { fields: self.config.fields, name: self.name.as_deref(), policy: None, windows }
+    }
+
+    /// The same, after its name or its configuration has changed.
+    pub(super) fn with_policies(mut self) -> Self {
+        if self.config.fields != Fields::Draft {
+            self.policies = Arc::default();
+            return self;
+        }
+        let tiers = self.rule.tiers.iter().map(|(_, quota)| quota);
+        let policies = [&self.rule.quota]
+            .into_iter()
+            .chain(tiers)
+            .filter_map(|quota| fields::policy(self.unasked(standings(quota, &Cell::default(), 0))));
+        self.policies = policies.collect();
+        self
+    }
+}
+
+fn standings(quota: &Quota, cell: &Cell, now_ns: u64) -> [Option<Standing>; MAX_WINDOWS] {
+    let mut all = [None; MAX_WINDOWS];
+    all.iter_mut().zip(quota.standing(cell, now_ns)).for_each(|(place, standing)| *place = Some(standing));
+    all
+}
+
+/// What is known of a request that is admitted.
+pub(super) struct Admitted {
+    asked: Asked,
+    left: u64,
+}
+
+impl<O: Observer> Explain for Limit<O> {
+    fn kind(&self) -> &'static str {
+        KIND
+    }
+
+    fn name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
+
+    fn explain(&self, now: Now, head: &mut Parts) -> Finding {
+        if self.config.enforce == Enforce::Never {
+            return Finding::Off;
+        }
+        match self.peek(&Head::from(&*head), now) {
+            Verdict::Admit(None) => Finding::Passes,
+            Verdict::Admit(Some(Admitted { asked, left })) => {
+                let tier = asked.tier.and_then(|tier| self.rule.tiers.get(tier));
+                let quota = tier.map_or(&self.rule.quota, |(_, quota)| quota);
+                Finding::Admit(format!("{} of {} left", left + u64::from(asked.cost), quota.burst()))
+            }
+            Verdict::Reject(rejection) if self.account.rejections.peek(self.config.enforce) => {
+                Finding::Reject(rejection)
+            }
+            Verdict::Reject(rejection) => Finding::Observe(rejection),
+            Verdict::Depends(what) => Finding::WouldAsk(what),
+        }
+    }
+}
