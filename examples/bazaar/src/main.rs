@@ -1,8 +1,15 @@
-//! `bazaar`: the services behind the gateway, one subcommand each, and `up`, which starts them all.
+//! `bazaar`: the services behind the gateway, one subcommand each; `up`, which starts them all; and
+//! what a rider needs: `token` and `ride`.
 
 use std::{ffi::OsString, iter, process::ExitCode};
 
-use bazaar::{naka, pricing, service, up};
+use bazaar::{
+    booking,
+    demo::{keys, naka, ride, up},
+    driver,
+    kernel::service,
+    pricing, tracking, user,
+};
 use clap::{Parser, Subcommand};
 
 /// The services behind the gateway: rides today, a shop to come.
@@ -17,8 +24,25 @@ struct Cli {
 enum Command {
     /// Start every service and the gateway, each as a process of its own.
     Up(up::UpArgs),
+    /// Take a ride through the gateway: estimate, book, track, cancel.
+    Ride(ride::RideArgs),
+    /// Print a token, for the gateway to believe.
+    Token(keys::TokenArgs),
     /// Run the pricing service.
     Pricing(service::ServiceArgs),
+    /// Run the drivers' service.
+    Driver(service::ServiceArgs),
+    /// Run the booking service.
+    Booking {
+        #[command(flatten)]
+        service: service::ServiceArgs,
+        #[command(flatten)]
+        booking: booking::BookingArgs,
+    },
+    /// Run the tracking service.
+    Tracking(service::ServiceArgs),
+    /// Run the user service.
+    User(service::ServiceArgs),
     /// Run the gateway.
     #[command(hide = true, disable_help_flag = true)]
     Naka {
@@ -32,7 +56,24 @@ enum Command {
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Up(args) => up::run(&args),
-        Command::Pricing(args) => service::run("pricing", &args, pricing::app),
+        Command::Ride(args) => ride::run(&args),
+        Command::Token(args) => keys::run(&args),
+        Command::Pricing(args) => service::run("pricing", &args, pricing::MIGRATIONS, pricing::app),
+        Command::Driver(args) => {
+            let app = async |clock, store| Ok(driver::app(clock, store));
+            service::run("driver", &args, driver::fleet::MIGRATIONS, app)
+        }
+        Command::Booking { service, booking } => {
+            let app = async |clock, store| Ok(booking::app(clock, store, &booking));
+            service::run("booking", &service, booking::record::MIGRATIONS, app)
+        }
+        Command::Tracking(args) => {
+            let app = async |clock, store| Ok(tracking::app(clock, store));
+            service::run("tracking", &args, tracking::MIGRATIONS, app)
+        }
+        Command::User(args) => {
+            service::run_with("user", &args, async |_, data| Ok(user::app(keys::Keys::of(data)?.jwks())))
+        }
         Command::Naka { stop_with_stdin, args } => {
             if stop_with_stdin {
                 service::stop_with_stdin();

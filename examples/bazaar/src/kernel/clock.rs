@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant; // Never `std::time::Instant`: tests pause this clock.
 
-use crate::moment::Moment;
+use crate::rules::moment::Moment;
 
 /// Tells the time.
 #[derive(Clone, Copy, Debug)]

@@ -1,14 +1,19 @@
 //! Answers that say what is wrong: problem details (RFC 9457), for programs and for people.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, fmt};
 
 use axum::{
     Json,
-    http::{HeaderValue, StatusCode, header::CONTENT_TYPE},
+    http::{
+        HeaderValue, StatusCode,
+        header::{CONTENT_TYPE, RETRY_AFTER},
+    },
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
 use serde_json::{Map, Value};
+
+use super::{service::complain, store::StoreError};
 
 /// What is wrong with a request, as `application/problem+json`.
 #[derive(Clone, Debug)]
@@ -17,12 +22,13 @@ pub struct Problem {
     reason: &'static str,
     detail: Cow<'static, str>,
     more: Map<String, Value>,
+    retry_after: Option<u32>,
 }
 
 impl Problem {
     /// A status, a word for programs, and a sentence for people.
     pub fn new(status: StatusCode, reason: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { status, reason, detail: detail.into(), more: Map::new() }
+        Self { status, reason, detail: detail.into(), more: Map::new(), retry_after: None }
     }
 
     /// Adds a member of its own.
@@ -30,6 +36,28 @@ impl Problem {
     pub fn with(mut self, name: &str, value: Value) -> Self {
         self.more.insert(name.to_owned(), value);
         self
+    }
+
+    /// Says after how many seconds it may be asked again (RFC 9110, section 10.2.3).
+    #[must_use]
+    pub fn retry_after(mut self, seconds: u32) -> Self {
+        self.retry_after = Some(seconds);
+        self
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.reason, self.detail)
+    }
+}
+
+/// 500: what is wrong inside is for our log, and not for clients.
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        complain(&error);
+        let detail = "the records of this service cannot be read or written now; ask again later";
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "store_failed", detail)
     }
 }
 
@@ -47,12 +75,15 @@ struct Body {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let Self { status, reason, detail, more } = self;
+        let Self { status, reason, detail, more, retry_after } = self;
         let title = status.canonical_reason().unwrap_or("Error");
         let body = Body { r#type: "about:blank", title, status: status.as_u16(), reason, detail, more };
         let content_type = HeaderValue::from_static("application/problem+json");
         let mut response = (status, Json(body)).into_response();
         response.headers_mut().insert(CONTENT_TYPE, content_type);
+        if let Some(seconds) = retry_after {
+            response.headers_mut().insert(RETRY_AFTER, seconds.into());
+        }
         response
     }
 }

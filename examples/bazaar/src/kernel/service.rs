@@ -10,8 +10,11 @@
 
 use std::{
     fmt::Display,
+    fs::DirBuilder,
     io::{self, Read as _, Write as _},
     net::SocketAddr,
+    os::unix::fs::DirBuilderExt as _,
+    path::{Path, PathBuf},
     pin::pin,
     process::ExitCode,
     thread,
@@ -29,7 +32,12 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{clock::Clock, moment::Moment};
+use super::{
+    clock::Clock,
+    problem::Problem,
+    store::{Migrations, Store},
+};
+use crate::rules::moment::Moment;
 
 /// How long a service finishes what is in flight.
 pub const DRAIN: Duration = Duration::from_secs(5);
@@ -49,40 +57,91 @@ pub struct ServiceArgs {
     /// Stop when standard input closes.
     #[arg(long, hide = true)]
     pub stop_with_stdin: bool,
+    /// Where its files are.
+    #[command(flatten)]
+    pub data: DataArgs,
 }
 
-/// Runs a service until it is told to stop.
-pub fn run(name: &str, args: &ServiceArgs, app: impl FnOnce(Clock) -> Router) -> ExitCode {
+/// Where the files are.
+#[derive(Args, Clone, Debug)]
+pub struct DataArgs {
+    /// The folder with the databases and keys; `.bazaar` in the root of the clone if it is not said.
+    #[arg(long, value_name = "FOLDER")]
+    pub data: Option<PathBuf>,
+}
+
+impl DataArgs {
+    /// The folder, which is made if it is not there, for its owner only.
+    pub fn folder(&self) -> Result<PathBuf, String> {
+        let root = || {
+            let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize();
+            root.unwrap_or_default().join(".bazaar") // Built elsewhere: here.
+        };
+        let folder = self.data.clone().unwrap_or_else(root);
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&folder);
+        made.map_err(|error| format!("the folder {} cannot be made: {error}", folder.display()))?;
+        Ok(folder)
+    }
+}
+
+/// Runs a service with a store of its own until it is told to stop.
+pub fn run(
+    name: &str,
+    args: &ServiceArgs,
+    migrations: Migrations,
+    app: impl AsyncFnOnce(Clock, Store) -> Result<Router, Problem>,
+) -> ExitCode {
+    run_with(name, args, async |clock, data| {
+        let store = Store::open(&data.join(format!("{name}.db")), migrations);
+        let store = store.map_err(|error| error.to_string())?;
+        app(clock, store).await.map_err(|problem| problem.to_string())
+    })
+}
+
+/// Runs a service until it is told to stop; `app` is told what time it is and where the files are.
+pub fn run_with(
+    name: &str,
+    args: &ServiceArgs,
+    app: impl AsyncFnOnce(Clock, &Path) -> Result<Router, String>,
+) -> ExitCode {
     if args.stop_with_stdin {
         stop_with_stdin();
     }
-    let ended = Builder::new_multi_thread().enable_all().build().and_then(|runtime| {
+    let runtime = Builder::new_multi_thread().enable_all().build().map_err(|error| error.to_string());
+    let ended = runtime.and_then(|runtime| {
         let ended = runtime.block_on(serve(name, args, app));
         runtime.shutdown_background(); // Connections beyond the drain are not waited for.
         ended
     });
     match ended {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            complain(format_args!("{name} cannot serve {}: {error}", args.listen));
+        Err(message) => {
+            complain(format_args!("{name} cannot serve {}: {message}", args.listen));
             ExitCode::FAILURE
         }
     }
 }
 
-async fn serve(name: &str, args: &ServiceArgs, app: impl FnOnce(Clock) -> Router) -> io::Result<()> {
-    let mut stop = Stop::watch()?; // Before anybody can know that we run.
+async fn serve(
+    name: &str,
+    args: &ServiceArgs,
+    app: impl AsyncFnOnce(Clock, &Path) -> Result<Router, String>,
+) -> Result<(), String> {
+    let io = |error: io::Error| error.to_string();
+    let mut stop = Stop::watch().map_err(io)?; // Before anybody can know that we run.
     let clock = args.now.map_or_else(Clock::real, Clock::fixed_start);
-    let listener = TcpListener::bind(args.listen).await?;
-    say(format_args!("{name} listens on http://{}, and it is {}", listener.local_addr()?, clock.now()));
+    let app = app(clock, &args.data.folder()?).await?;
+    let listener = TcpListener::bind(args.listen).await.map_err(io)?;
+    let at = listener.local_addr().map_err(io)?;
+    say(format_args!("{name} listens on http://{at}, and it is {}", clock.now()));
 
     let (drain, draining) = oneshot::channel::<()>();
     // Without this, the second small write of an answer waits for the client's delayed acknowledgement.
     let listener = listener.tap_io(|stream| _ = stream.set_nodelay(true));
-    let server = axum::serve(listener, app(clock)).with_graceful_shutdown(async { _ = draining.await });
+    let server = axum::serve(listener, app).with_graceful_shutdown(async { _ = draining.await });
     let mut server = pin!(server.into_future());
     let signal = tokio::select! {
-        ended = &mut server => return ended,
+        ended = &mut server => return ended.map_err(io),
         signal = stop.signal() => signal,
     };
 

@@ -4,9 +4,9 @@
 //! Amounts are whole paise from the start. A calculation that leaves them, because it multiplies by
 //! kilometres, comes back through [`Money::rounded`], half up, once, at its end.
 
-use std::fmt;
+use std::{error::Error, fmt, str::FromStr};
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 /// An amount of Indian rupees, in whole paise; prints as `541.86`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -46,6 +46,41 @@ impl Serialize for Money {
         serializer.collect_str(self)
     }
 }
+
+impl<'de> Deserialize<'de> for Money {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
+/// As it prints, and nothing else: two decimals, no sign, no separators.
+impl FromStr for Money {
+    type Err = NotMoney;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()) && !text.is_empty();
+        let parts =
+            text.split_once('.').filter(|(whole, rest)| digits(whole) && digits(rest) && rest.len() == 2);
+        let paise = parts.and_then(|(whole, rest)| {
+            whole.parse::<i64>().ok()?.checked_mul(100)?.checked_add(rest.parse().ok()?)
+        });
+        paise.map(Self::from_paise).ok_or_else(|| NotMoney { text: text.to_owned() })
+    }
+}
+
+/// Text that is no amount.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotMoney {
+    text: String,
+}
+
+impl fmt::Display for NotMoney {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} is not an amount of rupees; write it like 541.86", self.text)
+    }
+}
+
+impl Error for NotMoney {}
 
 /// A factor in whole tenths, so that 1.2 is exactly that; prints as `1.2`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -91,6 +126,19 @@ mod tests {
         let expected =
             ["0.00", "0.05", "0.99", "1.00", "541.86", "-0.05", "-541.86", "-92233720368547758.08"];
         assert_eq!(shown, expected);
+    }
+
+    #[test]
+    fn money_is_read_as_it_prints() {
+        for paise in [0, 5, 99, 100, 54_186, i64::MAX] {
+            let money = Money { paise };
+            assert_eq!(money.to_string().parse(), Ok(money));
+        }
+        for text in
+            ["", "5", "5.", ".50", "5.5", "5.555", "-5.00", "+5.00", "5,00", "1e2.00", "92233720368547758.08"]
+        {
+            assert!(text.parse::<Money>().is_err(), "{text:?}");
+        }
     }
 
     #[test]

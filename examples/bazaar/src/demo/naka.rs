@@ -3,7 +3,7 @@
 //!
 //! # Stopping
 //! `bazaar up` starts `bazaar naka --stop-with-stdin run -c FILE`. The flag is bazaar's, and
-//! [`service::stop_with_stdin`](crate::service::stop_with_stdin) is started before [`naka_cli`] is
+//! [`service::stop_with_stdin`](crate::kernel::service::stop_with_stdin) is started before [`naka_cli`] is
 //! called: it sends this very process `SIGTERM` when standard input closes. So the gateway needs no
 //! flag of its own; it drains on `SIGTERM` as it always does.
 

@@ -9,7 +9,7 @@ use std::{error::Error, fmt};
 
 use serde::{Serialize, Serializer};
 
-use crate::money::Factor;
+use crate::rules::money::Factor;
 
 /// The mean radius of the earth, in kilometres.
 pub const EARTH_RADIUS_KM: f64 = 6371.0088;
@@ -33,6 +33,16 @@ impl Point {
         Ok(Self { lat, lng })
     }
 
+    /// In degrees to the north.
+    pub const fn lat(self) -> f64 {
+        self.lat
+    }
+
+    /// In degrees to the east.
+    pub const fn lng(self) -> f64 {
+        self.lng
+    }
+
     /// The way to `other`, in kilometres.
     pub fn km_to(self, other: Self) -> f64 {
         let half_sine_squared = |from: f64, to: f64| ((to - from).to_radians() / 2.0).sin().powi(2);
@@ -40,6 +50,20 @@ impl Point {
         let chord = half_sine_squared(self.lat, other.lat) + cosines * half_sine_squared(self.lng, other.lng);
         // Rounding may carry opposite points a little above 1, where the arcsine is not a number.
         2.0 * EARTH_RADIUS_KM * chord.sqrt().min(1.0).asin()
+    }
+
+    /// The south-west and the north-east corner of a square that contains every point within `km`, for
+    /// an index to look in; not around the poles, and not across the meridian where days begin.
+    #[must_use]
+    pub fn square(self, km: f64) -> (Self, Self) {
+        let up = (km / EARTH_RADIUS_KM).to_degrees();
+        let north = (self.lat.abs() + up).min(90.0); // Where a degree of longitude is the shortest.
+        let right = up / north.to_radians().cos().max(f64::MIN_POSITIVE);
+        let corner = |sign: f64| Self {
+            lat: (self.lat + sign * up).clamp(-90.0, 90.0),
+            lng: (self.lng + sign * right).clamp(-180.0, 180.0),
+        };
+        (corner(-1.0), corner(1.0))
     }
 }
 
@@ -262,6 +286,22 @@ mod tests {
         assert_km(point(90.0, 0.0), point(-90.0, 0.0), half_the_earth, 1e-6);
         assert_km(point(0.0, -180.0), point(0.0, 180.0), 0.0, 1e-6);
         assert_km(point(19.0, 72.0), point(19.0, 72.0), 0.0, 1e-12);
+    }
+
+    #[test]
+    fn a_square_contains_the_circle_and_little_more() {
+        let here = point(19.0178, 72.8478);
+        let (south_west, north_east) = here.square(10.0);
+        for bearing in 0..360 {
+            let (north, east) =
+                (f64::from(bearing).to_radians().cos(), f64::from(bearing).to_radians().sin());
+            let up = (9.999 / EARTH_RADIUS_KM).to_degrees();
+            let rim = point(here.lat + north * up, here.lng + east * up / here.lat.to_radians().cos());
+            assert!((here.km_to(rim) - 9.999).abs() < 0.05, "{rim} is on the rim");
+            assert!(south_west.lat < rim.lat && rim.lat < north_east.lat, "{rim}");
+            assert!(south_west.lng < rim.lng && rim.lng < north_east.lng, "{rim}");
+        }
+        assert!(here.km_to(north_east) < 14.5); // 10 √2 is 14.1
     }
 
     #[test]

@@ -27,7 +27,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
-use crate::service::{complain, say};
+use crate::kernel::service::{complain, say};
 
 const LINE_LIMIT: u64 = 64 * 1024;
 const KEPT_LINES: usize = 20;

@@ -10,7 +10,7 @@
 
 use std::{error::Error, fmt, ops::RangeInclusive, str::FromStr, time::Duration};
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 const INDIA_SECONDS: i64 = (5 * 60 + 30) * 60;
 const DAY_SECONDS: i64 = 24 * 60 * 60;
@@ -44,11 +44,23 @@ impl Moment {
         Self { unix: seconds }
     }
 
+    /// So many seconds after the beginning of 1970 in UTC.
+    pub const fn unix(self) -> i64 {
+        self.unix
+    }
+
     /// That much later; fractions of a second are cut off.
     #[must_use]
     pub fn after(self, time: Duration) -> Self {
         let seconds = i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
         Self { unix: self.unix.saturating_add(seconds) }
+    }
+
+    /// That much earlier; fractions of a second are cut off.
+    #[must_use]
+    pub fn before(self, time: Duration) -> Self {
+        let seconds = i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
+        Self { unix: self.unix.saturating_sub(seconds) }
     }
 
     /// What calendars and clocks in India show.
@@ -70,6 +82,12 @@ impl fmt::Display for Moment {
 impl Serialize for Moment {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Moment {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
     }
 }
 

@@ -12,9 +12,9 @@
 
 use std::{error::Error, fmt, str::FromStr};
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
-use crate::{
+use super::{
     geo::Place,
     moment::Moment,
     money::{Factor, Money},
@@ -92,6 +92,12 @@ impl fmt::Display for RideType {
 impl Serialize for RideType {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for RideType {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
     }
 }
 
@@ -200,7 +206,7 @@ fn in_paise(money: Money) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::geo::Point;
+    use crate::rules::geo::Point;
 
     fn at(time: &str) -> Moment {
         format!("2026-01-15T{time}+05:30").parse().unwrap()

@@ -28,10 +28,13 @@ use tokio::{
 };
 
 use crate::{
-    children::{Death, Family},
-    moment::Moment,
-    naka::{self, Addresses},
-    service::{Stop, complain, say},
+    demo::{
+        children::{Death, Family},
+        keys::Keys,
+        naka::{self, Addresses},
+    },
+    kernel::service::{DataArgs, Stop, complain, say},
+    rules::moment::Moment,
 };
 
 /// How long a process may take until it answers.
@@ -40,7 +43,9 @@ const START: Duration = Duration::from_secs(10);
 /// How long the processes may take to stop, all together.
 const STOP: Duration = Duration::from_secs(6);
 
-const PRICING: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8201);
+/// The services in the order in which they start, and their ports: whoever is asked stands before who asks.
+const SERVICES: [(&str, u16); 5] =
+    [("user", 8101), ("pricing", 8201), ("driver", 8202), ("tracking", 8204), ("booking", 8203)];
 
 /// What `bazaar up` is told.
 #[derive(Args, Clone, Debug)]
@@ -57,9 +62,31 @@ pub struct UpArgs {
     /// Start only the services, to run the gateway by hand.
     #[arg(long)]
     no_gateway: bool,
-    /// Where pricing listens; `gateway.yaml` has to say the same.
-    #[arg(long, hide = true, value_name = "ADDRESS", default_value_t = PRICING)]
-    pricing_listen: SocketAddr,
+    /// Begin with empty databases: no rides, and every driver free where they were at first.
+    #[arg(long)]
+    fresh: bool,
+    /// Where a service listens, such as `pricing=127.0.0.1:8301`; the configuration has to say the same.
+    #[arg(long = "at", value_name = "NAME=ADDRESS", value_parser = named_address)]
+    elsewhere: Vec<(&'static str, SocketAddr)>,
+    #[command(flatten)]
+    data: DataArgs,
+}
+
+fn named_address(text: &str) -> Result<(&'static str, SocketAddr), String> {
+    let (name, address) = text.split_once('=').ok_or("write it like pricing=127.0.0.1:8301")?;
+    let names = SERVICES.map(|(name, _)| name);
+    let known = names.into_iter().find(|it| *it == name);
+    let name =
+        known.ok_or_else(|| format!("there is no service {name:?}; there are {}", names.join(", ")))?;
+    Ok((name, address.parse().map_err(|_| format!("{address:?} is no address, such as 127.0.0.1:8301"))?))
+}
+
+impl UpArgs {
+    fn address(&self, name: &str) -> SocketAddr {
+        let said = self.elsewhere.iter().rev().find(|(it, _)| *it == name).map(|(_, at)| *at);
+        let port = SERVICES.iter().find(|(it, _)| *it == name).map_or(0, |(_, port)| *port);
+        said.unwrap_or_else(|| (Ipv4Addr::LOCALHOST, port).into())
+    }
 }
 
 /// Runs everything until it is told to stop.
@@ -77,7 +104,7 @@ fn failed(message: &str) -> ExitCode {
 }
 
 /// A process to start.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Planned {
     name: &'static str,
     args: Vec<OsString>,
@@ -91,11 +118,16 @@ async fn up(args: &UpArgs) -> Result<ExitCode, String> {
     let config = if args.no_gateway { None } else { Some(find(&args.config)?) };
     let gateway = config.map(|config| naka::addresses(&config).map(|addresses| (addresses, config)));
     let gateway = gateway.transpose()?;
-    let mut plan = vec![plan_pricing(args)];
+    let data = args.data.folder()?;
+    let mut plan = SERVICES.map(|(name, _)| plan_service(name, args, &data)).to_vec();
     plan.extend(gateway.as_ref().map(|(addresses, config)| plan_gateway(*addresses, config)));
     for planned in &plan {
         planned.listens.iter().try_for_each(|at| free(planned.name, *at))?;
     }
+    if args.fresh {
+        forget(&data)?; // The ports are free, so nobody is at the files.
+    }
+    Keys::of(&data)?;
 
     let mut stop = Stop::watch().map_err(|error| format!("cannot watch for signals: {error}"))?;
     let mut family = Family::new(args.quiet);
@@ -145,12 +177,36 @@ fn mourn(death: &Death) -> String {
     death.to_string()
 }
 
-fn plan_pricing(args: &UpArgs) -> Planned {
-    let at = args.pricing_listen;
-    let mut words =
-        vec!["pricing".into(), "--stop-with-stdin".into(), "--listen".into(), at.to_string().into()];
-    words.extend(args.now.iter().flat_map(|now| ["--now".into(), now.to_string().into()]));
-    Planned { name: "pricing", args: words, listens: vec![at], ready: at }
+fn plan_service(name: &'static str, args: &UpArgs, data: &Path) -> Planned {
+    let at = args.address(name);
+    let mut words: Vec<OsString> = vec![name.into(), "--stop-with-stdin".into()];
+    let mut say = |flag: &str, value: OsString| words.extend([flag.into(), value]);
+    say("--listen", at.to_string().into());
+    say("--data", data.into());
+    if let Some(now) = args.now {
+        say("--now", now.to_string().into());
+    }
+    if name == "booking" {
+        for peer in ["pricing", "driver", "tracking"] {
+            say(&format!("--{peer}"), args.address(peer).to_string().into());
+        }
+    }
+    Planned { name, args: words, listens: vec![at], ready: at }
+}
+
+/// Takes away the databases, and leaves the keys.
+fn forget(data: &Path) -> Result<(), String> {
+    let files =
+        SERVICES.iter().flat_map(|(name, _)| ["", "-wal", "-shm"].map(|end| format!("{name}.db{end}")));
+    for file in files.map(|file| data.join(file)) {
+        match std::fs::remove_file(&file) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(format!("{} cannot be taken away: {error}", file.display()));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn plan_gateway(Addresses { public, admin }: Addresses, config: &Path) -> Planned {
@@ -215,15 +271,20 @@ fn welcome(pids: &[(&Planned, u32)], gateway: Option<&(Addresses, PathBuf)>, arg
         let listens = planned.listens.iter().map(|at| format!("http://{at}")).collect::<Vec<_>>();
         _ = writeln!(text, "  {:<8} {}  (process {pid})", planned.name, listens.join("  admin "));
     }
-    let at = gateway.map_or(args.pricing_listen, |(addresses, _)| addresses.public);
+    let at = gateway.map_or(args.address("pricing"), |(addresses, _)| addresses.public);
     let trip =
         r#"{"pickup":{"lat":18.9220,"lng":72.8342},"drop":{"lat":19.0760,"lng":72.8777},"ride_type":"mini"}"#;
     let json = "application/json";
     _ = writeln!(text, "\nWhat does a ride from Fort to Bandra cost?");
     _ = writeln!(text, "  curl -s http://{at}/api/rides/estimate -H 'content-type: {json}' -d '{trip}'");
-    _ = writeln!(text, "How many such questions can be answered?");
-    _ = writeln!(text, "  oha -z 10s -c 64 -m POST -T {json} -d '{trip}' http://{at}/api/rides/estimate");
     if let Some((addresses, config)) = gateway {
+        _ = writeln!(text, "Take one: estimate, book, track, cancel:");
+        _ = writeln!(text, "  cargo run --release -p bazaar -- ride");
+        _ = writeln!(text, "Who is near? And a token, to ask for yourself:");
+        _ = writeln!(text, "  curl -s 'http://{at}/api/drivers/nearby?lat=19.0178&lng=72.8478'");
+        _ = writeln!(text, "  cargo run --release -p bazaar -- token --sub asha");
+        _ = writeln!(text, "How many questions can be answered?");
+        _ = writeln!(text, "  oha -z 10s -c 64 -m POST -T {json} -d '{trip}' http://{at}/api/rides/estimate");
         _ = writeln!(text, "See a limit:");
         _ = writeln!(text, "  for i in $(seq 12); do curl -si http://{at}/demo/limited | head -1; done");
         _ = writeln!(text, "See the routes:\n  curl -s http://{}/routes", addresses.admin);
@@ -242,7 +303,8 @@ mod tests {
         let config = find(Path::new("gateway.yaml")).unwrap();
         let text = std::fs::read_to_string(&config).unwrap();
         let Addresses { public, admin } = naka::addresses(&config).unwrap();
-        for at in [public, admin, PRICING] {
+        let services = SERVICES.map(|(_, port)| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+        for at in [public, admin].into_iter().chain(services) {
             assert!(text.contains(&at.to_string()), "{at} is not in {}", config.display());
         }
     }

@@ -1,0 +1,436 @@
+//! The record of rides: who rides, for how much, and how far it has come.
+//!
+//! # Rule
+//! Every change is one transaction: a ride's new state by [`ride`](crate::rules::ride)'s rule, what it
+//! means for the ledger, and who has to hear of it. So there is no moment at which a crash could leave one of
+//! them without the others.
+//!
+//! - **Ledger.** A ride that is assigned is charged with its fare; one that is called off after that is
+//!   refunded, less the fee. Each at most once: the entry's key says so.
+//! - **Outbox.** Who has to hear that a ride has changed. An entry names a ride and no message: what is
+//!   sent is the ride as it is then, so entries do not pile up, and their order does not matter.
+//! - **Keys.** A rider's idempotency key names one ride, for ever; a quote is good for one ride, unless
+//!   that found no driver.
+
+use std::{error::Error, time::Duration};
+
+use rusqlite::{
+    Connection, OptionalExtension as _, Row, ToSql, Transaction,
+    types::{FromSql, FromSqlError, FromSqlResult, ToSqlOutput, ValueRef},
+};
+
+use crate::{
+    driver::Bound,
+    kernel::{
+        ask::Coordinates,
+        store::{Migrations, Store, StoreError},
+    },
+    pricing::Promised,
+    rules::{
+        fare::RideType,
+        moment::Moment,
+        money::Money,
+        ride::{State, Step, WrongState, cancellation_fee},
+    },
+};
+
+/// How long a rider is taken to be asking after they asked; a request that nobody asks about any more
+/// finds no driver.
+pub const PATIENCE: Duration = Duration::from_mins(1);
+
+/// How many requests that nobody asks about are given up at a time.
+const SWEPT: u32 = 100;
+
+/// The tables.
+pub const MIGRATIONS: Migrations = &["
+    CREATE TABLE rides (
+        ride_id TEXT PRIMARY KEY,
+        rider TEXT NOT NULL,
+        idempotency_key TEXT NOT NULL,
+        quote_id TEXT NOT NULL,
+        ride_type TEXT NOT NULL,
+        pickup_lat REAL NOT NULL,
+        pickup_lng REAL NOT NULL,
+        drop_lat REAL NOT NULL,
+        drop_lng REAL NOT NULL,
+        fare INTEGER NOT NULL,  -- in paise
+        minutes INTEGER NOT NULL,
+        state TEXT NOT NULL,
+        version INTEGER NOT NULL,  -- how often it has changed
+        driver_id TEXT,
+        driver TEXT,  -- JSON
+        requested_at INTEGER NOT NULL,
+        changed_at INTEGER NOT NULL,
+        UNIQUE (rider, idempotency_key),
+        CHECK (driver_id IS NOT NULL OR state IN ('requested', 'cancelled', 'no_driver'))
+    ) STRICT;
+    CREATE UNIQUE INDEX one_ride_a_quote ON rides (quote_id) WHERE state <> 'no_driver';
+    CREATE INDEX rides_without_driver ON rides (requested_at) WHERE state = 'requested';
+    CREATE TABLE ledger (
+        ride_id TEXT NOT NULL REFERENCES rides,
+        entry TEXT NOT NULL CHECK (entry IN ('charge', 'refund')),
+        paise INTEGER NOT NULL,
+        at INTEGER NOT NULL,
+        PRIMARY KEY (ride_id, entry)
+    ) STRICT;
+    CREATE TABLE outbox (
+        destination TEXT NOT NULL CHECK (destination IN ('driver', 'tracking')),
+        ride_id TEXT NOT NULL REFERENCES rides,
+        version INTEGER NOT NULL,
+        PRIMARY KEY (destination, ride_id)
+    ) STRICT;
+"];
+
+/// A ride.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ride {
+    /// Its id.
+    pub ride_id: String,
+    /// Whose it is.
+    pub rider: String,
+    /// What was promised.
+    pub quote_id: String,
+    /// The kind of vehicle.
+    pub ride_type: RideType,
+    /// Where it starts.
+    pub pickup: Coordinates,
+    /// Where it ends.
+    pub drop: Coordinates,
+    /// What it costs.
+    pub fare: Money,
+    /// How long it takes.
+    pub minutes: u32,
+    /// How far it has come.
+    pub state: State,
+    /// How often it has changed.
+    pub version: u32,
+    /// Who drives; while it is requested, who is held for it.
+    pub driver: Option<Bound>,
+    /// When it was asked for.
+    pub requested_at: Moment,
+    /// When its state has changed last.
+    pub changed_at: Moment,
+    /// What was charged.
+    pub charged: Money,
+    /// What was given back.
+    pub refunded: Money,
+}
+
+/// A ride to be.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Its id.
+    pub ride_id: String,
+    /// Who asks.
+    pub rider: String,
+    /// The key that names it.
+    pub idempotency_key: String,
+    /// The quote.
+    pub quote_id: String,
+    /// What that promised.
+    pub promised: Promised,
+}
+
+/// What a request came to.
+#[derive(Clone, Debug)]
+pub enum Requested {
+    /// The ride that it made, or that the same key made before.
+    Ride(Box<Ride>),
+    /// Another ride has this quote.
+    QuoteUsed,
+}
+
+/// Who has to hear of a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// The driver service: the driver is free again.
+    Driver,
+    /// The tracking service: there is something to see.
+    Tracking,
+}
+
+impl Destination {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Driver, Self::Tracking];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Driver => "driver",
+            Self::Tracking => "tracking",
+        }
+    }
+}
+
+/// The rides.
+#[derive(Clone, Debug)]
+pub struct Record {
+    store: Store,
+}
+
+impl Record {
+    /// Those in a store with [`MIGRATIONS`].
+    pub fn new(store: Store) -> Self {
+        Self { store }
+    }
+
+    /// A ride by its id.
+    pub async fn ride(&self, ride_id: &str) -> Result<Option<Ride>, StoreError> {
+        let ride_id = ride_id.to_owned();
+        self.store.read(move |connection| by_id(connection, &ride_id)).await
+    }
+
+    /// A ride by its rider's key.
+    pub async fn by_key(&self, rider: &str, key: &str) -> Result<Option<Ride>, StoreError> {
+        let names = (rider.to_owned(), key.to_owned());
+        self.store.read(move |connection| by_key(connection, &names.0, &names.1)).await
+    }
+
+    /// Writes down that a ride is wanted.
+    pub async fn request(&self, request: Request, now: Moment) -> Result<Requested, StoreError> {
+        self.store.write(move |transaction| insert(transaction, &request, now)).await
+    }
+
+    /// Writes down who is held for a ride, if it is still without a driver.
+    pub async fn held(&self, ride_id: &str, driver: Bound) -> Result<(), StoreError> {
+        let ride_id = ride_id.to_owned();
+        let held = "UPDATE rides SET driver_id = ?2, driver = ?3
+            WHERE ride_id = ?1 AND state = 'requested' AND driver_id IS NULL";
+        let write = move |transaction: &Transaction<'_>| {
+            transaction.execute(held, (ride_id, &driver.driver_id, Json(&driver))).map(drop)
+        };
+        self.store.write(write).await
+    }
+
+    /// Writes down that the one who was held is lost.
+    pub async fn lost(&self, ride_id: &str, driver_id: &str) -> Result<(), StoreError> {
+        let names = (ride_id.to_owned(), driver_id.to_owned());
+        let lost = "UPDATE rides SET driver_id = NULL, driver = NULL
+            WHERE ride_id = ?1 AND driver_id = ?2 AND state = 'requested'";
+        self.store.write(move |transaction| transaction.execute(lost, names).map(drop)).await
+    }
+
+    /// Brings a ride to `next`, with all that this means; tells what it is then. `fee` is what calling it off costs.
+    pub async fn step(
+        &self,
+        ride_id: &str,
+        next: State,
+        fee: Money,
+        now: Moment,
+    ) -> Result<Option<Result<Ride, WrongState>>, StoreError> {
+        let ride_id = ride_id.to_owned();
+        let step = move |transaction: &Transaction<'_>| {
+            let Some(ride) = by_id(transaction, &ride_id)? else { return Ok(None) };
+            match ride.state.to(next) {
+                Err(wrong) => Ok(Some(Err(wrong))),
+                Ok(Step::Nothing) => Ok(Some(Ok(ride))),
+                Ok(Step::Change) => {
+                    change(transaction, &ride, next, fee, now)?;
+                    Ok(by_id(transaction, &ride_id)?.map(Ok))
+                }
+            }
+        };
+        self.store.write(step).await
+    }
+
+    /// Gives up requests that nobody has asked about for [`PATIENCE`]; tells how many.
+    pub async fn sweep(&self, now: Moment) -> Result<usize, StoreError> {
+        let sweep = move |transaction: &Transaction<'_>| {
+            let old = "SELECT ride_id FROM rides WHERE state = 'requested' AND requested_at <= ?1 LIMIT ?2";
+            let mut statement = transaction.prepare(old)?;
+            let ids = statement.query_map((given_up(now).unix(), SWEPT), |row| row.get::<_, String>(0))?;
+            let ids = ids.collect::<rusqlite::Result<Vec<_>>>()?;
+            for ride in ids.iter().filter_map(|id| by_id(transaction, id).transpose()) {
+                change(transaction, &ride?, State::NoDriver, Money::default(), now)?;
+            }
+            Ok(ids.len())
+        };
+        self.store.write(sweep).await
+    }
+
+    /// The ride that a destination has waited for the longest to hear of.
+    pub async fn next_news(&self, of: Destination) -> Result<Option<Ride>, StoreError> {
+        let next = "SELECT ride_id FROM outbox WHERE destination = ?1 ORDER BY rowid LIMIT 1";
+        let read = move |connection: &Connection| {
+            let ride_id =
+                connection.query_row(next, [of.as_str()], |row| row.get::<_, String>(0)).optional()?;
+            ride_id.map_or(Ok(None), |ride_id| by_id(connection, &ride_id))
+        };
+        self.store.read(read).await
+    }
+
+    /// Whether a destination has yet to hear of a ride.
+    pub async fn has_news(&self, of: Destination, ride_id: &str) -> Result<bool, StoreError> {
+        let names = (of.as_str(), ride_id.to_owned());
+        let known = "SELECT 1 FROM outbox WHERE destination = ?1 AND ride_id = ?2";
+        let read = move |connection: &Connection| {
+            Ok(connection.query_row(known, names, |_| Ok(())).optional()?.is_some())
+        };
+        self.store.read(read).await
+    }
+
+    /// What a destination does not take waits behind all others.
+    pub async fn put_back(&self, of: Destination, ride_id: &str) -> Result<(), StoreError> {
+        let names = (of.as_str(), ride_id.to_owned());
+        let back = "UPDATE outbox SET rowid = (SELECT max(rowid) + 1 FROM outbox)
+            WHERE destination = ?1 AND ride_id = ?2";
+        self.store.write(move |transaction| transaction.execute(back, names).map(drop)).await
+    }
+
+    /// A destination has heard of a ride as it was at that version.
+    pub async fn told(&self, of: Destination, ride_id: &str, version: u32) -> Result<(), StoreError> {
+        let names = (of.as_str(), ride_id.to_owned(), version);
+        let told = "DELETE FROM outbox WHERE destination = ?1 AND ride_id = ?2 AND version <= ?3";
+        self.store.write(move |transaction| transaction.execute(told, names).map(drop)).await
+    }
+}
+
+/// Requests from then or before are given up.
+fn given_up(now: Moment) -> Moment {
+    now.before(PATIENCE)
+}
+
+/// Whether nobody asks about a request any more.
+pub fn is_given_up(ride: &Ride, now: Moment) -> bool {
+    ride.state == State::Requested && ride.requested_at <= given_up(now)
+}
+
+fn insert(transaction: &Transaction<'_>, request: &Request, now: Moment) -> rusqlite::Result<Requested> {
+    let Request { ride_id, rider, idempotency_key, quote_id, promised } = request;
+    if let Some(ride) = by_key(transaction, rider, idempotency_key)? {
+        return Ok(Requested::Ride(Box::new(ride)));
+    }
+    let used = "SELECT 1 FROM rides WHERE quote_id = ?1 AND state <> 'no_driver'";
+    if transaction.query_row(used, [quote_id], |_| Ok(())).optional()?.is_some() {
+        return Ok(Requested::QuoteUsed);
+    }
+    let Promised { ride_type, pickup, drop, fare, minutes } = promised;
+    let row: [&dyn ToSql; 15] = [
+        ride_id,
+        rider,
+        idempotency_key,
+        quote_id,
+        &ride_type.as_str(),
+        &pickup.lat,
+        &pickup.lng,
+        &drop.lat,
+        &drop.lng,
+        &fare.paise(),
+        minutes,
+        &State::Requested.as_str(),
+        &1,
+        &now.unix(),
+        &now.unix(),
+    ];
+    transaction.execute(
+        "INSERT INTO rides (ride_id, rider, idempotency_key, quote_id, ride_type, pickup_lat, pickup_lng,
+            drop_lat, drop_lng, fare, minutes, state, version, requested_at, changed_at)
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
+        row,
+    )?;
+    let ride = by_id(transaction, ride_id)?.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
+    Ok(Requested::Ride(Box::new(ride)))
+}
+
+/// The ride's new state, its ledger and its outbox.
+fn change(
+    transaction: &Transaction<'_>,
+    ride: &Ride,
+    next: State,
+    fee: Money,
+    now: Moment,
+) -> rusqlite::Result<()> {
+    let version = ride.version + 1;
+    let update = "UPDATE rides SET state = ?2, version = ?3, changed_at = ?4 WHERE ride_id = ?1";
+    transaction.execute(update, (&ride.ride_id, next.as_str(), version, now.unix()))?;
+    let was_bound = ride.state != State::Requested || next == State::Assigned;
+    if !was_bound {
+        let nobody = "UPDATE rides SET driver_id = NULL, driver = NULL WHERE ride_id = ?1";
+        transaction.execute(nobody, [&ride.ride_id])?;
+    }
+
+    let entry = match next {
+        State::Assigned => Some(("charge", ride.fare.paise())),
+        State::Cancelled if ride.charged > Money::default() => {
+            let fee = cancellation_fee(ride.state, ride.charged, fee);
+            Some(("refund", ride.charged.paise() - fee.paise()))
+        }
+        _ => None,
+    };
+    if let Some((entry, paise)) = entry {
+        let insert = "INSERT INTO ledger VALUES (?1, ?2, ?3, ?4)";
+        transaction.execute(insert, (&ride.ride_id, entry, paise, now.unix()))?;
+    }
+
+    // An attempt to hold a driver may have succeeded and its answer been lost, so that a ride without a
+    // driver, too, has to be released.
+    let hear = [(Destination::Driver, next.is_end()), (Destination::Tracking, was_bound)];
+    for (destination, _) in hear.into_iter().filter(|(_, hears)| *hears) {
+        let put = "INSERT OR REPLACE INTO outbox VALUES (?1, ?2, ?3)";
+        transaction.execute(put, (destination.as_str(), &ride.ride_id, version))?;
+    }
+    Ok(())
+}
+
+const SELECT: &str = "SELECT ride_id, rider, quote_id, ride_type, pickup_lat, pickup_lng, drop_lat, drop_lng,
+    fare, minutes, state, version, driver, requested_at, changed_at,
+    (SELECT paise FROM ledger AS l WHERE l.ride_id = rides.ride_id AND entry = 'charge') AS charged,
+    (SELECT paise FROM ledger AS l WHERE l.ride_id = rides.ride_id AND entry = 'refund') AS refunded
+    FROM rides";
+
+fn by_id(connection: &Connection, ride_id: &str) -> rusqlite::Result<Option<Ride>> {
+    connection.query_row(&format!("{SELECT} WHERE ride_id = ?1"), [ride_id], ride).optional()
+}
+
+fn by_key(connection: &Connection, rider: &str, key: &str) -> rusqlite::Result<Option<Ride>> {
+    let sql = format!("{SELECT} WHERE rider = ?1 AND idempotency_key = ?2");
+    connection.query_row(&sql, (rider, key), ride).optional()
+}
+
+fn ride(row: &Row<'_>) -> rusqlite::Result<Ride> {
+    let money = |name| row.get::<_, Option<i64>>(name).map(|it| Money::from_paise(it.unwrap_or_default()));
+    let moment = |name| row.get(name).map(Moment::from_unix);
+    let point =
+        |lat, lng| -> rusqlite::Result<_> { Ok(Coordinates { lat: row.get(lat)?, lng: row.get(lng)? }) };
+    Ok(Ride {
+        ride_id: row.get("ride_id")?,
+        rider: row.get("rider")?,
+        quote_id: row.get("quote_id")?,
+        ride_type: row.get::<_, Word<RideType>>("ride_type")?.0,
+        pickup: point("pickup_lat", "pickup_lng")?,
+        drop: point("drop_lat", "drop_lng")?,
+        fare: money("fare")?,
+        minutes: row.get("minutes")?,
+        state: row.get::<_, Word<State>>("state")?.0,
+        version: row.get("version")?,
+        driver: row.get::<_, Option<Json<Bound>>>("driver")?.map(|Json(driver)| driver),
+        requested_at: moment("requested_at")?,
+        changed_at: moment("changed_at")?,
+        charged: money("charged")?,
+        refunded: money("refunded")?,
+    })
+}
+
+/// A column with a word of ours.
+struct Word<T>(T);
+
+impl<T: std::str::FromStr<Err: Error + Send + Sync + 'static>> FromSql for Word<T> {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        value.as_str()?.parse().map(Self).map_err(|error| FromSqlError::Other(Box::new(error)))
+    }
+}
+
+/// A column with JSON.
+struct Json<T>(T);
+
+impl<T: serde::Serialize> ToSql for Json<T> {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        let text = serde_json::to_string(&self.0);
+        text.map(ToSqlOutput::from).map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))
+    }
+}
+
+impl<T: serde::de::DeserializeOwned> FromSql for Json<T> {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        serde_json::from_str(value.as_str()?).map(Self).map_err(|error| FromSqlError::Other(Box::new(error)))
+    }
+}

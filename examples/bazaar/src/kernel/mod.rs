@@ -1,0 +1,9 @@
+//! What every service does alike: listen, read, answer, keep, ask another, stop.
+
+pub mod ask;
+pub mod clock;
+pub mod id;
+pub mod peer;
+pub mod problem;
+pub mod service;
+pub mod store;

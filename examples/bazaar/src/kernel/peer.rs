@@ -1,0 +1,166 @@
+//! Another service, asked over HTTP.
+//!
+//! # Bounds
+//! Each question takes at most [`PATIENCE`] (or what was said instead), its answer at most [`ANSWER_LIMIT`] bytes. A connection
+//! that is idle is kept for a few seconds; one that turns out to be closed is replaced, if nothing
+//! was sent on it yet. Nothing else is tried twice here: who asks knows whether it may.
+
+use std::{fmt, net::SocketAddr, time::Duration};
+
+use axum::{
+    body::Bytes,
+    http::{Method, Request, Response, StatusCode, header::CONTENT_TYPE},
+};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::{TokioExecutor, TokioTimer},
+};
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::time::timeout;
+
+use super::problem::Problem;
+
+/// How long a question may take, from the connection to the last byte of the answer.
+pub const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The longest answer that is read, in bytes.
+pub const ANSWER_LIMIT: usize = 64 * 1024;
+
+/// How long an idle connection is kept: shorter than a service keeps it.
+const IDLE: Duration = Duration::from_secs(10);
+
+/// Another service. A clone shares its connections.
+#[derive(Clone)]
+pub struct Peer {
+    name: &'static str,
+    at: SocketAddr,
+    patience: Duration,
+    client: Client<HttpConnector, Full<Bytes>>,
+}
+
+impl fmt::Debug for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Peer").field("name", &self.name).field("at", &self.at).finish_non_exhaustive()
+    }
+}
+
+impl Peer {
+    /// The service of that name, which listens there.
+    pub fn new(name: &'static str, at: SocketAddr) -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE)
+            .build(connector);
+        Self { name, at, patience: PATIENCE, client }
+    }
+
+    /// Waits longer, or shorter, than [`PATIENCE`].
+    #[must_use]
+    pub fn patient(self, patience: Duration) -> Self {
+        Self { patience, ..self }
+    }
+
+    /// Its name.
+    pub const fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Asks, and reads the answer, whatever its status is.
+    ///
+    /// # Errors
+    /// If there is no whole answer in time.
+    pub async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&(impl Serialize + Sync)>,
+    ) -> Result<Answer, Unavailable> {
+        let unavailable = |why: String| Unavailable { name: self.name, why };
+        let bytes = body.map(serde_json::to_vec).transpose().map_err(|it| unavailable(it.to_string()))?;
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("http://{}{path}", self.at))
+            .header(CONTENT_TYPE, "application/json")
+            .body(Full::from(bytes.unwrap_or_default()))
+            .map_err(|error| unavailable(error.to_string()))?;
+        let (head, body) = self.exchange(request).await?.into_parts();
+        Ok(Answer { status: head.status, body })
+    }
+
+    /// Sends a request as it is, and reads the answer, whatever its status is.
+    ///
+    /// # Errors
+    /// If there is no whole answer in time.
+    pub async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Response<Bytes>, Unavailable> {
+        let exchange = async {
+            let response = self.client.request(request).await.map_err(|it| with_cause(&it))?;
+            let (head, body) = response.into_parts();
+            let body = Limited::new(body, ANSWER_LIMIT).collect().await.map_err(|it| it.to_string())?;
+            Ok(Response::from_parts(head, body.to_bytes()))
+        };
+        let unavailable = |why: String| Unavailable { name: self.name, why };
+        match timeout(self.patience, exchange).await {
+            Ok(answer) => answer.map_err(unavailable),
+            Err(_) => Err(unavailable(format!("no answer within {} s", self.patience.as_secs()))),
+        }
+    }
+
+    /// What an answer means that nobody expects: a mistake of ours or of theirs.
+    pub fn unexpected(&self, answer: &Answer) -> Unavailable {
+        Unavailable { name: self.name, why: format!("an unexpected {}", answer.status) }
+    }
+
+    /// Reads an answer as `T`.
+    pub fn read<T: DeserializeOwned>(&self, answer: &Answer) -> Result<T, Unavailable> {
+        serde_json::from_slice(&answer.body)
+            .map_err(|error| Unavailable { name: self.name, why: format!("an unexpected answer: {error}") })
+    }
+}
+
+/// `client error (Connect)` alone says nothing.
+fn with_cause(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+/// What was answered.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The status.
+    pub status: StatusCode,
+    /// All of the body.
+    pub body: Bytes,
+}
+
+/// A service that gives no answer, or none that we understand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unavailable {
+    name: &'static str,
+    why: String,
+}
+
+impl fmt::Display for Unavailable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the {} service cannot be asked: {}", self.name, self.why)
+    }
+}
+
+/// 503: what is wrong inside is for our log, and not for clients.
+impl From<Unavailable> for Problem {
+    fn from(it: Unavailable) -> Self {
+        super::service::complain(&it);
+        let detail =
+            format!("the {} service does not answer now; the same request may be sent again", it.name);
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "service_unavailable", detail)
+            .with("service", it.name.into())
+            .retry_after(1)
+    }
+}

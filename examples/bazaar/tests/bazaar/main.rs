@@ -1,0 +1,14 @@
+//! The services as processes: started, asked over TCP, and stopped by signals.
+
+#![allow(clippy::unwrap_used, reason = "tests may")]
+
+mod booking;
+mod crashes;
+mod gateways;
+mod http;
+mod middleman;
+mod pricing;
+mod process;
+mod rides;
+mod up;
+mod world;

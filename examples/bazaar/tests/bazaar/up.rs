@@ -1,0 +1,135 @@
+//! `bazaar up`, and a ride through all that it starts.
+
+use std::{
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::Path,
+};
+
+use rustix::process::Signal;
+use serde_json::json;
+use tempfile::TempDir;
+
+use crate::{
+    http::post,
+    process::{Process, eventually, free_address, kill},
+    world::{NOON, trip},
+};
+
+const SERVICES: [&str; 5] = ["user", "pricing", "driver", "tracking", "booking"];
+
+/// `bazaar up`, and where its processes listen.
+struct Up {
+    process: Process,
+    data: TempDir,
+    at: [SocketAddr; 5],
+}
+
+impl Up {
+    fn start(more: &[&str]) -> Self {
+        let (data, at) = (tempfile::tempdir().unwrap(), SERVICES.map(|_| free_address()));
+        let process = up(data.path(), &at, more);
+        Self { process, data, at }
+    }
+
+    fn pricing(&self) -> SocketAddr {
+        self.at[1]
+    }
+
+    fn assert_nobody_listens(&self) {
+        for (name, at) in SERVICES.iter().zip(self.at) {
+            eventually(name, || TcpStream::connect(at).is_err().then_some(()));
+        }
+    }
+}
+
+fn up(data: &Path, at: &[SocketAddr; 5], more: &[&str]) -> Process {
+    let at = SERVICES.iter().zip(at).map(|(name, at)| format!("{name}={at}")).collect::<Vec<_>>();
+    let mut args = vec!["up", "--data", data.to_str().unwrap(), "--now", NOON];
+    args.extend(at.iter().flat_map(|at| ["--at", at]));
+    args.extend(more);
+    Process::start(&args)
+}
+
+#[test]
+fn up_starts_the_services_and_stops_them_who_asks_before_who_is_asked() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let mut up = Up::start(&["--no-gateway"]);
+        up.process.line_with("Ctrl-C stops");
+        let quote = post("/api/rides/estimate", &trip("mini")).send(up.pricing()).expect(200);
+        assert_eq!(quote.said("fare"), "541.86");
+        up.process.signal(signal);
+        let stopped = up.process.rest();
+        let said = stopped.lines().filter_map(|line| line.split_once(" stops on SIGTERM"));
+        let order = said.map(|(before, _)| before.rsplit(' ').next().unwrap()).collect::<Vec<_>>();
+        assert_eq!(order, ["booking", "tracking", "driver", "pricing", "user"]);
+        assert_eq!(up.process.end().code(), Some(0));
+        up.assert_nobody_listens();
+    }
+}
+
+#[test]
+fn up_ends_when_a_child_dies() {
+    let mut up = Up::start(&["--no-gateway"]);
+    let line = up.process.line_with("pricing  http");
+    let pid = line.split("(process ").nth(1).and_then(|it| it.trim_end().trim_end_matches(')').parse().ok());
+    kill(pid.unwrap_or_else(|| panic!("no process in {line:?}")), Signal::KILL);
+    assert_eq!(up.process.end().code(), Some(1));
+    let errors = up.process.errors();
+    assert!(errors.contains("bazaar up: pricing ended: signal: 9"), "{errors}");
+    up.assert_nobody_listens();
+}
+
+#[test]
+fn no_child_survives_up() {
+    let mut up = Up::start(&["--no-gateway"]);
+    up.process.line_with("Ctrl-C stops");
+    up.process.signal(Signal::KILL);
+    up.process.end();
+    up.assert_nobody_listens();
+}
+
+#[test]
+fn up_names_who_needs_a_port_that_is_taken() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = taken.local_addr().unwrap();
+    let mut up = Up::start(&["--no-gateway", "--at", &format!("tracking={at}")]);
+    assert_eq!(up.process.end().code(), Some(1));
+    let (errors, expected) =
+        (up.process.errors(), format!("port {}, which tracking needs, is taken", at.port()));
+    assert!(errors.contains(&expected), "{errors}");
+}
+
+#[test]
+fn up_says_where_it_looked_for_its_configuration() {
+    let mut up = Process::start(&["up", "--config", "no-such.yaml"]);
+    assert_eq!(up.end().code(), Some(1));
+    let errors = up.errors();
+    assert!(errors.contains("there is no no-such.yaml, neither here nor in "), "{errors}");
+}
+
+#[test]
+fn up_begins_anew_only_if_it_is_told_to() {
+    let mut up = Up::start(&["--no-gateway"]);
+    let at = up.at[2];
+    let busy = "SELECT count(*) FROM assignments";
+    let count = |data: &Path| {
+        let file = rusqlite::Connection::open(data.join("driver.db")).unwrap();
+        file.query_row(busy, (), |row| row.get::<_, u32>(0)).unwrap()
+    };
+    let release = post("/assignments/some-ride/release", &json!({}));
+    up.process.line_with("Ctrl-C stops");
+    for (more, expected) in [(&["--no-gateway"][..], 1), (&["--no-gateway", "--fresh"][..], 0)] {
+        release.send(at).expect(204);
+        let key = std::fs::read(up.data.path().join("signing-key.pk8")).unwrap();
+        up.process.signal(Signal::TERM);
+        assert_eq!(up.process.end().code(), Some(0));
+        up.process = self::up(up.data.path(), &up.at, more);
+        up.process.line_with("Ctrl-C stops");
+        assert_eq!(count(up.data.path()), expected);
+        assert_eq!(
+            std::fs::read(up.data.path().join("signing-key.pk8")).unwrap(),
+            key,
+            "tokens go on being good"
+        );
+    }
+}
