@@ -326,6 +326,34 @@ async fn explain_goes_on_with_assumed_credentials_as_the_data_path_does() {
     assert!(!has(&old, "x-user", "mallory"), "{old:?}");
 }
 
+/// One could wait long for a token that is let in.
+#[test]
+fn algorithms_that_no_key_of_a_file_is_for_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("keys.json"), Issuer::new("one").jwks()).unwrap();
+    let check = |algorithms: &str| {
+        let yaml = format!(
+            "
+listeners: {{public: {{listen: ':1'}}}}
+policies:
+  ola: {{jwt: {{jwks_file: keys.json, audiences: [rides], algorithms: {algorithms}}}}}
+routes: {{book: {{match: {{path: /book}}, use: [ola], respond: {{body: booked}}}}}}
+"
+        );
+        let file = folder.path().join("gateway.yaml");
+        std::fs::write(&file, yaml).unwrap();
+        let naka = std::process::Command::new(env!("CARGO_BIN_EXE_naka-under-test"));
+        let output = { naka }.arg("check").arg(&file).output().unwrap();
+        (output.status.code(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
+    };
+    assert_eq!(check("[RS256, ES256]").0, Some(0), "one of them fits");
+    let (code, said) = check("[RS256, EdDSA]");
+    assert_eq!(code, Some(1), "{said}");
+    for words in ["gateway.yaml:4:3", "the policy `ola`", "verify `ES256`", "only `RS256`, `EdDSA`"] {
+        assert!(said.contains(words), "{words} is missing in\n{said}");
+    }
+}
+
 const FETCHED: &str = "
 listeners: {public: {listen: ':1'}}
 policies:

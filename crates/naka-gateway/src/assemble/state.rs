@@ -9,7 +9,7 @@ use naka::{
     fault::FaultLayer,
     forward_auth::ForwardAuthLayer,
     idempotency::{IdempotencyLayer, Scope as KeyScope, by_caller},
-    jwt::{JwtLayer, KeySet, Keys, KeysError},
+    jwt::{Algorithm, JwtLayer, KeySet, Keys, KeysError},
     reject::Head,
     version::VersionLayer,
 };
@@ -173,9 +173,9 @@ impl Step<'_> {
         let mut wrong = Vec::new();
         for (name, policy) in &self.config.policies {
             let PolicyKind::Jwt(jwt) = &policy.kind else { continue };
-            match Source::of(&jwt.keys) {
+            match Source::of(&jwt.keys).map_err(|error| error.to_string()).and_then(|it| it.used_by(jwt)) {
                 Ok(source) => _ = sources.insert(Arc::clone(name), source),
-                Err(error) => wrong.push(Wrong::Policy { name: Arc::clone(name), error: error.to_string() }),
+                Err(error) => wrong.push(Wrong::Policy { name: Arc::clone(name), error }),
             }
             wanted.insert(Arc::clone(name), jwt.clone());
         }
@@ -344,9 +344,23 @@ impl Source {
             JwtKeys::Url(url, fetch) => Ok(Self::Url(Arc::clone(url), *fetch)),
         }
     }
-}
 
-impl Source {
+    /// # Errors
+    /// If the policy allows nothing that these keys can verify. Keys that are fetched may be others tomorrow.
+    fn used_by(self, jwt: &Jwt) -> Result<Self, String> {
+        let (Self::Set(set), Some(allowed)) = (&self, jwt_config(jwt).algorithms) else { return Ok(self) };
+        if set.algorithms().any(|algorithm| allowed.contains(&algorithm)) {
+            return Ok(self);
+        }
+        let words = |all: &mut dyn Iterator<Item = Algorithm>| {
+            all.map(|one| format!("`{}`", one.word())).collect::<Vec<_>>().join(", ")
+        };
+        let (allowed, can) = (words(&mut allowed.into_iter()), words(&mut set.algorithms()));
+        Err(format!(
+            "its keys verify {can}, and `algorithms` allows only {allowed}: no token would be let in"
+        ))
+    }
+
     /// Keys of a policy that is new, and whoever fetches them.
     fn keys(&self, around: &Surroundings<'_>) -> (Keys, Option<Arc<Fetching>>) {
         match self {
