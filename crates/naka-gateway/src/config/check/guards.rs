@@ -117,14 +117,27 @@ fn is_origin(text: &str) -> bool {
     matches!(scheme, "http" | "https") && !host.is_empty() && !host.contains(['/', '?', '#', '@', ' '])
 }
 
+/// Where and when faults would be played.
+#[derive(Clone, Copy)]
+pub(super) struct Stage {
+    pub(super) environment: RawEnvironment,
+    /// The time of day, in seconds since 1970.
+    pub(super) now_s: u64,
+}
+
 /// Faults, which load in production only where they say so.
-pub(super) fn fault(raw: &RawFault, span: Span, environment: RawEnvironment, cx: &mut Cx) -> Option<Unnamed> {
+pub(super) fn fault(raw: &RawFault, span: Span, stage: Stage, cx: &mut Cx) -> Option<Unnamed> {
     if raw.said("abort").or(raw.said("delay")).is_none() {
         cx.error(Code::Missing, span, "faults that do nothing")
             .label("needs `abort` or `delay`")
             .help("write `abort: {percent: 5%, status: 503}`, `delay: {percent: 10%, time: 5s}` or both");
     }
-    if environment == RawEnvironment::Production && !raw.in_production() {
+    if let Some(until) = raw.until.as_ref().filter(|until| until.value.0 <= stage.now_s) {
+        cx.error(Code::Unused, until.span, "these faults are over: their `until` has passed")
+            .warning()
+            .help("write an `until` that is still to come, or take the faults away");
+    }
+    if stage.environment == RawEnvironment::Production && !raw.in_production() {
         cx.error(Code::Exposed, span, "faults in production")
             .combined()
             .help("say `gateway: {environment: development}`, or here `in_production: true` if it is meant");

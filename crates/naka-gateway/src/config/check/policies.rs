@@ -6,7 +6,8 @@ use std::{
 };
 
 use super::{
-    Tables, auth, guards,
+    Tables, auth,
+    guards::{self, Stage},
     limits::{bulkhead, rate_limit},
     origin, unique,
 };
@@ -15,10 +16,7 @@ use crate::config::{
     decode::{At, Cx, OneOrMany, Or},
     diagnostic::Code,
     node::Span,
-    raw::{
-        RawBulkhead, RawCompress, RawCors, RawEnvironment, RawFault, RawIdempotency, RawPolicy, RawRateLimit,
-        RawRule,
-    },
+    raw::{RawBulkhead, RawCompress, RawCors, RawFault, RawIdempotency, RawPolicy, RawRateLimit, RawRule},
     suggest::one_of,
     values::Id,
 };
@@ -29,7 +27,7 @@ pub(super) struct Policies {
     pub(super) used: BTreeSet<Name>,
     places: BTreeMap<Name, Span>,
     keys: BTreeMap<Name, Span>,
-    environment: RawEnvironment,
+    stage: Stage,
 }
 
 /// The policies of one route, group or listener, by sort, and where they were named.
@@ -134,12 +132,12 @@ impl Unnamed {
 
 impl Policies {
     /// Those under `policies:`.
-    pub(super) fn named(tables: &Tables<'_>, environment: RawEnvironment, cx: &mut Cx) -> Self {
+    pub(super) fn named(tables: &Tables<'_>, stage: Stage, cx: &mut Cx) -> Self {
         let (checked, used, places, keys) = Default::default();
-        let mut it = Self { checked, used, places, keys, environment };
+        let mut it = Self { checked, used, places, keys, stage };
         for (name, at, raw) in tables.policies.read() {
             if one_kind(name, at, raw, cx)
-                && let Some(unnamed) = unnamed(raw, environment, cx)
+                && let Some(unnamed) = unnamed(raw, stage, cx)
             {
                 it.insert(Arc::clone(name), at.span, unnamed, cx);
             }
@@ -180,7 +178,7 @@ impl Policies {
                 }
             }
         }
-        let environment = self.environment;
+        let stage = self.stage;
         let own = [
             self.inlined(
                 tables,
@@ -202,7 +200,7 @@ impl Policies {
                 tables,
                 owner,
                 (Kind::Fault, keys.fault),
-                |raw, span, cx| guards::fault(raw, span, environment, cx),
+                |raw, span, cx| guards::fault(raw, span, stage, cx),
                 cx,
             ),
         ];
@@ -366,7 +364,7 @@ fn one_kind(name: &str, at: &At<Id>, raw: &RawPolicy, cx: &mut Cx) -> bool {
 }
 
 /// What a policy with a name says.
-fn unnamed(raw: &RawPolicy, environment: RawEnvironment, cx: &mut Cx) -> Option<Unnamed> {
+fn unnamed(raw: &RawPolicy, stage: Stage, cx: &mut Cx) -> Option<Unnamed> {
     let rate_limit = raw.rate_limit.as_ref().and_then(|raw| rate_limit(&raw.value, cx));
     let bulkhead = raw.bulkhead.as_ref().and_then(|raw| bulkhead(&raw.value, cx));
     let jwt = raw.jwt.as_ref().and_then(|raw| auth::jwt(raw, cx));
@@ -376,7 +374,7 @@ fn unnamed(raw: &RawPolicy, environment: RawEnvironment, cx: &mut Cx) -> Option<
     let idempotency = raw.idempotency.as_ref().map(|raw| guards::idempotency(&raw.value, cx));
     let compress = raw.compress.as_ref().map(|raw| guards::compress(&raw.value, cx));
     let cors = raw.cors.as_ref().and_then(|raw| guards::cors(&raw.value, cx));
-    let fault = raw.fault.as_ref().and_then(|raw| guards::fault(&raw.value, raw.span, environment, cx));
+    let fault = raw.fault.as_ref().and_then(|raw| guards::fault(&raw.value, raw.span, stage, cx));
     let authorize = raw.authorize.as_ref().and_then(|raw| auth::authorize(&raw.value, raw.span, cx));
     rate_limit
         .or(bulkhead)
