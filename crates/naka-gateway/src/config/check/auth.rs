@@ -31,7 +31,7 @@ use crate::config::{
 };
 
 /// Policies that find out who asks.
-const AUTHENTICATING: [Kind; 4] = [Kind::Jwt, Kind::ApiKey, Kind::BasicAuth, Kind::ForwardAuth];
+pub(super) const AUTHENTICATING: [Kind; 4] = [Kind::Jwt, Kind::ApiKey, Kind::BasicAuth, Kind::ForwardAuth];
 
 /// The shortest secret for HS256, in bytes (RFC 7518 §3.2).
 const MIN_SECRET: usize = 32;
@@ -602,7 +602,7 @@ impl Policies {
         }
         for (name, span) in level.all(Kind::Authorize) {
             let PolicyKind::Authorize(rule) = &self.checked[name].kind else { continue };
-            if rule.needs_identity() && !is_known {
+            if rule.needs_identity() && !is_known && !level.is_incomplete() {
                 nobody_is_known(route, (name, *span), "lets in nobody", is_public, cx);
             }
         }
@@ -618,6 +618,7 @@ impl Policies {
         cx: &mut Cx,
     ) {
         let has = |part: &IdentityPart| match part {
+            _ if around.is_incomplete() => true,
             IdentityPart::Subject => AUTHENTICATING.iter().any(|kind| !around.all(*kind).is_empty()),
             IdentityPart::ApiKey => !around.all(Kind::ApiKey).is_empty(),
             IdentityPart::Jwt(_) => !around.all(Kind::Jwt).is_empty(),
