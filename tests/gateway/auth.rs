@@ -577,7 +577,7 @@ async fn keys_are_waited_for_watched_and_never_shown() {
 gateway: {{admin: {{listen: ADMIN}}, workers: 2}}
 listeners: {{public: {{listen: PUBLIC}}}}
 policies:
-  fetched: {{jwt: {{jwks_url: 'http://{}/', audiences: [rides], fetch: {{min_interval: 1s}}}}}}
+  fetched: {{jwt: {{jwks_url: 'http://{}/keys?token=hunter2', audiences: [rides], fetch: {{min_interval: 1s}}}}}}
   file: {{jwt: {{jwks_file: keys.json, audiences: [rides]}}}}
   written: {{jwt: {{secret: '{SECRET}', audiences: [rides]}}}}
 routes:
@@ -591,8 +591,22 @@ routes:
     std::fs::write(folder.path().join("keys.json"), Issuer::new("other").jwks()).unwrap();
     let process = Process::spawn_in(folder, &yaml);
     process.until("the process is up, and waits for keys", async || matches!(process.get("/readyz").await, Some((503, text)) if text.contains("the answer is 503"))).await;
+    process.says("keys cannot be fetched").await;
+    let log = process.log();
+    let line = log.lines().find(|line| line.contains("keys cannot be fetched")).unwrap();
+    let url = format!("url=http://{}/keys ", publisher.address());
+    for words in ["WARN", "policy=fetched", &url, "the answer is 503", "there are none"] {
+        assert!(line.contains(words), "{words} is missing in {line}");
+    }
+    assert!(
+        log.contains("waits for the keys of these policies before it is ready: fetched generation=1"),
+        "{log}"
+    );
+    assert!(!log.contains("naka is ready"), "{log}");
     is_up.store(true, SeqCst);
     process.until("it is ready", async || matches!(process.get("/readyz").await, Some((200, _)))).await;
+    process.says("naka is ready").await;
+    process.says("keys are fetched again").await;
     let line = |path: &str, token: &str| {
         format!(
             "GET {path} HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {token}\r\nconnection: close\r\n\r\n"
@@ -615,7 +629,10 @@ routes:
     for text in
         [process.log(), process.get("/config").await.unwrap().1, process.get("/policies").await.unwrap().1]
     {
-        assert!(!text.contains(SECRET) && !text.contains("forty bytes"), "{text}");
+        assert!(
+            !text.contains(SECRET) && !text.contains("hunter2") && !text.contains("forty bytes"),
+            "{text}"
+        );
     }
 }
 

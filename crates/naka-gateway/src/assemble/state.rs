@@ -29,7 +29,7 @@ use crate::{
         BasicAuth, Bulkhead, Config, Destination, Enforce, Fault, Fetch, ForwardAuth, Idempotency, Jwt,
         JwtKeys, Name, Policy, PolicyKind, RateLimit, Scope, Versions,
     },
-    control::{AskAuthority, FetchKeys},
+    control::{AskAuthority, FetchKeys, TellKeys},
     observe::PolicyMetrics,
     state::{Authorities, Bulkheads, Fetching, Kept, Passwords, RateLimits, State, Tokens, versions_name},
     transform::Matched,
@@ -183,10 +183,10 @@ impl Step<'_> {
         let around = self.around;
         let steps = Steps {
             make: &|name, jwt: &Jwt| {
-                let (keys, fetching) = sources[name].keys(around);
+                let (keys, fetching) = sources[name].keys(name, around);
                 let metrics = around.metrics.policy(name);
                 let layer = JwtLayer::observed(jwt_config(jwt), keys, metrics).named(name);
-                Tokens { layer, fetching, source: jwt.keys.clone() }
+                Tokens { policy: Arc::clone(name), layer, fetching, source: jwt.keys.clone() }
             },
             change: &|tokens, jwt| {
                 let tokens = refetched(tokens, &jwt.keys, around);
@@ -362,13 +362,14 @@ impl Source {
     }
 
     /// Keys of a policy that is new, and whoever fetches them.
-    fn keys(&self, around: &Surroundings<'_>) -> (Keys, Option<Arc<Fetching>>) {
+    fn keys(&self, policy: &Name, around: &Surroundings<'_>) -> (Keys, Option<Arc<Fetching>>) {
         match self {
             Self::Set(set) => (Keys::fixed(set.clone()), None),
             Self::Url(url, fetch) => {
                 let service = FetchKeys::new(Arc::clone(url), around.connector.clone());
                 let (keys, driver) = Keys::fetched(service, fetch_config(fetch));
-                (keys, Some(Fetching::new(driver)))
+                let tell = TellKeys::new(policy, url, &keys);
+                (keys, Some(Fetching::new(driver, tell)))
             }
         }
     }
@@ -389,9 +390,11 @@ fn refetched(tokens: &Tokens, source: &JwtKeys, around: &Surroundings<'_>) -> To
     }
     let service = FetchKeys::new(Arc::clone(url), around.connector.clone());
     let (keys, driver) = keys.refetched(service, fetch_config(fetch));
+    let tell = TellKeys::new(&tokens.policy, url, &keys);
     Tokens {
+        policy: Arc::clone(&tokens.policy),
         layer: tokens.layer.rekeyed(&keys),
-        fetching: Some(Fetching::new(driver)),
+        fetching: Some(Fetching::new(driver, tell)),
         source: source.clone(),
     }
 }
