@@ -17,7 +17,7 @@
 //!    [default](VersionConfig::default), which is one that was pinned and never by itself the newest;
 //!    without it `400`.
 //! 5. After its sunset, `410` and [`Reason::VersionGone`]; in a brown-out, `503`,
-//!    [`Reason::VersionBrownout`] and `Retry-After` until its end. Both with a `Link` to the successor.
+//!    [`Reason::VersionBrownout`] and `Retry-After` until its end. Both with a `Link` to the successor, if that is another URI.
 //! 6. Admitted: the version is an [`ApiVersion`] of the request, and a segment that is to be stripped is
 //!    taken away. Headers of the request stay.
 //!
@@ -25,7 +25,8 @@
 //! `X-API-Version`; `Vary` with each header that could have decided, added to what is there; of a version
 //! with an end `Deprecation: @…` (RFC 9745), `Sunset` (RFC 8594) and `Link` with the relations
 //! `deprecation` and `sunset` (its documentation) and `successor-version` (RFC 5829): the same resource,
-//! with the successor wherever the URI says a version. A `Deprecation` or `Sunset` that is there already
+//! with the successor wherever the URI says a version. If only a header says it, there is no such link: it
+//! would lead to the same URI. A `Deprecation` or `Sunset` that is there already
 //! stays: a resource may end before its version. Refusals have `Vary` too.
 //!
 //! # Where it stands
