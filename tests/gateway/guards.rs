@@ -59,6 +59,46 @@ fn payments(gateway: &Inside) -> (Upstream, Arc<AtomicUsize>) {
     (upstream, number)
 }
 
+const NARROW: &str = "
+listeners: {public: {listen: ':1'}}
+upstreams: {payment: {endpoints: ['payment:1']}}
+routes:
+  pay:
+    match: {path: /pay}
+    idempotency: {max_request: 1KiB, max_response: 1KiB, max_buffered: 1KiB}
+    bulkhead: {max: 1, queue: 5, max_wait: 5s}
+    upstream: payment
+";
+
+#[tokio::test(start_paused = true)]
+async fn r4_5_bodies_that_wait_take_no_more_together_than_is_said_and_explain_foresees_it() {
+    let gateway = Inside::new(NARROW);
+    let (_upstream, _) = payments(&gateway);
+    let pay = |key: &str, does: &'static str| {
+        post("/pay", &"x".repeat(600), &[("idempotency-key", key), ("x-does", does)])
+    };
+    let mut at_work = gateway.client().await;
+    let hanging = tokio::spawn(async move { at_work.whole(pay("a", "hang")).await });
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    let mut waiting = gateway.client().await;
+    let waiting = tokio::spawn(async move { waiting.whole(pay("b", "")).await });
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert_eq!(gateway.generation().state.idempotency.iter().next().unwrap().1.layer.buffered_bytes(), 600);
+    let explain = |length: &str| {
+        let headers = ["idempotency-key: c".to_owned(), format!("content-length: {length}")];
+        gateway.explain("POST http://api.example/pay", &headers).to_string()
+    };
+    let said_so = explain("600");
+    assert!(said_so.contains("503 idempotency_store_full"), "{said_so}");
+    assert!(explain("400").contains("its body may have 424 bytes"), "{}", explain("400"));
+    assert_eq!(said(&gateway.send(pay("c", "")).await), (503, "idempotency_store_full".into()));
+    let wider = NARROW.replace("max_buffered: 1KiB", "max_buffered: 2KiB");
+    gateway.reload(&wider).unwrap();
+    assert!(!explain("600").contains("idempotency_store_full"));
+    hanging.abort();
+    assert_eq!(waiting.await.unwrap().as_deref(), Some(&b"payment 2"[..]));
+}
+
 const TENANTS: &str = "
 listeners: {public: {listen: ':1'}}
 upstreams: {one: {endpoints: ['one:1']}, two: {endpoints: ['two:1']}}

@@ -34,6 +34,15 @@ pub(super) fn idempotency(raw: &RawIdempotency, cx: &mut Cx) -> Unnamed {
         cx.error(Code::Conflict, one.span, "one answer is larger than all of them may be")
             .help("write a larger `max_bytes`, or a smaller `max_response`");
     }
+    let (all, bounds) = (raw.max_buffered(), [("body", raw.max_request()), ("answer", raw.max_response())]);
+    if let Some((what, _)) = bounds.into_iter().find(|(_, one)| one.0 > all.0) {
+        let said = raw.max_buffered.as_ref().or(raw.max_request.as_ref()).or(raw.max_response.as_ref());
+        if let Some(at) = said {
+            let message = format!("one {what} may be larger than all that are at hand together");
+            cx.error(Code::Conflict, at.span, message)
+                .help("write a larger `max_buffered`, or a smaller `max_request` or `max_response`");
+        }
+    }
     let kind = PolicyKind::Idempotency(Idempotency {
         header: raw.header(),
         methods: values(raw.methods.as_ref()),
@@ -44,6 +53,7 @@ pub(super) fn idempotency(raw: &RawIdempotency, cx: &mut Cx) -> Unnamed {
         max_bytes: raw.max_bytes().0,
         max_request: raw.max_request().0,
         max_response: raw.max_response().0,
+        max_buffered: raw.max_buffered().0,
         keeps_failures: raw.failures() == RawFailures::Keep,
         evict: raw.evict(),
     });
