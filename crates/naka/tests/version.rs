@@ -514,6 +514,27 @@ async fn r11_6_usage_is_counted_by_version_and_consumer() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_version_that_a_reload_brings_is_counted_for_seven_days_before_it_is_safe_to_retire() {
+    let old = layer(ending());
+    let safe = async |layer: &VersionLayer| {
+        ask(layer, request("/v2/x", &[])).await;
+        let versions = layer.usage(Now::read()).versions;
+        versions.iter().map(|is| is.is_safe_to_retire).collect::<Vec<_>>()
+    };
+    assert_eq!(safe(&old).await, [false, false]);
+    tokio::time::advance(Duration::from_secs(8 * DAY_S)).await;
+    assert_eq!(safe(&old).await, [true, false]);
+    let three = VersionConfig::new(["1", "2", "3"].map(Version::new)).default_version("2");
+    let clock = WallClock::starting_at(NOW_S + 8 * DAY_S);
+    let new = old.reconfigured(&three.clock(clock).check().unwrap());
+    assert_eq!(old.usage(Now::read()).versions[0].since_s, Some(NOW_S), "making a layer changes nothing");
+    assert_eq!(safe(&new).await, [true, false, false]);
+    assert_eq!(new.usage(Now::read()).versions[2].since_s, Some(NOW_S + 8 * DAY_S));
+    tokio::time::advance(Duration::from_secs(7 * DAY_S)).await;
+    assert_eq!(safe(&new).await, [true, false, true]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn usage_and_name_survive_a_change_of_versions_and_back() {
     let named = layer(ending()).named(&Arc::from("shop"));
     for _ in 0..5 {

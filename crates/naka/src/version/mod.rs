@@ -45,7 +45,9 @@
 //! and 128 versions
 //! of this and earlier configurations (the one that is longest unused goes). It is kept in memory, for each
 //! process by itself. Counted is each request whose version is known, also if it is refused since the
-//! version is gone: whoever still asks would notice.
+//! version is gone: whoever still asks would notice. A version is
+//! [safe to retire](VersionUsage::is_safe_to_retire) at the earliest when it has been counted itself for seven days
+//! without a gap.
 //!
 //! # State
 //! Usage, by the names of versions: [`reconfigured`](VersionLayer::reconfigured) keeps it.
@@ -88,7 +90,7 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
-    sync::{Arc, OnceLock},
+    sync::{Arc, Once, OnceLock},
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -130,7 +132,7 @@ use crate::{
 use config::Checked;
 use name::shown;
 use read::{Meant, meant, stripped, successor_link};
-use usage::{Record, Usage, Who};
+use usage::{Counted, Record, Usage, Who};
 
 /// `X-API-Version`: which version answered.
 pub const ECHO: HeaderName = HeaderName::from_static("x-api-version");
@@ -294,6 +296,8 @@ struct Shared<O> {
     usage: Arc<Usage>,
     /// By version; looked up with its first request, so that making a layer changes nothing.
     records: Box<[OnceLock<Arc<Record>>]>,
+    /// These versions are counted since its first request.
+    begun: Once,
     name: Option<Arc<str>>,
     observer: O,
 }
@@ -354,8 +358,9 @@ impl<O: Observer> VersionLayer<O> {
         let Some(shared) = &self.shared else { return Usage::default().report([], 0) };
         let checked = &*shared.versioning.0;
         let versions = checked.config.versions.iter().enumerate().map(|(index, version)| {
-            let record = shared.records[index].get().cloned();
-            (&version.name, record.or_else(|| shared.usage.known(&checked.told[index].canonical)))
+            let canonical = &*checked.told[index].canonical;
+            let record = shared.records[index].get().cloned().or_else(|| shared.usage.known(canonical));
+            Counted { version, canonical, record }
         });
         shared.usage.report(versions, checked.config.clock.unix_s(now))
     }
@@ -385,7 +390,7 @@ impl<O> fmt::Debug for VersionLayer<O> {
 impl<O> Shared<O> {
     fn new(versioning: Versioning, usage: Arc<Usage>, name: Option<Arc<str>>, observer: O) -> Self {
         let records = versioning.config().versions.iter().map(|_| OnceLock::new()).collect();
-        Self { versioning, usage, records, name, observer }
+        Self { versioning, usage, records, begun: Once::new(), name, observer }
     }
 }
 
@@ -400,7 +405,9 @@ impl<O: Observer> Shared<O> {
     }
 
     fn count(&self, index: usize, extensions: &Extensions, unix_s: u64) {
-        let name = &*self.versioning.0.told[index].canonical;
+        let told = &self.versioning.0.told;
+        self.begun.call_once(|| self.usage.begin(told.iter().map(|told| &*told.canonical), unix_s));
+        let name = &*told[index].canonical;
         let record = self.records[index].get_or_init(|| self.usage.record(name, unix_s));
         let subject = Identity::of(extensions).and_then(|identity| identity.subject.as_ref());
         let who = match (subject, ClientAddr::of(extensions)) {
