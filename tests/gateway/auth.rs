@@ -326,6 +326,34 @@ async fn explain_goes_on_with_assumed_credentials_as_the_data_path_does() {
     assert!(!has(&old, "x-user", "mallory"), "{old:?}");
 }
 
+/// One could wait long for a token that is let in.
+#[test]
+fn algorithms_that_no_key_of_a_file_is_for_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("keys.json"), Issuer::new("one").jwks()).unwrap();
+    let check = |algorithms: &str| {
+        let yaml = format!(
+            "
+listeners: {{public: {{listen: ':1'}}}}
+policies:
+  ola: {{jwt: {{jwks_file: keys.json, audiences: [rides], algorithms: {algorithms}}}}}
+routes: {{book: {{match: {{path: /book}}, use: [ola], respond: {{body: booked}}}}}}
+"
+        );
+        let file = folder.path().join("gateway.yaml");
+        std::fs::write(&file, yaml).unwrap();
+        let naka = std::process::Command::new(env!("CARGO_BIN_EXE_naka-under-test"));
+        let output = { naka }.arg("check").arg(&file).output().unwrap();
+        (output.status.code(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
+    };
+    assert_eq!(check("[RS256, ES256]").0, Some(0), "one of them fits");
+    let (code, said) = check("[RS256, EdDSA]");
+    assert_eq!(code, Some(1), "{said}");
+    for words in ["gateway.yaml:4:3", "the policy `ola`", "verify `ES256`", "only `RS256`, `EdDSA`"] {
+        assert!(said.contains(words), "{words} is missing in\n{said}");
+    }
+}
+
 const FETCHED: &str = "
 listeners: {public: {listen: ':1'}}
 policies:
@@ -549,7 +577,7 @@ async fn keys_are_waited_for_watched_and_never_shown() {
 gateway: {{admin: {{listen: ADMIN}}, workers: 2}}
 listeners: {{public: {{listen: PUBLIC}}}}
 policies:
-  fetched: {{jwt: {{jwks_url: 'http://{}/', audiences: [rides], fetch: {{min_interval: 1s}}}}}}
+  fetched: {{jwt: {{jwks_url: 'http://{}/keys?token=hunter2', audiences: [rides], fetch: {{min_interval: 1s}}}}}}
   file: {{jwt: {{jwks_file: keys.json, audiences: [rides]}}}}
   written: {{jwt: {{secret: '{SECRET}', audiences: [rides]}}}}
 routes:
@@ -563,8 +591,22 @@ routes:
     std::fs::write(folder.path().join("keys.json"), Issuer::new("other").jwks()).unwrap();
     let process = Process::spawn_in(folder, &yaml);
     process.until("the process is up, and waits for keys", async || matches!(process.get("/readyz").await, Some((503, text)) if text.contains("the answer is 503"))).await;
+    process.says("keys cannot be fetched").await;
+    let log = process.log();
+    let line = log.lines().find(|line| line.contains("keys cannot be fetched")).unwrap();
+    let url = format!("url=http://{}/keys ", publisher.address());
+    for words in ["WARN", "policy=fetched", &url, "the answer is 503", "there are none"] {
+        assert!(line.contains(words), "{words} is missing in {line}");
+    }
+    assert!(
+        log.contains("waits for the keys of these policies before it is ready: fetched generation=1"),
+        "{log}"
+    );
+    assert!(!log.contains("naka is ready"), "{log}");
     is_up.store(true, SeqCst);
     process.until("it is ready", async || matches!(process.get("/readyz").await, Some((200, _)))).await;
+    process.says("naka is ready").await;
+    process.says("keys are fetched again").await;
     let line = |path: &str, token: &str| {
         format!(
             "GET {path} HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {token}\r\nconnection: close\r\n\r\n"
@@ -587,7 +629,10 @@ routes:
     for text in
         [process.log(), process.get("/config").await.unwrap().1, process.get("/policies").await.unwrap().1]
     {
-        assert!(!text.contains(SECRET) && !text.contains("forty bytes"), "{text}");
+        assert!(
+            !text.contains(SECRET) && !text.contains("hunter2") && !text.contains("forty bytes"),
+            "{text}"
+        );
     }
 }
 

@@ -43,7 +43,7 @@ use tracing::debug;
 
 use crate::{
     ask::Asked,
-    config::checked::{Config, Destination},
+    config::checked::{Config, Destination, Name},
     connection::Stream,
     explain::explain,
     generation::{Generation, InForce},
@@ -143,13 +143,27 @@ impl Admin {
         }
     }
 
+    /// Whether all keys have been there once. Later a lack of keys concerns the routes that need them, and not
+    /// all the others.
+    fn has_begun(&self, has_keys: bool) -> bool {
+        let has_begun = self.has_begun.load(Relaxed) || has_keys;
+        self.has_begun.store(has_begun, Relaxed);
+        has_begun
+    }
+
+    /// The policies whose keys have to be there before it is ready for the first time.
+    pub fn waits_for(&self) -> Vec<Name> {
+        let waits_for = self.in_force.with(|generation| {
+            let lacking = generation.state.without_keys(Now::read());
+            lacking.into_iter().map(|(name, _)| Arc::clone(name)).collect::<Vec<_>>()
+        });
+        if self.has_begun(waits_for.is_empty()) { Vec::new() } else { waits_for }
+    }
+
     fn ready(&self, generation: &Generation) -> Answer {
         let is_draining = self.is_draining.load(Relaxed);
         let without_keys = generation.state.without_keys(Now::read());
-        // Waited for once: later a lack of keys concerns the routes that need them, and not all the others.
-        let has_begun = self.has_begun.load(Relaxed) || without_keys.is_empty();
-        self.has_begun.store(has_begun, Relaxed);
-        let is_ready = has_begun && !is_draining;
+        let is_ready = self.has_begun(without_keys.is_empty()) && !is_draining;
         let without_keys = without_keys.into_iter().map(|(name, why)| (name.to_string(), Value::String(why)));
         let state = json!({
             "ready": is_ready,

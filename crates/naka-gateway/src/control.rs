@@ -26,7 +26,8 @@ use hyper_util::rt::TokioIo;
 use naka::{
     BoxError,
     balance::{BalanceLayer, Endpoint},
-    jwt::{Fetched, MAX_BYTES},
+    clock::Now,
+    jwt::{Fetched, Keys, MAX_BYTES},
     reject::Rejection,
 };
 use rustls_platform_verifier::BuilderVerifierExt as _;
@@ -36,9 +37,11 @@ use tokio_rustls::{
     rustls::{ClientConfig, crypto::aws_lc_rs, pki_types::ServerName},
 };
 use tower_service::Service;
+use tracing::{info, warn};
 
 use crate::{
     config::checked::{KeepAlive, Name, UpstreamTimeouts},
+    seldom::Seldom,
     upstream::{Body, Client, Connector, Pool},
 };
 
@@ -74,6 +77,49 @@ impl Service<()> for FetchKeys {
     fn call(&mut self, (): ()) -> Self::Future {
         let Self { url, connector } = self.clone();
         Box::pin(async move { fetch(&url.parse()?, &connector).await })
+    }
+}
+
+/// Says in the log what becomes of the fetching of keys.
+#[derive(Debug)]
+pub struct TellKeys {
+    policy: Name,
+    url: String,
+    keys: Keys,
+}
+
+impl TellKeys {
+    /// Of the keys of this policy, which come from this URL.
+    pub fn new(policy: &Name, url: &str, keys: &Keys) -> Self {
+        let policy = Arc::clone(policy);
+        // Whatever stands behind the path may be a secret.
+        let url = url.split(['?', '#']).next().unwrap_or_default().to_owned();
+        Self { policy, url, keys: keys.clone() }
+    }
+
+    /// Says so when they cannot be fetched, seldom, and when they can be again.
+    pub async fn run(self) {
+        let Self { policy, url, keys } = self;
+        let (trouble, mut is_told, mut attempts) = (Seldom::new(), false, 0);
+        loop {
+            attempts = keys.attempted(attempts).await;
+            match keys.last_error() {
+                Some(cause) if trouble.is_due() => {
+                    is_told = true;
+                    let so = if keys.is_ready(Now::read()) {
+                        "the last good ones count until `max_stale` is over"
+                    } else {
+                        "there are none, and requests that need them get 503"
+                    };
+                    warn!(%policy, %url, ?cause, "keys cannot be fetched; {so}; it is tried again");
+                }
+                None if is_told => {
+                    is_told = false;
+                    info!(%policy, %url, "keys are fetched again");
+                }
+                Some(_) | None => {}
+            }
+        }
     }
 }
 

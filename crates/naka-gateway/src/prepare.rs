@@ -280,7 +280,10 @@ fn said(all: &[Wrong], config: &Config) -> Vec<Diagnostic> {
         Wrong::Policy { name, error } => {
             let place = config.policies[name].origin.place().clone();
             let mut it = Diagnostic::error(Code::Value, place, format!("the policy `{name}`: {error}"));
-            it.help("its file is read as it stands; write another, and then put it in the place of this one");
+            it.help(
+                "mend what it says, or the file it names; of a file, write another, and then put it in the \
+                 place of this one",
+            );
             vec![it]
         }
     };

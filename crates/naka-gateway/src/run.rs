@@ -104,10 +104,26 @@ async fn start(entry: &Path, metrics: Arc<Metrics>) -> Result<(), Failure> {
         info!(%address, "admin port");
         tokio::spawn(admin::serve(Arc::clone(&admin), socket));
     }
-    info!(generation = 1, %hash, workers = workers_count, routes = config.routes.len(), "naka is ready");
-    Control { signals, reloader, workers, admin, requests }.run().await;
+    let (routes, waits_for) = (config.routes.len(), admin.waits_for());
+    let is_ready = waits_for.is_empty();
+    if is_ready {
+        info!(generation = 1, %hash, workers = workers_count, routes, "{READY}");
+    } else {
+        let waits_for = waits_for.join(", ");
+        info!(
+            generation = 1, %hash, workers = workers_count, routes,
+            "naka is up, and waits for the keys of these policies before it is ready: {waits_for}"
+        );
+    }
+    Control { signals, reloader, workers, admin, requests, is_ready }.run().await;
     Ok(())
 }
+
+/// What is said once everything is there.
+const READY: &str = "naka is ready";
+
+/// How often it is looked whether the first keys are there.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// Whoever reacts: to signals, to changed files, to the admin port.
 struct Control {
@@ -116,6 +132,8 @@ struct Control {
     workers: Workers,
     admin: Arc<Admin>,
     requests: mpsc::Receiver<ReloadRequest>,
+    /// It has been said.
+    is_ready: bool,
 }
 
 /// What the process is told.
@@ -162,6 +180,11 @@ impl Control {
                 _ = self.signals.hangup.recv() => {}
                 Some(asker) = self.requests.recv() => askers.push(asker),
                 () = watch.changed(debounce, max_wait), if is_watching => {}
+                () = has_keys(&self.admin), if !self.is_ready => {
+                    self.is_ready = true;
+                    info!(generation = self.admin.in_force.with(|generation| generation.number), "{READY}");
+                    continue;
+                }
                 _ = poll.tick() => {
                     self.reloader.clear_tombstones();
                     if !is_watching {
@@ -210,6 +233,13 @@ impl Control {
         let cut = self.workers.shared().open_connections();
         self.workers.stop();
         info!(cut, "stopped");
+    }
+}
+
+/// A reload may change which keys are waited for.
+async fn has_keys(admin: &Admin) {
+    while !admin.waits_for().is_empty() {
+        tokio::time::sleep(LOOK).await;
     }
 }
 

@@ -27,7 +27,7 @@ use crate::{
         BasicAuth, Bulkhead, Enforce, Fault, ForwardAuth, Idempotency, Jwt, JwtKeys, Name, RateLimit,
         Versions,
     },
-    control::FetchKeys,
+    control::{FetchKeys, TellKeys},
     observe::PolicyMetrics,
     upstream::Pool,
 };
@@ -157,6 +157,8 @@ impl Kept {
 /// Whoever verifies the tokens of one policy.
 #[derive(Clone, Debug)]
 pub struct Tokens {
+    /// Its name.
+    pub policy: Name,
     /// The layer, over its keys.
     pub layer: JwtLayer<Arc<PolicyMetrics>>,
     /// Whoever fetches the keys, if they are fetched.
@@ -170,23 +172,25 @@ pub struct Tokens {
 pub struct Fetching(Mutex<Task>);
 
 enum Task {
-    Waits(Option<Box<KeyDriver<FetchKeys>>>),
+    Waits(Option<Box<(KeyDriver<FetchKeys>, TellKeys)>>),
     Runs(AbortHandle),
 }
 
 impl Fetching {
     /// Not started.
-    pub fn new(driver: KeyDriver<FetchKeys>) -> Arc<Self> {
-        Arc::new(Self(Mutex::new(Task::Waits(Some(Box::new(driver))))))
+    pub fn new(driver: KeyDriver<FetchKeys>, tell: TellKeys) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(Task::Waits(Some(Box::new((driver, tell)))))))
     }
 
     /// Starts it, once.
     fn start(&self) {
         let mut task = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Task::Waits(driver) = &mut *task
-            && let Some(driver) = driver.take()
+        if let Task::Waits(both) = &mut *task
+            && let Some(both) = both.take()
         {
-            *task = Task::Runs(tokio::spawn(driver.run()).abort_handle());
+            let (driver, tell) = *both;
+            let both = async { tokio::join!(tell.run(), driver.run()) };
+            *task = Task::Runs(tokio::spawn(both).abort_handle());
         }
     }
 }

@@ -85,6 +85,7 @@ fn used(is: &VersionUsage) -> Value {
     json!({
         "requests_7d": is.last_7_days,
         "share_7d": percent,
+        "since": is.since_s.map(show_time),
         "safe_to_retire": is.is_safe_to_retire,
         "consumers": consumers.collect::<Vec<_>>(),
         "consumers_in_all": is.consumers.len(),

@@ -34,6 +34,11 @@ impl Buffering {
         self.0.load(Relaxed)
     }
 
+    /// How many more there is room for, of so many.
+    pub(crate) fn left(&self, max_bytes: usize) -> usize {
+        max_bytes.saturating_sub(self.bytes())
+    }
+
     /// That of a body that begins: nothing yet.
     pub(crate) fn share(self: &Arc<Self>, max_bytes: usize) -> Share {
         Share { all: Arc::clone(self), bytes: 0, max_bytes }

@@ -606,6 +606,14 @@ async fn bodies_that_are_being_read_are_bounded_together() {
     });
     tokio::task::yield_now().await;
     assert_eq!(layer.buffered_bytes(), 9);
+    let foreseen = |length: &str| {
+        let mut head = pay("b").into_parts().0;
+        head.headers.insert("content-length", length.parse().unwrap());
+        layer.explain(Now::read(), &mut head)
+    };
+    let full = Rejection::new(Reason::IdempotencyStoreFull);
+    assert_eq!(foreseen("9"), Finding::Reject(full), "explained before it happens");
+    assert_eq!(foreseen("6"), Finding::Admit("the key is new; its body may have 6 bytes".into()));
     let refused = behind.ask(&layer, pay("b")).await;
     assert_eq!((refused.status().as_u16(), reason(&refused)), (503, Some(Reason::IdempotencyStoreFull)));
     assert_eq!(layer.buffered_bytes(), 9, "what was read of it is given back");

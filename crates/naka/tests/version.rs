@@ -291,8 +291,8 @@ async fn r11_4_the_successor_is_linked_wherever_the_uri_says_a_version() {
         ("/v1", &[], "/v2"),
         ("/products?a=1&version=v1&b", &[], "/products?a=1&version=2&b"),
         ("/v1/products?version=1", &[], "/v2/products?version=2"),
-        ("/products?page=2", &[("x-api-version", "1")], "/products?page=2"),
-        ("/a%3Eb/c\"d", &[("x-api-version", "1")], "/a%3Eb/c%22d"),
+        ("/v1/products?page=2", &[("x-api-version", "1")], "/v2/products?page=2"),
+        ("/v1/a%3Eb/c\"d", &[], "/v2/a%3Eb/c%22d"),
         ("/products", &[("host", "v1.api.example:8080")], "//v2.api.example:8080/products"),
     ];
     for (uri, headers, target) in table {
@@ -300,7 +300,7 @@ async fn r11_4_the_successor_is_linked_wherever_the_uri_says_a_version() {
         let links = all(&response, "link");
         assert_eq!(links.last().unwrap(), &format!("<{target}>; rel=\"successor-version\""), "{uri}");
     }
-    for uri in [format!("/v1/{}", "x".repeat(5000)), "//evil.example/v1".into()] {
+    for uri in [format!("/v1/{}", "x".repeat(5000)), "//v1/evil".into(), "//evil.example/v1".into()] {
         let response = ask(&layer(ending()), request(&uri, &[("x-api-version", "1")])).await;
         assert_eq!(
             (response.status().as_u16(), all(&response, "link").len()),
@@ -308,6 +308,30 @@ async fn r11_4_the_successor_is_linked_wherever_the_uri_says_a_version() {
             "only the documentation"
         );
     }
+}
+
+/// RFC 5829 is about another resource, and a cache, a crawler or a client that follows links would come back.
+#[tokio::test(start_paused = true)]
+async fn a_version_that_a_header_says_has_no_link_to_the_same_uri() {
+    let first = ending().on_conflict(OnConflict::Precedence);
+    let first = layer(first.strategies([Strategy::header(), Strategy::path(), Strategy::accept()]));
+    let by_default = layer(ending().default_version("1"));
+    let table = [
+        (&layer(ending()), "/products?page=2", [("x-api-version", "1")]),
+        (&layer(ending()), "/products", [("accept", "application/json;version=1")]),
+        (&layer(ending()), "/a%3Eb/c\"d", [("x-api-version", "1")]),
+        (&by_default, "/products", [("accept", "*/*")]),
+        (&first, "/v2/products", [("x-api-version", "1")]),
+    ];
+    for (layer, uri, headers) in table {
+        let response = ask(layer, request(uri, &headers)).await;
+        assert_eq!((response.status().as_u16(), all(&response, "x-api-version")[0]), (200, "1"), "{uri}");
+        let links = all(&response, "link");
+        assert!(links.len() == 1 && links[0].contains("v1-ends"), "only the documentation: {links:?}");
+    }
+    tokio::time::advance(Duration::from_secs(10 * DAY_S)).await;
+    let gone = ask(table[0].0, request("/products", &[("x-api-version", "1")])).await;
+    assert_eq!((gone.status().as_u16(), all(&gone, "link").len()), (410, 1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -487,6 +511,27 @@ async fn r11_6_usage_is_counted_by_version_and_consumer() {
     assert_eq!(report.versions[0].days.iter().map(|day| day.requests).sum::<u64>(), 7);
     assert_eq!(report.versions[0].consumers[0].last_s, NOW_S + 60);
     assert!(!report.versions[1].is_safe_to_retire);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_version_that_a_reload_brings_is_counted_for_seven_days_before_it_is_safe_to_retire() {
+    let old = layer(ending());
+    let safe = async |layer: &VersionLayer| {
+        ask(layer, request("/v2/x", &[])).await;
+        let versions = layer.usage(Now::read()).versions;
+        versions.iter().map(|is| is.is_safe_to_retire).collect::<Vec<_>>()
+    };
+    assert_eq!(safe(&old).await, [false, false]);
+    tokio::time::advance(Duration::from_secs(8 * DAY_S)).await;
+    assert_eq!(safe(&old).await, [true, false]);
+    let three = VersionConfig::new(["1", "2", "3"].map(Version::new)).default_version("2");
+    let clock = WallClock::starting_at(NOW_S + 8 * DAY_S);
+    let new = old.reconfigured(&three.clock(clock).check().unwrap());
+    assert_eq!(old.usage(Now::read()).versions[0].since_s, Some(NOW_S), "making a layer changes nothing");
+    assert_eq!(safe(&new).await, [true, false, false]);
+    assert_eq!(new.usage(Now::read()).versions[2].since_s, Some(NOW_S + 8 * DAY_S));
+    tokio::time::advance(Duration::from_secs(7 * DAY_S)).await;
+    assert_eq!(safe(&new).await, [true, false, true]);
 }
 
 #[tokio::test(start_paused = true)]

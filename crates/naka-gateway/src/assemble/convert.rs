@@ -365,6 +365,7 @@ pub(super) fn idempotency_config(policy: &checked::Idempotency) -> IdempotencyCo
     config.required = policy.required;
     config.max_request_bytes = policy.max_request;
     config.max_response_bytes = policy.max_response;
+    config.max_buffered_bytes = policy.max_buffered;
     config.failures = if policy.keeps_failures { Failures::Keep } else { Failures::Release };
     config.limits.ttl = policy.ttl;
     config.limits.max_keys = policy.max_keys;

@@ -102,7 +102,8 @@ async fn answer(plan: Arc<Plan>, target: Arc<Target>, request: Request<Body>) ->
     match &plan.compress {
         // Whoever repeats a request may understand less than whoever sent it first.
         Some(compress) if !plan.is_kept || request.method().is_safe() => {
-            compress.around(request, |request| changed(&plan, &target, request)).await
+            let is_sent = matches!(&*target, Target::Upstream(_) | Target::Versions(_));
+            compress.around(request, is_sent, |request| changed(&plan, &target, request)).await
         }
         _ => changed(&plan, &target, request).await,
     }

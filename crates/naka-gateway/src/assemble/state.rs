@@ -9,7 +9,7 @@ use naka::{
     fault::FaultLayer,
     forward_auth::ForwardAuthLayer,
     idempotency::{IdempotencyLayer, Scope as KeyScope, by_caller},
-    jwt::{JwtLayer, KeySet, Keys, KeysError},
+    jwt::{Algorithm, JwtLayer, KeySet, Keys, KeysError},
     reject::Head,
     version::VersionLayer,
 };
@@ -29,7 +29,7 @@ use crate::{
         BasicAuth, Bulkhead, Config, Destination, Enforce, Fault, Fetch, ForwardAuth, Idempotency, Jwt,
         JwtKeys, Name, Policy, PolicyKind, RateLimit, Scope, Versions,
     },
-    control::{AskAuthority, FetchKeys},
+    control::{AskAuthority, FetchKeys, TellKeys},
     observe::PolicyMetrics,
     state::{Authorities, Bulkheads, Fetching, Kept, Passwords, RateLimits, State, Tokens, versions_name},
     transform::Matched,
@@ -173,9 +173,9 @@ impl Step<'_> {
         let mut wrong = Vec::new();
         for (name, policy) in &self.config.policies {
             let PolicyKind::Jwt(jwt) = &policy.kind else { continue };
-            match Source::of(&jwt.keys) {
+            match Source::of(&jwt.keys).map_err(|error| error.to_string()).and_then(|it| it.used_by(jwt)) {
                 Ok(source) => _ = sources.insert(Arc::clone(name), source),
-                Err(error) => wrong.push(Wrong::Policy { name: Arc::clone(name), error: error.to_string() }),
+                Err(error) => wrong.push(Wrong::Policy { name: Arc::clone(name), error }),
             }
             wanted.insert(Arc::clone(name), jwt.clone());
         }
@@ -183,10 +183,10 @@ impl Step<'_> {
         let around = self.around;
         let steps = Steps {
             make: &|name, jwt: &Jwt| {
-                let (keys, fetching) = sources[name].keys(around);
+                let (keys, fetching) = sources[name].keys(name, around);
                 let metrics = around.metrics.policy(name);
                 let layer = JwtLayer::observed(jwt_config(jwt), keys, metrics).named(name);
-                Tokens { layer, fetching, source: jwt.keys.clone() }
+                Tokens { policy: Arc::clone(name), layer, fetching, source: jwt.keys.clone() }
             },
             change: &|tokens, jwt| {
                 let tokens = refetched(tokens, &jwt.keys, around);
@@ -344,17 +344,32 @@ impl Source {
             JwtKeys::Url(url, fetch) => Ok(Self::Url(Arc::clone(url), *fetch)),
         }
     }
-}
 
-impl Source {
+    /// # Errors
+    /// If the policy allows nothing that these keys can verify. Keys that are fetched may be others tomorrow.
+    fn used_by(self, jwt: &Jwt) -> Result<Self, String> {
+        let (Self::Set(set), Some(allowed)) = (&self, jwt_config(jwt).algorithms) else { return Ok(self) };
+        if set.algorithms().any(|algorithm| allowed.contains(&algorithm)) {
+            return Ok(self);
+        }
+        let words = |all: &mut dyn Iterator<Item = Algorithm>| {
+            all.map(|one| format!("`{}`", one.word())).collect::<Vec<_>>().join(", ")
+        };
+        let (allowed, can) = (words(&mut allowed.into_iter()), words(&mut set.algorithms()));
+        Err(format!(
+            "its keys verify {can}, and `algorithms` allows only {allowed}: no token would be let in"
+        ))
+    }
+
     /// Keys of a policy that is new, and whoever fetches them.
-    fn keys(&self, around: &Surroundings<'_>) -> (Keys, Option<Arc<Fetching>>) {
+    fn keys(&self, policy: &Name, around: &Surroundings<'_>) -> (Keys, Option<Arc<Fetching>>) {
         match self {
             Self::Set(set) => (Keys::fixed(set.clone()), None),
             Self::Url(url, fetch) => {
                 let service = FetchKeys::new(Arc::clone(url), around.connector.clone());
                 let (keys, driver) = Keys::fetched(service, fetch_config(fetch));
-                (keys, Some(Fetching::new(driver)))
+                let tell = TellKeys::new(policy, url, &keys);
+                (keys, Some(Fetching::new(driver, tell)))
             }
         }
     }
@@ -375,9 +390,11 @@ fn refetched(tokens: &Tokens, source: &JwtKeys, around: &Surroundings<'_>) -> To
     }
     let service = FetchKeys::new(Arc::clone(url), around.connector.clone());
     let (keys, driver) = keys.refetched(service, fetch_config(fetch));
+    let tell = TellKeys::new(&tokens.policy, url, &keys);
     Tokens {
+        policy: Arc::clone(&tokens.policy),
         layer: tokens.layer.rekeyed(&keys),
-        fetching: Some(Fetching::new(driver)),
+        fetching: Some(Fetching::new(driver, tell)),
         source: source.clone(),
     }
 }

@@ -196,7 +196,7 @@ pub enum Code {
     Test,
     /// A way that leads back to where it began.
     Loop,
-    /// Something that nobody uses.
+    /// Something that nobody uses, or that has no effect.
     Unused,
     /// Something that lets in whoever can reach it.
     Exposed,

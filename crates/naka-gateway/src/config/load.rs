@@ -17,6 +17,8 @@ use std::{
     sync::Arc,
 };
 
+use naka::clock::{Now, WallClock};
+
 use super::{
     check::{File, Unclear, check},
     checked::Config,
@@ -165,7 +167,7 @@ pub fn parse_str(name: &str, text: &str) -> Result<(Config, Diagnostics), Diagno
     let texts = vec![Text { path: name.into(), text: Ok(text.into()) }];
     let files = Files { texts, wrong_includes: Vec::new(), dirs: BTreeSet::new(), documents: Rc::default() };
     let mut at = Attempt::of(&files);
-    let config = check(&at.files, |_, _| Vec::new(), &mut at.cx);
+    let config = check(&at.files, |_, _| Vec::new(), now_s(), &mut at.cx);
     let config = config.map(|config| Config { hash: files.hash(Path::new("")), ..config });
     let found = at.cx.finish();
     config.map(|config| (config, found.clone())).ok_or(found)
@@ -244,7 +246,7 @@ impl Files {
         loop {
             let mut at = Attempt::of(&self);
             let previous = previous.filter(|_| !at.is_strict());
-            let config = check(&at.files, unclear, &mut at.cx);
+            let config = check(&at.files, unclear, now_s(), &mut at.cx);
             let found = at.cx.finish();
             if let Some(config) = config {
                 let config = Config { hash: self.hash(dir), ..config };
@@ -275,6 +277,11 @@ impl Files {
         self.documents.each(|path, bytes| hash.add(path.strip_prefix(dir).unwrap_or(path), bytes));
         hash.0
     }
+}
+
+/// The time of day, in seconds since 1970: what has ended by then has no effect.
+fn now_s() -> u64 {
+    WallClock::system().unix_s(Now::read())
 }
 
 /// Puts the last accepted text in the place of each included file that is wrong by itself.

@@ -92,7 +92,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use http::{
-    HeaderName, Method, StatusCode,
+    HeaderMap, HeaderName, Method, StatusCode,
     header::{CONTENT_LENGTH, CONTENT_TYPE},
     request::Parts,
 };
@@ -225,15 +225,19 @@ fn evaluate(
     let Some(Scope(scope)) = scope(head) else {
         return Err(Rejection::new(Reason::KeyMissing).detail("Whose idempotency key it is cannot be told."));
     };
-    let length =
-        head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    if length.is_some_and(|length| length > u64::try_from(config.max_request_bytes).unwrap_or(u64::MAX)) {
+    if announced(head.headers).is_some_and(|length| length > config.max_request_bytes) {
         return Err(Reason::BodyTooLarge.into());
     }
     let mut hash = Hash::new();
     hash.part(&scope);
     hash.part(&key);
     Ok(Some(hash.finish()))
+}
+
+/// How long a body is, as is said beforehand.
+fn announced(headers: &HeaderMap) -> Option<usize> {
+    let length = headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse::<u64>().ok()?;
+    Some(usize::try_from(length).unwrap_or(usize::MAX))
 }
 
 /// The print of all that a repetition has to be the same in.
@@ -437,10 +441,16 @@ impl<O: Observer> Explain for IdempotencyLayer<O> {
             Ok(None) => return Finding::Passes,
             Ok(Some(id)) => id,
         };
+        // The body is read before the store is asked, whatever that knows.
+        let left = shared.buffering.left(config.max_buffered_bytes);
+        let most = config.max_request_bytes.min(left);
+        if announced(&head.headers).is_some_and(|length| length > left) {
+            let rejection = Rejection::new(Reason::IdempotencyStoreFull).by(shared.name.clone());
+            return Finding::Reject(rejection);
+        }
         let then = match shared.store.peek(&config.limits, now, &id) {
-            None => return Finding::WouldAsk(Dependency::Body { max_bytes: config.max_request_bytes }),
+            None => return Finding::WouldAsk(Dependency::Body { max_bytes: most }),
             Some(Begun::Fresh(_)) => {
-                let most = config.max_request_bytes;
                 return Finding::Admit(format!("the key is new; its body may have {most} bytes"));
             }
             Some(full @ Begun::Full) => {

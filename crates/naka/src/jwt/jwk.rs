@@ -138,6 +138,11 @@ impl KeySet {
         self.keys.is_empty()
     }
 
+    /// What its keys may verify, each algorithm once.
+    pub fn algorithms(&self) -> impl Iterator<Item = Algorithm> {
+        Algorithm::ALL.into_iter().filter(|one| self.keys.iter().any(|key| key.algorithms.contains(one)))
+    }
+
     /// Verifies the signature of a token.
     pub(super) fn verify(&self, jws: &Jws<'_>, allowed: Option<&[Algorithm]>) -> Result<(), Reason> {
         let algorithm = jws.algorithm;

@@ -181,6 +181,14 @@ impl Keys {
         *self.0.attempts.borrow()
     }
 
+    /// Waits until more than `known` attempts have ended, and answers with how many have;
+    /// [`last_error`](Self::last_error) says what came of the last one.
+    pub async fn attempted(&self, known: u64) -> u64 {
+        let mut attempts = self.0.attempts.subscribe();
+        let more = attempts.wait_for(|attempts| *attempts > known).await;
+        more.map_or(known, |attempts| *attempts) // Whoever counts them lives as long as `self`.
+    }
+
     /// Why the last attempt failed; nothing if it did not.
     pub fn last_error(&self) -> Option<String> {
         self.0.last_error.read().unwrap_or_else(PoisonError::into_inner).clone()
@@ -301,7 +309,7 @@ where
                 Err(_) => min_interval.saturating_mul(1 << u32::min(failures, 4)),
             };
             failures = if result.is_ok() { 0 } else { failures.saturating_add(1) };
-            let error = result.err().map(|error| error.to_string());
+            let error = result.err().map(|error| with_causes(&*error));
             *state.last_error.write().unwrap_or_else(PoisonError::into_inner) = error;
             state.is_wanted.store(false, Release); // Whoever asked meanwhile is answered by this attempt.
             state.is_asking.store(false, Release);
@@ -335,6 +343,17 @@ impl Drop for Place<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, AcqRel);
     }
+}
+
+/// What went wrong, and what that came from where it does not say so itself.
+fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    for cause in std::iter::successors(error.source(), |error| error.source()).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }
 
 async fn wanted(state: &State) {

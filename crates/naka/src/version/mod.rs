@@ -17,7 +17,7 @@
 //!    [default](VersionConfig::default), which is one that was pinned and never by itself the newest;
 //!    without it `400`.
 //! 5. After its sunset, `410` and [`Reason::VersionGone`]; in a brown-out, `503`,
-//!    [`Reason::VersionBrownout`] and `Retry-After` until its end. Both with a `Link` to the successor.
+//!    [`Reason::VersionBrownout`] and `Retry-After` until its end. Both with a `Link` to the successor, if that is another URI.
 //! 6. Admitted: the version is an [`ApiVersion`] of the request, and a segment that is to be stripped is
 //!    taken away. Headers of the request stay.
 //!
@@ -25,7 +25,8 @@
 //! `X-API-Version`; `Vary` with each header that could have decided, added to what is there; of a version
 //! with an end `Deprecation: @…` (RFC 9745), `Sunset` (RFC 8594) and `Link` with the relations
 //! `deprecation` and `sunset` (its documentation) and `successor-version` (RFC 5829): the same resource,
-//! with the successor wherever the URI says a version. A `Deprecation` or `Sunset` that is there already
+//! with the successor wherever the URI says a version. If only a header says it, there is no such link: it
+//! would lead to the same URI. A `Deprecation` or `Sunset` that is there already
 //! stays: a resource may end before its version. Refusals have `Vary` too.
 //!
 //! # Where it stands
@@ -44,7 +45,9 @@
 //! and 128 versions
 //! of this and earlier configurations (the one that is longest unused goes). It is kept in memory, for each
 //! process by itself. Counted is each request whose version is known, also if it is refused since the
-//! version is gone: whoever still asks would notice.
+//! version is gone: whoever still asks would notice. A version is
+//! [safe to retire](VersionUsage::is_safe_to_retire) at the earliest when it has been counted itself for seven days
+//! without a gap.
 //!
 //! # State
 //! Usage, by the names of versions: [`reconfigured`](VersionLayer::reconfigured) keeps it.
@@ -87,7 +90,7 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
-    sync::{Arc, OnceLock},
+    sync::{Arc, Once, OnceLock},
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -129,7 +132,7 @@ use crate::{
 use config::Checked;
 use name::shown;
 use read::{Meant, meant, stripped, successor_link};
-use usage::{Record, Usage, Who};
+use usage::{Counted, Record, Usage, Who};
 
 /// `X-API-Version`: which version answered.
 pub const ECHO: HeaderName = HeaderName::from_static("x-api-version");
@@ -293,6 +296,8 @@ struct Shared<O> {
     usage: Arc<Usage>,
     /// By version; looked up with its first request, so that making a layer changes nothing.
     records: Box<[OnceLock<Arc<Record>>]>,
+    /// These versions are counted since its first request.
+    begun: Once,
     name: Option<Arc<str>>,
     observer: O,
 }
@@ -353,8 +358,9 @@ impl<O: Observer> VersionLayer<O> {
         let Some(shared) = &self.shared else { return Usage::default().report([], 0) };
         let checked = &*shared.versioning.0;
         let versions = checked.config.versions.iter().enumerate().map(|(index, version)| {
-            let record = shared.records[index].get().cloned();
-            (&version.name, record.or_else(|| shared.usage.known(&checked.told[index].canonical)))
+            let canonical = &*checked.told[index].canonical;
+            let record = shared.records[index].get().cloned().or_else(|| shared.usage.known(canonical));
+            Counted { version, canonical, record }
         });
         shared.usage.report(versions, checked.config.clock.unix_s(now))
     }
@@ -384,7 +390,7 @@ impl<O> fmt::Debug for VersionLayer<O> {
 impl<O> Shared<O> {
     fn new(versioning: Versioning, usage: Arc<Usage>, name: Option<Arc<str>>, observer: O) -> Self {
         let records = versioning.config().versions.iter().map(|_| OnceLock::new()).collect();
-        Self { versioning, usage, records, name, observer }
+        Self { versioning, usage, records, begun: Once::new(), name, observer }
     }
 }
 
@@ -399,7 +405,9 @@ impl<O: Observer> Shared<O> {
     }
 
     fn count(&self, index: usize, extensions: &Extensions, unix_s: u64) {
-        let name = &*self.versioning.0.told[index].canonical;
+        let told = &self.versioning.0.told;
+        self.begun.call_once(|| self.usage.begin(told.iter().map(|told| &*told.canonical), unix_s));
+        let name = &*told[index].canonical;
         let record = self.records[index].get_or_init(|| self.usage.record(name, unix_s));
         let subject = Identity::of(extensions).and_then(|identity| identity.subject.as_ref());
         let who = match (subject, ClientAddr::of(extensions)) {

@@ -232,7 +232,8 @@ pub(super) fn stripped(checked: &Checked, unix_s: u64, head: &Head<'_>) -> Optio
 }
 
 /// A link to what is asked for, in the version that succeeds: wherever the URI says a version, it says
-/// that one. `None` if the URI is too long for a header.
+/// that one. `None` if it says none, or this one already: then it is no other resource, as the relation wants
+/// (RFC 5829, 3.3); and if it is too long for a header.
 pub(super) fn successor_link(
     checked: &Checked,
     unix_s: u64,
@@ -242,6 +243,12 @@ pub(super) fn successor_link(
     let target = head.uri.path_and_query()?.as_str();
     if target.len() > MAX_LINK || target.starts_with("//") || !target.starts_with('/') {
         return None; // Two slashes would be a link to another host.
+    }
+    let is_of_uri = |strategy: &&Strategy| !matches!(strategy, Strategy::Header(_) | Strategy::Accept { .. });
+    let mut said = checked.config.strategies.iter().filter(is_of_uri);
+    let is_another = |said| said != Said::Nothing && said != Said::Version(successor);
+    if !said.any(|strategy| is_another(read(strategy, checked, unix_s, head))) {
+        return None;
     }
     let mut len = 0;
     let rewriting = Rewriting { checked, unix_s, head, successor };

@@ -9,6 +9,7 @@ use std::{
     },
 };
 
+use super::Version;
 use crate::key::Key;
 
 /// How many days are remembered.
@@ -43,7 +44,7 @@ pub enum Consumer {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct UsageReport {
-    /// When the first request was counted; nothing is safe to retire before seven days have gone by.
+    /// When the first request was counted.
     pub since_s: Option<u64>,
     /// Requests of the last seven days, today included.
     pub last_7_days: u64,
@@ -61,7 +62,10 @@ pub struct VersionUsage {
     pub last_7_days: u64,
     /// Its share of them, in hundredths of a percent, rounded down.
     pub share_bp: u32,
-    /// Whether its share is below 2 % of something, and requests have been counted for seven days.
+    /// From when on its requests have been counted without a gap: the first request under a configuration that has
+    /// it, and not before its own [`since_s`](super::Version::since_s).
+    pub since_s: Option<u64>,
+    /// Whether its share is below 2 % of something, and its requests have been counted for seven days.
     pub is_safe_to_retire: bool,
     /// Requests by day, the oldest first and today last; 30 of them.
     pub days: Vec<DayUsage>,
@@ -97,11 +101,26 @@ pub struct ConsumerUsage {
 #[derive(Debug, Default)]
 pub(super) struct Usage {
     since_s: OnceLock<u64>,
+    /// From when on each version of the configuration in force has been counted: as many as that has.
+    counted: Mutex<Vec<(Box<str>, u64)>>,
     /// By name. A layer keeps what it has found here, also after it went.
     records: Mutex<Vec<(Box<str>, Arc<Record>)>>,
 }
 
 impl Usage {
+    /// From now on these are counted; those that were counted before are counted on.
+    pub(super) fn begin<'a>(&self, names: impl Iterator<Item = &'a str>, unix_s: u64) {
+        let mut counted = lock(&self.counted);
+        let since_s =
+            |name: &str| counted.iter().find(|(known, _)| **known == *name).map(|(_, since_s)| *since_s);
+        *counted = names.map(|name| (name.into(), since_s(name).unwrap_or(unix_s))).collect();
+    }
+
+    /// From when on a version has been counted, if it is.
+    fn counted_since(&self, name: &str) -> Option<u64> {
+        lock(&self.counted).iter().find(|(known, _)| **known == *name).map(|(_, since_s)| *since_s)
+    }
+
     /// The record of a version, made if there is none. At the cap the one that is longest unused goes.
     pub(super) fn record(&self, name: &str, unix_s: u64) -> Arc<Record> {
         self.since_s.get_or_init(|| unix_s);
@@ -126,27 +145,36 @@ impl Usage {
         records.iter().find(|(known, _)| **known == *name).map(|(_, record)| Arc::clone(record))
     }
 
-    /// What is known of these versions: how each is called, and its record.
+    /// What is known of these versions.
     pub(super) fn report<'a>(
         &self,
-        versions: impl IntoIterator<Item = (&'a Arc<str>, Option<Arc<Record>>)>,
+        versions: impl IntoIterator<Item = Counted<'a>>,
         unix_s: u64,
     ) -> UsageReport {
-        let versions = versions.into_iter().map(|(name, record)| match record {
-            Some(record) => record.report(name, unix_s),
-            None => Record::default().report(name, unix_s),
+        let versions = versions.into_iter().map(|Counted { version, canonical, record }| {
+            let since_s =
+                self.counted_since(canonical).map(|counted_s| counted_s.max(version.since_s.unwrap_or(0)));
+            let report = |record: &Record| record.report(&version.name, since_s, unix_s);
+            record.map_or_else(|| report(&Record::default()), |record| report(&record))
         });
         let mut versions = versions.collect::<Vec<_>>();
-        let since_s = self.since_s.get().copied();
-        let is_known = since_s.is_some_and(|since_s| unix_s.saturating_sub(since_s) >= SHARE_S);
         let total = versions.iter().map(|version| version.last_7_days).fold(0, u64::saturating_add);
         for version in &mut versions {
+            let is_known = version.since_s.is_some_and(|since_s| unix_s.saturating_sub(since_s) >= SHARE_S);
             let parts = u128::from(version.last_7_days) * 10_000;
             version.share_bp = parts.checked_div(total.into()).and_then(|bp| bp.try_into().ok()).unwrap_or(0);
             version.is_safe_to_retire = is_known && total > 0 && version.share_bp < 200;
         }
-        UsageReport { since_s, last_7_days: total, versions }
+        UsageReport { since_s: self.since_s.get().copied(), last_7_days: total, versions }
     }
+}
+
+/// One version of a configuration, and what has been counted of it.
+pub(super) struct Counted<'a> {
+    pub(super) version: &'a Version,
+    /// How it is called here.
+    pub(super) canonical: &'a str,
+    pub(super) record: Option<Arc<Record>>,
 }
 
 /// Who asks, before it is known whether anything has to be kept.
@@ -220,7 +248,7 @@ impl Record {
         self.days.iter().map(|day| day_of(day.load(Relaxed))).max().unwrap_or_default()
     }
 
-    fn report(&self, name: &Arc<str>, unix_s: u64) -> VersionUsage {
+    fn report(&self, name: &Arc<str>, since_s: Option<u64>, unix_s: u64) -> VersionUsage {
         let today = unix_s / DAY_S;
         let day = |ago: u32| {
             let day = today.checked_sub(u64::from(ago))?;
@@ -238,6 +266,7 @@ impl Record {
             name: Arc::clone(name),
             last_7_days,
             share_bp: 0,
+            since_s,
             is_safe_to_retire: false,
             days,
             consumers,
@@ -314,12 +343,12 @@ mod tests {
                 record.count(Who::Anonymous, NOW_S + day * DAY_S);
             }
         }
-        let usage = record.report(&subject("1"), NOW_S + 39 * DAY_S);
+        let usage = record.report(&subject("1"), None, NOW_S + 39 * DAY_S);
         assert_eq!(usage.days.len(), 30);
         let requests = usage.days.iter().map(|day| day.requests).collect::<Vec<_>>();
         assert_eq!(requests, (11..=40).collect::<Vec<_>>());
         assert_eq!(usage.last_7_days, (34..=40).sum::<u64>());
-        let later = record.report(&subject("1"), NOW_S + 100 * DAY_S);
+        let later = record.report(&subject("1"), None, NOW_S + 100 * DAY_S);
         assert!(later.days.iter().all(|day| day.requests == 0), "what is old does not count as new");
         assert_eq!(later.consumers[0].requests, (1..=40).sum::<u64>());
     }
@@ -331,7 +360,7 @@ mod tests {
             record.count(Who::Subject(&subject(&number.to_string())), NOW_S);
         }
         record.count(Who::Subject(&subject("7")), NOW_S);
-        let usage = record.report(&subject("1"), NOW_S);
+        let usage = record.report(&subject("1"), None, NOW_S);
         assert_eq!((usage.consumers.len(), usage.others), (MAX_CONSUMERS, 10));
         assert_eq!(usage.consumers[0].consumer, Consumer::Subject("7".into()));
         assert_eq!(usage.last_7_days, 1011);
@@ -339,7 +368,7 @@ mod tests {
         // A month later those who are gone make room, and nothing of their counts is lost.
         let later_s = NOW_S + 31 * DAY_S;
         record.count(Who::Subject(&subject("new")), later_s);
-        let usage = record.report(&subject("1"), later_s);
+        let usage = record.report(&subject("1"), None, later_s);
         assert_eq!((usage.consumers.len(), usage.others), (1, 1011));
     }
 
@@ -351,7 +380,7 @@ mod tests {
         record.count(Who::Client(address), NOW_S);
         record.count(Who::Anonymous, NOW_S);
         record.count(Who::Subject(&subject(&"ü".repeat(999))), NOW_S);
-        let consumers = record.report(&subject("1"), NOW_S).consumers;
+        let consumers = record.report(&subject("1"), None, NOW_S).consumers;
         assert_eq!(consumers.len(), 4);
         let longest = consumers.iter().map(|one| match &one.consumer {
             Consumer::Subject(subject) => subject.len(),
@@ -372,38 +401,69 @@ mod tests {
         assert!(usage.known("0").is_some() && usage.known("2").is_some() && usage.known("new").is_some());
     }
 
+    /// The two versions as a configuration has them.
+    fn report(usage: &Usage, unix_s: u64) -> UsageReport {
+        let (one, two) = (Version::new("1"), Version::new("2"));
+        let counted =
+            |version| Counted { version, canonical: &version.name, record: usage.known(&version.name) };
+        usage.report([counted(&one), counted(&two)], unix_s)
+    }
+
+    fn safe(usage: &Usage, unix_s: u64) -> Vec<bool> {
+        report(usage, unix_s).versions.iter().map(|is| is.is_safe_to_retire).collect()
+    }
+
     #[test]
     fn r11_6_below_two_percent_is_safe_to_retire() {
-        let (usage, one, two) = (Usage::default(), subject("1"), subject("2"));
-        usage.since_s.set(NOW_S - SHARE_S).unwrap();
-        let report =
-            |usage: &Usage| usage.report([(&one, usage.known("1")), (&two, usage.known("2"))], NOW_S);
-        assert!(
-            report(&usage).versions.iter().all(|version| !version.is_safe_to_retire),
-            "nothing is known yet"
-        );
+        let usage = Usage::default();
+        usage.begin(["1", "2"].into_iter(), NOW_S - SHARE_S);
+        assert_eq!(safe(&usage, NOW_S), [false, false], "nothing is known yet");
         for number in 0..200 {
             usage.record(if number < 4 { "1" } else { "2" }, NOW_S).count(Who::Anonymous, NOW_S);
         }
-        let known = report(&usage);
+        let known = report(&usage, NOW_S);
         assert_eq!((known.last_7_days, known.versions[0].share_bp), (200, 200));
         assert!(!known.versions[0].is_safe_to_retire, "two percent is not below two percent");
         usage.record("2", NOW_S).count(Who::Anonymous, NOW_S);
-        let known = report(&usage);
-        assert!(known.versions[0].is_safe_to_retire && !known.versions[1].is_safe_to_retire);
+        assert_eq!(safe(&usage, NOW_S), [true, false]);
     }
 
     #[test]
     fn nothing_is_safe_to_retire_before_seven_days_have_been_counted() {
-        let (usage, one, two) = (Usage::default(), subject("1"), subject("2"));
-        usage.record("2", NOW_S).count(Who::Anonymous, NOW_S);
+        let usage = Usage::default();
+        usage.begin(["1", "2"].into_iter(), NOW_S);
         let is_safe = |unix_s: u64| {
             usage.record("2", unix_s).count(Who::Anonymous, unix_s);
-            let all = [(&one, usage.known("1")), (&two, usage.known("2"))];
-            usage.report(all, unix_s).versions.iter().map(|is| is.is_safe_to_retire).collect::<Vec<_>>()
+            safe(&usage, unix_s)
         };
         assert_eq!(is_safe(NOW_S), [false, false]);
         assert_eq!(is_safe(NOW_S + SHARE_S - 1), [false, false]);
         assert_eq!(is_safe(NOW_S + SHARE_S), [true, false]);
+    }
+
+    /// Nobody can have used it yet.
+    #[test]
+    fn a_version_that_is_new_or_was_away_is_not_safe_to_retire_for_seven_days_of_its_own() {
+        let usage = Usage::default();
+        let is_safe = |unix_s: u64| {
+            usage.record("2", unix_s).count(Who::Anonymous, unix_s);
+            safe(&usage, unix_s)
+        };
+        usage.begin(["2"].into_iter(), NOW_S);
+        let later_s = NOW_S + 3 * SHARE_S;
+        assert_eq!(is_safe(later_s), [false, false], "it is not there");
+        usage.begin(["1", "2"].into_iter(), later_s);
+        assert_eq!(is_safe(later_s + SHARE_S - 1), [false, false]);
+        assert_eq!(is_safe(later_s + SHARE_S), [true, false]);
+        usage.begin(["1", "2", "3"].into_iter(), later_s + SHARE_S);
+        assert_eq!(is_safe(later_s + SHARE_S), [true, false], "another change of the configuration");
+        usage.begin(["2"].into_iter(), later_s + SHARE_S);
+        usage.begin(["1", "2"].into_iter(), later_s + SHARE_S + 1);
+        assert_eq!(is_safe(later_s + SHARE_S + 1), [false, false], "what was asked meanwhile is not known");
+
+        let starts_s = later_s + 9 * SHARE_S;
+        let planned = Version::new("1").since(starts_s);
+        let report = usage.report([Counted { version: &planned, canonical: "1", record: None }], NOW_S);
+        assert_eq!(report.versions[0].since_s, Some(starts_s), "before that nobody can ask for it");
     }
 }

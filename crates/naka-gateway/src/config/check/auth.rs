@@ -31,7 +31,7 @@ use crate::config::{
 };
 
 /// Policies that find out who asks.
-const AUTHENTICATING: [Kind; 4] = [Kind::Jwt, Kind::ApiKey, Kind::BasicAuth, Kind::ForwardAuth];
+pub(super) const AUTHENTICATING: [Kind; 4] = [Kind::Jwt, Kind::ApiKey, Kind::BasicAuth, Kind::ForwardAuth];
 
 /// The shortest secret for HS256, in bytes (RFC 7518 §3.2).
 const MIN_SECRET: usize = 32;
@@ -55,6 +55,7 @@ pub(super) fn jwt(at: &At<RawJwt>, cx: &mut Cx) -> Option<Unnamed> {
                 .help("take the key away to allow what the keys allow");
         }
     }
+    useless_algorithms(raw, cx);
     if let (Some(fetch), false) = (&raw.fetch, raw.jwks_url.is_some() || raw.said("jwks_url").is_some()) {
         cx.error(Code::Conflict, fetch.key, "`fetch` without `jwks_url` has no effect")
             .help("take it away, or write `jwks_url:`");
@@ -142,6 +143,30 @@ fn jwt_keys(at: &At<RawJwt>, cx: &mut Cx) -> Option<JwtKeys> {
             .help("at least 32 random bytes: `openssl rand -base64 48`");
     }
     Some(JwtKeys::Secret(secret))
+}
+
+/// Reports algorithms of which a key from there can be none: a shared secret has one, and what is published
+/// is no secret.
+fn useless_algorithms(raw: &RawJwt, cx: &mut Cx) {
+    let said = raw.said.iter().filter(|said| RawJwt::KEYS.contains(&said.meant.as_str()));
+    let said = said.collect::<Vec<_>>();
+    let ([place], Some(algorithms)) = (said.as_slice(), &raw.algorithms) else { return };
+    let is_secret = place.meant == "secret";
+    for at in &algorithms.value.0 {
+        if (at.value == RawAlgorithm::Hs256) == is_secret {
+            continue;
+        }
+        let message = format!("no key of `{}` can verify `{}`", place.meant, algorithm(at.value));
+        let help = if is_secret {
+            "a shared secret is for `HS256` alone: write that, or take `algorithms` away; the others need \
+             `jwks_file` or `jwks_url`"
+        } else {
+            "`HS256` needs a shared `secret`, and those are not published: write what the keys are for, such as \
+             `[ES256]`, or take `algorithms` away"
+        };
+        let place = cx.place(place.span);
+        cx.error(Code::Conflict, at.span, message).related(place, "the keys").help(help);
+    }
 }
 
 /// Whether a URL is of this machine.
@@ -577,7 +602,7 @@ impl Policies {
         }
         for (name, span) in level.all(Kind::Authorize) {
             let PolicyKind::Authorize(rule) = &self.checked[name].kind else { continue };
-            if rule.needs_identity() && !is_known {
+            if rule.needs_identity() && !is_known && !level.is_incomplete() {
                 nobody_is_known(route, (name, *span), "lets in nobody", is_public, cx);
             }
         }
@@ -593,6 +618,7 @@ impl Policies {
         cx: &mut Cx,
     ) {
         let has = |part: &IdentityPart| match part {
+            _ if around.is_incomplete() => true,
             IdentityPart::Subject => AUTHENTICATING.iter().any(|kind| !around.all(*kind).is_empty()),
             IdentityPart::ApiKey => !around.all(Kind::ApiKey).is_empty(),
             IdentityPart::Jwt(_) => !around.all(Kind::Jwt).is_empty(),

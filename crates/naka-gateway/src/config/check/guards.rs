@@ -34,6 +34,15 @@ pub(super) fn idempotency(raw: &RawIdempotency, cx: &mut Cx) -> Unnamed {
         cx.error(Code::Conflict, one.span, "one answer is larger than all of them may be")
             .help("write a larger `max_bytes`, or a smaller `max_response`");
     }
+    let (all, bounds) = (raw.max_buffered(), [("body", raw.max_request()), ("answer", raw.max_response())]);
+    if let Some((what, _)) = bounds.into_iter().find(|(_, one)| one.0 > all.0) {
+        let said = raw.max_buffered.as_ref().or(raw.max_request.as_ref()).or(raw.max_response.as_ref());
+        if let Some(at) = said {
+            let message = format!("one {what} may be larger than all that are at hand together");
+            cx.error(Code::Conflict, at.span, message)
+                .help("write a larger `max_buffered`, or a smaller `max_request` or `max_response`");
+        }
+    }
     let kind = PolicyKind::Idempotency(Idempotency {
         header: raw.header(),
         methods: values(raw.methods.as_ref()),
@@ -44,6 +53,7 @@ pub(super) fn idempotency(raw: &RawIdempotency, cx: &mut Cx) -> Unnamed {
         max_bytes: raw.max_bytes().0,
         max_request: raw.max_request().0,
         max_response: raw.max_response().0,
+        max_buffered: raw.max_buffered().0,
         keeps_failures: raw.failures() == RawFailures::Keep,
         evict: raw.evict(),
     });
@@ -117,14 +127,27 @@ fn is_origin(text: &str) -> bool {
     matches!(scheme, "http" | "https") && !host.is_empty() && !host.contains(['/', '?', '#', '@', ' '])
 }
 
+/// Where and when faults would be played.
+#[derive(Clone, Copy)]
+pub(super) struct Stage {
+    pub(super) environment: RawEnvironment,
+    /// The time of day, in seconds since 1970.
+    pub(super) now_s: u64,
+}
+
 /// Faults, which load in production only where they say so.
-pub(super) fn fault(raw: &RawFault, span: Span, environment: RawEnvironment, cx: &mut Cx) -> Option<Unnamed> {
+pub(super) fn fault(raw: &RawFault, span: Span, stage: Stage, cx: &mut Cx) -> Option<Unnamed> {
     if raw.said("abort").or(raw.said("delay")).is_none() {
         cx.error(Code::Missing, span, "faults that do nothing")
             .label("needs `abort` or `delay`")
             .help("write `abort: {percent: 5%, status: 503}`, `delay: {percent: 10%, time: 5s}` or both");
     }
-    if environment == RawEnvironment::Production && !raw.in_production() {
+    if let Some(until) = raw.until.as_ref().filter(|until| until.value.0 <= stage.now_s) {
+        cx.error(Code::Unused, until.span, "these faults are over: their `until` has passed")
+            .warning()
+            .help("write an `until` that is still to come, or take the faults away");
+    }
+    if stage.environment == RawEnvironment::Production && !raw.in_production() {
         cx.error(Code::Exposed, span, "faults in production")
             .combined()
             .help("say `gateway: {environment: development}`, or here `in_production: true` if it is meant");

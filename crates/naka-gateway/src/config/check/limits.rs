@@ -79,6 +79,11 @@ pub(super) fn rate_limit(raw: &RawRateLimit, cx: &mut Cx) -> Option<Unnamed> {
 fn cost(raw: &RawRateLimit, cx: &mut Cx) -> u32 {
     let cost = u32::try_from(raw.cost().0).unwrap_or(u32::MAX);
     let Some(at) = &raw.cost else { return cost };
+    if cost == 0 {
+        cx.error(Code::Unused, at.span, "a cost of 0 uses nothing up: this limit refuses nobody")
+            .warning()
+            .help("write `cost: 1` or more, or take the limit away");
+    }
     let bursts = raw.burst.iter().flat_map(|list| list.value.0.iter().map(|at| at.value.0));
     let counts = raw.rate.iter().flat_map(|list| list.value.0.iter().map(|at| u64::from(at.value.count)));
     let least = if raw.burst.is_some() { bursts.min() } else { counts.min() };
@@ -243,6 +248,12 @@ pub(super) fn bulkhead(raw: &RawBulkhead, cx: &mut Cx) -> Option<Unnamed> {
             cx.error(Code::Conflict, key, format!("`{other}` without `key` has no effect"))
                 .help(format!("write `key: [client_ip]`, or take `{other}` away"));
         }
+    }
+    if let Some(total) = raw.total.as_ref().filter(|total| raw.key.is_some() && number(total.value.0) < max) {
+        let message = format!("no key can have {max} places at once: all together have {}", total.value.0);
+        cx.error(Code::Unused, total.span, message)
+            .warning()
+            .help(format!("write a `total` above `max`, which is {max} for each key, or a lower `max`"));
     }
     if let Some(adaptive) = raw.adaptive.as_ref().filter(|_| raw.key.is_some() || raw.tiers.is_some()) {
         cx.error(Code::Conflict, adaptive.key, "partitions and tiers do not adapt")

@@ -31,6 +31,7 @@ use super::{
     suggest::{nearest, one_of, quoted},
     values::Id,
 };
+use guards::Stage;
 use policies::Policies;
 
 /// A file that was read, or not: `None` where `cx` knows why.
@@ -43,8 +44,9 @@ pub(crate) struct File {
 /// Says which routes of a configuration that is wrong elsewhere leave open which of them takes a request.
 pub(crate) type Unclear = fn(&BTreeMap<Name, Listener>, &BTreeMap<Name, Route>) -> Vec<Diagnostic>;
 
-/// Checks all files as one configuration; the first is the entry. `None`: `cx` knows why.
-pub(crate) fn check(files: &[File], unclear: Unclear, cx: &mut Cx) -> Option<Config> {
+/// Checks all files as one configuration; the first is the entry. `now_s` is the time of day, in seconds since
+/// 1970. `None`: `cx` knows why.
+pub(crate) fn check(files: &[File], unclear: Unclear, now_s: u64, cx: &mut Cx) -> Option<Config> {
     let entry = files.first()?;
     included_keys(&files[1..], cx);
     let tables = Tables::gather(files, cx);
@@ -56,7 +58,8 @@ pub(crate) fn check(files: &[File], unclear: Unclear, cx: &mut Cx) -> Option<Con
     }
     let environment =
         entry.raw.as_ref().and_then(|raw| raw.gateway.as_ref()).map(|it| it.value.environment());
-    let mut policies = Policies::named(&tables, environment.unwrap_or(RawEnvironment::Production), cx);
+    let stage = Stage { environment: environment.unwrap_or(RawEnvironment::Production), now_s };
+    let mut policies = Policies::named(&tables, stage, cx);
     let listeners = gateway::listeners(&tables, &mut policies, cx);
     let gateway = gateway::gateway(entry.raw.as_ref(), &listeners.checked, cx);
     let mut used = BTreeSet::new();

@@ -6,7 +6,9 @@ use std::{
 };
 
 use super::{
-    Tables, auth, guards,
+    Tables,
+    auth::{self, AUTHENTICATING},
+    guards::{self, Stage},
     limits::{bulkhead, rate_limit},
     origin, unique,
 };
@@ -15,10 +17,7 @@ use crate::config::{
     decode::{At, Cx, OneOrMany, Or},
     diagnostic::Code,
     node::Span,
-    raw::{
-        RawBulkhead, RawCompress, RawCors, RawEnvironment, RawFault, RawIdempotency, RawPolicy, RawRateLimit,
-        RawRule,
-    },
+    raw::{RawBulkhead, RawCompress, RawCors, RawFault, RawIdempotency, RawPolicy, RawRateLimit, RawRule},
     suggest::one_of,
     values::Id,
 };
@@ -29,22 +28,31 @@ pub(super) struct Policies {
     pub(super) used: BTreeSet<Name>,
     places: BTreeMap<Name, Span>,
     keys: BTreeMap<Name, Span>,
-    environment: RawEnvironment,
+    stage: Stage,
 }
 
 /// The policies of one route, group or listener, by sort, and where they were named.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Level(BTreeMap<Kind, Vec<(Name, Span)>>);
+pub(super) struct Level {
+    of: BTreeMap<Kind, Vec<(Name, Span)>>,
+    /// One that may find out who asks could not be read, or is not there: that nobody does proves nothing.
+    is_incomplete: bool,
+}
 
 impl Level {
     /// All of one sort.
     pub(super) fn all(&self, kind: Kind) -> &[(Name, Span)] {
-        self.0.get(&kind).map_or(&[], Vec::as_slice)
+        self.of.get(&kind).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether somebody who is not known here may find out who asks.
+    pub(super) const fn is_incomplete(&self) -> bool {
+        self.is_incomplete
     }
 
     /// Which they are, wherever they were named.
     pub(super) fn names(&self) -> Vec<(Kind, &Name)> {
-        let all = self.0.iter().flat_map(|(kind, all)| all.iter().map(|(name, _)| (*kind, name)));
+        let all = self.of.iter().flat_map(|(kind, all)| all.iter().map(|(name, _)| (*kind, name)));
         let mut names = all.collect::<Vec<_>>();
         names.sort();
         names
@@ -52,16 +60,17 @@ impl Level {
 
     /// What counts of several levels, the closest first.
     pub(super) fn merged(levels: &[&Self]) -> Self {
-        let mut it = Self::default();
-        for (kind, all) in levels.iter().flat_map(|level| &level.0) {
-            let known = it.0.entry(*kind).or_default();
+        let is_incomplete = levels.iter().any(|level| level.is_incomplete);
+        let mut it = Self { is_incomplete, ..Self::default() };
+        for (kind, all) in levels.iter().flat_map(|level| &level.of) {
+            let known = it.of.entry(*kind).or_default();
             if kind.adds_up() {
                 known.extend(all.iter().cloned());
             } else if known.is_empty() {
                 known.clone_from(all);
             }
         }
-        for all in it.0.values_mut() {
+        for all in it.of.values_mut() {
             all.sort_by(|(a, _), (b, _)| a.cmp(b));
             all.dedup_by(|(a, _), (b, _)| a == b);
         }
@@ -70,13 +79,14 @@ impl Level {
 
     /// Without those that find out who asks.
     pub(super) fn without_authentication(&self) -> Self {
-        let kept = self.0.iter().filter(|(kind, _)| !kind.authenticates());
-        Self(kept.map(|(kind, all)| (*kind, all.clone())).collect())
+        let kept = self.of.iter().filter(|(kind, _)| !kind.authenticates());
+        let of = kept.map(|(kind, all)| (*kind, all.clone())).collect();
+        Self { of, is_incomplete: false }
     }
 
     /// One more.
     pub(super) fn add(&mut self, kind: Kind, name: Name, span: Span) {
-        let known = self.0.entry(kind).or_default();
+        let known = self.of.entry(kind).or_default();
         if !known.iter().any(|(known, _)| *known == name) {
             known.push((name, span));
         }
@@ -84,7 +94,7 @@ impl Level {
 
     pub(super) fn uses(self) -> Uses {
         let names = |all: Vec<(Name, Span)>| all.into_iter().map(|(name, _)| name).collect();
-        Uses(self.0.into_iter().map(|(kind, all)| (kind, names(all))).collect())
+        Uses(self.of.into_iter().map(|(kind, all)| (kind, names(all))).collect())
     }
 }
 
@@ -134,12 +144,12 @@ impl Unnamed {
 
 impl Policies {
     /// Those under `policies:`.
-    pub(super) fn named(tables: &Tables<'_>, environment: RawEnvironment, cx: &mut Cx) -> Self {
+    pub(super) fn named(tables: &Tables<'_>, stage: Stage, cx: &mut Cx) -> Self {
         let (checked, used, places, keys) = Default::default();
-        let mut it = Self { checked, used, places, keys, environment };
+        let mut it = Self { checked, used, places, keys, stage };
         for (name, at, raw) in tables.policies.read() {
             if one_kind(name, at, raw, cx)
-                && let Some(unnamed) = unnamed(raw, environment, cx)
+                && let Some(unnamed) = unnamed(raw, stage, cx)
             {
                 it.insert(Arc::clone(name), at.span, unnamed, cx);
             }
@@ -175,12 +185,13 @@ impl Policies {
         if let Some(uses) = keys.uses {
             unique(&uses.value.0, "policy", cx);
             for at in &uses.value.0 {
-                if let Some(name) = self.resolve(tables, at, cx) {
-                    self.place(name, at.span, &mut level, cx);
+                match self.resolve(tables, at, cx) {
+                    Some(name) => self.place(name, at.span, &mut level, cx),
+                    None => level.is_incomplete |= may_authenticate(tables, at),
                 }
             }
         }
-        let environment = self.environment;
+        let stage = self.stage;
         let own = [
             self.inlined(
                 tables,
@@ -202,7 +213,7 @@ impl Policies {
                 tables,
                 owner,
                 (Kind::Fault, keys.fault),
-                |raw, span, cx| guards::fault(raw, span, environment, cx),
+                |raw, span, cx| guards::fault(raw, span, stage, cx),
                 cx,
             ),
         ];
@@ -287,7 +298,7 @@ impl Policies {
     fn place(&mut self, name: Name, span: Span, level: &mut Level, cx: &mut Cx) {
         let Some(policy) = self.checked.get(&name) else { return }; // Two of one name: reported.
         let kind = policy.kind.kind();
-        let known = level.0.entry(kind).or_default();
+        let known = level.of.entry(kind).or_default();
         if known.iter().any(|(known, _)| *known == name) {
             return;
         }
@@ -345,6 +356,12 @@ impl Policies {
     }
 }
 
+/// Whether a policy that could not be read, or that is not there, may be one that finds out who asks.
+fn may_authenticate(tables: &Tables<'_>, name: &At<Id>) -> bool {
+    let raw = tables.policies.entries.get(&name.value.0).and_then(|(_, raw)| *raw);
+    raw.is_none_or(|raw| AUTHENTICATING.iter().any(|kind| raw.said(kind.word()).is_some()))
+}
+
 /// Whether a named policy says one kind; reports it if not.
 fn one_kind(name: &str, at: &At<Id>, raw: &RawPolicy, cx: &mut Cx) -> bool {
     match raw.said.as_slice() {
@@ -366,7 +383,7 @@ fn one_kind(name: &str, at: &At<Id>, raw: &RawPolicy, cx: &mut Cx) -> bool {
 }
 
 /// What a policy with a name says.
-fn unnamed(raw: &RawPolicy, environment: RawEnvironment, cx: &mut Cx) -> Option<Unnamed> {
+fn unnamed(raw: &RawPolicy, stage: Stage, cx: &mut Cx) -> Option<Unnamed> {
     let rate_limit = raw.rate_limit.as_ref().and_then(|raw| rate_limit(&raw.value, cx));
     let bulkhead = raw.bulkhead.as_ref().and_then(|raw| bulkhead(&raw.value, cx));
     let jwt = raw.jwt.as_ref().and_then(|raw| auth::jwt(raw, cx));
@@ -376,7 +393,7 @@ fn unnamed(raw: &RawPolicy, environment: RawEnvironment, cx: &mut Cx) -> Option<
     let idempotency = raw.idempotency.as_ref().map(|raw| guards::idempotency(&raw.value, cx));
     let compress = raw.compress.as_ref().map(|raw| guards::compress(&raw.value, cx));
     let cors = raw.cors.as_ref().and_then(|raw| guards::cors(&raw.value, cx));
-    let fault = raw.fault.as_ref().and_then(|raw| guards::fault(&raw.value, raw.span, environment, cx));
+    let fault = raw.fault.as_ref().and_then(|raw| guards::fault(&raw.value, raw.span, stage, cx));
     let authorize = raw.authorize.as_ref().and_then(|raw| auth::authorize(&raw.value, raw.span, cx));
     rate_limit
         .or(bulkhead)

@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::HeaderValue;
+use http::{HeaderValue, Method};
 
 use super::{
     Tables,
@@ -17,8 +17,8 @@ use super::{
 };
 use crate::config::{
     checked::{
-        Destination, Kind, Match, Name, PathPattern, Redirect, Respond, Rewrite, Route, Scope, Template,
-        TemplatePart, Upstream, ValueMatch,
+        Destination, Kind, Match, Name, PathPattern, PolicyKind, Redirect, Respond, Rewrite, Route, Scope,
+        Template, TemplatePart, Upstream, ValueMatch,
     },
     decode::{At, Cx, OneOrMany, Or},
     diagnostic::Code,
@@ -90,6 +90,7 @@ impl Around<'_, '_> {
         public_or_not(at, raw, &own, cx);
         policies.identity(at, &level, is_public, cx);
         let matches = raw.r#match.as_ref().and_then(|at| matches(&at.value, at.key, shared, cx));
+        keys_of_no_method(raw, &own, policies, cx);
         let captures = matches.as_ref().map(captures_of);
         if let Some(captures) = &captures {
             policies.captures(&at.value.0, &level, captures, cx);
@@ -297,6 +298,26 @@ fn public_or_not(at: &At<Id>, raw: &RawRoute, own: &Level, cx: &mut Cx) {
                 "take `auth: none` away, or `{name}`; `auth: none` clears what the group and the listener ask"
             ))
             .combined();
+    }
+}
+
+/// Warns of idempotency that a route asks for itself and none of its methods has.
+fn keys_of_no_method(raw: &RawRoute, own: &Level, policies: &Policies, cx: &mut Cx) {
+    let Some(said) = raw.r#match.as_ref().and_then(|it| it.value.methods.as_ref()) else { return };
+    for (name, span) in own.all(Kind::Idempotency) {
+        let Some(PolicyKind::Idempotency(policy)) = policies.checked.get(name).map(|it| &it.kind) else {
+            continue;
+        };
+        let with_keys = policy.methods.clone().unwrap_or_else(|| vec![Method::POST, Method::PATCH]);
+        if said.value.0.is_empty() || said.value.0.iter().any(|at| with_keys.contains(&at.value)) {
+            continue;
+        }
+        let words = one_of(with_keys.iter().map(Method::as_str));
+        let place = cx.place(said.key);
+        let message = format!("`{name}` is about {words}, which this route does not take");
+        cx.error(Code::Unused, *span, message).warning().related(place, "its methods").help(
+            "take it away, or write `methods:` of idempotency with those of the route that change something",
+        );
     }
 }
 

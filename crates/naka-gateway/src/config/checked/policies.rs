@@ -462,6 +462,8 @@ pub struct Idempotency {
     pub max_request: usize,
     /// The largest answer that is remembered, in bytes.
     pub max_response: usize,
+    /// What bodies that are at hand and answers that are being written down take together, in bytes.
+    pub max_buffered: usize,
     /// Whether a failure is remembered, too.
     pub keeps_failures: bool,
     /// Whether at a bound the oldest go before their time.

@@ -466,6 +466,8 @@ record! {
         max_request: Size = "1MiB";
         /// The largest answer that is remembered.
         max_response: Size = "256KiB";
+        /// What bodies that are at hand and answers that are being written down take together.
+        max_buffered: Size = "64MiB";
         /// What becomes of a failure: `release`, the key is free again; `keep`, nothing runs twice.
         failures: RawFailures = "release";
         /// At a bound let the oldest go before its time.
