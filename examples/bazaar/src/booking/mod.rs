@@ -48,10 +48,10 @@ use crate::{
     kernel::{
         ask::{self, Body, Caller, Coordinates, NAME_LIMIT},
         clock::Clock,
+        console::complain,
         id,
         peer::Peer,
         problem::Problem,
-        service::complain,
         store::Store,
     },
     pricing::Promised,

@@ -21,8 +21,8 @@ use super::record::{Destination, Record, Ride};
 use crate::{
     driver::Released,
     kernel::{
+        console::complain,
         peer::{Peer, Unavailable},
-        service::complain,
         store::StoreError,
     },
     rules::ride::State,

@@ -27,7 +27,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
-use crate::kernel::service::{complain, say};
+use crate::kernel::console::{complain, say};
 
 const LINE_LIMIT: u64 = 64 * 1024;
 const KEPT_LINES: usize = 20;

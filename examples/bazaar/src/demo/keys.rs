@@ -22,7 +22,8 @@ use serde_json::json;
 
 use crate::kernel::{
     clock::Clock,
-    service::{DataArgs, complain, say},
+    console::{complain, say},
+    service::DataArgs,
 };
 
 /// Who makes the tokens.

@@ -20,11 +20,12 @@ use tokio::runtime::Builder;
 use crate::{
     demo::keys::{Claims, Keys},
     kernel::{
+        console::{complain, say},
         id,
         peer::Peer,
-        service::{DataArgs, complain, say},
+        service::DataArgs,
     },
-    rules::fare::RideType,
+    rules::{fare::RideType, money::Money},
 };
 
 /// Longer than the gateway waits for anybody.
@@ -74,10 +75,11 @@ async fn ride(args: &RideArgs) -> Result<(), String> {
     say("\n2. Book it, with the rider's token, and a key that makes it safe to send again.");
     let wish = json!({"quote_id": quote["quote_id"]});
     let booked = rider.ask(Method::POST, "/api/rides/book", Some(&wish), StatusCode::CREATED).await?;
-    if booked["fare"] != quote["fare"] {
-        return Err(format!("{} was quoted, and {} is booked", quote["fare"], booked["fare"]));
+    let (quoted, fare) = (text(&quote, "fare")?, text(&booked, "fare")?);
+    if fare != quoted {
+        return Err(format!("{quoted} was quoted, and {fare} is booked"));
     }
-    let ride_id = booked["ride_id"].as_str().ok_or("the ride has no id")?;
+    let ride_id = text(&booked, "ride_id")?;
 
     say("\n3. Where is the car?");
     rider.ask(Method::GET, &format!("/api/rides/{ride_id}/track"), None, StatusCode::OK).await?;
@@ -85,9 +87,20 @@ async fn ride(args: &RideArgs) -> Result<(), String> {
     say("\n4. Call it off, so that the driver is free again.");
     let path = format!("/api/rides/{ride_id}/cancel");
     let cancelled = rider.ask(Method::POST, &path, None, StatusCode::OK).await?;
-    let (fare, refund) = (&booked["fare"], &cancelled["refund"]);
-    say(format_args!("\nQuoted {}, booked {fare}, refunded {refund}: all as promised.", quote["fare"]));
+    let [fee, refund] = [text(&cancelled, "fee")?, text(&cancelled, "refund")?];
+    if paise(fee)? + paise(refund)? != paise(fare)? {
+        return Err(format!("{fare} was booked, {refund} is refunded, and {fee} is the fee"));
+    }
+    say(format_args!("\nQuoted {quoted}, booked {fare}, refunded {refund}: all as promised."));
     Ok(())
+}
+
+fn text<'a>(answer: &'a Value, name: &str) -> Result<&'a str, String> {
+    answer[name].as_str().ok_or_else(|| format!("the answer has no {name}"))
+}
+
+fn paise(amount: &str) -> Result<i64, String> {
+    amount.parse::<Money>().map(Money::paise).map_err(|error| error.to_string())
 }
 
 /// Whoever rides.
@@ -127,7 +140,9 @@ impl Rider {
         let text = String::from_utf8_lossy(response.body());
         say(format_args!("   {} {text}", response.status()));
         if response.status() != expected {
-            return Err(format!("{path} should have been {expected}, and was {}", response.status()));
+            let is_taken = text.contains("\"no_driver\"");
+            let help = if is_taken { "; `bazaar up --fresh` frees all drivers of earlier rides" } else { "" };
+            return Err(format!("{path} should have been {expected}, and was {}{help}", response.status()));
         }
         serde_json::from_str(&text).map_err(|error| format!("{path} did not answer JSON: {error}"))
     }

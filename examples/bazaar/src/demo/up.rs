@@ -33,7 +33,10 @@ use crate::{
         keys::Keys,
         naka::{self, Addresses},
     },
-    kernel::service::{DataArgs, Stop, complain, say},
+    kernel::{
+        console::{complain, say},
+        service::{DataArgs, Stop},
+    },
     rules::moment::Moment,
 };
 

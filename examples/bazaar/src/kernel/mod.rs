@@ -2,6 +2,7 @@
 
 pub mod ask;
 pub mod clock;
+pub mod console;
 pub mod id;
 pub mod peer;
 pub mod problem;

@@ -19,7 +19,7 @@ use hyper_util::{
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::time::timeout;
 
-use super::problem::Problem;
+use super::{console::complain, problem::Problem};
 
 /// How long a question may take, from the connection to the last byte of the answer.
 pub const PATIENCE: Duration = Duration::from_secs(2);
@@ -156,7 +156,7 @@ impl fmt::Display for Unavailable {
 /// 503: what is wrong inside is for our log, and not for clients.
 impl From<Unavailable> for Problem {
     fn from(it: Unavailable) -> Self {
-        super::service::complain(&it);
+        complain(&it);
         let detail =
             format!("the {} service does not answer now; the same request may be sent again", it.name);
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "service_unavailable", detail)

@@ -13,7 +13,7 @@ use axum::{
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::{service::complain, store::StoreError};
+use super::{console::complain, store::StoreError};
 
 /// What is wrong with a request, as `application/problem+json`.
 #[derive(Clone, Debug)]

@@ -9,9 +9,8 @@
 //! so its children end with it even when it is killed hard and can send no signal.
 
 use std::{
-    fmt::Display,
     fs::DirBuilder,
-    io::{self, Read as _, Write as _},
+    io::{self, Read as _},
     net::SocketAddr,
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
@@ -34,6 +33,7 @@ use tokio::{
 
 use super::{
     clock::Clock,
+    console::{complain, say},
     problem::Problem,
     store::{Migrations, Store},
 };
@@ -196,14 +196,4 @@ pub fn stop_with_stdin() {
         }
         std::process::exit(1);
     });
-}
-
-/// Prints a line. Unlike `println!`, it does not panic when nobody reads any more.
-pub fn say(line: impl Display) {
-    _ = writeln!(io::stdout().lock(), "{line}");
-}
-
-/// Prints a line on standard error, as [`say`] does.
-pub fn complain(line: impl Display) {
-    _ = writeln!(io::stderr().lock(), "{line}");
 }

@@ -93,6 +93,7 @@ fn book(token: &str, key: &str, quote_id: &str) -> Ask {
 fn r2_13_all_of_it_end_to_end_through_the_gateway() {
     for (now, fare) in [(NOON, "541.86"), ("2026-01-15T08:00+05:30", "812.80")] {
         let mut bazaar = Bazaar::open(now);
+        bazaar.send(&get("/health")).expect(200);
         let quote = bazaar.quote("mini");
         assert_eq!(quote.said("fare"), fare);
         assert!(quote.head.contains("x-request-id: "), "it came through the gateway: {}", quote.head);
