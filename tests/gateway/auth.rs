@@ -201,6 +201,20 @@ async fn r2_12_what_clients_say_about_who_they_are_never_reaches_an_upstream() {
     assert_eq!(told(&upstream.last()), ["x-user-id: asha"], "of several nobody knows which one counts");
 }
 
+/// HTTP takes the spaces around a value away, so ` asha` would arrive as `asha`.
+#[tokio::test(start_paused = true)]
+async fn r2_12_who_would_be_read_as_somebody_else_is_not_told() {
+    let (gateway, upstream) = rides();
+    for somebody_else in [" asha", "asha ", "\\tasha", "asha\\t", " ", ""] {
+        let known = bearing("/book", &token(somebody_else, ""));
+        assert_eq!(gateway.send(known).await.status(), 200);
+        assert_eq!(upstream.last().header("x-user-id"), None, "{somebody_else:?}");
+    }
+    let known = bearing("/book", &token("asha bose", ""));
+    assert_eq!(gateway.send(known).await.status(), 200);
+    assert_eq!(upstream.last().header("x-user-id"), Some("asha bose"));
+}
+
 #[tokio::test(start_paused = true)]
 async fn r2_10_the_limit_by_address_stands_before_and_that_by_subject_behind_authentication() {
     let (gateway, upstream) = rides();

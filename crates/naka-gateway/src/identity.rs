@@ -45,11 +45,13 @@ pub fn strip(headers: &mut HeaderMap, names: &[String]) {
     }
 }
 
-/// Tells an upstream who asks. What is not known, or cannot be the value of a header, is not said.
+/// Tells an upstream who asks. What is not known, or cannot be the value of a header, is not said; neither
+/// is what would be read as another value, because spaces around one are taken away (RFC 9110, section 5.5).
 pub fn tell(headers: &mut HeaderMap, extensions: &Extensions, wanted: &[(HeaderName, IdentityPart)]) {
     for (name, wanted) in wanted {
         let text = part(extensions, wanted).map(|claim| claim.to_string());
-        if let Some(value) = text.and_then(|text| HeaderValue::try_from(text).ok()) {
+        let exact = text.filter(|text| !text.is_empty() && text.trim_matches([' ', '\t']) == text);
+        if let Some(value) = exact.and_then(|text| HeaderValue::try_from(text).ok()) {
             headers.insert(name, value);
         }
     }
