@@ -5,10 +5,11 @@ use std::{ffi::OsString, iter, process::ExitCode};
 
 use bazaar::{
     booking,
-    demo::{keys, naka, ride, up},
+    demo::{naka, ride, up},
     driver,
     kernel::service,
-    pricing, tracking, user,
+    pricing, tracking,
+    user::{self, keys},
 };
 use clap::{Parser, Subcommand};
 
@@ -64,16 +65,14 @@ fn main() -> ExitCode {
             service::run("driver", &args, driver::fleet::MIGRATIONS, app)
         }
         Command::Booking { service, booking } => {
-            let app = async |clock, store| Ok(booking::app(clock, store, &booking));
+            let app = async |clock, store| Ok(booking::app(clock, store, &booking).await);
             service::run("booking", &service, booking::record::MIGRATIONS, app)
         }
         Command::Tracking(args) => {
             let app = async |clock, store| Ok(tracking::app(clock, store));
             service::run("tracking", &args, tracking::MIGRATIONS, app)
         }
-        Command::User(args) => {
-            service::run_with("user", &args, async |_, data| Ok(user::app(keys::Keys::of(data)?.jwks())))
-        }
+        Command::User(args) => service::run_with("user", &args, async |_, data| user::app(data)),
         Command::Naka { stop_with_stdin, args } => {
             if stop_with_stdin {
                 service::stop_with_stdin();

@@ -25,11 +25,13 @@
 //!
 //! [`PATIENCE`]: super::record::PATIENCE
 
+use std::{fmt, time::Duration};
+
 use axum::http::{Method, StatusCode};
 
 use super::record::{Record, Ride, is_given_up};
 use crate::{
-    driver::{Bound, Confirmed, Wanted},
+    driver::{Bound, Confirmed, RENEWED, UnderWay, Wanted},
     kernel::{
         clock::Clock,
         peer::{Peer, Unavailable},
@@ -41,6 +43,9 @@ use crate::{
 
 /// How many holds may be lost before the rider has to ask again.
 pub const ROUNDS: usize = 3;
+
+/// How often the driver service is told which rides are under way: well before they run out there.
+pub const RENEWAL: Duration = Duration::from_mins(1);
 
 /// Brings rides to drivers.
 #[derive(Clone, Debug)]
@@ -70,6 +75,16 @@ impl From<Unavailable> for Stuck {
 impl From<StoreError> for Stuck {
     fn from(it: StoreError) -> Self {
         Self::Store(it)
+    }
+}
+
+impl fmt::Display for Stuck {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unavailable(it) => it.fmt(f),
+            Self::Store(it) => it.fmt(f),
+            Self::Contended => f.write_str("others were faster each time"),
+        }
     }
 }
 
@@ -110,12 +125,28 @@ impl Dispatch {
             }
             let Some(driver) = &ride.driver else { continue };
             if self.confirm(&ride.ride_id, &driver.driver_id).await? {
-                return self.settle(ride, State::Assigned).await;
+                let assigned = self.record.assigned(&ride.ride_id, driver.clone(), self.clock.now()).await?;
+                return Ok(assigned.unwrap_or(ride)); // Rides that are under way are never deleted.
             }
             self.record.lost(&ride.ride_id, &driver.driver_id).await?;
             ride = self.read(ride).await?;
         }
         Err(Stuck::Contended)
+    }
+
+    /// Tells the driver service which rides are under way, so that their drivers stay bound.
+    pub async fn renew(&self) -> Result<(), Stuck> {
+        let mut after = String::new();
+        loop {
+            let rides = self.record.under_way(after, RENEWED).await?;
+            let Some(last) = rides.last().cloned() else { return Ok(()) };
+            let answer =
+                self.driver.ask(Method::POST, "/assignments/renew", Some(&UnderWay { rides })).await?;
+            if !answer.status.is_success() {
+                return Err(self.driver.unexpected(&answer).into());
+            }
+            after = last;
+        }
     }
 
     /// Whoever is held for the ride; `None` if there is nobody.
@@ -125,7 +156,7 @@ impl Dispatch {
             self.driver.ask(Method::PUT, &format!("/assignments/{}", ride.ride_id), Some(&wanted)).await?;
         match answer.status {
             StatusCode::OK => self.driver.read(&answer).map(Some),
-            StatusCode::CONFLICT => Ok(None),
+            StatusCode::CONFLICT if ["no_driver", "ride_over"].contains(&answer.reason()) => Ok(None),
             _ => Err(self.driver.unexpected(&answer)),
         }
     }
@@ -136,7 +167,7 @@ impl Dispatch {
         let answer = self.driver.ask(Method::POST, &path, Some(&confirmed)).await?;
         match answer.status {
             StatusCode::NO_CONTENT => Ok(true),
-            StatusCode::CONFLICT => Ok(false),
+            StatusCode::CONFLICT if answer.reason() == "hold_lost" => Ok(false),
             _ => Err(self.driver.unexpected(&answer)),
         }
     }
@@ -150,6 +181,6 @@ impl Dispatch {
     }
 
     async fn read(&self, ride: Ride) -> Result<Ride, StoreError> {
-        Ok(self.record.ride(&ride.ride_id).await?.unwrap_or(ride)) // Rides are never deleted.
+        Ok(self.record.ride(&ride.ride_id).await?.unwrap_or(ride))
     }
 }

@@ -25,7 +25,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use axum::{
     Json, Router,
-    extract::{Path, State as With},
+    extract::State as With,
     http::{
         HeaderMap, Method, StatusCode,
         header::{CACHE_CONTROL, LOCATION},
@@ -40,13 +40,13 @@ use tokio::time::sleep;
 
 use crate::{
     booking::{
-        dispatch::Dispatch,
+        dispatch::{Dispatch, RENEWAL},
         outbox::Outbox,
-        record::{Record, Request, Requested, Ride},
+        record::{Record, Request, Requested, Ride, is_given_up},
     },
     driver::Bound,
     kernel::{
-        ask::{self, Body, Caller, Coordinates, NAME_LIMIT},
+        ask::{self, Body, Caller, Coordinates, NAME_LIMIT, Part},
         clock::Clock,
         console::complain,
         id,
@@ -93,15 +93,20 @@ struct Booking {
 }
 
 /// The service; what it does besides answering runs from now on, and ends with the runtime.
-pub fn app(clock: Clock, store: Store, args: &BookingArgs) -> Router {
+pub async fn app(clock: Clock, store: Store, args: &BookingArgs) -> Router {
     let record = Record::new(store.clone());
     let driver = Peer::new("driver", args.driver);
     let outbox = Outbox::new(record.clone(), driver.clone(), Peer::new("tracking", args.tracking));
+    let dispatch = Dispatch::new(clock, record.clone(), driver);
+    if let Err(stuck) = dispatch.renew().await {
+        complain(stuck); // Who binds nobody has nothing to renew; it is tried again.
+    }
+    tokio::spawn(renew(dispatch.clone()));
     tokio::spawn(outbox.clone().run());
     tokio::spawn(sweep(clock, record.clone()));
     let booking = Booking {
         clock,
-        dispatch: Dispatch::new(clock, record.clone(), driver),
+        dispatch,
         record,
         outbox,
         pricing: Peer::new("pricing", args.pricing),
@@ -125,6 +130,15 @@ async fn sweep(clock: Clock, record: Record) {
                 complain(error);
                 sleep(SWEEP).await;
             }
+        }
+    }
+}
+
+async fn renew(dispatch: Dispatch) {
+    loop {
+        sleep(RENEWAL).await;
+        if let Err(stuck) = dispatch.renew().await {
+            complain(stuck);
         }
     }
 }
@@ -179,7 +193,7 @@ async fn book(
     let key = ask::word(&headers, "idempotency-key").ok_or_else(key_missing)?.to_owned();
     let known = booking.record.by_key(&rider, &key).await?;
     let ride = match known {
-        Some(ride) => ride,
+        Some(ride) => booking.asked_again(ride).await?,
         None => booking.request(rider, key, quote_id.clone()).await?,
     };
     if ride.quote_id != quote_id {
@@ -190,7 +204,8 @@ async fn book(
     let ride = booking.dispatch.pursue(ride).await.map_err(|stuck| named(stuck.into(), &ride_id))?;
     booking.outbox.tell(&ride).await;
     if ride.state == State::NoDriver {
-        let detail = "no driver of this type is free within 5 km of the pickup; the quote still holds";
+        let detail = "no driver of this type was found within 5 km of the pickup while you asked; \
+            a new key is a new attempt, as long as the quote holds";
         return Err(named(Problem::new(StatusCode::CONFLICT, "no_driver", detail), &ride_id));
     }
     let location = [(LOCATION, format!("/api/rides/{ride_id}"))];
@@ -214,6 +229,16 @@ impl Booking {
                 Err(Problem::new(StatusCode::CONFLICT, "quote_used", detail))
             }
         }
+    }
+
+    /// A ride that is asked for again, which is to be pursued for longer, if it was not given up.
+    async fn asked_again(&self, ride: Ride) -> Result<Ride, Problem> {
+        let now = self.clock.now();
+        if ride.state != State::Requested || is_given_up(&ride, now) {
+            return Ok(ride);
+        }
+        self.record.asked_again(&ride.ride_id, now).await?;
+        Ok(Ride { asked_at: now, ..ride })
     }
 
     /// What pricing has promised.
@@ -260,7 +285,7 @@ impl Booking {
 async fn read(
     With(booking): With<Booking>,
     Caller(rider): Caller,
-    Path(ride_id): Path<String>,
+    Part(ride_id): Part,
 ) -> Result<Response, Problem> {
     let ride = booking.ride(&ride_id, |ride| ride.rider == rider).await?;
     Ok(([(CACHE_CONTROL, "no-store")], Json(Shown::from(ride))).into_response())
@@ -281,7 +306,7 @@ struct CalledOff {
 async fn cancel(
     With(booking): With<Booking>,
     Caller(rider): Caller,
-    Path(ride_id): Path<String>,
+    Part(ride_id): Part,
 ) -> Result<Json<CalledOff>, Problem> {
     let ride = booking.ride(&ride_id, |ride| ride.rider == rider).await?;
     let ride = booking.step(ride, State::Cancelled).await?;
@@ -305,7 +330,7 @@ struct Progress {
 async fn progress(
     With(booking): With<Booking>,
     Caller(driver): Caller,
-    Path(ride_id): Path<String>,
+    Part(ride_id): Part,
     Body(Progress { state }): Body<Progress>,
 ) -> Result<Json<Shown>, Problem> {
     let drives = |ride: &Ride| {

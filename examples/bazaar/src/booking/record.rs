@@ -11,6 +11,10 @@
 //!   sent is the ride as it is then, so entries do not pile up, and their order does not matter.
 //! - **Keys.** A rider's idempotency key names one ride, for ever; a quote is good for one ride, unless
 //!   that found no driver.
+//!
+//! # Bounds
+//! Rides are records, and are kept. Requests that found no driver are forgotten after [`FORGOTTEN`], and their keys
+//! with them.
 
 use std::{error::Error, time::Duration};
 
@@ -23,6 +27,7 @@ use crate::{
     driver::Bound,
     kernel::{
         ask::Coordinates,
+        clock::SLACK,
         store::{Migrations, Store, StoreError},
     },
     pricing::Promised,
@@ -37,6 +42,9 @@ use crate::{
 /// How long a rider is taken to be asking after they asked; a request that nobody asks about any more
 /// finds no driver.
 pub const PATIENCE: Duration = Duration::from_mins(1);
+
+/// How long a request that found no driver is remembered.
+pub const FORGOTTEN: Duration = Duration::from_hours(7 * 24);
 
 /// How many requests that nobody asks about are given up at a time.
 const SWEPT: u32 = 100;
@@ -60,12 +68,15 @@ pub const MIGRATIONS: Migrations = &["
         driver_id TEXT,
         driver TEXT,  -- JSON
         requested_at INTEGER NOT NULL,
+        asked_at INTEGER NOT NULL,  -- when the rider last asked for it
         changed_at INTEGER NOT NULL,
         UNIQUE (rider, idempotency_key),
         CHECK (driver_id IS NOT NULL OR state IN ('requested', 'cancelled', 'no_driver'))
     ) STRICT;
     CREATE UNIQUE INDEX one_ride_a_quote ON rides (quote_id) WHERE state <> 'no_driver';
-    CREATE INDEX rides_without_driver ON rides (requested_at) WHERE state = 'requested';
+    CREATE INDEX rides_without_driver ON rides (asked_at) WHERE state = 'requested';
+    CREATE INDEX rides_under_way ON rides (ride_id) WHERE state IN ('assigned', 'arriving', 'on_trip');
+    CREATE INDEX rides_without_end ON rides (changed_at) WHERE state = 'no_driver';
     CREATE TABLE ledger (
         ride_id TEXT NOT NULL REFERENCES rides,
         entry TEXT NOT NULL CHECK (entry IN ('charge', 'refund')),
@@ -108,6 +119,8 @@ pub struct Ride {
     pub driver: Option<Bound>,
     /// When it was asked for.
     pub requested_at: Moment,
+    /// When its rider last asked for it.
+    pub asked_at: Moment,
     /// When its state has changed last.
     pub changed_at: Moment,
     /// What was charged.
@@ -190,6 +203,13 @@ impl Record {
         self.store.write(move |transaction| insert(transaction, &request, now)).await
     }
 
+    /// Writes down that a rider asks again for a ride that has no driver yet.
+    pub async fn asked_again(&self, ride_id: &str, now: Moment) -> Result<(), StoreError> {
+        let names = (ride_id.to_owned(), now.unix());
+        let asked = "UPDATE rides SET asked_at = ?2 WHERE ride_id = ?1 AND state = 'requested'";
+        self.store.write(move |transaction| transaction.execute(asked, names).map(drop)).await
+    }
+
     /// Writes down who is held for a ride, if it is still without a driver.
     pub async fn held(&self, ride_id: &str, driver: Bound) -> Result<(), StoreError> {
         let ride_id = ride_id.to_owned();
@@ -207,6 +227,28 @@ impl Record {
         let lost = "UPDATE rides SET driver_id = NULL, driver = NULL
             WHERE ride_id = ?1 AND driver_id = ?2 AND state = 'requested'";
         self.store.write(move |transaction| transaction.execute(lost, names).map(drop)).await
+    }
+
+    /// Writes down that a driver is bound to a ride, with all that this means; tells what the ride is then,
+    /// which is something else if somebody was faster.
+    pub async fn assigned(
+        &self,
+        ride_id: &str,
+        driver: Bound,
+        now: Moment,
+    ) -> Result<Option<Ride>, StoreError> {
+        let ride_id = ride_id.to_owned();
+        let bind = "UPDATE rides SET driver_id = ?2, driver = ?3 WHERE ride_id = ?1";
+        let write = move |transaction: &Transaction<'_>| {
+            let Some(ride) = by_id(transaction, &ride_id)? else { return Ok(None) };
+            if ride.state == State::Requested {
+                // Whoever was confirmed, whatever another attempt has written in the meantime.
+                transaction.execute(bind, (&ride_id, &driver.driver_id, Json(&driver)))?;
+                change(transaction, &ride, State::Assigned, Money::default(), now)?;
+            }
+            by_id(transaction, &ride_id)
+        };
+        self.store.write(write).await
     }
 
     /// Brings a ride to `next`, with all that this means; tells what it is then. `fee` is what calling it off costs.
@@ -232,19 +274,45 @@ impl Record {
         self.store.write(step).await
     }
 
-    /// Gives up requests that nobody has asked about for [`PATIENCE`]; tells how many.
+    /// Gives up requests that nobody has asked about for [`PATIENCE`], and forgets old ones; tells how many
+    /// were given up, at most a hundred.
     pub async fn sweep(&self, now: Moment) -> Result<usize, StoreError> {
-        let sweep = move |transaction: &Transaction<'_>| {
-            let old = "SELECT ride_id FROM rides WHERE state = 'requested' AND requested_at <= ?1 LIMIT ?2";
-            let mut statement = transaction.prepare(old)?;
-            let ids = statement.query_map((given_up(now).unix(), SWEPT), |row| row.get::<_, String>(0))?;
-            let ids = ids.collect::<rusqlite::Result<Vec<_>>>()?;
-            for ride in ids.iter().filter_map(|id| by_id(transaction, id).transpose()) {
-                change(transaction, &ride?, State::NoDriver, Money::default(), now)?;
-            }
-            Ok(ids.len())
+        let old = "SELECT ride_id FROM rides WHERE state = 'requested' AND (asked_at <= ?1 OR asked_at > ?2)
+            LIMIT ?3";
+        let limits = (now.before(PATIENCE).unix(), now.after(SLACK).unix(), SWEPT);
+        let read = move |connection: &Connection| {
+            let mut statement = connection.prepare(old)?;
+            statement.query_map(limits, |row| row.get::<_, String>(0))?.collect::<rusqlite::Result<Vec<_>>>()
         };
-        self.store.write(sweep).await
+        let ids = self.store.read(read).await?;
+        let count = ids.len();
+        for ride_id in ids {
+            // Each by itself: one that cannot be read stops no other.
+            let give_up = move |transaction: &Transaction<'_>| match by_id(transaction, &ride_id)? {
+                Some(ride) if is_given_up(&ride, now) => {
+                    change(transaction, &ride, State::NoDriver, Money::default(), now)
+                }
+                _ => Ok(()),
+            };
+            self.store.write(give_up).await?;
+        }
+        let forget = "DELETE FROM rides WHERE state = 'no_driver' AND changed_at <= ?1
+            AND ride_id NOT IN (SELECT ride_id FROM outbox)";
+        let before = now.before(FORGOTTEN).unix();
+        self.store.write(move |transaction| transaction.execute(forget, [before]).map(drop)).await?;
+        Ok(count)
+    }
+
+    /// The rides that have a driver, in the order of their ids, after that one; at most `count`.
+    pub async fn under_way(&self, after: String, count: usize) -> Result<Vec<String>, StoreError> {
+        let under_way = "SELECT ride_id FROM rides WHERE state IN ('assigned', 'arriving', 'on_trip')
+            AND ride_id > ?1 ORDER BY ride_id LIMIT ?2";
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        let read = move |connection: &Connection| {
+            let mut statement = connection.prepare(under_way)?;
+            statement.query_map((after, count), |row| row.get(0))?.collect()
+        };
+        self.store.read(read).await
     }
 
     /// The ride that a destination has waited for the longest to hear of.
@@ -284,14 +352,10 @@ impl Record {
     }
 }
 
-/// Requests from then or before are given up.
-fn given_up(now: Moment) -> Moment {
-    now.before(PATIENCE)
-}
-
-/// Whether nobody asks about a request any more.
+/// Whether nobody asks about a request any more, or it was made by a clock that showed another time.
 pub fn is_given_up(ride: &Ride, now: Moment) -> bool {
-    ride.state == State::Requested && ride.requested_at <= given_up(now)
+    let is_old = ride.asked_at <= now.before(PATIENCE) || ride.asked_at > now.after(SLACK);
+    ride.state == State::Requested && is_old
 }
 
 fn insert(transaction: &Transaction<'_>, request: &Request, now: Moment) -> rusqlite::Result<Requested> {
@@ -304,7 +368,7 @@ fn insert(transaction: &Transaction<'_>, request: &Request, now: Moment) -> rusq
         return Ok(Requested::QuoteUsed);
     }
     let Promised { ride_type, pickup, drop, fare, minutes } = promised;
-    let row: [&dyn ToSql; 15] = [
+    let row: [&dyn ToSql; 16] = [
         ride_id,
         rider,
         idempotency_key,
@@ -320,11 +384,12 @@ fn insert(transaction: &Transaction<'_>, request: &Request, now: Moment) -> rusq
         &1,
         &now.unix(),
         &now.unix(),
+        &now.unix(),
     ];
     transaction.execute(
         "INSERT INTO rides (ride_id, rider, idempotency_key, quote_id, ride_type, pickup_lat, pickup_lng,
-            drop_lat, drop_lng, fare, minutes, state, version, requested_at, changed_at)
-        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
+            drop_lat, drop_lng, fare, minutes, state, version, requested_at, asked_at, changed_at)
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
         row,
     )?;
     let ride = by_id(transaction, ride_id)?.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
@@ -372,7 +437,7 @@ fn change(
 }
 
 const SELECT: &str = "SELECT ride_id, rider, quote_id, ride_type, pickup_lat, pickup_lng, drop_lat, drop_lng,
-    fare, minutes, state, version, driver, requested_at, changed_at,
+    fare, minutes, state, version, driver, requested_at, asked_at, changed_at,
     (SELECT paise FROM ledger AS l WHERE l.ride_id = rides.ride_id AND entry = 'charge') AS charged,
     (SELECT paise FROM ledger AS l WHERE l.ride_id = rides.ride_id AND entry = 'refund') AS refunded
     FROM rides";
@@ -404,6 +469,7 @@ fn ride(row: &Row<'_>) -> rusqlite::Result<Ride> {
         version: row.get("version")?,
         driver: row.get::<_, Option<Json<Bound>>>("driver")?.map(|Json(driver)| driver),
         requested_at: moment("requested_at")?,
+        asked_at: moment("asked_at")?,
         changed_at: moment("changed_at")?,
         charged: money("charged")?,
         refunded: money("refunded")?,

@@ -1,31 +1,39 @@
 //! `bazaar ride`: a ride through the gateway, step by step: estimate, book, track, cancel.
 //!
+//! What was booked is cancelled in the end, also when a step fails or Ctrl-C comes: else its driver would
+//! wait for a rider who has gone.
+//!
 //! # Exit codes
 //! 0 if every step went as it should, and the fare that was booked is the one that was quoted; else 1.
 
-use std::{net::SocketAddr, process::ExitCode, time::Duration};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    process::ExitCode,
+    time::Duration,
+};
 
 use axum::{
     body::Bytes,
     http::{
         HeaderValue, Method, Request, StatusCode,
-        header::{AUTHORIZATION, CONTENT_TYPE, HOST},
+        header::{AUTHORIZATION, CONTENT_TYPE},
     },
 };
 use clap::Args;
 use http_body_util::Full;
 use serde_json::{Value, json};
-use tokio::runtime::Builder;
+use tokio::{runtime::Builder, time::sleep};
 
 use crate::{
-    demo::keys::{Claims, Keys},
+    demo::up::GATEWAY,
     kernel::{
         console::{complain, say},
         id,
         peer::Peer,
-        service::DataArgs,
+        service::{DataArgs, Stop},
     },
     rules::{fare::RideType, money::Money},
+    user::keys::{Claims, Keys, name},
 };
 
 /// Longer than the gateway waits for anybody.
@@ -34,17 +42,23 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// How long the rider's token is good for.
 const TOKEN: Duration = Duration::from_mins(5);
 
+/// How often is asked where the car is, until tracking has heard of it.
+const LOOKS: u32 = 20;
+
+/// How long between two looks.
+const PAUSE: Duration = Duration::from_millis(250);
+
 /// What `bazaar ride` is told.
 #[derive(Args, Clone, Debug)]
 pub struct RideArgs {
     /// Where the gateway listens.
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    #[arg(long, value_name = "ADDRESS", default_value_t = SocketAddr::from((Ipv4Addr::LOCALHOST, GATEWAY)))]
     gateway: SocketAddr,
-    /// The kind of vehicle.
+    /// The kind of vehicle: mini, prime, suv, auto or bike. Nobody drives an outstation car: see what happens.
     #[arg(long, value_name = "TYPE", default_value = "mini")]
     ride_type: RideType,
     /// Who rides.
-    #[arg(long, value_name = "NAME", default_value = "asha")]
+    #[arg(long, value_name = "NAME", default_value = "asha", value_parser = name)]
     rider: String,
     #[command(flatten)]
     data: DataArgs,
@@ -63,36 +77,56 @@ pub fn run(args: &RideArgs) -> ExitCode {
 }
 
 async fn ride(args: &RideArgs) -> Result<(), String> {
-    let token = Keys::of(&args.data.folder()?)?.token(&Claims::of(&args.rider, TOKEN))?;
+    let token = Keys::known(&args.data.folder()?)?.token(&Claims::of(&args.rider, TOKEN))?;
     let rider =
         Rider { gateway: Peer::new("gateway", args.gateway).patient(PATIENCE), at: args.gateway, token };
+    let mut stop = Stop::watch().map_err(|error| format!("cannot watch for signals: {error}"))?;
 
-    say(format_args!("1. What does a {} from Fort to Bandra cost? Anybody may ask.", args.ride_type));
-    let (fort, bandra) = (json!({"lat": 18.9220, "lng": 72.8342}), json!({"lat": 19.0760, "lng": 72.8777}));
-    let trip = json!({"pickup": fort, "drop": bandra, "ride_type": args.ride_type});
-    let quote = rider.ask(Method::POST, "/api/rides/estimate", Some(&trip), StatusCode::OK).await?;
+    let (from, to) = ends(args.ride_type);
+    say(format_args!("1. What does a {} from {} to {} cost? Anybody may ask.", args.ride_type, from.0, to.0));
+    let point = |(_, lat, lng): Place| json!({"lat": lat, "lng": lng});
+    let trip = json!({"pickup": point(from), "drop": point(to), "ride_type": args.ride_type});
+    let quote = rider.ask(Method::POST, "/api/rides/estimate", Some(&trip)).await?.expect(StatusCode::OK)?;
 
     say("\n2. Book it, with the rider's token, and a key that makes it safe to send again.");
     let wish = json!({"quote_id": quote["quote_id"]});
-    let booked = rider.ask(Method::POST, "/api/rides/book", Some(&wish), StatusCode::CREATED).await?;
-    let (quoted, fare) = (text(&quote, "fare")?, text(&booked, "fare")?);
-    if fare != quoted {
-        return Err(format!("{quoted} was quoted, and {fare} is booked"));
-    }
+    let booked = rider.ask(Method::POST, "/api/rides/book", Some(&wish)).await?;
+    let booked = booked.expect(StatusCode::CREATED)?;
     let ride_id = text(&booked, "ride_id")?;
 
     say("\n3. Where is the car?");
-    rider.ask(Method::GET, &format!("/api/rides/{ride_id}/track"), None, StatusCode::OK).await?;
+    let tracked = tokio::select! {
+        tracked = rider.track(ride_id) => tracked,
+        signal = stop.signal() => Err(format!("{signal}: the ride is called off")),
+    };
 
     say("\n4. Call it off, so that the driver is free again.");
-    let path = format!("/api/rides/{ride_id}/cancel");
-    let cancelled = rider.ask(Method::POST, &path, None, StatusCode::OK).await?;
+    let cancelled = rider.ask(Method::POST, &format!("/api/rides/{ride_id}/cancel"), None).await?;
+    let cancelled = cancelled.expect(StatusCode::OK)?;
+    tracked?;
+
+    let (quoted, fare) = (text(&quote, "fare")?, text(&booked, "fare")?);
     let [fee, refund] = [text(&cancelled, "fee")?, text(&cancelled, "refund")?];
-    if paise(fee)? + paise(refund)? != paise(fare)? {
-        return Err(format!("{fare} was booked, {refund} is refunded, and {fee} is the fee"));
+    if fare != quoted || paise(fee)? + paise(refund)? != paise(fare)? {
+        return Err(format!("{quoted} was quoted, {fare} booked, {refund} refunded, and {fee} is the fee"));
     }
     say(format_args!("\nQuoted {quoted}, booked {fare}, refunded {refund}: all as promised."));
     Ok(())
+}
+
+/// A name, and where it is.
+type Place = (&'static str, f64, f64);
+
+/// From where a driver of that type is near.
+const fn ends(ride_type: RideType) -> (Place, Place) {
+    const FORT: Place = ("Fort", 18.9220, 72.8342);
+    const BANDRA: Place = ("Bandra", 19.0760, 72.8777);
+    const DADAR: Place = ("Dadar", 19.0178, 72.8478);
+    match ride_type {
+        RideType::Mini | RideType::Prime | RideType::Auto | RideType::Outstation => (FORT, BANDRA),
+        RideType::Suv => (BANDRA, FORT),
+        RideType::Bike => (DADAR, FORT),
+    }
 }
 
 fn text<'a>(answer: &'a Value, name: &str) -> Result<&'a str, String> {
@@ -110,18 +144,32 @@ struct Rider {
     token: String,
 }
 
+/// What was answered to what.
+struct Answer {
+    path: String,
+    status: StatusCode,
+    body: Value,
+}
+
 impl Rider {
-    /// Asks, shows what was asked and answered, and insists on the status.
-    async fn ask(
-        &self,
-        method: Method,
-        path: &str,
-        body: Option<&Value>,
-        expected: StatusCode,
-    ) -> Result<Value, String> {
+    /// Looks until there is something to see: tracking may hear of a ride a moment later.
+    async fn track(&self, ride_id: &str) -> Result<Value, String> {
+        let path = format!("/api/rides/{ride_id}/track");
+        let mut answer = self.ask(Method::GET, &path, None).await?;
+        for _ in 1..LOOKS {
+            if answer.status != StatusCode::NOT_FOUND {
+                break;
+            }
+            sleep(PAUSE).await;
+            answer = self.ask(Method::GET, &path, None).await?;
+        }
+        answer.expect(StatusCode::OK)
+    }
+
+    /// Asks, and shows what was asked and answered.
+    async fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Answer, String> {
         say(format_args!("   {method} {path}"));
         let mut request = Request::builder().method(method).uri(format!("http://{}{path}", self.at));
-        request = request.header(HOST, self.at.to_string());
         if path != "/api/rides/estimate" {
             let bearer = HeaderValue::try_from(format!("Bearer {}", self.token));
             request = request.header(AUTHORIZATION, bearer.map_err(|error| error.to_string())?);
@@ -132,18 +180,25 @@ impl Rider {
         let bytes = body.map(Value::to_string).unwrap_or_default();
         let request = request.header(CONTENT_TYPE, "application/json").body(Full::from(Bytes::from(bytes)));
         let request = request.map_err(|error| error.to_string())?;
-        let response = self
-            .gateway
-            .exchange(request)
-            .await
-            .map_err(|error| format!("{error}; is `bazaar up` running?"))?;
+        let response = self.gateway.exchange(request).await;
+        let response = response.map_err(|error| format!("{error}; is `bazaar up` running?"))?;
         let text = String::from_utf8_lossy(response.body());
         say(format_args!("   {} {text}", response.status()));
-        if response.status() != expected {
-            let is_taken = text.contains("\"no_driver\"");
-            let help = if is_taken { "; `bazaar up --fresh` frees all drivers of earlier rides" } else { "" };
-            return Err(format!("{path} should have been {expected}, and was {}{help}", response.status()));
+        let body =
+            serde_json::from_str(&text).map_err(|error| format!("{path} did not answer JSON: {error}"))?;
+        Ok(Answer { path: path.to_owned(), status: response.status(), body })
+    }
+}
+
+impl Answer {
+    /// The body, if the status is that.
+    fn expect(self, expected: StatusCode) -> Result<Value, String> {
+        let Self { path, status, body } = self;
+        if status == expected {
+            return Ok(body);
         }
-        serde_json::from_str(&text).map_err(|error| format!("{path} did not answer JSON: {error}"))
+        let is_taken = body["reason"] == "no_driver";
+        let help = if is_taken { "; `bazaar up --fresh` frees the drivers of earlier rides" } else { "" };
+        Err(format!("{path} should have been {expected}, and was {status}{help}"))
     }
 }

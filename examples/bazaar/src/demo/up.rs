@@ -10,6 +10,7 @@
 //! 0 when it was told to stop; 1 when something could not start or died.
 
 use std::{
+    collections::BTreeMap,
     ffi::OsString,
     fmt::Write as _,
     io,
@@ -30,14 +31,14 @@ use tokio::{
 use crate::{
     demo::{
         children::{Death, Family},
-        keys::Keys,
         naka::{self, Addresses},
     },
     kernel::{
         console::{complain, say},
-        service::{DataArgs, Stop},
+        service::{DataArgs, Stop, lock_alone},
     },
-    rules::moment::Moment,
+    rules::{moment::Moment, money::Money},
+    user::keys::Keys,
 };
 
 /// How long a process may take until it answers.
@@ -49,6 +50,12 @@ const STOP: Duration = Duration::from_secs(6);
 /// The services in the order in which they start, and their ports: whoever is asked stands before who asks.
 const SERVICES: [(&str, u16); 5] =
     [("user", 8101), ("pricing", 8201), ("driver", 8202), ("tracking", 8204), ("booking", 8203)];
+
+/// Where `bazaar ride` looks for the gateway.
+pub const GATEWAY: u16 = 8080;
+
+/// The services that have a database.
+const KEEPING: [&str; 4] = ["pricing", "driver", "tracking", "booking"];
 
 /// What `bazaar up` is told.
 #[derive(Args, Clone, Debug)]
@@ -71,6 +78,9 @@ pub struct UpArgs {
     /// Where a service listens, such as `pricing=127.0.0.1:8301`; the configuration has to say the same.
     #[arg(long = "at", value_name = "NAME=ADDRESS", value_parser = named_address)]
     elsewhere: Vec<(&'static str, SocketAddr)>,
+    /// What it costs to cancel once a driver is bound, in rupees.
+    #[arg(long, value_name = "AMOUNT", default_value = "0.00")]
+    cancellation_fee: Money,
     #[command(flatten)]
     data: DataArgs,
 }
@@ -81,7 +91,8 @@ fn named_address(text: &str) -> Result<(&'static str, SocketAddr), String> {
     let known = names.into_iter().find(|it| *it == name);
     let name =
         known.ok_or_else(|| format!("there is no service {name:?}; there are {}", names.join(", ")))?;
-    Ok((name, address.parse().map_err(|_| format!("{address:?} is no address, such as 127.0.0.1:8301"))?))
+    let at = address.parse::<SocketAddr>().ok().filter(|at| at.port() != 0);
+    Ok((name, at.ok_or_else(|| format!("{address:?} is no address with a port, such as 127.0.0.1:8301"))?))
 }
 
 impl UpArgs {
@@ -124,11 +135,18 @@ async fn up(args: &UpArgs) -> Result<ExitCode, String> {
     let data = args.data.folder()?;
     let mut plan = SERVICES.map(|(name, _)| plan_service(name, args, &data)).to_vec();
     plan.extend(gateway.as_ref().map(|(addresses, config)| plan_gateway(*addresses, config)));
+    let mut taken = BTreeMap::new();
     for planned in &plan {
+        for at in &planned.listens {
+            if let Some(other) = taken.insert(*at, planned.name) {
+                return Err(format!("{other} and {} cannot both listen on {at}", planned.name));
+            }
+        }
         planned.listens.iter().try_for_each(|at| free(planned.name, *at))?;
     }
     if args.fresh {
-        forget(&data)?; // The ports are free, so nobody is at the files.
+        let _alone = lock_alone(&data)?; // Or a booking would be confirmed into a file that is gone.
+        forget(&data)?;
     }
     Keys::of(&data)?;
 
@@ -193,14 +211,14 @@ fn plan_service(name: &'static str, args: &UpArgs, data: &Path) -> Planned {
         for peer in ["pricing", "driver", "tracking"] {
             say(&format!("--{peer}"), args.address(peer).to_string().into());
         }
+        say("--cancellation-fee", args.cancellation_fee.to_string().into());
     }
     Planned { name, args: words, listens: vec![at], ready: at }
 }
 
 /// Takes away the databases, and leaves the keys.
 fn forget(data: &Path) -> Result<(), String> {
-    let files =
-        SERVICES.iter().flat_map(|(name, _)| ["", "-wal", "-shm"].map(|end| format!("{name}.db{end}")));
+    let files = KEEPING.iter().flat_map(|name| ["", "-wal", "-shm"].map(|end| format!("{name}.db{end}")));
     for file in files.map(|file| data.join(file)) {
         match std::fs::remove_file(&file) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -281,17 +299,27 @@ fn welcome(pids: &[(&Planned, u32)], gateway: Option<&(Addresses, PathBuf)>, arg
     _ = writeln!(text, "\nWhat does a ride from Fort to Bandra cost?");
     _ = writeln!(text, "  curl -s http://{at}/api/rides/estimate -H 'content-type: {json}' -d '{trip}'");
     if let Some((addresses, config)) = gateway {
+        let data = args.data.data.as_ref().map(|data| format!(" --data {}", data.display()));
+        let data = data.unwrap_or_default();
+        let elsewhere = if at.port() == GATEWAY { String::new() } else { format!(" --gateway {at}") };
         _ = writeln!(text, "Take one: estimate, book, track, cancel:");
-        _ = writeln!(text, "  cargo run --release -p bazaar -- ride");
+        _ = writeln!(text, "  cargo run --release -p bazaar -- ride{elsewhere}{data}");
         _ = writeln!(text, "Who is near? And a token, to ask for yourself:");
         _ = writeln!(text, "  curl -s 'http://{at}/api/drivers/nearby?lat=19.0178&lng=72.8478'");
-        _ = writeln!(text, "  cargo run --release -p bazaar -- token --sub asha");
-        _ = writeln!(text, "How many questions can be answered?");
+        _ = writeln!(text, "  cargo run --release -p bazaar -- token --sub asha{data}");
+        _ = writeln!(
+            text,
+            "How many questions can be answered? First lift the limits for people, `askers` and"
+        );
+        _ = writeln!(
+            text,
+            "`per-ip` in {}: `rate: 1000000/s`; it takes effect when you save it.",
+            config.display()
+        );
         _ = writeln!(text, "  oha -z 10s -c 64 -m POST -T {json} -d '{trip}' http://{at}/api/rides/estimate");
         _ = writeln!(text, "See a limit:");
         _ = writeln!(text, "  for i in $(seq 12); do curl -si http://{at}/demo/limited | head -1; done");
         _ = writeln!(text, "See the routes:\n  curl -s http://{}/routes", addresses.admin);
-        _ = writeln!(text, "Edit {}: it takes effect when you save it.", config.display());
     }
     _ = writeln!(text, "Ctrl-C stops.");
     text

@@ -4,12 +4,17 @@
 //! 1. A driver is bound to one ride at most; an index of the table says so, whatever the code does.
 //! 2. To **hold** one is to bind the best that is free (see [`nearby`]) until [`HELD`] is over. Asked again for the same
 //!    ride, it is the same driver, and the time begins anew.
-//! 3. To **confirm** makes it last. A hold that has run out can be confirmed as long as nobody else has
-//!    taken the driver.
+//! 3. To **confirm** binds the driver for [`BOUND`], and to **renew** begins that anew: booking renews what
+//!    is under way every minute. A hold that has run out can be confirmed, and a bond renewed, as long as nobody
+//!    else has taken the driver.
 //! 4. To **release** frees the driver of that ride, and no other. A released ride binds nobody again,
 //!    whatever arrives late.
 //!
-//! So whoever holds a driver and dies has lost them for [`HELD`] at most.
+//! So whoever holds a driver and dies has lost them for [`HELD`] at most, and for [`BOUND`] after a confirmation.
+//! Only the booking service binds drivers, and it renews before it does anything else: a driver who is
+//! free because it was away for longer is not given away twice.
+//! 5. What ends later than it can was promised by a clock that showed another time, and is over (see
+//!    [`SLACK`]).
 //!
 //! # State
 //! The table. Released rides are remembered for [`REMEMBERED`].
@@ -19,7 +24,10 @@ use std::time::Duration;
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, named_params};
 
 use crate::{
-    kernel::store::{Migrations, Store, StoreError},
+    kernel::{
+        clock::SLACK,
+        store::{Migrations, Store, StoreError},
+    },
     rules::{
         fare::RideType,
         geo::{Place, Point},
@@ -30,6 +38,9 @@ use crate::{
 
 /// How long a driver is held for a ride that nobody confirms.
 pub const HELD: Duration = Duration::from_secs(30);
+
+/// How long a driver is bound to a ride after it was confirmed, or renewed.
+pub const BOUND: Duration = Duration::from_mins(10);
 
 /// How long a ride that was released is remembered.
 pub const REMEMBERED: Duration = Duration::from_hours(24);
@@ -49,7 +60,7 @@ pub const MIGRATIONS: Migrations = &["
         ride_id TEXT PRIMARY KEY,
         driver_id TEXT REFERENCES drivers,  -- null: released before anybody was bound
         state TEXT NOT NULL CHECK (state IN ('held', 'confirmed', 'released')),
-        until INTEGER  -- while held: when it runs out; released: when it is forgotten
+        until INTEGER NOT NULL  -- held, confirmed: when it runs out; released: when it is forgotten
     ) STRICT;
     CREATE UNIQUE INDEX one_ride_a_driver ON assignments (driver_id) WHERE state <> 'released';
     CREATE INDEX assignments_by_end ON assignments (state, until);
@@ -141,12 +152,24 @@ impl Fleet {
     }
 
     /// Makes a hold last. `false`: the hold is lost.
-    pub async fn confirm(&self, ride_id: String, driver_id: String) -> Result<bool, StoreError> {
-        let confirm = "UPDATE assignments SET state = 'confirmed', until = NULL
+    pub async fn confirm(&self, ride_id: String, driver_id: String, now: Moment) -> Result<bool, StoreError> {
+        let confirm = "UPDATE assignments SET state = 'confirmed', until = ?3
             WHERE ride_id = ?1 AND driver_id = ?2 AND state <> 'released'";
+        let until = now.after(BOUND).unix();
         let confirmed =
-            self.store.write(move |transaction| transaction.execute(confirm, (ride_id, driver_id)));
+            self.store.write(move |transaction| transaction.execute(confirm, (ride_id, driver_id, until)));
         Ok(confirmed.await? == 1)
+    }
+
+    /// Makes what is confirmed last longer.
+    pub async fn renew(&self, ride_ids: Vec<String>, now: Moment) -> Result<(), StoreError> {
+        let renew = "UPDATE assignments SET until = ?2 WHERE ride_id = ?1 AND state = 'confirmed'";
+        let until = now.after(BOUND).unix();
+        let write = move |transaction: &Transaction<'_>| {
+            let mut statement = transaction.prepare(renew)?;
+            ride_ids.iter().try_for_each(|ride_id| statement.execute((ride_id, until)).map(drop))
+        };
+        self.store.write(write).await
     }
 
     /// Frees the driver of a ride, who is at `at` now, if that is said.
@@ -170,17 +193,23 @@ fn free(
         AND (:ride_type IS NULL OR ride_type = :ride_type)
         AND NOT EXISTS (
             SELECT 1 FROM assignments AS a WHERE a.driver_id = drivers.driver_id
-            AND (a.state = 'confirmed' OR a.state = 'held' AND a.until > :now))";
+            AND a.state <> 'released' AND a.until > :now AND a.until <= :latest)";
     let mut statement = connection.prepare(free)?;
     let drivers = statement.query_map(
         named_params! {
             ":south": south_west.lat(), ":west": south_west.lng(),
             ":north": north_east.lat(), ":east": north_east.lng(),
-            ":ride_type": ride_type.map(RideType::as_str), ":now": now.unix(),
+            ":ride_type": ride_type.map(RideType::as_str),
+            ":now": now.unix(), ":latest": latest(now).unix(),
         },
         driver,
     )?;
     drivers.collect()
+}
+
+/// Nothing that was promised by this clock ends later.
+fn latest(now: Moment) -> Moment {
+    now.after(BOUND.max(HELD) + SLACK)
 }
 
 fn hold(
@@ -190,7 +219,8 @@ fn hold(
     pickup: Point,
     now: Moment,
 ) -> rusqlite::Result<Hold> {
-    transaction.execute("DELETE FROM assignments WHERE state = 'held' AND until <= ?1", [now.unix()])?;
+    let over = "DELETE FROM assignments WHERE state <> 'released' AND (until <= ?1 OR until > ?2)";
+    transaction.execute(over, [now.unix(), latest(now).unix()])?;
     let known = "SELECT driver_id FROM assignments WHERE ride_id = ?1 AND state = 'released'";
     if transaction.query_row(known, [ride_id], |_| Ok(())).optional()?.is_some() {
         return Ok(Hold::Over);
@@ -281,6 +311,10 @@ mod tests {
         }
     }
 
+    async fn confirm(fleet: &Fleet, ride_id: &str, driver_id: &str) -> bool {
+        fleet.confirm(ride_id.into(), driver_id.into(), at("12:00:00")).await.unwrap()
+    }
+
     #[tokio::test]
     async fn r2_13_golden_drivers_near_dadar() {
         let (fleet, _folder) = fleet();
@@ -309,10 +343,37 @@ mod tests {
         assert_eq!(hold(&fleet, "a", "12:00:00").await.as_deref(), Some("005"));
         assert_eq!(hold(&fleet, "b", "12:00:00").await, None);
         assert_eq!(hold(&fleet, "a", "12:00:00").await.as_deref(), Some("005"), "asked again, the same");
-        assert!(fleet.confirm("a".into(), "005".into()).await.unwrap());
-        assert_eq!(hold(&fleet, "a", "13:00:00").await.as_deref(), Some("005"));
-        assert_eq!(hold(&fleet, "b", "13:00:00").await, None, "what is confirmed does not run out");
-        assert!(!shown(&fleet, None, "13:00").await.iter().any(|(id, _)| id == "005"));
+        assert!(confirm(&fleet, "a", "005").await);
+        assert_eq!(hold(&fleet, "a", "12:09:59").await.as_deref(), Some("005"));
+        assert_eq!(hold(&fleet, "b", "12:09:59").await, None);
+        assert!(!shown(&fleet, None, "12:09:59").await.iter().any(|(id, _)| id == "005"));
+    }
+
+    #[tokio::test]
+    async fn r2_15_a_bond_that_nobody_renews_ends() {
+        let (fleet, _folder) = fleet();
+        assert!(hold(&fleet, "a", "12:00:00").await.is_some());
+        assert!(confirm(&fleet, "a", "005").await);
+        fleet.renew(vec!["a".into(), "unknown".into()], at("12:09:00")).await.unwrap();
+        assert_eq!(hold(&fleet, "b", "12:18:59").await, None);
+        assert!(hold(&fleet, "b", "12:19:00").await.is_some());
+        fleet.renew(vec!["a".into()], at("12:19:00")).await.unwrap();
+        fleet.release("a".into(), None, at("12:19:00")).await.unwrap(); // No longer its own.
+        assert_eq!(hold(&fleet, "c", "12:19:01").await, None);
+    }
+
+    /// A hold of November must not outlast a clock that shows January again.
+    #[tokio::test]
+    async fn a_clock_that_was_set_back_holds_nobody_for_long() {
+        let (fleet, _folder) = fleet();
+        assert!(hold(&fleet, "a", "18:00:00").await.is_some());
+        assert!(shown(&fleet, None, "12:00").await.iter().any(|(id, _)| id == "005"));
+        assert!(hold(&fleet, "b", "12:00:00").await.is_some());
+        assert_eq!(
+            hold(&fleet, "c", "11:59:30").await,
+            None,
+            "a clock that is corrected is none that was set"
+        );
     }
 
     #[tokio::test]
@@ -322,17 +383,17 @@ mod tests {
         assert_eq!(hold(&fleet, "b", "12:00:29").await, None);
         assert!(shown(&fleet, None, "12:00:30").await.iter().any(|(id, _)| id == "005"));
         assert!(hold(&fleet, "b", "12:00:30").await.is_some());
-        assert!(!fleet.confirm("a".into(), "005".into()).await.unwrap(), "another has it");
-        assert!(fleet.confirm("b".into(), "005".into()).await.unwrap());
+        assert!(!confirm(&fleet, "a", "005").await, "another has it");
+        assert!(confirm(&fleet, "b", "005").await);
     }
 
     #[tokio::test]
     async fn a_hold_that_ran_out_is_confirmed_if_nobody_took_the_driver() {
         let (fleet, _folder) = fleet();
-        assert!(hold(&fleet, "a", "12:00:00").await.is_some());
-        assert!(fleet.confirm("a".into(), "005".into()).await.unwrap());
-        assert_eq!(hold(&fleet, "b", "12:10:00").await, None);
-        assert!(!fleet.confirm("a".into(), "004".into()).await.unwrap(), "it is another driver's");
+        assert!(hold(&fleet, "a", "11:59:00").await.is_some());
+        assert!(confirm(&fleet, "a", "005").await);
+        assert_eq!(hold(&fleet, "b", "12:09:00").await, None);
+        assert!(!confirm(&fleet, "a", "004").await, "it is another driver's");
     }
 
     #[tokio::test]
@@ -353,7 +414,7 @@ mod tests {
         fleet.release("a".into(), None, at("12:00")).await.unwrap();
         let late = fleet.hold("a".into(), RideType::Suv, bandra(), at("12:00")).await.unwrap();
         assert_eq!(late, Hold::Over);
-        assert!(!fleet.confirm("a".into(), "005".into()).await.unwrap());
+        assert!(!confirm(&fleet, "a", "005").await);
         assert!(hold(&fleet, "b", "12:00:00").await.is_some());
     }
 

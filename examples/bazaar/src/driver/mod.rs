@@ -8,6 +8,7 @@
 //! - `PUT /assignments/{ride_id}` with `{"ride_type": …, "pickup": {…}}` holds a driver within 5 km for
 //!   that ride: 200, or 409 `no_driver`, or 409 `ride_over` if it was released before.
 //! - `POST /assignments/{ride_id}/confirm` with `{"driver_id": …}` makes that last: 204, or 409 `hold_lost`.
+//! - `POST /assignments/renew` with `{"rides": […]}` makes what is confirmed last longer: 204.
 //! - `POST /assignments/{ride_id}/release` with `{}`, or `{"at": {…}}` where the driver is now: 204.
 //!
 //! Each of them may be said again with the same result. What they mean: [`fleet`].
@@ -18,8 +19,9 @@
 
 use axum::{
     Json, Router,
-    extract::{Path, State},
-    http::StatusCode,
+    extract::State,
+    http::{StatusCode, header::CACHE_CONTROL},
+    response::{IntoResponse, Response},
     routing::{get, post, put},
 };
 use serde::{Deserialize, Serialize};
@@ -27,7 +29,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     driver::fleet::{Driver, Fleet, Hold},
     kernel::{
-        ask::{self, Asked, Body, Coordinates},
+        ask::{self, Asked, Body, Coordinates, Part},
         clock::Clock,
         problem::Problem,
         store::Store,
@@ -47,6 +49,7 @@ struct Drivers {
 pub fn app(clock: Clock, store: Store) -> Router {
     let routes = Router::new()
         .route("/api/drivers/nearby", get(near))
+        .route("/assignments/renew", post(renew))
         .route("/assignments/{ride_id}", put(hold))
         .route("/assignments/{ride_id}/confirm", post(confirm))
         .route("/assignments/{ride_id}/release", post(release));
@@ -82,7 +85,7 @@ struct Shown {
 async fn near(
     State(drivers): State<Drivers>,
     Asked(Around { lat, lng, ride_type }): Asked<Around>,
-) -> Result<Json<Near>, Problem> {
+) -> Result<Response, Problem> {
     let ride_type = ride_type.as_deref().map(ask::ride_type).transpose()?;
     let place = ask::place("here", Coordinates { lat, lng })?;
     let near = drivers.fleet.shown(place, ride_type, drivers.clock.now()).await?;
@@ -95,7 +98,7 @@ async fn near(
         eta_minutes: nearby::eta_minutes(km),
         rating: f64::from(rating) / 10.0,
     });
-    Ok(Json(Near { drivers: drivers.collect() }))
+    Ok(([(CACHE_CONTROL, "no-store")], Json(Near { drivers: drivers.collect() })).into_response())
 }
 
 /// What the booking service wants.
@@ -125,7 +128,7 @@ pub struct Bound {
 
 async fn hold(
     State(drivers): State<Drivers>,
-    Path(ride_id): Path<String>,
+    Part(ride_id): Part,
     Body(Wanted { ride_type, pickup }): Body<Wanted>,
 ) -> Result<Json<Bound>, Problem> {
     let pickup = ask::place("pickup", pickup)?;
@@ -152,13 +155,38 @@ pub struct Confirmed {
 
 async fn confirm(
     State(drivers): State<Drivers>,
-    Path(ride_id): Path<String>,
+    Part(ride_id): Part,
     Body(Confirmed { driver_id }): Body<Confirmed>,
 ) -> Result<StatusCode, Problem> {
-    if drivers.fleet.confirm(ride_id, driver_id).await? {
+    if drivers.fleet.confirm(ride_id, driver_id, drivers.clock.now()).await? {
         return Ok(StatusCode::NO_CONTENT);
     }
     Err(conflict("hold_lost", "the hold has run out, and the driver drives somebody else"))
+}
+
+/// The rides that are under way.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UnderWay {
+    /// Their ids; at most [`RENEWED`].
+    pub rides: Vec<String>,
+}
+
+/// How many rides are renewed at a time: what fits into a body.
+pub const RENEWED: usize = 256;
+
+async fn renew(
+    State(drivers): State<Drivers>,
+    Body(UnderWay { rides }): Body<UnderWay>,
+) -> Result<StatusCode, Problem> {
+    if rides.len() > RENEWED {
+        return Err(ask::unprocessable(
+            "too_many_rides",
+            format!("at most {RENEWED} rides are renewed at a time"),
+        ));
+    }
+    drivers.fleet.renew(rides, drivers.clock.now()).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// What the booking service knows of the driver who is free again.
@@ -171,7 +199,7 @@ pub struct Released {
 
 async fn release(
     State(drivers): State<Drivers>,
-    Path(ride_id): Path<String>,
+    Part(ride_id): Part,
     Body(Released { at }): Body<Released>,
 ) -> Result<StatusCode, Problem> {
     let at = at.map(|at| ask::place("at", at)).transpose()?;

@@ -1,19 +1,25 @@
 //! What is asked of a service: JSON bodies, queries, and who asks.
 //!
 //! # Errors
-//! Each is a [`Problem`]: 400 for what is no JSON, 401 without an identity, 413 beyond [`BODY_LIMIT`],
+//! Each is a [`Problem`]: 400 for what is no JSON, 401 without an identity, 408 for a body that takes longer
+//! than [`BODY_PATIENCE`], 413 beyond [`BODY_LIMIT`],
 //! 422 for JSON or a query that asks for what there is not (a missing or unknown member, a wrong type),
 //! 404 and 405 for what is not served.
+
+use std::time::Duration;
 
 use axum::{
     Router,
     body::Bytes,
-    extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Query, Request, rejection::BytesRejection},
+    extract::{
+        DefaultBodyLimit, FromRequest, FromRequestParts, Path, Query, Request, rejection::BytesRejection,
+    },
     http::{HeaderMap, Method, StatusCode, Uri, request::Parts},
     routing::get,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::json;
+use tokio::time::timeout;
 
 use super::{problem::Problem, store::Store};
 use crate::rules::{
@@ -23,6 +29,9 @@ use crate::rules::{
 
 /// The longest body that is read, in bytes.
 pub const BODY_LIMIT: usize = 16 * 1024;
+
+/// How long a body may take to arrive.
+pub const BODY_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The longest name of a caller and the longest key, in bytes.
 pub const NAME_LIMIT: usize = 256;
@@ -55,7 +64,11 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        let body = Bytes::from_request(request, state).await.map_err(|rejection| unread(&rejection))?;
+        let body = timeout(BODY_PATIENCE, Bytes::from_request(request, state)).await.map_err(|_| {
+            let detail = format!("the body was not there within {} s", BODY_PATIENCE.as_secs());
+            Problem::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", detail)
+        })?;
+        let body = body.map_err(|rejection| unread(&rejection))?;
         serde_json::from_slice(&body).map(Self).map_err(|error| {
             if error.is_data() {
                 let detail = format!("this JSON is not what is asked for here: {error}");
@@ -94,6 +107,25 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Asked<T> {
     }
 }
 
+/// The one part of a path that is not fixed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part(pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Part {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let part = Path::from_request_parts(parts, state).await;
+        part.map(|Path(part)| Self(part)).map_err(|rejection| {
+            Problem::new(
+                StatusCode::BAD_REQUEST,
+                "unexpected_path",
+                format!("this path cannot be read: {rejection}"),
+            )
+        })
+    }
+}
+
 /// Who asks: what the gateway has verified and says in `x-user-id`. It takes away what clients send under
 /// that name; a service must not be reachable past it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,7 +137,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
         let caller = word(&parts.headers, "x-user-id").ok_or_else(|| {
             let detail = "nobody has said who asks: this is answered only behind the gateway, with a token";
-            Problem::new(StatusCode::UNAUTHORIZED, "not_identified", detail)
+            Problem::new(StatusCode::UNAUTHORIZED, "not_identified", detail).www_authenticate("Bearer")
         });
         caller.map(|name| Self(name.to_owned()))
     }

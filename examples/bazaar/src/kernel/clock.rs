@@ -9,6 +9,10 @@ use tokio::time::Instant; // Never `std::time::Instant`: tests pause this clock.
 
 use crate::rules::moment::Moment;
 
+/// How far a clock may go back without what was promised before being taken to be over. What ends later than
+/// a promise can, and this, was promised by a clock that showed another time: it would hold for ever.
+pub const SLACK: Duration = Duration::from_mins(1);
+
 /// Tells the time.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {

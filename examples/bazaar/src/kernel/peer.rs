@@ -16,7 +16,7 @@ use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::{TokioExecutor, TokioTimer},
 };
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::time::timeout;
 
 use super::{console::complain, problem::Problem};
@@ -138,6 +138,17 @@ pub struct Answer {
     pub status: StatusCode,
     /// All of the body.
     pub body: Bytes,
+}
+
+impl Answer {
+    /// The `reason` of a problem; empty if it is none.
+    pub fn reason(&self) -> &str {
+        #[derive(Deserialize)]
+        struct Reason<'a> {
+            reason: &'a str,
+        }
+        serde_json::from_slice::<Reason<'_>>(&self.body).map_or("", |it| it.reason)
+    }
 }
 
 /// A service that gives no answer, or none that we understand.

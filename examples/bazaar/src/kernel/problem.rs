@@ -5,8 +5,8 @@ use std::{borrow::Cow, fmt};
 use axum::{
     Json,
     http::{
-        HeaderValue, StatusCode,
-        header::{CONTENT_TYPE, RETRY_AFTER},
+        HeaderName, HeaderValue, StatusCode,
+        header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
     },
     response::{IntoResponse, Response},
 };
@@ -22,13 +22,13 @@ pub struct Problem {
     reason: &'static str,
     detail: Cow<'static, str>,
     more: Map<String, Value>,
-    retry_after: Option<u32>,
+    headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Problem {
     /// A status, a word for programs, and a sentence for people.
     pub fn new(status: StatusCode, reason: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { status, reason, detail: detail.into(), more: Map::new(), retry_after: None }
+        Self { status, reason, detail: detail.into(), more: Map::new(), headers: Vec::new() }
     }
 
     /// Adds a member of its own.
@@ -41,7 +41,14 @@ impl Problem {
     /// Says after how many seconds it may be asked again (RFC 9110, section 10.2.3).
     #[must_use]
     pub fn retry_after(mut self, seconds: u32) -> Self {
-        self.retry_after = Some(seconds);
+        self.headers.push((RETRY_AFTER, seconds.into()));
+        self
+    }
+
+    /// Says how to say who one is (RFC 9110, section 11.6.1).
+    #[must_use]
+    pub fn www_authenticate(mut self, challenge: &'static str) -> Self {
+        self.headers.push((WWW_AUTHENTICATE, HeaderValue::from_static(challenge)));
         self
     }
 }
@@ -52,12 +59,13 @@ impl fmt::Display for Problem {
     }
 }
 
-/// 500: what is wrong inside is for our log, and not for clients.
+/// 503: what is wrong inside is for our log, and not for clients.
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         complain(&error);
-        let detail = "the records of this service cannot be read or written now; ask again later";
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "store_failed", detail)
+        let detail =
+            "the records of this service cannot be read or written now; the same request may be sent again";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "store_failed", detail).retry_after(1)
     }
 }
 
@@ -75,15 +83,13 @@ struct Body {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let Self { status, reason, detail, more, retry_after } = self;
+        let Self { status, reason, detail, more, headers } = self;
         let title = status.canonical_reason().unwrap_or("Error");
         let body = Body { r#type: "about:blank", title, status: status.as_u16(), reason, detail, more };
         let content_type = HeaderValue::from_static("application/problem+json");
         let mut response = (status, Json(body)).into_response();
         response.headers_mut().insert(CONTENT_TYPE, content_type);
-        if let Some(seconds) = retry_after {
-            response.headers_mut().insert(RETRY_AFTER, seconds.into());
-        }
+        response.headers_mut().extend(headers);
         response
     }
 }

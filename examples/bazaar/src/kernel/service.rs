@@ -4,31 +4,45 @@
 //! On `SIGTERM` and on Ctrl-C a service takes no new connection, finishes what is in flight within
 //! [`DRAIN`], cuts off the rest, and ends with code 0.
 //!
+//! # Bounds
+//! At most [`CONNECTIONS`] at a time; further ones wait to be accepted. A request's head has to be there
+//! within [`HEAD_PATIENCE`], in which an idle connection is closed, too; that is longer than the gateway
+//! keeps one. Bodies: [`ask`](super::ask).
+//!
+//! # Files
+//! Whoever runs on a data folder holds a shared lock on its file `lock`, so that nobody takes the databases away.
+//!
 //! # Orphans
 //! [`stop_with_stdin`] ends a process when its standard input closes. `bazaar up` holds the other end,
 //! so its children end with it even when it is killed hard and can send no signal.
 
 use std::{
-    fs::DirBuilder,
+    fs::{DirBuilder, File, OpenOptions, TryLockError},
     io::{self, Read as _},
     net::SocketAddr,
-    os::unix::fs::DirBuilderExt as _,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
-    pin::pin,
     process::ExitCode,
+    sync::Arc,
     thread,
     time::Duration,
 };
 
-use axum::{Router, serve::ListenerExt as _};
+use axum::Router;
 use clap::Args;
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::graceful::GracefulShutdown,
+    service::TowerToHyperService,
+};
 use rustix::process::{Signal, getpid, kill_process};
 use tokio::{
     net::TcpListener,
     runtime::Builder,
     signal::unix::{self, SignalKind},
-    sync::oneshot,
-    time::timeout,
+    sync::Semaphore,
+    time::{sleep, timeout},
 };
 
 use super::{
@@ -41,6 +55,15 @@ use crate::rules::moment::Moment;
 
 /// How long a service finishes what is in flight.
 pub const DRAIN: Duration = Duration::from_secs(5);
+
+/// How many connections are served at a time.
+pub const CONNECTIONS: usize = 1024;
+
+/// How long a connection may be without the whole head of a request.
+pub const HEAD_PATIENCE: Duration = Duration::from_secs(75);
+
+/// How long accepting pauses when the system gives no more sockets.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// How long a process lives on that lost its standard input and heeds no `SIGTERM`.
 const LAST_RESORT: Duration = Duration::from_secs(10);
@@ -130,27 +153,75 @@ async fn serve(
     let io = |error: io::Error| error.to_string();
     let mut stop = Stop::watch().map_err(io)?; // Before anybody can know that we run.
     let clock = args.now.map_or_else(Clock::real, Clock::fixed_start);
-    let app = app(clock, &args.data.folder()?).await?;
+    let data = args.data.folder()?;
+    let _in_use = lock(&data)?;
+    let app = TowerToHyperService::new(app(clock, &data).await?);
     let listener = TcpListener::bind(args.listen).await.map_err(io)?;
     let at = listener.local_addr().map_err(io)?;
     say(format_args!("{name} listens on http://{at}, and it is {}", clock.now()));
 
-    let (drain, draining) = oneshot::channel::<()>();
-    // Without this, the second small write of an answer waits for the client's delayed acknowledgement.
-    let listener = listener.tap_io(|stream| _ = stream.set_nodelay(true));
-    let server = axum::serve(listener, app).with_graceful_shutdown(async { _ = draining.await });
-    let mut server = pin!(server.into_future());
-    let signal = tokio::select! {
-        ended = &mut server => return ended.map_err(io),
-        signal = stop.signal() => signal,
+    let mut server = http1::Builder::new();
+    server.timer(TokioTimer::new()).header_read_timeout(HEAD_PATIENCE);
+    let (places, under_way) = (Arc::new(Semaphore::new(CONNECTIONS)), GracefulShutdown::new());
+    let signal = loop {
+        let accepting = async {
+            let place = Arc::clone(&places).acquire_owned().await;
+            (place, listener.accept().await)
+        };
+        let (place, accepted) = tokio::select! {
+            accepted = accepting => accepted,
+            signal = stop.signal() => break signal,
+        };
+        let Ok((stream, _)) = accepted else {
+            sleep(PAUSE).await;
+            continue;
+        };
+        // Without this, the second small write of an answer waits for the client's delayed acknowledgement.
+        _ = stream.set_nodelay(true);
+        let connection = under_way.watch(server.serve_connection(TokioIo::new(stream), app.clone()));
+        tokio::spawn(async move {
+            _ = connection.await; // What a client does wrong is its own affair.
+            drop(place);
+        });
     };
 
     say(format_args!("{name} stops on {signal}"));
-    drop(drain);
-    if timeout(DRAIN, server).await.is_err() {
+    drop(listener);
+    if timeout(DRAIN, under_way.shutdown()).await.is_err() {
         say(format_args!("{name} cuts off what is not finished after {} s", DRAIN.as_secs()));
     }
     Ok(())
+}
+
+/// Says that the folder is in use, as long as the file is open; waits while somebody clears it out.
+pub fn lock(data: &Path) -> Result<File, String> {
+    let file = lock_file(data)?;
+    file.lock_shared().map_err(|error| format!("the folder {} cannot be locked: {error}", data.display()))?;
+    Ok(file)
+}
+
+/// The folder for oneself, as long as the file is open.
+///
+/// # Errors
+/// If anybody uses it, says so.
+pub fn lock_alone(data: &Path) -> Result<File, String> {
+    let file = lock_file(data)?;
+    file.try_lock().map_err(|error| match error {
+        TryLockError::WouldBlock => {
+            format!(
+                "the folder {} is in use: stop whatever runs on it, or say another with --data",
+                data.display()
+            )
+        }
+        TryLockError::Error(error) => format!("the folder {} cannot be locked: {error}", data.display()),
+    })?;
+    Ok(file)
+}
+
+fn lock_file(data: &Path) -> Result<File, String> {
+    let file = data.join("lock");
+    let opened = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&file);
+    opened.map_err(|error| format!("{} cannot be opened: {error}", file.display()))
 }
 
 /// The two signals that mean "stop".

@@ -9,13 +9,25 @@
 //! # Durability
 //! `synchronous=FULL`: what was committed survives a crash of the process and of the machine.
 //!
+//! # Secrecy
+//! The file is its owner's alone, and so are those that SQLite lays beside it: it gives them the same mode.
+//!
 //! # Cancellation
 //! Work whose caller has gone before it began is not begun; work that has begun is done to its end.
 //!
 //! # Bounds
 //! [`WAITING`] pieces of work wait for each connection; further callers wait outside, in order.
 
-use std::{error::Error, fmt, path::Path, thread, time::Duration};
+use std::{
+    error::Error,
+    fmt,
+    fs::{OpenOptions, Permissions},
+    io,
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    path::Path,
+    thread,
+    time::Duration,
+};
 
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
@@ -43,6 +55,7 @@ impl Store {
     /// If the file cannot be opened or changed, or was made by a newer program.
     pub fn open(file: &Path, migrations: Migrations) -> Result<Self, StoreError> {
         let failed = |error| StoreError::Open { file: file.display().to_string(), error };
+        own(file).map_err(|error| StoreError::Mode { file: file.display().to_string(), error })?;
         let mut writer = Connection::open(file).map_err(failed)?;
         prepare(&writer).map_err(failed)?;
         migrate(&mut writer, file, migrations)?;
@@ -74,12 +87,18 @@ impl Store {
         self.reader.run(|connection| work(connection)).await
     }
 
-    /// Whether both connections answer.
+    /// Whether both connections answer; takes no lock of the file.
     pub async fn check(&self) -> Result<(), StoreError> {
-        let select = |connection: &Connection| connection.query_row("SELECT 1", (), |_| Ok(()));
-        self.read(select).await?;
-        self.write(move |transaction| select(transaction)).await
+        let select = |connection: &mut Connection| connection.query_row("SELECT 1", (), |_| Ok(()));
+        self.reader.run(select).await?;
+        self.writer.run(select).await
     }
+}
+
+/// Makes the file, if it is not there, and nobody else's business.
+fn own(file: &Path) -> io::Result<()> {
+    let made = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(file)?;
+    made.set_permissions(Permissions::from_mode(0o600))
 }
 
 fn prepare(connection: &Connection) -> rusqlite::Result<()> {
@@ -154,6 +173,13 @@ pub enum StoreError {
         /// What SQLite says.
         error: rusqlite::Error,
     },
+    /// The file cannot be made, or not be kept from others.
+    Mode {
+        /// Which.
+        file: String,
+        /// What the system says.
+        error: io::Error,
+    },
     /// A newer program has changed the tables.
     Newer {
         /// Which file.
@@ -173,6 +199,9 @@ impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Open { file, error } => write!(f, "{file} cannot be opened: {error}"),
+            Self::Mode { file, error } => {
+                write!(f, "{file} cannot be made readable for its owner only: {error}")
+            }
             Self::Newer { file, done, known } => write!(
                 f,
                 "{file} was made by a newer program (it has seen {done} migrations, and this program \
@@ -188,6 +217,7 @@ impl Error for StoreError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Open { error, .. } | Self::Failed(error) => Some(error),
+            Self::Mode { error, .. } => Some(error),
             Self::Newer { .. } | Self::Gone => None,
         }
     }
@@ -220,6 +250,23 @@ mod tests {
         second.write(insert).await.unwrap();
         assert_eq!(first.read(count).await.unwrap(), 3);
         first.check().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_files_are_their_owners_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("t.db");
+        std::fs::write(&file, "").unwrap();
+        std::fs::set_permissions(&file, Permissions::from_mode(0o644)).unwrap();
+        let store = Store::open(&file, ONE).unwrap();
+        store.write(insert).await.unwrap();
+        let modes = std::fs::read_dir(&folder).unwrap().map(|entry| {
+            let entry = entry.unwrap();
+            (entry.file_name().into_string().unwrap(), entry.metadata().unwrap().permissions().mode() & 0o777)
+        });
+        let mut modes = modes.collect::<Vec<_>>();
+        modes.sort();
+        assert_eq!(modes, ["t.db", "t.db-shm", "t.db-wal"].map(|name| (name.to_owned(), 0o600)));
     }
 
     #[tokio::test]

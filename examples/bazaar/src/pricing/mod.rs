@@ -19,7 +19,7 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
-    extract::{Path, State},
+    extract::State,
     http::StatusCode,
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -29,8 +29,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     kernel::{
-        ask::{self, Body, Coordinates},
-        clock::Clock,
+        ask::{self, Body, Coordinates, Part},
+        clock::{Clock, SLACK},
         id,
         problem::Problem,
         store::{Migrations, Store},
@@ -168,16 +168,15 @@ pub struct Promised {
     pub minutes: u32,
 }
 
-async fn promised(
-    State(pricing): State<Pricing>,
-    Path(quote_id): Path<String>,
-) -> Result<Json<Promised>, Problem> {
+async fn promised(State(pricing): State<Pricing>, Part(quote_id): Part) -> Result<Json<Promised>, Problem> {
     let Some(sealed) = pricing.seal.open(&quote_id) else {
         let detail = "this quote was never given; ask for one: POST /api/rides/estimate";
         return Err(Problem::new(StatusCode::NOT_FOUND, "unknown_quote", detail));
     };
     let Sealed { ride_type, trip, fare, minutes, expires_at, .. } = sealed;
-    if pricing.clock.now() >= expires_at {
+    let now = pricing.clock.now();
+    let was_another_clock = expires_at > now.after(QUOTE_VALID + SLACK);
+    if now >= expires_at || was_another_clock {
         let detail =
             format!("the quote held until {expires_at}; ask for a new one: POST /api/rides/estimate");
         return Err(Problem::new(StatusCode::GONE, "quote_expired", detail));

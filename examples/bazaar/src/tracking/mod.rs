@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use axum::{
     Json, Router,
-    extract::{Path, State as With},
+    extract::State as With,
     http::{StatusCode, header::CACHE_CONTROL},
     response::{IntoResponse, Response},
     routing::{get, put},
@@ -27,8 +27,9 @@ use serde::{Deserialize, Serialize};
 use crate::{
     driver::Bound,
     kernel::{
-        ask::{self, Body, Caller, Coordinates},
+        ask::{self, Body, Caller, Coordinates, Part},
         clock::Clock,
+        console::complain,
         problem::Problem,
         store::{Migrations, Store},
     },
@@ -97,7 +98,7 @@ impl Seen {
 
 async fn hear(
     With(tracking): With<Tracking>,
-    Path(ride_id): Path<String>,
+    Part(ride_id): Part,
     Body(seen): Body<Seen>,
 ) -> Result<StatusCode, Problem> {
     let forgotten = tracking.clock.now().before(REMEMBERED).unix();
@@ -131,14 +132,21 @@ struct Track {
 async fn track(
     With(tracking): With<Tracking>,
     Caller(rider): Caller,
-    Path(ride_id): Path<String>,
+    Part(ride_id): Part,
 ) -> Result<Response, Problem> {
     let id = ride_id.clone();
     let text = tracking.store.read(move |connection| {
         let known = "SELECT seen FROM rides WHERE ride_id = ?1";
         connection.query_row(known, [id], |row| row.get::<_, String>(0)).optional()
     });
-    let seen = text.await?.and_then(|text| serde_json::from_str::<Seen>(&text).ok());
+    let seen = text.await?.map(|text| serde_json::from_str::<Seen>(&text)).transpose().map_err(|error| {
+        complain(format_args!("what is kept of the ride {ride_id} cannot be read: {error}"));
+        Problem::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "not_readable",
+            "what is kept of this ride cannot be read",
+        )
+    })?;
     let Some(seen) = seen.filter(|seen| seen.rider == rider) else {
         return Err(Problem::new(
             StatusCode::NOT_FOUND,

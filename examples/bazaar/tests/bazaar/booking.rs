@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use crate::{
     http::{get, post},
+    middleman::{Then, When},
     world::{NOON, World, booking, trip},
 };
 
@@ -104,6 +105,33 @@ fn the_same_key_is_the_same_ride_and_belongs_to_its_rider() {
     assert_eq!(world.count("booking", "SELECT count(*) FROM ledger WHERE entry = 'charge'"), 2);
 }
 
+/// A minute after the first attempt, who has asked all the time is still looked after.
+#[test]
+fn who_keeps_asking_is_not_given_up() {
+    let mut world = World::new();
+    let quote_id = world.quote("mini").said("quote_id");
+    world.driver.kill();
+    let ask = booking("asha", "key", &quote_id);
+    for now in ["12:00:00", "12:00:40", "12:01:20", "12:02:00"] {
+        world.restart_booking(&format!("2026-01-15T{now}+05:30"));
+        ask.send(world.booking.at).problem(503, "service_unavailable");
+    }
+    world.restart_driver("2026-01-15T12:02:00+05:30");
+    ask.send(world.booking.at).expect(201);
+}
+
+/// What is no answer of the driver service is no "there is nobody".
+#[test]
+fn a_conflict_that_nobody_knows_ends_no_ride() {
+    let world = World::new();
+    let strange = "HTTP/1.1 409 Conflict\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}";
+    let quote_id = world.quote("mini").said("quote_id");
+    world.to_driver.once(When::Before, "PUT /assignments/", move || Then::Answer(strange));
+    let ask = booking("asha", "key", &quote_id);
+    ask.send(world.booking.at).problem(503, "service_unavailable");
+    ask.send(world.booking.at).expect(201);
+}
+
 #[test]
 fn booking_says_what_is_wrong() {
     let world = World::new();
@@ -131,6 +159,7 @@ fn booking_says_what_is_wrong() {
     wish(&json!({"quote_id": forged})).problem(422, "unknown_quote");
     assert_eq!(world.count("booking", "SELECT count(*) FROM rides"), 0);
     get("/readyz").send(at).expect(200);
+    get("/api/rides/%ff").by("asha").send(at).problem(400, "unexpected_path");
     get("/api/rides/book/now").send(at).problem(404, "not_found");
 }
 

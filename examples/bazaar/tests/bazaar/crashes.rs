@@ -6,7 +6,7 @@ use rustix::process::Signal;
 
 use crate::{
     middleman::{Middleman, Then, When},
-    process::{eventually, kill},
+    process::kill,
     world::{NOON, World, booking},
 };
 
@@ -22,6 +22,9 @@ const STEPS: [(&str, When, &str); 8] = [
     ("tracking", When::After, "PUT /rides/"),
 ];
 
+/// Steps from this one on come after the driver service has confirmed.
+const CONFIRMED: usize = 5;
+
 /// Steps from this one on come after the ride was written down as assigned.
 const ASSIGNED: usize = 6;
 
@@ -34,8 +37,13 @@ fn middleman<'a>(world: &'a World, to: &str) -> &'a Middleman {
 }
 
 /// A booking during which the service is killed at that step; the quote that it was about.
-fn crash(world: &mut World, (to, when, line): (&str, When, &'static str)) -> String {
+fn crash(world: &mut World, step: (&str, When, &'static str)) -> String {
     let quote_id = world.quote("suv").said("quote_id");
+    crash_at(world, step, &quote_id);
+    quote_id
+}
+
+fn crash_at(world: &mut World, (to, when, line): (&str, When, &'static str), quote_id: &str) {
     let pid = world.booking.process.child.id();
     let died = Arc::new(Mutex::new(false));
     let dies = Arc::clone(&died);
@@ -44,11 +52,10 @@ fn crash(world: &mut World, (to, when, line): (&str, When, &'static str)) -> Str
         kill(pid, Signal::KILL);
         Then::Drop
     });
-    let answer = booking("asha", "key", &quote_id).attempt(world.booking.at);
+    let answer = booking("asha", "key", quote_id).attempt(world.booking.at);
     assert!(answer.is_err(), "who is dead confirms nothing: {answer:?}");
     assert!(*died.lock().unwrap(), "{to} {when:?} {line}");
     world.booking.process.end();
-    quote_id
 }
 
 #[test]
@@ -69,9 +76,9 @@ fn r2_15_killed_at_each_step_the_same_key_gives_the_same_ride() {
         world.restart_booking(NOON);
         let ride_id = booked.said("ride_id");
         assert_eq!(world.ride("asha", &ride_id).expect(200).said("state"), "assigned");
-        eventually("tracking hears of it", || (world.track("asha", &ride_id).status == 200).then_some(()));
+        world.await_track("asha", &ride_id);
         world.cancel("asha", &ride_id).expect(200);
-        eventually("the driver is free", || world.is_free("005").then_some(()));
+        world.await_free("005");
     }
 }
 
@@ -88,7 +95,7 @@ fn r2_15_killed_at_each_step_and_never_asked_again_no_driver_is_left_busy() {
             let booked = booking("asha", "key", &quote_id).send(world.booking.at).expect(201);
             world.cancel("asha", &booked.said("ride_id")).expect(200);
         }
-        eventually("the driver is free", || world.is_free("005").then_some(()));
+        world.await_free("005");
         let charged = "SELECT count(*) FROM ledger WHERE entry = 'charge'";
         assert_eq!(world.count("booking", charged), u32::from(is_assigned), "{step:?}");
         if (2..ASSIGNED).contains(&number) {
@@ -100,15 +107,50 @@ fn r2_15_killed_at_each_step_and_never_asked_again_no_driver_is_left_busy() {
     }
 }
 
-/// A hold that nobody confirms runs out, though the booking service never comes back.
+/// A hold that nobody confirms runs out, and so does a bond that nobody renews, though the booking
+/// service never comes back.
 #[test]
-fn r2_15_booking_dead_for_good_leaves_no_driver_held() {
-    for step in &STEPS[2..5] {
+fn r2_15_booking_dead_for_good_leaves_no_driver_busy() {
+    for (number, step) in STEPS.into_iter().enumerate().skip(2) {
         let mut world = World::new();
-        crash(&mut world, *step);
-        world.restart_driver("2026-01-15T12:00:31+05:30");
+        crash(&mut world, step);
+        let is_confirmed = number >= CONFIRMED;
+        let (before, after) = if is_confirmed { ("12:09:30", "12:10:30") } else { ("12:00:20", "12:00:40") };
+        world.restart_driver(&format!("2026-01-15T{before}+05:30"));
+        assert_eq!(world.is_free("005"), number == 2, "only before the first is nobody held: {step:?}");
+        world.restart_driver(&format!("2026-01-15T{after}+05:30"));
         assert!(world.is_free("005"), "{step:?}");
     }
+}
+
+/// Booking was away for longer than bonds last; the driver is still driving asha, and nobody else.
+#[test]
+fn r2_15_booking_renews_what_is_under_way_before_it_binds_anybody() {
+    let mut world = World::new();
+    let ride_id = world.book("asha", "1", "suv").expect(201).said("ride_id");
+    world.booking.kill();
+    let later = "2026-01-15T12:30:00+05:30";
+    world.restart_driver(later);
+    world.restart_pricing(later);
+    assert!(world.is_free("005"));
+    world.restart_booking(later);
+    assert!(!world.is_free("005"));
+    world.book("bela", "1", "suv").problem(409, "no_driver");
+    assert_eq!(world.ride("asha", &ride_id).expect(200).said("state"), "assigned");
+}
+
+#[test]
+fn r2_15_a_clock_that_was_set_back_leaves_nobody_waiting() {
+    let mut world = World::new();
+    let quote_id = crash(&mut world, STEPS[4]); // Held, and not confirmed.
+    let months_before = "2025-10-15T12:00:00+05:30";
+    world.restart_driver(months_before);
+    world.restart_pricing(months_before);
+    world.restart_booking(months_before);
+    world.await_free("005");
+    booking("asha", "key", &quote_id).send(world.booking.at).problem(409, "no_driver");
+    booking("asha", "another", &quote_id).send(world.booking.at).problem(409, "quote_expired");
+    world.book("bela", "1", "suv").expect(201);
 }
 
 #[test]
@@ -122,7 +164,33 @@ fn r2_15_a_hold_that_was_lost_in_the_meantime_finds_another_driver_or_none() {
     assert_eq!(world.ride("bela", &bela.said("ride_id")).expect(200).said("state"), "assigned");
     assert_ne!(late.said("ride_id"), bela.said("ride_id"));
     world.cancel("bela", &bela.said("ride_id")).expect(200);
-    assert!(world.is_free("005"));
+    world.await_free("005");
+}
+
+#[test]
+fn r2_15_a_hold_that_was_lost_in_the_meantime_finds_another_driver() {
+    let mut world = World::new();
+    // Two drivers of minis stand in Bandra, once 001 has driven somebody there.
+    let there = world.book("meera", "1", "mini").expect(201).said("ride_id");
+    for state in ["arriving", "on_trip", "completed"] {
+        world.progress("001", &there, state).expect(200);
+    }
+    world.await_free("001");
+    let mut trip = crate::world::trip("suv"); // From Bandra.
+    trip["ride_type"] = "mini".into();
+    let quotes = [(), ()].map(|()| {
+        let quote = crate::http::post("/api/rides/estimate", &trip).send(world.pricing.at);
+        quote.expect(200).said("quote_id")
+    });
+    crash_at(&mut world, STEPS[4], &quotes[0]);
+    let later = "2026-01-15T12:00:31+05:30";
+    world.restart_driver(later);
+    world.restart_booking(later);
+    let bela = booking("bela", "key", &quotes[1]).send(world.booking.at).expect(201);
+    let asha = booking("asha", "key", &quotes[0]).send(world.booking.at).expect(201);
+    let drivers = [&bela, &asha].map(|it| it.body["driver"]["driver_id"].to_string());
+    assert_ne!(drivers[0], drivers[1]);
+    assert_eq!(world.count("booking", "SELECT count(*) FROM ledger WHERE entry = 'charge'"), 3);
 }
 
 #[test]
@@ -139,7 +207,7 @@ fn r2_15_a_cancellation_whose_news_were_lost_frees_the_driver_after_a_restart() 
     assert!(lost.is_err());
     assert!(!world.is_free("005"));
     world.restart_booking(NOON);
-    eventually("the driver is free", || world.is_free("005").then_some(()));
+    world.await_free("005");
     world.cancel("asha", &ride_id).expect(200);
     assert_eq!(world.count("booking", "SELECT count(*) FROM ledger WHERE entry = 'refund'"), 1);
 }

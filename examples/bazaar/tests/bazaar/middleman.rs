@@ -25,6 +25,8 @@ pub(crate) enum Then {
     GoOn,
     /// It does not.
     Drop,
+    /// This is answered instead.
+    Answer(&'static str),
 }
 
 struct Trap {
@@ -115,17 +117,20 @@ impl Middleman {
         client.read_exact(&mut body)?;
         self.lines.lock().unwrap().push(line.trim_end().to_owned());
 
-        if self.happens(When::Before, &line) == Then::Drop {
-            return Ok(());
+        match self.happens(When::Before, &line) {
+            Then::GoOn => {}
+            Then::Drop => return Ok(()),
+            Then::Answer(answer) => return client.get_mut().write_all(answer.as_bytes()),
         }
         let mut upstream = TcpStream::connect(service)?;
         upstream.write_all(head.as_bytes())?;
         upstream.write_all(&body)?;
         let mut answer = Vec::new();
         upstream.read_to_end(&mut answer)?;
-        if self.happens(When::After, &line) == Then::Drop {
-            return Ok(());
+        match self.happens(When::After, &line) {
+            Then::GoOn => client.get_mut().write_all(&answer),
+            Then::Drop => Ok(()),
+            Then::Answer(answer) => client.get_mut().write_all(answer.as_bytes()),
         }
-        client.get_mut().write_all(&answer)
     }
 }

@@ -41,7 +41,8 @@ impl Process {
             }
             before = before + &line + "\n";
         }
-        panic!("no line with {what:?} after {before}");
+        let errors = self.stderr.try_iter().collect::<Vec<_>>().join("\n");
+        panic!("no line with {what:?} after {before}; errors: {errors}");
     }
 
     /// All that is left of its output; waits for its end.

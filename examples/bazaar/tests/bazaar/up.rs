@@ -133,3 +133,37 @@ fn up_begins_anew_only_if_it_is_told_to() {
         );
     }
 }
+
+#[test]
+fn up_takes_no_databases_away_that_are_in_use() {
+    let mut up = Up::start(&["--no-gateway"]);
+    up.process.line_with("Ctrl-C stops");
+    let elsewhere = SERVICES.map(|_| free_address());
+    let mut second = self::up(up.data.path(), &elsewhere, &["--no-gateway", "--fresh"]);
+    assert_eq!(second.end().code(), Some(1));
+    let errors = second.errors();
+    assert!(errors.contains("is in use: stop whatever runs on it"), "{errors}");
+    post("/api/rides/estimate", &trip("mini")).send(up.pricing()).expect(200);
+}
+
+#[test]
+fn up_refuses_addresses_that_cannot_be() {
+    let start = |at: &[&str]| {
+        let mut up = Process::start(&[&["up", "--no-gateway"], at].concat());
+        assert_ne!(up.end().code(), Some(0));
+        up.errors()
+    };
+    for (at, expected) in [
+        (&["--at", "pricing=127.0.0.1:0"][..], "is no address with a port"),
+        (&["--at", "prices=127.0.0.1:8301"], "there is no service \"prices\"; there are user, pricing"),
+        (&["--at", "pricing"], "write it like pricing=127.0.0.1:8301"),
+    ] {
+        let errors = start(at);
+        assert!(errors.contains(expected), "{at:?}: {errors}");
+    }
+    let (data, one) = (tempfile::tempdir().unwrap(), free_address());
+    let mut up = up(data.path(), &[one; 5], &["--no-gateway"]);
+    assert_eq!(up.end().code(), Some(1));
+    let errors = up.errors();
+    assert!(errors.contains("user and pricing cannot both listen on"), "{errors}");
+}

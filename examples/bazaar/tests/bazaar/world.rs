@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use crate::{
     http::{Answer, Ask, get, post},
     middleman::Middleman,
-    process::{Process, free_address},
+    process::{Process, eventually, free_address},
 };
 
 pub(crate) const NOON: &str = "2026-01-15T12:00:00+05:30";
@@ -95,6 +95,25 @@ impl World {
     /// A new quote, booked.
     pub(crate) fn book(&self, rider: &str, key: &str, ride_type: &str) -> Answer {
         booking(rider, key, &self.quote(ride_type).said("quote_id")).send(self.booking.at)
+    }
+
+    /// Another booking process on the same file.
+    pub(crate) fn second_booking(&self) -> Service {
+        start_booking(self.data.path(), None, NOON, &self.more)
+    }
+
+    /// Waits until a driver is shown to be free.
+    #[track_caller]
+    pub(crate) fn await_free(&self, driver_id: &str) {
+        eventually("the driver is free", || self.is_free(driver_id).then_some(()));
+    }
+
+    /// What tracking shows, once it has heard of the ride.
+    #[track_caller]
+    pub(crate) fn await_track(&self, rider: &str, ride_id: &str) -> Answer {
+        eventually("tracking hears of it", || {
+            Some(self.track(rider, ride_id)).filter(|track| track.status == 200)
+        })
     }
 
     pub(crate) fn ride(&self, rider: &str, ride_id: &str) -> Answer {

@@ -5,11 +5,11 @@
 //! and `scope`, `tier` and `roles` if they are said. They tell the wall clock's time, as the gateway does.
 //!
 //! # State
-//! The private key is in the data folder, readable by its owner only, and made at the first start. Who takes it
-//! away makes all tokens of before worthless.
+//! The private key is in the data folder, readable by its owner only; `bazaar up` and `bazaar user` make it where there is
+//! none. Who takes it away and starts them again makes all tokens of before worthless.
 
 use std::{
-    fmt, fs, io, io::Write as _, os::unix::fs::OpenOptionsExt as _, path::Path, process::ExitCode,
+    fmt, fs, io, io::Write as _, os::unix::fs::MetadataExt as _, path::Path, process::ExitCode,
     time::Duration,
 };
 
@@ -19,8 +19,10 @@ use clap::Args;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde::Serialize;
 use serde_json::json;
+use tempfile::NamedTempFile;
 
 use crate::kernel::{
+    ask::NAME_LIMIT,
     clock::Clock,
     console::{complain, say},
     service::DataArgs,
@@ -53,26 +55,47 @@ impl Keys {
     /// If they cannot be read or made, with what to do.
     pub fn of(data: &Path) -> Result<Self, String> {
         let file = data.join(FILE);
-        match fs::read(&file) {
-            Ok(pkcs8) => Self::new(pkcs8, &file),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Self::make(&file),
-            Err(error) => Err(format!("{} cannot be read: {error}", file.display())),
+        if !file.exists() {
+            Self::make(&file)?;
         }
+        Self::known(data)
     }
 
-    fn make(file: &Path) -> Result<Self, String> {
+    /// Those in the data folder.
+    ///
+    /// # Errors
+    /// If there are none, or others can read them, with what to do.
+    pub fn known(data: &Path) -> Result<Self, String> {
+        let file = data.join(FILE);
+        let failed = |error: io::Error| match error.kind() {
+            io::ErrorKind::NotFound => {
+                format!("there is no signing key in {}: `bazaar up` makes one", data.display())
+            }
+            _ => format!("{} cannot be read: {error}", file.display()),
+        };
+        let mode = fs::metadata(&file).map_err(failed)?.mode();
+        if mode & 0o077 != 0 {
+            let file = file.display();
+            return Err(format!("others can read the signing key: chmod 600 {file}, or take it away"));
+        }
+        Self::new(fs::read(&file).map_err(failed)?, &file)
+    }
+
+    /// All of it or nothing, and over no other: of several who make one at the same time, the first has made it.
+    fn make(file: &Path) -> Result<(), String> {
         let pair = Ed25519KeyPair::generate().and_then(|pair| pair.to_pkcs8v1());
         let pkcs8 = pair.map_err(|_| "no key pair can be made: the system gives no random numbers")?;
-        let fresh = file.with_extension(format!("new-{}", std::process::id()));
-        let written = fs::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&fresh)
-            .and_then(|mut it| it.write_all(pkcs8.as_ref()).and_then(|()| it.sync_all()))
-            .and_then(|()| fs::rename(&fresh, file)); // All of it or nothing.
-        written.map_err(|error| format!("{} cannot be written: {error}", file.display()))?;
-        Self::new(pkcs8.as_ref().to_vec(), file)
+        let written = NamedTempFile::new_in(file.parent().unwrap_or(Path::new("."))).and_then(|mut fresh| {
+            fresh.write_all(pkcs8.as_ref())?;
+            fresh.as_file().sync_all()?;
+            fresh.persist_noclobber(file).map_err(|error| error.error)
+        });
+        match written {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                Err(format!("{} cannot be written: {error}", file.display()))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn new(pkcs8: Vec<u8>, file: &Path) -> Result<Self, String> {
@@ -130,13 +153,13 @@ pub struct Claims {
 #[derive(Args, Clone, Debug)]
 pub struct TokenArgs {
     /// Whose token: a rider's name, or a driver's number.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = name)]
     sub: String,
     /// Scopes, with spaces between them.
     #[arg(long, value_name = "SCOPES")]
     scope: Option<String>,
-    /// The tier: regular, plus or premium.
-    #[arg(long, value_name = "TIER")]
+    /// The tier.
+    #[arg(long, value_name = "TIER", value_parser = ["regular", "plus", "premium"])]
     tier: Option<String>,
     /// A role, such as driver; may be said more than once.
     #[arg(long = "role", value_name = "ROLE")]
@@ -166,11 +189,20 @@ impl Claims {
     }
 }
 
+/// A name that a header can say exactly.
+pub fn name(text: &str) -> Result<String, String> {
+    let is_exact = text.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ') && text.trim() == text;
+    if is_exact && (1..=NAME_LIMIT).contains(&text.len()) {
+        return Ok(text.to_owned());
+    }
+    Err(format!("write 1 to {NAME_LIMIT} visible ASCII characters, without spaces around them"))
+}
+
 /// Prints a token.
 pub fn run(args: &TokenArgs) -> ExitCode {
     let TokenArgs { sub, scope, tier, roles, minutes, data } = args.clone();
     let claims = Claims { scope, tier, roles, ..Claims::of(&sub, Duration::from_mins(minutes.into())) };
-    match data.folder().and_then(|data| Keys::of(&data)?.token(&claims)) {
+    match data.folder().and_then(|data| Keys::known(&data)?.token(&claims)) {
         Ok(token) => {
             say(token);
             ExitCode::SUCCESS
