@@ -31,9 +31,10 @@ use axum::http::{Method, StatusCode};
 
 use super::record::{Record, Ride, is_given_up};
 use crate::{
-    driver::{Bound, Confirmed, RENEWED, UnderWay, Wanted},
+    driver::{Bound, Confirmed, Lost, RENEWED, UnderWay, Wanted},
     kernel::{
         clock::Clock,
+        console::complain,
         peer::{Peer, Unavailable},
         problem::Problem,
         store::StoreError,
@@ -139,25 +140,37 @@ impl Dispatch {
         let mut after = String::new();
         loop {
             let rides = self.record.under_way(after, RENEWED).await?;
-            let Some(last) = rides.last().cloned() else { return Ok(()) };
-            let answer =
-                self.driver.ask(Method::POST, "/assignments/renew", Some(&UnderWay { rides })).await?;
-            if !answer.status.is_success() {
+            let last = rides.last().filter(|_| rides.len() == RENEWED).map(|it| it.ride_id.clone());
+            let page = UnderWay { rides, is_last: last.is_none() };
+            let answer = self.driver.ask(Method::POST, "/assignments/renew", Some(&page)).await?;
+            if answer.status != StatusCode::OK {
                 return Err(self.driver.unexpected(&answer).into());
             }
-            after = last;
+            for ride_id in self.driver.read::<Lost>(&answer)?.lost {
+                complain(format_args!(
+                    "the driver of the ride {ride_id}, which is under way, drives somebody else"
+                ));
+            }
+            match last {
+                Some(last) => after = last,
+                None => return Ok(()),
+            }
         }
     }
 
     /// Whoever is held for the ride; `None` if there is nobody.
-    async fn hold(&self, ride: &Ride) -> Result<Option<Bound>, Unavailable> {
+    async fn hold(&self, ride: &Ride) -> Result<Option<Bound>, Stuck> {
         let wanted = Wanted { ride_type: ride.ride_type, pickup: ride.pickup };
-        let answer =
-            self.driver.ask(Method::PUT, &format!("/assignments/{}", ride.ride_id), Some(&wanted)).await?;
+        let path = format!("/assignments/{}", ride.ride_id);
+        let mut answer = self.driver.ask(Method::PUT, &path, Some(&wanted)).await?;
+        if answer.status == StatusCode::CONFLICT && answer.reason() == "renew_first" {
+            self.renew().await?;
+            answer = self.driver.ask(Method::PUT, &path, Some(&wanted)).await?;
+        }
         match answer.status {
-            StatusCode::OK => self.driver.read(&answer).map(Some),
+            StatusCode::OK => Ok(Some(self.driver.read(&answer)?)),
             StatusCode::CONFLICT if ["no_driver", "ride_over"].contains(&answer.reason()) => Ok(None),
-            _ => Err(self.driver.unexpected(&answer)),
+            _ => Err(self.driver.unexpected(&answer).into()),
         }
     }
 

@@ -99,7 +99,7 @@ pub async fn app(clock: Clock, store: Store, args: &BookingArgs) -> Router {
     let outbox = Outbox::new(record.clone(), driver.clone(), Peer::new("tracking", args.tracking));
     let dispatch = Dispatch::new(clock, record.clone(), driver);
     if let Err(stuck) = dispatch.renew().await {
-        complain(stuck); // Who binds nobody has nothing to renew; it is tried again.
+        complain(stuck); // The driver service holds nobody for us before it has heard of them.
     }
     tokio::spawn(renew(dispatch.clone()));
     tokio::spawn(outbox.clone().run());
@@ -193,13 +193,14 @@ async fn book(
     let key = ask::word(&headers, "idempotency-key").ok_or_else(key_missing)?.to_owned();
     let known = booking.record.by_key(&rider, &key).await?;
     let ride = match known {
-        Some(ride) => booking.asked_again(ride).await?,
+        Some(ride) => ride,
         None => booking.request(rider, key, quote_id.clone()).await?,
     };
     if ride.quote_id != quote_id {
         let detail = format!("the key names the ride {} already, which has another quote", ride.ride_id);
         return Err(ask::unprocessable("idempotency_key_reused", detail));
     }
+    let ride = booking.asked_again(ride).await?;
     let ride_id = ride.ride_id.clone();
     let ride = booking.dispatch.pursue(ride).await.map_err(|stuck| named(stuck.into(), &ride_id))?;
     booking.outbox.tell(&ride).await;
@@ -234,7 +235,7 @@ impl Booking {
     /// A ride that is asked for again, which is to be pursued for longer, if it was not given up.
     async fn asked_again(&self, ride: Ride) -> Result<Ride, Problem> {
         let now = self.clock.now();
-        if ride.state != State::Requested || is_given_up(&ride, now) {
+        if ride.state != State::Requested || ride.asked_at == now || is_given_up(&ride, now) {
             return Ok(ride);
         }
         self.record.asked_again(&ride.ride_id, now).await?;

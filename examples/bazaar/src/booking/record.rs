@@ -9,8 +9,8 @@
 //!   refunded, less the fee. Each at most once: the entry's key says so.
 //! - **Outbox.** Who has to hear that a ride has changed. An entry names a ride and no message: what is
 //!   sent is the ride as it is then, so entries do not pile up, and their order does not matter.
-//! - **Keys.** A rider's idempotency key names one ride, for ever; a quote is good for one ride, unless
-//!   that found no driver.
+//! - **Keys.** A rider's idempotency key names one ride, as long as the ride is kept; a quote is good for one
+//!   ride, unless that found no driver.
 //!
 //! # Bounds
 //! Rides are records, and are kept. Requests that found no driver are forgotten after [`FORGOTTEN`], and their keys
@@ -24,7 +24,7 @@ use rusqlite::{
 };
 
 use crate::{
-    driver::Bound,
+    driver::{Bound, Driven},
     kernel::{
         ask::Coordinates,
         clock::SLACK,
@@ -285,45 +285,51 @@ impl Record {
             statement.query_map(limits, |row| row.get::<_, String>(0))?.collect::<rusqlite::Result<Vec<_>>>()
         };
         let ids = self.store.read(read).await?;
-        let count = ids.len();
+        let (count, mut trouble) = (ids.len(), None);
         for ride_id in ids {
-            // Each by itself: one that cannot be read stops no other.
             let give_up = move |transaction: &Transaction<'_>| match by_id(transaction, &ride_id)? {
                 Some(ride) if is_given_up(&ride, now) => {
                     change(transaction, &ride, State::NoDriver, Money::default(), now)
                 }
                 _ => Ok(()),
             };
-            self.store.write(give_up).await?;
+            // Each by itself: one that cannot be read stops no other.
+            trouble = self.store.write(give_up).await.err().or(trouble);
         }
         let forget = "DELETE FROM rides WHERE state = 'no_driver' AND changed_at <= ?1
             AND ride_id NOT IN (SELECT ride_id FROM outbox)";
         let before = now.before(FORGOTTEN).unix();
         self.store.write(move |transaction| transaction.execute(forget, [before]).map(drop)).await?;
-        Ok(count)
+        trouble.map_or(Ok(count), Err)
     }
 
     /// The rides that have a driver, in the order of their ids, after that one; at most `count`.
-    pub async fn under_way(&self, after: String, count: usize) -> Result<Vec<String>, StoreError> {
-        let under_way = "SELECT ride_id FROM rides WHERE state IN ('assigned', 'arriving', 'on_trip')
+    pub async fn under_way(&self, after: String, count: usize) -> Result<Vec<Driven>, StoreError> {
+        let under_way =
+            "SELECT ride_id, driver_id FROM rides WHERE state IN ('assigned', 'arriving', 'on_trip')
             AND ride_id > ?1 ORDER BY ride_id LIMIT ?2";
         let count = i64::try_from(count).unwrap_or(i64::MAX);
         let read = move |connection: &Connection| {
             let mut statement = connection.prepare(under_way)?;
-            statement.query_map((after, count), |row| row.get(0))?.collect()
+            let driven = |row: &Row<'_>| Ok(Driven { ride_id: row.get(0)?, driver_id: row.get(1)? });
+            statement.query_map((after, count), driven)?.collect()
         };
         self.store.read(read).await
     }
 
-    /// The ride that a destination has waited for the longest to hear of.
+    /// The ride that a destination has waited for the longest to hear of. One that cannot be read waits
+    /// behind all others.
     pub async fn next_news(&self, of: Destination) -> Result<Option<Ride>, StoreError> {
         let next = "SELECT ride_id FROM outbox WHERE destination = ?1 ORDER BY rowid LIMIT 1";
         let read = move |connection: &Connection| {
-            let ride_id =
-                connection.query_row(next, [of.as_str()], |row| row.get::<_, String>(0)).optional()?;
-            ride_id.map_or(Ok(None), |ride_id| by_id(connection, &ride_id))
+            connection.query_row(next, [of.as_str()], |row| row.get::<_, String>(0)).optional()
         };
-        self.store.read(read).await
+        let Some(ride_id) = self.store.read(read).await? else { return Ok(None) };
+        let ride = self.ride(&ride_id).await;
+        if ride.is_err() {
+            self.put_back(of, &ride_id).await?;
+        }
+        ride
     }
 
     /// Whether a destination has yet to hear of a ride.
@@ -498,5 +504,71 @@ impl<T: serde::Serialize> ToSql for Json<T> {
 impl<T: serde::de::DeserializeOwned> FromSql for Json<T> {
     fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
         serde_json::from_str(value.as_str()?).map(Self).map_err(|error| FromSqlError::Other(Box::new(error)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOON: i64 = 1_768_458_600;
+
+    async fn record() -> (Record, tempfile::TempDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let record = Record::new(Store::open(&folder.path().join("booking.db"), MIGRATIONS).unwrap());
+        for name in ["a", "b"] {
+            let at = Coordinates { lat: 19.0, lng: 72.9 };
+            let promised = Promised {
+                ride_type: RideType::Mini,
+                pickup: at,
+                drop: at,
+                fare: Money::from_paise(100),
+                minutes: 1,
+            };
+            let [ride_id, rider, idempotency_key, quote_id] = [(); 4].map(|()| name.to_owned());
+            let request = Request { ride_id, rider, idempotency_key, quote_id, promised };
+            record.request(request, Moment::from_unix(NOON)).await.unwrap();
+        }
+        (record, folder)
+    }
+
+    async fn spoil(record: &Record, ride_id: &'static str) {
+        let spoil = "UPDATE rides SET ride_type = 'rickshaw' WHERE ride_id = ?1";
+        record.store.write(move |transaction| transaction.execute(spoil, [ride_id])).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_request_that_cannot_be_read_stops_no_other_from_being_given_up() {
+        let (record, _folder) = record().await;
+        spoil(&record, "a").await;
+        let later = Moment::from_unix(NOON).after(PATIENCE);
+        assert!(record.sweep(later).await.is_err(), "somebody has to hear of it");
+        assert_eq!(record.ride("b").await.unwrap().unwrap().state, State::NoDriver);
+    }
+
+    #[tokio::test]
+    async fn news_that_cannot_be_read_hold_up_no_others() {
+        let (record, _folder) = record().await;
+        for ride_id in ["a", "b"] {
+            let now = Moment::from_unix(NOON);
+            record.step(ride_id, State::Cancelled, Money::default(), now).await.unwrap().unwrap().unwrap();
+        }
+        spoil(&record, "a").await;
+        assert!(record.next_news(Destination::Driver).await.is_err());
+        assert_eq!(record.next_news(Destination::Driver).await.unwrap().unwrap().ride_id, "b");
+    }
+
+    #[tokio::test]
+    async fn what_found_no_driver_is_forgotten_once_everybody_has_heard_of_it() {
+        let (record, _folder) = record().await;
+        let given_up = Moment::from_unix(NOON).after(PATIENCE);
+        record.sweep(given_up).await.unwrap();
+        record.told(Destination::Driver, "a", 2).await.unwrap();
+        let later = given_up.after(FORGOTTEN);
+        record.sweep(later.before(Duration::from_secs(1))).await.unwrap();
+        assert!(record.ride("a").await.unwrap().is_some());
+        record.sweep(later).await.unwrap();
+        assert!(record.ride("a").await.unwrap().is_none());
+        assert!(record.ride("b").await.unwrap().is_some(), "the driver service has not heard of it");
     }
 }

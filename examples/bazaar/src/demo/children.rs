@@ -35,9 +35,6 @@ const KEPT_LINES: usize = 20;
 /// How long output is still read after a child's end: a grandchild may hold the pipe open.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
-/// What is left of the time for the children that are stopped later.
-const SLACK: Duration = Duration::from_secs(1);
-
 /// Children in the order in which they were started; dropped, all are killed.
 #[derive(Debug)]
 pub struct Family {
@@ -99,20 +96,18 @@ impl Family {
         death
     }
 
-    /// Stops all, the last started first: `SIGTERM` and time to finish, then `SIGKILL`. All are gone
-    /// after `within`, or as soon as `hurry` ends.
-    pub async fn stop(mut self, within: Duration, hurry: impl Future<Output = ()>) {
-        let deadline = Instant::now() + within;
+    /// Stops all, the last started first: `SIGTERM` and so long to finish, then `SIGKILL`, for each of
+    /// them. All are killed at once as soon as `hurry` ends.
+    pub async fn stop(mut self, patience: Duration, hurry: impl Future<Output = ()>) {
         let mut hurry = pin!(hurry);
         while let Some(last) = self.members.last() {
             _ = last.signals.send(Signal::TERM);
-            let patience = if self.members.len() > 1 { deadline - SLACK } else { deadline };
-            let (name, before) = (last.name, self.members.len());
+            let (name, before, deadline) = (last.name, self.members.len(), Instant::now() + patience);
             while self.members.len() == before {
                 tokio::select! {
                     _ = self.next_death() => {}
                     () = &mut hurry => return self.kill().await,
-                    () = sleep_until(patience) => {
+                    () = sleep_until(deadline) => {
                         say(format_args!("{name} does not stop: it is killed"));
                         _ = self.members.last().map(|last| last.signals.send(Signal::KILL));
                         self.next_death().await;

@@ -1,7 +1,8 @@
 //! `bazaar ride`: a ride through the gateway, step by step: estimate, book, track, cancel.
 //!
 //! What was booked is cancelled in the end, also when a step fails or Ctrl-C comes: else its driver would
-//! wait for a rider who has gone.
+//! wait for a rider who has gone. Booking and cancelling are sent again, with the same key, if no answer
+//! comes, or one that says that somebody behind did not answer.
 //!
 //! # Exit codes
 //! 0 if every step went as it should, and the fare that was booked is the one that was quoted; else 1.
@@ -42,6 +43,16 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// How long the rider's token is good for.
 const TOKEN: Duration = Duration::from_mins(5);
 
+/// How often booking and cancelling are sent.
+const ATTEMPTS: u32 = 4;
+
+/// How long before they are sent again.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// Nobody knows whether it was done.
+const NOT_ANSWERED: [StatusCode; 3] =
+    [StatusCode::BAD_GATEWAY, StatusCode::SERVICE_UNAVAILABLE, StatusCode::GATEWAY_TIMEOUT];
+
 /// How often is asked where the car is, until tracking has heard of it.
 const LOOKS: u32 = 20;
 
@@ -77,9 +88,10 @@ pub fn run(args: &RideArgs) -> ExitCode {
 }
 
 async fn ride(args: &RideArgs) -> Result<(), String> {
-    let token = Keys::known(&args.data.folder()?)?.token(&Claims::of(&args.rider, TOKEN))?;
-    let rider =
-        Rider { gateway: Peer::new("gateway", args.gateway).patient(PATIENCE), at: args.gateway, token };
+    let token = Keys::known(&args.data.place())?.token(&Claims::of(&args.rider, TOKEN))?;
+    let gateway = Peer::new("the gateway", args.gateway).patient(PATIENCE);
+    let key = id::random().map_err(|problem| problem.to_string())?;
+    let rider = Rider { gateway, at: args.gateway, token, key };
     let mut stop = Stop::watch().map_err(|error| format!("cannot watch for signals: {error}"))?;
 
     let (from, to) = ends(args.ride_type);
@@ -90,18 +102,18 @@ async fn ride(args: &RideArgs) -> Result<(), String> {
 
     say("\n2. Book it, with the rider's token, and a key that makes it safe to send again.");
     let wish = json!({"quote_id": quote["quote_id"]});
-    let booked = rider.ask(Method::POST, "/api/rides/book", Some(&wish)).await?;
-    let booked = booked.expect(StatusCode::CREATED)?;
+    let booked = rider.insist("/api/rides/book", Some(&wish)).await?.expect(StatusCode::CREATED)?;
     let ride_id = text(&booked, "ride_id")?;
 
     say("\n3. Where is the car?");
     let tracked = tokio::select! {
-        tracked = rider.track(ride_id) => tracked,
+        biased; // Who wanted to stop while it was booked wants to stop now.
         signal = stop.signal() => Err(format!("{signal}: the ride is called off")),
+        tracked = rider.track(ride_id) => tracked,
     };
 
     say("\n4. Call it off, so that the driver is free again.");
-    let cancelled = rider.ask(Method::POST, &format!("/api/rides/{ride_id}/cancel"), None).await?;
+    let cancelled = rider.insist(&format!("/api/rides/{ride_id}/cancel"), None).await?;
     let cancelled = cancelled.expect(StatusCode::OK)?;
     tracked?;
 
@@ -110,7 +122,8 @@ async fn ride(args: &RideArgs) -> Result<(), String> {
     if fare != quoted || paise(fee)? + paise(refund)? != paise(fare)? {
         return Err(format!("{quoted} was quoted, {fare} booked, {refund} refunded, and {fee} is the fee"));
     }
-    say(format_args!("\nQuoted {quoted}, booked {fare}, refunded {refund}: all as promised."));
+    let kept = if paise(fee)? == 0 { String::new() } else { format!(", and {fee} for calling it off") };
+    say(format_args!("\nQuoted {quoted}, booked {fare}, refunded {refund}{kept}: all as promised."));
     Ok(())
 }
 
@@ -142,6 +155,8 @@ struct Rider {
     gateway: Peer,
     at: SocketAddr,
     token: String,
+    /// Names the booking, however often it is sent.
+    key: String,
 }
 
 /// What was answered to what.
@@ -166,6 +181,17 @@ impl Rider {
         answer.expect(StatusCode::OK)
     }
 
+    /// Sends what may be sent again until it is answered by whom it is for; at most [`ATTEMPTS`] times.
+    async fn insist(&self, path: &str, body: Option<&Value>) -> Result<Answer, String> {
+        for _ in 1..ATTEMPTS {
+            match self.ask(Method::POST, path, body).await {
+                Ok(answer) if !NOT_ANSWERED.contains(&answer.status) => return Ok(answer),
+                _ => sleep(AGAIN).await,
+            }
+        }
+        self.ask(Method::POST, path, body).await
+    }
+
     /// Asks, and shows what was asked and answered.
     async fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Answer, String> {
         say(format_args!("   {method} {path}"));
@@ -175,7 +201,7 @@ impl Rider {
             request = request.header(AUTHORIZATION, bearer.map_err(|error| error.to_string())?);
         }
         if path == "/api/rides/book" {
-            request = request.header("idempotency-key", id::random().map_err(|it| it.to_string())?);
+            request = request.header("idempotency-key", &self.key);
         }
         let bytes = body.map(Value::to_string).unwrap_or_default();
         let request = request.header(CONTENT_TYPE, "application/json").body(Full::from(Bytes::from(bytes)));

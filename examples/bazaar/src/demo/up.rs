@@ -35,7 +35,7 @@ use crate::{
     },
     kernel::{
         console::{complain, say},
-        service::{DataArgs, Stop, lock_alone},
+        service::{DRAIN, DataArgs, Stop, lock_alone},
     },
     rules::{moment::Moment, money::Money},
     user::keys::Keys,
@@ -44,8 +44,8 @@ use crate::{
 /// How long a process may take until it answers.
 const START: Duration = Duration::from_secs(10);
 
-/// How long the processes may take to stop, all together.
-const STOP: Duration = Duration::from_secs(6);
+/// How long each process may take to stop: longer than it drains.
+const STOP: Duration = Duration::from_secs(DRAIN.as_secs() + 2);
 
 /// The services in the order in which they start, and their ports: whoever is asked stands before who asks.
 const SERVICES: [(&str, u16); 5] =

@@ -4,17 +4,18 @@
 //! 1. A driver is bound to one ride at most; an index of the table says so, whatever the code does.
 //! 2. To **hold** one is to bind the best that is free (see [`nearby`]) until [`HELD`] is over. Asked again for the same
 //!    ride, it is the same driver, and the time begins anew.
-//! 3. To **confirm** binds the driver for [`BOUND`], and to **renew** begins that anew: booking renews what
-//!    is under way every minute. A hold that has run out can be confirmed, and a bond renewed, as long as nobody
-//!    else has taken the driver.
-//! 4. To **release** frees the driver of that ride, and no other. A released ride binds nobody again,
+//! 3. To **confirm** binds the driver for [`BOUND`], and to **renew** begins that anew: booking renews all
+//!    that is under way every minute. A hold that has run out can be confirmed as long as nobody else has taken
+//!    the driver.
+//! 4. A bond that has run out may be one that nobody could renew, because this service was away. So no driver is
+//!    held while there is one: booking has to **renew first**, and what it does not name then is over.
+//! 5. To **release** frees the driver of that ride, and no other. A released ride binds nobody again,
 //!    whatever arrives late.
-//!
-//! So whoever holds a driver and dies has lost them for [`HELD`] at most, and for [`BOUND`] after a confirmation.
-//! Only the booking service binds drivers, and it renews before it does anything else: a driver who is
-//! free because it was away for longer is not given away twice.
-//! 5. What ends later than it can was promised by a clock that showed another time, and is over (see
+//! 6. What ends later than it can was promised by a clock that showed another time, and has run out (see
 //!    [`SLACK`]).
+//!
+//! So whoever holds a driver and dies has lost them for [`HELD`] at most, and for [`BOUND`] after a confirmation;
+//! and a driver who is free because somebody was away for longer is not given away twice.
 //!
 //! # State
 //! The table. Released rides are remembered for [`REMEMBERED`].
@@ -113,6 +114,8 @@ pub enum Hold {
     Bound(Driver),
     /// Nobody suitable is near and free.
     Nobody,
+    /// A bond has run out that may have to be renewed.
+    RenewFirst,
     /// The ride was released before.
     Over,
 }
@@ -161,15 +164,15 @@ impl Fleet {
         Ok(confirmed.await? == 1)
     }
 
-    /// Makes what is confirmed last longer.
-    pub async fn renew(&self, ride_ids: Vec<String>, now: Moment) -> Result<(), StoreError> {
-        let renew = "UPDATE assignments SET until = ?2 WHERE ride_id = ?1 AND state = 'confirmed'";
-        let until = now.after(BOUND).unix();
-        let write = move |transaction: &Transaction<'_>| {
-            let mut statement = transaction.prepare(renew)?;
-            ride_ids.iter().try_for_each(|ride_id| statement.execute((ride_id, until)).map(drop))
-        };
-        self.store.write(write).await
+    /// Makes the bonds of these rides last longer. With the last of them, every bond that has run out is
+    /// over. Tells which rides have no bond any more, and none can be made, because the driver has another.
+    pub async fn renew(
+        &self,
+        rides: Vec<(String, String)>,
+        is_last: bool,
+        now: Moment,
+    ) -> Result<Vec<String>, StoreError> {
+        self.store.write(move |transaction| renew(transaction, rides, is_last, now)).await
     }
 
     /// Frees the driver of a ride, who is at `at` now, if that is said.
@@ -193,24 +196,29 @@ fn free(
         AND (:ride_type IS NULL OR ride_type = :ride_type)
         AND NOT EXISTS (
             SELECT 1 FROM assignments AS a WHERE a.driver_id = drivers.driver_id
-            AND a.state <> 'released' AND a.until > :now AND a.until <= :latest)";
+            AND a.state <> 'released' AND a.until > :now
+            AND a.until <= CASE a.state WHEN 'held' THEN :latest_hold ELSE :latest_bond END)";
     let mut statement = connection.prepare(free)?;
     let drivers = statement.query_map(
         named_params! {
             ":south": south_west.lat(), ":west": south_west.lng(),
             ":north": north_east.lat(), ":east": north_east.lng(),
             ":ride_type": ride_type.map(RideType::as_str),
-            ":now": now.unix(), ":latest": latest(now).unix(),
+            ":now": now.unix(),
+            ":latest_hold": latest(now, HELD).unix(), ":latest_bond": latest(now, BOUND).unix(),
         },
         driver,
     )?;
     drivers.collect()
 }
 
-/// Nothing that was promised by this clock ends later.
-fn latest(now: Moment) -> Moment {
-    now.after(BOUND.max(HELD) + SLACK)
+/// Nothing that was promised for so long by this clock ends later.
+fn latest(now: Moment, promised: Duration) -> Moment {
+    now.after(promised + SLACK)
 }
+
+/// Those of the state that have run out.
+const RUN_OUT: &str = "state = ?1 AND (until <= ?2 OR until > ?3)";
 
 fn hold(
     transaction: &Transaction<'_>,
@@ -219,8 +227,14 @@ fn hold(
     pickup: Point,
     now: Moment,
 ) -> rusqlite::Result<Hold> {
-    let over = "DELETE FROM assignments WHERE state <> 'released' AND (until <= ?1 OR until > ?2)";
-    transaction.execute(over, [now.unix(), latest(now).unix()])?;
+    let over = format!("DELETE FROM assignments WHERE {RUN_OUT}");
+    transaction.execute(&over, ("held", now.unix(), latest(now, HELD).unix()))?;
+    let in_doubt = format!("SELECT 1 FROM assignments WHERE {RUN_OUT} LIMIT 1");
+    let in_doubt =
+        transaction.query_row(&in_doubt, ("confirmed", now.unix(), latest(now, BOUND).unix()), |_| Ok(()));
+    if in_doubt.optional()?.is_some() {
+        return Ok(Hold::RenewFirst);
+    }
     let known = "SELECT driver_id FROM assignments WHERE ride_id = ?1 AND state = 'released'";
     if transaction.query_row(known, [ride_id], |_| Ok(())).optional()?.is_some() {
         return Ok(Hold::Over);
@@ -238,6 +252,30 @@ fn hold(
     let bind = "INSERT INTO assignments VALUES (?1, ?2, 'held', ?3)";
     transaction.execute(bind, (ride_id, &best.id, until))?;
     Ok(Hold::Bound(best))
+}
+
+fn renew(
+    transaction: &Transaction<'_>,
+    rides: Vec<(String, String)>,
+    is_last: bool,
+    now: Moment,
+) -> rusqlite::Result<Vec<String>> {
+    let until = now.after(BOUND).unix();
+    let renew = "UPDATE assignments SET until = ?3
+        WHERE ride_id = ?1 AND driver_id = ?2 AND state = 'confirmed'";
+    let bind = "INSERT OR IGNORE INTO assignments VALUES (?1, ?2, 'confirmed', ?3)";
+    let mut lost = Vec::new();
+    for (ride_id, driver_id) in rides {
+        let ride = (&ride_id, &driver_id, until);
+        if transaction.execute(renew, ride)? + transaction.execute(bind, ride)? == 0 {
+            lost.push(ride_id);
+        }
+    }
+    if is_last {
+        let over = format!("DELETE FROM assignments WHERE {RUN_OUT}");
+        transaction.execute(&over, ("confirmed", now.unix(), latest(now, BOUND).unix()))?;
+    }
+    Ok(lost)
 }
 
 fn release(
@@ -307,7 +345,7 @@ mod tests {
     async fn hold(fleet: &Fleet, ride_id: &str, time: &str) -> Option<String> {
         match fleet.hold(ride_id.into(), RideType::Suv, bandra(), at(time)).await.unwrap() {
             Hold::Bound(driver) => Some(driver.id),
-            Hold::Nobody | Hold::Over => None,
+            Hold::Nobody | Hold::Over | Hold::RenewFirst => None,
         }
     }
 
@@ -349,17 +387,54 @@ mod tests {
         assert!(!shown(&fleet, None, "12:09:59").await.iter().any(|(id, _)| id == "005"));
     }
 
+    async fn renew(fleet: &Fleet, rides: &[(&str, &str)], time: &str) -> Vec<String> {
+        let rides = rides.iter().map(|&(ride, driver)| (ride.into(), driver.into())).collect();
+        fleet.renew(rides, true, at(time)).await.unwrap()
+    }
+
+    async fn wants_renewal(fleet: &Fleet, time: &str) -> bool {
+        let hold = fleet.hold("z".into(), RideType::Suv, bandra(), at(time)).await.unwrap();
+        hold == Hold::RenewFirst
+    }
+
     #[tokio::test]
     async fn r2_15_a_bond_that_nobody_renews_ends() {
         let (fleet, _folder) = fleet();
         assert!(hold(&fleet, "a", "12:00:00").await.is_some());
         assert!(confirm(&fleet, "a", "005").await);
-        fleet.renew(vec!["a".into(), "unknown".into()], at("12:09:00")).await.unwrap();
+        assert_eq!(renew(&fleet, &[("a", "005")], "12:09:00").await, [""; 0]);
         assert_eq!(hold(&fleet, "b", "12:18:59").await, None);
-        assert!(hold(&fleet, "b", "12:19:00").await.is_some());
-        fleet.renew(vec!["a".into()], at("12:19:00")).await.unwrap();
-        fleet.release("a".into(), None, at("12:19:00")).await.unwrap(); // No longer its own.
-        assert_eq!(hold(&fleet, "c", "12:19:01").await, None);
+        assert!(shown(&fleet, None, "12:19:00").await.iter().any(|(id, _)| id == "005"));
+        // It may be one that could not be renewed: who wants to know asks for that.
+        assert!(wants_renewal(&fleet, "12:19:00").await);
+        assert_eq!(renew(&fleet, &[], "12:19:00").await, [""; 0]);
+        assert_eq!(hold(&fleet, "b", "12:19:00").await.as_deref(), Some("005"));
+        assert_eq!(renew(&fleet, &[("a", "005")], "12:19:01").await, ["a"], "another has the driver");
+    }
+
+    #[tokio::test]
+    async fn r2_15_a_bond_that_could_not_be_renewed_in_time_is_not_given_away() {
+        let (fleet, _folder) = fleet();
+        assert!(hold(&fleet, "a", "12:00:00").await.is_some());
+        assert!(confirm(&fleet, "a", "005").await);
+        assert!(wants_renewal(&fleet, "12:30:00").await);
+        assert_eq!(renew(&fleet, &[("a", "005")], "12:30:00").await, [""; 0]);
+        assert!(!wants_renewal(&fleet, "12:30:00").await);
+        assert_eq!(hold(&fleet, "b", "12:30:00").await, None);
+        // Also one that was lost here altogether.
+        fleet.store.write(|transaction| transaction.execute("DELETE FROM assignments", ())).await.unwrap();
+        assert_eq!(renew(&fleet, &[("a", "005")], "12:30:00").await, [""; 0]);
+        assert_eq!(hold(&fleet, "b", "12:30:00").await, None);
+    }
+
+    #[tokio::test]
+    async fn what_is_released_is_not_renewed() {
+        let (fleet, _folder) = fleet();
+        assert!(hold(&fleet, "a", "12:00:00").await.is_some());
+        assert!(confirm(&fleet, "a", "005").await);
+        fleet.release("a".into(), None, at("12:00:00")).await.unwrap();
+        assert_eq!(renew(&fleet, &[("a", "005")], "12:00:00").await, ["a"]);
+        assert!(hold(&fleet, "b", "12:00:00").await.is_some());
     }
 
     /// A hold of November must not outlast a clock that shows January again.

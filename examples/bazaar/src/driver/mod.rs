@@ -6,9 +6,10 @@
 //!
 //! For the booking service, and not routed by the gateway:
 //! - `PUT /assignments/{ride_id}` with `{"ride_type": …, "pickup": {…}}` holds a driver within 5 km for
-//!   that ride: 200, or 409 `no_driver`, or 409 `ride_over` if it was released before.
+//!   that ride: 200, or 409 `no_driver`, `ride_over` if it was released before, `renew_first`.
 //! - `POST /assignments/{ride_id}/confirm` with `{"driver_id": …}` makes that last: 204, or 409 `hold_lost`.
-//! - `POST /assignments/renew` with `{"rides": […]}` makes what is confirmed last longer: 204.
+//! - `POST /assignments/renew` with `{"rides": [{"ride_id": …, "driver_id": …}, …], "is_last": true}` makes what is
+//!   confirmed last longer: 200 and `{"lost": […]}`, the rides whose drivers drive somebody else.
 //! - `POST /assignments/{ride_id}/release` with `{}`, or `{"at": {…}}` where the driver is now: 204.
 //!
 //! Each of them may be said again with the same result. What they mean: [`fleet`].
@@ -141,6 +142,9 @@ async fn hold(
             eta_minutes: nearby::eta_minutes(point.km_to(pickup.point())),
         })),
         Hold::Nobody => Err(conflict("no_driver", "no driver of this type is free within 5 km")),
+        Hold::RenewFirst => {
+            Err(conflict("renew_first", "a bond has run out: say first which rides are under way"))
+        }
         Hold::Over => Err(conflict("ride_over", "this ride was released before")),
     }
 }
@@ -164,29 +168,47 @@ async fn confirm(
     Err(conflict("hold_lost", "the hold has run out, and the driver drives somebody else"))
 }
 
-/// The rides that are under way.
+/// Rides that are under way.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UnderWay {
-    /// Their ids; at most [`RENEWED`].
-    pub rides: Vec<String>,
+    /// At most [`RENEWED`] of them.
+    pub rides: Vec<Driven>,
+    /// There are no others besides these and those before.
+    pub is_last: bool,
+}
+
+/// Who drives which.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Driven {
+    /// The ride.
+    pub ride_id: String,
+    /// Its driver.
+    pub driver_id: String,
+}
+
+/// What could not be renewed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Lost {
+    /// Rides whose drivers drive somebody else, or that were released.
+    pub lost: Vec<String>,
 }
 
 /// How many rides are renewed at a time: what fits into a body.
-pub const RENEWED: usize = 256;
+pub const RENEWED: usize = 128;
 
 async fn renew(
     State(drivers): State<Drivers>,
-    Body(UnderWay { rides }): Body<UnderWay>,
-) -> Result<StatusCode, Problem> {
+    Body(UnderWay { rides, is_last }): Body<UnderWay>,
+) -> Result<Json<Lost>, Problem> {
     if rides.len() > RENEWED {
-        return Err(ask::unprocessable(
-            "too_many_rides",
-            format!("at most {RENEWED} rides are renewed at a time"),
-        ));
+        let detail = format!("at most {RENEWED} rides are renewed at a time");
+        return Err(ask::unprocessable("too_many_rides", detail));
     }
-    drivers.fleet.renew(rides, drivers.clock.now()).await?;
-    Ok(StatusCode::NO_CONTENT)
+    let rides = rides.into_iter().map(|it| (it.ride_id, it.driver_id)).collect();
+    let lost = drivers.fleet.renew(rides, is_last, drivers.clock.now()).await?;
+    Ok(Json(Lost { lost }))
 }
 
 /// What the booking service knows of the driver who is free again.

@@ -63,11 +63,6 @@ impl Peer {
         Self { patience, ..self }
     }
 
-    /// Its name.
-    pub const fn name(&self) -> &'static str {
-        self.name
-    }
-
     /// Asks, and reads the answer, whatever its status is.
     ///
     /// # Errors
@@ -160,7 +155,7 @@ pub struct Unavailable {
 
 impl fmt::Display for Unavailable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the {} service cannot be asked: {}", self.name, self.why)
+        write!(f, "{} cannot be asked: {}", self.name, self.why)
     }
 }
 

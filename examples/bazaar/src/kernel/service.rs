@@ -19,6 +19,7 @@
 use std::{
     fs::{DirBuilder, File, OpenOptions, TryLockError},
     io::{self, Read as _},
+    mem,
     net::SocketAddr,
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
@@ -96,14 +97,19 @@ pub struct DataArgs {
 impl DataArgs {
     /// The folder, which is made if it is not there, for its owner only.
     pub fn folder(&self) -> Result<PathBuf, String> {
+        let folder = self.place();
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&folder);
+        made.map_err(|error| format!("the folder {} cannot be made: {error}", folder.display()))?;
+        Ok(folder)
+    }
+
+    /// Where the folder is, or would be.
+    pub fn place(&self) -> PathBuf {
         let root = || {
             let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize();
             root.unwrap_or_default().join(".bazaar") // Built elsewhere: here.
         };
-        let folder = self.data.clone().unwrap_or_else(root);
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(&folder);
-        made.map_err(|error| format!("the folder {} cannot be made: {error}", folder.display()))?;
-        Ok(folder)
+        self.data.clone().unwrap_or_else(root)
     }
 }
 
@@ -163,6 +169,7 @@ async fn serve(
     let mut server = http1::Builder::new();
     server.timer(TokioTimer::new()).header_read_timeout(HEAD_PATIENCE);
     let (places, under_way) = (Arc::new(Semaphore::new(CONNECTIONS)), GracefulShutdown::new());
+    let mut is_in_trouble = false;
     let signal = loop {
         let accepting = async {
             let place = Arc::clone(&places).acquire_owned().await;
@@ -172,10 +179,17 @@ async fn serve(
             accepted = accepting => accepted,
             signal = stop.signal() => break signal,
         };
-        let Ok((stream, _)) = accepted else {
-            sleep(PAUSE).await;
-            continue;
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                if !mem::replace(&mut is_in_trouble, true) {
+                    complain(format_args!("{name} cannot accept connections: {error}"));
+                }
+                sleep(PAUSE).await;
+                continue;
+            }
         };
+        is_in_trouble = false;
         // Without this, the second small write of an answer waits for the client's delayed acknowledgement.
         _ = stream.set_nodelay(true);
         let connection = under_way.watch(server.serve_connection(TokioIo::new(stream), app.clone()));

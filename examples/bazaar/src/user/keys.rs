@@ -202,7 +202,7 @@ pub fn name(text: &str) -> Result<String, String> {
 pub fn run(args: &TokenArgs) -> ExitCode {
     let TokenArgs { sub, scope, tier, roles, minutes, data } = args.clone();
     let claims = Claims { scope, tier, roles, ..Claims::of(&sub, Duration::from_mins(minutes.into())) };
-    match data.folder().and_then(|data| Keys::known(&data)?.token(&claims)) {
+    match Keys::known(&data.place()).and_then(|keys| keys.token(&claims)) {
         Ok(token) => {
             say(token);
             ExitCode::SUCCESS

@@ -139,6 +139,28 @@ fn r2_15_booking_renews_what_is_under_way_before_it_binds_anybody() {
     assert_eq!(world.ride("asha", &ride_id).expect(200).said("state"), "assigned");
 }
 
+/// Nobody could renew, because the driver service was away for longer than bonds last.
+#[test]
+fn r2_15_a_driver_service_that_was_away_gives_no_driver_away_twice() {
+    let later = "2026-01-15T12:11:00+05:30";
+    for booking_begins_first in [false, true] {
+        let mut world = World::new();
+        let asha = world.book("asha", "1", "suv").expect(201);
+        world.restart_pricing(later);
+        world.driver.kill();
+        if booking_begins_first {
+            world.restart_booking(later);
+        }
+        world.restart_driver(later);
+        world.book("bela", "1", "suv").problem(409, "no_driver");
+        assert!(!world.is_free("005"));
+        assert_eq!(world.ride("asha", &asha.said("ride_id")).expect(200).said("state"), "assigned");
+        world.cancel("asha", &asha.said("ride_id")).expect(200);
+        world.await_free("005");
+        world.book("bela", "2", "suv").expect(201);
+    }
+}
+
 #[test]
 fn r2_15_a_clock_that_was_set_back_leaves_nobody_waiting() {
     let mut world = World::new();

@@ -1,11 +1,8 @@
-//! The worked example as it stands at the top of the repository, but for its ports: through one gateway, and through two.
+//! The worked example at the top of the repository, with other ports: through one gateway, and through two. Where a
+//! test needs other limits as well, it says so.
 
 use std::{
-    collections::BTreeMap,
-    net::{SocketAddr, TcpListener},
-    os::unix::fs::MetadataExt as _,
-    path::Path,
-    process::Command,
+    collections::BTreeMap, net::SocketAddr, os::unix::fs::MetadataExt as _, path::Path, process::Command,
 };
 
 use bazaar::user::keys::{Claims, Keys};
@@ -15,7 +12,8 @@ use tempfile::TempDir;
 
 use crate::{
     http::{Answer, Ask, get, post},
-    process::{Process, kill},
+    middleman::{Middleman, Then, When},
+    process::{Process, free_address, kill},
     world::{NOON, Service, trip},
 };
 
@@ -36,8 +34,7 @@ const PORTS: [(&str, &str); 7] = [
 type Addresses = BTreeMap<&'static str, SocketAddr>;
 
 fn addresses() -> Addresses {
-    let sockets = PORTS.map(|_| TcpListener::bind("127.0.0.1:0").unwrap()); // All at once, so that they differ.
-    PORTS.iter().zip(&sockets).map(|((name, _), socket)| (*name, socket.local_addr().unwrap())).collect()
+    PORTS.iter().map(|(name, _)| (*name, free_address())).collect()
 }
 
 fn yaml(at: &Addresses) -> String {
@@ -196,6 +193,9 @@ fn what_anybody_may_ask_is_limited_for_each_address() {
     let bazaar = Bazaar::open(NOON);
     let estimates = refused_in_the_end(|_| bazaar.send(&post("/api/rides/estimate", &trip("mini"))).status);
     let near = get("/api/drivers/nearby?lat=19.0178&lng=72.8478");
+    // Somebody at another address is not concerned.
+    let elsewhere = std::net::Ipv4Addr::new(127, 0, 0, 2);
+    post("/api/rides/estimate", &trip("mini")).send_from(elsewhere, bazaar.at["public"]).expect(200);
     let nearby = refused_in_the_end(|_| bazaar.send(&near).status);
     for statuses in [estimates, nearby] {
         assert!(statuses.len() >= 60 && statuses.iter().all(|status| *status == 200), "{statuses:?}");
@@ -236,16 +236,20 @@ fn a_driver_service_that_hangs_is_not_noticed_by_who_reads_or_tracks() {
         book(&token(bazaar.data.path(), &format!("rider-{n}")), "key", &prime)
     });
     let asks = asks.collect::<Vec<_>>();
+    let full = || {
+        let metrics = get("/metrics").send(bazaar.at["admin"]).expect(200).text;
+        metrics.lines().any(|line| line.contains("bulkhead_full") && line.contains("\"book\"")).then_some(())
+    };
     let refused = std::thread::scope(|scope| {
         let all = asks.iter().map(|ask| scope.spawn(move || ask.send(public).expect(503).said("reason")));
         let all = all.collect::<Vec<_>>();
-        let all = all.into_iter().map(|it| it.join().unwrap()).collect::<Vec<_>>();
+        crate::process::eventually("all places are taken", full);
         let path = format!("/api/rides/{ride_id}");
         bazaar.send(&get(&path).header("authorization", &asha)).expect(200);
         bazaar.send(&get(&format!("{path}/track")).header("authorization", &asha)).expect(200);
         let cancel = post(&format!("{path}/cancel"), &Value::Null).header("authorization", &asha);
         bazaar.send(&cancel).expect(200);
-        all
+        all.into_iter().map(|it| it.join().unwrap()).collect::<Vec<_>>()
     });
     assert!(refused.iter().any(|reason| reason == "bulkhead_full"), "{refused:?}");
     kill(driver, Signal::CONT);
@@ -265,6 +269,17 @@ fn a_ride_from_the_terminal() {
         {
             assert!(said.contains(step), "{step}: {said}");
         }
+    }
+    // Nor does an answer that is lost on its way: it is asked for again with the same key.
+    for when in [When::Before, When::After] {
+        let middleman = Middleman::before(bazaar.at["public"]);
+        middleman.once(when, "POST /api/rides/book", || Then::Drop);
+        middleman.once(when, "/cancel", || Then::Drop);
+        let args = ["ride", "--gateway", &middleman.at.to_string(), "--data", data];
+        let mut ride = Process::start(&args);
+        let said = ride.rest();
+        assert_eq!(ride.end().code(), Some(0), "{said} {}", ride.errors());
+        assert!(said.contains("as promised"), "{said}");
     }
     // A step that fails leaves no driver behind.
     let tracking = bazaar.pid("tracking");

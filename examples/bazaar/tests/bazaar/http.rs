@@ -2,10 +2,11 @@
 
 use std::{
     io::{self, Read as _, Write as _},
-    net::{SocketAddr, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
 };
 
 use serde_json::{Value, json};
+use socket2::{Domain, Socket, Type};
 
 use crate::process::PATIENCE;
 
@@ -61,6 +62,17 @@ impl Ask {
     #[track_caller]
     pub(crate) fn send(&self, at: SocketAddr) -> Answer {
         self.attempt(at).unwrap_or_else(|error| panic!("{self:?}: {error}"))
+    }
+
+    /// From that address of this machine.
+    #[track_caller]
+    pub(crate) fn send_from(&self, from: Ipv4Addr, at: SocketAddr) -> Answer {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from((from, 0)).into()).unwrap();
+        socket.connect(&at.into()).unwrap();
+        let mut stream = TcpStream::from(socket);
+        stream.write_all((self.head() + &self.body).as_bytes()).unwrap();
+        read(stream).unwrap()
     }
 
     /// An error if there is no whole answer.

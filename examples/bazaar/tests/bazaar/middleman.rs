@@ -7,7 +7,7 @@ use std::{
     thread,
 };
 
-/// When something happens to a request whose first line begins in a certain way.
+/// When something happens to a request whose first line has something in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum When {
     /// It was sent, and has not arrived.
@@ -88,7 +88,7 @@ impl Middleman {
     fn happens(&self, when: When, line: &str) -> Then {
         let trap = {
             let mut traps = self.traps.lock().unwrap();
-            let found = traps.iter().position(|it| it.when == when && line.starts_with(it.line));
+            let found = traps.iter().position(|it| it.when == when && line.contains(it.line));
             found.map(|at| traps.remove(at))
         };
         trap.map_or(Then::GoOn, |trap| (trap.happens)())

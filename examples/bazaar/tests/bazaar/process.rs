@@ -4,7 +4,10 @@ use std::{
     io::{BufRead as _, BufReader, Read},
     net::{SocketAddr, TcpListener},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::mpsc::{self, Receiver},
+    sync::{
+        atomic::{AtomicU16, Ordering::Relaxed},
+        mpsc::{self, Receiver},
+    },
     thread,
     time::Duration,
 };
@@ -110,7 +113,17 @@ pub(crate) fn eventually<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) 
     panic!("{what}: not within {PATIENCE:?}");
 }
 
+/// An address that nobody else will take. Not one that the system chooses: it gives those to whoever
+/// connects, too, and a service could not come back where it was.
 pub(crate) fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
-    listener.local_addr().expect("it is bound")
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    const PORTS: std::ops::Range<u16> = 20_000..32_000;
+    let start = u16::try_from(std::process::id() % 10_000).expect("it is below 10,000");
+    loop {
+        let port = PORTS.start + (start + NEXT.fetch_add(1, Relaxed)) % (PORTS.end - PORTS.start);
+        let at = SocketAddr::from(([127, 0, 0, 1], port));
+        if TcpListener::bind(at).is_ok() {
+            return at;
+        }
+    }
 }

@@ -134,6 +134,20 @@ fn up_begins_anew_only_if_it_is_told_to() {
     }
 }
 
+/// A client that has sent half a request is cut off by its service in time, and nobody is killed for it.
+#[test]
+fn up_waits_for_each_service_for_as_long_as_it_drains() {
+    let mut up = Up::start(&["--no-gateway"]);
+    up.process.line_with("Ctrl-C stops");
+    let half = post("/api/rides/book", &json!({"quote_id": "x"})).by("asha").header("idempotency-key", "1");
+    let (_half, _) = half.begin(up.at[4], 5);
+    post("/api/rides/estimate", &trip("mini")).send(up.pricing()).expect(200);
+    up.process.signal(Signal::TERM);
+    let said = up.process.rest();
+    assert!(said.contains("booking cuts off what is not finished") && !said.contains("is killed"), "{said}");
+    assert_eq!(up.process.end().code(), Some(0));
+}
+
 #[test]
 fn up_takes_no_databases_away_that_are_in_use() {
     let mut up = Up::start(&["--no-gateway"]);

@@ -23,7 +23,7 @@ pub(crate) struct Service {
 impl Service {
     /// Starts it, at that address or a free one.
     pub(crate) fn start(name: &str, data: &Path, at: Option<SocketAddr>, now: &str, more: &[&str]) -> Self {
-        let (data, at) = (data.to_str().unwrap(), at.unwrap_or(([127, 0, 0, 1], 0).into()).to_string());
+        let (data, at) = (data.to_str().unwrap(), at.unwrap_or_else(free_address).to_string());
         let mut args = vec![name, "--listen", &at, "--now", now, "--data", data, "--stop-with-stdin"];
         args.extend(more);
         let mut process = Process::start(&args);
@@ -152,7 +152,7 @@ impl World {
 
 fn start_booking(data: &Path, at: Option<SocketAddr>, now: &str, more: &[String]) -> Service {
     let more = more.iter().map(String::as_str).collect::<Vec<_>>();
-    Service::start("booking", data, Some(at.unwrap_or_else(free_address)), now, &more)
+    Service::start("booking", data, at, now, &more)
 }
 
 pub(crate) const FORT: (f64, f64) = (18.9220, 72.8342);
