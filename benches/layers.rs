@@ -64,6 +64,7 @@ use naka::{
     rate_limit::{Algorithm, Factor, Fields, Quota, RateLimitConfig, RateLimitLayer, Window},
     reject::Head,
     reshape::{ReshapeConfig, ReshapeLayer},
+    retry::{Budget, BudgetConfig, RetryConfig, RetryLayer},
     timeout::TimeoutLayer,
     version::{Strategy, Version, VersionConfig, VersionLayer},
 };
@@ -127,6 +128,9 @@ const HAPPY: &[Row] = &[
     Row::new("idempotency.no_key", 0, || {
         runs(with_body(idempotency().layer(Reader), order), Sample::new().posted())
     }),
+    Row::new("retry.off", 0, || {
+        asked(with_body(RetryLayer::<()>::off().layer(Reader), order), Sample::new().posted())
+    }),
     Row::new("cors.no_origin", 0, || runs(cors().layer(Bare), Sample::new())),
     Row::new("cors.allowed", 0, || runs(cors().layer(Bare), Sample::new().with(ORIGIN, PAGE))),
     Row::new("body_limit.announced", 0, || {
@@ -151,6 +155,8 @@ const OTHERS: &[Row] = &[
     Row::new("version.deprecated", 2, deprecated),
     Row::new("idempotency.new_key", 8, with_new_keys),
     Row::new("idempotency.replay", 4, || keyed(&idempotency())),
+    Row::new("retry.no_body", 6, || asked(with_body(retry().layer(Reader), Full::default), Sample::new())),
+    Row::new("retry", 9, || asked(with_body(retry().layer(Reader), order), Sample::new().posted())),
     Row::new("jwt.hs256_anew", 40, || {
         let set = KeySet::from_secret(None, SECRET).expect("it is long enough");
         verified_anew(set, |claims| hs256(SECRET, claims))
@@ -258,6 +264,10 @@ fn with_new_keys() -> Runs {
 fn keyed(layer: &IdempotencyLayer) -> Runs {
     let sample = Sample::new().posted().with(IDEMPOTENCY_KEY, "key-7");
     asked(with_body(layer.layer(Reader), order), sample)
+}
+
+fn retry() -> RetryLayer {
+    RetryLayer::new(RetryConfig::new(1), Budget::new(BudgetConfig::new(), Now::read()))
 }
 
 fn cors() -> CorsLayer {

@@ -73,6 +73,7 @@ pub mod reject;
 #[cfg(any(feature = "jwt", feature = "basic_auth", feature = "forward_auth"))]
 mod remember;
 pub mod reshape;
+pub mod retry;
 pub mod timeout;
 pub mod version;
 

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::reject::Rejection;
+use crate::{reject::Rejection, retry::Stop};
 
 /// Hears what a layer did. Every method does nothing unless it is written.
 ///
@@ -27,6 +27,10 @@ pub trait Observer: Send + Sync + 'static {
     fn delayed(&self) {}
     /// A request that waited was given up by its caller.
     fn cancelled(&self) {}
+    /// A request that failed is sent again.
+    fn retried(&self) {}
+    /// A request that failed is not sent again, for this reason.
+    fn not_retried(&self, _: Stop) {}
 }
 
 impl Observer for () {}
@@ -52,5 +56,11 @@ impl<O: Observer> Observer for Arc<O> {
     }
     fn cancelled(&self) {
         (**self).cancelled();
+    }
+    fn retried(&self) {
+        (**self).retried();
+    }
+    fn not_retried(&self, stop: Stop) {
+        (**self).not_retried(stop);
     }
 }

@@ -19,6 +19,7 @@ use naka::{
     basic_auth::{BasicAuth, BasicAuthConfig, BasicAuthLayer, User, Users},
     body_limit::{BodyLimit, BodyLimitLayer},
     bulkhead::{Adaptive, Bulkhead, BulkheadConfig, BulkheadLayer, Permit, Share},
+    clock::Now,
     cors::{Cors, CorsConfig, CorsLayer},
     enforce::Enforce,
     fault::{FaultConfig, FaultLayer, Faults, Gate},
@@ -29,6 +30,7 @@ use naka::{
     key::Key,
     rate_limit::{Algorithm, Factor, Fields, Quota, RateLimit, RateLimitConfig, RateLimitLayer, Window},
     reshape::{Reshape, ReshapeBody, ReshapeConfig, ReshapeLayer},
+    retry::{Budget, BudgetConfig, Retry, RetryConfig, RetryLayer},
     timeout::{Timeout, TimeoutBody, TimeoutLayer},
     version::{Version, VersionConfig, VersionLayer, Versioned},
 };
@@ -195,6 +197,28 @@ impl Subject for ATimeout {
 
     fn off(&self) -> TimeoutLayer {
         TimeoutLayer::off()
+    }
+
+    fn refuses(&self) -> bool {
+        false
+    }
+}
+
+/// The suite's answers are none that are tried again.
+struct ARetry;
+
+impl Subject for ARetry {
+    type Layer = Dressed<RetryLayer>;
+    type Service = Dressed<Retry<Probe>>;
+    type Body = Answer;
+
+    fn fresh(&self) -> Self::Layer {
+        let budget = Budget::new(BudgetConfig::new(), Now::read());
+        Dressed::new(RetryLayer::new(RetryConfig::new(1), budget), |_, _| {})
+    }
+
+    fn off(&self) -> Self::Layer {
+        Dressed::new(RetryLayer::off(), |_, _| {})
     }
 
     fn refuses(&self) -> bool {
@@ -606,6 +630,11 @@ async fn forward_auth_keeps_the_laws() {
 #[tokio::test(start_paused = true)]
 async fn body_limit_keeps_the_laws() {
     check(&ABodyLimit).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn retries_keep_the_laws() {
+    check(&ARetry).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,0 +1,265 @@
+//! A request body that can be sent again.
+//!
+//! What was sent is kept while it is sent, up to a bound; nothing is read ahead, so that a body streams as it
+//! did. Each attempt has a body of its own over the same tape: it first gives what is on it, then goes on with
+//! what is left of the original. An attempt that is over gets no more of it.
+
+use std::{
+    fmt,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+
+use crate::BoxError;
+
+pin_project! {
+    /// A request's body behind [`Retry`](super::Retry).
+    #[derive(Debug)]
+    pub struct Replay<B> {
+        #[pin]
+        plain: Option<B>,
+        taped: Option<Taped<B>>,
+    }
+}
+
+impl<B> Replay<B> {
+    /// The body itself, which is sent once.
+    pub(super) const fn once(body: B) -> Self {
+        Self { plain: Some(body), taped: None }
+    }
+
+    /// The body itself, if it is sent once.
+    pub fn into_inner(self) -> Result<B, Self> {
+        match self {
+            Self { plain: Some(body), taped: None } => Ok(body),
+            taped => Err(taped),
+        }
+    }
+}
+
+/// What is needed to send a body again.
+pub(super) enum Source<B> {
+    /// It has nothing in it.
+    Empty,
+    Tape(Arc<Tape<B>>),
+}
+
+impl<B: Body<Data = Bytes> + Default> Source<B> {
+    /// A body, and the first copy of it.
+    pub(super) fn of(body: B, max_bytes: usize) -> (Self, Replay<B>) {
+        if body.is_end_stream() {
+            return (Self::Empty, Replay::once(body));
+        }
+        let tape = Tape(Mutex::new(Reel {
+            body: Box::pin(body),
+            data: Vec::new(),
+            trailers: None,
+            bytes: 0,
+            max_bytes,
+            attempt: 0,
+            has_ended: false,
+            is_lost: false,
+        }));
+        let source = Self::Tape(Arc::new(tape));
+        let first = source.copy();
+        (source, first)
+    }
+
+    /// Whether all of it is still there.
+    pub(super) fn is_whole(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Tape(tape) => !tape.lock().is_lost,
+        }
+    }
+
+    /// A copy, which takes the place of all before it.
+    pub(super) fn copy(&self) -> Replay<B> {
+        match self {
+            Self::Empty => Replay::once(B::default()),
+            Self::Tape(tape) => {
+                let attempt = {
+                    let mut reel = tape.lock();
+                    reel.attempt += 1;
+                    reel.attempt
+                };
+                Replay { plain: None, taped: Some(Taped { tape: Arc::clone(tape), attempt, given: 0 }) }
+            }
+        }
+    }
+}
+
+pub(super) struct Tape<B>(Mutex<Reel<B>>);
+
+impl<B> Tape<B> {
+    /// A panic cannot leave it half written.
+    fn lock(&self) -> MutexGuard<'_, Reel<B>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<B> fmt::Debug for Tape<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Tape")
+    }
+}
+
+struct Reel<B> {
+    body: Pin<Box<B>>,
+    data: Vec<Bytes>,
+    trailers: Option<HeaderMap>,
+    bytes: usize,
+    max_bytes: usize,
+    /// Which copy may read.
+    attempt: u32,
+    has_ended: bool,
+    /// It was longer than is kept, or broke off.
+    is_lost: bool,
+}
+
+/// A copy, and how much of it was given.
+#[derive(Debug)]
+pub(super) struct Taped<B> {
+    tape: Arc<Tape<B>>,
+    attempt: u32,
+    given: usize,
+}
+
+impl<B: Body<Data = Bytes, Error: Into<BoxError>>> Taped<B> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let mut reel = self.tape.lock();
+        if reel.attempt != self.attempt {
+            return Poll::Ready(Some(Err(Superseded.into())));
+        }
+        if let Some(data) = reel.data.get(self.given) {
+            self.given += 1;
+            return Poll::Ready(Some(Ok(Frame::data(data.clone()))));
+        }
+        if reel.has_ended {
+            let trailers = reel.trailers.clone().filter(|_| self.given == reel.data.len());
+            self.given = reel.data.len() + 1;
+            return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
+        }
+        let frame = ready!(reel.body.as_mut().poll_frame(cx));
+        self.given += 1;
+        Poll::Ready(reel.record(frame))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let reel = self.tape.lock();
+        let is_given = self.given >= reel.data.len() || reel.is_lost;
+        let has_trailers = reel.trailers.is_some() && self.given <= reel.data.len();
+        is_given && !has_trailers && (reel.has_ended || reel.body.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let reel = self.tape.lock();
+        let mut hint = if reel.has_ended { SizeHint::with_exact(0) } else { reel.body.size_hint() };
+        let kept = reel.data.iter().skip(self.given).map(Bytes::len).sum::<usize>();
+        let kept = u64::try_from(kept).unwrap_or(u64::MAX);
+        let upper = hint.upper().map(|upper| upper.saturating_add(kept));
+        hint = {
+            let mut whole = SizeHint::new();
+            whole.set_lower(hint.lower().saturating_add(kept));
+            if let Some(upper) = upper {
+                whole.set_upper(upper);
+            }
+            whole
+        };
+        hint
+    }
+}
+
+impl<B: Body<Data = Bytes, Error: Into<BoxError>>> Reel<B> {
+    /// Keeps what came, if there is room, and hands it on.
+    fn record(
+        &mut self,
+        frame: Option<Result<Frame<Bytes>, B::Error>>,
+    ) -> Option<Result<Frame<Bytes>, BoxError>> {
+        let frame = match frame {
+            None => {
+                self.has_ended = true;
+                return None;
+            }
+            Some(Err(error)) => {
+                self.is_lost = true; // Whoever sends it has gone: there will be no more.
+                return Some(Err(error.into()));
+            }
+            Some(Ok(frame)) => frame,
+        };
+        match (frame.data_ref(), frame.trailers_ref()) {
+            (Some(data), _) => {
+                self.bytes = self.bytes.saturating_add(data.len());
+                if self.bytes > self.max_bytes {
+                    self.is_lost = true;
+                    self.data = Vec::new();
+                }
+                if !self.is_lost {
+                    self.data.push(data.clone());
+                }
+            }
+            (None, trailers) => {
+                self.trailers = trailers.cloned();
+                self.has_ended = true;
+            }
+        }
+        Some(Ok(frame))
+    }
+}
+
+/// Another attempt has begun.
+#[derive(Debug)]
+struct Superseded;
+
+impl fmt::Display for Superseded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("another attempt sends this body now")
+    }
+}
+
+impl std::error::Error for Superseded {}
+
+impl<B: Body<Data = Bytes, Error: Into<BoxError>>> Body for Replay<B> {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = self.project();
+        match (this.plain.as_pin_mut(), this.taped) {
+            (Some(body), _) => body.poll_frame(cx).map(|it| it.map(|it| it.map_err(Into::into))),
+            (None, Some(taped)) => taped.poll_frame(cx),
+            (None, None) => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let plain = self.plain.as_ref().map(Body::is_end_stream);
+        plain.or_else(|| self.taped.as_ref().map(Taped::is_end_stream)).unwrap_or(true)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let plain = self.plain.as_ref().map(Body::size_hint);
+        plain.or_else(|| self.taped.as_ref().map(Taped::size_hint)).unwrap_or_else(|| SizeHint::with_exact(0))
+    }
+}
+
+impl<B: Default> Default for Replay<B> {
+    fn default() -> Self {
+        Self::once(B::default())
+    }
+}
+
+impl<B> From<B> for Replay<B> {
+    fn from(body: B) -> Self {
+        Self::once(body)
+    }
+}
