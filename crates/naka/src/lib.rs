@@ -17,6 +17,7 @@
 //! | [`reshape`] | Bodies of another shape than the service's own |
 //! | [`fault`] | Errors and delays for whoever asks for them |
 //! | [`balance`] | Chooses an endpoint and keeps its account until the body ends |
+//! | [`classify`] | No layer: what an exchange says of whoever is behind |
 //! | [`problem`] | Renders what the others rejected as problem details (RFC 9457) |
 //!
 //! # What all layers have in common
@@ -50,6 +51,7 @@ pub mod basic_auth;
 pub mod body_limit;
 pub mod buffered;
 pub mod bulkhead;
+pub mod classify;
 pub mod clock;
 pub mod context;
 pub mod cors;
