@@ -6,6 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
@@ -22,6 +23,9 @@ pub enum End {
 
 /// Told once how the body ended. A guard that only has to be dropped keeps the default.
 pub trait Guard {
+    /// There are trailers; the body ends with them.
+    fn trailers(&mut self, _: &HeaderMap) {}
+
     /// The body has ended.
     fn end(self, _: End)
     where
@@ -91,6 +95,9 @@ impl<B: Body, G: Guard> Body for Guarded<B, G> {
             None => Some(End::Complete),
             Some(Err(_)) => Some(End::Failed),
             Some(Ok(frame)) => {
+                if let (Some(trailers), Some(guard)) = (frame.trailers_ref(), &mut *this.guard) {
+                    guard.trailers(trailers);
+                }
                 let is_last = frame.is_trailers() || this.body.is_end_stream();
                 is_last.then_some(End::Complete)
             }

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::{reject::Rejection, retry::Stop};
+use crate::{circuit_breaker::Transition, reject::Rejection, retry::Stop};
 
 /// Hears what a layer did. Every method does nothing unless it is written.
 ///
@@ -31,6 +31,8 @@ pub trait Observer: Send + Sync + 'static {
     fn retried(&self) {}
     /// A request that failed is not sent again, for this reason.
     fn not_retried(&self, _: Stop) {}
+    /// A circuit breaker went from one phase into another; told once, by whoever made it so.
+    fn transition(&self, _: &Transition) {}
 }
 
 impl Observer for () {}
@@ -62,5 +64,8 @@ impl<O: Observer> Observer for Arc<O> {
     }
     fn not_retried(&self, stop: Stop) {
         (**self).not_retried(stop);
+    }
+    fn transition(&self, transition: &Transition) {
+        (**self).transition(transition);
     }
 }

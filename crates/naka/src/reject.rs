@@ -176,6 +176,8 @@ pub enum Reason {
     RequestTimeout,
     /// The whole exchange took too long.
     TotalTimeout,
+    /// What is behind has failed too often and is left alone for a while.
+    CircuitOpen,
     /// There is no endpoint to send it to.
     NoEndpoint,
     /// No connection to the endpoint could be made.
@@ -285,6 +287,7 @@ impl Reason {
             | Self::PartitionsFull
             | Self::BulkheadFull
             | Self::BulkheadTimeout
+            | Self::CircuitOpen
             | Self::NoEndpoint => StatusCode::SERVICE_UNAVAILABLE,
             Self::TotalTimeout | Self::ConnectTimeout | Self::ResponseTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::ConnectFailed
@@ -336,6 +339,7 @@ impl Reason {
             Self::BulkheadTimeout => "bulkhead_timeout",
             Self::RequestTimeout => "request_timeout",
             Self::TotalTimeout => "total_timeout",
+            Self::CircuitOpen => "circuit_open",
             Self::NoEndpoint => "no_endpoint",
             Self::ConnectFailed => "connect_failed",
             Self::ConnectTimeout => "connect_timeout",
@@ -407,6 +411,9 @@ impl Reason {
             Self::BulkheadTimeout => "No place became free in time; try again later.",
             Self::RequestTimeout => "The body of the request stopped coming.",
             Self::TotalTimeout => "The exchange took longer than its route allows.",
+            Self::CircuitOpen => {
+                "What is behind has failed too often and is left alone for a while; try again later."
+            }
             Self::NoEndpoint => "The upstream has no endpoint that could take the request.",
             Self::ConnectFailed => "The upstream could not be reached.",
             Self::ConnectTimeout => "The upstream did not accept a connection in time.",
