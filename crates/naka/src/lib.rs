@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`rate_limit`] | So many requests in so much time, by key, cost and tier, over several windows at once |
 //! | [`bulkhead`] | So many requests at once, with a bounded queue, also by key or tier |
+//! | [`circuit_breaker`] | Leaves alone what fails or is slow, and finds out when it is well again |
 //! | [`timeout`] | An end to every exchange, the response body included |
 //! | [`cors`] | What pages of other origins may ask and read |
 //! | [`body_limit`] | An end to the bodies of requests |
@@ -51,6 +52,7 @@ pub mod basic_auth;
 pub mod body_limit;
 pub mod buffered;
 pub mod bulkhead;
+pub mod circuit_breaker;
 pub mod classify;
 pub mod clock;
 pub mod context;

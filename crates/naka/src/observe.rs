@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::reject::Rejection;
+use crate::{circuit_breaker::Transition, reject::Rejection};
 
 /// Hears what a layer did. Every method does nothing unless it is written.
 ///
@@ -27,6 +27,8 @@ pub trait Observer: Send + Sync + 'static {
     fn delayed(&self) {}
     /// A request that waited was given up by its caller.
     fn cancelled(&self) {}
+    /// A circuit breaker went from one phase into another; told once, by whoever made it so.
+    fn transition(&self, _: &Transition) {}
 }
 
 impl Observer for () {}
@@ -52,5 +54,8 @@ impl<O: Observer> Observer for Arc<O> {
     }
     fn cancelled(&self) {
         (**self).cancelled();
+    }
+    fn transition(&self, transition: &Transition) {
+        (**self).transition(transition);
     }
 }

@@ -19,6 +19,8 @@ use naka::{
     basic_auth::{BasicAuth, BasicAuthConfig, BasicAuthLayer, User, Users},
     body_limit::{BodyLimit, BodyLimitLayer},
     bulkhead::{Adaptive, Bulkhead, BulkheadConfig, BulkheadLayer, Permit, Share},
+    circuit_breaker::{Breaker, CircuitBreaker, CircuitBreakerConfig, CircuitBreakerLayer, Pass},
+    clock::Now,
     cors::{Cors, CorsConfig, CorsLayer},
     enforce::Enforce,
     fault::{FaultConfig, FaultLayer, Faults, Gate},
@@ -159,6 +161,43 @@ impl Subject for OtherBulkhead {
         let counts = layer.counts();
         (counts.working + counts.waiting) as usize + layer.partitions()
     }
+}
+
+/// Half open, with as many places for probes as the suite wants to have; they are never enough to close it.
+struct ACircuitBreaker {
+    is_keyed: bool,
+}
+
+impl Subject for ACircuitBreaker {
+    type Layer = CircuitBreakerLayer;
+    type Service = CircuitBreaker<Probe>;
+    type Body = Guarded<Answer, Pass>;
+
+    fn fresh(&self) -> CircuitBreakerLayer {
+        let config = CircuitBreakerConfig::new().probes(u8::try_from(ADMITS).unwrap(), 15);
+        let config = config.probe_timeout(Duration::from_hours(24));
+        let layer = if self.is_keyed {
+            CircuitBreakerLayer::keyed(config, |_| Some(Key::of("everybody")))
+        } else {
+            CircuitBreakerLayer::new(config)
+        };
+        let breaker = breaker(&layer);
+        breaker.force_open();
+        breaker.release();
+        layer
+    }
+
+    fn off(&self) -> CircuitBreakerLayer {
+        CircuitBreakerLayer::off()
+    }
+
+    fn held(&self, layer: &CircuitBreakerLayer) -> usize {
+        breaker(layer).snapshot(Now::read()).probes as usize
+    }
+}
+
+fn breaker(layer: &CircuitBreakerLayer) -> Breaker {
+    layer.breaker_of(Key::of("everybody")).or_else(|| layer.breaker()).unwrap()
 }
 
 /// What it refuses depends on who asks, and the suite is always the same: it only lets pass.
@@ -559,6 +598,12 @@ async fn bulkheads_of_all_shapes_keep_the_laws() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn circuit_breaker_keeps_the_laws() {
+    check(&ACircuitBreaker { is_keyed: false }).await;
+    check(&ACircuitBreaker { is_keyed: true }).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn authorization_keeps_the_laws() {
     check(&AnAuthorization).await;
 }
@@ -626,10 +671,7 @@ async fn balance_keeps_the_laws() {
 /// `explain` and `call` agree on which of many rejections take effect.
 #[tokio::test(start_paused = true)]
 async fn a_share_of_rejections_is_explained_one_by_one() {
-    use naka::{
-        clock::Now,
-        explain::{Explain, Finding},
-    };
+    use naka::explain::{Explain, Finding};
     use tower::{Layer, Service};
 
     let config = RateLimitConfig::new(Window::per_hour(1)).enforce(Enforce::Percent(30));
