@@ -51,6 +51,7 @@ use naka::{
     basic_auth::{BasicAuthConfig, BasicAuthLayer, User, Users},
     body_limit::BodyLimitLayer,
     bulkhead::{Adaptive, BulkheadConfig, BulkheadLayer, Share},
+    circuit_breaker::{self, CircuitBreakerConfig, CircuitBreakerLayer, SlowCall},
     clock::Now,
     context::{ClientAddr, Context},
     cors::{CorsConfig, CorsLayer},
@@ -99,6 +100,17 @@ const HAPPY: &[Row] = &[
     Row::new("bulkhead.adaptive", 1, || {
         let config = room().adaptive(Adaptive::gradient2(8, 64));
         runs(BulkheadLayer::new(config).layer(Bare), Sample::new())
+    }),
+    Row::new("breaker", 0, || breaker(CircuitBreakerConfig::new())),
+    Row::new("breaker.run", 0, || breaker(CircuitBreakerConfig::new().failure_rate(0))),
+    Row::new("breaker.time_slow", 0, || {
+        let config =
+            CircuitBreakerConfig::new().window(circuit_breaker::Window::Time(Duration::from_secs(10)), 20);
+        breaker(config.slow_call(SlowCall::new(Duration::from_secs(8), 80)))
+    }),
+    Row::new("breaker.keyed", 0, || {
+        let layer = CircuitBreakerLayer::keyed(CircuitBreakerConfig::new(), by_client);
+        runs(layer.layer(Bare), Sample::new())
     }),
     Row::new("timeout", 0, || runs(timeout().layer(Bare), Sample::new())),
     Row::new("balance", 0, || runs(balance().layer(Bare), Sample::new())),
@@ -212,6 +224,10 @@ fn two_limits_with_fields() -> Runs {
 
 fn room() -> BulkheadConfig {
     BulkheadConfig::new(64)
+}
+
+fn breaker(config: CircuitBreakerConfig) -> Runs {
+    runs(CircuitBreakerLayer::new(config).layer(Bare), Sample::new())
 }
 
 fn timeout() -> TimeoutLayer {
