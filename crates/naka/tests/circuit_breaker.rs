@@ -369,6 +369,9 @@ async fn so_many_at_once(callers: usize, probes: u8) {
     for _ in 0..callers - usize::from(probes) {
         assert_eq!(asking.join_next().await.unwrap().unwrap(), StatusCode::SERVICE_UNAVAILABLE);
     }
+    while upstream.calls() < usize::from(probes) {
+        tokio::task::yield_now().await; // It has a place, and is on its way on another thread.
+    }
     assert_eq!((upstream.calls(), phase(&layer)), (usize::from(probes), Phase::HalfOpen));
     gate.add_permits(callers);
     while let Some(status) = asking.join_next().await {

@@ -487,20 +487,18 @@ impl<O: Observer> Shared<O> {
             return Ok(pass);
         }
         let (said, turn) = self.in_force(|rule| cell.enter(rule, self.now_ms(now)));
+        pass.admitted = said.ok(); // Before anybody is told: what has a place gives it back, whatever comes.
         self.tell(turn, key);
-        match said {
-            Ok(admitted) => pass.admitted = Some(admitted),
-            Err(wait_ms) => {
-                let rejection = self.rejection(wait_ms);
-                if self.account.rejections.count(self.config.enforce) {
-                    self.observer.rejected(&rejection);
-                    return Err(rejection);
-                }
-                self.observer.would_reject(&rejection);
-                return Ok(pass);
-            }
+        let Err(wait_ms) = said else {
+            self.observer.admitted();
+            return Ok(pass);
+        };
+        let rejection = self.rejection(wait_ms);
+        if self.account.rejections.count(self.config.enforce) {
+            self.observer.rejected(&rejection);
+            return Err(rejection);
         }
-        self.observer.admitted();
+        self.observer.would_reject(&rejection);
         Ok(pass)
     }
 

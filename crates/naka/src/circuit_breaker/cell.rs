@@ -272,7 +272,7 @@ fn entered(state: State, next: State) -> Option<Turn> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::circuit_breaker::CircuitBreakerConfig;
+    use crate::circuit_breaker::{CircuitBreakerConfig, Window};
 
     const BAD: Answer = Answer { is_failure: true, is_slow: false };
     const GOOD: Answer = Answer { is_failure: false, is_slow: false };
@@ -310,8 +310,27 @@ mod tests {
             (turn.from, turn.to, turn.cause),
             (Phase::HalfOpen, Phase::Closed, Cause::ProbesSucceeded)
         );
-        assert_eq!(cell.settle(&rule, late[3], BAD, || 60_000_000_000, || 0), None);
         assert_eq!(cell.counts(&rule, 60_000_000_000), (Counts::default(), 0), "it begins empty");
+        assert_eq!(result(&cell, &rule, BAD), None);
+        assert_eq!(cell.settle(&rule, late[3], BAD, || 60_000_000_000, || 0), None);
+        let one = Counts { total: 1, failed: 1, slow: 0 };
+        assert_eq!(cell.counts(&rule, 60_000_000_000), (one, 1), "and keeps what is new");
+    }
+
+    #[test]
+    fn r3_5_a_probe_that_has_lost_its_place_neither_opens_nor_closes_nor_frees_another() {
+        let rule = rule(CircuitBreakerConfig::new().probes(1, 1));
+        let cell = Cell::new();
+        cell.by_hand(|state| phase::opened(state, 0, 0));
+        let hung = let_in(&cell, &rule, 0);
+        let probe = let_in(&cell, &rule, 30_000);
+        let before = cell.state();
+        for answer in [GOOD, BAD] {
+            assert_eq!(cell.settle(&rule, hung, answer, || 0, || 0), None);
+        }
+        cell.give_back(&rule, hung);
+        assert_eq!((cell.state(), before.probes), (before, 1));
+        assert_eq!(cell.settle(&rule, probe, GOOD, || 0, || 0).unwrap().to, Phase::Closed);
     }
 
     #[test]
@@ -371,6 +390,35 @@ mod tests {
         assert!(count(Phase::Open) > 100 && count(Phase::Closed) > 100, "{turns:?}");
         assert!(count(Phase::Open).abs_diff(count(Phase::HalfOpen)) <= 1 + hung(&turns));
         assert!(state.phase != Phase::HalfOpen || state.probes == 0, "a place was lost");
+    }
+
+    #[test]
+    fn r3_1_of_results_that_come_at_once_none_is_lost_and_the_last_one_opens() {
+        use std::time::Duration;
+
+        for window in [Window::Count(1000), Window::Time(Duration::from_secs(1000))] {
+            let rule = rule(CircuitBreakerConfig::new().consecutive(0).failure_rate(100).window(window, 400));
+            for round in 0..100_u64 {
+                let cell = Cell::new();
+                let turns = std::thread::scope(|scope| {
+                    let threads = (0..4_u64).map(|thread| {
+                        let (cell, rule) = (&cell, &rule);
+                        scope.spawn(move || {
+                            // Into several buckets.
+                            let now_ns = |number: u64| (thread * 100 + round + number) * 1_000_000_000;
+                            let settle = |number| {
+                                let admitted = let_in(cell, rule, 0);
+                                cell.settle(rule, admitted, BAD, || now_ns(number), || 0)
+                            };
+                            (0..100).filter_map(settle).collect::<Vec<_>>()
+                        })
+                    });
+                    let threads = threads.collect::<Vec<_>>();
+                    threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
+                });
+                assert_eq!((turns.len(), cell.state().phase), (1, Phase::Open), "{turns:?}");
+            }
+        }
     }
 
     fn hung(turns: &[Turn]) -> usize {

@@ -40,7 +40,8 @@ pub struct CircuitBreakerConfig {
     pub settle: Until,
     /// What is a failure.
     pub classifier: Classifier,
-    /// Keys that have a breaker; default 10,000, at least one for each of 32 shards.
+    /// Keys that have a breaker; default 10,000, at least one for each of 32 shards. A lower number takes
+    /// nobody's away, and lets nobody in.
     pub max_keys: usize,
     /// What the open times of a new breaker are drawn by; default another each time.
     pub seed: Option<u64>,

@@ -79,12 +79,14 @@ pub(super) const fn add(word: u64, tag: u64, answer: Answer) -> u64 {
     tag | total << 24 | failed << 12 | slow
 }
 
-/// What is in the window that ends with this bucket.
+/// What is in the window that ends with this bucket; and in later ones, where others were faster: whoever
+/// writes last has to see all of it.
 pub(super) fn sum(words: impl Iterator<Item = u64>, era: u64, bucket: u64) -> Counts {
     let (mut total, mut failed, mut slow) = (0, 0, 0);
     for word in words {
         let age = bucket.wrapping_sub(word >> 36) & PLACE;
-        if word >> 56 == era & ERA && age < 10 {
+        let is_near = !(10..=PLACE - 9).contains(&age); // Up to nine before, or after.
+        if word >> 56 == era & ERA && is_near {
             total += word >> 24 & COUNT;
             failed += word >> 12 & COUNT;
             slow += word & COUNT;
