@@ -8,6 +8,7 @@ mod admin;
 mod agreement;
 mod auth;
 mod bad_input;
+mod breaker;
 mod bulkhead;
 mod cli;
 mod documents;

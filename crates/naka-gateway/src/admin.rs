@@ -32,7 +32,12 @@ use http::{
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use naka::{balance::BalanceLayer, bulkhead::Counts, clock::Now};
+use naka::{
+    balance::BalanceLayer,
+    bulkhead::Counts,
+    circuit_breaker::{CircuitBreakerLayer, Phase},
+    clock::Now,
+};
 use serde_json::{Value, json};
 use tokio::{
     net::TcpListener,
@@ -47,7 +52,7 @@ use crate::{
     connection::Stream,
     explain::explain,
     generation::{Generation, InForce},
-    observe::{Metrics, ReloadResult},
+    observe::{Metrics, PolicyMetrics, ReloadResult},
     patience::{Patience, Patient, Progress},
     reload::Status,
     state::State,
@@ -223,6 +228,12 @@ impl Admin {
             ];
             all.into_iter().chain(adaptive).map(move |(level, value)| (&**identity, level, value))
         });
+        let breakers = state.breakers.iter().flat_map(|(identity, layer)| {
+            let (keys, open) = breakers(layer, now);
+            [("keys", keys), ("open", open)]
+                .into_iter()
+                .map(move |(level, value)| (&**identity, level, value))
+        });
         let repetitions = state.idempotency.iter().flat_map(|(identity, kept)| {
             let counts = kept.layer.counts();
             let all = [
@@ -233,7 +244,7 @@ impl Admin {
             ];
             all.into_iter().map(move |(level, value)| (&**identity, level, value))
         });
-        let all = keys.chain(counts).chain(versions).chain(repetitions);
+        let all = keys.chain(counts).chain(versions).chain(repetitions).chain(breakers);
         self.metrics.levels(all.chain(waiting(state).map(|it| (&**it.identity, it.level, it.count))));
     }
 
@@ -354,9 +365,23 @@ fn policies(generation: &Generation) -> Value {
         });
         (identity.to_string(), is)
     });
+    let now = Now::read();
+    let breakers = state.breakers.iter().map(|(identity, layer)| {
+        let (keys, open) = breakers(layer, now);
+        let one = layer.breaker().map(|breaker| breaker.snapshot(now).to_string());
+        (identity.to_string(), json!({"kind": "circuit_breaker", "is": one, "keys": keys, "open": open}))
+    });
     let waiting =
         waiting(state).map(|it| (it.identity.to_string(), json!({"kind": it.kind, it.level: it.count})));
-    Value::Object(limits.chain(bulkheads).chain(repetitions).chain(waiting).collect())
+    Value::Object(limits.chain(bulkheads).chain(repetitions).chain(breakers).chain(waiting).collect())
+}
+
+/// How many breakers there are, and how many of them are not closed.
+fn breakers(layer: &CircuitBreakerLayer<Arc<PolicyMetrics>>, now: Now) -> (usize, usize) {
+    match layer.breaker() {
+        Some(breaker) => (1, usize::from(breaker.snapshot(now).phase != Phase::Closed)),
+        None => layer.keys(),
+    }
 }
 
 /// So many wait in one place, which is bounded.
@@ -391,12 +416,13 @@ fn of_versions(generation: &Generation) -> Value {
 
 /// What no configuration names any more, but whose history still counts.
 fn buried(generation: &Generation) -> Vec<String> {
-    let State { rate_limits, bulkheads, idempotency, versions, .. } = &generation.state;
+    let State { rate_limits, bulkheads, idempotency, versions, breakers, .. } = &generation.state;
     let rate_limits = rate_limits.buried().map(|(identity, _)| format!("rate_limit {identity}"));
     let bulkheads = bulkheads.buried().map(|(identity, _)| format!("bulkhead {identity}"));
     let idempotency = idempotency.buried().map(|(identity, _)| format!("idempotency {identity}"));
     let versions = versions.buried().map(|(identity, _)| format!("versions {identity}"));
-    rate_limits.chain(bulkheads).chain(idempotency).chain(versions).collect()
+    let breakers = breakers.buried().map(|(identity, _)| format!("circuit_breaker {identity}"));
+    rate_limits.chain(bulkheads).chain(idempotency).chain(versions).chain(breakers).collect()
 }
 
 /// `localhost` or an address: no name that somebody else's resolver could point here.

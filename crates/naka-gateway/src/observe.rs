@@ -15,7 +15,11 @@ use std::{
 };
 
 use http::StatusCode;
-use naka::{observe::Observer, reject::Rejection};
+use naka::{
+    circuit_breaker::{Phase, Transition},
+    observe::Observer,
+    reject::Rejection,
+};
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{
@@ -27,7 +31,9 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::config::checked::Name;
+use tracing::info;
+
+use crate::{config::checked::Name, seldom::Seldom};
 
 /// All metrics of one process.
 #[derive(Debug)]
@@ -99,8 +105,8 @@ struct ConfigLabels {
 
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 const CANCELLED: &str = "cancelled";
-const OUTCOMES: [&str; 7] =
-    ["admitted", "rejected", "would_reject", "replayed", "queued", "delayed", "cancelled"];
+const OUTCOMES: [&str; 8] =
+    ["admitted", "rejected", "would_reject", "replayed", "queued", "delayed", "cancelled", "opened"];
 
 impl Metrics {
     /// All at zero.
@@ -164,11 +170,23 @@ impl Metrics {
     /// The handles of one policy.
     pub fn policy(&self, policy: &Name) -> Arc<PolicyMetrics> {
         self.labelled(|labelled| labelled.policies.insert(Arc::clone(policy)));
-        let [admitted, rejected, would_reject, replayed, queued, delayed, cancelled] =
+        let [admitted, rejected, would_reject, replayed, queued, delayed, cancelled, opened] =
             OUTCOMES.map(|outcome| {
                 self.policies.get_or_create_owned(&PolicyLabels { policy: policy.to_string(), outcome })
             });
-        Arc::new(PolicyMetrics { admitted, rejected, would_reject, replayed, queued, delayed, cancelled })
+        let (policy, told) = (Arc::clone(policy), Seldom::new());
+        Arc::new(PolicyMetrics {
+            policy,
+            told,
+            admitted,
+            rejected,
+            would_reject,
+            replayed,
+            queued,
+            delayed,
+            cancelled,
+            opened,
+        })
     }
 
     /// The handles of the bounds on bodies, which belong to routes and have no names: what they refuse is
@@ -318,6 +336,8 @@ impl RouteMetrics {
 /// The handles of one policy: what the layers of the gateway report to.
 #[derive(Debug, Default)]
 pub struct PolicyMetrics {
+    policy: Name,
+    told: Seldom,
     admitted: Counter<u64, AtomicU64>,
     rejected: Counter,
     would_reject: Counter,
@@ -325,6 +345,7 @@ pub struct PolicyMetrics {
     queued: Counter,
     delayed: Counter,
     cancelled: Counter,
+    opened: Counter,
 }
 
 impl Observer for PolicyMetrics {
@@ -348,6 +369,17 @@ impl Observer for PolicyMetrics {
     }
     fn cancelled(&self) {
         self.cancelled.inc();
+    }
+    /// Each is told of one breaker; of those that are one for each key, seldom.
+    fn transition(&self, transition: &Transition) {
+        let Transition { from, to, cause, key, .. } = transition;
+        if *to == Phase::Open {
+            self.opened.inc();
+        }
+        if key.is_none() || self.told.is_due() {
+            let (policy, is_keyed) = (&self.policy, key.is_some());
+            info!(%policy, from = from.word(), to = to.word(), ?cause, is_keyed, "a circuit breaker has changed");
+        }
     }
 }
 

@@ -21,6 +21,7 @@ use naka::{
     basic_auth::BasicAuthLayer,
     body_limit::BodyLimitLayer,
     bulkhead::{BulkheadLayer, Permit},
+    circuit_breaker::{CircuitBreakerLayer, Pass},
     cors::CorsLayer,
     explain::Explain,
     fault::FaultLayer,
@@ -74,6 +75,8 @@ pub struct Layers {
     pub bulkhead: BulkheadLayer<Arc<PolicyMetrics>>,
     /// Errors and delays for whoever asks for them.
     pub fault: FaultLayer<Arc<PolicyMetrics>>,
+    /// Leaves alone what fails.
+    pub circuit_breaker: CircuitBreakerLayer<Arc<PolicyMetrics>>,
     /// The bulkhead of the whole upstream.
     pub upstream_bulkhead: BulkheadLayer<Arc<PolicyMetrics>>,
     /// Chooses the endpoint.
@@ -81,7 +84,11 @@ pub struct Layers {
 }
 
 /// What the layers make of the leaf's body.
-pub type RouteBody = TimeoutBody<IdempotencyBody<Guarded<Guarded<Guarded<Body, InFlight>, Permit>, Permit>>>;
+pub type RouteBody = TimeoutBody<
+    IdempotencyBody<
+        Guarded<Guarded<Guarded<Guarded<Body, InFlight>, Permit>, Pass<Arc<PolicyMetrics>>>, Permit>,
+    >,
+>;
 
 /// The layers behind the choice of a version.
 #[derive(Clone, Debug)]
@@ -139,6 +146,7 @@ impl Layers {
         idempotency,
         bulkhead,
         fault,
+        circuit_breaker,
         upstream_bulkhead,
         balance
     );

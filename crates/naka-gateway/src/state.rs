@@ -11,6 +11,7 @@ use naka::{
     balance::BalanceLayer,
     basic_auth::BasicAuthLayer,
     bulkhead::{BulkheadLayer, Counts},
+    circuit_breaker::CircuitBreakerLayer,
     clock::Now,
     fault::FaultLayer,
     forward_auth::ForwardAuthLayer,
@@ -24,8 +25,8 @@ use tokio::{task::AbortHandle, time::Instant};
 use crate::{
     carry::Carried,
     config::checked::{
-        BasicAuth, Bulkhead, Enforce, Fault, ForwardAuth, Idempotency, Jwt, JwtKeys, Name, RateLimit,
-        Versions,
+        BasicAuth, Bulkhead, CircuitBreaker, Enforce, Fault, ForwardAuth, Idempotency, Jwt, JwtKeys, Name,
+        RateLimit, Versions,
     },
     control::{FetchKeys, TellKeys},
     observe::PolicyMetrics,
@@ -47,6 +48,8 @@ pub struct State {
     pub authorities: Authorities,
     /// Whoever does nothing twice, by identity.
     pub idempotency: Carried<Idempotency, Kept>,
+    /// Circuit breakers, by identity.
+    pub breakers: Breakers,
     /// Whoever plays faults, by identity.
     pub faults: Carried<Fault, FaultLayer<Arc<PolicyMetrics>>>,
     /// Whoever finds versions, by route; the use of each version goes with it.
@@ -61,6 +64,8 @@ pub struct State {
 pub type RateLimits = Carried<(RateLimit, Enforce), RateLimitLayer<Arc<PolicyMetrics>>>;
 /// Bulkheads, by identity.
 pub type Bulkheads = Carried<(Bulkhead, Enforce), BulkheadLayer<Arc<PolicyMetrics>>>;
+/// Circuit breakers, by identity.
+pub type Breakers = Carried<(CircuitBreaker, Enforce), CircuitBreakerLayer<Arc<PolicyMetrics>>>;
 /// Whoever checks passwords, by policy.
 pub type Passwords = Carried<(Name, BasicAuth), BasicAuthLayer<Arc<PolicyMetrics>>>;
 /// Whoever asks other services, by policy.
@@ -79,6 +84,8 @@ impl State {
             passwords: Carried::new("basic_auth", |_| Duration::ZERO),
             authorities: Carried::new("forward_auth", |_| Duration::ZERO),
             idempotency: Carried::new("idempotency", Kept::history),
+            // One that was closed, or has not been asked for so long, says no more than a new one.
+            breakers: Carried::new("circuit_breaker", |_| Duration::from_mins(10)),
             faults: Carried::new("fault", |_| Duration::ZERO),
             versions: Carried::new("versions", |_| Duration::from_hours(24 * u64::from(DAYS))),
             balancers: Carried::new("balancer", |_| Duration::ZERO),
@@ -110,8 +117,9 @@ impl State {
         let versions =
             self.versions.iter().chain(self.versions.buried()).map(|(route, _)| versions_name(route));
         let kept = self.idempotency.iter().chain(self.idempotency.buried()).map(|(name, _)| name.clone());
+        let breakers = self.breakers.iter().chain(self.breakers.buried()).map(|(name, _)| name.clone());
         let faults = self.faults.iter().map(|(name, _)| name.clone());
-        rate_limits.chain(bulkheads).chain(versions).chain(kept).chain(faults).collect()
+        rate_limits.chain(bulkheads).chain(versions).chain(kept).chain(breakers).chain(faults).collect()
     }
 
     /// The same without what is buried and has no history left; `None` if there is nothing of it.
@@ -119,12 +127,14 @@ impl State {
         let has_expired = self.rate_limits.has_expired(now)
             || self.bulkheads.has_expired(now)
             || self.versions.has_expired(now)
-            || self.idempotency.has_expired(now);
+            || self.idempotency.has_expired(now)
+            || self.breakers.has_expired(now);
         has_expired.then(|| Self {
             rate_limits: self.rate_limits.without_expired(now),
             bulkheads: self.bulkheads.without_expired(now),
             versions: self.versions.without_expired(now),
             idempotency: self.idempotency.without_expired(now),
+            breakers: self.breakers.without_expired(now),
             ..self.clone()
         })
     }

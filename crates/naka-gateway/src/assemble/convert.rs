@@ -8,6 +8,7 @@ use naka::{
     authorize::{Network, Rule},
     basic_auth::{BasicAuthConfig, User, Users},
     bulkhead::{Adaptive, BulkheadConfig, BulkheadLayer, PRIORITIES, Share},
+    circuit_breaker::{self, CircuitBreakerConfig, CircuitBreakerLayer, Preset, SlowCall},
     context::ClientAddr,
     cors::{CorsConfig, CorsError, CorsRules},
     enforce,
@@ -141,6 +142,39 @@ fn prioritized(
     let Some(priorities) = &bulkhead.priorities else { return layer };
     let (of, least) = (tier_of(priorities), least_important(priorities));
     layer.priority_by(move |head| u8::try_from(of(head).unwrap_or(least)).unwrap_or(u8::MAX))
+}
+
+/// The layer of a circuit breaker that is new, with what it takes from a request.
+pub(super) fn circuit_breaker_layer(
+    breaker: &checked::CircuitBreaker,
+    enforce: Enforce,
+    metrics: Arc<PolicyMetrics>,
+) -> CircuitBreakerLayer<Arc<PolicyMetrics>> {
+    let layer = CircuitBreakerLayer::observed(circuit_breaker_config(breaker, enforce), metrics);
+    if breaker.key.is_empty() { layer } else { layer.keyed_by(key_of(&breaker.key)) }
+}
+
+/// What is said, over the preset or the defaults.
+pub(super) fn circuit_breaker_config(
+    breaker: &checked::CircuitBreaker,
+    enforce: Enforce,
+) -> CircuitBreakerConfig {
+    let preset = breaker.preset.and_then(Preset::named).map(|preset| preset.config);
+    let mut config = preset.unwrap_or_default().enforce(enforced(enforce)).max_keys(breaker.max_keys);
+    config.consecutive = breaker.consecutive.unwrap_or(config.consecutive);
+    config.failure_rate = breaker.failure_rate.unwrap_or(config.failure_rate);
+    config.slow_call = breaker.slow_call.map(|(over, rate)| SlowCall::new(over, rate)).or(config.slow_call);
+    config.min_requests = breaker.min_requests.unwrap_or(config.min_requests);
+    config.window = breaker.window.map_or(config.window, |window| match window {
+        checked::BreakerWindow::Count(results) => circuit_breaker::Window::Count(results),
+        checked::BreakerWindow::Time(length) => circuit_breaker::Window::Time(length),
+    });
+    (config.open, config.open_max) = breaker.open.unwrap_or((config.open, config.open_max));
+    config.probes = breaker.probes.unwrap_or(config.probes);
+    config.successes = breaker.successes.unwrap_or(config.successes);
+    config.probe_timeout = breaker.probe_timeout.unwrap_or(config.probe_timeout);
+    config.ramp = breaker.ramp.unwrap_or(config.ramp);
+    config
 }
 
 /// The place of those who may use the least.

@@ -7,9 +7,10 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use naka::{
     api_key::ApiKeyLayer, authorize::AuthorizeLayer, balance::BalanceLayer, basic_auth::BasicAuthLayer,
-    body_limit::BodyLimitLayer, bulkhead::BulkheadLayer, cors::CorsLayer, fault::FaultLayer,
-    forward_auth::ForwardAuthLayer, idempotency::IdempotencyLayer, jwt::JwtLayer, problem::ProblemLayer,
-    rate_limit::RateLimitLayer, timeout::TimeoutLayer, version::VersionLayer,
+    body_limit::BodyLimitLayer, bulkhead::BulkheadLayer, circuit_breaker::CircuitBreakerLayer,
+    cors::CorsLayer, fault::FaultLayer, forward_auth::ForwardAuthLayer, idempotency::IdempotencyLayer,
+    jwt::JwtLayer, problem::ProblemLayer, rate_limit::RateLimitLayer, timeout::TimeoutLayer,
+    version::VersionLayer,
 };
 use tokio::time::Instant;
 
@@ -264,6 +265,9 @@ fn layers(
         .and_then(|policy| state.idempotency.get(&here.identity(policy, &config.policies[policy])));
     let fault = route.policies.one(Kind::Fault);
     let fault = fault.and_then(|policy| state.faults.get(&here.identity(policy, &config.policies[policy])));
+    let circuit_breaker = route.policies.one(Kind::CircuitBreaker);
+    let circuit_breaker = circuit_breaker
+        .and_then(|policy| state.breakers.get(&here.identity(policy, &config.policies[policy])));
     let jwt = route.policies.one(Kind::Jwt).and_then(|policy| state.tokens.get(policy));
     let upstream = upstream_of(route).map(|upstream| &config.upstreams[upstream]);
     Layers {
@@ -284,6 +288,7 @@ fn layers(
         idempotency: idempotency.map_or_else(IdempotencyLayer::off, |kept| kept.layer.clone()),
         bulkhead: bulkhead(here, route.policies.one(Kind::Bulkhead)),
         fault: fault.cloned().unwrap_or_else(FaultLayer::off),
+        circuit_breaker: circuit_breaker.cloned().unwrap_or_else(CircuitBreakerLayer::off),
         upstream_bulkhead: bulkhead(there, upstream.and_then(|upstream| upstream.bulkhead.as_ref())),
         balance: upstream_of(route)
             .and_then(|upstream| state.balancers.get(upstream).cloned())

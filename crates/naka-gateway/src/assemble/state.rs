@@ -17,21 +17,23 @@ use naka::{
 use super::{
     Surroundings, Wrong,
     convert::{
-        basic_auth_config, bulkhead_layer, bulkhead_reconfigured, cors_rules, fault_config, fetch_config,
-        forward_auth_config, idempotency_config, jwt_config, rate_limit_layer, rate_limit_reconfigured,
-        versioning,
+        basic_auth_config, bulkhead_layer, bulkhead_reconfigured, circuit_breaker_config,
+        circuit_breaker_layer, cors_rules, fault_config, fetch_config, forward_auth_config,
+        idempotency_config, jwt_config, rate_limit_layer, rate_limit_reconfigured, versioning,
     },
     upstream_of,
 };
 use crate::{
     carry::{Carried, Change, Steps},
     config::checked::{
-        BasicAuth, Bulkhead, Config, Destination, Enforce, Fault, Fetch, ForwardAuth, Idempotency, Jwt,
-        JwtKeys, Name, Policy, PolicyKind, RateLimit, Scope, Versions,
+        BasicAuth, Bulkhead, CircuitBreaker, Config, Destination, Enforce, Fault, Fetch, ForwardAuth,
+        Idempotency, Jwt, JwtKeys, Name, Policy, PolicyKind, RateLimit, Scope, Versions,
     },
     control::{AskAuthority, FetchKeys, TellKeys},
     observe::PolicyMetrics,
-    state::{Authorities, Bulkheads, Fetching, Kept, Passwords, RateLimits, State, Tokens, versions_name},
+    state::{
+        Authorities, Breakers, Bulkheads, Fetching, Kept, Passwords, RateLimits, State, Tokens, versions_name,
+    },
     transform::Matched,
     upstream::Pool,
 };
@@ -55,6 +57,7 @@ pub(super) fn carry(
         passwords: step.passwords()?,
         authorities: step.authorities(),
         idempotency: step.idempotency(),
+        breakers: step.breakers(),
         faults: step.faults(),
         versions: step.versions()?,
         balancers: step.balancers(),
@@ -147,6 +150,27 @@ impl Step<'_> {
             is_same: &|_, _| true,
         };
         self.next(&self.before.idempotency, wanted, &steps)
+    }
+
+    fn breakers(&mut self) -> Breakers {
+        let (metrics, wanted) = (
+            self.around.metrics,
+            self.accounts(|policy| match &policy.kind {
+                PolicyKind::CircuitBreaker(breaker) => Some((breaker.clone(), policy.enforce)),
+                _ => None,
+            }),
+        );
+        let steps = Steps {
+            make: &|identity, (breaker, enforce): &(CircuitBreaker, Enforce)| {
+                circuit_breaker_layer(breaker, *enforce, metrics.policy(identity)).named(identity)
+            },
+            change: &|layer, (breaker, enforce)| {
+                layer.reconfigured(&circuit_breaker_config(breaker, *enforce))
+            },
+            // What a request is counted by is made with the layer.
+            is_same: &|(old, _), (new, _)| old.key == new.key,
+        };
+        self.next(&self.before.breakers, wanted, &steps)
     }
 
     fn faults(&mut self) -> Carried<Fault, FaultLayer<Arc<PolicyMetrics>>> {

@@ -640,6 +640,7 @@ fn identity_parts(policy: &PolicyKind) -> impl Iterator<Item = &IdentityPart> {
     let key = match policy {
         PolicyKind::RateLimit(limit) => &limit.key[..],
         PolicyKind::Bulkhead(bulkhead) => &bulkhead.key[..],
+        PolicyKind::CircuitBreaker(breaker) => &breaker.key[..],
         _ => &[],
     };
     key.iter().filter_map(|part| if let KeyPart::Identity(part) = part { Some(part) } else { None })

@@ -1,16 +1,19 @@
-//! Idempotency keys and faults.
+//! Idempotency keys, circuit breakers and faults.
 
 use std::sync::Arc;
 
 use http::{HeaderName, Method};
 
-use super::{policies::Unnamed, unique};
+use super::{limits::scope, policies::Unnamed, unique};
 use crate::config::{
-    checked::{Compress, Cors, Fault, Idempotency, PolicyKind},
+    checked::{CircuitBreaker, Compress, Cors, Fault, Idempotency, PolicyKind},
     decode::{At, Cx, OneOrMany},
     diagnostic::Code,
     node::Span,
-    raw::{RawCoding, RawCompress, RawCors, RawEnvironment, RawFailures, RawFault, RawIdempotency},
+    raw::{
+        RawCircuitBreaker, RawCoding, RawCompress, RawCors, RawEnvironment, RawFailures, RawFault,
+        RawIdempotency, RawPreset,
+    },
 };
 
 pub(super) fn idempotency(raw: &RawIdempotency, cx: &mut Cx) -> Unnamed {
@@ -58,6 +61,48 @@ pub(super) fn idempotency(raw: &RawIdempotency, cx: &mut Cx) -> Unnamed {
         evict: raw.evict(),
     });
     Unnamed::stateless(kind)
+}
+
+pub(super) fn circuit_breaker(raw: &RawCircuitBreaker, cx: &mut Cx) -> Unnamed {
+    if let Some(max_keys) = raw.max_keys.as_ref().filter(|_| raw.said("key").is_none()) {
+        cx.error(Code::Conflict, max_keys.key, "`max_keys` without `key` has no effect")
+            .help("write `key: [\"{id}\"]`, or take `max_keys` away");
+    }
+    let is_never = |rate: u8| rate == 0;
+    let never_by_count = raw.consecutive.as_ref().is_some_and(|at| at.value.0 == 0);
+    let never_by_rate = raw.failure_rate.as_ref().is_some_and(|at| is_never(at.value.0));
+    if let (true, true, Some(at), None, None) =
+        (never_by_count, never_by_rate, &raw.failure_rate, raw.said("slow_call"), raw.said("preset"))
+    {
+        cx.error(Code::Unused, at.span, "this breaker never opens")
+            .help("write `consecutive`, `failure_rate` or `slow_call`, or take it away");
+    }
+    let small = |number: u64| u8::try_from(number).unwrap_or(u8::MAX);
+    let kind = PolicyKind::CircuitBreaker(CircuitBreaker {
+        preset: raw.preset.as_ref().map(|at| match at.value {
+            RawPreset::IrctcBooking => "irctc_booking",
+            RawPreset::PaymentGateway => "payment_gateway",
+            RawPreset::FoodDelivery => "food_delivery",
+            RawPreset::CabBooking => "cab_booking",
+        }),
+        consecutive: raw.consecutive.as_ref().map(|at| at.value.0),
+        failure_rate: raw.failure_rate.as_ref().map(|at| at.value.0),
+        slow_call: raw
+            .slow_call
+            .as_ref()
+            .and_then(|at| Some((at.value.over.as_ref()?.value, at.value.rate().0))),
+        min_requests: raw.min_requests.as_ref().map(|at| u32::try_from(at.value.0).unwrap_or(u32::MAX)),
+        window: raw.window.as_ref().map(|at| at.value),
+        open: raw.open.as_ref().map(|at| (at.value.0, at.value.1)),
+        probes: raw.probes.as_ref().map(|at| small(at.value.0)),
+        successes: raw.successes.as_ref().map(|at| small(at.value.0)),
+        probe_timeout: raw.probe_timeout.as_ref().map(|at| at.value),
+        ramp: raw.ramp.as_ref().map(|at| at.value.0),
+        key: raw.key.iter().flat_map(|key| key.value.0.iter().map(|at| at.value.clone())).collect(),
+        max_keys: usize::try_from(raw.max_keys().0).unwrap_or(usize::MAX),
+    });
+    let key = raw.key.as_ref().map(|key| key.span);
+    Unnamed { kind, enforce: raw.enforce(), scope: scope(raw.scope()), key }
 }
 
 fn values<T: Clone>(list: Option<&At<OneOrMany<T>>>) -> Option<Vec<T>> {

@@ -290,7 +290,7 @@ pub(super) fn bulkhead(raw: &RawBulkhead, cx: &mut Cx) -> Option<Unnamed> {
     Some(Unnamed { kind, enforce: raw.enforce(), scope: scope(raw.scope()), key })
 }
 
-fn scope(raw: RawScope) -> Scope {
+pub(super) fn scope(raw: RawScope) -> Scope {
     match raw {
         RawScope::Policy => Scope::Policy,
         RawScope::Route => Scope::Route,

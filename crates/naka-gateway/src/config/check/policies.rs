@@ -17,7 +17,10 @@ use crate::config::{
     decode::{At, Cx, OneOrMany, Or},
     diagnostic::Code,
     node::Span,
-    raw::{RawBulkhead, RawCompress, RawCors, RawFault, RawIdempotency, RawPolicy, RawRateLimit, RawRule},
+    raw::{
+        RawBulkhead, RawCircuitBreaker, RawCompress, RawCors, RawFault, RawIdempotency, RawPolicy,
+        RawRateLimit, RawRule,
+    },
     suggest::one_of,
     values::Id,
 };
@@ -105,6 +108,7 @@ pub(super) struct LevelKeys<'a> {
     pub(super) bulkhead: Option<&'a At<Or<Id, RawBulkhead>>>,
     pub(super) authorize: Option<&'a At<Or<Id, RawRule>>>,
     pub(super) idempotency: Option<&'a At<Or<Id, RawIdempotency>>>,
+    pub(super) circuit_breaker: Option<&'a At<Or<Id, RawCircuitBreaker>>>,
     pub(super) fault: Option<&'a At<Or<Id, RawFault>>>,
     pub(super) cors: Option<&'a At<Or<Id, RawCors>>>,
     pub(super) compress: Option<&'a At<Or<Id, RawCompress>>>,
@@ -119,6 +123,7 @@ macro_rules! level_keys {
             bulkhead: $raw.bulkhead.as_ref(),
             authorize: $raw.authorize.as_ref(),
             idempotency: $raw.idempotency.as_ref(),
+            circuit_breaker: $raw.circuit_breaker.as_ref(),
             fault: $raw.fault.as_ref(),
             cors: $raw.cors.as_ref(),
             compress: $raw.compress.as_ref(),
@@ -226,7 +231,14 @@ impl Policies {
             |raw, _, cx| Some(guards::compress(raw, cx)),
             cx,
         );
-        for (name, span) in own.into_iter().flatten().chain(cors).chain(compress) {
+        let circuit_breaker = self.inlined(
+            tables,
+            owner,
+            (Kind::CircuitBreaker, keys.circuit_breaker),
+            |raw, _, cx| Some(guards::circuit_breaker(raw, cx)),
+            cx,
+        );
+        for (name, span) in own.into_iter().flatten().chain(cors).chain(compress).chain(circuit_breaker) {
             self.place(name, span, &mut level, cx);
         }
         level
@@ -276,8 +288,17 @@ impl Policies {
         }
         let place = cx.place(self.places[&name]);
         let (is, kind) = (is.word(), kind.word());
-        let has_key =
-            ["rate_limit", "bulkhead", "authorize", "idempotency", "fault", "cors", "compress"].contains(&is);
+        let has_key = [
+            "rate_limit",
+            "bulkhead",
+            "authorize",
+            "idempotency",
+            "circuit_breaker",
+            "fault",
+            "cors",
+            "compress",
+        ]
+        .contains(&is);
         let help = if has_key {
             format!("write `{is}: {name}` or `use: [{name}]`")
         } else {
@@ -325,6 +346,7 @@ impl Policies {
             let parts = match self.checked.get(name).map(|policy| &policy.kind) {
                 Some(PolicyKind::RateLimit(limit)) => &limit.key,
                 Some(PolicyKind::Bulkhead(bulkhead)) => &bulkhead.key,
+                Some(PolicyKind::CircuitBreaker(breaker)) => &breaker.key,
                 _ => continue,
             };
             for part in parts {
@@ -391,6 +413,7 @@ fn unnamed(raw: &RawPolicy, stage: Stage, cx: &mut Cx) -> Option<Unnamed> {
     let basic_auth = raw.basic_auth.as_ref().and_then(|raw| auth::basic_auth(&raw.value, cx));
     let forward_auth = raw.forward_auth.as_ref().and_then(|raw| auth::forward_auth(&raw.value, cx));
     let idempotency = raw.idempotency.as_ref().map(|raw| guards::idempotency(&raw.value, cx));
+    let circuit_breaker = raw.circuit_breaker.as_ref().map(|raw| guards::circuit_breaker(&raw.value, cx));
     let compress = raw.compress.as_ref().map(|raw| guards::compress(&raw.value, cx));
     let cors = raw.cors.as_ref().and_then(|raw| guards::cors(&raw.value, cx));
     let fault = raw.fault.as_ref().and_then(|raw| guards::fault(&raw.value, raw.span, stage, cx));
@@ -406,4 +429,5 @@ fn unnamed(raw: &RawPolicy, stage: Stage, cx: &mut Cx) -> Option<Unnamed> {
         .or(fault)
         .or(cors)
         .or(compress)
+        .or(circuit_breaker)
 }

@@ -87,7 +87,7 @@ impl From<'_> {
         if !matches!(self.destination, Destination::Versions(_)) {
             return;
         }
-        for kind in [Kind::RateLimit, Kind::Bulkhead, Kind::Idempotency, Kind::Fault] {
+        for kind in [Kind::RateLimit, Kind::Bulkhead, Kind::Idempotency, Kind::CircuitBreaker, Kind::Fault] {
             for (name, span) in self.level.all(kind) {
                 if policies.checked.get(name).is_none_or(|policy| policy.scope != Scope::Upstream) {
                     continue;

@@ -39,6 +39,8 @@ pub enum PolicyKind {
     Authorize(Rule),
     /// What is repeated with the same key is not done again.
     Idempotency(Idempotency),
+    /// What fails is left alone for a while.
+    CircuitBreaker(CircuitBreaker),
     /// Errors and delays for whoever asks for them.
     Fault(Fault),
     /// What pages of other origins may.
@@ -59,6 +61,7 @@ impl PolicyKind {
             Self::ForwardAuth(_) => Kind::ForwardAuth,
             Self::Authorize(_) => Kind::Authorize,
             Self::Idempotency(_) => Kind::Idempotency,
+            Self::CircuitBreaker(_) => Kind::CircuitBreaker,
             Self::Fault(_) => Kind::Fault,
             Self::Cors(_) => Kind::Cors,
             Self::Compress(_) => Kind::Compress,
@@ -89,6 +92,8 @@ pub enum Kind {
     Bulkhead,
     /// Errors and delays.
     Fault,
+    /// What fails is left alone.
+    CircuitBreaker,
     /// Smaller responses.
     Compress,
 }
@@ -107,6 +112,7 @@ impl Kind {
             Self::Idempotency => "idempotency",
             Self::Bulkhead => "bulkhead",
             Self::Fault => "fault",
+            Self::CircuitBreaker => "circuit_breaker",
             Self::Compress => "compress",
         }
     }
@@ -468,6 +474,46 @@ pub struct Idempotency {
     pub keeps_failures: bool,
     /// Whether at a bound the oldest go before their time.
     pub evict: bool,
+}
+
+/// What fails, or is slow, is left alone for a while; what is not said is as the preset or the defaults have it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CircuitBreaker {
+    /// The name of a preset.
+    pub preset: Option<&'static str>,
+    /// Failures in a row; 0 is never.
+    pub consecutive: Option<u32>,
+    /// So many percent of the window; 0 is never.
+    pub failure_rate: Option<u8>,
+    /// How long is slow, and how many percent of the window.
+    pub slow_call: Option<(Duration, u8)>,
+    /// Below so many results no rate opens.
+    pub min_requests: Option<u32>,
+    /// Which results count.
+    pub window: Option<BreakerWindow>,
+    /// How long it is open at first, and at most.
+    pub open: Option<(Duration, Duration)>,
+    /// Probes at once.
+    pub probes: Option<u8>,
+    /// Probes that have to go well.
+    pub successes: Option<u8>,
+    /// After so long without news, probes lose their places.
+    pub probe_timeout: Option<Duration>,
+    /// For so long a growing share passes.
+    pub ramp: Option<Duration>,
+    /// What makes a key; nothing: there is one breaker.
+    pub key: Vec<KeyPart>,
+    /// Keys that have a breaker.
+    pub max_keys: usize,
+}
+
+/// Which results count for the rates of a breaker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BreakerWindow {
+    /// The last so many.
+    Count(u32),
+    /// Those of the last so long.
+    Time(Duration),
 }
 
 /// Make responses smaller.

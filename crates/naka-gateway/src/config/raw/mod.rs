@@ -195,6 +195,8 @@ record! {
         cors: Or<Id, RawCors> = optional;
         /// Make responses smaller: a name, or how.
         compress: Or<Id, RawCompress> = optional;
+        /// A circuit breaker: a name, or the breaker itself.
+        circuit_breaker: Or<Id, RawCircuitBreaker> = optional;
         /// Faults: a name, or the faults themselves.
         fault: Or<Id, RawFault> = optional;
         /// Bounds on requests.
@@ -379,6 +381,8 @@ record! {
         cors: Or<Id, RawCors> = optional;
         /// Make responses smaller: a name, or how.
         compress: Or<Id, RawCompress> = optional;
+        /// A circuit breaker: a name, or the breaker itself.
+        circuit_breaker: Or<Id, RawCircuitBreaker> = optional;
         /// Faults: a name, or the faults themselves.
         fault: Or<Id, RawFault> = optional;
         /// Bounds on requests.
@@ -390,7 +394,7 @@ record! {
         /// The routes.
         routes: Named<Id, RawRoute> = required;
     }
-    not_built: retry circuit_breaker cache enforce auth;
+    not_built: retry cache enforce auth;
     instead: groups => "groups have one level: write the routes of both here",
         r#match => "a group shares `host:`; paths stand in each route",
         prefix => "a group shares `host:`; paths stand in each route";
@@ -421,6 +425,8 @@ record! {
         cors: Or<Id, RawCors> = optional;
         /// Make responses smaller: a name, or how.
         compress: Or<Id, RawCompress> = optional;
+        /// A circuit breaker: a name, or the breaker itself.
+        circuit_breaker: Or<Id, RawCircuitBreaker> = optional;
         /// Faults: a name, or the faults themselves.
         fault: Or<Id, RawFault> = optional;
         /// Bounds on requests.
@@ -444,8 +450,7 @@ record! {
         /// Destination: a list of the versions of these routes, as they are now.
         list_versions: OneOrMany<Id> = optional;
     }
-    not_built: split compose mirror fallback retry cache sticky enforce
-        circuit_breaker lifecycle;
+    not_built: split compose mirror fallback retry cache sticky enforce lifecycle;
     instead: path => "write it into the match: `match: {path: /healthz}`",
         prefix => "write it into the match: `match: {prefix: /api}`",
         regex => "write it into the match: `match: {regex: …}`",

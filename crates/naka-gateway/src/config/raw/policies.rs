@@ -8,7 +8,7 @@ use serde_json::{Value as Json, json};
 
 use super::Count;
 use crate::config::{
-    checked::{Enforce, IdentityPart, KeyPart, Rate},
+    checked::{BreakerWindow, Enforce, IdentityPart, KeyPart, Rate},
     decode::{At, Cx, Decode, Named, OneOrMany, Or, Scalar, Text, Wrong},
     node::{Key, Node, Value},
     record::{record, words},
@@ -36,6 +36,8 @@ record! {
         authorize: RawRule = optional;
         /// What is repeated with the same key is answered again, and not done again.
         idempotency: RawIdempotency = optional;
+        /// What fails, or is slow, is left alone for a while.
+        circuit_breaker: RawCircuitBreaker = optional;
         /// Errors and delays for whoever asks for them.
         fault: RawFault = optional;
         /// What pages of other origins may ask and read.
@@ -43,7 +45,7 @@ record! {
         /// Make responses smaller.
         compress: RawCompress = optional;
     }
-    not_built: retry circuit_breaker mirror fallback
+    not_built: retry mirror fallback
         cache sticky timeouts headers limits;
 }
 
@@ -475,6 +477,130 @@ record! {
     }
     instead: key => "write `header:`",
         expires => "write `ttl:`";
+}
+
+record! {
+    /// What fails, or is slow, is left alone for a while.
+    RawCircuitBreaker ("a circuit breaker such as `{consecutive: 5, open: 30s}`") {
+        /// The settings of a well-known kind of service, for all that is not said here.
+        preset: RawPreset = optional;
+        /// Opens after so many failures in a row; `never` for not by that.
+        consecutive: CountOrNever = optional;
+        /// Opens when so many of the window have failed; `never` for not by that.
+        failure_rate: PercentOrNever = optional;
+        /// Opens when too many of the window were slow.
+        slow_call: RawSlowCall = optional;
+        /// Below so many results in the window no rate opens.
+        min_requests: Whole<1, 2000> = optional;
+        /// Which results count for the rates: the last `100`, or those of the last `10s`.
+        window: BreakerWindow = optional;
+        /// How long it is open: `30s`, or `1s..60s` if it grows while probes go on failing.
+        open: OpenTimes = optional;
+        /// Probes at work at once while it is half open.
+        probes: Whole<1, 15> = optional;
+        /// Probes that have to go well until it closes.
+        successes: Whole<1, 15> = optional;
+        /// After so long without news, probes lose their places.
+        probe_timeout: Duration = optional;
+        /// For so long after it was open a growing share passes.
+        ramp: OrZero = optional;
+        /// One breaker for each of these; else one for the whole policy.
+        key: OneOrMany<KeyPart> = optional;
+        /// Keys that have a breaker.
+        max_keys: Whole<32, 1_000_000> = "10000";
+        /// Whom one account is for.
+        scope: RawScope = "policy";
+        /// How far it takes effect.
+        enforce: Enforce = "always";
+    }
+    not_built: max_ejected;
+    instead: threshold => "write `consecutive: 5`",
+        failures => "write `consecutive: 5`",
+        timeout => "write `open: 30s`; how long a call may take, `timeouts` of the upstream say",
+        recovery_timeout => "write `open: 30s`",
+        error_rate => "write `failure_rate: 50%`";
+}
+
+words! {
+    /// Well-known kinds of services.
+    RawPreset ("a kind of service") {
+        IrctcBooking = "irctc_booking",
+        PaymentGateway = "payment_gateway",
+        FoodDelivery = "food_delivery",
+        CabBooking = "cab_booking",
+    }
+}
+
+record! {
+    /// When a call is slow, and how many may be.
+    RawSlowCall ("slow calls such as `{over: 2s, rate: 80%}`") {
+        /// Slow is what takes so long to its response's head, or longer.
+        over: Duration = required;
+        /// Opens when so many of the window were slow.
+        rate: Percent = "80%";
+    }
+}
+
+/// So many, or `never`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CountOrNever(pub(crate) u32);
+
+impl Scalar for CountOrNever {
+    const WHAT: &'static str = "a number such as `5`, or `never`";
+
+    fn parse(text: Text<'_>) -> Result<Self, Wrong> {
+        if text.text == "never" {
+            return Ok(Self(0));
+        }
+        let Whole(number) = Whole::<1, 1_000_000>::parse(text)?;
+        Ok(Self(u32::try_from(number).unwrap_or(u32::MAX)))
+    }
+}
+
+/// So many of a hundred, or `never`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PercentOrNever(pub(crate) u8);
+
+impl Scalar for PercentOrNever {
+    const WHAT: &'static str = "a percentage such as `50%`, or `never`";
+
+    fn parse(text: Text<'_>) -> Result<Self, Wrong> {
+        if text.text == "never" {
+            return Ok(Self(0));
+        }
+        Percent::parse(text).map(|Percent(percent)| Self(percent))
+    }
+}
+
+impl Scalar for BreakerWindow {
+    const WHAT: &'static str = "so many results such as `100`, or those of a time such as `10s`";
+
+    fn parse(text: Text<'_>) -> Result<Self, Wrong> {
+        if text.text.bytes().all(|byte| byte.is_ascii_digit()) {
+            let Whole(results) = Whole::<10, 100_000>::parse(text)?;
+            return Ok(Self::Count(u32::try_from(results).unwrap_or(u32::MAX)));
+        }
+        Duration::parse(text).map(Self::Time)
+    }
+}
+
+/// How long a breaker is open at first, and at most.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OpenTimes(pub(crate) Duration, pub(crate) Duration);
+
+impl Scalar for OpenTimes {
+    const WHAT: &'static str = "a duration such as `30s`, or two such as `1s..60s`";
+
+    fn parse(text: Text<'_>) -> Result<Self, Wrong> {
+        let (first, most) = text.text.split_once("..").unwrap_or((text.text, text.text));
+        let part = |part: &str| Duration::parse(Text { text: part, ..text });
+        let (first, most) = (part(first)?, part(most)?);
+        if most < first {
+            let message = format!("{} goes down", quoted(text.text));
+            return Err(Wrong::new(message).help("write the shorter time first: `1s..60s`"));
+        }
+        Ok(Self(first, most))
+    }
 }
 
 words! {
