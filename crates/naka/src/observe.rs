@@ -27,6 +27,8 @@ pub trait Observer: Send + Sync + 'static {
     fn delayed(&self) {}
     /// A request that waited was given up by its caller.
     fn cancelled(&self) {}
+    /// So few endpoints are available that one was chosen among all of them.
+    fn panicked(&self) {}
 }
 
 impl Observer for () {}
@@ -52,5 +54,8 @@ impl<O: Observer> Observer for Arc<O> {
     }
     fn cancelled(&self) {
         (**self).cancelled();
+    }
+    fn panicked(&self) {
+        (**self).panicked();
     }
 }
