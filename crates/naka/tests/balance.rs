@@ -601,6 +601,24 @@ async fn r9_6_a_node_that_hangs_is_not_cheap() {
     }
 }
 
+/// Nobody knows how long it would have taken, but that it was longer.
+#[tokio::test(start_paused = true)]
+async fn r9_6_what_is_given_up_late_counts_as_slow_and_early_as_nothing() {
+    let bench = bench(BalanceConfig::new(Policy::PeakEwma), even(1));
+    let give_up = async |after| {
+        let behind = service_fn(|_: Request<()>| pending::<Result<Response<Full<Bytes>>, ()>>());
+        let call = bench.layer.layer(behind).call(Request::new(()));
+        tokio::time::advance(Duration::from_secs(after)).await;
+        drop(call);
+    };
+    give_up(0).await;
+    assert_eq!(bench.endpoint("node_0").latency(), None);
+    give_up(3).await;
+    assert_eq!(bench.endpoint("node_0").latency(), Some(Duration::from_secs(3)));
+    give_up(1).await;
+    assert_eq!(bench.endpoint("node_0").latency(), Some(Duration::from_secs(3)));
+}
+
 /// One that joins begins with a tenth of its share, under each policy, and has all of it in the end.
 #[tokio::test(start_paused = true)]
 async fn r9_6_a_newcomer_starts_slowly_under_every_policy() {
@@ -822,6 +840,21 @@ async fn r9_7_requests_go_on_while_the_set_changes() {
     assert!(bench.layer.endpoints().iter().all(|endpoint| endpoint.in_flight() == 0));
 }
 
+// ---- R9.8
+
+#[tokio::test(start_paused = true)]
+async fn r9_8_health_is_told_once_for_all_policies() {
+    let first = bench(BalanceConfig::default(), even(4));
+    let others = ALL.map(|policy| first.layer.reconfigured(BalanceConfig::new(policy), even(4)));
+    first.endpoint("node_2").withdraw(Absence::Unhealthy);
+    for layer in others {
+        let bench = Bench { layer };
+        assert!(!bench.counts(200).contains_key("node_2"));
+    }
+    first.endpoint("node_2").restore(Absence::Unhealthy, Now::read());
+    assert!(first.counts(8).contains_key("node_2"));
+}
+
 // ---- R9.9
 
 #[tokio::test(start_paused = true)]
@@ -962,6 +995,21 @@ async fn who_was_too_late_for_a_probe_goes_to_the_next_candidate() {
     }
 }
 
+/// Being too late for many does not widen what was asked for.
+#[tokio::test(start_paused = true)]
+async fn who_was_too_late_everywhere_is_not_sent_outside_of_its_subset() {
+    let targets = (0..40).map(|number| {
+        Target::new(format!("node_{number}")).label("version", if number < 20 { "v1" } else { "v2" })
+    });
+    let config = BalanceConfig::new(Policy::Random).subset_miss(SubsetMiss::Refuse);
+    let layer = BalanceLayer::with_config(config, targets).subset_by("version", |_| Some(Key::of("v1")));
+    let layer = layer.gated(|address| -> Arc<dyn Gate> {
+        let number = address.strip_prefix("node_").unwrap().parse::<u32>().unwrap();
+        if number < 20 { Arc::new(Unlucky) } else { Script::saying(Availability::Ready, 0) }
+    });
+    assert_eq!(Bench { layer }.sent(Request::new(())), None);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_gate_hears_what_came_of_each() {
     let gate = Script::saying(Availability::Ready, 0);
@@ -1012,7 +1060,7 @@ impl Body for Breaks {
 }
 
 #[tokio::test(start_paused = true)]
-async fn gates_are_kept_over_reconfigurations_and_asked_nothing_in_a_panic() {
+async fn gates_are_kept_over_reconfigurations_and_keep_nobody_out_in_a_panic() {
     let gate = Script::saying(Availability::Ejected, 0);
     let mut bench = gated(Policy::RoundRobin, std::slice::from_ref(&gate));
     assert_eq!(bench.sent(Request::new(())), None);

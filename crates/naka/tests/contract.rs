@@ -525,7 +525,7 @@ impl Subject for FullBalancer {
     fn fresh(&self) -> BalanceLayer {
         let room = |number| Target::new(format!("10.0.0.{number}:80")).weight(number).capacity(1);
         let mut config = BalanceConfig::new(self.0).max_load(125).panic(30);
-        config.slow_start = Some(SlowStart { duration: Duration::from_secs(60), floor: 10 });
+        config.slow_start = Some(SlowStart { duration: Duration::from_mins(1), floor: 10 });
         config.sticky = Some(Sticky::new("endpoint", b"a secret").unwrap());
         let before = BalanceLayer::with_config(config.clone(), [room(1)]);
         let layer = before.reconfigured(config, (1..=admits()).map(room));

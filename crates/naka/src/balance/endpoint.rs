@@ -220,8 +220,8 @@ impl Endpoint {
         }
     }
 
-    /// Takes a place there, unless it is full or its gate has closed in the meantime. In a panic nobody asks
-    /// the gate.
+    /// Takes a place there, unless it is full or its gate has closed in the meantime. In a panic a closed gate
+    /// keeps nobody out.
     pub(super) fn enter(&self, now: Now, measure: Option<Measure>, in_panic: bool) -> Option<InFlight> {
         let (account, capacity) = (self.account(), self.0.target.capacity);
         match capacity {
@@ -233,8 +233,11 @@ impl Endpoint {
         }
         let mut in_flight =
             InFlight { endpoint: self.clone(), ticket: None, entered: now, measure, answer: None, end: None };
-        if let (Some(gate), false) = (self.gate(), in_panic) {
-            in_flight.ticket = Some(gate.enter(now)?); // Dropped, it gives the place back.
+        if let Some(gate) = self.gate() {
+            in_flight.ticket = gate.enter(now);
+            if in_flight.ticket.is_none() && !in_panic {
+                return None; // Dropped, it gives the place back.
+            }
         }
         Some(in_flight)
     }

@@ -59,8 +59,9 @@
 //! All services made from one layer, and their clones, share turns and accounts. An account belongs to an
 //! address and outlives [`reconfigured`](BalanceLayer::reconfigured) and [`update`](BalanceLayer::update), also to
 //! another policy, and also if the address was gone for a while. An endpoint that is not listed any more gets no
-//! new requests; what is under way goes on. Endpoints that a new layer begins with have all of their share, those
-//! that are added later, or come back, join under slow start.
+//! new requests; what is under way goes on. Endpoints that a new layer begins with have all of their share; those
+//! that are added later, or are well again, join under slow start; one that was only gone from the list for a
+//! while goes on as it was.
 //!
 //! A set of endpoints never changes; `update` makes another one. Each service keeps the one it has seen and looks
 //! at a number whether there is a newer one, so a request reads no shared pointer. When there is, it is fetched
@@ -220,8 +221,8 @@ impl<O: Observer> BalanceLayer<O> {
         self.set(|setting| setting.hash = Some(Arc::new(key)))
     }
 
-    /// The region a request comes from, as the [`Key`] of its name. Ask what was verified, or the address of the
-    /// client; where a header is asked, whoever sends it chooses among regions.
+    /// The region a request comes from, as the [`Key`] of its name, a text. Ask what was verified, or the address
+    /// of the client; where a header is asked, whoever sends it chooses among regions.
     pub fn region_by(self, region: impl Fn(&Head<'_>) -> Option<Key> + Send + Sync + 'static) -> Self
     where
         O: Clone,
@@ -229,7 +230,7 @@ impl<O: Observer> BalanceLayer<O> {
         self.set(|setting| setting.region = Some(Arc::new(region)))
     }
 
-    /// Which endpoints will do: those whose `label` has the value whose [`Key`] this is; `None`: all.
+    /// Which endpoints will do: those whose `label` has the value, a text, whose [`Key`] this is; `None`: all.
     pub fn subset_by(
         self,
         label: &str,
@@ -251,8 +252,7 @@ impl<O: Observer> BalanceLayer<O> {
         self.set(|setting| setting.gates = Some(gates))
     }
 
-    /// The same endpoints under another configuration, or others: what is known of an address stays, and turns
-    /// go on.
+    /// Another configuration and other endpoints, or the same: what is known of an address stays, and turns go on.
     pub fn reconfigured<T: Into<Target>>(
         &self,
         config: BalanceConfig,
@@ -463,5 +463,31 @@ impl<O> fmt::Debug for BalanceLayer<O> {
             .field("config", &handle.shared.setting.config)
             .field("endpoints", &endpoints)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{set::MAX_KEPT, *};
+
+    #[test]
+    fn what_is_remembered_of_endpoints_that_are_gone_is_bounded() {
+        let layer = BalanceLayer::new(["10.0.0.1:80"]);
+        let first = layer.endpoints().remove(0);
+        first.withdraw(Absence::Maintenance);
+        for number in 0..1000 {
+            layer.update([Target::new(format!("10.0.1.{number}:80"))]);
+        }
+        let kept = layer.shared().map(|shared| shared.current().kept.len());
+        assert_eq!(kept, Some(MAX_KEPT));
+        layer.update(["10.0.0.1:80"]);
+        assert_eq!(layer.endpoints()[0].absences().next(), None, "it was forgotten: the first to go");
+    }
+
+    #[test]
+    fn an_address_that_is_named_twice_counts_once() {
+        let layer = BalanceLayer::new(["a:1", "b:1", "a:1"]);
+        let addresses = layer.endpoints().iter().map(|it| it.address().to_string()).collect::<Vec<_>>();
+        assert_eq!(addresses, ["a:1", "b:1"]);
     }
 }

@@ -120,9 +120,8 @@ impl<O: Observer> Shared<O> {
             count += 1;
         }
         if count == AGAIN {
-            // Others were faster so often that it is any that lets us in. None of them is withdrawn.
-            let present = |place: &usize| snapshot.members[*place].endpoint.absences().next().is_none();
-            let mut places = (0..snapshot.members.len()).filter(present);
+            // Others were faster so often that it is whichever lets us in.
+            let mut places = (0..snapshot.members.len()).filter(|place| chooser.is_open(&ask, *place));
             if let Some((place, guard)) =
                 places.find_map(|place| Some((place, enter(snapshot, place, now, false)?)))
             {

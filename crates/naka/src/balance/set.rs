@@ -59,6 +59,8 @@ pub(super) struct Member {
     // What a look needs, without going through the endpoint.
     pub(super) account: Arc<Account>,
     pub(super) gate: Option<Arc<dyn Gate>>,
+    /// It has no gate and no capacity.
+    is_plain: bool,
     identity: u64,
     pub(super) weight: u32,
     capacity: u32,
@@ -138,6 +140,7 @@ impl Snapshot {
         let member = |endpoint: Endpoint| Member {
             account: Arc::clone(endpoint.account()),
             gate: endpoint.gate().cloned(),
+            is_plain: endpoint.gate().is_none() && endpoint.target().capacity.is_none(),
             identity: stable(endpoint.address().as_bytes()),
             weight: if policy.is_weighted() { endpoint.target().weight.clamp(1, 65_535) } else { 1 },
             capacity: endpoint.target().capacity.unwrap_or(u32::MAX),
@@ -293,21 +296,8 @@ impl Chooser<'_> {
 
     /// The choice at this turn: it changes nothing.
     pub(super) fn choose(&self, ask: &Ask<'_>, turn: u64, refused: &[usize]) -> Option<Choice> {
-        let in_panic = self.is_panic(ask.now);
-        let random = ask.key.unwrap_or_else(|| mix(self.state.seed ^ mix(turn)));
-        let mut view = View {
-            config: self.config,
-            snapshot: self.snapshot,
-            now: ask.now,
-            now_ns: self.state.now_ns(ask.now),
-            random,
-            wish: WISHES[0],
-            ask,
-            refused,
-            in_panic,
-            rank: None,
-            bound: None,
-        };
+        let mut view = self.view(ask, turn, refused);
+        let (in_panic, is_narrow) = (view.in_panic, view.is_narrow);
         for wish in WISHES {
             let is_more = wish.fair
                 || wish.untried
@@ -316,7 +306,7 @@ impl Chooser<'_> {
             if !is_more {
                 continue;
             }
-            (view.rank, view.bound) = (None, None);
+            (view.rank, view.bound, view.is_narrow) = (None, None, is_narrow);
             view.wish = Wish { fair: false, ..wish };
             let known = ask.token.and_then(|token| self.snapshot.place_of(token));
             if let Some(place) = known.filter(|place| view.is_open(*place)) {
@@ -326,16 +316,44 @@ impl Chooser<'_> {
                 let ranks = ranks.of_region(ask.region);
                 let Some(best) = regions::best(ranks, &view) else { continue };
                 view.rank = Some((ranks, best));
+                view.is_narrow = true;
             }
             view.wish = wish;
-            if wish.fair && self.config.policy.is_by_key() {
-                view.bound = self.config.max_load.map(|percent| view.bound(percent));
+            if let Some(percent) =
+                self.config.max_load.filter(|_| wish.fair && self.config.policy.is_by_key())
+            {
+                view.bound = Some(view.bound(percent));
+                view.is_narrow = true;
             }
             if let Some((place, next)) = self.pick(&view, turn) {
                 return Some(Choice { place, next, is_sticky: false, in_panic });
             }
         }
         None
+    }
+
+    /// Whether this one may be had, whatever the policy says.
+    pub(super) fn is_open(&self, ask: &Ask<'_>, place: usize) -> bool {
+        let subset = self.config.subset_miss == SubsetMiss::Refuse;
+        let wish = Wish { fair: false, untried: false, subset };
+        View { wish, ..self.view(ask, 0, &[]) }.is_open(place)
+    }
+
+    fn view<'a>(&'a self, ask: &'a Ask<'_>, turn: u64, refused: &'a [usize]) -> View<'a> {
+        View {
+            config: self.config,
+            snapshot: self.snapshot,
+            now: ask.now,
+            now_ns: self.state.now_ns(ask.now),
+            random: ask.key.unwrap_or_else(|| mix(self.state.seed ^ mix(turn))),
+            wish: WISHES[0],
+            ask,
+            refused,
+            in_panic: self.is_panic(ask.now),
+            rank: None,
+            bound: None,
+            is_narrow: !refused.is_empty() || ask.tried.is_some() || ask.subset.is_some(),
+        }
     }
 
     fn pick(&self, view: &View<'_>, turn: u64) -> Option<(usize, u64)> {
@@ -347,13 +365,13 @@ impl Chooser<'_> {
             (_, Table::Maglev(maglev)) => maglev.pick(random, view),
             (_, Table::Rendezvous(rendezvous)) => rendezvous.pick(random, view),
             (Policy::LeastRequest | Policy::WeightedLeastRequest, _) => {
-                least::pick(random, view, |place| view.requests(place))
+                view.least(|member| u64::from(member.account.in_flight()))
             }
-            (Policy::LeastLatency, _) => least::pick(random, view, |place| view.latency_cost(place)),
-            (Policy::LeastLoad, _) => least::pick(random, view, |place| view.load_cost(place)),
-            (Policy::PeakEwma, _) => {
-                p2c::pick(&snapshot.sums, &mut Draws::new(random), view, |place| view.latency_cost(place))
-            }
+            (Policy::LeastLatency, _) => view.least(|member| view.latency_cost(member)),
+            (Policy::LeastLoad, _) => view.least(|member| view.load_cost(member)),
+            (Policy::PeakEwma, _) => p2c::pick(&snapshot.sums, &mut Draws::new(random), view, |place| {
+                view.latency_cost(&snapshot.members[place])
+            }),
             _ => random::pick(&snapshot.sums, &mut Draws::new(random), view),
         };
         place.map(|place| (place, turn.wrapping_add(1)))
@@ -412,6 +430,8 @@ struct View<'a> {
     in_panic: bool,
     rank: Option<(&'a [u8], u8)>,
     bound: Option<Bound>,
+    /// Not every endpoint that is available will do.
+    is_narrow: bool,
 }
 
 /// What is under way at all that are open, and their weights.
@@ -423,18 +443,44 @@ struct Bound {
 }
 
 impl View<'_> {
-    fn requests(&self, place: usize) -> u64 {
-        u64::from(self.snapshot.members[place].account.in_flight())
-    }
-
-    fn latency_cost(&self, place: usize) -> u64 {
-        let Member { account, weight, .. } = &self.snapshot.members[place];
+    fn latency_cost(&self, member: &Member) -> u64 {
+        let Member { account, weight, .. } = member;
         latency::cost(account.estimate_us(self.now_ns, self.snapshot.half_life), account.in_flight(), *weight)
     }
 
-    fn load_cost(&self, place: usize) -> u64 {
-        let Member { account, weight, .. } = &self.snapshot.members[place];
+    fn load_cost(&self, member: &Member) -> u64 {
+        let Member { account, weight, .. } = member;
         resource::cost(account.load(self.now_ns), account.in_flight(), *weight)
+    }
+
+    /// The least of all. Each endpoint is looked at once, as there are many.
+    fn least(&self, cost: impl Fn(&Member) -> u64) -> Option<usize> {
+        let members = &*self.snapshot.members;
+        least::pick(self.random, members.len(), |place| {
+            let member = &members[place];
+            let status = member.account.status();
+            if !self.is_plainly_available(member, status) && !self.is_available(place, member, status) {
+                return None;
+            }
+            let is_new = Account::is_joining(status) && self.wish.fair;
+            let share = if is_new { self.share_of(&member.account) } else { slow_start::WHOLE };
+            Some(least::Look { cost: cost(member), weight: member.weight, share })
+        })
+    }
+
+    /// Nothing is said against it: so it is of nearly all, nearly always.
+    #[inline]
+    const fn is_plainly_available(&self, member: &Member, status: u32) -> bool {
+        status == 0 && member.is_plain && !self.is_narrow
+    }
+
+    fn is_available(&self, place: usize, member: &Member, status: u32) -> bool {
+        let is_there = if self.in_panic {
+            !Account::is_withdrawn(status)
+        } else {
+            Account::is_present(status) && member.lets_pass(self.now)
+        };
+        is_there && member.has_room() && self.is_wanted(place, member, status)
     }
 
     fn bound(&self, percent: u32) -> Bound {
@@ -458,25 +504,9 @@ impl View<'_> {
         self.config.policy.is_of_all()
     }
 
-    fn share_of(&self, account: &Account) -> u32 {
-        self.config.slow_start.map_or(slow_start::WHOLE, |slow_start| account.share(self.now_ns, slow_start))
-    }
-}
-
-impl Candidates for View<'_> {
-    fn count(&self) -> usize {
-        self.snapshot.members.len()
-    }
-
-    fn is_open(&self, place: usize) -> bool {
-        let member = &self.snapshot.members[place];
-        let (account, status) = (&member.account, member.account.status());
-        let is_there = if self.in_panic {
-            !Account::is_withdrawn(status)
-        } else {
-            Account::is_present(status) && member.lets_pass(self.now)
-        };
-        if !is_there || !member.has_room() || self.refused.contains(&place) {
+    /// Whether this request wants one that could be had.
+    fn is_wanted(&self, place: usize, member: &Member, status: u32) -> bool {
+        if self.refused.contains(&place) {
             return false;
         }
         if self.wish.fair && Account::is_joining(status) && !self.policy_sees_shares() && !self.takes(member)
@@ -493,19 +523,28 @@ impl Candidates for View<'_> {
             return false;
         }
         self.bound.is_none_or(|Bound { percent, in_flight, weights }| {
-            u64::from(account.in_flight()) < bound::limit(percent, in_flight, member.weight, weights)
+            let has = u64::from(member.account.in_flight());
+            has < bound::limit(percent, in_flight, member.weight, weights)
         })
+    }
+
+    fn share_of(&self, account: &Account) -> u32 {
+        self.config.slow_start.map_or(slow_start::WHOLE, |slow_start| account.share(self.now_ns, slow_start))
+    }
+}
+
+impl Candidates for View<'_> {
+    fn count(&self) -> usize {
+        self.snapshot.members.len()
+    }
+
+    fn is_open(&self, place: usize) -> bool {
+        let member = &self.snapshot.members[place];
+        let status = member.account.status();
+        self.is_plainly_available(member, status) || self.is_available(place, member, status)
     }
 
     fn weight(&self, place: usize) -> u32 {
         self.snapshot.members[place].weight
-    }
-    fn share(&self, place: usize) -> u32 {
-        let account = &self.snapshot.members[place].account;
-        if self.wish.fair && Account::is_joining(account.status()) {
-            self.share_of(account)
-        } else {
-            slow_start::WHOLE
-        }
     }
 }

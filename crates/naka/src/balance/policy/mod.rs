@@ -31,12 +31,6 @@ pub trait Candidates {
 
     /// Its weight, at least 1.
     fn weight(&self, place: usize) -> u32;
-
-    /// The part of its share that it has, in units of 1 / [`WHOLE`](slow_start::WHOLE). Only
-    /// [`least`] asks; for all others a newcomer is now open and now not.
-    fn share(&self, _: usize) -> u32 {
-        slow_start::WHOLE
-    }
 }
 
 /// All but one.
@@ -131,10 +125,15 @@ mod tests {
             let identities = (0_u64..).map(mix).take(all.len()).collect::<Vec<_>>();
             let members = identities.iter().copied().zip(weights.iter().copied()).collect::<Vec<_>>();
             let (sums, cost) = (random::Sums::new(&weights), |place: usize| mix(key ^ identities[place]) % 7);
+            let look = |place: usize| {
+                let weight = candidates.weight(place);
+                let look = least::Look { cost: cost(place), weight, share: slow_start::WHOLE };
+                candidates.is_open(place).then_some(look)
+            };
             let picks = [
                 ("round_robin", round_robin::pick(turn, &candidates).map(|it| it.0)),
                 ("smooth", smooth::Cycle::new(&weights).pick(turn, &candidates).map(|it| it.0)),
-                ("least", least::pick(key, &candidates, cost)),
+                ("least", least::pick(key, all.len(), look)),
                 ("p2c", p2c::pick(&sums, &mut random::Draws::new(key), &candidates, cost)),
                 ("random", random::pick(&sums, &mut random::Draws::new(key), &candidates)),
                 ("ring", ring::Ring::new(&members, 20).pick(key, &candidates)),

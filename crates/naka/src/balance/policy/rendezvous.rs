@@ -6,7 +6,12 @@
 //! even in (0, 1), the lowest of −ln(u) / weight wins. The logarithm is in whole numbers, so that it is the
 //! same on each machine.
 
-use super::{Candidates, hash::mix, least};
+use super::{
+    Candidates,
+    hash::mix,
+    least::{self, Look},
+    slow_start::WHOLE,
+};
 
 /// What each endpoint is, as a hash.
 #[derive(Clone, Debug)]
@@ -31,7 +36,11 @@ impl Rendezvous {
             let open = (0..self.identities.len()).filter(|place| candidates.is_open(*place));
             return open.max_by_key(|place| hash(*place));
         }
-        least::pick(key, candidates, |place| minus_log2(hash(place)))
+        least::pick(key, self.identities.len(), |place| {
+            let look =
+                || Look { cost: minus_log2(hash(place)), weight: candidates.weight(place), share: WHOLE };
+            candidates.is_open(place).then(look)
+        })
     }
 }
 
