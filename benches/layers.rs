@@ -26,7 +26,7 @@
 use std::{
     alloc::System,
     convert::Infallible,
-    future::{Ready, ready},
+    future::{Future, Ready, ready},
     hint::black_box,
     net::{IpAddr, Ipv4Addr},
     num::NonZeroU32,
@@ -40,14 +40,17 @@ use std::{
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri,
-    header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, FROM, HOST, ORIGIN},
+    header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, FROM, HOST, ORIGIN, SET_COOKIE},
 };
 use http_body::{Body, Frame};
 use http_body_util::Full;
 use naka::{
     api_key::{ApiKey, ApiKeyConfig, ApiKeyLayer, ApiKeys},
     authorize::{AuthorizeLayer, Rule},
-    balance::BalanceLayer,
+    balance::{
+        self, Absence, Availability, BalanceConfig, BalanceLayer, HashKey, Passage, Policy, Sticky, Target,
+        Ticket,
+    },
     basic_auth::{BasicAuthConfig, BasicAuthLayer, User, Users},
     body_limit::BodyLimitLayer,
     bulkhead::{Adaptive, BulkheadConfig, BulkheadLayer, Share},
@@ -115,6 +118,31 @@ const HAPPY: &[Row] = &[
     }),
     Row::new("timeout", 0, || runs(timeout().layer(Bare), Sample::new())),
     Row::new("balance", 0, || runs(balance().layer(Bare), Sample::new())),
+    Row::new("balance.weighted", 0, || balanced(Policy::WeightedRoundRobin)),
+    Row::new("balance.random", 0, || balanced(Policy::Random)),
+    Row::new("balance.least_request", 0, || balanced(Policy::LeastRequest)),
+    Row::new("balance.weighted_least", 0, || balanced(Policy::WeightedLeastRequest)),
+    Row::new("balance.peak_ewma", 0, || balanced(Policy::PeakEwma)),
+    Row::new("balance.least_latency", 0, || balanced(Policy::LeastLatency)),
+    Row::new("balance.least_load", 0, || balanced(Policy::LeastLoad)),
+    Row::new("balance.ring_hash", 0, || balanced(Policy::RING_HASH)),
+    Row::new("balance.maglev", 0, || balanced(Policy::MAGLEV)),
+    Row::new("balance.rendezvous", 0, || balanced(Policy::Rendezvous)),
+    Row::new("balance.ip_hash", 0, || balanced(Policy::IpHash)),
+    Row::new("balance.bounded", 0, || {
+        runs(balance_of_100(BalanceConfig::new(Policy::RING_HASH).max_load(125)).layer(Bare), Sample::new())
+    }),
+    Row::new("balance.one_sick", 0, || {
+        let layer = balance_of_100(BalanceConfig::new(Policy::PeakEwma).panic(50));
+        layer.endpoints()[7].withdraw(Absence::Unhealthy);
+        runs(layer.layer(Bare), Sample::new())
+    }),
+    // Each of a hundred gates is asked.
+    Row::new("balance.gated", 0, || {
+        let layer = balance_of_100(BalanceConfig::new(Policy::LeastRequest)).gated(|_| Arc::new(Open));
+        runs(layer.layer(Bare), Sample::new())
+    }),
+    Row::new("balance.sticky", 0, stuck),
     Row::new("authorize", 0, || {
         let rule = Rule::any([Rule::role("support"), Rule::scope("rides.read")]);
         runs(AuthorizeLayer::new(rule).layer(Bare), Sample::new().from(asha()))
@@ -165,10 +193,11 @@ const HAPPY: &[Row] = &[
 const OTHERS: &[Row] = &[
     Row::new("rate_limit.two_drafts", 3, two_limits_with_fields),
     Row::new("version.deprecated", 2, deprecated),
+    Row::new("balance.cookie_set", 3, || runs(sticky().layer(Bare), Sample::new())),
     Row::new("idempotency.new_key", 8, with_new_keys),
     Row::new("idempotency.replay", 4, || keyed(&idempotency())),
-    Row::new("retry.no_body", 6, || asked(with_body(retry().layer(Reader), Full::default), Sample::new())),
-    Row::new("retry", 9, || asked(with_body(retry().layer(Reader), order), Sample::new().posted())),
+    Row::new("retry.no_body", 7, || asked(with_body(retry().layer(Reader), Full::default), Sample::new())),
+    Row::new("retry", 10, || asked(with_body(retry().layer(Reader), order), Sample::new().posted())),
     Row::new("jwt.hs256_anew", 40, || {
         let set = KeySet::from_secret(None, SECRET).expect("it is long enough");
         verified_anew(set, |claims| hs256(SECRET, claims))
@@ -242,6 +271,49 @@ fn timeout() -> TimeoutLayer {
 
 fn balance() -> BalanceLayer {
     BalanceLayer::new(["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"])
+}
+
+/// Each row of balancing but the first has so many endpoints.
+fn balance_of_100(config: BalanceConfig) -> BalanceLayer {
+    let targets = (0..100).map(|number| Target::new(format!("10.0.0.{number}:80")));
+    BalanceLayer::with_config(config, targets).hash_by(|head| head.headers.get("x-api-key").map(HashKey::of))
+}
+
+fn balanced(policy: Policy) -> Runs {
+    runs(balance_of_100(BalanceConfig::new(policy)).layer(Bare), Sample::new())
+}
+
+/// A gate that never closes.
+#[derive(Debug)]
+struct Open;
+
+impl balance::Gate for Open {
+    fn availability(&self, _: Now) -> Availability {
+        Availability::Ready
+    }
+
+    fn enter(&self, _: Now) -> Option<Ticket> {
+        Some(Ticket(0))
+    }
+
+    fn leave(&self, _: Ticket, _: &Passage) {}
+}
+
+fn sticky() -> BalanceLayer {
+    let cookie = Sticky::new("endpoint", SECRET).expect("the name of a cookie");
+    balance_of_100(BalanceConfig::default().sticky(cookie))
+}
+
+/// With the cookie that the first request was given.
+fn stuck() -> Runs {
+    let mut service = sticky().layer(Bare);
+    let mut first = pin!(service.call(Sample::new().request(Now::read())));
+    let Poll::Ready(Ok(response)) = first.as_mut().poll(&mut TaskContext::from_waker(Waker::noop())) else {
+        panic!("it answers at once");
+    };
+    let cookie = response.headers()[SET_COOKIE].to_str().expect("visible ASCII");
+    let cookie = cookie.split(';').next().unwrap_or_default().to_owned();
+    runs(service, Sample::new().with(COOKIE, &cookie))
 }
 
 fn asha() -> Identity {
@@ -376,7 +448,7 @@ fn stack_of_nothing() -> Runs {
         .layer(BulkheadLayer::<()>::off())
         .layer(TimeoutLayer::off())
         .layer(BulkheadLayer::<()>::off())
-        .layer(BalanceLayer::off());
+        .layer(BalanceLayer::<()>::off());
     runs(off.service(Bare), Sample::new())
 }
 

@@ -2,15 +2,19 @@
 //!
 //! The first extension of a request costs three allocations and each further one another, so
 //! a stack of ours keeps its facts in fields of one [`Context`]. Outside such a stack each layer
-//! falls back to extensions of its own: [`ClientAddr`], [`Deadline`], [`Endpoint`], [`Identity`],
-//! [`ApiVersion`].
+//! falls back to extensions of its own: [`ClientAddr`], [`Deadline`], [`Endpoint`], [`Tried`],
+//! [`Identity`], [`ApiVersion`].
 
 use std::{net::IpAddr, sync::Arc};
 
 use http::Extensions;
 use tokio::time::Instant;
 
-use crate::{balance::Endpoint, clock::Now, identity::Identity};
+use crate::{
+    balance::{Endpoint, Tried},
+    clock::Now,
+    identity::Identity,
+};
 
 /// What is known of one request.
 #[derive(Clone, Debug)]
@@ -22,6 +26,8 @@ pub struct Context {
     pub client: Option<IpAddr>,
     /// The endpoint a balancer chose.
     pub endpoint: Option<Endpoint>,
+    /// The endpoints that were tried for it before, where somebody retries.
+    pub tried: Option<Tried>,
     /// Who it comes from, as a layer that authenticates found.
     pub identity: Option<Arc<Identity>>,
     /// Which version of the API it asks for.
@@ -33,7 +39,7 @@ pub struct Context {
 impl Context {
     /// A request whose head was read at `now`.
     pub const fn new(now: Now) -> Self {
-        Self { now, client: None, endpoint: None, identity: None, version: None, deadline: None }
+        Self { now, client: None, endpoint: None, tried: None, identity: None, version: None, deadline: None }
     }
 
     /// The same, from a client.

@@ -17,7 +17,8 @@
 //! | [`version`] | Which version of an API is meant, and what is told of its life |
 //! | [`reshape`] | Bodies of another shape than the service's own |
 //! | [`fault`] | Errors and delays for whoever asks for them |
-//! | [`balance`] | Chooses an endpoint and keeps its account until the body ends |
+//! | [`retry`] | Sends again what failed, from a budget |
+//! | [`balance`] | Chooses an endpoint by one of twelve policies, and keeps its account until the body ends |
 //! | [`classify`] | No layer: what an exchange says of whoever is behind |
 //! | [`problem`] | Renders what the others rejected as problem details (RFC 9457) |
 //!

@@ -33,6 +33,8 @@ pub trait Observer: Send + Sync + 'static {
     fn not_retried(&self, _: Stop) {}
     /// A circuit breaker went from one phase into another; told once, by whoever made it so.
     fn transition(&self, _: &Transition) {}
+    /// So few endpoints are available that one was chosen among all of them.
+    fn panicked(&self) {}
 }
 
 impl Observer for () {}
@@ -67,5 +69,8 @@ impl<O: Observer> Observer for Arc<O> {
     }
     fn transition(&self, transition: &Transition) {
         (**self).transition(transition);
+    }
+    fn panicked(&self) {
+        (**self).panicked();
     }
 }

@@ -15,7 +15,7 @@ use naka::{
     BoxError,
     api_key::{ApiKey, ApiKeyAuth, ApiKeyConfig, ApiKeyLayer, ApiKeys},
     authorize::{Authorize, AuthorizeLayer, Rule},
-    balance::{Balance, BalanceLayer, InFlight},
+    balance::{Balance, BalanceConfig, BalanceLayer, HashKey, InFlight, Policy, SlowStart, Sticky, Target},
     basic_auth::{BasicAuth, BasicAuthConfig, BasicAuthLayer, User, Users},
     body_limit::{BodyLimit, BodyLimitLayer},
     bulkhead::{Adaptive, Bulkhead, BulkheadConfig, BulkheadLayer, Permit, Share},
@@ -575,6 +575,34 @@ impl Subject for ABalancer {
     }
 }
 
+/// Endpoints with room for as many requests as the suite asks for, under each policy; what is random has a
+/// seed, and can be foreseen.
+struct FullBalancer(Policy);
+
+impl Subject for FullBalancer {
+    type Layer = BalanceLayer;
+    type Service = Balance<Probe>;
+    type Body = Guarded<Answer, InFlight>;
+
+    fn fresh(&self) -> BalanceLayer {
+        let room = |number| Target::new(format!("10.0.0.{number}:80")).weight(number).capacity(1);
+        let mut config = BalanceConfig::new(self.0).max_load(125).panic(30);
+        config.slow_start = Some(SlowStart { duration: Duration::from_mins(1), floor: 10 });
+        config.sticky = Some(Sticky::new("endpoint", b"a secret").unwrap());
+        let before = BalanceLayer::with_config(config.clone(), [room(1)]);
+        let layer = before.reconfigured(config, (1..=admits()).map(room));
+        layer.hash_by(|head| Some(HashKey::of(head.uri.path())))
+    }
+
+    fn off(&self) -> BalanceLayer {
+        BalanceLayer::off()
+    }
+
+    fn held(&self, layer: &BalanceLayer) -> usize {
+        layer.endpoints().iter().map(|endpoint| endpoint.in_flight() as usize).sum()
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn rate_limit_keeps_the_laws() {
     check(&OneLimit).await;
@@ -694,6 +722,26 @@ async fn faults_keep_the_laws() {
 #[tokio::test(start_paused = true)]
 async fn balance_keeps_the_laws() {
     check(&ABalancer).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn balance_keeps_the_laws_under_each_policy() {
+    for policy in [
+        Policy::RoundRobin,
+        Policy::WeightedRoundRobin,
+        Policy::Random,
+        Policy::LeastRequest,
+        Policy::WeightedLeastRequest,
+        Policy::PeakEwma,
+        Policy::LeastLatency,
+        Policy::LeastLoad,
+        Policy::RING_HASH,
+        Policy::Maglev { size: 251 },
+        Policy::Rendezvous,
+        Policy::IpHash,
+    ] {
+        check(&FullBalancer(policy)).await;
+    }
 }
 
 /// `explain` and `call` agree on which of many rejections take effect.

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests may")]
 
 use std::{
-    collections::VecDeque,
+    collections::{HashSet, VecDeque},
     convert::Infallible,
     error::Error,
     fmt,
@@ -17,6 +17,7 @@ use http::{Method, Request, Response, StatusCode};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt as _, Collected, Full, combinators::BoxBody};
 use naka::{
+    balance::{BalanceConfig, BalanceLayer, Endpoint, HashKey, Policy},
     clock::Now,
     context::Context as Facts,
     explain::{Explain as _, Finding},
@@ -376,4 +377,24 @@ async fn who_has_gone_is_not_retried_for() {
     let hanging = Upstream::new(&[Step::Hangs]);
     let sent = tokio::time::timeout(Duration::from_secs(1), send(&layer(1), &hanging, get())).await;
     assert!(sent.is_err(), "a retry is no timeout");
+}
+
+/// By its key it would go to the same endpoint each time.
+#[tokio::test(start_paused = true)]
+async fn r9_9_a_retry_prefers_another_endpoint() {
+    let tried = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&tried);
+    let fails = tower::service_fn(move |request: Request<Replay<Sent>>| {
+        let address = Endpoint::of(request.extensions()).unwrap().address().to_string();
+        seen.lock().unwrap().push(address);
+        async { Ok::<_, Infallible>(Response::builder().status(503).body(Full::<Bytes>::default()).unwrap()) }
+    });
+    let balance = BalanceLayer::with_config(BalanceConfig::new(Policy::Rendezvous), ["a:1", "b:1", "c:1"]);
+    let balance = balance.hash_by(|_| Some(HashKey::of(b"asha")));
+    let service = layer(3).layer(balance.layer(fails));
+    assert_eq!(service.clone().oneshot(get()).await.unwrap().status(), 503);
+    let first = tried.lock().unwrap().clone();
+    assert_eq!(first.iter().collect::<HashSet<_>>().len(), 3, "all three before one twice: {first:?}");
+    assert_eq!(service.oneshot(get()).await.unwrap().status(), 503);
+    assert_eq!(tried.lock().unwrap()[4], first[0], "another request begins where its key says");
 }

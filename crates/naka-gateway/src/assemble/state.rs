@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use naka::{
-    balance::BalanceLayer,
+    balance::{BalanceConfig, BalanceLayer},
     basic_auth::BasicAuthLayer,
     context::ApiVersion,
     fault::FaultLayer,
@@ -297,7 +297,9 @@ impl Step<'_> {
     fn balancers(&mut self) -> Carried<Vec<Arc<str>>, BalanceLayer> {
         let steps = Steps {
             make: &|_, addresses: &Vec<Arc<str>>| BalanceLayer::new(addresses.iter().map(|it| &**it)),
-            change: &|layer, addresses| layer.reconfigured(addresses.iter().map(|it| &**it)),
+            change: &|layer, addresses| {
+                layer.reconfigured(BalanceConfig::default(), addresses.iter().map(|it| &**it))
+            },
             is_same: &|_, _| true,
         };
         self.next(&self.before.balancers, addresses(self.config).collect(), &steps)

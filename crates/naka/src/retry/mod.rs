@@ -80,6 +80,7 @@ use tower_service::Service;
 
 use crate::{
     BoxError,
+    balance::Tried,
     clock::Now,
     context::Deadline,
     explain::{Explain, Finding},
@@ -208,7 +209,8 @@ where
         };
         let now = Now::of(request.extensions());
         shared.budget.deposit(now);
-        let (head, body) = request.into_parts();
+        let (mut head, body) = request.into_parts();
+        Tried::new().put(&mut head.extensions); // Its copies share it, so that another endpoint is chosen.
         let (source, first) = Source::of(body, shared.config.max_body);
         // The instance that was ready sends the first attempt; its clone stays here.
         let clone = self.inner.clone();

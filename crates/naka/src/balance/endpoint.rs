@@ -1,0 +1,448 @@
+//! Endpoints: what they are, and what is known of them.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{
+            AtomicU32, AtomicU64,
+            Ordering::{AcqRel, Relaxed},
+        },
+    },
+    time::Duration,
+};
+
+use http::{Extensions, Response, StatusCode};
+use tokio::time::Instant;
+
+use super::{
+    gate::{Answer, Gate, Passage, Ticket},
+    policy::{
+        ewma::{Ewma, HalfLife},
+        slow_start,
+    },
+};
+use crate::{
+    clock::Now,
+    context::Context,
+    guard::{End, Guard},
+    reject::Rejection,
+};
+
+/// What an endpoint is, as it is configured or found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Target {
+    /// Its address, which is its identity.
+    pub address: Arc<str>,
+    /// Its weight, 1 to 65,535; default 1.
+    pub weight: u32,
+    /// Requests that may be under way there; default no bound.
+    pub capacity: Option<u32>,
+    /// What else is said of it: region, zone, version.
+    pub labels: Vec<(String, String)>,
+}
+
+impl Target {
+    /// An address, of weight 1.
+    pub fn new(address: impl Into<Arc<str>>) -> Self {
+        Self { address: address.into(), weight: 1, capacity: None, labels: Vec::new() }
+    }
+
+    /// Its weight: 0 counts as 1, and more than 65,535 as that.
+    #[must_use]
+    pub fn weight(mut self, weight: u32) -> Self {
+        self.weight = weight.clamp(1, 65_535);
+        self
+    }
+
+    /// So many requests may be under way there.
+    #[must_use]
+    pub const fn capacity(mut self, capacity: u32) -> Self {
+        self.capacity = Some(capacity);
+        self
+    }
+
+    /// What else is said of it.
+    #[must_use]
+    pub fn label(mut self, name: &str, value: &str) -> Self {
+        self.labels.push((name.into(), value.into()));
+        self
+    }
+
+    /// The value of a label.
+    pub fn label_value(&self, name: &str) -> Option<&str> {
+        self.labels.iter().find(|(known, _)| known == name).map(|(_, value)| &**value)
+    }
+}
+
+impl From<&str> for Target {
+    fn from(address: &str) -> Self {
+        Self::new(address)
+    }
+}
+
+/// Why an endpoint is not to be chosen. There may be several reasons at once, and it is back when there is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Absence {
+    /// It is on its way out: what is under way goes on to its end.
+    Draining,
+    /// It is taken out for a while, on purpose.
+    Maintenance,
+    /// Whoever asks after its health says no.
+    Unhealthy,
+    /// What it did with its requests says no.
+    Outlier,
+}
+
+impl Absence {
+    const ALL: [Self; 4] = [Self::Draining, Self::Maintenance, Self::Unhealthy, Self::Outlier];
+
+    const fn bit(self) -> u32 {
+        match self {
+            Self::Draining => DRAINING,
+            Self::Maintenance => MAINTENANCE,
+            Self::Unhealthy => UNHEALTHY,
+            Self::Outlier => OUTLIER,
+        }
+    }
+}
+
+const DRAINING: u32 = 1;
+const MAINTENANCE: u32 = 2;
+const UNHEALTHY: u32 = 4;
+const OUTLIER: u32 = 8;
+const ABSENT: u32 = DRAINING | MAINTENANCE | UNHEALTHY | OUTLIER;
+/// Taken out on purpose: also a panic does not use it.
+const WITHDRAWN: u32 = DRAINING | MAINTENANCE;
+/// It has joined and is not known to have all of its share yet.
+const JOINING: u32 = 16;
+
+/// How long a report of load counts.
+const REPORT_NS: u64 = 180_000_000_000;
+
+/// One address of an upstream, and the account of what is under way there.
+#[derive(Clone)]
+pub struct Endpoint(Arc<Inner>);
+
+struct Inner {
+    target: Target,
+    account: Arc<Account>,
+    gate: Option<Arc<dyn Gate>>,
+}
+
+impl Endpoint {
+    pub(super) fn new(target: Target, account: Arc<Account>, gate: Option<Arc<dyn Gate>>) -> Self {
+        Self(Arc::new(Inner { target, account, gate }))
+    }
+
+    /// The endpoint that was chosen for a request.
+    pub fn of(extensions: &Extensions) -> Option<&Self> {
+        let known = extensions.get::<Context>().and_then(|context| context.endpoint.as_ref());
+        known.or_else(|| extensions.get::<Self>())
+    }
+
+    /// Its address, as it was given.
+    pub fn address(&self) -> &Arc<str> {
+        &self.0.target.address
+    }
+
+    /// What it is, as it was given.
+    pub fn target(&self) -> &Target {
+        &self.0.target
+    }
+
+    /// Requests under way there, up to the end of their response bodies.
+    pub fn in_flight(&self) -> u32 {
+        self.account().in_flight()
+    }
+
+    /// How long it takes to answer, as far as is known: without what has been forgotten since. It is measured
+    /// under the policies that go by it, and behind a gate.
+    pub fn latency(&self) -> Option<Duration> {
+        let ewma = Ewma::unpack(self.account().latency.load(Relaxed));
+        (!ewma.is_empty()).then(|| Duration::from_micros(u64::from(ewma.last_us())))
+    }
+
+    /// What stands in front of it.
+    pub fn gate(&self) -> Option<&Arc<dyn Gate>> {
+        self.0.gate.as_ref()
+    }
+
+    /// Why it is not to be chosen; none if it is.
+    pub fn absences(&self) -> impl Iterator<Item = Absence> + use<> {
+        let status = self.account().status();
+        Absence::ALL.into_iter().filter(move |absence| status & absence.bit() != 0)
+    }
+
+    /// It is not to be chosen any more, for this reason too. What is under way goes on.
+    pub fn withdraw(&self, absence: Absence) {
+        self.account().status.fetch_or(absence.bit(), AcqRel);
+    }
+
+    /// This reason is gone. If it was the last one, the endpoint joins: its share grows from the floor.
+    pub fn restore(&self, absence: Absence, now: Now) {
+        let account = self.account();
+        if account.status() & ABSENT == absence.bit() {
+            account.join(now); // Before it is seen to be back.
+        }
+        account.status.fetch_and(!absence.bit(), AcqRel);
+    }
+
+    /// It is draining, and nothing is under way there any more.
+    pub fn is_drained(&self) -> bool {
+        self.account().status() & DRAINING != 0 && self.in_flight() == 0
+    }
+
+    /// How busy it says it is, in thousandths of all it can do. After three minutes it is not known any more.
+    pub fn report_load(&self, thousandths: u32, now: Now) {
+        let account = self.account();
+        let ns = account.since_start(now);
+        // The word of an average that never mixes: a value, and when it came.
+        let load = Ewma::default().peak(thousandths, ns, HalfLife::new(Duration::ZERO));
+        account.load.store(load.pack(), Relaxed);
+    }
+
+    pub(super) fn account(&self) -> &Arc<Account> {
+        &self.0.account
+    }
+
+    pub(super) fn id(&self) -> u64 {
+        self.0.account.id
+    }
+
+    pub(super) fn tell(self, extensions: &mut Extensions) {
+        if let Some(context) = extensions.get_mut::<Context>() {
+            context.endpoint = Some(self);
+        } else {
+            extensions.insert(self);
+        }
+    }
+
+    /// Takes a place there, unless it is full or its gate has closed in the meantime. In a panic a closed gate
+    /// keeps nobody out.
+    pub(super) fn enter(&self, now: Now, measure: Option<Measure>, in_panic: bool) -> Option<InFlight> {
+        let (account, capacity) = (self.account(), self.0.target.capacity);
+        match capacity {
+            None => _ = account.in_flight.fetch_add(1, Relaxed), // Relaxed: a count that orders nothing.
+            Some(capacity) => {
+                let next = |count| (count < capacity).then_some(count + 1);
+                account.in_flight.fetch_update(Relaxed, Relaxed, next).ok()?;
+            }
+        }
+        let mut in_flight =
+            InFlight { endpoint: self.clone(), ticket: None, entered: now, measure, answer: None, end: None };
+        if let Some(gate) = self.gate() {
+            in_flight.ticket = gate.enter(now);
+            if in_flight.ticket.is_none() && !in_panic {
+                return None; // Dropped, it gives the place back.
+            }
+        }
+        Some(in_flight)
+    }
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let absences = self.absences().collect::<Vec<_>>();
+        f.debug_struct("Endpoint")
+            .field("address", self.address())
+            .field("in_flight", &self.in_flight())
+            .field("absences", &absences)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What is known of an address. It outlives configurations.
+#[derive(Debug)]
+pub(super) struct Account {
+    /// Never 0, and no other's.
+    id: u64,
+    /// From which all times here count.
+    start: Instant,
+    status: AtomicU32,
+    in_flight: AtomicU32,
+    latency: AtomicU64,
+    load: AtomicU64,
+    joined_ns: AtomicU64,
+    /// The latency of all endpoints of the layer.
+    others: Arc<AtomicU64>,
+}
+
+impl Account {
+    /// With `joined`, it begins with less than its share.
+    pub(super) fn new(start: Instant, others: &Arc<AtomicU64>, joined: Option<Now>) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let account = Self {
+            id: NEXT.fetch_add(1, Relaxed),
+            start,
+            status: AtomicU32::new(0),
+            in_flight: AtomicU32::new(0),
+            latency: AtomicU64::new(0),
+            load: AtomicU64::new(0),
+            joined_ns: AtomicU64::new(0),
+            others: Arc::clone(others),
+        };
+        if let Some(now) = joined {
+            account.join(now);
+        }
+        account
+    }
+
+    fn join(&self, now: Now) {
+        self.joined_ns.store(self.since_start(now), Relaxed);
+        self.status.fetch_or(JOINING, AcqRel);
+    }
+
+    fn since_start(&self, now: Now) -> u64 {
+        now.since_ns(self.start)
+    }
+
+    pub(super) fn in_flight(&self) -> u32 {
+        self.in_flight.load(Relaxed)
+    }
+
+    pub(super) fn status(&self) -> u32 {
+        self.status.load(Relaxed)
+    }
+
+    /// It is, whatever its gate says.
+    pub(super) fn is_present(status: u32) -> bool {
+        status & ABSENT == 0
+    }
+
+    /// It was taken out on purpose.
+    pub(super) fn is_withdrawn(status: u32) -> bool {
+        status & WITHDRAWN != 0
+    }
+
+    pub(super) fn is_joining(status: u32) -> bool {
+        status & JOINING != 0
+    }
+
+    /// The part of its share that it has now.
+    pub(super) fn share(&self, now_ns: u64, slow_start: super::SlowStart) -> u32 {
+        let duration = u64::try_from(slow_start.duration.as_nanos()).unwrap_or(u64::MAX);
+        slow_start::share(now_ns.saturating_sub(self.joined_ns.load(Relaxed)), duration, slow_start.floor)
+    }
+
+    /// It has all of its share: nobody has to look again.
+    pub(super) fn settle(&self) {
+        self.status.fetch_and(!JOINING, AcqRel);
+    }
+
+    /// How long it takes to answer: what is known, mixed with what all others take.
+    pub(super) fn estimate_us(&self, now_ns: u64, half_life: HalfLife) -> u32 {
+        let others = Ewma::unpack(self.others.load(Relaxed)).last_us();
+        Ewma::unpack(self.latency.load(Relaxed)).estimate_us(now_ns, others, half_life)
+    }
+
+    /// How busy it says it is.
+    pub(super) fn load(&self, now_ns: u64) -> Option<u32> {
+        let load = Ewma::unpack(self.load.load(Relaxed));
+        load.is_younger(now_ns, REPORT_NS).then(|| load.last_us())
+    }
+
+    fn sample(&self, now: Now, latency: Duration, measure: Measure, answer: Answer) {
+        let latency = match answer {
+            Answer::Failure => latency.max(measure.failure),
+            Answer::Success | Answer::Neutral => latency,
+        };
+        let (us, now_ns) = (u32::try_from(latency.as_micros()).unwrap_or(u32::MAX), self.since_start(now));
+        let feed = |word: &AtomicU64, feed: &dyn Fn(Ewma) -> Ewma| {
+            // Under contention a sample that came at the same time as another may be lost: both say the same.
+            let old = word.load(Relaxed);
+            let new = feed(Ewma::unpack(old)).pack();
+            if new != old {
+                let _ = word.compare_exchange(old, new, Relaxed, Relaxed);
+            }
+        };
+        if answer == Answer::Neutral {
+            // It was given up: how long it would have taken is not known, only that it was longer.
+            if us <= self.estimate_us(now_ns, measure.half_life) {
+                return;
+            }
+        }
+        feed(&self.latency, &|ewma| ewma.peak(us, now_ns, measure.half_life));
+        if answer == Answer::Success {
+            feed(&self.others, &|ewma| ewma.averaged(us, now_ns, measure.half_life));
+        }
+    }
+}
+
+/// How samples are taken.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Measure {
+    pub(super) half_life: HalfLife,
+    pub(super) failure: Duration,
+}
+
+/// One request under way; in the body, and ended with it.
+#[derive(Debug)]
+pub struct InFlight {
+    endpoint: Endpoint,
+    ticket: Option<Ticket>,
+    entered: Now,
+    measure: Option<Measure>,
+    answer: Option<(Answer, Option<StatusCode>, Duration)>,
+    end: Option<End>,
+}
+
+impl InFlight {
+    /// The response's head is there, or an error.
+    pub(super) fn answered<R, E>(&mut self, result: &Result<Response<R>, E>) {
+        let Some(measure) = self.measure else { return };
+        let (answer, status) = match result {
+            Err(_) => (Answer::Failure, None),
+            Ok(response) => (judged(response), Some(response.status())),
+        };
+        let now = Now::read();
+        let latency = now.instant().saturating_duration_since(self.entered.instant());
+        self.answer = Some((answer, status, latency));
+        if answer != Answer::Neutral {
+            self.endpoint.account().sample(now, latency, measure, answer);
+        }
+    }
+}
+
+/// A 5xx is a failure, also if it came fast: a node that fails at once looks best to whoever counts latency only.
+fn judged<R>(response: &Response<R>) -> Answer {
+    match response.extensions().get::<Rejection>() {
+        Some(rejection) if rejection.reason.blames_upstream() => Answer::Failure,
+        Some(_) => Answer::Neutral,
+        None if response.status().is_server_error() => Answer::Failure,
+        None => Answer::Success,
+    }
+}
+
+impl Guard for InFlight {
+    fn end(mut self, end: End) {
+        self.end = Some(end);
+        // The head was a success, and the body broke off.
+        if let (End::Failed, Some(measure), Some((answer, _, latency))) =
+            (end, self.measure, &mut self.answer)
+            && *answer == Answer::Success
+        {
+            *answer = Answer::Failure;
+            self.endpoint.account().sample(Now::read(), *latency, measure, Answer::Failure);
+        }
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        let account = self.endpoint.account();
+        account.in_flight.fetch_sub(1, Relaxed);
+        let Some(measure) = self.measure else { return };
+        let (answer, status, latency) = self.answer.unwrap_or_else(|| {
+            let now = Now::read();
+            let waited = now.instant().saturating_duration_since(self.entered.instant());
+            account.sample(now, waited, measure, Answer::Neutral);
+            (Answer::Neutral, None, waited)
+        });
+        if let (Some(ticket), Some(gate)) = (self.ticket, self.endpoint.gate()) {
+            gate.leave(ticket, &Passage { entered: self.entered, answer, status, latency, end: self.end });
+        }
+    }
+}
