@@ -8,6 +8,7 @@ mod admin;
 mod agreement;
 mod auth;
 mod bad_input;
+mod balancing;
 mod breaker;
 mod bulkhead;
 mod cli;

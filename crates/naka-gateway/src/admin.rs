@@ -334,6 +334,7 @@ fn upstreams(generation: &Generation) -> Value {
             };
             json!({
                 "address": &**endpoint.address(),
+                "weight": endpoint.target().weight,
                 "in_flight": endpoint.in_flight(),
                 "idle_connections": generation.state.pools.iter().map(idle).sum::<usize>(),
             })

@@ -25,8 +25,8 @@ use tokio::{task::AbortHandle, time::Instant};
 use crate::{
     carry::Carried,
     config::checked::{
-        BasicAuth, Bulkhead, CircuitBreaker, Enforce, Fault, ForwardAuth, Idempotency, Jwt, JwtKeys, Name,
-        RateLimit, Versions,
+        Balance, BasicAuth, Bulkhead, CircuitBreaker, Endpoint, Enforce, Fault, ForwardAuth, Idempotency,
+        Jwt, JwtKeys, Name, RateLimit, Versions,
     },
     control::{FetchKeys, TellKeys},
     observe::PolicyMetrics,
@@ -55,7 +55,7 @@ pub struct State {
     /// Whoever finds versions, by route; the use of each version goes with it.
     pub versions: Carried<Versions, VersionLayer<Arc<PolicyMetrics>>>,
     /// Balancers, by upstream.
-    pub balancers: Carried<Vec<Arc<str>>, BalanceLayer>,
+    pub balancers: Balancers,
     /// For each worker its pools, by upstream and address.
     pub pools: Vec<Carried<(), Arc<Pool>>>,
 }
@@ -64,6 +64,8 @@ pub struct State {
 pub type RateLimits = Carried<(RateLimit, Enforce), RateLimitLayer<Arc<PolicyMetrics>>>;
 /// Bulkheads, by identity.
 pub type Bulkheads = Carried<(Bulkhead, Enforce), BulkheadLayer<Arc<PolicyMetrics>>>;
+/// Balancers, by upstream.
+pub type Balancers = Carried<(Balance, Vec<Endpoint>), BalanceLayer>;
 /// Circuit breakers, by identity.
 pub type Breakers = Carried<(CircuitBreaker, Enforce), CircuitBreakerLayer<Arc<PolicyMetrics>>>;
 /// Whoever checks passwords, by policy.

@@ -1,11 +1,12 @@
 //! From checked policies to the configurations of layers, and to keys.
 
-use std::sync::Arc;
+use std::{borrow::Cow, net::IpAddr, sync::Arc};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use naka::{
     api_key::{ApiKey, ApiKeyConfig, ApiKeys},
     authorize::{Network, Rule},
+    balance::{BalanceConfig, HashKey, Policy as Choice, Target},
     basic_auth::{BasicAuthConfig, User, Users},
     bulkhead::{Adaptive, BulkheadConfig, BulkheadLayer, PRIORITIES, Share},
     circuit_breaker::{self, CircuitBreakerConfig, CircuitBreakerLayer, Preset, SlowCall},
@@ -27,7 +28,8 @@ use naka::{
 
 use crate::{
     config::checked::{
-        self, Bulkhead, Enforce, Fetch, Jwt, KeyPart, OnMissing, RateLimit, Tiers, VersionPlace,
+        self, Balance, BalancePolicy, Bulkhead, Endpoint, Enforce, Fetch, Jwt, KeyPart, OnMissing, RateLimit,
+        Tiers, VersionPlace,
     },
     entry, identity,
     observe::PolicyMetrics,
@@ -252,6 +254,70 @@ pub(super) fn key_of(parts: &[KeyPart]) -> impl Fn(&Head<'_>) -> Option<Key> + S
             };
         }
         Some(key.finish())
+    }
+}
+
+/// The same, as each process and each of several gateways makes it. A part that is missing makes no key.
+pub(super) fn hash_of(parts: &[KeyPart]) -> impl Fn(&Head<'_>) -> Option<HashKey> + Send + Sync + 'static {
+    let parts: Arc<[KeyPart]> = parts.into();
+    move |head| match &*parts {
+        [only] => part_of(head, only).map(HashKey::of),
+        several => {
+            let mut all = Vec::new();
+            for part in several {
+                let part = part_of(head, part)?;
+                all.extend_from_slice(&part.len().to_be_bytes()); // Else `ab`, `c` were `a`, `bc`.
+                all.extend_from_slice(&part);
+            }
+            Some(HashKey::of(all))
+        }
+    }
+}
+
+/// What is known of it before a route is; the others are refused in a balancer's key.
+fn part_of<'h>(head: &Head<'h>, part: &KeyPart) -> Option<Cow<'h, [u8]>> {
+    Some(match part {
+        KeyPart::ClientIp => match client_network(ClientAddr::of(head.extensions)?) {
+            IpAddr::V4(address) => Cow::Owned(address.octets().to_vec()),
+            IpAddr::V6(address) => Cow::Owned(address.octets().to_vec()),
+        },
+        KeyPart::Host => Cow::Owned(entry::host(head.headers).as_bytes().to_vec()),
+        KeyPart::Method => Cow::Borrowed(head.method.as_str().as_bytes()),
+        KeyPart::Header(name) => Cow::Borrowed(header_value(head.headers, name)?.as_bytes()),
+        KeyPart::Query(name) => Cow::Owned(query_value(head.uri.query()?, name)?),
+        KeyPart::Route | KeyPart::Capture(_) | KeyPart::Identity(_) => return None,
+    })
+}
+
+pub(super) fn balance_config(balance: &Balance) -> BalanceConfig {
+    let policy = match balance.policy {
+        BalancePolicy::RoundRobin => Choice::RoundRobin,
+        BalancePolicy::WeightedRoundRobin => Choice::WeightedRoundRobin,
+        BalancePolicy::Random => Choice::Random,
+        BalancePolicy::LeastRequest => Choice::LeastRequest,
+        BalancePolicy::WeightedLeastRequest => Choice::WeightedLeastRequest,
+        BalancePolicy::PeakEwma => Choice::PeakEwma,
+        BalancePolicy::LeastLatency => Choice::LeastLatency,
+        BalancePolicy::RingHash => Choice::RING_HASH,
+        BalancePolicy::Maglev => Choice::MAGLEV,
+        BalancePolicy::Rendezvous => Choice::Rendezvous,
+        BalancePolicy::IpHash => Choice::IpHash,
+    };
+    let mut config = BalanceConfig::new(policy);
+    if let Some(slow_start) = balance.slow_start {
+        config = config.slow_start(slow_start);
+    }
+    if let Some(panic) = balance.panic {
+        config = config.panic(panic);
+    }
+    config
+}
+
+pub(super) fn target(endpoint: &Endpoint) -> Target {
+    let target = Target::new(Arc::clone(&endpoint.address)).weight(endpoint.weight);
+    match endpoint.capacity {
+        Some(capacity) => target.capacity(capacity),
+        None => target,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use naka::{
-    balance::{BalanceConfig, BalanceLayer},
+    balance::BalanceLayer,
     basic_auth::BasicAuthLayer,
     context::ApiVersion,
     fault::FaultLayer,
@@ -17,22 +17,23 @@ use naka::{
 use super::{
     Surroundings, Wrong,
     convert::{
-        basic_auth_config, bulkhead_layer, bulkhead_reconfigured, circuit_breaker_config,
-        circuit_breaker_layer, cors_rules, fault_config, fetch_config, forward_auth_config,
-        idempotency_config, jwt_config, rate_limit_layer, rate_limit_reconfigured, versioning,
+        balance_config, basic_auth_config, bulkhead_layer, bulkhead_reconfigured, circuit_breaker_config,
+        circuit_breaker_layer, cors_rules, fault_config, fetch_config, forward_auth_config, hash_of,
+        idempotency_config, jwt_config, rate_limit_layer, rate_limit_reconfigured, target, versioning,
     },
     upstream_of,
 };
 use crate::{
     carry::{Carried, Change, Steps},
     config::checked::{
-        BasicAuth, Bulkhead, CircuitBreaker, Config, Destination, Enforce, Fault, Fetch, ForwardAuth,
-        Idempotency, Jwt, JwtKeys, Name, Policy, PolicyKind, RateLimit, Scope, Versions,
+        Balance, BasicAuth, Bulkhead, CircuitBreaker, Config, Destination, Endpoint, Enforce, Fault, Fetch,
+        ForwardAuth, Idempotency, Jwt, JwtKeys, Name, Policy, PolicyKind, RateLimit, Scope, Versions,
     },
     control::{AskAuthority, FetchKeys, TellKeys},
     observe::PolicyMetrics,
     state::{
-        Authorities, Breakers, Bulkheads, Fetching, Kept, Passwords, RateLimits, State, Tokens, versions_name,
+        Authorities, Balancers, Breakers, Bulkheads, Fetching, Kept, Passwords, RateLimits, State, Tokens,
+        versions_name,
     },
     transform::Matched,
     upstream::Pool,
@@ -294,15 +295,24 @@ impl Step<'_> {
         Ok(self.next(&self.before.versions, wanted, &steps))
     }
 
-    fn balancers(&mut self) -> Carried<Vec<Arc<str>>, BalanceLayer> {
+    fn balancers(&mut self) -> Balancers {
+        let keyed = |layer: BalanceLayer, balance: &Balance| {
+            if balance.key.is_empty() { layer } else { layer.hash_by(hash_of(&balance.key)) }
+        };
         let steps = Steps {
-            make: &|_, addresses: &Vec<Arc<str>>| BalanceLayer::new(addresses.iter().map(|it| &**it)),
-            change: &|layer, addresses| {
-                layer.reconfigured(BalanceConfig::default(), addresses.iter().map(|it| &**it))
+            make: &|_, (balance, endpoints): &(Balance, Vec<Endpoint>)| {
+                let layer = BalanceLayer::with_config(balance_config(balance), endpoints.iter().map(target));
+                keyed(layer, balance)
+            },
+            change: &|layer, (balance, endpoints)| {
+                keyed(layer.reconfigured(balance_config(balance), endpoints.iter().map(target)), balance)
             },
             is_same: &|_, _| true,
         };
-        self.next(&self.before.balancers, addresses(self.config).collect(), &steps)
+        let wanted = self.config.upstreams.iter().map(|(name, upstream)| {
+            (Arc::clone(name), (upstream.balance.clone(), upstream.endpoints.clone()))
+        });
+        self.next(&self.before.balancers, wanted.collect(), &steps)
     }
 
     /// For each worker; all have the same.

@@ -27,7 +27,7 @@ const TABLE: [(&str, &[&str], &[Unsayable]); 10] = [
         &[("a window of 10 seconds", "policies: {p: {rate_limit: {rate: 20/10s}}}")],
     ),
     ("kong-rate-limiting", &[], &[]),
-    ("kong-upstream-targets", &["health_check", "weight"], &[]),
+    ("kong-upstream-targets", &["health_check"], &[]),
     (
         "nginx-limit-req",
         &[],
@@ -38,7 +38,7 @@ const TABLE: [(&str, &[&str], &[Unsayable]); 10] = [
     ),
     (
         "nginx-reverse-proxy",
-        &["least_conn"],
+        &[],
         &[(
             "a variable as the value of a header",
             "routes: {a: {headers: {request: {set: {x-real-ip: {client_ip: true}}}}}}",

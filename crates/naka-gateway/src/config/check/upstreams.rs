@@ -8,11 +8,14 @@ use std::{
 
 use super::{Tables, limits, origin, policies::Policies};
 use crate::config::{
-    checked::{Endpoint, KeepAlive, Kind, Listener, Name, Upstream, UpstreamTimeouts},
-    decode::{Cx, Or},
+    checked::{
+        Balance, BalancePolicy, Endpoint, KeepAlive, KeyPart, Kind, Listener, Name, Upstream,
+        UpstreamTimeouts,
+    },
+    decode::{At, Cx, Or},
     diagnostic::Code,
     node::Span,
-    raw::RawUpstream,
+    raw::{RawBalance, RawBalancePolicy, RawUpstream},
     values::HostPort,
 };
 
@@ -37,6 +40,7 @@ pub(super) fn upstreams(
         let keep_alive = raw.keep_alive.as_ref().map(|it| it.value.clone()).unwrap_or_default();
         let upstream = Upstream {
             endpoints,
+            balance: raw.balance.as_ref().map(|at| balance(at, cx)).unwrap_or_default(),
             bulkhead,
             timeouts: UpstreamTimeouts {
                 connect: timeouts.connect(),
@@ -52,6 +56,49 @@ pub(super) fn upstreams(
         it.insert(Arc::clone(name), upstream);
     }
     it
+}
+
+fn balance(at: &At<RawBalance>, cx: &mut Cx) -> Balance {
+    let raw = &at.value;
+    let policy = match raw.policy() {
+        RawBalancePolicy::RoundRobin => BalancePolicy::RoundRobin,
+        RawBalancePolicy::WeightedRoundRobin => BalancePolicy::WeightedRoundRobin,
+        RawBalancePolicy::Random => BalancePolicy::Random,
+        RawBalancePolicy::LeastRequest => BalancePolicy::LeastRequest,
+        RawBalancePolicy::WeightedLeastRequest => BalancePolicy::WeightedLeastRequest,
+        RawBalancePolicy::P2cEwma => BalancePolicy::PeakEwma,
+        RawBalancePolicy::LeastLatency => BalancePolicy::LeastLatency,
+        RawBalancePolicy::RingHash => BalancePolicy::RingHash,
+        RawBalancePolicy::Maglev => BalancePolicy::Maglev,
+        RawBalancePolicy::Rendezvous => BalancePolicy::Rendezvous,
+        RawBalancePolicy::IpHash => BalancePolicy::IpHash,
+    };
+    let goes_by_key =
+        matches!(policy, BalancePolicy::RingHash | BalancePolicy::Maglev | BalancePolicy::Rendezvous);
+    match (&raw.key, goes_by_key) {
+        (None, true) if raw.said("key").is_none() => {
+            cx.error(Code::Missing, at.span, "it does not say by what a request finds its endpoint")
+                .help("write `key: [\"header:x-user-id\"]`, or `policy: ip_hash`");
+        }
+        (Some(key), false) => {
+            cx.error(Code::Conflict, key.key, "only `ring_hash`, `maglev` and `rendezvous` go by a key")
+                .help("take `key` away, or write one of these policies");
+        }
+        _ => {}
+    }
+    let parts = raw.key.iter().flat_map(|key| &key.value.0);
+    for part in parts.clone() {
+        if matches!(part.value, KeyPart::Capture(_) | KeyPart::Identity(_) | KeyPart::Route) {
+            cx.error(Code::Conflict, part.span, "an upstream does not know the routes that lead to it")
+                .help("write `client_ip`, `host`, `method`, `header:NAME` or `query:NAME`");
+        }
+    }
+    Balance {
+        policy,
+        key: parts.map(|part| part.value.clone()).collect(),
+        slow_start: raw.slow_start.as_ref().map(|at| at.value),
+        panic: raw.panic.as_ref().map(|at| at.value.0),
+    }
 }
 
 /// The listener that hears what is sent to this address.
@@ -75,10 +122,10 @@ fn endpoints(raw: &RawUpstream, listeners: &BTreeMap<Name, Listener>, cx: &mut C
     let mut seen: HashMap<&HostPort, Span> = HashMap::new();
     let mut it = Vec::with_capacity(list.value.0.len());
     for item in &list.value.0 {
-        let address = match &item.value {
-            Or::Text(address) => address,
+        let (address, weight, capacity) = match &item.value {
+            Or::Text(address) => (address, 1, None),
             Or::Record(raw) => match &raw.address {
-                Some(address) => &address.value,
+                Some(address) => (&address.value, raw.weight().0, raw.capacity.as_ref().map(|at| at.value.0)),
                 None => continue,
             },
         };
@@ -97,7 +144,9 @@ fn endpoints(raw: &RawUpstream, listeners: &BTreeMap<Name, Listener>, cx: &mut C
                 .label("a request that comes here begins anew")
                 .help("write the address of the service; each round makes the head longer, until that is refused");
         }
-        it.push(Endpoint { address: Arc::clone(&address.0) });
+        let whole = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
+        let (weight, capacity) = (whole(weight), capacity.map(whole));
+        it.push(Endpoint { address: Arc::clone(&address.0), weight, capacity });
     }
     it
 }

@@ -181,6 +181,8 @@ pub struct Listener {
 pub struct Upstream {
     /// At least one, no address twice.
     pub endpoints: Vec<Endpoint>,
+    /// How one of them is chosen.
+    pub balance: Balance,
     /// The bulkhead of the whole upstream: a name in `policies`.
     pub bulkhead: Option<Name>,
     /// How long its parts may take.
@@ -196,6 +198,51 @@ pub struct Upstream {
 pub struct Endpoint {
     /// `host:port`, as it was written; a literal address or a name of this machine's resolver.
     pub address: Arc<str>,
+    /// Its share beside the others'.
+    pub weight: u32,
+    /// Requests that may be under way there.
+    pub capacity: Option<u32>,
+}
+
+/// How an endpoint is chosen.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Balance {
+    /// The rule.
+    pub policy: BalancePolicy,
+    /// By what a request finds its endpoint.
+    pub key: Vec<KeyPart>,
+    /// For so long the share of one that joins grows.
+    pub slow_start: Option<Duration>,
+    /// Below so many percent one is chosen among all.
+    pub panic: Option<u8>,
+}
+
+/// The rule by which an endpoint is chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BalancePolicy {
+    /// All in turn.
+    #[default]
+    RoundRobin,
+    /// All in turn, by weight.
+    WeightedRoundRobin,
+    /// Any, by weight.
+    Random,
+    /// The fewest requests under way.
+    LeastRequest,
+    /// The fewest for its weight.
+    WeightedLeastRequest,
+    /// The better of two by latency and load.
+    PeakEwma,
+    /// The best of all by the same.
+    LeastLatency,
+    /// By key, on a ring.
+    RingHash,
+    /// By key, in a table.
+    Maglev,
+    /// By key and endpoint.
+    Rendezvous,
+    /// By the client's address.
+    IpHash,
 }
 
 /// How long the parts of one exchange with an endpoint may take.

@@ -11,13 +11,13 @@ use ipnet::IpNet;
 use serde_json::{Value as Json, json};
 
 use super::{
-    checked::{HostPattern, IdentityPart, Template, Workers},
+    checked::{HostPattern, IdentityPart, KeyPart, Template, Workers},
     decode::{At, Cx, Decode, Named, OneOrMany, Or, Scalar, Text, Wrong},
     node::{Node, Value},
     path::{PathRegex, PrefixPath, WholePath},
     record::{record, words},
     suggest::quoted,
-    units::{OrNever, OrZero, Size, SizeOrNever, Whole},
+    units::{OrNever, OrZero, Percent, Size, SizeOrNever, Whole},
     values::{Authority, HostPort, Id, RedirectStatus, RequestLine},
 };
 
@@ -311,8 +311,12 @@ record! {
     RawEndpoint ("an endpoint such as `{address: \"127.0.0.1:3000\"}`") {
         /// `host:port`.
         address: HostPort = required;
+        /// Its share beside those of the others, for policies that go by weight.
+        weight: Whole<1, 65_535> = "1";
+        /// Requests that may be under way there; beyond that it is not chosen.
+        capacity: Whole<1, 1_000_000> = optional;
     }
-    not_built: weight zone labels region;
+    not_built: zone labels region;
     instead: url => "write `address: \"127.0.0.1:3000\"`",
         host => "write `address: \"127.0.0.1:3000\"`",
         port => "write `address: \"127.0.0.1:3000\"`";
@@ -323,15 +327,32 @@ record! {
     RawBalance ("how an endpoint is chosen") {
         /// The rule.
         policy: RawBalancePolicy = "round_robin";
+        /// By what a request finds its endpoint, for `ring_hash`, `maglev` and `rendezvous`.
+        key: OneOrMany<KeyPart> = optional;
+        /// For so long the share of an endpoint that joins grows.
+        slow_start: Duration = optional;
+        /// If fewer of the endpoints are available, one is chosen among all that are not taken out on purpose.
+        panic: Percent = optional;
     }
-    not_built: slow_start panic prefer key;
+    not_built: prefer sticky;
 }
 
 words! {
     /// The rule by which an endpoint is chosen.
-    RawBalancePolicy ("a rule of balancing") { RoundRobin = "round_robin" }
-    not_built: "p2c_ewma" "p2c" "least_requests" "least_request" "least_conn" "random" "ring_hash" "maglev" "hash"
-        "consistent_hash" "weighted_round_robin";
+    RawBalancePolicy ("a rule of balancing") {
+        RoundRobin = "round_robin",
+        WeightedRoundRobin = "weighted_round_robin",
+        Random = "random",
+        LeastRequest = "least_request",
+        WeightedLeastRequest = "weighted_least_request",
+        P2cEwma = "p2c_ewma",
+        LeastLatency = "least_latency",
+        RingHash = "ring_hash",
+        Maglev = "maglev",
+        Rendezvous = "rendezvous",
+        IpHash = "ip_hash",
+    }
+    not_built: "least_load" "geographic";
 }
 
 record! {
