@@ -135,7 +135,7 @@ async fn r3_10_a_reload_keeps_what_is_open_open() {
     assert_eq!(said(&gateway.send(get("/trains")).await), (503, "circuit_open"));
     gateway.reload(&KITCHENS.replace("preset: irctc_booking", "preset: irctc_booking, probes: 1")).unwrap();
     assert_eq!(said(&gateway.send(get("/trains")).await), (503, "circuit_open"));
-    // Taken out and put in again within ten minutes, it is the same.
+    // Taken out and put in again within an hour, it is the same.
     gateway.reload(&KITCHENS.replace("use: [trains], ", "")).unwrap();
     assert_eq!(gateway.send(get("/trains")).await.status(), 500);
     gateway.reload(KITCHENS).unwrap();

@@ -86,8 +86,8 @@ impl State {
             passwords: Carried::new("basic_auth", |_| Duration::ZERO),
             authorities: Carried::new("forward_auth", |_| Duration::ZERO),
             idempotency: Carried::new("idempotency", Kept::history),
-            // One that was closed, or has not been asked for so long, says no more than a new one.
-            breakers: Carried::new("circuit_breaker", |_| Duration::from_mins(10)),
+            // Longer than any sensible one is open.
+            breakers: Carried::new("circuit_breaker", |_| Duration::from_hours(1)),
             faults: Carried::new("fault", |_| Duration::ZERO),
             versions: Carried::new("versions", |_| Duration::from_hours(24 * u64::from(DAYS))),
             balancers: Carried::new("balancer", |_| Duration::ZERO),

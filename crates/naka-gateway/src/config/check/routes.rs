@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -30,6 +31,7 @@ use crate::config::{
     },
     record::Said,
     suggest::{nearest, one_of},
+    units::show_duration,
     values::Id,
 };
 
@@ -109,6 +111,7 @@ impl Around<'_, '_> {
             }
         }
         if let Some(destination) = &destination {
+            self.gives_up_before(&level, destination, timeouts.total().0, cx);
             let captures = captures.as_deref().unwrap_or_default();
             let from = reach::From { at, level: &level, is_public, captures, destination };
             from.check(self.upstreams, policies, cx);
@@ -138,6 +141,32 @@ impl Around<'_, '_> {
         let of_group = || group.and_then(|group| said(&group.limits));
         let of_listener = || listeners.first().and_then(|name| self.listeners.bodies.get(name)).copied();
         said(&raw.limits).or_else(of_group).or_else(of_listener).unwrap_or(self.body)
+    }
+
+    /// Warns of a circuit breaker that never hears of what hangs, because the route gives up first: then nobody
+    /// knows whose fault it was.
+    fn gives_up_before(
+        &self,
+        level: &Level,
+        destination: &Destination,
+        total: Option<Duration>,
+        cx: &mut Cx,
+    ) {
+        let Some(total) = total else { return };
+        let upstreams = destination.upstreams();
+        for (name, span) in level.all(Kind::CircuitBreaker) {
+            let slower = upstreams.iter().find(|upstream| {
+                self.upstreams.get(**upstream).is_some_and(|it| it.timeouts.response_headers >= total)
+            });
+            let Some(upstream) = slower else { continue };
+            let message = format!(
+                "`{name}` never hears of what hangs: the route gives up after {}, which is nobody's fault",
+                show_duration(total)
+            );
+            cx.error(Code::Unused, *span, message).warning().combined().help(format!(
+                "write `timeouts: {{response_headers: …}}` into the upstream `{upstream}`, shorter than the route's `total`"
+            ));
+        }
     }
 
     /// Reports a bulkhead that its upstream has, too: each request would take two places of one account.
