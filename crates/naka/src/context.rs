@@ -10,11 +10,7 @@ use std::{net::IpAddr, sync::Arc};
 use http::Extensions;
 use tokio::time::Instant;
 
-use crate::{
-    balance::{Endpoint, Tried},
-    clock::Now,
-    identity::Identity,
-};
+use crate::{attempt::Tried, balance::Endpoint, clock::Now, identity::Identity};
 
 /// What is known of one request.
 #[derive(Clone, Debug)]

@@ -46,6 +46,7 @@
 pub mod api_key;
 #[cfg(any(feature = "jwt", feature = "basic_auth"))]
 pub mod asked;
+pub mod attempt;
 pub mod authorize;
 pub mod balance;
 #[cfg(feature = "basic_auth")]
@@ -73,6 +74,7 @@ pub mod key;
 mod layered;
 pub mod observe;
 pub mod problem;
+mod random;
 pub mod rate_limit;
 pub mod reject;
 #[cfg(any(feature = "jwt", feature = "basic_auth", feature = "forward_auth"))]

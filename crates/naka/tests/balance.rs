@@ -21,9 +21,10 @@ use http::{
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Full};
 use naka::{
+    attempt::Tried,
     balance::{
         Absence, Answer, Availability, BalanceConfig, BalanceLayer, Endpoint, Gate, HashKey, InFlight,
-        Latency, Passage, Policy, Regions, Sticky, SubsetMiss, Target, Ticket, Tried,
+        Latency, Passage, Policy, Regions, Sticky, SubsetMiss, Target, Ticket,
     },
     clock::Now,
     context::{ClientAddr, Context},

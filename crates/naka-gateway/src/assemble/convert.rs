@@ -1,6 +1,6 @@
 //! From checked policies to the configurations of layers, and to keys.
 
-use std::{borrow::Cow, net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use naka::{
@@ -261,30 +261,31 @@ pub(super) fn key_of(parts: &[KeyPart]) -> impl Fn(&Head<'_>) -> Option<Key> + S
 pub(super) fn hash_of(parts: &[KeyPart]) -> impl Fn(&Head<'_>) -> Option<HashKey> + Send + Sync + 'static {
     let parts: Arc<[KeyPart]> = parts.into();
     move |head| match &*parts {
-        [only] => part_of(head, only).map(HashKey::of),
+        [only] => with_part(head, only, |part| HashKey::of(part)),
         several => {
             let mut all = Vec::new();
             for part in several {
-                let part = part_of(head, part)?;
-                all.extend_from_slice(&part.len().to_be_bytes()); // Else `ab`, `c` were `a`, `bc`.
-                all.extend_from_slice(&part);
+                with_part(head, part, |part| {
+                    all.extend_from_slice(&part.len().to_be_bytes()); // Else `ab`, `c` were `a`, `bc`.
+                    all.extend_from_slice(part);
+                })?;
             }
             Some(HashKey::of(all))
         }
     }
 }
 
-/// What is known of it before a route is; the others are refused in a balancer's key.
-fn part_of<'h>(head: &Head<'h>, part: &KeyPart) -> Option<Cow<'h, [u8]>> {
+/// Shows a part, if the request has it. What only routes know is refused in a balancer's key.
+fn with_part<T>(head: &Head<'_>, part: &KeyPart, show: impl FnOnce(&[u8]) -> T) -> Option<T> {
     Some(match part {
         KeyPart::ClientIp => match client_network(ClientAddr::of(head.extensions)?) {
-            IpAddr::V4(address) => Cow::Owned(address.octets().to_vec()),
-            IpAddr::V6(address) => Cow::Owned(address.octets().to_vec()),
+            IpAddr::V4(address) => show(&address.octets()),
+            IpAddr::V6(address) => show(&address.octets()),
         },
-        KeyPart::Host => Cow::Owned(entry::host(head.headers).as_bytes().to_vec()),
-        KeyPart::Method => Cow::Borrowed(head.method.as_str().as_bytes()),
-        KeyPart::Header(name) => Cow::Borrowed(header_value(head.headers, name)?.as_bytes()),
-        KeyPart::Query(name) => Cow::Owned(query_value(head.uri.query()?, name)?),
+        KeyPart::Host => show(entry::host(head.headers).as_bytes()),
+        KeyPart::Method => show(head.method.as_str().as_bytes()),
+        KeyPart::Header(name) => show(header_value(head.headers, name)?.as_bytes()),
+        KeyPart::Query(name) => show(&query_value(head.uri.query()?, name)?),
         KeyPart::Route | KeyPart::Capture(_) | KeyPart::Identity(_) => return None,
     })
 }

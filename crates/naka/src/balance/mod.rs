@@ -127,7 +127,6 @@ mod said;
 mod service;
 mod set;
 mod sticky;
-mod tried;
 
 pub use config::{BalanceConfig, Latency, Policy, Regions, SlowStart, SubsetMiss};
 pub use endpoint::{Absence, Endpoint, InFlight, Target};
@@ -136,9 +135,9 @@ use said::Said;
 pub use service::BalanceFuture;
 use set::{Ask, Chooser, GateFn, Making, Snapshot, State};
 pub use sticky::{Sticky, StickyNameError};
-pub use tried::{MAX_TRIED, Tried};
 
 use crate::{
+    attempt::Tried,
     clock::Now,
     context::ClientAddr,
     explain::{Explain, Finding},

@@ -14,7 +14,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    BalanceConfig, Endpoint, Policy, SubsetMiss, Target, Tried,
+    BalanceConfig, Endpoint, Policy, SubsetMiss, Target,
     endpoint::{Account, Measure},
     gate::{Availability, Gate},
     policy::{
@@ -33,7 +33,7 @@ use super::{
         smooth::Cycle,
     },
 };
-use crate::{clock::Now, key::Key};
+use crate::{attempt::Tried, clock::Now, key::Key};
 
 /// How many endpoints that are not listed any more are remembered, besides those that requests hold.
 pub(super) const MAX_KEPT: usize = 256;

@@ -7,7 +7,7 @@ use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{
-            AtomicU32, AtomicU64,
+            AtomicU32,
             Ordering::{Acquire, Relaxed, Release},
         },
     },
@@ -31,6 +31,7 @@ use crate::{
     guard::{End, Guard},
     key::Key,
     observe::Observer,
+    random::Numbers,
     reject::{Head, Reason, Rejection},
 };
 
@@ -249,7 +250,7 @@ impl<O: Observer> Pass<O> {
             && shared.config.is_slow(self.took(Now::read()));
         let answer = Answer { is_failure: outcome == Outcome::Failure, is_slow: self.is_slow || is_late };
         let now_ns = || shared.now_ns(Now::read());
-        let random = || shared.account.random();
+        let random = || shared.account.random.draw();
         let turn = shared.in_force(|rule| cell.settle(rule, admitted, answer, now_ns, random));
         shared.tell(turn, self.key);
     }
@@ -299,7 +300,7 @@ pub(super) struct Account {
     /// Configurations made after the first.
     generations: AtomicU32,
     pub(super) rejections: Rejections,
-    random: AtomicU64,
+    random: Numbers,
 }
 
 impl Account {
@@ -313,22 +314,13 @@ impl Account {
             rule: Mutex::new(config.rule(1)),
             generations: AtomicU32::new(0),
             rejections: Rejections::default(),
-            random: AtomicU64::new(seed),
+            random: Numbers::new(seed),
         }
     }
 
     /// A panic cannot leave it half written: every write is one assignment.
     fn rule(&self) -> MutexGuard<'_, Rule> {
         self.rule.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// `SplitMix64` (Steele, Lea and Flood, 2014).
-    fn random(&self) -> u64 {
-        const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
-        let mut bits = self.random.fetch_add(GAMMA, Relaxed).wrapping_add(GAMMA);
-        bits = (bits ^ bits >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        bits = (bits ^ bits >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        bits ^ bits >> 31
     }
 }
 

@@ -64,10 +64,7 @@ use std::{
     hash::BuildHasher as _,
     mem,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -80,12 +77,13 @@ use tower_service::Service;
 
 use crate::{
     BoxError,
-    balance::Tried,
+    attempt::Tried,
     clock::Now,
     context::Deadline,
     explain::{Explain, Finding},
     layered::layered,
     observe::Observer,
+    random::Numbers,
 };
 
 mod budget;
@@ -112,7 +110,7 @@ pub struct RetryLayer<O = ()> {
 struct Shared<O> {
     config: RetryConfig,
     budget: Budget,
-    random: AtomicU64,
+    random: Numbers,
     observer: O,
 }
 
@@ -126,7 +124,7 @@ impl RetryLayer {
 impl<O> RetryLayer<O> {
     /// The same, with somebody who hears of it.
     pub fn observed(config: RetryConfig, budget: Budget, observer: O) -> Self {
-        let random = AtomicU64::new(RandomState::new().hash_one(0));
+        let random = Numbers::new(RandomState::new().hash_one(0));
         Self { shared: Some(Arc::new(Shared { config, budget, random, observer })) }
     }
 
@@ -158,16 +156,6 @@ impl<O> fmt::Debug for RetryLayer<O> {
 layered! {
     /// Sends again what failed; see the [module docs](self).
     RetryLayer { shared } => Retry
-}
-
-impl<O> Shared<O> {
-    /// A number by chance: `SplitMix64` (Steele, Lea and Flood, OOPSLA 2014).
-    fn random(&self) -> u64 {
-        let mut bits = self.random.fetch_add(0x9e37_79b9_7f4a_7c15, Relaxed);
-        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        bits ^ (bits >> 31)
-    }
 }
 
 impl<O: Observer> Explain for RetryLayer<O> {
@@ -261,7 +249,7 @@ impl<S, B: Body<Data = Bytes> + Default, O: Observer> Plan<S, B, O> {
         let Self { asked, source, attempts, shared, .. } = self;
         let pause = decide::evaluate(&shared.config, *asked, failure, source.is_whole(), *attempts)?;
         let now = Now::read(); // Time has gone by since the request came.
-        let at = now.instant() + pause.max(decide::backoff(&shared.config, *attempts, shared.random()));
+        let at = now.instant() + pause.max(decide::backoff(&shared.config, *attempts, shared.random.draw()));
         if self.deadline.is_some_and(|deadline| at >= deadline) {
             return Err(Stop::Deadline);
         }

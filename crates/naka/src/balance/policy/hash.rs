@@ -1,11 +1,6 @@
 //! Hashes that are the same in every process, so that several gateways send a key to the same endpoint.
 
-/// The finaliser of `SplitMix64` (variant 13 of Stafford): each bit of the number changes half of the result.
-pub const fn mix(number: u64) -> u64 {
-    let number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    number ^ (number >> 31)
-}
+pub use crate::random::mix;
 
 /// The hash of bytes that stays what it is over processes and versions.
 pub fn stable(bytes: &[u8]) -> u64 {

@@ -1,9 +1,10 @@
 //! Random, by weight; and the random numbers of all policies.
 
 use super::{Candidates, hash::mix};
+use crate::random::GAMMA;
 
-/// Numbers that follow from a seed: `SplitMix64` (Steele, Lea and Flood, "Fast Splittable Pseudorandom Number
-/// Generators", 2014). So a draw can be looked at before it is made.
+/// The same numbers as `random::Numbers`, for one who draws alone. So a draw can be looked at
+/// before it is made.
 #[derive(Clone, Debug)]
 pub struct Draws(u64);
 
@@ -15,7 +16,7 @@ impl Draws {
 
     /// The next.
     pub const fn draw(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        self.0 = self.0.wrapping_add(GAMMA);
         mix(self.0)
     }
 

@@ -1,4 +1,4 @@
-//! The endpoints that were tried for a request before.
+//! What the attempts at one request know of one another: the word that retries and balancers share.
 
 use std::sync::{
     Arc,
@@ -44,12 +44,12 @@ impl Tried {
         self.0.iter().filter(|id| id.load(Relaxed) != 0).count()
     }
 
-    pub(super) fn has(&self, id: u64) -> bool {
+    pub(crate) fn has(&self, id: u64) -> bool {
         self.0.iter().any(|known| known.load(Relaxed) == id)
     }
 
     /// Relaxed: attempts of one request come one after the other; of those that do not, both are written down.
-    pub(super) fn add(&self, id: u64) {
+    pub(crate) fn add(&self, id: u64) {
         for known in &*self.0 {
             match known.compare_exchange(0, id, Relaxed, Relaxed) {
                 Ok(_) => return,
