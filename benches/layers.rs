@@ -47,10 +47,7 @@ use http_body_util::Full;
 use naka::{
     api_key::{ApiKey, ApiKeyConfig, ApiKeyLayer, ApiKeys},
     authorize::{AuthorizeLayer, Rule},
-    balance::{
-        self, Absence, Availability, BalanceConfig, BalanceLayer, HashKey, Passage, Policy, Sticky, Target,
-        Ticket,
-    },
+    balance::{Absence, BalanceConfig, BalanceLayer, HashKey, Policy, Sticky, Target},
     basic_auth::{BasicAuthConfig, BasicAuthLayer, User, Users},
     body_limit::BodyLimitLayer,
     bulkhead::{Adaptive, BulkheadConfig, BulkheadLayer, Share},
@@ -60,6 +57,7 @@ use naka::{
     cors::{CorsConfig, CorsLayer},
     fault::{FaultConfig, FaultLayer, Gate},
     forward_auth::{ForwardAuthConfig, ForwardAuthLayer, Remember},
+    gate::{self, Availability, Passage, Ticket},
     idempotency::{IdempotencyConfig, IdempotencyLayer},
     identity::{Identity, Scheme},
     jwt::{JwtConfig, JwtLayer, KeySet, Keys},
@@ -287,7 +285,7 @@ fn balanced(policy: Policy) -> Runs {
 #[derive(Debug)]
 struct Open;
 
-impl balance::Gate for Open {
+impl gate::Gate for Open {
     fn availability(&self, _: Now) -> Availability {
         Availability::Ready
     }

@@ -64,6 +64,7 @@ pub mod explain;
 pub mod fault;
 #[cfg(feature = "forward_auth")]
 pub mod forward_auth;
+pub mod gate;
 pub mod guard;
 #[cfg(feature = "idempotency")]
 pub mod idempotency;

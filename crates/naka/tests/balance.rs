@@ -23,13 +23,15 @@ use http_body_util::{BodyExt, Full};
 use naka::{
     attempt::Tried,
     balance::{
-        Absence, Answer, Availability, BalanceConfig, BalanceLayer, Endpoint, Gate, HashKey, InFlight,
-        Latency, Passage, Policy, Regions, Sticky, SubsetMiss, Target, Ticket,
+        Absence, BalanceConfig, BalanceLayer, Endpoint, HashKey, InFlight, Latency, Policy, Regions, Sticky,
+        SubsetMiss, Target,
     },
+    classify::Outcome,
     clock::Now,
     context::{ClientAddr, Context},
     explain::{Explain, Finding},
-    guard::{End, Guarded},
+    gate::{Availability, Gate, Passage, Ticket},
+    guard::Guarded,
     key::Key,
     observe::Observer,
     reject::{Reason, Rejection},
@@ -893,7 +895,7 @@ struct Script {
     says: Mutex<Availability>,
     probes: AtomicU32,
     tickets: AtomicU64,
-    ended: Mutex<Vec<(Ticket, Answer, Option<End>)>>,
+    ended: Mutex<Vec<(Ticket, Outcome)>>,
 }
 
 impl Script {
@@ -906,7 +908,7 @@ impl Script {
 impl Gate for Script {
     fn availability(&self, _: Now) -> Availability {
         match *self.says.lock().unwrap() {
-            Availability::Probe if self.probes.load(SeqCst) == 0 => Availability::Ejected,
+            Availability::Probe if self.probes.load(SeqCst) == 0 => Availability::Ejected(None),
             says => says,
         }
     }
@@ -920,12 +922,12 @@ impl Gate for Script {
                 .fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1))
                 .ok()
                 .and_then(|_| ticket()),
-            Availability::Ejected => None,
+            Availability::Ejected(_) => None,
         }
     }
 
     fn leave(&self, ticket: Ticket, passage: &Passage) {
-        self.ended.lock().unwrap().push((ticket, passage.answer, passage.end));
+        self.ended.lock().unwrap().push((ticket, passage.outcome));
     }
 }
 
@@ -943,7 +945,7 @@ fn gated(policy: Policy, gates: &[Arc<Script>]) -> Bench {
 async fn an_ejected_endpoint_is_never_entered_and_one_probe_passes_while_its_body_is_open() {
     for policy in ALL {
         let gates = [
-            Script::saying(Availability::Ejected, 0),
+            Script::saying(Availability::Ejected(None), 0),
             Script::saying(Availability::Ready, 0),
             Script::saying(Availability::Probe, 1),
         ];
@@ -956,7 +958,7 @@ async fn an_ejected_endpoint_is_never_entered_and_one_probe_passes_while_its_bod
             address(response);
         }
         let ended = gates[2].ended.lock().unwrap().clone();
-        assert_eq!(ended, [(Ticket(0), Answer::Success, Some(End::Complete))]);
+        assert_eq!(ended, [(Ticket(0), Outcome::Success)]);
     }
 }
 
@@ -1032,15 +1034,15 @@ async fn a_gate_hears_what_came_of_each() {
     let mut breaks =
         bench.layer.layer(service_fn(|_: Request<()>| ready(Ok::<_, ()>(Response::new(Breaks)))));
     assert!(breaks.call(Request::new(())).await.unwrap().into_body().collect().await.is_err());
-    let ended = gate.ended.lock().unwrap().iter().map(|(_, answer, end)| (*answer, *end)).collect::<Vec<_>>();
+    let ended = gate.ended.lock().unwrap().iter().map(|(_, outcome)| *outcome).collect::<Vec<_>>();
     let expected = [
-        (Answer::Success, Some(End::Complete)),
-        (Answer::Failure, None),
-        (Answer::Failure, Some(End::Complete)),
-        (Answer::Failure, Some(End::Complete)),
-        (Answer::Neutral, Some(End::Complete)),
-        (Answer::Neutral, None),
-        (Answer::Failure, Some(End::Failed)),
+        Outcome::Success,
+        Outcome::Failure,
+        Outcome::Failure,
+        Outcome::Failure,
+        Outcome::Neutral,
+        Outcome::Neutral,
+        Outcome::Failure,
     ];
     assert_eq!(ended, expected);
 }
@@ -1062,7 +1064,7 @@ impl Body for Breaks {
 
 #[tokio::test(start_paused = true)]
 async fn gates_are_kept_over_reconfigurations_and_keep_nobody_out_in_a_panic() {
-    let gate = Script::saying(Availability::Ejected, 0);
+    let gate = Script::saying(Availability::Ejected(None), 0);
     let mut bench = gated(Policy::RoundRobin, std::slice::from_ref(&gate));
     assert_eq!(bench.sent(Request::new(())), None);
     bench.layer = bench.layer.reconfigured(BalanceConfig::default().panic(1), even(1));
@@ -1070,6 +1072,73 @@ async fn gates_are_kept_over_reconfigurations_and_keep_nobody_out_in_a_panic() {
     assert_eq!(gate.tickets.load(SeqCst), 0);
     *gate.says.lock().unwrap() = Availability::Ready;
     assert_eq!((bench.send().as_str(), gate.tickets.load(SeqCst)), ("node_0", 1));
+}
+
+/// Says of each endpoint whether its gate is closed: 1,000 requests, and who had some.
+fn served_where_closed(config: BalanceConfig, count: usize, closed: &[usize]) -> BTreeSet<usize> {
+    let scripts = (0..count).map(|number| {
+        let is_closed = closed.contains(&number);
+        Script::saying(if is_closed { Availability::Ejected(None) } else { Availability::Ready }, 0)
+    });
+    let scripts = scripts.collect::<Vec<_>>();
+    let layer = by_header(BalanceLayer::with_config(config.seed(1), even(count))).gated(move |address| {
+        let number = address.strip_prefix("node_").unwrap().parse::<usize>().unwrap();
+        Arc::clone(&scripts[number]) as Arc<dyn Gate>
+    });
+    let bench = Bench { layer };
+    let sent = (0..1000).filter_map(|number| bench.sent(keyed(number)));
+    sent.map(|address| address.strip_prefix("node_").unwrap().parse().unwrap()).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn r7_4_closed_gates_take_out_no_more_than_they_may_and_never_all() {
+    for policy in ALL {
+        let served = |percent, count, closed: &[usize]| {
+            served_where_closed(BalanceConfig::new(policy).max_ejected(percent), count, closed)
+        };
+        let all_but = |gone: &[usize], count: usize| -> BTreeSet<usize> {
+            (0..count).filter(|number| !gone.contains(number)).collect()
+        };
+        // Half of six is three, the fourth is spared.
+        assert_eq!(served(50, 6, &[0, 2, 5]), all_but(&[0, 2, 5], 6), "{policy:?}");
+        assert_eq!(served(50, 6, &[0, 2, 4, 5]), all_but(&[0, 2, 4], 6), "{policy:?}");
+        // One of two may always be taken out, and one of however many stays.
+        assert_eq!(served(10, 2, &[1]), all_but(&[1], 2), "{policy:?}");
+        assert_eq!(served(100, 3, &[0, 1, 2]), all_but(&[0, 1], 3), "{policy:?}");
+        assert_eq!(served(100, 1, &[0]), all_but(&[], 1), "{policy:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_gone_for_other_reasons_does_not_count_among_those_that_stay() {
+    let gates = [(); 3].map(|()| Script::saying(Availability::Ready, 0));
+    let mut bench = gated(Policy::RoundRobin, &gates);
+    bench.layer = bench.layer.reconfigured(BalanceConfig::default().max_ejected(100), even(3));
+    let endpoints = bench.layer.endpoints();
+    endpoints[0].withdraw(Absence::Unhealthy);
+    *gates[1].says.lock().unwrap() = Availability::Ejected(None);
+    assert_eq!(bench.counts(30), HashMap::from([("node_2".into(), 30)]));
+    *gates[2].says.lock().unwrap() = Availability::Ejected(None);
+    assert_eq!(bench.counts(30), HashMap::from([("node_2".into(), 30)]), "the last that is there stays");
+    let (head, ()) = Request::new(()).into_parts();
+    let Finding::Admit(said) = bench.layer.explain(Now::read(), &mut { head }) else { panic!("it is sent") };
+    assert!(said.contains("node_1 (0, closed)") && said.contains("node_2 (0, closed, spared"), "{said}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_all_gates_are_closed_it_is_said_when_to_try_again() {
+    let left = |seconds| Availability::Ejected(Some(Duration::from_secs(seconds)));
+    let gates = [left(20), left(7), Availability::Ejected(None)].map(|says| Script::saying(says, 0));
+    let bench = gated(Policy::RoundRobin, &gates);
+    let refused = bench.ask(Request::new(()));
+    let rejection = refused.extensions().get::<Rejection>().unwrap();
+    assert_eq!(
+        (rejection.reason, &refused.headers()["retry-after"]),
+        (Reason::CircuitOpen, &"7".parse().unwrap())
+    );
+    bench.layer.endpoints().iter().for_each(|endpoint| endpoint.withdraw(Absence::Maintenance));
+    let refused = bench.ask(Request::new(()));
+    assert_eq!(refused.extensions().get::<Rejection>().unwrap().reason, Reason::NoEndpoint);
 }
 
 // ---- Subsets, cookies, loads

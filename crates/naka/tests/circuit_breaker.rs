@@ -17,14 +17,16 @@ use http::{HeaderMap, Request, Response, StatusCode, header::CONTENT_TYPE};
 use http_body::{Body, Frame};
 use http_body_util::BodyExt;
 use naka::{
+    balance::{BalanceConfig, BalanceLayer, Endpoint, InFlight, Policy},
     circuit_breaker::{
-        Availability, Breaker, Cause, CircuitBreaker, CircuitBreakerConfig, CircuitBreakerLayer, Pass, Phase,
-        Preset, SlowCall, Snapshot, Transition, Until, Window,
+        Breaker, Cause, CircuitBreaker, CircuitBreakerConfig, CircuitBreakerLayer, EndpointBreakers, Pass,
+        Phase, Preset, SlowCall, Snapshot, Transition, Until, Window,
     },
     classify::{Classifier, Outcome},
     clock::Now,
     enforce::Enforce,
     explain::{Explain, Finding},
+    gate::Availability,
     guard::Guarded,
     key::Key,
     observe::Observer,
@@ -751,4 +753,256 @@ async fn a_breaker_without_a_layer() {
     drop(probe);
     other.enter(Now::read()).unwrap().settle(Outcome::Success);
     assert_eq!(breaker.snapshot(Now::read()).phase, Phase::Closed);
+}
+
+// ---- In front of endpoints
+
+/// Endpoints behind a balancer, each with a breaker; what each does is said.
+struct Fleet {
+    layer: BalanceLayer,
+    breakers: EndpointBreakers,
+    nodes: Vec<(Arc<str>, Upstream)>,
+}
+
+type FleetBody = Guarded<Script, InFlight>;
+
+impl Fleet {
+    fn new(config: BalanceConfig, breaker: CircuitBreakerConfig, does: &[Does]) -> Self {
+        let node = |(number, does): (usize, &Does)| (format!("node_{number}").into(), Upstream::that(*does));
+        let nodes = does.iter().enumerate().map(node).collect::<Vec<(Arc<str>, Upstream)>>();
+        let breakers = EndpointBreakers::new(breaker);
+        let layer = BalanceLayer::with_config(config.seed(1), nodes.iter().map(|(address, _)| &**address));
+        let layer = layer.gated(gates(&breakers));
+        Self { layer, breakers, nodes }
+    }
+
+    async fn ask(&self) -> Result<Response<FleetBody>, &'static str> {
+        let nodes = self.nodes.clone();
+        let client = tower::service_fn(move |request: Request<()>| {
+            let endpoint = Endpoint::of(request.extensions()).unwrap();
+            let node = nodes.iter().find(|(address, _)| address == endpoint.address()).unwrap();
+            node.1.clone().oneshot(request)
+        });
+        self.layer.layer(client).oneshot(Request::new(())).await
+    }
+
+    /// The statuses of so many exchanges to their ends.
+    async fn send(&self, count: usize) -> Vec<u16> {
+        let mut statuses = Vec::new();
+        for _ in 0..count {
+            let Ok(response) = self.ask().await else {
+                statuses.push(0);
+                continue;
+            };
+            statuses.push(response.status().as_u16());
+            let _ = response.into_body().collect().await;
+        }
+        statuses
+    }
+
+    fn calls(&self) -> Vec<usize> {
+        self.nodes.iter().map(|(_, node)| node.calls()).collect()
+    }
+
+    fn phase(&self, node: usize) -> Phase {
+        self.breakers.breaker(&self.nodes[node].0).unwrap().snapshot(Now::read()).phase
+    }
+}
+
+fn gates(
+    breakers: &EndpointBreakers,
+) -> impl Fn(&Arc<str>) -> Arc<dyn naka::gate::Gate> + Send + Sync + use<> {
+    let breakers = breakers.clone();
+    move |address| breakers.gate(address)
+}
+
+#[tokio::test(start_paused = true)]
+async fn r7_4_five_failures_eject_an_endpoint_and_no_more_requests_reach_it_until_its_time_is_over() {
+    let config = BalanceConfig::default().max_ejected(50);
+    let breaker = consecutive(5).open(30 * SECOND, 300 * SECOND).probes(1, 1);
+    let fleet = Fleet::new(config, breaker, &[Does::Answer(200), Does::Answer(503), Does::Answer(200)]);
+    let failed = fleet.send(300).await.iter().filter(|status| **status != 200).count();
+    assert_eq!((failed, fleet.calls()[1], fleet.phase(1)), (5, 5, Phase::Open));
+    advance(29 * SECOND).await;
+    assert_eq!((fleet.send(100).await, fleet.calls()[1]), (vec![200; 100], 5));
+    // One probe, and it is out for longer.
+    advance(2 * SECOND).await;
+    assert_eq!(fleet.send(100).await.iter().filter(|status| **status != 200).count(), 1);
+    assert_eq!((fleet.calls()[1], fleet.phase(1)), (6, Phase::Open));
+    fleet.nodes[1].1.now(Does::Answer(200));
+    advance(61 * SECOND).await;
+    let before = fleet.calls()[1];
+    assert_eq!((fleet.send(99).await, fleet.phase(1)), (vec![200; 99], Phase::Closed));
+    assert_eq!(fleet.calls()[1], before + 33, "all of its share again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_ejection_spares_as_many_as_the_rest_needs_and_never_the_last() {
+    let config = BalanceConfig::default().max_ejected(30);
+    let fleet = Fleet::new(config, consecutive(3), &[Does::Answer(500); 4]);
+    assert_eq!(fleet.send(100).await, [500; 100], "each is sent to somebody");
+    assert_eq!((0..4).map(|node| fleet.phase(node)).collect::<Vec<_>>(), [Phase::Open; 4]);
+    assert_eq!(fleet.calls()[0], 3, "one of four may be out");
+    let alone = Fleet::new(BalanceConfig::default().max_ejected(100), consecutive(3), &[Does::Answer(500)]);
+    assert_eq!(alone.send(20).await, [500; 20]);
+    let unbounded = Fleet::new(BalanceConfig::default(), consecutive(3), &[Does::Answer(500); 2]);
+    assert_eq!(unbounded.send(20).await.iter().filter(|status| **status == 500).count(), 6);
+    assert_eq!(unbounded.send(1).await, [503]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn r3_4_of_500_callers_at_half_open_as_many_as_there_are_probes_reach_an_endpoint() {
+    for policy in [Policy::RoundRobin, Policy::LeastRequest, Policy::Random] {
+        let breaker = consecutive(1).open(10 * SECOND, 10 * SECOND).probes(3, 3);
+        let mut fleet =
+            Fleet::new(BalanceConfig::new(policy), breaker, &[Does::Answer(500), Does::Answer(200)]);
+        while fleet.phase(0) == Phase::Closed {
+            fleet.send(1).await;
+        }
+        let before = fleet.calls();
+        let may = Arc::new(Semaphore::new(0));
+        fleet.nodes[0].1.now(Does::Answer(200));
+        fleet.nodes.iter_mut().for_each(|(_, node)| node.gate = Some(Arc::clone(&may)));
+        advance(11 * SECOND).await;
+        let fleet = Arc::new(fleet);
+        let mut callers = JoinSet::new();
+        for _ in 0..500 {
+            let fleet = Arc::clone(&fleet);
+            callers.spawn(async move { fleet.ask().await.unwrap().into_body().collect().await.unwrap() });
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await; // Until all of them wait.
+        let reached =
+            fleet.calls().iter().zip(before).map(|(after, before)| after - before).collect::<Vec<_>>();
+        assert_eq!(reached, [3, 497], "{policy:?}");
+        may.add_permits(500);
+        while callers.join_next().await.is_some() {}
+        assert_eq!(fleet.phase(0), Phase::Closed, "{policy:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn r3_1_an_endpoint_that_is_slow_in_all_is_ejected_without_any_error() {
+    let slow = nothing().slow_call(SlowCall::new(2 * SECOND, 80)).window(Window::Count(10), 5);
+    let fleet = Fleet::new(
+        BalanceConfig::default().max_ejected(50),
+        slow,
+        &[Does::Late(3 * SECOND), Does::Late(Duration::ZERO)],
+    );
+    assert_eq!(fleet.send(30).await, [200; 30]);
+    assert_eq!((fleet.calls(), fleet.phase(0), fleet.phase(1)), (vec![5, 25], Phase::Open, Phase::Closed));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_endpoint_says_is_classified_once_and_for_all() {
+    let ejects = |does: Does, classifier: Classifier| async move {
+        let config = BalanceConfig::default().classifier(classifier);
+        let fleet = Fleet::new(config, consecutive(1), &[does]);
+        fleet.send(1).await;
+        fleet.phase(0) == Phase::Open
+    };
+    let as_it_is = Classifier::new();
+    for does in [Does::Answer(500), Does::Error, Does::BreakOff, Does::Grpc("14")] {
+        assert!(ejects(does, as_it_is).await, "{does:?}");
+    }
+    for does in [Does::Answer(404), Does::Answer(501), Does::Grpc("5"), Does::Refuse(Reason::BulkheadFull)] {
+        assert!(!ejects(does, as_it_is).await, "{does:?}");
+    }
+    assert!(ejects(Does::Refuse(Reason::ResponseTimeout), as_it_is).await);
+    assert!(ejects(Does::Answer(429), as_it_is.failing(429..=429)).await);
+    assert!(!ejects(Does::Answer(503), as_it_is.passing(503..=503)).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn r3_2_a_caller_that_goes_away_gives_a_probe_back_and_says_nothing() {
+    let breaker = consecutive(1).open(SECOND, SECOND).probes(1, 1);
+    let fleet = Fleet::new(BalanceConfig::default(), breaker, &[Does::Answer(500)]);
+    fleet.send(1).await;
+    advance(2 * SECOND).await;
+    fleet.nodes[0].1.now(Does::Hang);
+    {
+        let mut hangs = Box::pin(fleet.ask());
+        assert!(futures_poll(hangs.as_mut()).is_pending());
+        assert_eq!(fleet.send(1).await, [503], "its place is taken");
+    }
+    fleet.nodes[0].1.now(Does::Answer(200));
+    assert_eq!((fleet.send(1).await, fleet.phase(0)), (vec![200], Phase::Closed));
+}
+
+fn futures_poll<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
+    future.poll(&mut Context::from_waker(std::task::Waker::noop()))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_head_settles_it_where_bodies_never_end() {
+    let fleet = |settle| {
+        Fleet::new(BalanceConfig::default(), consecutive(1).probes(1, 1).settle(settle), &[Does::Answer(500)])
+    };
+    for (settle, phase) in [(Until::Head, Phase::Closed), (Until::End, Phase::HalfOpen)] {
+        let fleet = fleet(settle);
+        fleet.send(1).await;
+        advance(61 * SECOND).await;
+        fleet.nodes[0].1.now(Does::Answer(200));
+        let streams = fleet.ask().await.unwrap();
+        assert_eq!(fleet.phase(0), phase);
+        drop(streams);
+    }
+    // A failure is known with its head either way.
+    let fleet = fleet(Until::End);
+    let response = fleet.ask().await.unwrap();
+    assert_eq!(fleet.phase(0), Phase::Open);
+    drop(response);
+}
+
+#[tokio::test(start_paused = true)]
+async fn r3_10_breakers_of_endpoints_survive_reloads_and_endpoints_that_come_and_go() {
+    let breaker = consecutive(1).open(60 * SECOND, 60 * SECOND);
+    let mut fleet = Fleet::new(BalanceConfig::default(), breaker, &[Does::Answer(500), Does::Answer(200)]);
+    fleet.send(2).await;
+    assert_eq!(fleet.phase(0), Phase::Open);
+    // A reload that is refused has changed nothing.
+    let refused = fleet.breakers.reconfigured(&consecutive(7));
+    drop(fleet.layer.reconfigured(BalanceConfig::default(), ["node_1"]).gated(gates(&refused)));
+    assert_eq!((fleet.send(10).await, fleet.calls()[0]), (vec![200; 10], 1));
+    // One that is put in force goes on with what is known.
+    fleet.breakers = fleet.breakers.reconfigured(&consecutive(3).open(60 * SECOND, 60 * SECOND));
+    let both = ["node_0", "node_1"];
+    fleet.layer = fleet.layer.reconfigured(BalanceConfig::default(), both).gated(gates(&fleet.breakers));
+    assert_eq!((fleet.send(10).await, fleet.phase(0)), (vec![200; 10], Phase::Open));
+    // An address that was gone for a while is still out.
+    fleet.layer.update(["node_1"]);
+    fleet.send(5).await;
+    fleet.layer.update(both);
+    assert_eq!((fleet.send(10).await, fleet.calls()[0]), (vec![200; 10], 1));
+    // It takes three now.
+    advance(61 * SECOND).await;
+    fleet.nodes[0].1.now(Does::Answer(200));
+    fleet.send(20).await;
+    assert_eq!(fleet.phase(0), Phase::Closed);
+    fleet.nodes[0].1.now(Does::Answer(500));
+    let failed = fleet.send(100).await.iter().filter(|status| **status == 500).count();
+    assert_eq!((failed, fleet.phase(0)), (3, Phase::Open));
+}
+
+#[tokio::test(start_paused = true)]
+async fn breakers_of_endpoints_that_are_gone_are_bounded_and_none_that_is_held_is_forgotten() {
+    let breakers = EndpointBreakers::new(consecutive(1));
+    let held = (0..3000).map(|number| breakers.gate(&format!("held_{number}").into())).collect::<Vec<_>>();
+    breakers.breaker("held_7").unwrap().force_open();
+    for number in 0..10_000 {
+        drop(breakers.gate(&format!("gone_{number}").into()));
+    }
+    assert!((3000..=3000 + 1024).contains(&breakers.count()), "{}", breakers.count());
+    let next = breakers.reconfigured(&consecutive(2));
+    let again = (0..3000).rev().map(|number| next.gate(&format!("held_{number}").into())).collect::<Vec<_>>();
+    assert!(next.count() <= 3000 + 1024);
+    assert_eq!(again[2999 - 7].availability(Now::read()), Availability::Ejected(None));
+    assert_eq!(held[7].availability(Now::read()), Availability::Ejected(None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_breaker_that_only_observes_ejects_nobody() {
+    let observes = consecutive(1).enforce(Enforce::Observe);
+    let fleet = Fleet::new(BalanceConfig::default(), observes, &[Does::Answer(500), Does::Answer(200)]);
+    fleet.send(20).await;
+    assert_eq!((fleet.calls(), fleet.phase(0)), (vec![10, 10], Phase::Open));
 }

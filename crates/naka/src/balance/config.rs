@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Sticky, policy::maglev};
-use crate::key::Key;
+use crate::{classify::Classifier, key::Key};
 
 /// How an endpoint is chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -115,6 +115,11 @@ pub struct BalanceConfig {
     pub subset_miss: SubsetMiss,
     /// A cookie that brings a client back to its endpoint; default none.
     pub sticky: Option<Sticky>,
+    /// Closed gates take out at most so many percent of the endpoints that are there otherwise, yet one of two or
+    /// more, and never all; default no bound.
+    pub max_ejected: Option<u8>,
+    /// What is a failure, for latencies and gates.
+    pub classifier: Classifier,
     /// Where random numbers begin; default anywhere.
     pub seed: Option<u64>,
 }
@@ -176,6 +181,20 @@ impl BalanceConfig {
     #[must_use]
     pub fn sticky(mut self, sticky: Sticky) -> Self {
         self.sticky = Some(sticky);
+        self
+    }
+
+    /// Closed gates take out at most so many percent.
+    #[must_use]
+    pub const fn max_ejected(mut self, percent: u8) -> Self {
+        self.max_ejected = Some(percent);
+        self
+    }
+
+    /// What is a failure.
+    #[must_use]
+    pub const fn classifier(mut self, classifier: Classifier) -> Self {
+        self.classifier = classifier;
         self
     }
 

@@ -12,21 +12,19 @@ use std::{
     time::Duration,
 };
 
-use http::{Extensions, Response, StatusCode};
+use http::{Extensions, HeaderMap, Response};
 use tokio::time::Instant;
 
-use super::{
-    gate::{Answer, Gate, Passage, Ticket},
-    policy::{
-        ewma::{Ewma, HalfLife},
-        slow_start,
-    },
+use super::policy::{
+    ewma::{Ewma, HalfLife},
+    slow_start,
 };
 use crate::{
+    classify::{Classifier, Outcome, Seen},
     clock::Now,
     context::Context,
+    gate::{Gate, Passage, Ticket},
     guard::{End, Guard},
-    reject::Rejection,
 };
 
 /// What an endpoint is, as it is configured or found.
@@ -220,9 +218,14 @@ impl Endpoint {
         }
     }
 
-    /// Takes a place there, unless it is full or its gate has closed in the meantime. In a panic a closed gate
-    /// keeps nobody out.
-    pub(super) fn enter(&self, now: Now, measure: Option<Measure>, in_panic: bool) -> Option<InFlight> {
+    /// Takes a place there, unless it is full or its gate has closed in the meantime; `anyway` says whether a
+    /// closed gate keeps nobody out.
+    pub(super) fn enter(
+        &self,
+        now: Now,
+        measure: Option<Measure>,
+        anyway: impl FnOnce() -> bool,
+    ) -> Option<InFlight> {
         let (account, capacity) = (self.account(), self.0.target.capacity);
         match capacity {
             None => _ = account.in_flight.fetch_add(1, Relaxed), // Relaxed: a count that orders nothing.
@@ -232,10 +235,10 @@ impl Endpoint {
             }
         }
         let mut in_flight =
-            InFlight { endpoint: self.clone(), ticket: None, entered: now, measure, answer: None, end: None };
+            InFlight { endpoint: self.clone(), ticket: None, entered: now, measure, answered: None };
         if let Some(gate) = self.gate() {
             in_flight.ticket = gate.enter(now);
-            if in_flight.ticket.is_none() && !in_panic {
+            if in_flight.ticket.is_none() && !anyway() {
                 return None; // Dropped, it gives the place back.
             }
         }
@@ -344,10 +347,10 @@ impl Account {
         load.is_younger(now_ns, REPORT_NS).then(|| load.last_us())
     }
 
-    fn sample(&self, now: Now, latency: Duration, measure: Measure, answer: Answer) {
-        let latency = match answer {
-            Answer::Failure => latency.max(measure.failure),
-            Answer::Success | Answer::Neutral => latency,
+    fn sample(&self, now: Now, latency: Duration, measure: &Measure, outcome: Outcome) {
+        let latency = match outcome {
+            Outcome::Failure => latency.max(measure.failure),
+            Outcome::Success | Outcome::Neutral => latency,
         };
         let (us, now_ns) = (u32::try_from(latency.as_micros()).unwrap_or(u32::MAX), self.since_start(now));
         let feed = |word: &AtomicU64, feed: &dyn Fn(Ewma) -> Ewma| {
@@ -358,14 +361,14 @@ impl Account {
                 let _ = word.compare_exchange(old, new, Relaxed, Relaxed);
             }
         };
-        if answer == Answer::Neutral {
+        if outcome == Outcome::Neutral {
             // It was given up: how long it would have taken is not known, only that it was longer.
             if us <= self.estimate_us(now_ns, measure.half_life) {
                 return;
             }
         }
         feed(&self.latency, &|ewma| ewma.peak(us, now_ns, measure.half_life));
-        if answer == Answer::Success {
+        if outcome == Outcome::Success {
             feed(&self.others, &|ewma| ewma.averaged(us, now_ns, measure.half_life));
         }
     }
@@ -376,6 +379,7 @@ impl Account {
 pub(super) struct Measure {
     pub(super) half_life: HalfLife,
     pub(super) failure: Duration,
+    pub(super) classifier: Classifier,
 }
 
 /// One request under way; in the body, and ended with it.
@@ -385,48 +389,63 @@ pub struct InFlight {
     ticket: Option<Ticket>,
     entered: Now,
     measure: Option<Measure>,
-    answer: Option<(Answer, Option<StatusCode>, Duration)>,
-    end: Option<End>,
+    /// `None` before the response's head is there.
+    answered: Option<Answered>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Answered {
+    /// What is known so far.
+    seen: Seen,
+    /// As what the head was taken.
+    head: Outcome,
+    latency: Duration,
 }
 
 impl InFlight {
     /// The response's head is there, or an error.
     pub(super) fn answered<R, E>(&mut self, result: &Result<Response<R>, E>) {
-        let Some(measure) = self.measure else { return };
-        let (answer, status) = match result {
-            Err(_) => (Answer::Failure, None),
-            Ok(response) => (judged(response), Some(response.status())),
-        };
-        let now = Now::read();
+        let Some(measure) = &self.measure else { return };
+        let (seen, now) = (measure.classifier.result(result), Now::read());
         let latency = now.instant().saturating_duration_since(self.entered.instant());
-        self.answer = Some((answer, status, latency));
-        if answer != Answer::Neutral {
-            self.endpoint.account().sample(now, latency, measure, answer);
+        let head = match seen {
+            Seen::Decided(outcome) => outcome,
+            Seen::Body | Seen::Trailers => Outcome::Success,
+        };
+        if head != Outcome::Neutral {
+            self.endpoint.account().sample(now, latency, measure, head);
+        }
+        self.answered = Some(Answered { seen, head, latency });
+        let is_decided = matches!(seen, Seen::Decided(_));
+        if is_decided || self.endpoint.gate().is_some_and(|gate| gate.settles_at_head()) {
+            self.leave(head, latency);
         }
     }
-}
 
-/// A 5xx is a failure, also if it came fast: a node that fails at once looks best to whoever counts latency only.
-fn judged<R>(response: &Response<R>) -> Answer {
-    match response.extensions().get::<Rejection>() {
-        Some(rejection) if rejection.reason.blames_upstream() => Answer::Failure,
-        Some(_) => Answer::Neutral,
-        None if response.status().is_server_error() => Answer::Failure,
-        None => Answer::Success,
+    /// The gate hears of it, once.
+    fn leave(&mut self, outcome: Outcome, latency: Duration) {
+        if let (Some(ticket), Some(gate)) = (self.ticket.take(), self.endpoint.gate()) {
+            gate.leave(ticket, &Passage::new(self.entered, outcome, latency));
+        }
     }
 }
 
 impl Guard for InFlight {
-    fn end(mut self, end: End) {
-        self.end = Some(end);
-        // The head was a success, and the body broke off.
-        if let (End::Failed, Some(measure), Some((answer, _, latency))) =
-            (end, self.measure, &mut self.answer)
-            && *answer == Answer::Success
-        {
-            *answer = Answer::Failure;
-            self.endpoint.account().sample(Now::read(), *latency, measure, Answer::Failure);
+    fn trailers(&mut self, trailers: &HeaderMap) {
+        if let (Some(measure), Some(answered)) = (&self.measure, &mut self.answered) {
+            answered.seen = measure.classifier.trailers(answered.seen, trailers);
         }
+    }
+
+    fn end(mut self, end: End) {
+        let (Some(measure), Some(Answered { seen, head, latency })) = (&self.measure, self.answered) else {
+            return;
+        };
+        let outcome = seen.end(end);
+        if outcome == Outcome::Failure && head == Outcome::Success {
+            self.endpoint.account().sample(Now::read(), latency, measure, outcome);
+        }
+        self.leave(outcome, latency);
     }
 }
 
@@ -434,15 +453,13 @@ impl Drop for InFlight {
     fn drop(&mut self) {
         let account = self.endpoint.account();
         account.in_flight.fetch_sub(1, Relaxed);
-        let Some(measure) = self.measure else { return };
-        let (answer, status, latency) = self.answer.unwrap_or_else(|| {
-            let now = Now::read();
-            let waited = now.instant().saturating_duration_since(self.entered.instant());
-            account.sample(now, waited, measure, Answer::Neutral);
-            (Answer::Neutral, None, waited)
-        });
-        if let (Some(ticket), Some(gate)) = (self.ticket, self.endpoint.gate()) {
-            gate.leave(ticket, &Passage { entered: self.entered, answer, status, latency, end: self.end });
+        let Some(measure) = &self.measure else { return };
+        if let Some(Answered { latency, .. }) = self.answered {
+            return self.leave(Outcome::Neutral, latency);
         }
+        let now = Now::read();
+        let waited = now.instant().saturating_duration_since(self.entered.instant());
+        account.sample(now, waited, measure, Outcome::Neutral);
+        self.leave(Outcome::Neutral, waited);
     }
 }

@@ -2,14 +2,16 @@
 //!
 //! # Decision
 //! 1. Which endpoints are available: those that are not [withdrawn](Endpoint::withdraw) for any reason, whose
-//!    [gate](Gate) is not closed, and that have [room](Target::capacity). If fewer than
+//!    [gate](Gate) is not closed, and that have [room](Target::capacity). Gates that are closed beyond
+//!    [`max_ejected`](BalanceConfig::max_ejected) keep nobody out. If fewer than
 //!    [`panic`](BalanceConfig::panic) percent are well, all are that are not draining or in maintenance, and the
 //!    observer is [told](Observer::panicked) so at each such request.
 //! 2. A [cookie](Sticky) of the request names one of them: that one.
 //! 3. Of a [subset](BalanceLayer::subset_by), and of the best [region](Regions) that has one, if there are such.
 //! 4. The [policy](Policy) chooses. An endpoint that [was tried](Tried) for this request comes last; one that
 //!    has [joined](SlowStart) lately is passed over as often as its share says.
-//! 5. None is available: `503` with [`Reason::NoEndpoint`].
+//! 5. None is available: `503` with [`Reason::NoEndpoint`]; or with [`Reason::CircuitOpen`] and when to try
+//!    again, if all that are there have closed gates.
 //! 6. Its gate is entered, and its count goes up. If somebody else was faster (the last probe, the last place),
 //!    the policy chooses again among the others; after eight times whichever lets it in.
 //!
@@ -44,8 +46,8 @@
 //! favoured for standing beside it. What goes by a hash moves only its keys, which return with it.
 //!
 //! **Latency** is from here to the response head, under the policies that go by it and for endpoints with a
-//! gate. An error, a 5xx and a [rejection that blames the upstream](crate::reject::Reason::blames_upstream) count
-//! as [`failure`](Latency::failure) if they came faster. What was given up counts only if it took longer than was
+//! gate. What the [classifier](BalanceConfig::classifier) takes for a failure counts as
+//! [`failure`](Latency::failure) if it came faster. What was given up counts only if it took longer than was
 //! expected. Who has no sample, or none for long, is as fast as all are on average.
 //!
 //! # Units and limits
@@ -121,7 +123,6 @@ use http::request::Parts;
 
 mod config;
 mod endpoint;
-mod gate;
 pub mod policy;
 mod said;
 mod service;
@@ -130,7 +131,6 @@ mod sticky;
 
 pub use config::{BalanceConfig, Latency, Policy, Regions, SlowStart, SubsetMiss};
 pub use endpoint::{Absence, Endpoint, InFlight, Target};
-pub use gate::{Answer, Availability, Gate, Passage, Ticket};
 use said::Said;
 pub use service::BalanceFuture;
 use set::{Ask, Chooser, GateFn, Making, Snapshot, State};
@@ -141,10 +141,11 @@ use crate::{
     clock::Now,
     context::ClientAddr,
     explain::{Explain, Finding},
+    gate::Gate,
     key::Key,
     layered::layered,
     observe::Observer,
-    reject::{Head, Reason, Rejection},
+    reject::Head,
 };
 
 /// What a policy that goes by a hash goes by. It is the same in every process, if it is [of](Self::of) bytes.
@@ -443,13 +444,15 @@ impl<O: Observer> Explain for BalanceLayer<O> {
         let Some(shared) = self.shared() else { return Finding::Off };
         let snapshot = shared.current();
         let chooser = shared.chooser(&snapshot);
-        let choice = {
+        let said = {
             let ask = shared.setting.ask(&Head::from(&*head), now);
-            chooser.choose(&ask, chooser.turn(), &[])
+            let choice = chooser.choose(&ask, chooser.turn(), &[]);
+            choice
+                .map(|choice| (choice.place, Said { chooser: &chooser, ask: &ask, choice, now }.to_string()))
         };
-        let Some(choice) = choice else { return Finding::Reject(Rejection::new(Reason::NoEndpoint)) };
-        snapshot.members[choice.place].endpoint.clone().tell(&mut head.extensions);
-        Finding::Admit(Said { chooser, choice, now }.to_string())
+        let Some((place, said)) = said else { return Finding::Reject(chooser.refusal(now)) };
+        snapshot.members[place].endpoint.clone().tell(&mut head.extensions);
+        Finding::Admit(said)
     }
 }
 

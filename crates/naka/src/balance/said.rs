@@ -6,16 +6,17 @@ use super::{
     Policy,
     endpoint::Account,
     policy::slow_start::WHOLE,
-    set::{Choice, Chooser},
+    set::{Ask, Choice, Chooser},
 };
-use crate::clock::Now;
+use crate::{clock::Now, gate::Availability::Ready};
 
 /// How many candidates are shown.
 const SHOWN: usize = 8;
 
 /// Which endpoint was chosen, and what spoke for it.
 pub(super) struct Said<'a> {
-    pub(super) chooser: Chooser<'a>,
+    pub(super) chooser: &'a Chooser<'a>,
+    pub(super) ask: &'a Ask<'a>,
     pub(super) choice: Choice,
     pub(super) now: Now,
 }
@@ -45,13 +46,15 @@ impl Said<'_> {
         self.chooser.config.policy == Policy::RoundRobin
             && self.chooser.config.slow_start.is_none()
             && self.chooser.snapshot.members.iter().all(|member| {
-                Account::is_present(member.account.status()) && member.gate.is_none() && member.has_room()
+                Account::is_present(member.account.status())
+                    && member.gate.as_ref().is_none_or(|gate| gate.availability(self.now) == Ready)
+                    && member.has_room()
             })
     }
 
     /// What the policy goes by, and what keeps it from it.
     fn score(&self, f: &mut fmt::Formatter<'_>, place: usize) -> fmt::Result {
-        let chooser = &self.chooser;
+        let chooser = self.chooser;
         let (member, now_ns) = (&chooser.snapshot.members[place], chooser.state.now_ns(self.now));
         let (account, status) = (&member.account, member.account.status());
         write!(f, "{}", account.in_flight())?;
@@ -71,8 +74,11 @@ impl Said<'_> {
         }
         if !Account::is_present(status) {
             write!(f, ", {:?}", member.endpoint.absences().collect::<Vec<_>>())?;
-        } else if !member.lets_pass(self.now) {
-            f.write_str(", ejected")?;
+        } else if let Some(gate) = member.gate.as_ref().filter(|gate| gate.availability(self.now) != Ready) {
+            write!(f, ", {}", gate.explain(self.now))?;
+            if !gate.availability(self.now).is_open() && chooser.is_spared(self.ask, place) {
+                f.write_str(", spared: too many are ejected")?;
+            }
         } else if !member.has_room() {
             f.write_str(", full")?;
         }

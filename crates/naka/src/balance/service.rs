@@ -16,7 +16,7 @@ use crate::{
     clock::Now,
     guard::Guarded,
     observe::Observer,
-    reject::{Head, Reason, Rejection},
+    reject::{Head, Rejection},
 };
 
 impl<S, O, B, R> Service<Request<B>> for Balance<S, O>
@@ -109,7 +109,8 @@ impl<O: Observer> Shared<O> {
             if choice.in_panic {
                 self.observer.panicked();
             }
-            if let Some(guard) = enter(snapshot, choice.place, now, choice.in_panic) {
+            let anyway = || choice.in_panic || chooser.is_spared(&ask, choice.place);
+            if let Some(guard) = enter(snapshot, choice.place, now, anyway) {
                 chooser.settle(choice.place, now);
                 return Ok(self.taken(snapshot, &ask, choice.place, guard));
             }
@@ -122,13 +123,13 @@ impl<O: Observer> Shared<O> {
         if count == AGAIN {
             // Others were faster so often that it is whichever lets us in.
             let mut places = (0..snapshot.members.len()).filter(|place| chooser.is_open(&ask, *place));
-            if let Some((place, guard)) =
-                places.find_map(|place| Some((place, enter(snapshot, place, now, false)?)))
-            {
+            if let Some((place, guard)) = places.find_map(|place| {
+                Some((place, enter(snapshot, place, now, || chooser.is_spared(&ask, place))?))
+            }) {
                 return Ok(self.taken(snapshot, &ask, place, guard));
             }
         }
-        Err(Rejection::new(Reason::NoEndpoint))
+        Err(chooser.refusal(now))
     }
 
     fn taken(&self, snapshot: &Snapshot, ask: &Ask<'_>, place: usize, guard: InFlight) -> Taken {
@@ -144,8 +145,8 @@ impl<O: Observer> Shared<O> {
     }
 }
 
-fn enter(snapshot: &Snapshot, place: usize, now: Now, in_panic: bool) -> Option<InFlight> {
-    snapshot.members[place].endpoint.enter(now, snapshot.measure, in_panic)
+fn enter(snapshot: &Snapshot, place: usize, now: Now, anyway: impl FnOnce() -> bool) -> Option<InFlight> {
+    snapshot.members[place].endpoint.enter(now, snapshot.measure, anyway)
 }
 
 struct Taken {

@@ -1,6 +1,7 @@
 //! The endpoints under one configuration, what was computed of them once, and the choice among them.
 
 use std::{
+    cell::OnceCell,
     collections::HashMap,
     sync::{
         Arc,
@@ -9,6 +10,7 @@ use std::{
             Ordering::{AcqRel, Acquire, Relaxed},
         },
     },
+    time::Duration,
 };
 
 use tokio::time::Instant;
@@ -16,9 +18,8 @@ use tokio::time::Instant;
 use super::{
     BalanceConfig, Endpoint, Policy, SubsetMiss, Target,
     endpoint::{Account, Measure},
-    gate::{Availability, Gate},
     policy::{
-        Candidates, bound,
+        Candidates, bound, ejection,
         ewma::HalfLife,
         hash::{mix, stable},
         latency, least,
@@ -33,7 +34,13 @@ use super::{
         smooth::Cycle,
     },
 };
-use crate::{attempt::Tried, clock::Now, key::Key};
+use crate::{
+    attempt::Tried,
+    clock::Now,
+    gate::{Availability, Gate},
+    key::Key,
+    reject::{Reason, Rejection},
+};
 
 /// How many endpoints that are not listed any more are remembered, besides those that requests hold.
 pub(super) const MAX_KEPT: usize = 256;
@@ -166,7 +173,11 @@ impl Snapshot {
         tokens.sort_unstable();
         Self {
             kept: kept.into(),
-            measure: is_measured.then_some(Measure { half_life, failure: config.latency.failure }),
+            measure: is_measured.then_some(Measure {
+                half_life,
+                failure: config.latency.failure,
+                classifier: config.classifier,
+            }),
             half_life,
             table,
             sums: Sums::new(&weights),
@@ -332,6 +343,30 @@ impl Chooser<'_> {
         None
     }
 
+    /// Why there is no choice. Where gates alone are to blame, it says when the first could open.
+    pub(super) fn refusal(&self, now: Now) -> Rejection {
+        let present = self.snapshot.members.iter().filter(|it| Account::is_present(it.account.status()));
+        let (mut soonest, mut closed) = (None::<Duration>, false);
+        for member in present {
+            let said = member.gate.as_ref().map(|gate| gate.availability(now));
+            let Some(Availability::Ejected(left)) = said else {
+                return Rejection::new(Reason::NoEndpoint);
+            };
+            closed = true;
+            soonest = soonest.into_iter().chain(left).min();
+        }
+        match soonest {
+            Some(left) => Rejection::new(Reason::CircuitOpen).retry_after(left),
+            None if closed => Rejection::new(Reason::CircuitOpen),
+            None => Rejection::new(Reason::NoEndpoint),
+        }
+    }
+
+    /// Whether its gate keeps nobody out, because too many are closed.
+    pub(super) fn is_spared(&self, ask: &Ask<'_>, place: usize) -> bool {
+        self.view(ask, 0, &[]).is_spared(place)
+    }
+
     /// Whether this one may be had, whatever the policy says.
     pub(super) fn is_open(&self, ask: &Ask<'_>, place: usize) -> bool {
         let subset = self.config.subset_miss == SubsetMiss::Refuse;
@@ -352,6 +387,7 @@ impl Chooser<'_> {
             in_panic: self.is_panic(ask.now),
             rank: None,
             bound: None,
+            spared_from: OnceCell::new(),
             is_narrow: !refused.is_empty() || ask.tried.is_some() || ask.subset.is_some(),
         }
     }
@@ -413,7 +449,7 @@ impl Member {
     }
 
     pub(super) fn lets_pass(&self, now: Now) -> bool {
-        self.gate.as_ref().is_none_or(|gate| gate.availability(now) != Availability::Ejected)
+        self.gate.as_ref().is_none_or(|gate| gate.availability(now).is_open())
     }
 }
 
@@ -430,6 +466,8 @@ struct View<'a> {
     in_panic: bool,
     rank: Option<(&'a [u8], u8)>,
     bound: Option<Bound>,
+    /// The first place whose gate is closed in vain; nearly never asked.
+    spared_from: OnceCell<usize>,
     /// Not every endpoint that is available will do.
     is_narrow: bool,
 }
@@ -478,9 +516,21 @@ impl View<'_> {
         let is_there = if self.in_panic {
             !Account::is_withdrawn(status)
         } else {
-            Account::is_present(status) && member.lets_pass(self.now)
+            Account::is_present(status) && (member.lets_pass(self.now) || self.is_spared(place))
         };
         is_there && member.has_room() && self.is_wanted(place, member, status)
+    }
+
+    fn is_spared(&self, place: usize) -> bool {
+        let Some(percent) = self.config.max_ejected else { return false };
+        let spared_from = *self.spared_from.get_or_init(|| {
+            let members = self.snapshot.members.iter();
+            ejection::spared_from(
+                members.map(|it| (Account::is_present(it.account.status()), !it.lets_pass(self.now))),
+                percent,
+            )
+        });
+        place >= spared_from
     }
 
     fn bound(&self, percent: u32) -> Bound {

@@ -28,6 +28,7 @@ use crate::{
     classify::{Outcome, Seen},
     clock::Now,
     enforce::{Enforce, Rejections},
+    gate::Availability,
     guard::{End, Guard},
     key::Key,
     observe::Observer,
@@ -47,18 +48,6 @@ pub struct Transition {
     pub cause: Cause,
     /// Whose breaker it is, where each key has one.
     pub key: Option<Key>,
-}
-
-/// Whether a request would be let in now; a look that changes nothing, for whoever has a choice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Availability {
-    /// It would.
-    Ready,
-    /// It would, to find out how it goes.
-    Probe,
-    /// It would not; it could be after so long, where that is known.
-    Ejected(Option<Duration>),
 }
 
 /// What is known of a breaker now.
@@ -123,10 +112,11 @@ impl<O: Observer> Breaker<O> {
         Self { cell: Arc::clone(&shared.account.cell), shared, key: None }
     }
 
-    /// Whether a request would be let in. Writes nothing.
+    /// Whether a request would be let in. Writes nothing. Whoever has a choice takes another then, so that a
+    /// part that is [enforced](CircuitBreakerConfig::enforce) counts as all.
     pub fn availability(&self, now: Now) -> Availability {
         let entry = match self.shared.config.enforce {
-            Enforce::Never => Entry::Pass,
+            Enforce::Never | Enforce::Observe => Entry::Pass,
             _ => self.shared.in_force(|rule| self.cell.peek(rule, self.shared.now_ms(now))),
         };
         match entry {
@@ -250,7 +240,7 @@ impl<O: Observer> Pass<O> {
             && shared.config.is_slow(self.took(Now::read()));
         let answer = Answer { is_failure: outcome == Outcome::Failure, is_slow: self.is_slow || is_late };
         let now_ns = || shared.now_ns(Now::read());
-        let random = || shared.account.random.draw();
+        let random = || shared.draw();
         let turn = shared.in_force(|rule| cell.settle(rule, admitted, answer, now_ns, random));
         shared.tell(turn, self.key);
     }
@@ -399,6 +389,11 @@ impl<O> Shared<O> {
 
     pub(super) fn now_ms(&self, now: Now) -> u64 {
         self.now_ns(now) / 1_000_000
+    }
+
+    /// What an open time is drawn by.
+    pub(super) fn draw(&self) -> u64 {
+        self.account.random.draw()
     }
 
     /// Puts this configuration in force, if it is newer than what is.

@@ -51,6 +51,12 @@
 //! that is longest unused; 32 are looked at. None of those: the new key passes and has none. An open one is
 //! never forgotten for a new key.
 //!
+//! # By endpoint
+//! A [`Breaker`] is a [`Gate`](crate::gate::Gate) that a balancer asks *before* it chooses, so that an open one costs
+//! no request: [`EndpointBreakers`] has one for each address. It is what Envoy calls outlier detection, and with
+//! [`max_ejected`](crate::balance::BalanceConfig::max_ejected) no more endpoints are taken out than the rest can
+//! bear.
+//!
 //! # Units and limits
 //! Rates in percent; times to the millisecond, at most a year. Probes at once and successes: 1 to 15. A window is
 //! a ring of ten buckets, so it has its newest nine tenths exactly, and the tenth before those in part; of more
@@ -100,8 +106,8 @@
 //! ```
 //! # use std::time::Duration;
 //! use naka::{
-//!     circuit_breaker::{Availability, Breaker, CircuitBreakerConfig, CircuitBreakerLayer, Preset, SlowCall, Window},
-//!     classify::Outcome, clock::Now, key::Key, reject::Head,
+//!     circuit_breaker::{Breaker, CircuitBreakerConfig, CircuitBreakerLayer, Preset, SlowCall, Window},
+//!     classify::Outcome, clock::Now, gate::Availability, key::Key, reject::Head,
 //! };
 //!
 //! let by_restaurant = |head: &Head<'_>| head.uri.path().strip_prefix("/restaurants/").map(Key::of);
@@ -135,14 +141,16 @@ use tower_service::Service;
 mod breaker;
 mod cell;
 mod config;
+mod endpoints;
 mod phase;
 mod preset;
 mod table;
 mod window;
 
 use breaker::Shared;
-pub use breaker::{Availability, Breaker, Pass, Snapshot, Transition};
+pub use breaker::{Breaker, Pass, Snapshot, Transition};
 pub use config::{CircuitBreakerConfig, SlowCall, Until, Window};
+pub use endpoints::EndpointBreakers;
 use phase::Entry;
 pub use phase::{MAX_PROBES, Phase};
 pub use preset::Preset;

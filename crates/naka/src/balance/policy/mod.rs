@@ -5,6 +5,7 @@
 //! [open](Candidates::is_open), and each gives one as long as any is.
 
 pub mod bound;
+pub mod ejection;
 pub mod ewma;
 pub mod hash;
 pub mod ip_hash;

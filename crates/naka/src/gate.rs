@@ -1,15 +1,14 @@
-//! What stands in front of one endpoint and may close: the seam for a circuit breaker.
+//! What stands in front of one endpoint and may close: the word that balancers and circuit breakers share.
 
 use std::{fmt, time::Duration};
 
-use http::StatusCode;
-
-use crate::{clock::Now, guard::End};
+use crate::{classify::Outcome, clock::Now};
 
 /// Stands in front of one endpoint, and may let nobody pass for a while.
 ///
 /// It is looked at *before* an endpoint is chosen, so that a choice does not fall on one that is closed, and
 /// entered when it is. In between somebody else may have taken the last probe: then the next candidate is asked.
+/// A [`Breaker`](crate::circuit_breaker::Breaker) is one.
 ///
 /// It is a trait object, one for each endpoint, and not a type parameter of the layer: most policies look at
 /// one or two endpoints, so it is one or two indirect calls, where a parameter would go through the type of
@@ -23,8 +22,24 @@ pub trait Gate: fmt::Debug + Send + Sync + 'static {
     /// said. Each ticket is given back by [`leave`](Self::leave).
     fn enter(&self, now: Now) -> Option<Ticket>;
 
-    /// One that was let pass has ended.
+    /// It is known how it went with one that was let pass: with the head of its response, if that decides it or
+    /// the gate [wants no more](Self::settles_at_head), else when its body has ended.
     fn leave(&self, ticket: Ticket, passage: &Passage);
+
+    /// Whether a head that is no failure is a success, however the body ends.
+    fn settles_at_head(&self) -> bool {
+        false
+    }
+
+    /// What is known of the endpoint here, for people.
+    fn explain(&self, now: Now) -> String {
+        match self.availability(now) {
+            Availability::Ready => "open".to_owned(),
+            Availability::Probe => "open to a probe".to_owned(),
+            Availability::Ejected(None) => "closed".to_owned(),
+            Availability::Ejected(Some(left)) => format!("closed, {left:?} to go"),
+        }
+    }
 }
 
 /// What a gate says before it is entered.
@@ -34,8 +49,15 @@ pub enum Availability {
     Ready,
     /// A few may pass, to see whether it is well again.
     Probe,
-    /// Closed.
-    Ejected,
+    /// Closed; it could be open after so long, where that is known.
+    Ejected(Option<Duration>),
+}
+
+impl Availability {
+    /// Whether a request could pass.
+    pub const fn is_open(self) -> bool {
+        matches!(self, Self::Ready | Self::Probe)
+    }
 }
 
 /// What a gate gave to one request, and gets back: a number of its own, such as the epoch it was entered in.
@@ -48,24 +70,15 @@ pub struct Ticket(pub u64);
 pub struct Passage {
     /// When it was entered.
     pub entered: Now,
-    /// What came of it.
-    pub answer: Answer,
-    /// The status, if there was a head.
-    pub status: Option<StatusCode>,
+    /// What it says of the endpoint.
+    pub outcome: Outcome,
     /// How long the head of the response took, or whatever came in its place.
     pub latency: Duration,
-    /// How the response body ended; `None` if there was none.
-    pub end: Option<End>,
 }
 
-/// What came of a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer {
-    /// A response that is no failure. If its body broke off, that is one.
-    Success,
-    /// An error, a status of 5xx, or a [`Rejection`](crate::reject::Rejection) that
-    /// [blames the upstream](crate::reject::Reason::blames_upstream).
-    Failure,
-    /// It was given up, or refused behind the balancer for reasons of our own: it says nothing.
-    Neutral,
+impl Passage {
+    /// Entered then, and this is what it says after the head took so long.
+    pub const fn new(entered: Now, outcome: Outcome, latency: Duration) -> Self {
+        Self { entered, outcome, latency }
+    }
 }
