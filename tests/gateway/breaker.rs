@@ -1,4 +1,4 @@
-//! Circuit breakers of routes, through the gateway.
+//! Circuit breakers of routes and of endpoints, through the gateway.
 
 use std::sync::{
     Arc,
@@ -7,7 +7,10 @@ use std::sync::{
 
 use http::Response;
 use naka_testkit::upstream::{Step, Upstream, answer};
-use tokio::time::{Duration, advance};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::{Duration, advance},
+};
 
 use crate::inside::{Inside, get};
 
@@ -144,4 +147,148 @@ async fn r3_10_a_reload_keeps_what_is_open_open() {
         .reload(&KITCHENS.replace("preset: irctc_booking", "preset: irctc_booking, enforce: observe"))
         .unwrap();
     assert_eq!(gateway.send(get("/trains")).await.status(), 500, "it only looks on");
+}
+
+// ---- Of endpoints
+
+/// Three endpoints behind two routes, each with a breaker.
+const FLEET: &str = "
+gateway: {admin: none}
+listeners: {public: {listen: ':1'}}
+upstreams:
+  app:
+    endpoints: ['a:1', 'b:1', 'c:1']
+    circuit_breaker: {consecutive: 3, failure_rate: never, open: 30s, probes: 1, successes: 1}
+    timeouts: {response_headers: 2s}
+routes:
+  rides: {match: {prefix: /rides}, upstream: app}
+  shop: {match: {prefix: /shop}, upstream: app}
+";
+
+fn fleet(gateway: &Inside) -> [(Arc<AtomicU16>, Upstream); 3] {
+    ["a:1", "b:1", "c:1"].map(|address| {
+        let status = Arc::new(AtomicU16::new(200));
+        let says = Arc::clone(&status);
+        let name = &address[..1];
+        let upstream =
+            Upstream::inside(&gateway.network, address, move |_| answer(says.load(SeqCst), "", name));
+        (status, upstream)
+    })
+}
+
+/// How many of so many, over both routes, were no 200.
+async fn failed(gateway: &Inside, count: usize) -> usize {
+    let mut failed = 0;
+    for number in 0..count {
+        let target = if number % 2 == 0 { "/rides" } else { "/shop" };
+        failed += usize::from(gateway.send(get(target)).await.status() != 200);
+    }
+    failed
+}
+
+#[tokio::test(start_paused = true)]
+async fn r9_8_an_endpoint_that_fails_is_left_alone_by_all_routes_at_once() {
+    let gateway = Inside::new(FLEET);
+    let [_a, (status, upstream), _c] = fleet(&gateway);
+    status.store(503, SeqCst);
+    assert_eq!((failed(&gateway, 60).await, upstream.requests()), (3, 3));
+    let opened = "naka_policy_decisions_total{policy=\"app/circuit_breaker\",outcome=\"opened\"}";
+    assert_eq!(gateway.metric(opened), Some(1.0));
+    let explained = gateway.explain("GET http://api.example/rides", &[]).to_string();
+    assert!(explained.contains("b:1 (0, open, 30s to go)"), "{explained}");
+    advance(Duration::from_secs(31)).await;
+    assert_eq!((failed(&gateway, 30).await, upstream.requests()), (1, 4), "one probe");
+    status.store(200, SeqCst);
+    advance(Duration::from_secs(31)).await;
+    assert_eq!((failed(&gateway, 30).await, upstream.requests()), (0, 14));
+}
+
+#[tokio::test(start_paused = true)]
+async fn r7_4_no_more_endpoints_are_left_alone_than_may_be() {
+    let gateway = Inside::new(&FLEET.replace("open: 30s", "open: 30s, max_ejected: 100%"));
+    let all = fleet(&gateway);
+    for (status, _) in &all {
+        status.store(500, SeqCst);
+    }
+    let refused = gateway.metric("naka_rejections_total");
+    assert_eq!((failed(&gateway, 90).await, refused), (90, None));
+    let asked = all.each_ref().map(|(_, upstream)| upstream.requests());
+    assert_eq!(asked, [3, 3, 84], "the last one is asked, whatever it says");
+}
+
+#[tokio::test(start_paused = true)]
+async fn r3_10_the_breakers_of_endpoints_survive_reloads_and_a_rollback() {
+    let gateway = Inside::new(FLEET);
+    let [_a, (status, upstream), _c] = fleet(&gateway);
+    status.store(503, SeqCst);
+    assert_eq!(failed(&gateway, 30).await, 3);
+    let weighted = FLEET.replace("'b:1'", "{address: 'b:1', weight: 3}");
+    let another_policy = FLEET.replace("timeouts:", "balance: {policy: least_request}\n    timeouts:");
+    let stricter = FLEET.replace("consecutive: 3", "consecutive: 1");
+    let without = FLEET.replace("'b:1', ", "");
+    for (yaml, what) in
+        [(&weighted, "weight"), (&another_policy, "policy"), (&stricter, "rule"), (&without, "gone")]
+    {
+        gateway.reload(yaml).unwrap();
+        assert_eq!((failed(&gateway, 30).await, upstream.requests()), (0, 3), "{what}");
+    }
+    gateway.reload(FLEET).unwrap();
+    assert_eq!((failed(&gateway, 30).await, upstream.requests()), (0, 3), "it came back");
+    // Without breakers it is asked, and with them it is still known.
+    let unguarded =
+        FLEET.lines().filter(|line| !line.contains("circuit_breaker")).collect::<Vec<_>>().join("\n");
+    gateway.reload(&unguarded).unwrap();
+    assert_eq!(failed(&gateway, 30).await, 10);
+    gateway.reload(FLEET).unwrap();
+    assert_eq!(failed(&gateway, 30).await, 0);
+    assert!(gateway.reload(&FLEET.replace("consecutive: 3", "consecutive: none")).is_err());
+    assert_eq!(failed(&gateway, 30).await, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn r3_2_which_statuses_are_failures_is_said() {
+    let gateway = Inside::new(&FLEET.replace("open: 30s", "open: 30s, statuses: [429, 502-504]"));
+    let [(a, of_a), (b, of_b), (c, of_c)] = fleet(&gateway);
+    a.store(429, SeqCst);
+    b.store(500, SeqCst);
+    c.store(503, SeqCst);
+    failed(&gateway, 60).await;
+    let asked = [of_a.requests(), of_b.requests(), of_c.requests()];
+    assert!(asked[0] == 3 && asked[1] > 20 && asked[2] > 20, "one of three may be out, the first: {asked:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn r3_7_an_operator_forces_breakers_and_takes_endpoints_out_and_in() {
+    let gateway = Inside::new(FLEET);
+    let all = fleet(&gateway);
+    let tell = async |query: &str| post(&gateway, &format!("/upstreams?upstream=app&{query}")).await;
+    let seen = || all.each_ref().map(|(_, upstream)| upstream.requests());
+    assert!(tell("endpoint=a:1&do=force_open").await.1.contains("breaker forced_open"));
+    assert_eq!((failed(&gateway, 20).await, seen()), (0, [0, 10, 10]));
+    gateway.reload(&FLEET.replace("open: 30s", "open: 40s")).unwrap();
+    advance(Duration::from_hours(1)).await;
+    assert_eq!((failed(&gateway, 20).await, seen()), (0, [0, 20, 20]), "until it is released");
+    tell("endpoint=a:1&do=reset").await;
+    tell("endpoint=b:1&do=maintenance").await;
+    assert_eq!((failed(&gateway, 20).await, seen()), (0, [10, 20, 30]));
+    tell("endpoint=b:1&do=restore").await;
+    assert_eq!((failed(&gateway, 30).await, seen()), (0, [20, 30, 40]));
+    let refused = [
+        tell("endpoint=d:1&do=drain").await,
+        tell("endpoint=a:1&do=explode").await,
+        tell("endpoint=a:1").await,
+        post(&gateway, "/policies?policy=few&do=reset").await,
+    ];
+    assert_eq!(refused.each_ref().map(|(status, _)| *status), [400; 4]);
+    assert!(refused[1].1.contains("`do` is one of maintenance, drain, restore, force_open"), "{refused:?}");
+}
+
+async fn post(gateway: &Inside, target: &str) -> (u16, String) {
+    let (mut ours, theirs) = tokio::io::duplex(1 << 16);
+    tokio::spawn(naka_gateway::admin::serve_connection(gateway.admin(), theirs));
+    let request = format!("POST {target} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+    ours.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    ours.read_to_string(&mut answer).await.unwrap();
+    (answer[9..12].parse().unwrap(), answer)
 }

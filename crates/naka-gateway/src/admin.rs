@@ -10,6 +10,8 @@
 //! | `/versions` | The versions of each route, who uses them, and which could go |
 //! | `POST /explain` | Explains a request against live state; consumes nothing |
 //! | `POST /reload` | Reads the files now |
+//! | `POST /upstreams?upstream=…&endpoint=…&do=…` | Takes an endpoint out (`maintenance`, `drain`) and in again (`restore`); `force_open`, `force_close`, `release` or `reset` of its circuit breaker |
+//! | `POST /policies?policy=…&do=…` | The same of the circuit breaker of a policy |
 //!
 //! `Host` must name this machine, and a request that a web page sent (it has an `Origin`) is refused:
 //! otherwise any page in a browser here could talk to this port (DNS rebinding).
@@ -48,6 +50,7 @@ use tracing::debug;
 
 use crate::{
     ask::Asked,
+    by_hand,
     config::checked::{Config, Destination, Name},
     connection::Stream,
     explain::explain,
@@ -55,7 +58,7 @@ use crate::{
     observe::{Metrics, PolicyMetrics, ReloadResult},
     patience::{Patience, Patient, Progress},
     reload::Status,
-    state::State,
+    state::{State, breakers_name},
     versions,
 };
 
@@ -143,6 +146,8 @@ impl Admin {
             (&Method::GET, "/versions") => reply(&of_versions(&generation)),
             (&Method::POST, "/explain") => explained(&generation, request).await,
             (&Method::POST, "/reload") => self.reload().await,
+            (&Method::POST, "/upstreams") => told(by_hand::to_endpoint(&generation.state, query(&request))),
+            (&Method::POST, "/policies") => told(by_hand::to_policy(&generation.state, query(&request))),
             (_, "/explain" | "/reload") => text(StatusCode::METHOD_NOT_ALLOWED, "POST it\n".into()),
             _ => text(StatusCode::NOT_FOUND, PATHS.into()),
         }
@@ -234,6 +239,19 @@ impl Admin {
                 .into_iter()
                 .map(move |(level, value)| (&**identity, level, value))
         });
+        let of_endpoints = state.endpoint_breakers.iter().map(|(upstream, breakers)| {
+            let endpoints = state.balancers.get(upstream).map(BalanceLayer::endpoints).unwrap_or_default();
+            let is_closed = |endpoint: &naka::balance::Endpoint| {
+                let breaker = breakers.breaker(endpoint.address());
+                breaker.is_none_or(|breaker| breaker.snapshot(now).phase == Phase::Closed)
+            };
+            let open = endpoints.iter().filter(|endpoint| !is_closed(endpoint)).count();
+            (breakers_name(upstream), [("endpoints", endpoints.len()), ("open", open)])
+        });
+        let of_endpoints = of_endpoints.collect::<Vec<_>>();
+        let of_endpoints = of_endpoints
+            .iter()
+            .flat_map(|(name, levels)| levels.iter().map(|(level, value)| (&**name, *level, *value)));
         let repetitions = state.idempotency.iter().flat_map(|(identity, kept)| {
             let counts = kept.layer.counts();
             let all = [
@@ -244,7 +262,7 @@ impl Admin {
             ];
             all.into_iter().map(move |(level, value)| (&**identity, level, value))
         });
-        let all = keys.chain(counts).chain(versions).chain(repetitions).chain(breakers);
+        let all = keys.chain(counts).chain(versions).chain(repetitions).chain(breakers).chain(of_endpoints);
         self.metrics.levels(all.chain(waiting(state).map(|it| (&**it.identity, it.level, it.count))));
     }
 
@@ -270,8 +288,8 @@ impl Admin {
     }
 }
 
-const PATHS: &str =
-    "/livez /readyz /metrics /config /routes /upstreams /policies /versions, POST /explain, POST /reload\n";
+const PATHS: &str = "/livez /readyz /metrics /config /routes /upstreams /policies /versions, POST /explain, POST /reload, \
+     POST /upstreams, POST /policies\n";
 
 async fn explained(generation: &Generation, request: Request<Incoming>) -> Answer {
     let body = Limited::new(request.into_body(), BODY).collect();
@@ -325,6 +343,7 @@ fn routes(config: &Config) -> Value {
 }
 
 fn upstreams(generation: &Generation) -> Value {
+    let now = Now::read();
     let of = |name: &str| {
         let endpoints = generation.state.balancers.get(name).map(BalanceLayer::endpoints).unwrap_or_default();
         let endpoint = |endpoint: &naka::balance::Endpoint| {
@@ -336,6 +355,8 @@ fn upstreams(generation: &Generation) -> Value {
                 "address": &**endpoint.address(),
                 "weight": endpoint.target().weight,
                 "in_flight": endpoint.in_flight(),
+                "absences": endpoint.absences().map(|it| format!("{it:?}").to_lowercase()).collect::<Vec<_>>(),
+                "breaker": endpoint.gate().map(|gate| gate.explain(now)),
                 "idle_connections": generation.state.pools.iter().map(idle).sum::<usize>(),
             })
         };
@@ -417,13 +438,22 @@ fn of_versions(generation: &Generation) -> Value {
 
 /// What no configuration names any more, but whose history still counts.
 fn buried(generation: &Generation) -> Vec<String> {
-    let State { rate_limits, bulkheads, idempotency, versions, breakers, .. } = &generation.state;
+    let State { rate_limits, bulkheads, idempotency, versions, breakers, endpoint_breakers, .. } =
+        &generation.state;
     let rate_limits = rate_limits.buried().map(|(identity, _)| format!("rate_limit {identity}"));
     let bulkheads = bulkheads.buried().map(|(identity, _)| format!("bulkhead {identity}"));
     let idempotency = idempotency.buried().map(|(identity, _)| format!("idempotency {identity}"));
     let versions = versions.buried().map(|(identity, _)| format!("versions {identity}"));
     let breakers = breakers.buried().map(|(identity, _)| format!("circuit_breaker {identity}"));
-    rate_limits.chain(bulkheads).chain(idempotency).chain(versions).chain(breakers).collect()
+    let of_endpoints =
+        endpoint_breakers.buried().map(|(upstream, _)| format!("endpoint_breakers {upstream}"));
+    rate_limits
+        .chain(bulkheads)
+        .chain(idempotency)
+        .chain(versions)
+        .chain(breakers)
+        .chain(of_endpoints)
+        .collect()
 }
 
 /// `localhost` or an address: no name that somebody else's resolver could point here.
@@ -441,6 +471,18 @@ fn is_of_a_page(request: &Request<Incoming>) -> bool {
     let site = request.headers().get("sec-fetch-site");
     let is_own = |site: &HeaderValue| site == "none" || site == "same-origin"; // Typed, or of this port.
     request.headers().contains_key(ORIGIN) || site.is_some_and(|site| !is_own(site))
+}
+
+fn query(request: &Request<Incoming>) -> &str {
+    request.uri().query().unwrap_or_default()
+}
+
+/// What came of what was done by hand.
+fn told(result: Result<String, String>) -> Answer {
+    match result {
+        Ok(is) => text(StatusCode::OK, is),
+        Err(why) => text(StatusCode::BAD_REQUEST, why),
+    }
 }
 
 fn reply(value: &Value) -> Answer {

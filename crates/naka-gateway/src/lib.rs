@@ -11,6 +11,7 @@
 pub mod admin;
 pub mod ask;
 pub mod assemble;
+pub mod by_hand;
 pub mod carry;
 pub mod cli;
 pub mod compress;

@@ -383,5 +383,35 @@ impl Observer for PolicyMetrics {
     }
 }
 
+/// What the breaker of one endpoint reports to.
+#[derive(Clone, Debug)]
+pub struct EndpointMetrics {
+    upstream: Name,
+    endpoint: Arc<str>,
+    all: Arc<PolicyMetrics>,
+}
+
+impl EndpointMetrics {
+    /// Of this endpoint; `all` are those of the policy.
+    pub fn new(upstream: &Name, endpoint: &Arc<str>, all: &Arc<PolicyMetrics>) -> Self {
+        Self { upstream: Arc::clone(upstream), endpoint: Arc::clone(endpoint), all: Arc::clone(all) }
+    }
+}
+
+impl Observer for EndpointMetrics {
+    fn would_reject(&self, rejection: &Rejection) {
+        self.all.would_reject(rejection);
+    }
+    fn transition(&self, transition: &Transition) {
+        let Transition { from, to, cause, .. } = transition;
+        if *to == Phase::Open {
+            self.all.opened.inc();
+        }
+        let Self { upstream, endpoint, .. } = self;
+        let (from, to) = (from.word(), to.word());
+        info!(%upstream, %endpoint, from, to, ?cause, "the circuit breaker of an endpoint has changed");
+    }
+}
+
 /// The gauges of prometheus-client count in this.
 const _: fn(Gauge<i64, AtomicI64>) -> Gauge = |gauge| gauge;

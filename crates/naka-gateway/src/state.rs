@@ -11,7 +11,7 @@ use naka::{
     balance::BalanceLayer,
     basic_auth::BasicAuthLayer,
     bulkhead::{BulkheadLayer, Counts},
-    circuit_breaker::CircuitBreakerLayer,
+    circuit_breaker::{CircuitBreakerLayer, EndpointBreakers},
     clock::Now,
     fault::FaultLayer,
     forward_auth::ForwardAuthLayer,
@@ -29,7 +29,7 @@ use crate::{
         Jwt, JwtKeys, Name, RateLimit, Versions,
     },
     control::{FetchKeys, TellKeys},
-    observe::PolicyMetrics,
+    observe::{EndpointMetrics, PolicyMetrics},
     upstream::Pool,
 };
 
@@ -50,6 +50,8 @@ pub struct State {
     pub idempotency: Carried<Idempotency, Kept>,
     /// Circuit breakers, by identity.
     pub breakers: Breakers,
+    /// Circuit breakers of endpoints, by upstream.
+    pub endpoint_breakers: BreakersOfEndpoints,
     /// Whoever plays faults, by identity.
     pub faults: Carried<Fault, FaultLayer<Arc<PolicyMetrics>>>,
     /// Whoever finds versions, by route; the use of each version goes with it.
@@ -65,9 +67,25 @@ pub type RateLimits = Carried<(RateLimit, Enforce), RateLimitLayer<Arc<PolicyMet
 /// Bulkheads, by identity.
 pub type Bulkheads = Carried<(Bulkhead, Enforce), BulkheadLayer<Arc<PolicyMetrics>>>;
 /// Balancers, by upstream.
-pub type Balancers = Carried<(Balance, Vec<Endpoint>), BalanceLayer>;
+pub type Balancers = Carried<Balancing, BalanceLayer>;
+/// What a balancer is made of.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Balancing {
+    /// Of this upstream.
+    pub upstream: Name,
+    /// How an endpoint is chosen.
+    pub balance: Balance,
+    /// Among which.
+    pub endpoints: Vec<Endpoint>,
+    /// What stands in front of each.
+    pub breaking: Option<Breaking>,
+}
+/// What the breakers of endpoints are.
+pub type Breaking = (CircuitBreaker, Enforce);
+/// Circuit breakers of endpoints, by upstream.
+pub type BreakersOfEndpoints = Carried<Breaking, EndpointBreakers<EndpointMetrics>>;
 /// Circuit breakers, by identity.
-pub type Breakers = Carried<(CircuitBreaker, Enforce), CircuitBreakerLayer<Arc<PolicyMetrics>>>;
+pub type Breakers = Carried<Breaking, CircuitBreakerLayer<Arc<PolicyMetrics>>>;
 /// Whoever checks passwords, by policy.
 pub type Passwords = Carried<(Name, BasicAuth), BasicAuthLayer<Arc<PolicyMetrics>>>;
 /// Whoever asks other services, by policy.
@@ -88,6 +106,7 @@ impl State {
             idempotency: Carried::new("idempotency", Kept::history),
             // Longer than any sensible one is open.
             breakers: Carried::new("circuit_breaker", |_| Duration::from_hours(1)),
+            endpoint_breakers: Carried::new("endpoint_breakers", |_| Duration::from_hours(1)),
             faults: Carried::new("fault", |_| Duration::ZERO),
             versions: Carried::new("versions", |_| Duration::from_hours(24 * u64::from(DAYS))),
             balancers: Carried::new("balancer", |_| Duration::ZERO),
@@ -121,6 +140,8 @@ impl State {
         let kept = self.idempotency.iter().chain(self.idempotency.buried()).map(|(name, _)| name.clone());
         let breakers = self.breakers.iter().chain(self.breakers.buried()).map(|(name, _)| name.clone());
         let faults = self.faults.iter().map(|(name, _)| name.clone());
+        let of_endpoints = self.endpoint_breakers.iter().chain(self.endpoint_breakers.buried());
+        let breakers = breakers.chain(of_endpoints.map(|(upstream, _)| breakers_name(upstream)));
         rate_limits.chain(bulkheads).chain(versions).chain(kept).chain(breakers).chain(faults).collect()
     }
 
@@ -130,16 +151,23 @@ impl State {
             || self.bulkheads.has_expired(now)
             || self.versions.has_expired(now)
             || self.idempotency.has_expired(now)
-            || self.breakers.has_expired(now);
+            || self.breakers.has_expired(now)
+            || self.endpoint_breakers.has_expired(now);
         has_expired.then(|| Self {
             rate_limits: self.rate_limits.without_expired(now),
             bulkheads: self.bulkheads.without_expired(now),
             versions: self.versions.without_expired(now),
             idempotency: self.idempotency.without_expired(now),
             breakers: self.breakers.without_expired(now),
+            endpoint_breakers: self.endpoint_breakers.without_expired(now),
             ..self.clone()
         })
     }
+}
+
+/// What the breakers of an upstream's endpoints are called among policies.
+pub fn breakers_name(upstream: &Name) -> Name {
+    format!("{upstream}/circuit_breaker").into()
 }
 
 /// What the versions of a route are called among policies, as those that are written in place are.

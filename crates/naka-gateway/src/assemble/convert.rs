@@ -10,6 +10,7 @@ use naka::{
     basic_auth::{BasicAuthConfig, User, Users},
     bulkhead::{Adaptive, BulkheadConfig, BulkheadLayer, PRIORITIES, Share},
     circuit_breaker::{self, CircuitBreakerConfig, CircuitBreakerLayer, Preset, SlowCall},
+    classify::Classifier,
     context::ClientAddr,
     cors::{CorsConfig, CorsError, CorsRules},
     enforce,
@@ -34,6 +35,7 @@ use crate::{
     entry, identity,
     observe::PolicyMetrics,
     route::query_value,
+    state::Breaking,
     transform::Matched,
 };
 
@@ -176,7 +178,15 @@ pub(super) fn circuit_breaker_config(
     config.successes = breaker.successes.unwrap_or(config.successes);
     config.probe_timeout = breaker.probe_timeout.unwrap_or(config.probe_timeout);
     config.ramp = breaker.ramp.unwrap_or(config.ramp);
-    config
+    config.classifier(classifier(breaker))
+}
+
+fn classifier(breaker: &checked::CircuitBreaker) -> Classifier {
+    if breaker.statuses.is_empty() {
+        return Classifier::new();
+    }
+    let none = Classifier::new().passing(400..=599);
+    breaker.statuses.iter().fold(none, |it, (from, to)| it.failing(*from..=*to))
 }
 
 /// The place of those who may use the least.
@@ -290,7 +300,7 @@ fn with_part<T>(head: &Head<'_>, part: &KeyPart, show: impl FnOnce(&[u8]) -> T) 
     })
 }
 
-pub(super) fn balance_config(balance: &Balance) -> BalanceConfig {
+pub(super) fn balance_config(balance: &Balance, breaking: Option<&Breaking>) -> BalanceConfig {
     let policy = match balance.policy {
         BalancePolicy::RoundRobin => Choice::RoundRobin,
         BalancePolicy::WeightedRoundRobin => Choice::WeightedRoundRobin,
@@ -310,6 +320,9 @@ pub(super) fn balance_config(balance: &Balance) -> BalanceConfig {
     }
     if let Some(panic) = balance.panic {
         config = config.panic(panic);
+    }
+    if let Some((breaker, _)) = breaking {
+        config = config.max_ejected(breaker.max_ejected).classifier(classifier(breaker));
     }
     config
 }

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use naka::{
     balance::BalanceLayer,
     basic_auth::BasicAuthLayer,
+    circuit_breaker::EndpointBreakers,
     context::ApiVersion,
     fault::FaultLayer,
     forward_auth::ForwardAuthLayer,
@@ -26,14 +27,14 @@ use super::{
 use crate::{
     carry::{Carried, Change, Steps},
     config::checked::{
-        Balance, BasicAuth, Bulkhead, CircuitBreaker, Config, Destination, Endpoint, Enforce, Fault, Fetch,
-        ForwardAuth, Idempotency, Jwt, JwtKeys, Name, Policy, PolicyKind, RateLimit, Scope, Versions,
+        BasicAuth, Bulkhead, CircuitBreaker, Config, Destination, Enforce, Fault, Fetch, ForwardAuth,
+        Idempotency, Jwt, JwtKeys, Name, Policy, PolicyKind, RateLimit, Scope, Upstream, Versions,
     },
     control::{AskAuthority, FetchKeys, TellKeys},
-    observe::PolicyMetrics,
+    observe::{EndpointMetrics, PolicyMetrics},
     state::{
-        Authorities, Balancers, Breakers, Bulkheads, Fetching, Kept, Passwords, RateLimits, State, Tokens,
-        versions_name,
+        Authorities, Balancers, Balancing, Breakers, BreakersOfEndpoints, Breaking, Bulkheads, Fetching,
+        Kept, Passwords, RateLimits, State, Tokens, breakers_name, versions_name,
     },
     transform::Matched,
     upstream::Pool,
@@ -51,6 +52,7 @@ pub(super) fn carry(
 ) -> Result<State, Vec<Wrong>> {
     none_of(wrong_cors(config))?;
     let mut step = Step { config, before, around, report };
+    let endpoint_breakers = step.endpoint_breakers();
     Ok(State {
         rate_limits: step.rate_limits(),
         bulkheads: step.bulkheads(),
@@ -61,7 +63,8 @@ pub(super) fn carry(
         breakers: step.breakers(),
         faults: step.faults(),
         versions: step.versions()?,
-        balancers: step.balancers(),
+        balancers: step.balancers(&endpoint_breakers),
+        endpoint_breakers,
         pools: step.pools(),
     })
 }
@@ -295,24 +298,61 @@ impl Step<'_> {
         Ok(self.next(&self.before.versions, wanted, &steps))
     }
 
-    fn balancers(&mut self) -> Balancers {
-        let keyed = |layer: BalanceLayer, balance: &Balance| {
-            if balance.key.is_empty() { layer } else { layer.hash_by(hash_of(&balance.key)) }
-        };
+    /// The breaker of an upstream's endpoints, if it has one.
+    fn breaking(&self, upstream: &Upstream) -> Option<Breaking> {
+        let policy = &self.config.policies[upstream.circuit_breaker.as_ref()?];
+        match &policy.kind {
+            PolicyKind::CircuitBreaker(breaker) => Some((breaker.clone(), policy.enforce)),
+            _ => None,
+        }
+    }
+
+    fn endpoint_breakers(&mut self) -> BreakersOfEndpoints {
+        let wanted = self.config.upstreams.iter();
+        let wanted = wanted.filter_map(|(name, is)| Some((Arc::clone(name), self.breaking(is)?))).collect();
+        let metrics = self.around.metrics;
         let steps = Steps {
-            make: &|_, (balance, endpoints): &(Balance, Vec<Endpoint>)| {
-                let layer = BalanceLayer::with_config(balance_config(balance), endpoints.iter().map(target));
-                keyed(layer, balance)
+            make: &|upstream, (breaker, enforce): &Breaking| {
+                let (upstream, all) = (Arc::clone(upstream), metrics.policy(&breakers_name(upstream)));
+                let observe = move |endpoint: &Arc<str>| EndpointMetrics::new(&upstream, endpoint, &all);
+                EndpointBreakers::observed(circuit_breaker_config(breaker, *enforce), observe)
             },
-            change: &|layer, (balance, endpoints)| {
-                keyed(layer.reconfigured(balance_config(balance), endpoints.iter().map(target)), balance)
+            change: &|breakers, (breaker, enforce)| {
+                breakers.reconfigured(&circuit_breaker_config(breaker, *enforce))
             },
             is_same: &|_, _| true,
         };
+        self.next(&self.before.endpoint_breakers, wanted, &steps)
+    }
+
+    fn balancers(&mut self, breakers: &BreakersOfEndpoints) -> Balancers {
+        let dressed = |layer: BalanceLayer, is: &Balancing| {
+            let key = &is.balance.key;
+            let layer = if key.is_empty() { layer } else { layer.hash_by(hash_of(key)) };
+            match breakers.get(&is.upstream).cloned() {
+                Some(breakers) => layer.gated(move |address| breakers.gate(address)),
+                None => layer.ungated(),
+            }
+        };
+        let config = |is: &Balancing| balance_config(&is.balance, is.breaking.as_ref());
+        let steps = Steps {
+            make: &|_, is: &Balancing| {
+                dressed(BalanceLayer::with_config(config(is), is.endpoints.iter().map(target)), is)
+            },
+            change: &|layer, is| dressed(layer.reconfigured(config(is), is.endpoints.iter().map(target)), is),
+            is_same: &|_, _| true,
+        };
         let wanted = self.config.upstreams.iter().map(|(name, upstream)| {
-            (Arc::clone(name), (upstream.balance.clone(), upstream.endpoints.clone()))
+            let is = Balancing {
+                upstream: Arc::clone(name),
+                balance: upstream.balance.clone(),
+                endpoints: upstream.endpoints.clone(),
+                breaking: self.breaking(upstream),
+            };
+            (Arc::clone(name), is)
         });
-        self.next(&self.before.balancers, wanted.collect(), &steps)
+        let wanted = wanted.collect();
+        self.next(&self.before.balancers, wanted, &steps)
     }
 
     /// For each worker; all have the same.

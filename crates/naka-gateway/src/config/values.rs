@@ -283,6 +283,33 @@ impl Scalar for StatusCode {
     }
 }
 
+/// Statuses of errors: one, a class, or from one to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Statuses(pub(crate) u16, pub(crate) u16);
+
+impl Scalar for Statuses {
+    const WHAT: &'static str = "statuses such as `503`, `5xx` or `500-504`";
+
+    fn parse(text: Text<'_>) -> Result<Self, Wrong> {
+        let number = |text: &str| text.parse::<u16>().ok();
+        let range = match (text.text, text.text.split_once('-')) {
+            ("4xx", _) => Some((400, 499)),
+            ("5xx", _) => Some((500, 599)),
+            (_, Some((from, to))) => number(from).zip(number(to)),
+            (one, None) => number(one).map(|one| (one, one)),
+        };
+        let range = range.filter(|(from, to)| (400..=599).contains(from) && (*from..=599).contains(to));
+        range.map(|(from, to)| Self(from, to)).ok_or_else(|| {
+            Wrong::new(format!("{} are no statuses of errors", quoted(text.text)))
+                .help("write one from 400 to 599, `4xx`, `5xx`, or the lower and the higher: `500-504`")
+        })
+    }
+
+    fn schema() -> Json {
+        json!({"type": ["integer", "string"], "examples": [503, "5xx", "500-504"]})
+    }
+}
+
 /// The status of a redirect.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RedirectStatus(pub(crate) StatusCode);

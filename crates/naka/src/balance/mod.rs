@@ -10,7 +10,7 @@
 //! 3. Of a [subset](BalanceLayer::subset_by), and of the best [region](Regions) that has one, if there are such.
 //! 4. The [policy](Policy) chooses. An endpoint that [was tried](Tried) for this request comes last; one that
 //!    has [joined](SlowStart) lately is passed over as often as its share says.
-//! 5. None is available: `503` with [`Reason::NoEndpoint`]; or with [`Reason::CircuitOpen`] and when to try
+//! 5. None is available: `503` with [`Reason::NoEndpoint`](crate::reject::Reason::NoEndpoint); or with [`Reason::CircuitOpen`](crate::reject::Reason::CircuitOpen) and when to try
 //!    again, if all that are there have closed gates.
 //! 6. Its gate is entered, and its count goes up. If somebody else was faster (the last probe, the last place),
 //!    the policy chooses again among the others; after eight times whichever lets it in.
@@ -250,6 +250,14 @@ impl<O: Observer> BalanceLayer<O> {
     {
         let gates: Arc<GateFn> = Arc::new(gate);
         self.set(|setting| setting.gates = Some(gates))
+    }
+
+    /// Nothing stands in front of any endpoint.
+    pub fn ungated(self) -> Self
+    where
+        O: Clone,
+    {
+        self.set(|setting| setting.gates = None)
     }
 
     /// Another configuration and other endpoints, or the same: what is known of an address stays, and turns go on.

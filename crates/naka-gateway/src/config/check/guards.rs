@@ -98,11 +98,40 @@ pub(super) fn circuit_breaker(raw: &RawCircuitBreaker, cx: &mut Cx) -> Unnamed {
         successes: raw.successes.as_ref().map(|at| small(at.value.0)),
         probe_timeout: raw.probe_timeout.as_ref().map(|at| at.value),
         ramp: raw.ramp.as_ref().map(|at| at.value.0),
+        statuses: raw
+            .statuses
+            .iter()
+            .flat_map(|list| &list.value.0)
+            .map(|at| (at.value.0, at.value.1))
+            .collect(),
         key: raw.key.iter().flat_map(|key| key.value.0.iter().map(|at| at.value.clone())).collect(),
         max_keys: usize::try_from(raw.max_keys().0).unwrap_or(usize::MAX),
+        max_ejected: raw.max_ejected().0,
     });
     let key = raw.key.as_ref().map(|key| key.span);
     Unnamed { kind, enforce: raw.enforce(), scope: scope(raw.scope()), key }
+}
+
+/// One that is written into a route, group or listener.
+pub(super) fn route_breaker(raw: &RawCircuitBreaker, cx: &mut Cx) -> Unnamed {
+    if let Some(max_ejected) = &raw.max_ejected {
+        cx.error(Code::Conflict, max_ejected.key, "`max_ejected` is for the breaker of an upstream").help(
+            "write this `circuit_breaker` into the upstream, where each endpoint has one; or take `max_ejected` away",
+        );
+    }
+    circuit_breaker(raw, cx)
+}
+
+/// One that is written into an upstream.
+pub(super) fn endpoint_breaker(raw: &RawCircuitBreaker, cx: &mut Cx) -> Unnamed {
+    let scope = raw.scope.as_ref().map(|at| ("scope", at.key));
+    let said =
+        [raw.key.as_ref().map(|at| ("key", at.key)), raw.max_keys.as_ref().map(|at| ("max_keys", at.key))];
+    for (word, span) in said.into_iter().flatten().chain(scope) {
+        cx.error(Code::Conflict, span, format!("`{word}` is for the breaker of a route"))
+            .help("an upstream has a breaker for each of its endpoints: take it away, or write the breaker into the route");
+    }
+    circuit_breaker(raw, cx)
 }
 
 fn values<T: Clone>(list: Option<&At<OneOrMany<T>>>) -> Option<Vec<T>> {

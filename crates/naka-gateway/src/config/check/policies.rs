@@ -235,7 +235,7 @@ impl Policies {
             tables,
             owner,
             (Kind::CircuitBreaker, keys.circuit_breaker),
-            |raw, _, cx| Some(guards::circuit_breaker(raw, cx)),
+            |raw, _, cx| Some(guards::route_breaker(raw, cx)),
             cx,
         );
         for (name, span) in own.into_iter().flatten().chain(cors).chain(compress).chain(circuit_breaker) {
@@ -342,7 +342,8 @@ impl Policies {
 
     /// Reports captures that the keys of these rate limits need and the route does not have.
     pub(super) fn captures(&self, route: &str, level: &Level, captures: &[Arc<str>], cx: &mut Cx) {
-        for (name, span) in level.all(Kind::RateLimit).iter().chain(level.all(Kind::Bulkhead)) {
+        let counted = [Kind::RateLimit, Kind::Bulkhead, Kind::CircuitBreaker].map(|kind| level.all(kind));
+        for (name, span) in counted.into_iter().flatten() {
             let parts = match self.checked.get(name).map(|policy| &policy.kind) {
                 Some(PolicyKind::RateLimit(limit)) => &limit.key,
                 Some(PolicyKind::Bulkhead(bulkhead)) => &bulkhead.key,

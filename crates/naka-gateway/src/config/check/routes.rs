@@ -111,7 +111,7 @@ impl Around<'_, '_> {
             }
         }
         if let Some(destination) = &destination {
-            self.gives_up_before(&level, destination, timeouts.total().0, cx);
+            self.gives_up_before(at, &level, destination, timeouts.total().0, cx);
             let captures = captures.as_deref().unwrap_or_default();
             let from = reach::From { at, level: &level, is_public, captures, destination };
             from.check(self.upstreams, policies, cx);
@@ -147,6 +147,7 @@ impl Around<'_, '_> {
     /// knows whose fault it was.
     fn gives_up_before(
         &self,
+        at: &At<Id>,
         level: &Level,
         destination: &Destination,
         total: Option<Duration>,
@@ -154,16 +155,23 @@ impl Around<'_, '_> {
     ) {
         let Some(total) = total else { return };
         let upstreams = destination.upstreams();
-        for (name, span) in level.all(Kind::CircuitBreaker) {
-            let slower = upstreams.iter().find(|upstream| {
-                self.upstreams.get(**upstream).is_some_and(|it| it.timeouts.response_headers >= total)
-            });
-            let Some(upstream) = slower else { continue };
+        let slow = upstreams.iter().filter_map(|upstream| {
+            let is = self.upstreams.get(*upstream)?;
+            (is.timeouts.response_headers >= total).then_some((*upstream, is))
+        });
+        let slow = slow.collect::<Vec<_>>();
+        let of_route = level
+            .all(Kind::CircuitBreaker)
+            .iter()
+            .filter_map(|(name, span)| Some((name, *span, slow.first()?.0)));
+        let of_upstreams =
+            slow.iter().filter_map(|(upstream, is)| Some((is.circuit_breaker.as_ref()?, at.span, *upstream)));
+        for (name, span, upstream) in of_route.chain(of_upstreams) {
             let message = format!(
                 "`{name}` never hears of what hangs: the route gives up after {}, which is nobody's fault",
                 show_duration(total)
             );
-            cx.error(Code::Unused, *span, message).warning().combined().help(format!(
+            cx.error(Code::Unused, span, message).warning().combined().help(format!(
                 "write `timeouts: {{response_headers: …}}` into the upstream `{upstream}`, shorter than the route's `total`"
             ));
         }

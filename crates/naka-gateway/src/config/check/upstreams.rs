@@ -6,11 +6,11 @@ use std::{
     sync::Arc,
 };
 
-use super::{Tables, limits, origin, policies::Policies};
+use super::{Tables, guards, limits, origin, policies::Policies};
 use crate::config::{
     checked::{
-        Balance, BalancePolicy, Endpoint, KeepAlive, KeyPart, Kind, Listener, Name, Upstream,
-        UpstreamTimeouts,
+        Balance, BalancePolicy, Endpoint, Enforce, KeepAlive, KeyPart, Kind, Listener, Name, PolicyKind,
+        Upstream, UpstreamTimeouts,
     },
     decode::{At, Cx, Or},
     diagnostic::Code,
@@ -36,12 +36,24 @@ pub(super) fn upstreams(
         );
         let bulkhead = bulkhead.map(|(name, _)| name);
         let endpoints = endpoints(raw, listeners, cx);
+        let circuit_breaker = policies.inlined(
+            tables,
+            at,
+            (Kind::CircuitBreaker, raw.circuit_breaker.as_ref()),
+            |raw, _, cx| Some(guards::endpoint_breaker(raw, cx)),
+            cx,
+        );
+        if let Some((name, span)) = &circuit_breaker {
+            let is_named = matches!(raw.circuit_breaker.as_ref().map(|at| &at.value), Some(Or::Text(_)));
+            breaker_of_endpoints((name, *span), is_named, endpoints.len(), policies, cx);
+        }
         let timeouts = raw.timeouts.as_ref().map(|it| it.value.clone()).unwrap_or_default();
         let keep_alive = raw.keep_alive.as_ref().map(|it| it.value.clone()).unwrap_or_default();
         let upstream = Upstream {
             endpoints,
             balance: raw.balance.as_ref().map(|at| balance(at, cx)).unwrap_or_default(),
             bulkhead,
+            circuit_breaker: circuit_breaker.map(|(name, _)| name),
             timeouts: UpstreamTimeouts {
                 connect: timeouts.connect(),
                 response_headers: timeouts.response_headers(),
@@ -56,6 +68,42 @@ pub(super) fn upstreams(
         it.insert(Arc::clone(name), upstream);
     }
     it
+}
+
+/// What a breaker cannot be in front of endpoints. Of one that is written in place a key was reported already.
+fn breaker_of_endpoints(
+    (name, span): (&Name, Span),
+    is_named: bool,
+    endpoints: usize,
+    policies: &Policies,
+    cx: &mut Cx,
+) {
+    let Some(policy) = policies.checked.get(name) else { return };
+    let PolicyKind::CircuitBreaker(breaker) = &policy.kind else { return };
+    if is_named && !breaker.key.is_empty() {
+        cx.error(
+            Code::Conflict,
+            span,
+            format!("`{name}` has a breaker for each key, and endpoints have no keys"),
+        )
+        .combined()
+        .help("an upstream has a breaker for each of its endpoints: use one without `key`");
+    }
+    if let Enforce::Percent(percent) = policy.enforce {
+        cx.error(
+            Code::Conflict,
+            span,
+            format!("`{name}` is enforced for {percent}%, and an endpoint is left alone or not"),
+        )
+        .combined()
+        .help("write `enforce: always`, or `enforce: observe`");
+    }
+    if endpoints == 1 {
+        cx.error(Code::Unused, span, "an upstream with one endpoint: it is never left alone")
+            .warning()
+            .combined()
+            .help("`max_ejected` never takes out the last endpoint: write `circuit_breaker` into the route, if it should answer 503");
+    }
 }
 
 fn balance(at: &At<RawBalance>, cx: &mut Cx) -> Balance {

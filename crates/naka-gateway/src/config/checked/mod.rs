@@ -185,6 +185,8 @@ pub struct Upstream {
     pub balance: Balance,
     /// The bulkhead of the whole upstream: a name in `policies`.
     pub bulkhead: Option<Name>,
+    /// The circuit breaker of each endpoint: a name in `policies`.
+    pub circuit_breaker: Option<Name>,
     /// How long its parts may take.
     pub timeouts: UpstreamTimeouts,
     /// How connections are kept.

@@ -501,10 +501,14 @@ pub struct CircuitBreaker {
     pub probe_timeout: Option<Duration>,
     /// For so long a growing share passes.
     pub ramp: Option<Duration>,
+    /// Statuses that are failures, from and to; nothing: as is usual.
+    pub statuses: Vec<(u16, u16)>,
     /// What makes a key; nothing: there is one breaker.
     pub key: Vec<KeyPart>,
     /// Keys that have a breaker.
     pub max_keys: usize,
+    /// Of an upstream: so many percent of its endpoints are left alone at most.
+    pub max_ejected: u8,
 }
 
 /// Which results count for the rates of a breaker.

@@ -256,12 +256,14 @@ record! {
         balance: RawBalance = optional;
         /// A bulkhead of the whole upstream: a name, or the bulkhead itself.
         bulkhead: Or<Id, RawBulkhead> = optional;
+        /// A circuit breaker for each endpoint: a name, or the breaker itself.
+        circuit_breaker: Or<Id, RawCircuitBreaker> = optional;
         /// How long the parts of an exchange may take.
         timeouts: RawUpstreamTimeouts = optional;
         /// How connections are kept.
         keep_alive: RawKeepAlive = optional;
     }
-    not_built: extends tls health_check circuit_breaker endpoint_limit retry_budget limits headers;
+    not_built: extends tls health_check endpoint_limit retry_budget limits headers;
     instead: servers => "write `endpoints: [\"127.0.0.1:3000\"]`",
         targets => "write `endpoints: [\"127.0.0.1:3000\"]`",
         nodes => "write `endpoints: [\"127.0.0.1:3000\"]`",

@@ -14,7 +14,7 @@ use crate::config::{
     record::{record, words},
     suggest::quoted,
     units::{OrZero, Percent, Size, Time, Whole, factor},
-    values::{Hash, Url},
+    values::{Hash, Statuses, Url},
 };
 
 record! {
@@ -504,16 +504,19 @@ record! {
         probe_timeout: Duration = optional;
         /// For so long after it was open a growing share passes.
         ramp: OrZero = optional;
+        /// Responses with one of these are failures, and no others; `500-599` but for 501 and 505 if nothing is said.
+        statuses: OneOrMany<Statuses> = optional;
         /// One breaker for each of these; else one for the whole policy.
         key: OneOrMany<KeyPart> = optional;
         /// Keys that have a breaker.
         max_keys: Whole<32, 1_000_000> = "10000";
+        /// Of an upstream: at most so many of its endpoints are left alone at once, and never all.
+        max_ejected: Percent = "30%";
         /// Whom one account is for.
         scope: RawScope = "policy";
         /// How far it takes effect.
         enforce: Enforce = "always";
     }
-    not_built: max_ejected;
     instead: threshold => "write `consecutive: 5`",
         failures => "write `consecutive: 5`",
         timeout => "write `open: 30s`; how long a call may take, `timeouts` of the upstream say",

@@ -1,0 +1,93 @@
+//! What an operator does by hand: opens and closes circuit breakers, takes endpoints out and in again.
+//!
+//! It holds over reloads, as what it acts on does, and is gone with the process.
+
+use naka::{
+    balance::{Absence, Endpoint},
+    circuit_breaker::Breaker,
+    clock::Now,
+    observe::Observer,
+};
+use tracing::warn;
+
+use crate::{route::query_value, state::State};
+
+/// What an endpoint is told to do.
+const TO_ENDPOINTS: &str =
+    "`do` is one of maintenance, drain, restore, force_open, force_close, release and reset\n";
+/// What the breaker of a policy is told to do.
+const TO_POLICIES: &str = "`do` is one of force_open, force_close, release and reset\n";
+
+/// Does to an endpoint what the query says, and says what it is then.
+///
+/// # Errors
+/// Why nothing was done.
+pub fn to_endpoint(state: &State, query: &str) -> Result<String, String> {
+    let (upstream, address) = (parameter(query, "upstream")?, parameter(query, "endpoint")?);
+    let word = parameter(query, "do")?;
+    let balancer = state.balancers.get(&upstream);
+    let balancer = balancer.ok_or_else(|| format!("there is no upstream `{upstream}`\n"))?;
+    let endpoint = balancer.endpoints().into_iter().find(|it| **it.address() == *address);
+    let endpoint = endpoint.ok_or_else(|| format!("`{upstream}` has no endpoint `{address}`\n"))?;
+    let now = Now::read();
+    match &*word {
+        "maintenance" => endpoint.withdraw(Absence::Maintenance),
+        "drain" => endpoint.withdraw(Absence::Draining),
+        "restore" => {
+            endpoint.restore(Absence::Maintenance, now);
+            endpoint.restore(Absence::Draining, now);
+        }
+        _ => {
+            let breakers = state.endpoint_breakers.get(&upstream);
+            let breaker = breakers.and_then(|breakers| breakers.breaker(&address));
+            let breaker = breaker.ok_or_else(|| no_breaker(&word, &upstream))?;
+            force(&breaker, &word).ok_or(TO_ENDPOINTS)?;
+        }
+    }
+    warn!(%upstream, endpoint = %address, word, "an endpoint was told so by hand");
+    Ok(said(&endpoint, now))
+}
+
+/// Does to the breaker of a policy what the query says, and says what it is then.
+///
+/// # Errors
+/// Why nothing was done.
+pub fn to_policy(state: &State, query: &str) -> Result<String, String> {
+    let (policy, word) = (parameter(query, "policy")?, parameter(query, "do")?);
+    let layer = state.breakers.get(&policy);
+    let layer = layer.ok_or_else(|| format!("there is no circuit breaker `{policy}`; see `/policies`\n"))?;
+    let breaker = layer.breaker().ok_or("it is off\n")?;
+    force(&breaker, &word).ok_or(TO_POLICIES)?;
+    warn!(%policy, word, "a circuit breaker was told so by hand");
+    Ok(format!("{policy}: {}\n", breaker.snapshot(Now::read())))
+}
+
+fn force<O: Observer>(breaker: &Breaker<O>, word: &str) -> Option<()> {
+    match word {
+        "force_open" => breaker.force_open(),
+        "force_close" => breaker.force_close(),
+        "release" => breaker.release(),
+        "reset" => breaker.reset(),
+        _ => return None,
+    }
+    Some(())
+}
+
+fn no_breaker(word: &str, upstream: &str) -> String {
+    if matches!(word, "force_open" | "force_close" | "release" | "reset") {
+        format!("the endpoints of `{upstream}` have no circuit breakers\n")
+    } else {
+        TO_ENDPOINTS.to_owned()
+    }
+}
+
+fn said(endpoint: &Endpoint, now: Now) -> String {
+    let absences = endpoint.absences().collect::<Vec<_>>();
+    let gate = endpoint.gate().map(|gate| format!(", breaker {}", gate.explain(now))).unwrap_or_default();
+    format!("{}: {} under way, absent {absences:?}{gate}\n", endpoint.address(), endpoint.in_flight())
+}
+
+fn parameter(query: &str, name: &str) -> Result<String, String> {
+    let value = query_value(query, name).and_then(|value| String::from_utf8(value).ok());
+    value.ok_or_else(|| format!("the query has to say `{name}`, once\n"))
+}
