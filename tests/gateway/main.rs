@@ -20,6 +20,7 @@ mod guards;
 mod isolation;
 mod limits;
 mod reload;
+mod retry;
 mod state;
 mod streaming;
 mod timeouts;

@@ -39,6 +39,7 @@ use naka::{
     bulkhead::Counts,
     circuit_breaker::{CircuitBreakerLayer, Phase},
     clock::Now,
+    retry::Balance,
 };
 use serde_json::{Value, json};
 use tokio::{
@@ -239,6 +240,15 @@ impl Admin {
                 .into_iter()
                 .map(move |(level, value)| (&**identity, level, value))
         });
+        let budgets = state.retry_budgets.iter().map(|(upstream, budget)| {
+            let Balance { spent, allowed } = budget.balance(now);
+            let count = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
+            (format!("{upstream}/retry_budget"), [("spent", count(spent)), ("allowed", count(allowed))])
+        });
+        let budgets = budgets.collect::<Vec<_>>();
+        let budgets = budgets
+            .iter()
+            .flat_map(|(name, levels)| levels.iter().map(|(level, value)| (&**name, *level, *value)));
         let of_endpoints = state.endpoint_breakers.iter().map(|(upstream, breakers)| {
             let endpoints = state.balancers.get(upstream).map(BalanceLayer::endpoints).unwrap_or_default();
             let is_closed = |endpoint: &naka::balance::Endpoint| {
@@ -262,7 +272,13 @@ impl Admin {
             ];
             all.into_iter().map(move |(level, value)| (&**identity, level, value))
         });
-        let all = keys.chain(counts).chain(versions).chain(repetitions).chain(breakers).chain(of_endpoints);
+        let all = keys
+            .chain(counts)
+            .chain(versions)
+            .chain(repetitions)
+            .chain(breakers)
+            .chain(of_endpoints)
+            .chain(budgets);
         self.metrics.levels(all.chain(waiting(state).map(|it| (&**it.identity, it.level, it.count))));
     }
 

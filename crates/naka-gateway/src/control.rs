@@ -184,7 +184,7 @@ impl AskAuthority {
         let pools = HashMap::from([(Arc::clone(address), Arc::new(Pool::new(address)))]);
         let keep_alive = KeepAlive { max_idle: 64, timeout: Duration::from_secs(50) };
         let long = Duration::from_hours(1); // The layer has a timeout of its own over the whole question.
-        let timeouts = UpstreamTimeouts { connect: long, response_headers: long, idle: None };
+        let timeouts = UpstreamTimeouts { connect: long, response_headers: long, per_try: None, idle: None };
         let client = Client { name: Arc::clone(policy), pools, timeouts, keep_alive, connector };
         let endpoint = BalanceLayer::new([&**address]).endpoints()[0].clone();
         Self { client: Arc::new(client), endpoint }

@@ -19,6 +19,7 @@ use naka::{
     circuit_breaker::{Phase, Transition},
     observe::Observer,
     reject::Rejection,
+    retry::Stop,
 };
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
@@ -105,8 +106,19 @@ struct ConfigLabels {
 
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 const CANCELLED: &str = "cancelled";
-const OUTCOMES: [&str; 8] =
-    ["admitted", "rejected", "would_reject", "replayed", "queued", "delayed", "cancelled", "opened"];
+const OUTCOMES: [&str; 11] = [
+    "admitted",
+    "rejected",
+    "would_reject",
+    "replayed",
+    "queued",
+    "delayed",
+    "cancelled",
+    "opened",
+    "retried",
+    "not_retried",
+    "budget_spent",
+];
 
 impl Metrics {
     /// All at zero.
@@ -170,10 +182,21 @@ impl Metrics {
     /// The handles of one policy.
     pub fn policy(&self, policy: &Name) -> Arc<PolicyMetrics> {
         self.labelled(|labelled| labelled.policies.insert(Arc::clone(policy)));
-        let [admitted, rejected, would_reject, replayed, queued, delayed, cancelled, opened] =
-            OUTCOMES.map(|outcome| {
-                self.policies.get_or_create_owned(&PolicyLabels { policy: policy.to_string(), outcome })
-            });
+        let [
+            admitted,
+            rejected,
+            would_reject,
+            replayed,
+            queued,
+            delayed,
+            cancelled,
+            opened,
+            retried,
+            not_retried,
+            budget_spent,
+        ] = OUTCOMES.map(|outcome| {
+            self.policies.get_or_create_owned(&PolicyLabels { policy: policy.to_string(), outcome })
+        });
         let (policy, told) = (Arc::clone(policy), Seldom::new());
         Arc::new(PolicyMetrics {
             policy,
@@ -186,6 +209,9 @@ impl Metrics {
             delayed,
             cancelled,
             opened,
+            retried,
+            not_retried,
+            budget_spent,
         })
     }
 
@@ -346,6 +372,9 @@ pub struct PolicyMetrics {
     delayed: Counter,
     cancelled: Counter,
     opened: Counter,
+    retried: Counter,
+    not_retried: Counter,
+    budget_spent: Counter,
 }
 
 impl Observer for PolicyMetrics {
@@ -369,6 +398,12 @@ impl Observer for PolicyMetrics {
     }
     fn cancelled(&self) {
         self.cancelled.inc();
+    }
+    fn retried(&self) {
+        self.retried.inc();
+    }
+    fn not_retried(&self, stop: Stop) {
+        if stop == Stop::Budget { &self.budget_spent } else { &self.not_retried }.inc();
     }
     /// Each is told of one breaker; of those that are one for each key, seldom.
     fn transition(&self, transition: &Transition) {

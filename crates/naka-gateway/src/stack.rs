@@ -31,6 +31,7 @@ use naka::{
     jwt::JwtLayer,
     problem::ProblemLayer,
     rate_limit::RateLimitLayer,
+    retry::{Replay, RetryLayer},
     timeout::{TimeoutBody, TimeoutLayer},
     version::VersionLayer,
 };
@@ -79,6 +80,8 @@ pub struct Layers {
     pub circuit_breaker: CircuitBreakerLayer<Arc<PolicyMetrics>>,
     /// The bulkhead of the whole upstream.
     pub upstream_bulkhead: BulkheadLayer<Arc<PolicyMetrics>>,
+    /// Sends again what failed.
+    pub retry: RetryLayer<Arc<PolicyMetrics>>,
     /// Chooses the endpoint.
     pub balance: BalanceLayer,
 }
@@ -97,6 +100,8 @@ pub struct ArmLayers {
     pub rate_limits: RateLimitLayer<Arc<PolicyMetrics>>,
     /// The bulkhead of the whole upstream.
     pub upstream_bulkhead: BulkheadLayer<Arc<PolicyMetrics>>,
+    /// Sends again what failed.
+    pub retry: RetryLayer<Arc<PolicyMetrics>>,
     /// Chooses the endpoint.
     pub balance: BalanceLayer,
 }
@@ -105,7 +110,7 @@ pub struct ArmLayers {
 pub type ArmBody = Guarded<Guarded<Body, InFlight>, Permit>;
 
 macro_rules! in_order {
-    ($request:ident => $body:ident: $($layer:ident),+) => {
+    ($request:ty => $body:ident: $($layer:ident),+) => {
         /// Hands out, outermost first, all that explains itself.
         pub fn each<'a>(&'a self, visit: &mut dyn FnMut(&'a dyn Explain)) {
             $(self.$layer.each(visit);)+
@@ -130,7 +135,7 @@ impl Layers {
     // The timeout is outside of all that can wait (for keys, for a place): it counts from the request head,
     // so it ends a wait as well as an exchange.
     in_order!(
-        LayeredBody => RouteBody:
+        Replay<LayeredBody> => RouteBody:
         problem,
         cors,
         rate_limits,
@@ -148,12 +153,13 @@ impl Layers {
         fault,
         circuit_breaker,
         upstream_bulkhead,
+        retry,
         balance
     );
 }
 
 impl ArmLayers {
-    in_order!(Body => ArmBody: rate_limits, upstream_bulkhead, balance);
+    in_order!(Replay<Body> => ArmBody: rate_limits, upstream_bulkhead, retry, balance);
 }
 
 /// What a whole stack is.

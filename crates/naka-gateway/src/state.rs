@@ -18,6 +18,7 @@ use naka::{
     idempotency::IdempotencyLayer,
     jwt::{JwtLayer, KeyDriver},
     rate_limit::RateLimitLayer,
+    retry::Budget,
     version::{DAYS, VersionLayer},
 };
 use tokio::{task::AbortHandle, time::Instant};
@@ -26,7 +27,7 @@ use crate::{
     carry::Carried,
     config::checked::{
         Balance, BasicAuth, Bulkhead, CircuitBreaker, Endpoint, Enforce, Fault, ForwardAuth, Idempotency,
-        Jwt, JwtKeys, Name, RateLimit, Versions,
+        Jwt, JwtKeys, Name, RateLimit, RetryBudget, Versions,
     },
     control::{FetchKeys, TellKeys},
     observe::{EndpointMetrics, PolicyMetrics},
@@ -56,6 +57,8 @@ pub struct State {
     pub faults: Carried<Fault, FaultLayer<Arc<PolicyMetrics>>>,
     /// Whoever finds versions, by route; the use of each version goes with it.
     pub versions: Carried<Versions, VersionLayer<Arc<PolicyMetrics>>>,
+    /// What retries may spend, by upstream.
+    pub retry_budgets: Carried<RetryBudget, Budget>,
     /// Balancers, by upstream.
     pub balancers: Balancers,
     /// For each worker its pools, by upstream and address.
@@ -109,6 +112,7 @@ impl State {
             endpoint_breakers: Carried::new("endpoint_breakers", |_| Duration::from_hours(1)),
             faults: Carried::new("fault", |_| Duration::ZERO),
             versions: Carried::new("versions", |_| Duration::from_hours(24 * u64::from(DAYS))),
+            retry_budgets: Carried::new("retry_budget", |_| Duration::ZERO),
             balancers: Carried::new("balancer", |_| Duration::ZERO),
             pools: (0..workers).map(|_| Carried::new("pool", |_| Duration::ZERO)).collect(),
         }

@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use naka::{
     api_key::{ApiKey, ApiKeyConfig, ApiKeys},
     authorize::{Network, Rule},
@@ -24,6 +24,7 @@ use naka::{
         self, Algorithm as Counting, Factor, Fields, Quota, RateLimitConfig, RateLimitLayer, Window,
     },
     reject::Head,
+    retry::{Backoff, BudgetConfig, Methods, RetryConfig, When},
     version::{OnConflict, Strategy, Version, VersionConfig, VersionError, Versioning},
 };
 
@@ -486,6 +487,36 @@ pub(super) fn idempotency_config(policy: &checked::Idempotency) -> IdempotencyCo
     config.limits.max_bytes = policy.max_bytes;
     config.limits.evict = policy.evict;
     config
+}
+
+/// What is retried, over the defaults of the layer.
+pub(super) fn retry_config(retry: &checked::Retry) -> RetryConfig {
+    let statuses = retry.when.statuses.iter().flat_map(|(from, to)| *from..=*to);
+    let when = When::never()
+        .connect_error(retry.when.connect_error)
+        .reset(retry.when.reset)
+        .response_timeout(retry.when.response_timeout)
+        .statuses(statuses.filter_map(|status| StatusCode::from_u16(status).ok()));
+    let methods = match retry.methods {
+        checked::RetryMethods::None => Methods::None,
+        checked::RetryMethods::Safe => Methods::Safe,
+        checked::RetryMethods::Idempotent => Methods::Idempotent,
+    };
+    RetryConfig::new(retry.max)
+        .when(when)
+        .methods(methods)
+        .keyed(retry.keyed)
+        .backoff(Backoff::new(retry.backoff.0, retry.backoff.1))
+        .max_retry_after(retry.max_retry_after)
+        .max_body(retry.max_body)
+        .different_endpoint(retry.different_endpoint)
+}
+
+pub(super) fn budget_config(budget: checked::RetryBudget) -> BudgetConfig {
+    BudgetConfig::new()
+        .percent(budget.percent.into())
+        .min_per_second(budget.min_per_second)
+        .window(budget.window)
 }
 
 pub(super) fn fault_config(fault: &checked::Fault) -> FaultConfig {

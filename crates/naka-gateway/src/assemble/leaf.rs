@@ -10,6 +10,7 @@ use naka::{
     clock::Now,
     context::ApiVersion,
     reject::{Reason, Rejection},
+    retry::Replay,
     version::VersionLayer,
 };
 
@@ -56,7 +57,8 @@ impl Leaves<'_> {
 
     fn arm(&self, route: &RouteConfig, plan: &Arc<ArmPlan>) -> Arm {
         let (client, leaf_plan) = (Arc::new(self.client(&plan.upstream, route)), Arc::clone(plan));
-        Arm::new(plan.layers.stack(Leaf(move |request: Request<Body>| {
+        Arm::new(plan.layers.stack(Leaf(move |request: Request<Replay<Body>>| {
+            let request = request.map(Body::from);
             let (plan, client) = (Arc::clone(&leaf_plan), Arc::clone(&client));
             async move { send(&plan.transform, &client, request).await }
         })))
@@ -93,7 +95,7 @@ enum Target {
 /// The one place where the stack's type is made.
 fn stack(plan: &Arc<Plan>, target: Arc<Target>) -> impl Stack<RouteBody> {
     let leaf_plan = Arc::clone(plan);
-    plan.layers.stack(Leaf(move |request: Request<LayeredBody>| {
+    plan.layers.stack(Leaf(move |request: Request<Replay<LayeredBody>>| {
         answer(Arc::clone(&leaf_plan), Arc::clone(&target), request.map(Body::from))
     }))
 }

@@ -9,8 +9,8 @@ use naka::{
     api_key::ApiKeyLayer, authorize::AuthorizeLayer, balance::BalanceLayer, basic_auth::BasicAuthLayer,
     body_limit::BodyLimitLayer, bulkhead::BulkheadLayer, circuit_breaker::CircuitBreakerLayer,
     cors::CorsLayer, fault::FaultLayer, forward_auth::ForwardAuthLayer, idempotency::IdempotencyLayer,
-    jwt::JwtLayer, problem::ProblemLayer, rate_limit::RateLimitLayer, timeout::TimeoutLayer,
-    version::VersionLayer,
+    jwt::JwtLayer, problem::ProblemLayer, rate_limit::RateLimitLayer, retry::RetryLayer,
+    timeout::TimeoutLayer, version::VersionLayer,
 };
 use tokio::time::Instant;
 
@@ -25,7 +25,7 @@ use crate::{
     entry::Entry,
     generation::{Alive, ArmPlan, Generation, Plan, Served},
     identity,
-    observe::Metrics,
+    observe::{Metrics, PolicyMetrics},
     route::{RouteError, Table},
     stack::{ArmLayers, Layers},
     state::State,
@@ -182,7 +182,7 @@ fn plan(
             PolicyKind::Compress(how) => Some(Compress::new(*how)),
             _ => None,
         });
-    let arms = arms(config, state, &transform, (name, route));
+    let arms = arms(config, state, around, &transform, (name, route));
     let metrics = around.metrics.route(name);
     let (name, total, alive) = (Arc::clone(name), route.total_timeout, Arc::clone(alive));
     Plan { name, layers, transform, compress, is_kept, arms, total, needs_match, metrics, alive }
@@ -192,6 +192,7 @@ fn plan(
 fn arms(
     config: &Config,
     state: &State,
+    around: &Surroundings<'_>,
     transform: &Transform,
     (name, route): (&Name, &RouteConfig),
 ) -> BTreeMap<Arc<str>, Arc<ArmPlan>> {
@@ -209,6 +210,7 @@ fn arms(
         let layers = ArmLayers {
             rate_limits: rate_limit.cloned().unwrap_or_else(RateLimitLayer::off),
             upstream_bulkhead: bulkhead.cloned().unwrap_or_else(BulkheadLayer::off),
+            retry: retry(config, state, around, route, Some(upstream)),
             balance: state.balancers.get(upstream).cloned().unwrap_or_else(BalanceLayer::off),
         };
         let mut transform = transform.clone();
@@ -219,6 +221,24 @@ fn arms(
         (Arc::clone(&version.name), Arc::new(plan))
     };
     versions.of.iter().map(arm).collect()
+}
+
+/// What is retried on this route, from the budget of where it goes.
+fn retry(
+    config: &Config,
+    state: &State,
+    around: &Surroundings<'_>,
+    route: &RouteConfig,
+    upstream: Option<&Name>,
+) -> RetryLayer<Arc<PolicyMetrics>> {
+    let made = || {
+        let policy = route.policies.one(Kind::Retry)?;
+        let PolicyKind::Retry(retry) = &config.policies[policy].kind else { return None };
+        let budget = state.retry_budgets.get(upstream?)?.clone();
+        let (config, metrics) = (convert::retry_config(retry), around.metrics.policy(policy));
+        Some(RetryLayer::observed(config, budget, metrics).named(policy))
+    };
+    made().unwrap_or_else(RetryLayer::off)
 }
 
 fn layers(
@@ -290,6 +310,7 @@ fn layers(
         fault: fault.cloned().unwrap_or_else(FaultLayer::off),
         circuit_breaker: circuit_breaker.cloned().unwrap_or_else(CircuitBreakerLayer::off),
         upstream_bulkhead: bulkhead(there, upstream.and_then(|upstream| upstream.bulkhead.as_ref())),
+        retry: retry(config, state, around, route, upstream_of(route)),
         balance: upstream_of(route)
             .and_then(|upstream| state.balancers.get(upstream).cloned())
             .unwrap_or_else(BalanceLayer::off),

@@ -6,21 +6,24 @@ use naka::{
     balance::BalanceLayer,
     basic_auth::BasicAuthLayer,
     circuit_breaker::EndpointBreakers,
+    clock::Now,
     context::ApiVersion,
     fault::FaultLayer,
     forward_auth::ForwardAuthLayer,
     idempotency::{IdempotencyLayer, Scope as KeyScope, by_caller},
     jwt::{Algorithm, JwtLayer, KeySet, Keys, KeysError},
     reject::Head,
+    retry::Budget,
     version::VersionLayer,
 };
 
 use super::{
     Surroundings, Wrong,
     convert::{
-        balance_config, basic_auth_config, bulkhead_layer, bulkhead_reconfigured, circuit_breaker_config,
-        circuit_breaker_layer, cors_rules, fault_config, fetch_config, forward_auth_config, hash_of,
-        idempotency_config, jwt_config, rate_limit_layer, rate_limit_reconfigured, target, versioning,
+        balance_config, basic_auth_config, budget_config, bulkhead_layer, bulkhead_reconfigured,
+        circuit_breaker_config, circuit_breaker_layer, cors_rules, fault_config, fetch_config,
+        forward_auth_config, hash_of, idempotency_config, jwt_config, rate_limit_layer,
+        rate_limit_reconfigured, target, versioning,
     },
     upstream_of,
 };
@@ -28,7 +31,8 @@ use crate::{
     carry::{Carried, Change, Steps},
     config::checked::{
         BasicAuth, Bulkhead, CircuitBreaker, Config, Destination, Enforce, Fault, Fetch, ForwardAuth,
-        Idempotency, Jwt, JwtKeys, Name, Policy, PolicyKind, RateLimit, Scope, Upstream, Versions,
+        Idempotency, Jwt, JwtKeys, Name, Policy, PolicyKind, RateLimit, RetryBudget, Scope, Upstream,
+        Versions,
     },
     control::{AskAuthority, FetchKeys, TellKeys},
     observe::{EndpointMetrics, PolicyMetrics},
@@ -65,6 +69,7 @@ pub(super) fn carry(
         versions: step.versions()?,
         balancers: step.balancers(&endpoint_breakers),
         endpoint_breakers,
+        retry_budgets: step.retry_budgets(),
         pools: step.pools(),
     })
 }
@@ -353,6 +358,18 @@ impl Step<'_> {
         });
         let wanted = wanted.collect();
         self.next(&self.before.balancers, wanted, &steps)
+    }
+
+    fn retry_budgets(&mut self) -> Carried<RetryBudget, Budget> {
+        let now = Now::read();
+        let steps = Steps {
+            make: &|_, is: &RetryBudget| Budget::new(budget_config(*is), now),
+            change: &|budget: &Budget, is| budget.reconfigured(budget_config(*is), now),
+            is_same: &|_, _| true,
+        };
+        let wanted = self.config.upstreams.iter().map(|(name, is)| (Arc::clone(name), is.retry_budget));
+        let wanted = wanted.collect();
+        self.next(&self.before.retry_budgets, wanted, &steps)
     }
 
     /// For each worker; all have the same.

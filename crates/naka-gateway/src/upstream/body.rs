@@ -18,7 +18,7 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
-use naka::{BoxError, body_limit::Limited, buffered::Buffered, guard::Guarded};
+use naka::{BoxError, body_limit::Limited, buffered::Buffered, guard::Guarded, retry::Replay};
 use pin_project_lite::pin_project;
 use tokio::{sync::Notify, time::Sleep};
 
@@ -42,6 +42,8 @@ pin_project! {
         #[doc(hidden)]
         Bounded { body: Pin<Box<Limited<Body>>>, upload: Option<Arc<Upload>> },
         #[doc(hidden)]
+        Replayed { body: ReplayedBody },
+        #[doc(hidden)]
         Boxed { body: AnyBody },
     }
 }
@@ -60,6 +62,49 @@ impl From<LayeredBody> for Body {
             Ok(body) => body.into_inner(),
             Err(whole) => Self::boxed(whole),
         }
+    }
+}
+
+/// A body as retries hand it on: itself, where there is nothing to send again.
+impl<B> From<Replay<B>> for Body
+where
+    B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Into<Self> + Send + 'static,
+{
+    fn from(body: Replay<B>) -> Self {
+        match body.into_inner() {
+            Ok(body) => body.into(),
+            Err(taped) => Self::Replayed { body: ReplayedBody { body: Box::pin(taped), upload: None } },
+        }
+    }
+}
+
+/// The body of a request that may be sent again, and who wants to know how far it is.
+pub struct ReplayedBody {
+    body: Pin<Box<dyn HttpBody<Data = Bytes, Error = BoxError> + Send>>,
+    upload: Option<Arc<Upload>>,
+}
+
+impl ReplayedBody {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let frame = self.body.as_mut().poll_frame(cx);
+        if let Some(upload) = &self.upload {
+            upload.record(&frame, self.body.is_end_stream());
+        }
+        frame
+    }
+}
+
+impl Drop for ReplayedBody {
+    fn drop(&mut self) {
+        if let Some(upload) = &self.upload {
+            upload.finish(); // This attempt asks for no more.
+        }
+    }
+}
+
+impl fmt::Debug for ReplayedBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ReplayedBody")
     }
 }
 
@@ -103,6 +148,7 @@ impl Body {
         match self {
             Self::Client { body } => Some(Arc::clone(body.upload.insert(Arc::default()))),
             Self::Bounded { upload, .. } => upload.clone(),
+            Self::Replayed { body } => Some(Arc::clone(body.upload.insert(Arc::default()))),
             _ => None,
         }
     }
@@ -128,6 +174,7 @@ impl HttpBody for Body {
             Projection::Client { body } => body.poll_frame(cx).map_err(Into::into),
             Projection::Upstream { incoming } => incoming.poll_frame(cx),
             Projection::Bounded { body, .. } => body.as_mut().poll_frame(cx),
+            Projection::Replayed { body } => body.poll_frame(cx),
             Projection::Boxed { body } => body.0.as_mut().poll_frame(cx),
         }
     }
@@ -139,6 +186,7 @@ impl HttpBody for Body {
             Self::Client { body } => body.is_end_stream(),
             Self::Upstream { incoming } => incoming.is_end_stream(),
             Self::Bounded { body, .. } => body.is_end_stream(),
+            Self::Replayed { body } => body.body.is_end_stream(),
             Self::Boxed { body } => body.0.is_end_stream(),
         }
     }
@@ -150,6 +198,7 @@ impl HttpBody for Body {
             Self::Client { body } => body.incoming.as_ref().map(HttpBody::size_hint).unwrap_or_default(),
             Self::Upstream { incoming } => incoming.size_hint(),
             Self::Bounded { body, .. } => body.size_hint(),
+            Self::Replayed { body } => body.body.size_hint(),
             Self::Boxed { body } => body.0.size_hint(),
         }
     }

@@ -5,7 +5,8 @@
 //!    `timeouts.connect`. A kept one that turns out to be closed *before anything was sent* gives the
 //!    request back, and the next is taken.
 //! 2. The request is sent. While its body is on its way, `timeouts.idle` runs between two pieces of
-//!    it; from its last byte on, `timeouts.response_headers` runs to the response head.
+//!    it; from its last byte on, `timeouts.response_headers` runs to the response head. Over all of this runs
+//!    `timeouts.per_try`, if there is one.
 //! 3. The response streams through. The connection goes back when the body has ended.
 //!
 //! Every failure becomes a rejection with its reason; nothing here returns an error.
@@ -52,7 +53,16 @@ pub struct Client {
 
 impl Client {
     /// One exchange. The request is as the endpoint shall see it.
-    pub async fn exchange(&self, mut request: Request<Body>) -> Response<Body> {
+    pub async fn exchange(&self, request: Request<Body>) -> Response<Body> {
+        match self.timeouts.per_try {
+            None => self.one_try(request).await,
+            Some(limit) => timeout(limit, self.one_try(request))
+                .await
+                .unwrap_or_else(|_| refuse(Reason::ResponseTimeout)),
+        }
+    }
+
+    async fn one_try(&self, mut request: Request<Body>) -> Response<Body> {
         let pool = Endpoint::of(request.extensions()).and_then(|endpoint| self.pools.get(endpoint.address()));
         let Some(pool) = pool else { return refuse(Reason::NoEndpoint) };
         let upload = request.body_mut().watch_upload();

@@ -14,13 +14,13 @@ const TABLE: [(&str, &[&str], &[Unsayable]); 10] = [
     ("envoy-local-rate-limit", &[], &[]),
     (
         "envoy-weighted-clusters",
-        &["mirror", "per_try", "retry", "split"],
+        &["mirror", "split"],
         &[(
             "a host wildcard on the right",
             "routes: {a: {match: {host: 'www.foo.*', prefix: /}, respond: {}}}",
         )],
     ),
-    ("haproxy-acls", &["endpoint_limit", "health_check", "retry"], &[]),
+    ("haproxy-acls", &["endpoint_limit", "health_check"], &[]),
     (
         "haproxy-stick-table",
         &[],

@@ -22,6 +22,8 @@ pub struct RetryConfig {
     pub max_retry_after: Duration,
     /// The longest body that is kept to be sent again, in bytes; default 64 KiB.
     pub max_body: usize,
+    /// A balancer below prefers endpoints that were not tried for the request; default yes.
+    pub different_endpoint: bool,
 }
 
 /// The most attempts after the first.
@@ -81,6 +83,7 @@ impl RetryConfig {
             backoff: Backoff::new(Duration::from_millis(25), Duration::from_millis(250)),
             max_retry_after: Duration::from_secs(1),
             max_body: 64 << 10,
+            different_endpoint: true,
         }
     }
 
@@ -116,6 +119,13 @@ impl RetryConfig {
     #[must_use]
     pub const fn max_retry_after(mut self, max_retry_after: Duration) -> Self {
         self.max_retry_after = max_retry_after;
+        self
+    }
+
+    /// Whether endpoints that were not tried are preferred.
+    #[must_use]
+    pub const fn different_endpoint(mut self, different_endpoint: bool) -> Self {
+        self.different_endpoint = different_endpoint;
         self
     }
 

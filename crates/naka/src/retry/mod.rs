@@ -111,6 +111,7 @@ struct Shared<O> {
     config: RetryConfig,
     budget: Budget,
     random: Numbers,
+    name: Option<Arc<str>>,
     observer: O,
 }
 
@@ -125,7 +126,7 @@ impl<O> RetryLayer<O> {
     /// The same, with somebody who hears of it.
     pub fn observed(config: RetryConfig, budget: Budget, observer: O) -> Self {
         let random = Numbers::new(RandomState::new().hash_one(0));
-        Self { shared: Some(Arc::new(Shared { config, budget, random, observer })) }
+        Self { shared: Some(Arc::new(Shared { config, budget, random, name: None, observer })) }
     }
 
     /// A layer that is not there.
@@ -139,6 +140,20 @@ impl<O> RetryLayer<O> {
             Some(_) => Self::observed(config, budget, observer),
             None => Self::off(),
         }
+    }
+
+    /// Names the policy, in what it explains.
+    pub fn named(self, name: &Arc<str>) -> Self
+    where
+        O: Clone,
+    {
+        let Some(Shared { config, budget, observer, .. }) = self.shared.as_deref() else {
+            return Self::off();
+        };
+        let (config, budget, observer) = (config.clone(), budget.clone(), observer.clone());
+        let random = Numbers::new(RandomState::new().hash_one(0));
+        let name = Some(Arc::clone(name));
+        Self { shared: Some(Arc::new(Shared { config, budget, random, name, observer })) }
     }
 
     /// What retries are spent from.
@@ -161,6 +176,10 @@ layered! {
 impl<O: Observer> Explain for RetryLayer<O> {
     fn kind(&self) -> &'static str {
         "retry"
+    }
+
+    fn name(&self) -> Option<&str> {
+        self.shared.as_ref()?.name.as_deref()
     }
 
     fn explain(&self, now: Now, head: &mut Parts) -> Finding {
@@ -198,7 +217,9 @@ where
         let now = Now::of(request.extensions());
         shared.budget.deposit(now);
         let (mut head, body) = request.into_parts();
-        Tried::new().put(&mut head.extensions); // Its copies share it, so that another endpoint is chosen.
+        if shared.config.different_endpoint {
+            Tried::new().put(&mut head.extensions); // Its copies share it.
+        }
         let (source, first) = Source::of(body, shared.config.max_body);
         // The instance that was ready sends the first attempt; its clone stays here.
         let clone = self.inner.clone();

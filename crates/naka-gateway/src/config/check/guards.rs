@@ -6,14 +6,15 @@ use http::{HeaderName, Method};
 
 use super::{limits::scope, policies::Unnamed, unique};
 use crate::config::{
-    checked::{CircuitBreaker, Compress, Cors, Fault, Idempotency, PolicyKind},
+    checked::{self, CircuitBreaker, Compress, Cors, Fault, Idempotency, PolicyKind, Retry, RetryMethods},
     decode::{At, Cx, OneOrMany},
     diagnostic::Code,
     node::Span,
     raw::{
         RawCircuitBreaker, RawCoding, RawCompress, RawCors, RawEnvironment, RawFailures, RawFault,
-        RawIdempotency, RawPreset,
+        RawIdempotency, RawPreset, RawRetry, RawRetryMethods, RetryWhen,
     },
+    values::Statuses,
 };
 
 pub(super) fn idempotency(raw: &RawIdempotency, cx: &mut Cx) -> Unnamed {
@@ -132,6 +133,41 @@ pub(super) fn endpoint_breaker(raw: &RawCircuitBreaker, cx: &mut Cx) -> Unnamed 
             .help("an upstream has a breaker for each of its endpoints: take it away, or write the breaker into the route");
     }
     circuit_breaker(raw, cx)
+}
+
+pub(super) fn retry(raw: &RawRetry, cx: &mut Cx) -> Unnamed {
+    let usual = [RetryWhen::ConnectError, RetryWhen::Reset, RetryWhen::Statuses(Statuses(503, 503))];
+    let when = values(raw.when.as_ref()).unwrap_or_else(|| usual.to_vec());
+    let has = |wanted: RetryWhen| when.contains(&wanted);
+    if let Some(said) = raw.when.as_ref().filter(|at| at.value.0.is_empty()) {
+        cx.error(Code::Value, said.span, "retries after nothing")
+            .help("write `when: [connect_error, reset, 503]`, or take `retry` away");
+    }
+    let statuses = when.iter().filter_map(|when| match when {
+        RetryWhen::Statuses(Statuses(from, to)) => Some((*from, *to)),
+        _ => None,
+    });
+    let backoff = raw.backoff();
+    let kind = PolicyKind::Retry(Retry {
+        max: u32::try_from(raw.max().0).unwrap_or(u32::MAX),
+        when: checked::RetryWhen {
+            connect_error: has(RetryWhen::ConnectError),
+            reset: has(RetryWhen::Reset),
+            response_timeout: has(RetryWhen::ResponseTimeout),
+            statuses: statuses.collect(),
+        },
+        methods: match raw.methods() {
+            RawRetryMethods::None => RetryMethods::None,
+            RawRetryMethods::Safe => RetryMethods::Safe,
+            RawRetryMethods::Idempotent => RetryMethods::Idempotent,
+        },
+        keyed: raw.keyed(),
+        backoff: (backoff.0, backoff.1),
+        max_retry_after: raw.max_retry_after(),
+        max_body: raw.max_body().0,
+        different_endpoint: raw.different_endpoint(),
+    });
+    Unnamed::stateless(kind)
 }
 
 fn values<T: Clone>(list: Option<&At<OneOrMany<T>>>) -> Option<Vec<T>> {

@@ -19,7 +19,7 @@ use crate::config::{
     node::Span,
     raw::{
         RawBulkhead, RawCircuitBreaker, RawCompress, RawCors, RawFault, RawIdempotency, RawPolicy,
-        RawRateLimit, RawRule,
+        RawRateLimit, RawRetry, RawRule,
     },
     suggest::one_of,
     values::Id,
@@ -110,6 +110,7 @@ pub(super) struct LevelKeys<'a> {
     pub(super) idempotency: Option<&'a At<Or<Id, RawIdempotency>>>,
     pub(super) circuit_breaker: Option<&'a At<Or<Id, RawCircuitBreaker>>>,
     pub(super) fault: Option<&'a At<Or<Id, RawFault>>>,
+    pub(super) retry: Option<&'a At<Or<Id, RawRetry>>>,
     pub(super) cors: Option<&'a At<Or<Id, RawCors>>>,
     pub(super) compress: Option<&'a At<Or<Id, RawCompress>>>,
 }
@@ -125,6 +126,7 @@ macro_rules! level_keys {
             idempotency: $raw.idempotency.as_ref(),
             circuit_breaker: $raw.circuit_breaker.as_ref(),
             fault: $raw.fault.as_ref(),
+            retry: $raw.retry.as_ref(),
             cors: $raw.cors.as_ref(),
             compress: $raw.compress.as_ref(),
         }
@@ -238,7 +240,15 @@ impl Policies {
             |raw, _, cx| Some(guards::route_breaker(raw, cx)),
             cx,
         );
-        for (name, span) in own.into_iter().flatten().chain(cors).chain(compress).chain(circuit_breaker) {
+        let retry = self.inlined(
+            tables,
+            owner,
+            (Kind::Retry, keys.retry),
+            |raw, _, cx| Some(guards::retry(raw, cx)),
+            cx,
+        );
+        let more = [cors, compress, circuit_breaker, retry];
+        for (name, span) in own.into_iter().chain(more).flatten() {
             self.place(name, span, &mut level, cx);
         }
         level
@@ -294,6 +304,7 @@ impl Policies {
             "authorize",
             "idempotency",
             "circuit_breaker",
+            "retry",
             "fault",
             "cors",
             "compress",
@@ -415,6 +426,7 @@ fn unnamed(raw: &RawPolicy, stage: Stage, cx: &mut Cx) -> Option<Unnamed> {
     let forward_auth = raw.forward_auth.as_ref().and_then(|raw| auth::forward_auth(&raw.value, cx));
     let idempotency = raw.idempotency.as_ref().map(|raw| guards::idempotency(&raw.value, cx));
     let circuit_breaker = raw.circuit_breaker.as_ref().map(|raw| guards::circuit_breaker(&raw.value, cx));
+    let retry = raw.retry.as_ref().map(|raw| guards::retry(&raw.value, cx));
     let compress = raw.compress.as_ref().map(|raw| guards::compress(&raw.value, cx));
     let cors = raw.cors.as_ref().and_then(|raw| guards::cors(&raw.value, cx));
     let fault = raw.fault.as_ref().and_then(|raw| guards::fault(&raw.value, raw.span, stage, cx));
@@ -431,4 +443,5 @@ fn unnamed(raw: &RawPolicy, stage: Stage, cx: &mut Cx) -> Option<Unnamed> {
         .or(cors)
         .or(compress)
         .or(circuit_breaker)
+        .or(retry)
 }

@@ -18,8 +18,8 @@ use super::{
 };
 use crate::config::{
     checked::{
-        Destination, Kind, Match, Name, PathPattern, PolicyKind, Redirect, Respond, Rewrite, Route, Scope,
-        Template, TemplatePart, Upstream, ValueMatch,
+        Destination, Kind, Match, Name, PathPattern, PolicyKind, Redirect, Respond, RetryMethods, Rewrite,
+        Route, Scope, Template, TemplatePart, Upstream, ValueMatch,
     },
     decode::{At, Cx, OneOrMany, Or},
     diagnostic::Code,
@@ -93,6 +93,7 @@ impl Around<'_, '_> {
         policies.identity(at, &level, is_public, cx);
         let matches = raw.r#match.as_ref().and_then(|at| matches(&at.value, at.key, shared, cx));
         keys_of_no_method(raw, &own, policies, cx);
+        retries_of_no_method(raw, &own, policies, cx);
         let captures = matches.as_ref().map(captures_of);
         if let Some(captures) = &captures {
             policies.captures(&at.value.0, &level, captures, cx);
@@ -112,6 +113,7 @@ impl Around<'_, '_> {
         }
         if let Some(destination) = &destination {
             self.gives_up_before(at, &level, destination, timeouts.total().0, cx);
+            self.retries_in_vain(&level, destination, timeouts.total().0, policies, cx);
             let captures = captures.as_deref().unwrap_or_default();
             let from = reach::From { at, level: &level, is_public, captures, destination };
             from.check(self.upstreams, policies, cx);
@@ -173,6 +175,42 @@ impl Around<'_, '_> {
             );
             cx.error(Code::Unused, span, message).warning().combined().help(format!(
                 "write `timeouts: {{response_headers: …}}` into the upstream `{upstream}`, shorter than the route's `total`"
+            ));
+        }
+    }
+
+    /// Warns of tries for which the route does not wait.
+    fn retries_in_vain(
+        &self,
+        level: &Level,
+        destination: &Destination,
+        total: Option<Duration>,
+        policies: &Policies,
+        cx: &mut Cx,
+    ) {
+        let Some(total) = total else { return };
+        for (name, span) in level.all(Kind::Retry) {
+            let Some(PolicyKind::Retry(retry)) = policies.checked.get(name).map(|it| &it.kind) else {
+                continue;
+            };
+            let longest = destination.upstreams().into_iter().filter_map(|upstream| {
+                let timeouts = self.upstreams.get(upstream)?.timeouts;
+                let is_awaited = retry.when.response_timeout.then_some(timeouts.response_headers);
+                let one = timeouts.per_try.map_or(is_awaited, |per_try| {
+                    retry.when.response_timeout.then_some(per_try.min(timeouts.response_headers))
+                })?;
+                (one.saturating_mul(retry.max + 1) > total).then_some((upstream, one))
+            });
+            let Some((upstream, one)) = longest.max_by_key(|(_, one)| *one) else { continue };
+            let message = format!(
+                "`{name}` tries {} times for {} each at `{upstream}`, and the route gives up after {}",
+                retry.max + 1,
+                show_duration(one),
+                show_duration(total)
+            );
+            cx.error(Code::Unused, *span, message).warning().combined().help(format!(
+                "write `timeouts: {{per_try: {}}}` or less into the upstream, or a longer `timeouts.total` into the route",
+                show_duration(total / (retry.max + 1))
             ));
         }
     }
@@ -358,6 +396,28 @@ fn keys_of_no_method(raw: &RawRoute, own: &Level, policies: &Policies, cx: &mut 
     }
 }
 
+/// Warns of retries that a route asks for itself and none of its methods may have.
+fn retries_of_no_method(raw: &RawRoute, own: &Level, policies: &Policies, cx: &mut Cx) {
+    let Some(said) = raw.r#match.as_ref().and_then(|it| it.value.methods.as_ref()) else { return };
+    for (name, span) in own.all(Kind::Retry) {
+        let Some(PolicyKind::Retry(retry)) = policies.checked.get(name).map(|it| &it.kind) else { continue };
+        let may = |method: &Method| match retry.methods {
+            RetryMethods::None => false,
+            RetryMethods::Safe => method.is_safe(),
+            RetryMethods::Idempotent => method.is_idempotent(),
+        };
+        let is_any = said.value.0.is_empty() || said.value.0.iter().any(|at| may(&at.value));
+        if is_any || retry.when.connect_error || retry.keyed {
+            continue;
+        }
+        let place = cx.place(said.key);
+        let message = format!("`{name}` sends none of the methods of this route again");
+        cx.error(Code::Unused, *span, message).warning().related(place, "its methods").help(
+            "add `connect_error` to its `when`: then nothing was sent; or `keyed: true`, if the upstream remembers idempotency keys",
+        );
+    }
+}
+
 /// Reports none, or more than one, of keys that exclude one another.
 fn exactly_one<'a>(
     said: impl Iterator<Item = &'a Said>,
@@ -385,7 +445,12 @@ fn exactly_one<'a>(
 
 /// Keys that only make sense on the way to an upstream.
 fn no_effect(raw: &RawRoute, local: Span, cx: &mut Cx) {
-    for key in ["rewrite", "strip_prefix"] {
+    let helps = [
+        ("rewrite", "; a redirect has a `path:` of its own"),
+        ("strip_prefix", "; a redirect has a `path:` of its own"),
+        ("retry", ": nothing is sent that could be sent again"),
+    ];
+    for (key, help) in helps {
         if let Some(span) = raw.said(key) {
             let local = cx.place(local);
             cx.error(
@@ -394,7 +459,7 @@ fn no_effect(raw: &RawRoute, local: Span, cx: &mut Cx) {
                 format!("`{key}` has no effect on a route that answers by itself"),
             )
             .related(local, "answered here")
-            .help(format!("take `{key}` away; a redirect has a `path:` of its own"));
+            .help(format!("take `{key}` away{help}"));
         }
     }
 }

@@ -10,7 +10,7 @@ use super::{Tables, guards, limits, origin, policies::Policies};
 use crate::config::{
     checked::{
         Balance, BalancePolicy, Endpoint, Enforce, KeepAlive, KeyPart, Kind, Listener, Name, PolicyKind,
-        Upstream, UpstreamTimeouts,
+        RetryBudget, Upstream, UpstreamTimeouts,
     },
     decode::{At, Cx, Or},
     diagnostic::Code,
@@ -48,15 +48,22 @@ pub(super) fn upstreams(
             breaker_of_endpoints((name, *span), is_named, endpoints.len(), policies, cx);
         }
         let timeouts = raw.timeouts.as_ref().map(|it| it.value.clone()).unwrap_or_default();
+        let budget = raw.retry_budget.as_ref().map(|it| it.value.clone()).unwrap_or_default();
         let keep_alive = raw.keep_alive.as_ref().map(|it| it.value.clone()).unwrap_or_default();
         let upstream = Upstream {
             endpoints,
             balance: raw.balance.as_ref().map(|at| balance(at, cx)).unwrap_or_default(),
             bulkhead,
             circuit_breaker: circuit_breaker.map(|(name, _)| name),
+            retry_budget: RetryBudget {
+                percent: budget.ratio().0,
+                min_per_second: u32::try_from(budget.min_per_second().0).unwrap_or(u32::MAX),
+                window: budget.window(),
+            },
             timeouts: UpstreamTimeouts {
                 connect: timeouts.connect(),
                 response_headers: timeouts.response_headers(),
+                per_try: timeouts.per_try.as_ref().map(|at| at.value),
                 idle: timeouts.idle().0,
             },
             keep_alive: KeepAlive {

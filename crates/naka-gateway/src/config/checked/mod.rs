@@ -187,6 +187,8 @@ pub struct Upstream {
     pub bulkhead: Option<Name>,
     /// The circuit breaker of each endpoint: a name in `policies`.
     pub circuit_breaker: Option<Name>,
+    /// What all retries to it may spend together.
+    pub retry_budget: RetryBudget,
     /// How long its parts may take.
     pub timeouts: UpstreamTimeouts,
     /// How connections are kept.
@@ -254,8 +256,21 @@ pub struct UpstreamTimeouts {
     pub connect: Duration,
     /// From the sent request to the response head.
     pub response_headers: Duration,
+    /// From the choice of an endpoint to the response head.
+    pub per_try: Option<Duration>,
     /// Without a byte of a body, either way; `None` is `never`.
     pub idle: Option<Duration>,
+}
+
+/// What all retries to an upstream may spend together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetryBudget {
+    /// So many percent of its requests may be retried.
+    pub percent: u8,
+    /// So many retries a second may be made besides.
+    pub min_per_second: u32,
+    /// For how long requests count.
+    pub window: Duration,
 }
 
 /// How connections to an endpoint are kept, for each worker.

@@ -41,6 +41,8 @@ pub enum PolicyKind {
     Idempotency(Idempotency),
     /// What fails is left alone for a while.
     CircuitBreaker(CircuitBreaker),
+    /// What failed is sent again.
+    Retry(Retry),
     /// Errors and delays for whoever asks for them.
     Fault(Fault),
     /// What pages of other origins may.
@@ -62,6 +64,7 @@ impl PolicyKind {
             Self::Authorize(_) => Kind::Authorize,
             Self::Idempotency(_) => Kind::Idempotency,
             Self::CircuitBreaker(_) => Kind::CircuitBreaker,
+            Self::Retry(_) => Kind::Retry,
             Self::Fault(_) => Kind::Fault,
             Self::Cors(_) => Kind::Cors,
             Self::Compress(_) => Kind::Compress,
@@ -94,6 +97,8 @@ pub enum Kind {
     Fault,
     /// What fails is left alone.
     CircuitBreaker,
+    /// What failed is sent again.
+    Retry,
     /// Smaller responses.
     Compress,
 }
@@ -113,6 +118,7 @@ impl Kind {
             Self::Bulkhead => "bulkhead",
             Self::Fault => "fault",
             Self::CircuitBreaker => "circuit_breaker",
+            Self::Retry => "retry",
             Self::Compress => "compress",
         }
     }
@@ -518,6 +524,51 @@ pub enum BreakerWindow {
     Count(u32),
     /// Those of the last so long.
     Time(Duration),
+}
+
+/// What is sent again, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Retry {
+    /// So many attempts after the first.
+    pub max: u32,
+    /// After what.
+    pub when: RetryWhen,
+    /// Of which methods, although they may have been seen.
+    pub methods: RetryMethods,
+    /// Also with an `Idempotency-Key`.
+    pub keyed: bool,
+    /// The bound of the first pause, and of any.
+    pub backoff: (Duration, Duration),
+    /// The longest `Retry-After` that is waited for.
+    pub max_retry_after: Duration,
+    /// The longest body that is kept, in bytes.
+    pub max_body: usize,
+    /// Preferably to another endpoint.
+    pub different_endpoint: bool,
+}
+
+/// After what a request is sent again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RetryWhen {
+    /// No connection.
+    pub connect_error: bool,
+    /// One that ended before a response.
+    pub reset: bool,
+    /// No response in time.
+    pub response_timeout: bool,
+    /// Responses with these statuses, from and to.
+    pub statuses: Vec<(u16, u16)>,
+}
+
+/// Which methods may be sent again although they may have been seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RetryMethods {
+    /// None.
+    None,
+    /// Those that only look.
+    Safe,
+    /// Those of which twice is as good as once.
+    Idempotent,
 }
 
 /// Make responses smaller.

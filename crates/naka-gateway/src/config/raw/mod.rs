@@ -199,6 +199,8 @@ record! {
         circuit_breaker: Or<Id, RawCircuitBreaker> = optional;
         /// Faults: a name, or the faults themselves.
         fault: Or<Id, RawFault> = optional;
+        /// Retries: a name, or what is retried.
+        retry: Or<Id, RawRetry> = optional;
         /// Bounds on requests.
         limits: RawRequestLimits = optional;
     }
@@ -258,12 +260,14 @@ record! {
         bulkhead: Or<Id, RawBulkhead> = optional;
         /// A circuit breaker for each endpoint: a name, or the breaker itself.
         circuit_breaker: Or<Id, RawCircuitBreaker> = optional;
+        /// What all retries to it may spend together.
+        retry_budget: RawRetryBudget = optional;
         /// How long the parts of an exchange may take.
         timeouts: RawUpstreamTimeouts = optional;
         /// How connections are kept.
         keep_alive: RawKeepAlive = optional;
     }
-    not_built: extends tls health_check endpoint_limit retry_budget limits headers;
+    not_built: extends tls health_check endpoint_limit limits headers;
     instead: servers => "write `endpoints: [\"127.0.0.1:3000\"]`",
         targets => "write `endpoints: [\"127.0.0.1:3000\"]`",
         nodes => "write `endpoints: [\"127.0.0.1:3000\"]`",
@@ -364,13 +368,26 @@ record! {
         connect: Duration = "1s";
         /// From the sent request to the response head.
         response_headers: Duration = "10s";
+        /// One try: from the choice of an endpoint to the response head, sending included.
+        per_try: Duration = optional;
         /// Without a byte of a body, either way.
         idle: OrNever = "5m";
     }
-    not_built: per_try;
     instead: total => "`total` is of all tries: write it on the route or its group",
         read => "write `response_headers:` or `idle:`",
         send => "write `idle:`";
+}
+
+record! {
+    /// What all retries to an upstream may spend together.
+    RawRetryBudget ("a retry budget such as `{ratio: 20%, min_per_second: 10}`") {
+        /// So many of its requests may be retried.
+        ratio: Percent = "20%";
+        /// So many retries a second may be made besides.
+        min_per_second: Whole<0, 100_000> = "10";
+        /// For how long requests count.
+        window: Duration = "10s";
+    }
 }
 
 record! {
@@ -408,6 +425,8 @@ record! {
         circuit_breaker: Or<Id, RawCircuitBreaker> = optional;
         /// Faults: a name, or the faults themselves.
         fault: Or<Id, RawFault> = optional;
+        /// Retries: a name, or what is retried.
+        retry: Or<Id, RawRetry> = optional;
         /// Bounds on requests.
         limits: RawRequestLimits = optional;
         /// Timeouts of those routes that say nothing else.
@@ -417,7 +436,7 @@ record! {
         /// The routes.
         routes: Named<Id, RawRoute> = required;
     }
-    not_built: retry cache enforce auth;
+    not_built: cache enforce auth;
     instead: groups => "groups have one level: write the routes of both here",
         r#match => "a group shares `host:`; paths stand in each route",
         prefix => "a group shares `host:`; paths stand in each route";
@@ -452,6 +471,8 @@ record! {
         circuit_breaker: Or<Id, RawCircuitBreaker> = optional;
         /// Faults: a name, or the faults themselves.
         fault: Or<Id, RawFault> = optional;
+        /// Retries: a name, or what is retried.
+        retry: Or<Id, RawRetry> = optional;
         /// Bounds on requests.
         limits: RawRequestLimits = optional;
         /// How long it may take.
@@ -473,7 +494,7 @@ record! {
         /// Destination: a list of the versions of these routes, as they are now.
         list_versions: OneOrMany<Id> = optional;
     }
-    not_built: split compose mirror fallback retry cache sticky enforce lifecycle;
+    not_built: split compose mirror fallback cache sticky enforce lifecycle;
     instead: path => "write it into the match: `match: {path: /healthz}`",
         prefix => "write it into the match: `match: {prefix: /api}`",
         regex => "write it into the match: `match: {regex: …}`",
@@ -571,7 +592,7 @@ record! {
     }
     instead: connect => "`connect` is a timeout of the upstream",
         response_headers => "`response_headers` is a timeout of the upstream",
-        per_try => "`per_try` is a timeout of the upstream, and not built yet",
+        per_try => "`per_try` is a timeout of the upstream",
         request_headers => "`request_headers` is a timeout of the listener";
 }
 

@@ -11,7 +11,7 @@ use crate::config::{
     checked::{BreakerWindow, Enforce, IdentityPart, KeyPart, Rate},
     decode::{At, Cx, Decode, Named, OneOrMany, Or, Scalar, Text, Wrong},
     node::{Key, Node, Value},
-    record::{record, words},
+    record::{record, words, wrong_word},
     suggest::quoted,
     units::{OrZero, Percent, Size, Time, Whole, factor},
     values::{Hash, Statuses, Url},
@@ -40,12 +40,14 @@ record! {
         circuit_breaker: RawCircuitBreaker = optional;
         /// Errors and delays for whoever asks for them.
         fault: RawFault = optional;
+        /// What failed is sent again.
+        retry: RawRetry = optional;
         /// What pages of other origins may ask and read.
         cors: RawCors = optional;
         /// Make responses smaller.
         compress: RawCompress = optional;
     }
-    not_built: retry mirror fallback
+    not_built: mirror fallback
         cache sticky timeouts headers limits;
 }
 
@@ -603,6 +605,75 @@ impl Scalar for OpenTimes {
             return Err(Wrong::new(message).help("write the shorter time first: `1s..60s`"));
         }
         Ok(Self(first, most))
+    }
+}
+
+record! {
+    /// What is sent again, and how.
+    RawRetry ("retries such as `{max: 1}`") {
+        /// So many attempts after the first.
+        max: Whole<1, 10> = "1";
+        /// After what: `connect_error`, `reset`, `response_timeout`, and responses with these statuses;
+        /// `[connect_error, reset, 503]` if nothing is said.
+        when: OneOrMany<RetryWhen> = optional;
+        /// Which methods may be sent again although they may have been seen.
+        methods: RawRetryMethods = "idempotent";
+        /// Whoever is behind remembers `Idempotency-Key`s: a request that has one may be sent again.
+        keyed: bool = "false";
+        /// The upper bound of the pause before the second attempt, and of any: the pause is drawn below it.
+        backoff: OpenTimes = "25ms..250ms";
+        /// The longest `Retry-After` that is waited for.
+        max_retry_after: Duration = "1s";
+        /// The longest body that is kept to be sent again.
+        max_body: Size = "64KiB";
+        /// To another endpoint, if there is one.
+        different_endpoint: bool = "true";
+    }
+    instead: attempts => "write `max: 1`: so many after the first",
+        num_retries => "write `max: 1`",
+        retries => "write `max: 1`",
+        on => "write `when: [connect_error, reset, 503]`",
+        retry_on => "write `when: [connect_error, reset, 503]`",
+        per_try_timeout => "write `timeouts: {per_try: 2s}` into the upstream",
+        timeout => "write `timeouts: {per_try: 2s}` into the upstream",
+        budget => "write `retry_budget` into the upstream: all its routes spend it together";
+}
+
+words! {
+    /// Methods that may be sent again.
+    RawRetryMethods ("which methods") { None = "none", Safe = "safe", Idempotent = "idempotent" }
+}
+
+/// After what a request is sent again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RetryWhen {
+    ConnectError,
+    Reset,
+    ResponseTimeout,
+    Statuses(Statuses),
+}
+
+impl Scalar for RetryWhen {
+    const WHAT: &'static str =
+        "`connect_error`, `reset`, `response_timeout`, or statuses such as `503` or `5xx`";
+
+    fn parse(text: Text<'_>) -> Result<Self, Wrong> {
+        match text.text {
+            "connect_error" => Ok(Self::ConnectError),
+            "reset" => Ok(Self::Reset),
+            "response_timeout" => Ok(Self::ResponseTimeout),
+            other if other.starts_with(|first: char| first.is_ascii_digit()) => {
+                Statuses::parse(text).map(Self::Statuses)
+            }
+            other => {
+                let words = ["connect_error", "reset", "response_timeout"];
+                Err(wrong_word(other, &words, &["refused_stream"]))
+            }
+        }
+    }
+
+    fn schema() -> Json {
+        json!({"type": ["integer", "string"], "examples": ["connect_error", "reset", "response_timeout", 503, "5xx"]})
     }
 }
 
