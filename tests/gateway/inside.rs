@@ -155,6 +155,14 @@ impl Inside {
 pub(crate) struct Client(SendRequest<Full<Bytes>>);
 
 impl Client {
+    /// A connection over TCP.
+    pub(crate) async fn over(address: SocketAddr) -> Self {
+        let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let (sender, connection) = handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        Self(sender)
+    }
+
     pub(crate) async fn send(&mut self, request: Request<Full<Bytes>>) -> Response<Bytes> {
         self.0.ready().await.unwrap();
         let (head, body) = self.0.send_request(request).await.unwrap().into_parts();

@@ -12,6 +12,7 @@ mod balancing;
 mod breaker;
 mod bulkhead;
 mod cli;
+mod connections;
 mod documents;
 mod drain;
 mod explaining;

@@ -3,7 +3,9 @@
 //! # What happens
 //! 1. A kept connection is taken from the endpoint's [`Pool`], or a new one is made within
 //!    `timeouts.connect`. A kept one that turns out to be closed *before anything was sent* gives the
-//!    request back, and the next is taken.
+//!    request back, and the next is taken. One that ends after the request was sent and before a byte of
+//!    an answer came was closed by the endpoint at just that time, as it may at any: what is idempotent and
+//!    has no body is then sent once more, over a new connection (RFC 9112, section 9.3.1).
 //! 2. The request is sent. While its body is on its way, `timeouts.idle` runs between two pieces of
 //!    it; from its last byte on, `timeouts.response_headers` runs to the response head. Over all of this runs
 //!    `timeouts.per_try`, if there is one.
@@ -75,9 +77,11 @@ impl Client {
             // Said aloud: else hyper sends no body with a GET that has one.
             request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
+        let mut is_again = false;
         loop {
-            let kept = pool.take(self.keep_alive);
+            let kept = if is_again { None } else { pool.take(self.keep_alive) };
             let is_kept = kept.is_some();
+            let again = if is_kept { copied(&request) } else { None };
             let mut lease = match kept {
                 Some(lease) => lease,
                 None => match self.connect(pool).await {
@@ -85,6 +89,7 @@ impl Client {
                     Err(reason) => return refuse(reason),
                 },
             };
+            let read_before = lease.bytes_read();
             let answer = lease.send(request);
             match self.in_time(answer, upload.as_deref()).await {
                 Ok(Ok(response)) => {
@@ -93,6 +98,9 @@ impl Client {
                 }
                 Ok(Err(mut failed)) => match failed.take_message() {
                     Some(unsent) if is_kept => request = unsent,
+                    None if again.is_some() && lease.bytes_read() == read_before => {
+                        (request, is_again) = (again.expect("just seen"), true);
+                    }
                     _ => return refuse(self.blame(&failed.into_error(), upload.as_deref())),
                 },
                 Err(reason) => return refuse(reason),
@@ -141,6 +149,19 @@ impl Client {
             Reason::UpstreamReset
         }
     }
+}
+
+/// The same request once more, if twice has the effect of once and there is no body. Nobody behind us asks for
+/// its extensions.
+fn copied(request: &Request<Body>) -> Option<Request<Body>> {
+    if !request.method().is_idempotent() || !request.body().is_end_stream() {
+        return None;
+    }
+    let mut copy = Request::new(Body::Empty);
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.headers_mut() = request.headers().clone();
+    Some(copy)
 }
 
 /// Ready when the upload or the answer to it has stalled.

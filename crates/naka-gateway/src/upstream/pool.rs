@@ -3,7 +3,10 @@
 use std::{
     collections::VecDeque,
     fmt, io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use http::{Request, Response};
@@ -21,7 +24,7 @@ use tracing::debug;
 
 use super::{
     body::{Body, Upload},
-    connect::{Connector, Resolver},
+    connect::{Connector, Counted, Resolver},
 };
 use crate::{config::checked::KeepAlive, seldom::Seldom};
 
@@ -49,6 +52,8 @@ struct Kept {
 struct Connection {
     sender: SendRequest<Body>,
     driver: AbortHandle,
+    /// What came from the endpoint, in bytes.
+    read: Arc<AtomicU64>,
 }
 
 impl Drop for Connection {
@@ -111,7 +116,8 @@ impl Pool {
         connector: &Connector,
         keep: KeepAlive,
     ) -> io::Result<Lease> {
-        let stream = connector.connect(&self.address, &self.resolver).await?;
+        let stream = Counted::new(connector.connect(&self.address, &self.resolver).await?);
+        let read = Arc::clone(&stream.read);
         let handshake = http1::Builder::new().max_buf_size(BUFFER).handshake(TokioIo::new(stream)).await;
         let (sender, connection) = handshake.map_err(io::Error::other)?;
         let address = Arc::clone(&self.address);
@@ -120,7 +126,7 @@ impl Pool {
                 debug!(%address, %error, "a connection to an endpoint ended in an error");
             }
         });
-        let connection = Some(Connection { sender, driver: driver.abort_handle() });
+        let connection = Some(Connection { sender, driver: driver.abort_handle(), read });
         Ok(Lease { connection, upload: None, pool: Arc::clone(self), keep })
     }
 
@@ -169,6 +175,11 @@ impl Lease {
     ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<Body>>>> + use<> {
         let connection = self.connection.as_mut().expect("a lease has its connection until it ends");
         connection.sender.try_send_request(request)
+    }
+
+    /// How many bytes have come over it so far.
+    pub(super) fn bytes_read(&self) -> u64 {
+        self.connection.as_ref().map_or(0, |connection| connection.read.load(Relaxed))
     }
 
     /// The same, of a request whose body is on its way.

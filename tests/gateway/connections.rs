@@ -1,0 +1,180 @@
+//! Connections to endpoints: kept ones that are closed at the wrong moment, and what is left in them.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering::SeqCst},
+    },
+};
+
+use bytes::Bytes;
+use http::{Method, Request};
+use http_body_util::Full;
+use naka_testkit::upstream::{Step, Upstream, ok};
+use tokio::task::JoinSet;
+
+use crate::{
+    inside::{Client, Inside, get},
+    process::Process,
+};
+
+const CONFIG: &str = "
+gateway: {admin: {listen: ADMIN}, workers: 2}
+listeners: {public: {listen: PUBLIC}}
+upstreams: {app: {endpoints: ['UPSTREAM']}}
+routes: {all: {match: {prefix: /}, upstream: app}}
+";
+
+fn inside() -> Inside {
+    let config = CONFIG.replace("PUBLIC", "':1'").replace("{listen: ADMIN}", "none");
+    Inside::new(&config.replace("UPSTREAM", "app:1"))
+}
+
+fn numbered(method: Method, number: u64) -> Request<Full<Bytes>> {
+    let body = if method == Method::POST { Full::from("an order") } else { Full::default() };
+    let target = format!("/{number}");
+    Request::builder().method(method).uri(target).header("host", "api.example").body(body).unwrap()
+}
+
+/// How often each request was seen, by its target.
+#[derive(Clone, Default)]
+struct Deliveries(Arc<Mutex<HashMap<String, u32>>>);
+
+impl Deliveries {
+    fn add(&self, target: &str) {
+        *self.0.lock().unwrap().entry(target.to_owned()).or_default() += 1;
+    }
+
+    fn of(&self, number: u64) -> u32 {
+        self.0.lock().unwrap().get(&format!("/{number}")).copied().unwrap_or_default()
+    }
+}
+
+/// The endpoint takes each second request on a connection and closes it instead of an answer: it was about to
+/// close anyway.
+#[tokio::test(start_paused = true)]
+async fn of_10_000_requests_that_met_a_closing_connection_no_get_is_lost_and_no_post_comes_twice() {
+    let gateway = inside();
+    let (seen, on_connection) = (Deliveries::default(), Mutex::new(HashMap::<u64, u32>::new()));
+    let deliveries = seen.clone();
+    let upstream = Upstream::inside(&gateway.network, "app:1", move |request| {
+        deliveries.add(request.target());
+        let mut counts = on_connection.lock().unwrap();
+        let count = counts.entry(request.connection).or_default();
+        *count += 1;
+        if *count == 2 { vec![Step::ReadBody, Step::Close] } else { ok("fine") }
+    });
+    let mut client = gateway.client().await;
+    let mut lost = 0;
+    for number in 0..10_000 {
+        let method = if number % 3 == 0 { Method::POST } else { Method::GET };
+        let response = client.send(numbered(method.clone(), number)).await;
+        match (method, response.status().as_u16()) {
+            (Method::GET, 200) => assert!(seen.of(number) <= 2),
+            (Method::POST, 200) => assert_eq!(seen.of(number), 1),
+            (Method::POST, 502) => {
+                assert_eq!(
+                    (seen.of(number), &response.headers()["naka-reason"]),
+                    (1, &"upstream_reset".parse().unwrap())
+                );
+                lost += 1;
+            }
+            (method, status) => panic!("{method} {number}: {status}"),
+        }
+    }
+    assert!(lost > 500 && upstream.connections() > 2000, "it did happen: {lost}");
+}
+
+/// Over sockets: the endpoint closes after each answer without a word, so that it is a matter of microseconds
+/// whether the gateway knows.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_10_000_requests_to_an_endpoint_that_closes_after_each_no_get_is_lost_and_no_post_comes_twice() {
+    let seen = Deliveries::default();
+    let deliveries = seen.clone();
+    let upstream = Upstream::start(move |request| {
+        deliveries.add(request.target());
+        let mut steps = ok("fine");
+        steps.push(Step::Close);
+        steps
+    })
+    .await;
+    let process = Process::start(&CONFIG.replace("UPSTREAM", upstream.address())).await;
+    let mut clients = JoinSet::new();
+    for first in 0..20 {
+        let (address, seen) = (process.public, seen.clone());
+        clients.spawn(async move {
+            let mut client = Client::over(address).await;
+            for number in (first * 500)..(first + 1) * 500 {
+                let method = if number % 2 == 0 { Method::POST } else { Method::GET };
+                let status = client.send(numbered(method.clone(), number)).await.status();
+                assert!(
+                    status == 200 || (method == Method::POST && status == 502),
+                    "{method} {number}: {status}"
+                );
+                let most = if method == Method::POST { 1 } else { 2 };
+                assert!((1..=most).contains(&seen.of(number)) || status == 502, "{method} {number}");
+                assert!(seen.of(number) <= most, "{method} {number} came {} times", seen.of(number));
+            }
+        });
+    }
+    while let Some(client) = clients.join_next().await {
+        client.unwrap();
+    }
+}
+
+/// What an endpoint sends without being asked is nobody's answer.
+#[tokio::test(start_paused = true)]
+async fn nothing_of_one_response_reaches_another_request() {
+    let gateway = inside();
+    let extra = "HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\npoison";
+    let asked = AtomicU64::new(0);
+    let upstream = Upstream::inside(&gateway.network, "app:1", move |request| {
+        let body = request.target().to_owned();
+        let own = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+        match asked.fetch_add(1, SeqCst) % 4 {
+            0 => vec![Step::ReadBody, Step::send(format!("{own}{extra}"))],
+            1 => vec![Step::ReadBody, Step::send(own), Step::send(extra)],
+            2 => {
+                let late =
+                    format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}{extra}{extra}", body.len());
+                vec![Step::ReadBody, Step::send(late), Step::Wait(std::time::Duration::from_millis(1))]
+            }
+            _ => vec![Step::ReadBody, Step::send(own)],
+        }
+    });
+    let mut clients = Vec::new();
+    for _ in 0..4 {
+        clients.push(gateway.client().await);
+    }
+    for number in 0..2000 {
+        let method = if number % 5 == 0 { Method::POST } else { Method::GET };
+        let client = &mut clients[usize::try_from(number % 4).unwrap()];
+        let response = client.send(numbered(method.clone(), number)).await;
+        let is_lost = method == Method::POST && response.status() == 502;
+        assert!(is_lost || **response.body() == *format!("/{number}").as_bytes(), "{response:?}");
+    }
+    assert!(upstream.connections() > 100, "such connections are closed: {}", upstream.connections());
+}
+
+/// The bodies of HEAD and 304 are not there, whatever their lengths say: what follows is another response.
+#[tokio::test(start_paused = true)]
+async fn responses_without_bodies_leave_connections_as_they_were() {
+    let gateway = inside();
+    let upstream = Upstream::inside(&gateway.network, "app:1", |request| match request.target() {
+        "/head" => vec![Step::ReadBody, Step::send("HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n")],
+        "/304" => vec![Step::ReadBody, Step::send("HTTP/1.1 304 Same\r\ncontent-length: 100\r\n\r\n")],
+        "/204" => vec![Step::ReadBody, Step::send("HTTP/1.1 204 None\r\n\r\n")],
+        _ => ok("fine"),
+    });
+    let mut client = gateway.client().await;
+    for _ in 0..50 {
+        let mut head = get("/head");
+        *head.method_mut() = Method::HEAD;
+        assert_eq!(client.send(head).await.status(), 200);
+        assert_eq!(client.send(get("/304")).await.status(), 304);
+        assert_eq!(client.send(get("/204")).await.status(), 204);
+        assert_eq!(client.send(get("/")).await.body(), "fine");
+    }
+    assert_eq!(upstream.connections(), 1);
+}
