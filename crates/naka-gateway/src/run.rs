@@ -67,7 +67,6 @@ async fn start(entry: &Path, metrics: Arc<Metrics>) -> Result<(), Failure> {
     }
     let config = Arc::clone(&first.generation.config);
     let (workers_count, hash) = (first.generation.workers.len(), first.generation.hash());
-    first.generation.state.start();
     let in_force = InForce::new(first.generation);
     let shared = Shared::new(Arc::clone(&in_force), Arc::clone(&metrics), workers_count);
     let workers =
@@ -82,6 +81,7 @@ async fn start(entry: &Path, metrics: Arc<Metrics>) -> Result<(), Failure> {
     let addresses = config.listeners.values().map(|listener| listener.listen);
     let bound = addresses.map(|address| workers.bind(address, &[]).map_err(cannot(address)));
     let bound = bound.collect::<Result<Vec<_>, _>>()?;
+    in_force.with(|generation| generation.state.start()); // Not before: what does not come up asks nobody.
     let reloader =
         Reloader::new(entry, first.sources, Arc::clone(&in_force), Arc::clone(&metrics), Connector::Tcp);
     let (reload, requests) = mpsc::channel(16);

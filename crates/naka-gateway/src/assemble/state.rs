@@ -8,8 +8,9 @@ use naka::{
     context::ApiVersion,
     fault::FaultLayer,
     forward_auth::ForwardAuthLayer,
+    health::Health,
     idempotency::{IdempotencyLayer, Scope as KeyScope, by_caller},
-    jwt::{Algorithm, JwtLayer, KeySet, Keys, KeysError},
+    jwt::{Algorithm, JwtLayer, KeyDriver, KeySet, Keys, KeysError},
     reject::Head,
     version::VersionLayer,
 };
@@ -19,7 +20,8 @@ use super::{
     convert::{
         balance_config, basic_auth_config, bulkhead_layer, bulkhead_reconfigured, circuit_breaker_config,
         circuit_breaker_layer, cors_rules, fault_config, fetch_config, forward_auth_config, hash_of,
-        idempotency_config, jwt_config, rate_limit_layer, rate_limit_reconfigured, target, versioning,
+        health_config, idempotency_config, jwt_config, rate_limit_layer, rate_limit_reconfigured, target,
+        versioning,
     },
     upstream_of,
 };
@@ -27,13 +29,15 @@ use crate::{
     carry::{Carried, Change, Steps},
     config::checked::{
         Balance, BasicAuth, Bulkhead, CircuitBreaker, Config, Destination, Endpoint, Enforce, Fault, Fetch,
-        ForwardAuth, Idempotency, Jwt, JwtKeys, Name, Policy, PolicyKind, RateLimit, Scope, Versions,
+        ForwardAuth, HealthCheck, Idempotency, Jwt, JwtKeys, Name, Policy, PolicyKind, RateLimit, Scope,
+        Versions,
     },
     control::{AskAuthority, FetchKeys, TellKeys},
     observe::PolicyMetrics,
+    probe::Probe,
     state::{
-        Authorities, Balancers, Breakers, Bulkheads, Fetching, Kept, Passwords, RateLimits, State, Tokens,
-        versions_name,
+        Authorities, Background, Balancers, Breakers, Bulkheads, Checks, HealthChecks, Kept, Passwords,
+        RateLimits, State, Tokens, versions_name,
     },
     transform::Matched,
     upstream::Pool,
@@ -51,6 +55,7 @@ pub(super) fn carry(
 ) -> Result<State, Vec<Wrong>> {
     none_of(wrong_cors(config))?;
     let mut step = Step { config, before, around, report };
+    let balancers = step.balancers();
     Ok(State {
         rate_limits: step.rate_limits(),
         bulkheads: step.bulkheads(),
@@ -61,7 +66,8 @@ pub(super) fn carry(
         breakers: step.breakers(),
         faults: step.faults(),
         versions: step.versions()?,
-        balancers: step.balancers(),
+        checks: step.checks(&balancers),
+        balancers,
         pools: step.pools(),
     })
 }
@@ -315,6 +321,36 @@ impl Step<'_> {
         self.next(&self.before.balancers, wanted.collect(), &steps)
     }
 
+    /// Whoever checks the endpoints of these balancers.
+    fn checks(&mut self, balancers: &Balancers) -> HealthChecks {
+        type Wanted = (HealthCheck, (Balance, Vec<Endpoint>));
+        let around = self.around;
+        let off = BalanceLayer::off();
+        let balancer = |upstream: &Name| balancers.get(upstream).unwrap_or(&off);
+        let probe = |check: &HealthCheck, endpoints: &[Endpoint]| {
+            Probe::new(check.probe.clone(), endpoints, around.connector.clone())
+        };
+        let steps = Steps {
+            make: &|upstream, (check, (_, endpoints)): &Wanted| {
+                let (probe, metrics) = (probe(check, endpoints), around.metrics.upstream(upstream));
+                let (health, driver) =
+                    Health::observed(health_config(check), balancer(upstream), probe, metrics);
+                Checks { upstream: Arc::clone(upstream), health, checking: Background::new(driver.run()) }
+            },
+            change: &|checks, (check, (_, endpoints))| {
+                let (balancer, probe) = (balancer(&checks.upstream), probe(check, endpoints));
+                let health = checks.health.reconfigured(health_config(check), balancer, probe);
+                Checks { health, ..checks.clone() }
+            },
+            is_same: &|_, _| true,
+        };
+        let wanted = self.config.upstreams.iter().filter_map(|(name, upstream)| {
+            let balancer = (upstream.balance.clone(), upstream.endpoints.clone());
+            Some((Arc::clone(name), (upstream.health_check.clone()?, balancer)))
+        });
+        self.next(&self.before.checks, wanted.collect(), &steps)
+    }
+
     /// For each worker; all have the same.
     fn pools(&mut self) -> Vec<Carried<(), Arc<Pool>>> {
         let steps = Steps {
@@ -398,14 +434,14 @@ impl Source {
     }
 
     /// Keys of a policy that is new, and whoever fetches them.
-    fn keys(&self, policy: &Name, around: &Surroundings<'_>) -> (Keys, Option<Arc<Fetching>>) {
+    fn keys(&self, policy: &Name, around: &Surroundings<'_>) -> (Keys, Option<Arc<Background>>) {
         match self {
             Self::Set(set) => (Keys::fixed(set.clone()), None),
             Self::Url(url, fetch) => {
                 let service = FetchKeys::new(Arc::clone(url), around.connector.clone());
                 let (keys, driver) = Keys::fetched(service, fetch_config(fetch));
                 let tell = TellKeys::new(policy, url, &keys);
-                (keys, Some(Fetching::new(driver, tell)))
+                (keys, Some(fetching(driver, tell)))
             }
         }
     }
@@ -430,9 +466,14 @@ fn refetched(tokens: &Tokens, source: &JwtKeys, around: &Surroundings<'_>) -> To
     Tokens {
         policy: Arc::clone(&tokens.policy),
         layer: tokens.layer.rekeyed(&keys),
-        fetching: Some(Fetching::new(driver, tell)),
+        fetching: Some(fetching(driver, tell)),
         source: source.clone(),
     }
+}
+
+/// Fetches keys, and says what becomes of it.
+fn fetching(driver: KeyDriver<FetchKeys>, tell: TellKeys) -> Arc<Background> {
+    Background::new(async { _ = tokio::join!(tell.run(), driver.run()) })
 }
 
 /// Every account that policies need: its identity, and its policy.

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use http::{HeaderName, HeaderValue, Method, StatusCode, Uri};
+use http::{HeaderName, HeaderValue, Method, StatusCode, Uri, uri::PathAndQuery};
 use ipnet::IpNet;
 use serde_json::{Value as Json, json};
 
@@ -280,6 +280,73 @@ impl Scalar for StatusCode {
 
     fn schema() -> Json {
         json!({"type": "integer", "minimum": 200, "maximum": 599})
+    }
+}
+
+/// Some statuses: `204`, `200-299`, `2xx`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Statuses(pub(crate) u16, pub(crate) u16);
+
+impl Scalar for Statuses {
+    const WHAT: &'static str = "statuses such as `200`, `200-299` or `2xx`";
+
+    fn parse(text: Text<'_>) -> Result<Self, Wrong> {
+        let number = |text: &str| text.parse().ok().filter(|number| (200..=599).contains(number));
+        let text = text.text;
+        let found = match (text.strip_suffix("xx"), text.split_once('-')) {
+            (Some(hundred), _) => number(&format!("{hundred}00")).map(|first| Self(first, first + 99)),
+            (_, Some((first, last))) => {
+                number(first.trim()).zip(number(last.trim())).map(|(a, b)| Self(a, b))
+            }
+            _ => number(text).map(|one| Self(one, one)),
+        };
+        match found {
+            Some(Self(first, last)) if first > last => {
+                Err(Wrong::new(format!("{} ends before it begins", quoted(text)))
+                    .help(format!("write `{last}-{first}`")))
+            }
+            Some(found) => Ok(found),
+            None => Err(Wrong::new(format!("{} is no final status, and no range of them", quoted(text)))
+                .help("write `200`, `200-299` or `2xx`, from 200 to 599")),
+        }
+    }
+
+    fn schema() -> Json {
+        json!({"anyOf": [
+            {"type": "integer", "minimum": 200, "maximum": 599},
+            {"type": "string", "pattern": "^([2-5][0-9]{2}(-[2-5][0-9]{2})?|[2-5]xx)$"},
+        ]})
+    }
+}
+
+/// What a request of our own asks for: a path, and perhaps a query.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct OriginForm(pub(crate) PathAndQuery);
+
+impl Scalar for OriginForm {
+    const WHAT: &'static str = "a path such as `/healthz`";
+
+    fn parse(text: Text<'_>) -> Result<Self, Wrong> {
+        let text = text.text;
+        let wrong = || Wrong::new(format!("{} is not a path", quoted(text)));
+        if text.contains("://") {
+            return Err(wrong().help("write the path alone, such as `/healthz`"));
+        }
+        if !text.starts_with('/') {
+            return Err(wrong().help("it begins with `/`: `/healthz`"));
+        }
+        if text.contains('#') {
+            return Err(wrong().help("write what stands before `#`: the rest is never sent"));
+        }
+        // Longer than any server takes.
+        match text.parse() {
+            Ok(path) if text.len() <= 2048 => Ok(Self(path)),
+            _ => Err(wrong().help("write visible ASCII, at most 2048 of it, and other bytes as `%20`")),
+        }
+    }
+
+    fn schema() -> Json {
+        json!({"type": "string", "pattern": "^/", "examples": ["/healthz", "/ready?deep=1"]})
     }
 }
 
