@@ -110,11 +110,14 @@ impl Round {
     /// Begins what is due, as far as there is room; the one that waits the longest first.
     fn begin(&mut self) {
         let now = Instant::now();
+        let (random, plan) = (&self.shared.random, &self.plan);
+        let interval_of = |standing| plan.config.interval_of(standing);
         while self.under_way.len() < MAX_AT_ONCE && self.due.first().is_some_and(|(due, _)| *due <= now) {
             let Some((_, address)) = self.due.pop_first() else { return };
             let mut table = self.shared.table();
             let Some(record) = table.records.get_mut(&address) else { continue };
             record.begun = Some(now);
+            record.due = now + schedule::next(interval_of(record.tally.standing), random.draw());
             let endpoint = record.endpoint.clone();
             drop(table); // The probe is somebody else's.
             let (within, probing) = (self.plan.config.timeout, (self.plan.probe)(endpoint));

@@ -465,15 +465,16 @@ impl Record {
             self.last_failure = Some(LastFailure { why: Arc::clone(why), at: now });
         }
         let (from, to) = (before.standing, self.tally.standing);
+        // Also if it is so already: whoever else touched it, it is right again with the next check.
+        match to {
+            Standing::Unhealthy => self.endpoint.withdraw(Absence::Unhealthy),
+            Standing::Healthy => self.endpoint.restore(Absence::Unhealthy, now),
+            Standing::Unknown => {}
+        }
         if from == to {
             return None;
         }
         self.since = now;
-        match (from, to) {
-            (_, Standing::Unhealthy) => self.endpoint.withdraw(Absence::Unhealthy),
-            (Standing::Unhealthy, _) => self.endpoint.restore(Absence::Unhealthy, now),
-            _ => {}
-        }
         let checks = self.tally.passes.max(self.tally.failures);
         Some(Change { endpoint: self.endpoint.clone(), from, to, checks, why })
     }
