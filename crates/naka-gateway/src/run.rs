@@ -81,7 +81,6 @@ async fn start(entry: &Path, metrics: Arc<Metrics>) -> Result<(), Failure> {
     let addresses = config.listeners.values().map(|listener| listener.listen);
     let bound = addresses.map(|address| workers.bind(address, &[]).map_err(cannot(address)));
     let bound = bound.collect::<Result<Vec<_>, _>>()?;
-    in_force.with(|generation| generation.state.start()); // Not before: what does not come up asks nobody.
     let reloader =
         Reloader::new(entry, first.sources, Arc::clone(&in_force), Arc::clone(&metrics), Connector::Tcp);
     let (reload, requests) = mpsc::channel(16);
@@ -97,7 +96,9 @@ async fn start(entry: &Path, metrics: Arc<Metrics>) -> Result<(), Failure> {
         let name = bound.name;
         bound.open().map_err(cannot(name))
     });
-    for open in open.collect::<Result<Vec<_>, _>>()? {
+    let open = open.collect::<Result<Vec<_>, _>>()?;
+    admin.in_force.with(|generation| generation.state.start()); // Not before: what does not come up asks nobody.
+    for open in open {
         workers.accept(open);
     }
     if let Some((address, socket)) = admin_socket {

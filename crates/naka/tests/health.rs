@@ -449,3 +449,42 @@ async fn of_a_failure_a_part_is_kept() {
     sleep(seconds(2)).await;
     assert_eq!(health.of("a:1").unwrap().last_failure.unwrap().why.len(), 256);
 }
+
+/// Whoever changes what is checked, while it is, on several threads.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn changes_from_all_sides_stop_nothing_and_leave_nobody_out() {
+    let (layer, script) = (BalanceLayer::new(["a:1", "b:1"]), Script::default());
+    for number in 0..8 {
+        script.says(&format!("e{number}:1"), Does::Fail);
+    }
+    let mut config = HealthConfig::default();
+    config.interval = Duration::from_millis(100);
+    let (health, driver) = Health::new(config, &layer, script.clone());
+    let driver = tokio::spawn(driver.run());
+    let known = Arc::new(Mutex::new(Vec::new()));
+    let changes = (0..4).map(|task| {
+        let (layer, health, script) = (layer.clone(), health.clone(), script.clone());
+        let known = Arc::clone(&known);
+        tokio::spawn(async move {
+            for turn in 0..200 {
+                let (one, other) = (format!("e{}:1", (task + turn) % 8), format!("e{}:1", turn % 5));
+                layer.update([&*one, &*other]);
+                known.lock().unwrap().extend(layer.endpoints());
+                health.reconfigured(config, &layer, script.clone()).put_in_force();
+                assert!(health.endpoints().len() <= 2);
+                sleep(Duration::from_millis(1)).await;
+            }
+        })
+    });
+    for change in changes.collect::<Vec<_>>() {
+        change.await.unwrap();
+    }
+    // It goes on: the last of them are found to be sick.
+    while !layer.endpoints().iter().all(|endpoint| is_out(&layer, endpoint.address())) {
+        sleep(Duration::from_millis(10)).await;
+    }
+    driver.abort();
+    assert!(driver.await.unwrap_err().is_cancelled());
+    drop(health);
+    assert!(known.lock().unwrap().iter().all(|endpoint| endpoint.absences().next().is_none()));
+}

@@ -291,13 +291,12 @@ impl Scalar for Statuses {
     const WHAT: &'static str = "statuses such as `200`, `200-299` or `2xx`";
 
     fn parse(text: Text<'_>) -> Result<Self, Wrong> {
-        let number = |text: &str| text.parse().ok().filter(|number| (200..=599).contains(number));
         let text = text.text;
+        let number =
+            |text: &str| text.parse().ok().filter(|number| text.len() == 3 && (200..=599).contains(number));
         let found = match (text.strip_suffix("xx"), text.split_once('-')) {
             (Some(hundred), _) => number(&format!("{hundred}00")).map(|first| Self(first, first + 99)),
-            (_, Some((first, last))) => {
-                number(first.trim()).zip(number(last.trim())).map(|(a, b)| Self(a, b))
-            }
+            (_, Some((first, last))) => number(first).zip(number(last)).map(|(a, b)| Self(a, b)),
             _ => number(text).map(|one| Self(one, one)),
         };
         match found {

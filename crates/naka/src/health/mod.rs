@@ -22,7 +22,8 @@
 //!
 //! # The probe
 //! It is a service: an [`Endpoint`] in, and `Ok(())` out if it is well, or an error that says why it is not. There
-//! is no client in here. It is asked whether it is ready, as part of the check, and cloned for each.
+//! is no client in here. It is asked whether it is ready, as part of the check, and cloned for each. It must not hold a
+//! [`Health`] that it is of: neither would ever end.
 //!
 //! # Units and limits
 //! Intervals between 100 ms and a day, a timeout from 1 ms up to the shorter interval; thresholds of at least 1;
