@@ -283,6 +283,19 @@ async fn r3_7_an_operator_forces_breakers_and_takes_endpoints_out_and_in() {
     assert!(refused[1].1.contains("`do` is one of maintenance, drain, restore, force_open"), "{refused:?}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn r10_3_an_endpoint_that_passes_its_checks_and_fails_its_requests_is_degraded() {
+    let gateway = Inside::new(&FLEET.replace("timeouts:", "health_check: {type: tcp}\n    timeouts:"));
+    let [_a, (status, _b), _c] = fleet(&gateway);
+    status.store(503, SeqCst);
+    assert_eq!(failed(&gateway, 30).await, 3);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let generation = gateway.generation();
+    let health = &generation.state.checks.get("app").unwrap().health;
+    let said = ["a:1", "b:1", "c:1"].map(|address| health.of(address).unwrap().condition.word());
+    assert_eq!(said, ["healthy", "degraded", "healthy"]);
+}
+
 async fn post(gateway: &Inside, target: &str) -> (u16, String) {
     let (mut ours, theirs) = tokio::io::duplex(1 << 16);
     tokio::spawn(naka_gateway::admin::serve_connection(gateway.admin(), theirs));

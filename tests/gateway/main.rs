@@ -18,6 +18,7 @@ mod drain;
 mod explaining;
 mod forwarding;
 mod guards;
+mod health;
 mod isolation;
 mod limits;
 mod reload;

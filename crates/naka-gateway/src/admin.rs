@@ -35,10 +35,11 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use naka::{
-    balance::BalanceLayer,
+    balance::{Absence, BalanceLayer, Endpoint},
     bulkhead::Counts,
     circuit_breaker::{CircuitBreakerLayer, Phase},
     clock::Now,
+    health::{Condition, EndpointHealth, Health},
     retry::Balance,
 };
 use serde_json::{Value, json};
@@ -52,6 +53,7 @@ use tracing::debug;
 use crate::{
     ask::Asked,
     by_hand,
+    carry::Carried,
     config::checked::{Config, Destination, Name},
     connection::Stream,
     explain::explain,
@@ -59,7 +61,8 @@ use crate::{
     observe::{Metrics, PolicyMetrics, ReloadResult},
     patience::{Patience, Patient, Progress},
     reload::Status,
-    state::{State, breakers_name},
+    state::{Checks, State, breakers_name},
+    upstream::Pool,
     versions,
 };
 
@@ -251,7 +254,7 @@ impl Admin {
             .flat_map(|(name, levels)| levels.iter().map(|(level, value)| (&**name, *level, *value)));
         let of_endpoints = state.endpoint_breakers.iter().map(|(upstream, breakers)| {
             let endpoints = state.balancers.get(upstream).map(BalanceLayer::endpoints).unwrap_or_default();
-            let is_closed = |endpoint: &naka::balance::Endpoint| {
+            let is_closed = |endpoint: &Endpoint| {
                 let breaker = breakers.breaker(endpoint.address());
                 breaker.is_none_or(|breaker| breaker.snapshot(now).phase == Phase::Closed)
             };
@@ -280,6 +283,8 @@ impl Admin {
             .chain(of_endpoints)
             .chain(budgets);
         self.metrics.levels(all.chain(waiting(state).map(|it| (&**it.identity, it.level, it.count))));
+        self.metrics
+            .endpoints(conditions(state).iter().map(|(name, state, count)| (&**name, *state, *count)));
     }
 
     async fn reload(&self) -> Answer {
@@ -362,23 +367,59 @@ fn upstreams(generation: &Generation) -> Value {
     let now = Now::read();
     let of = |name: &str| {
         let endpoints = generation.state.balancers.get(name).map(BalanceLayer::endpoints).unwrap_or_default();
-        let endpoint = |endpoint: &naka::balance::Endpoint| {
-            let identity = format!("{name} {}", endpoint.address());
-            let idle = |pools: &crate::carry::Carried<(), Arc<crate::upstream::Pool>>| {
-                pools.get(&identity).map_or(0, |pool| pool.idle())
-            };
-            json!({
-                "address": &**endpoint.address(),
-                "weight": endpoint.target().weight,
-                "in_flight": endpoint.in_flight(),
-                "absences": endpoint.absences().map(|it| format!("{it:?}").to_lowercase()).collect::<Vec<_>>(),
-                "breaker": endpoint.gate().map(|gate| gate.explain(now)),
-                "idle_connections": generation.state.pools.iter().map(idle).sum::<usize>(),
-            })
-        };
-        Value::Array(endpoints.iter().map(endpoint).collect())
+        let health = generation.state.checks.get(name).map(|checks| &checks.health);
+        Value::Array(endpoints.iter().map(|it| endpoint(generation, name, it, health, now)).collect())
     };
     Value::Object(generation.config.upstreams.keys().map(|name| (name.to_string(), of(name))).collect())
+}
+
+/// One endpoint: a key for each thing that is known of it.
+fn endpoint(
+    generation: &Generation,
+    upstream: &str,
+    endpoint: &Endpoint,
+    health: Option<&Health>,
+    now: Now,
+) -> Value {
+    let identity = format!("{upstream} {}", endpoint.address());
+    let idle = |pools: &Carried<(), Arc<Pool>>| pools.get(&identity).map_or(0, |pool| pool.idle());
+    let mut it = json!({
+        "address": &**endpoint.address(),
+        "weight": endpoint.target().weight,
+        "in_flight": endpoint.in_flight(),
+        "idle_connections": generation.state.pools.iter().map(idle).sum::<usize>(),
+        "absences": endpoint.absences().map(Absence::word).collect::<Vec<_>>(),
+    });
+    if let Some(gate) = endpoint.gate() {
+        it["breaker"] = gate.explain(now).into();
+    }
+    if let Some(health) = health.and_then(|health| health.of(endpoint.address())) {
+        it["health"] = of_health(&health, now);
+    }
+    it
+}
+
+fn of_health(health: &EndpointHealth, now: Now) -> Value {
+    let ago = |then: Now| now.since_ns(then.instant()) / 1_000_000_000;
+    let failure = health.last_failure.as_ref();
+    json!({
+        "state": health.condition.word(),
+        "checks_say": health.standing.word(),
+        "since_s": ago(health.since),
+        "passes": health.passes,
+        "failures": health.failures,
+        "last_failure": failure.map(|it| json!({"why": &*it.why, "ago_s": ago(it.at)})),
+    })
+}
+
+/// How many endpoints each upstream that is checked has of each state.
+fn conditions(state: &State) -> Vec<(Name, &'static str, usize)> {
+    let of = |(upstream, checks): (&Name, &Checks)| {
+        let all = checks.health.endpoints();
+        let count = |condition| all.iter().filter(|it| it.condition == condition).count();
+        Condition::ALL.map(|condition| (Arc::clone(upstream), condition.word(), count(condition)))
+    };
+    state.checks.iter().flat_map(of).collect()
 }
 
 fn policies(generation: &Generation) -> Value {

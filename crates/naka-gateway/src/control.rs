@@ -45,6 +45,9 @@ use crate::{
     upstream::{Body, Client, Connector, Pool},
 };
 
+/// What the gateway calls itself where it asks on its own account.
+pub(crate) const WHO: &str = concat!("naka/", env!("CARGO_PKG_VERSION"));
+
 /// Fetches a JWK set (RFC 7517) from one place.
 #[derive(Clone)]
 pub struct FetchKeys {
@@ -147,7 +150,7 @@ async fn ask(
     let request = Request::get(target)
         .header(HOST, host)
         .header(ACCEPT, "application/jwk-set+json, application/json")
-        .header(USER_AGENT, concat!("naka/", env!("CARGO_PKG_VERSION")))
+        .header(USER_AGENT, WHO)
         .body(Empty::<Bytes>::new())?;
     let exchange = async {
         let response = sender.send_request(request).await?;
@@ -158,11 +161,16 @@ async fn ask(
         let body = Limited::new(response.into_body(), MAX_BYTES).collect().await?.to_bytes();
         Ok::<_, BoxError>(Fetched { body, max_age })
     };
-    // The connection is driven here and ends here: nothing is left behind by who gives up.
+    over(connection, exchange).await
+}
+
+/// An exchange over a connection of its own, which is driven here and ends here: nothing is left behind by who
+/// gives up.
+pub(crate) async fn over<T>(connection: impl Future, exchange: impl Future<Output = T>) -> T {
     let (mut exchange, mut connection) = (pin!(exchange), pin!(connection));
     tokio::select! {
         biased;
-        fetched = &mut exchange => return fetched,
+        result = &mut exchange => return result,
         _ = &mut connection => {}
     }
     exchange.await // What came before the connection ended is still to be read.

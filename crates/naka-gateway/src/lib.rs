@@ -27,6 +27,7 @@ pub mod live;
 pub mod observe;
 pub mod patience;
 pub mod prepare;
+pub mod probe;
 pub mod random;
 pub mod reload;
 pub mod route;

@@ -16,7 +16,9 @@ use std::{
 
 use http::StatusCode;
 use naka::{
+    balance::Absence,
     circuit_breaker::{Phase, Transition},
+    health::{Change, Standing},
     observe::Observer,
     reject::Rejection,
     retry::Stop,
@@ -32,7 +34,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use tracing::info;
+use tracing::{debug, info, warn};
 
 use crate::{config::checked::Name, seldom::Seldom};
 
@@ -45,6 +47,8 @@ pub struct Metrics {
     rejections: Family<RejectionLabels, Counter>,
     policies: Family<PolicyLabels, Counter>,
     levels: Family<LevelLabels, Gauge>,
+    endpoints: Family<EndpointLabels, Gauge>,
+    checks: Family<CheckLabels, Counter>,
     reloads: Family<ReloadLabels, Counter>,
     config: Family<ConfigLabels, Gauge>,
     generation: Gauge,
@@ -61,6 +65,7 @@ pub struct Metrics {
 struct Labelled {
     routes: BTreeSet<Name>,
     policies: BTreeSet<Name>,
+    upstreams: BTreeSet<Name>,
     rejections: BTreeSet<RejectionLabels>,
 }
 
@@ -95,6 +100,18 @@ struct LevelLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EndpointLabels {
+    upstream: String,
+    state: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CheckLabels {
+    upstream: String,
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReloadLabels {
     result: &'static str,
 }
@@ -106,6 +123,7 @@ struct ConfigLabels {
 
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 const CANCELLED: &str = "cancelled";
+const RESULTS: [&str; 2] = ["passed", "failed"];
 const OUTCOMES: [&str; 11] = [
     "admitted",
     "rejected",
@@ -130,6 +148,8 @@ impl Metrics {
             rejections: Family::default(),
             policies: Family::default(),
             levels: Family::default(),
+            endpoints: Family::default(),
+            checks: Family::default(),
             reloads: Family::default(),
             config: Family::default(),
             generation: Gauge::default(),
@@ -154,6 +174,12 @@ impl Metrics {
         registry.register("rejections", "Requests the gateway itself refused", self.rejections.clone());
         registry.register("policy_decisions", "What each policy decided", self.policies.clone());
         registry.register("policy_level", "What each policy holds now", self.levels.clone());
+        registry.register(
+            "upstream_endpoints",
+            "Endpoints of upstreams with health checks, by how they are",
+            self.endpoints.clone(),
+        );
+        registry.register("health_checks", "Health checks that have ended", self.checks.clone());
         registry.register("reloads", "Changes of the configuration, by result", self.reloads.clone());
         registry.register("config_info", "The texts in force, by their hash", self.config.clone());
         registry.register("generation", "The generation in force", self.generation.clone());
@@ -221,12 +247,27 @@ impl Metrics {
         Arc::clone(&self.bodies)
     }
 
-    /// Forgets everything about routes and policies that are none of these.
-    pub fn keep(&self, is_route: impl Fn(&str) -> bool, is_policy: impl Fn(&str) -> bool) {
+    /// The handles of one upstream, whose endpoints are checked.
+    pub fn upstream(&self, upstream: &Name) -> UpstreamMetrics {
+        self.labelled(|labelled| labelled.upstreams.insert(Arc::clone(upstream)));
+        let [passed, failed] = RESULTS.map(|result| {
+            self.checks.get_or_create_owned(&CheckLabels { upstream: upstream.to_string(), result })
+        });
+        UpstreamMetrics { upstream: Arc::clone(upstream), passed, failed }
+    }
+
+    /// Forgets everything about routes, policies and checked upstreams that are none of these.
+    pub fn keep(
+        &self,
+        is_route: impl Fn(&str) -> bool,
+        is_policy: impl Fn(&str) -> bool,
+        is_checked: impl Fn(&str) -> bool,
+    ) {
         let is_nothing_or = |name: &str, is: &dyn Fn(&str) -> bool| name.is_empty() || is(name);
         self.labelled(|labelled| {
             labelled.routes.retain(|route| is_route(route) || self.forget_route(route));
             labelled.policies.retain(|policy| is_policy(policy) || self.forget_policy(policy));
+            labelled.upstreams.retain(|upstream| is_checked(upstream) || self.forget_checks(upstream));
             labelled.rejections.retain(|labels| {
                 let is_known =
                     is_nothing_or(&labels.route, &is_route) && is_nothing_or(&labels.policy, &is_policy);
@@ -248,6 +289,14 @@ impl Metrics {
     fn forget_policy(&self, policy: &Name) -> bool {
         for outcome in OUTCOMES {
             self.policies.remove(&PolicyLabels { policy: policy.to_string(), outcome });
+        }
+        false
+    }
+
+    /// Always false: nothing is kept.
+    fn forget_checks(&self, upstream: &Name) -> bool {
+        for result in RESULTS {
+            self.checks.remove(&CheckLabels { upstream: upstream.to_string(), result });
         }
         false
     }
@@ -279,6 +328,15 @@ impl Metrics {
         for (policy, level, value) in all {
             let labels = LevelLabels { policy: policy.to_owned(), level };
             self.levels.get_or_create(&labels).set(i64::try_from(value).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// Says how many endpoints each upstream has of each state; nothing is known of any other.
+    pub fn endpoints<'a>(&self, all: impl Iterator<Item = (&'a str, &'static str, usize)>) {
+        self.endpoints.clear();
+        for (upstream, state, count) in all {
+            let labels = EndpointLabels { upstream: upstream.to_owned(), state };
+            self.endpoints.get_or_create(&labels).set(i64::try_from(count).unwrap_or(i64::MAX));
         }
     }
 
@@ -445,6 +503,40 @@ impl Observer for EndpointMetrics {
         let Self { upstream, endpoint, .. } = self;
         let (from, to) = (from.word(), to.word());
         info!(%upstream, %endpoint, from, to, ?cause, "the circuit breaker of an endpoint has changed");
+    }
+}
+
+/// The handles of one upstream: what its health checks report to.
+#[derive(Debug)]
+pub struct UpstreamMetrics {
+    upstream: Name,
+    passed: Counter,
+    failed: Counter,
+}
+
+impl Observer for UpstreamMetrics {
+    fn checked(&self, is_passed: bool) {
+        if is_passed { &self.passed } else { &self.failed }.inc();
+    }
+
+    fn health_changed(&self, change: &Change) {
+        let Change { endpoint, from, to, checks, why, .. } = change;
+        let (upstream, cause) = (&self.upstream, why.as_deref().unwrap_or_default());
+        let is_on_purpose =
+            endpoint.absences().any(|absence| matches!(absence, Absence::Draining | Absence::Maintenance));
+        let endpoint = endpoint.address();
+        match (from, to) {
+            (_, Standing::Unhealthy) if is_on_purpose => {
+                info!(%upstream, %endpoint, cause, failures = checks, "an endpoint that is taken out is unhealthy");
+            }
+            (_, Standing::Unhealthy) => {
+                warn!(%upstream, %endpoint, cause, failures = checks, "an endpoint is unhealthy");
+            }
+            (Standing::Unhealthy, _) => {
+                info!(%upstream, %endpoint, passes = checks, "an endpoint is healthy again");
+            }
+            _ => debug!(%upstream, %endpoint, "an endpoint is healthy"),
+        }
     }
 }
 

@@ -286,6 +286,7 @@ impl Reloader {
             self.metrics.keep(
                 |route| generation.config.routes.contains_key(route),
                 |policy| policies.contains(policy) || generation.config.policies.contains_key(policy),
+                |upstream| generation.state.checks.get(upstream).is_some(),
             );
         });
     }

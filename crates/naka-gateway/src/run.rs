@@ -67,7 +67,6 @@ async fn start(entry: &Path, metrics: Arc<Metrics>) -> Result<(), Failure> {
     }
     let config = Arc::clone(&first.generation.config);
     let (workers_count, hash) = (first.generation.workers.len(), first.generation.hash());
-    first.generation.state.start();
     let in_force = InForce::new(first.generation);
     let shared = Shared::new(Arc::clone(&in_force), Arc::clone(&metrics), workers_count);
     let workers =
@@ -97,7 +96,9 @@ async fn start(entry: &Path, metrics: Arc<Metrics>) -> Result<(), Failure> {
         let name = bound.name;
         bound.open().map_err(cannot(name))
     });
-    for open in open.collect::<Result<Vec<_>, _>>()? {
+    let open = open.collect::<Result<Vec<_>, _>>()?;
+    admin.in_force.with(|generation| generation.state.start()); // Not before: what does not come up asks nobody.
+    for open in open {
         workers.accept(open);
     }
     if let Some((address, socket)) = admin_socket {

@@ -3,6 +3,8 @@
 use std::{
     collections::BTreeSet,
     fmt,
+    future::Future,
+    pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -15,8 +17,9 @@ use naka::{
     clock::Now,
     fault::FaultLayer,
     forward_auth::ForwardAuthLayer,
+    health::Health,
     idempotency::IdempotencyLayer,
-    jwt::{JwtLayer, KeyDriver},
+    jwt::JwtLayer,
     rate_limit::RateLimitLayer,
     retry::Budget,
     version::{DAYS, VersionLayer},
@@ -26,10 +29,9 @@ use tokio::{task::AbortHandle, time::Instant};
 use crate::{
     carry::Carried,
     config::checked::{
-        Balance, BasicAuth, Bulkhead, CircuitBreaker, Endpoint, Enforce, Fault, ForwardAuth, Idempotency,
-        Jwt, JwtKeys, Name, RateLimit, RetryBudget, Versions,
+        Balance, BasicAuth, Bulkhead, CircuitBreaker, Endpoint, Enforce, Fault, ForwardAuth, HealthCheck,
+        Idempotency, Jwt, JwtKeys, Name, RateLimit, RetryBudget, Versions,
     },
-    control::{FetchKeys, TellKeys},
     observe::{EndpointMetrics, PolicyMetrics},
     upstream::Pool,
 };
@@ -61,6 +63,8 @@ pub struct State {
     pub retry_budgets: Carried<RetryBudget, Budget>,
     /// Balancers, by upstream.
     pub balancers: Balancers,
+    /// Whoever checks the health of endpoints, by upstream.
+    pub checks: HealthChecks,
     /// For each worker its pools, by upstream and address.
     pub pools: Vec<Carried<(), Arc<Pool>>>,
 }
@@ -87,6 +91,9 @@ pub struct Balancing {
 pub type Breaking = (CircuitBreaker, Enforce);
 /// Circuit breakers of endpoints, by upstream.
 pub type BreakersOfEndpoints = Carried<Breaking, EndpointBreakers<EndpointMetrics>>;
+/// Whoever checks the health of endpoints, by upstream. They act on the balancer of the same configuration, so
+/// what changes that one changes this.
+pub type HealthChecks = Carried<(HealthCheck, Balancing), Checks>;
 /// Circuit breakers, by identity.
 pub type Breakers = Carried<Breaking, CircuitBreakerLayer<Arc<PolicyMetrics>>>;
 /// Whoever checks passwords, by policy.
@@ -114,12 +121,18 @@ impl State {
             versions: Carried::new("versions", |_| Duration::from_hours(24 * u64::from(DAYS))),
             retry_budgets: Carried::new("retry_budget", |_| Duration::ZERO),
             balancers: Carried::new("balancer", |_| Duration::ZERO),
+            checks: Carried::new("health_check", |_| Duration::ZERO),
             pools: (0..workers).map(|_| Carried::new("pool", |_| Duration::ZERO)).collect(),
         }
     }
 
-    /// Begins to fetch keys that nobody fetches yet. Needs a runtime, on which that goes on.
+    /// This state is in force from now on: begins to fetch keys that nobody fetches yet, and to check endpoints as
+    /// its configuration says. Needs a runtime, on which that goes on.
     pub fn start(&self) {
+        for (_, checks) in self.checks.iter() {
+            checks.health.put_in_force();
+            checks.checking.start();
+        }
         for (_, tokens) in self.tokens.iter() {
             if let Some(fetching) = &tokens.fetching {
                 fetching.start();
@@ -206,40 +219,49 @@ pub struct Tokens {
     /// The layer, over its keys.
     pub layer: JwtLayer<Arc<PolicyMetrics>>,
     /// Whoever fetches the keys, if they are fetched.
-    pub fetching: Option<Arc<Fetching>>,
+    pub fetching: Option<Arc<Background>>,
     /// Where the keys come from, and how.
     pub source: JwtKeys,
 }
 
-/// Fetches keys from when it is started until nobody holds it any more: an assembled generation may still
-/// be thrown away.
-pub struct Fetching(Mutex<Task>);
+/// Whoever checks the health of the endpoints of one upstream.
+#[derive(Clone, Debug)]
+pub struct Checks {
+    /// The upstream.
+    pub upstream: Name,
+    /// What is known, under one configuration.
+    pub health: Health,
+    /// Whoever asks, for all configurations.
+    pub checking: Arc<Background>,
+}
+
+/// Goes on beside requests from when it is started until nobody holds it any more: an assembled generation may
+/// still be thrown away.
+pub struct Background(Mutex<Task>);
 
 enum Task {
-    Waits(Option<Box<(KeyDriver<FetchKeys>, TellKeys)>>),
+    Waits(Option<Pin<Box<dyn Future<Output = ()> + Send>>>),
     Runs(AbortHandle),
 }
 
-impl Fetching {
+impl Background {
     /// Not started.
-    pub fn new(driver: KeyDriver<FetchKeys>, tell: TellKeys) -> Arc<Self> {
-        Arc::new(Self(Mutex::new(Task::Waits(Some(Box::new((driver, tell)))))))
+    pub fn new(work: impl Future<Output = ()> + Send + 'static) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(Task::Waits(Some(Box::pin(work))))))
     }
 
     /// Starts it, once.
     fn start(&self) {
         let mut task = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Task::Waits(both) = &mut *task
-            && let Some(both) = both.take()
+        if let Task::Waits(work) = &mut *task
+            && let Some(work) = work.take()
         {
-            let (driver, tell) = *both;
-            let both = async { tokio::join!(tell.run(), driver.run()) };
-            *task = Task::Runs(tokio::spawn(both).abort_handle());
+            *task = Task::Runs(tokio::spawn(work).abort_handle());
         }
     }
 }
 
-impl Drop for Fetching {
+impl Drop for Background {
     fn drop(&mut self) {
         if let Task::Runs(task) = self.0.get_mut().unwrap_or_else(PoisonError::into_inner) {
             task.abort();
@@ -247,8 +269,8 @@ impl Drop for Fetching {
     }
 }
 
-impl fmt::Debug for Fetching {
+impl fmt::Debug for Background {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Fetching")
+        f.write_str("Background")
     }
 }

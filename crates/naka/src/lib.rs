@@ -19,6 +19,7 @@
 //! | [`fault`] | Errors and delays for whoever asks for them |
 //! | [`retry`] | Sends again what failed, from a budget |
 //! | [`balance`] | Chooses an endpoint by one of twelve policies, and keeps its account until the body ends |
+//! | [`health`] | No layer: asks the endpoints of a balancer how they are, and takes out who is not well |
 //! | [`classify`] | No layer: what an exchange says of whoever is behind |
 //! | [`problem`] | Renders what the others rejected as problem details (RFC 9457) |
 //!
@@ -54,6 +55,7 @@ pub mod basic_auth;
 pub mod body_limit;
 pub mod buffered;
 pub mod bulkhead;
+mod causes;
 pub mod circuit_breaker;
 pub mod classify;
 pub mod clock;
@@ -66,6 +68,7 @@ pub mod fault;
 pub mod forward_auth;
 pub mod gate;
 pub mod guard;
+pub mod health;
 #[cfg(feature = "idempotency")]
 pub mod idempotency;
 pub mod identity;

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::{circuit_breaker::Transition, reject::Rejection, retry::Stop};
+use crate::{circuit_breaker::Transition, health::Change, reject::Rejection, retry::Stop};
 
 /// Hears what a layer did. Every method does nothing unless it is written.
 ///
@@ -35,6 +35,10 @@ pub trait Observer: Send + Sync + 'static {
     fn transition(&self, _: &Transition) {}
     /// So few endpoints are available that one was chosen among all of them.
     fn panicked(&self) {}
+    /// A health check has ended, and was passed or not.
+    fn checked(&self, _is_passed: bool) {}
+    /// What health checks say of an endpoint has changed.
+    fn health_changed(&self, _: &Change) {}
 }
 
 impl Observer for () {}
@@ -72,5 +76,11 @@ impl<O: Observer> Observer for Arc<O> {
     }
     fn panicked(&self) {
         (**self).panicked();
+    }
+    fn checked(&self, is_passed: bool) {
+        (**self).checked(is_passed);
+    }
+    fn health_changed(&self, change: &Change) {
+        (**self).health_changed(change);
     }
 }

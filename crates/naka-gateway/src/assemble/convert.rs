@@ -16,6 +16,7 @@ use naka::{
     enforce,
     fault::{FaultConfig, Gate},
     forward_auth::{ForwardAuthConfig, Remember},
+    health::HealthConfig,
     idempotency::{Failures, IdempotencyConfig},
     identity::Claim,
     jwt::{Algorithm, FetchConfig, JwtConfig},
@@ -30,8 +31,8 @@ use naka::{
 
 use crate::{
     config::checked::{
-        self, Balance, BalancePolicy, Bulkhead, Endpoint, Enforce, Fetch, Jwt, KeyPart, OnMissing, RateLimit,
-        Tiers, VersionPlace,
+        self, Balance, BalancePolicy, Bulkhead, Endpoint, Enforce, Fetch, HealthCheck, Jwt, KeyPart,
+        OnMissing, RateLimit, Tiers, VersionPlace,
     },
     entry, identity,
     observe::PolicyMetrics,
@@ -334,6 +335,16 @@ pub(super) fn target(endpoint: &Endpoint) -> Target {
         Some(capacity) => target.capacity(capacity),
         None => target,
     }
+}
+
+pub(super) fn health_config(check: &HealthCheck) -> HealthConfig {
+    let mut config = HealthConfig::default();
+    config.interval = check.interval;
+    config.unhealthy_interval = check.unhealthy_interval;
+    config.timeout = check.timeout;
+    config.unhealthy_after = check.unhealthy_after;
+    config.healthy_after = check.healthy_after;
+    config
 }
 
 pub(super) fn jwt_config(jwt: &Jwt) -> JwtConfig {

@@ -10,8 +10,9 @@ use naka::{
     context::ApiVersion,
     fault::FaultLayer,
     forward_auth::ForwardAuthLayer,
+    health::Health,
     idempotency::{IdempotencyLayer, Scope as KeyScope, by_caller},
-    jwt::{Algorithm, JwtLayer, KeySet, Keys, KeysError},
+    jwt::{Algorithm, JwtLayer, KeyDriver, KeySet, Keys, KeysError},
     reject::Head,
     retry::Budget,
     version::VersionLayer,
@@ -22,7 +23,7 @@ use super::{
     convert::{
         balance_config, basic_auth_config, budget_config, bulkhead_layer, bulkhead_reconfigured,
         circuit_breaker_config, circuit_breaker_layer, cors_rules, fault_config, fetch_config,
-        forward_auth_config, hash_of, idempotency_config, jwt_config, rate_limit_layer,
+        forward_auth_config, hash_of, health_config, idempotency_config, jwt_config, rate_limit_layer,
         rate_limit_reconfigured, target, versioning,
     },
     upstream_of,
@@ -30,15 +31,16 @@ use super::{
 use crate::{
     carry::{Carried, Change, Steps},
     config::checked::{
-        BasicAuth, Bulkhead, CircuitBreaker, Config, Destination, Enforce, Fault, Fetch, ForwardAuth,
-        Idempotency, Jwt, JwtKeys, Name, Policy, PolicyKind, RateLimit, RetryBudget, Scope, Upstream,
-        Versions,
+        BasicAuth, Bulkhead, CircuitBreaker, Config, Destination, Endpoint, Enforce, Fault, Fetch,
+        ForwardAuth, HealthCheck, Idempotency, Jwt, JwtKeys, Name, Policy, PolicyKind, RateLimit,
+        RetryBudget, Scope, Upstream, Versions,
     },
     control::{AskAuthority, FetchKeys, TellKeys},
     observe::{EndpointMetrics, PolicyMetrics},
+    probe::Probe,
     state::{
-        Authorities, Balancers, Balancing, Breakers, BreakersOfEndpoints, Breaking, Bulkheads, Fetching,
-        Kept, Passwords, RateLimits, State, Tokens, breakers_name, versions_name,
+        Authorities, Background, Balancers, Balancing, Breakers, BreakersOfEndpoints, Breaking, Bulkheads,
+        Checks, HealthChecks, Kept, Passwords, RateLimits, State, Tokens, breakers_name, versions_name,
     },
     transform::Matched,
     upstream::Pool,
@@ -57,6 +59,7 @@ pub(super) fn carry(
     none_of(wrong_cors(config))?;
     let mut step = Step { config, before, around, report };
     let endpoint_breakers = step.endpoint_breakers();
+    let balancers = step.balancers(&endpoint_breakers);
     Ok(State {
         rate_limits: step.rate_limits(),
         bulkheads: step.bulkheads(),
@@ -67,7 +70,8 @@ pub(super) fn carry(
         breakers: step.breakers(),
         faults: step.faults(),
         versions: step.versions()?,
-        balancers: step.balancers(&endpoint_breakers),
+        checks: step.checks(&balancers),
+        balancers,
         endpoint_breakers,
         retry_budgets: step.retry_budgets(),
         pools: step.pools(),
@@ -312,6 +316,16 @@ impl Step<'_> {
         }
     }
 
+    /// What the balancer of an upstream is made of.
+    fn balancing(&self, name: &Name, upstream: &Upstream) -> Balancing {
+        Balancing {
+            upstream: Arc::clone(name),
+            balance: upstream.balance.clone(),
+            endpoints: upstream.endpoints.clone(),
+            breaking: self.breaking(upstream),
+        }
+    }
+
     fn endpoint_breakers(&mut self) -> BreakersOfEndpoints {
         let wanted = self.config.upstreams.iter();
         let wanted = wanted.filter_map(|(name, is)| Some((Arc::clone(name), self.breaking(is)?))).collect();
@@ -347,16 +361,8 @@ impl Step<'_> {
             change: &|layer, is| dressed(layer.reconfigured(config(is), is.endpoints.iter().map(target)), is),
             is_same: &|_, _| true,
         };
-        let wanted = self.config.upstreams.iter().map(|(name, upstream)| {
-            let is = Balancing {
-                upstream: Arc::clone(name),
-                balance: upstream.balance.clone(),
-                endpoints: upstream.endpoints.clone(),
-                breaking: self.breaking(upstream),
-            };
-            (Arc::clone(name), is)
-        });
-        let wanted = wanted.collect();
+        let wanted = self.config.upstreams.iter();
+        let wanted = wanted.map(|(name, is)| (Arc::clone(name), self.balancing(name, is))).collect();
         self.next(&self.before.balancers, wanted, &steps)
     }
 
@@ -370,6 +376,37 @@ impl Step<'_> {
         let wanted = self.config.upstreams.iter().map(|(name, is)| (Arc::clone(name), is.retry_budget));
         let wanted = wanted.collect();
         self.next(&self.before.retry_budgets, wanted, &steps)
+    }
+
+    /// Whoever checks the endpoints of these balancers.
+    fn checks(&mut self, balancers: &Balancers) -> HealthChecks {
+        type Wanted = (HealthCheck, Balancing);
+        let around = self.around;
+        let off = BalanceLayer::off();
+        let balancer = |upstream: &Name| balancers.get(upstream).unwrap_or(&off);
+        let probe = |check: &HealthCheck, endpoints: &[Endpoint]| {
+            Probe::new(check.probe.clone(), endpoints, around.connector.clone())
+        };
+        let steps = Steps {
+            make: &|upstream, (check, is): &Wanted| {
+                let (probe, metrics) = (probe(check, &is.endpoints), around.metrics.upstream(upstream));
+                let (health, driver) =
+                    Health::observed(health_config(check), balancer(upstream), probe, metrics);
+                Checks { upstream: Arc::clone(upstream), health, checking: Background::new(driver.run()) }
+            },
+            change: &|checks, (check, is)| {
+                let (balancer, probe) = (balancer(&checks.upstream), probe(check, &is.endpoints));
+                let health = checks.health.reconfigured(health_config(check), balancer, probe);
+                Checks { health, ..checks.clone() }
+            },
+            is_same: &|_, _| true,
+        };
+        let wanted = self.config.upstreams.iter().filter_map(|(name, upstream)| {
+            let check = upstream.health_check.clone()?;
+            Some((Arc::clone(name), (check, self.balancing(name, upstream))))
+        });
+        let wanted = wanted.collect();
+        self.next(&self.before.checks, wanted, &steps)
     }
 
     /// For each worker; all have the same.
@@ -455,14 +492,14 @@ impl Source {
     }
 
     /// Keys of a policy that is new, and whoever fetches them.
-    fn keys(&self, policy: &Name, around: &Surroundings<'_>) -> (Keys, Option<Arc<Fetching>>) {
+    fn keys(&self, policy: &Name, around: &Surroundings<'_>) -> (Keys, Option<Arc<Background>>) {
         match self {
             Self::Set(set) => (Keys::fixed(set.clone()), None),
             Self::Url(url, fetch) => {
                 let service = FetchKeys::new(Arc::clone(url), around.connector.clone());
                 let (keys, driver) = Keys::fetched(service, fetch_config(fetch));
                 let tell = TellKeys::new(policy, url, &keys);
-                (keys, Some(Fetching::new(driver, tell)))
+                (keys, Some(fetching(driver, tell)))
             }
         }
     }
@@ -487,9 +524,14 @@ fn refetched(tokens: &Tokens, source: &JwtKeys, around: &Surroundings<'_>) -> To
     Tokens {
         policy: Arc::clone(&tokens.policy),
         layer: tokens.layer.rekeyed(&keys),
-        fetching: Some(Fetching::new(driver, tell)),
+        fetching: Some(fetching(driver, tell)),
         source: source.clone(),
     }
+}
+
+/// Fetches keys, and says what becomes of it.
+fn fetching(driver: KeyDriver<FetchKeys>, tell: TellKeys) -> Arc<Background> {
+    Background::new(async { _ = tokio::join!(tell.run(), driver.run()) })
 }
 
 /// Every account that policies need: its identity, and its policy.

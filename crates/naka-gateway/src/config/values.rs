@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use http::{HeaderName, HeaderValue, Method, StatusCode, Uri};
+use http::{HeaderName, HeaderValue, Method, StatusCode, Uri, uri::PathAndQuery};
 use ipnet::IpNet;
 use serde_json::{Value as Json, json};
 
@@ -283,30 +283,93 @@ impl Scalar for StatusCode {
     }
 }
 
-/// Statuses of errors: one, a class, or from one to another.
+/// Some statuses: `204`, `200-299`, `2xx`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Statuses(pub(crate) u16, pub(crate) u16);
 
 impl Scalar for Statuses {
-    const WHAT: &'static str = "statuses such as `503`, `5xx` or `500-504`";
+    const WHAT: &'static str = "statuses such as `200`, `200-299` or `2xx`";
 
     fn parse(text: Text<'_>) -> Result<Self, Wrong> {
-        let number = |text: &str| text.parse::<u16>().ok();
-        let range = match (text.text, text.text.split_once('-')) {
-            ("4xx", _) => Some((400, 499)),
-            ("5xx", _) => Some((500, 599)),
-            (_, Some((from, to))) => number(from).zip(number(to)),
-            (one, None) => number(one).map(|one| (one, one)),
+        let text = text.text;
+        let number =
+            |text: &str| text.parse().ok().filter(|number| text.len() == 3 && (200..=599).contains(number));
+        let found = match (text.strip_suffix("xx"), text.split_once('-')) {
+            (Some(hundred), _) => number(&format!("{hundred}00")).map(|first| Self(first, first + 99)),
+            (_, Some((first, last))) => number(first).zip(number(last)).map(|(a, b)| Self(a, b)),
+            _ => number(text).map(|one| Self(one, one)),
         };
-        let range = range.filter(|(from, to)| (400..=599).contains(from) && (*from..=599).contains(to));
-        range.map(|(from, to)| Self(from, to)).ok_or_else(|| {
-            Wrong::new(format!("{} are no statuses of errors", quoted(text.text)))
-                .help("write one from 400 to 599, `4xx`, `5xx`, or the lower and the higher: `500-504`")
-        })
+        match found {
+            Some(Self(first, last)) if first > last => {
+                Err(Wrong::new(format!("{} ends before it begins", quoted(text)))
+                    .help(format!("write `{last}-{first}`")))
+            }
+            Some(found) => Ok(found),
+            None => Err(Wrong::new(format!("{} is no final status, and no range of them", quoted(text)))
+                .help("write `200`, `200-299` or `2xx`, from 200 to 599")),
+        }
     }
 
     fn schema() -> Json {
-        json!({"type": ["integer", "string"], "examples": [503, "5xx", "500-504"]})
+        json!({"anyOf": [
+            {"type": "integer", "minimum": 200, "maximum": 599},
+            {"type": "string", "pattern": "^([2-5][0-9]{2}(-[2-5][0-9]{2})?|[2-5]xx)$"},
+        ]})
+    }
+}
+
+/// Statuses of errors: `503`, `500-504`, `5xx`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ErrorStatuses(pub(crate) u16, pub(crate) u16);
+
+impl Scalar for ErrorStatuses {
+    const WHAT: &'static str = "statuses of errors such as `503`, `500-504` or `5xx`";
+
+    fn parse(text: Text<'_>) -> Result<Self, Wrong> {
+        let Statuses(first, last) = Statuses::parse(text)?;
+        if first < 400 {
+            return Err(Wrong::new(format!("{} is not an error", quoted(text.text)))
+                .help("write `503`, `500-504` or `5xx`, from 400 to 599"));
+        }
+        Ok(Self(first, last))
+    }
+
+    fn schema() -> Json {
+        json!({"anyOf": [
+            {"type": "integer", "minimum": 400, "maximum": 599},
+            {"type": "string", "pattern": "^([45][0-9]{2}(-[45][0-9]{2})?|[45]xx)$"},
+        ]})
+    }
+}
+
+/// What a request of our own asks for: a path, and perhaps a query.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct OriginForm(pub(crate) PathAndQuery);
+
+impl Scalar for OriginForm {
+    const WHAT: &'static str = "a path such as `/healthz`";
+
+    fn parse(text: Text<'_>) -> Result<Self, Wrong> {
+        let text = text.text;
+        let wrong = || Wrong::new(format!("{} is not a path", quoted(text)));
+        if text.contains("://") {
+            return Err(wrong().help("write the path alone, such as `/healthz`"));
+        }
+        if !text.starts_with('/') {
+            return Err(wrong().help("it begins with `/`: `/healthz`"));
+        }
+        if text.contains('#') {
+            return Err(wrong().help("write what stands before `#`: the rest is never sent"));
+        }
+        // Longer than any server takes.
+        match text.parse() {
+            Ok(path) if text.len() <= 2048 => Ok(Self(path)),
+            _ => Err(wrong().help("write visible ASCII, at most 2048 of it, and other bytes as `%20`")),
+        }
+    }
+
+    fn schema() -> Json {
+        json!({"type": "string", "pattern": "^/", "examples": ["/healthz", "/ready?deep=1"]})
     }
 }
 

@@ -40,6 +40,11 @@ impl Connector {
         self.connect(address, &Resolver::new(address)).await
     }
 
+    /// One connection to a place that errands are run to again and again.
+    pub(crate) async fn reach(&self, place: &Place) -> io::Result<Stream> {
+        self.connect(&place.address, &place.resolver).await
+    }
+
     pub(super) async fn connect(&self, address: &str, resolver: &Resolver) -> io::Result<Stream> {
         match self {
             Self::Tcp => {
@@ -59,6 +64,20 @@ impl Connector {
 impl fmt::Debug for Connector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if matches!(self, Self::Tcp) { "Tcp" } else { "Memory" })
+    }
+}
+
+/// An address or a name, with its port, and what is known of where that is: of a name that the resolver is slow to
+/// find, one question is asked at a time, however often somebody wants to go there.
+#[derive(Debug)]
+pub(crate) struct Place {
+    address: Arc<str>,
+    resolver: Resolver,
+}
+
+impl Place {
+    pub(crate) fn new(address: &Arc<str>) -> Self {
+        Self { address: Arc::clone(address), resolver: Resolver::new(address) }
     }
 }
 

@@ -33,6 +33,7 @@ mod pool;
 
 use body::Upload;
 pub use body::{Body, Idle, LayeredBody, Stalled};
+pub(crate) use connect::Place;
 pub use connect::{Connector, MemoryConnect};
 pub use pool::{Lease, Pool};
 

@@ -20,14 +20,14 @@ const TABLE: [(&str, &[&str], &[Unsayable]); 10] = [
             "routes: {a: {match: {host: 'www.foo.*', prefix: /}, respond: {}}}",
         )],
     ),
-    ("haproxy-acls", &["endpoint_limit", "health_check"], &[]),
+    ("haproxy-acls", &["endpoint_limit"], &[]),
     (
         "haproxy-stick-table",
         &[],
         &[("a window of 10 seconds", "policies: {p: {rate_limit: {rate: 20/10s}}}")],
     ),
     ("kong-rate-limiting", &[], &[]),
-    ("kong-upstream-targets", &["health_check"], &[]),
+    ("kong-upstream-targets", &[], &[]),
     (
         "nginx-limit-req",
         &[],

@@ -97,6 +97,16 @@ pub enum Absence {
 impl Absence {
     const ALL: [Self; 4] = [Self::Draining, Self::Maintenance, Self::Unhealthy, Self::Outlier];
 
+    /// The word for it.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Draining => "draining",
+            Self::Maintenance => "maintenance",
+            Self::Unhealthy => "unhealthy",
+            Self::Outlier => "outlier",
+        }
+    }
+
     const fn bit(self) -> u32 {
         match self {
             Self::Draining => DRAINING,

@@ -110,6 +110,7 @@ use std::{
     collections::hash_map::RandomState,
     fmt,
     hash::BuildHasher,
+    pin::pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, TryLockError,
         atomic::{
@@ -120,6 +121,7 @@ use std::{
 };
 
 use http::request::Parts;
+use tokio::sync::Notify;
 
 mod config;
 mod endpoint;
@@ -289,6 +291,26 @@ impl<O: Observer> BalanceLayer<O> {
         let making = shared.setting.making(&shared.state, Some(Now::read()));
         *newest = Arc::new(Snapshot::next(Some(&newest), targets, &making));
         shared.version.fetch_add(1, Release);
+        drop(newest);
+        shared.updated.notify_waiters();
+    }
+
+    /// How often the set was [updated](Self::update).
+    pub fn updates(&self) -> u64 {
+        self.shared().map_or(0, |shared| shared.version.load(Acquire))
+    }
+
+    /// Waits until the set has been updated other than `known` times, for whoever follows it.
+    pub async fn updated(&self, known: u64) {
+        let Some(shared) = self.shared() else { return std::future::pending().await };
+        loop {
+            let mut updated = pin!(shared.updated.notified());
+            updated.as_mut().enable(); // Before looking, so that none is missed.
+            if self.updates() != known {
+                return;
+            }
+            updated.await;
+        }
     }
 
     /// The endpoints that may be chosen, in their order.
@@ -314,6 +336,7 @@ impl<O: Observer> BalanceLayer<O> {
             setting,
             version: AtomicU64::new(0),
             newest: Mutex::new(Arc::clone(&seen)),
+            updated: Notify::new(),
             observer,
         };
         Self { handle: Some(Handle { shared: Arc::new(shared), version: 0, seen }) }
@@ -378,6 +401,8 @@ struct Shared<O> {
     /// How often the set was changed.
     version: AtomicU64,
     newest: Mutex<Arc<Snapshot>>,
+    /// Those who follow the set.
+    updated: Notify,
     observer: O,
 }
 

@@ -23,7 +23,7 @@ use super::{
     cache::Cache,
     jwk::{KeySet, KeysError},
 };
-use crate::{BoxError, clock::Now};
+use crate::{BoxError, causes::with_causes, clock::Now};
 
 /// How keys are fetched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -343,17 +343,6 @@ impl Drop for Place<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, AcqRel);
     }
-}
-
-/// What went wrong, and what that came from where it does not say so itself.
-fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    for cause in std::iter::successors(error.source(), |error| error.source()).map(ToString::to_string) {
-        if !text.contains(&cause) {
-            text = format!("{text}: {cause}");
-        }
-    }
-    text
 }
 
 async fn wanted(state: &State) {

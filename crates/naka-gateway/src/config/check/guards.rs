@@ -14,7 +14,7 @@ use crate::config::{
         RawCircuitBreaker, RawCoding, RawCompress, RawCors, RawEnvironment, RawFailures, RawFault,
         RawIdempotency, RawPreset, RawRetry, RawRetryMethods, RetryWhen,
     },
-    values::Statuses,
+    values::ErrorStatuses,
 };
 
 pub(super) fn idempotency(raw: &RawIdempotency, cx: &mut Cx) -> Unnamed {
@@ -136,7 +136,7 @@ pub(super) fn endpoint_breaker(raw: &RawCircuitBreaker, cx: &mut Cx) -> Unnamed 
 }
 
 pub(super) fn retry(raw: &RawRetry, cx: &mut Cx) -> Unnamed {
-    let usual = [RetryWhen::ConnectError, RetryWhen::Reset, RetryWhen::Statuses(Statuses(503, 503))];
+    let usual = [RetryWhen::ConnectError, RetryWhen::Reset, RetryWhen::Statuses(ErrorStatuses(503, 503))];
     let when = values(raw.when.as_ref()).unwrap_or_else(|| usual.to_vec());
     let has = |wanted: RetryWhen| when.contains(&wanted);
     if let Some(said) = raw.when.as_ref().filter(|at| at.value.0.is_empty()) {
@@ -144,7 +144,7 @@ pub(super) fn retry(raw: &RawRetry, cx: &mut Cx) -> Unnamed {
             .help("write `when: [connect_error, reset, 503]`, or take `retry` away");
     }
     let statuses = when.iter().filter_map(|when| match when {
-        RetryWhen::Statuses(Statuses(from, to)) => Some((*from, *to)),
+        RetryWhen::Statuses(ErrorStatuses(from, to)) => Some((*from, *to)),
         _ => None,
     });
     let backoff = raw.backoff();

@@ -4,18 +4,21 @@ use std::{
     collections::{BTreeMap, HashMap},
     net::SocketAddr,
     sync::Arc,
+    time::Duration,
 };
+
+use http::HeaderValue;
 
 use super::{Tables, guards, limits, origin, policies::Policies};
 use crate::config::{
     checked::{
-        Balance, BalancePolicy, Endpoint, Enforce, KeepAlive, KeyPart, Kind, Listener, Name, PolicyKind,
-        RetryBudget, Upstream, UpstreamTimeouts,
+        Balance, BalancePolicy, Endpoint, Enforce, HealthCheck, HealthProbe, KeepAlive, KeyPart, Kind,
+        Listener, Name, PolicyKind, RetryBudget, Upstream, UpstreamTimeouts,
     },
     decode::{At, Cx, Or},
     diagnostic::Code,
     node::Span,
-    raw::{RawBalance, RawBalancePolicy, RawUpstream},
+    raw::{RawBalance, RawBalancePolicy, RawHealthCheck, RawHealthType, RawUpstream},
     values::HostPort,
 };
 
@@ -53,6 +56,7 @@ pub(super) fn upstreams(
         let upstream = Upstream {
             endpoints,
             balance: raw.balance.as_ref().map(|at| balance(at, cx)).unwrap_or_default(),
+            health_check: raw.health_check.as_ref().and_then(|at| health_check(at, cx)),
             bulkhead,
             circuit_breaker: circuit_breaker.map(|(name, _)| name),
             retry_budget: RetryBudget {
@@ -154,6 +158,99 @@ fn balance(at: &At<RawBalance>, cx: &mut Cx) -> Balance {
         slow_start: raw.slow_start.as_ref().map(|at| at.value),
         panic: raw.panic.as_ref().map(|at| at.value.0),
     }
+}
+
+/// Below that it is a load, above that it says nothing.
+const INTERVALS: [Duration; 2] = [Duration::from_millis(100), Duration::from_hours(24)];
+
+/// What is looked for in each body.
+const MAX_BODY_CONTAINS: usize = 256;
+
+fn health_check(at: &At<RawHealthCheck>, cx: &mut Cx) -> Option<HealthCheck> {
+    let raw = &at.value;
+    let probe = health_probe(at, cx);
+    let (interval, timeout) = (raw.interval(), raw.timeout());
+    let unhealthy_interval = raw.unhealthy_interval.as_ref().map(|at| at.value);
+    for said in [&raw.interval, &raw.unhealthy_interval].into_iter().flatten() {
+        if !(INTERVALS[0]..=INTERVALS[1]).contains(&said.value) {
+            cx.error(
+                Code::Value,
+                said.span,
+                "endpoints are asked ten times a second at most, and once a day at least",
+            )
+            .help("write an interval from `100ms` to `24h`");
+        }
+    }
+    let shorter = interval.min(unhealthy_interval.unwrap_or(interval));
+    let is_read = |key, is_there: bool| is_there || raw.said(key).is_none();
+    let are_read = is_read("timeout", raw.timeout.is_some())
+        && is_read("interval", raw.interval.is_some())
+        && is_read("unhealthy_interval", raw.unhealthy_interval.is_some());
+    if are_read && timeout >= shorter {
+        let said = raw.timeout.as_ref().or(raw.unhealthy_interval.as_ref().filter(|at| at.value == shorter));
+        let span = said.or(raw.interval.as_ref()).map_or(at.span, |at| at.span);
+        let message =
+            format!("a check may take {timeout:?}, and {shorter:?} after it has begun the next one is due");
+        cx.error(Code::Conflict, span, message).help(format!(
+            "write a `timeout` below the interval: `timeout: {}ms`",
+            (shorter / 2).as_millis().max(1)
+        ));
+    }
+    let whole = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
+    Some(HealthCheck {
+        probe: probe?,
+        interval,
+        unhealthy_interval,
+        timeout,
+        unhealthy_after: whole(raw.unhealthy_after().0),
+        healthy_after: whole(raw.healthy_after().0),
+    })
+}
+
+/// `None`: it is reported.
+fn health_probe(at: &At<RawHealthCheck>, cx: &mut Cx) -> Option<HealthProbe> {
+    let raw = &at.value;
+    if raw.r#type() == RawHealthType::Tcp {
+        for key in ["path", "host", "statuses", "body_contains"] {
+            if let Some(span) = raw.said(key) {
+                cx.error(
+                    Code::Conflict,
+                    span,
+                    format!("`{key}` is of a check that asks, and `type: tcp` only connects"),
+                )
+                .help(format!("take `{key}` away, or write `type: http`"));
+            }
+        }
+        return Some(HealthProbe::Tcp);
+    }
+    // Of a type that could not be read it is not known what it needs.
+    let is_http = raw.r#type.is_some() || raw.said("type").is_none();
+    if raw.said("path").is_none() && is_http {
+        cx.error(Code::Missing, at.span, "it does not say what endpoints are asked for")
+            .help("write `path: /healthz`, or `type: tcp` if it is enough that they take a connection");
+    }
+    if let Some(list) = raw.statuses.as_ref().filter(|list| list.value.0.is_empty()) {
+        cx.error(Code::Value, list.span, "no status means well: every check would fail")
+            .help("write `statuses: [200-299]`, or take it away");
+    }
+    if let Some(text) = &raw.body_contains
+        && !(1..=MAX_BODY_CONTAINS).contains(&text.value.len())
+    {
+        let what =
+            if text.value.is_empty() { "nothing is in every body" } else { "that is a lot to look for" };
+        cx.error(Code::Value, text.span, what)
+            .help(format!("write 1 to {MAX_BODY_CONTAINS} bytes of text, or take it away"));
+    }
+    let statuses = raw.statuses.as_ref().map_or_else(
+        || vec![(200, 299)],
+        |list| list.value.0.iter().map(|at| (at.value.0, at.value.1)).collect(),
+    );
+    Some(HealthProbe::Http {
+        path: raw.path.as_ref()?.value.0.clone(),
+        host: raw.host.as_ref().and_then(|at| HeaderValue::from_str(&at.value.0).ok()),
+        statuses,
+        body_contains: raw.body_contains.as_ref().map(|at| Arc::clone(&at.value)),
+    })
 }
 
 /// The listener that hears what is sent to this address.

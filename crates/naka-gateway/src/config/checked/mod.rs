@@ -183,6 +183,8 @@ pub struct Upstream {
     pub endpoints: Vec<Endpoint>,
     /// How one of them is chosen.
     pub balance: Balance,
+    /// How they are asked whether they are well, if they are.
+    pub health_check: Option<HealthCheck>,
     /// The bulkhead of the whole upstream: a name in `policies`.
     pub bulkhead: Option<Name>,
     /// The circuit breaker of each endpoint: a name in `policies`.
@@ -247,6 +249,41 @@ pub enum BalancePolicy {
     Rendezvous,
     /// By the client's address.
     IpHash,
+}
+
+/// How endpoints are asked whether they are well.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// What is asked.
+    pub probe: HealthProbe,
+    /// The shortest time between the beginnings of two checks of an endpoint; longer than `timeout`.
+    pub interval: Duration,
+    /// The same, of an endpoint that is out; longer than `timeout`, too.
+    pub unhealthy_interval: Option<Duration>,
+    /// The longest that one check may take.
+    pub timeout: Duration,
+    /// So many failures in a row take an endpoint out.
+    pub unhealthy_after: u32,
+    /// So many passes in a row bring it back.
+    pub healthy_after: u32,
+}
+
+/// What an endpoint is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HealthProbe {
+    /// Whether it takes a connection.
+    Tcp,
+    /// For an answer to a `GET`.
+    Http {
+        /// Of what.
+        path: PathAndQuery,
+        /// Of whom; its address if nothing is said.
+        host: Option<HeaderValue>,
+        /// The first and last status of each range that means well; at least one range.
+        statuses: Vec<(u16, u16)>,
+        /// What has to be in the body; not empty.
+        body_contains: Option<Arc<str>>,
+    },
 }
 
 /// How long the parts of one exchange with an endpoint may take.

@@ -18,7 +18,7 @@ use super::{
     record::{record, words},
     suggest::quoted,
     units::{OrNever, OrZero, Percent, Size, SizeOrNever, Whole},
-    values::{Authority, HostPort, Id, RedirectStatus, RequestLine},
+    values::{Authority, HostPort, Id, OriginForm, RedirectStatus, RequestLine, Statuses},
 };
 
 mod policies;
@@ -256,6 +256,8 @@ record! {
         protocol: Protocol = "h1";
         /// How one of them is chosen.
         balance: RawBalance = optional;
+        /// How they are asked whether they are well.
+        health_check: RawHealthCheck = optional;
         /// A bulkhead of the whole upstream: a name, or the bulkhead itself.
         bulkhead: Or<Id, RawBulkhead> = optional;
         /// A circuit breaker for each endpoint: a name, or the breaker itself.
@@ -267,7 +269,7 @@ record! {
         /// How connections are kept.
         keep_alive: RawKeepAlive = optional;
     }
-    not_built: extends tls health_check endpoint_limit limits headers;
+    not_built: extends tls endpoint_limit limits headers;
     instead: servers => "write `endpoints: [\"127.0.0.1:3000\"]`",
         targets => "write `endpoints: [\"127.0.0.1:3000\"]`",
         nodes => "write `endpoints: [\"127.0.0.1:3000\"]`",
@@ -359,6 +361,49 @@ words! {
         IpHash = "ip_hash",
     }
     not_built: "least_load" "geographic";
+}
+
+record! {
+    /// How endpoints are asked whether they are well.
+    RawHealthCheck ("a health check such as `{path: /healthz}`") {
+        /// How they are asked: `http` sends a `GET`, `tcp` only connects.
+        r#type: RawHealthType = "http";
+        /// What is asked for: a path, with a query if there is one. Needed unless the type is `tcp`.
+        path: OriginForm = optional;
+        /// The `Host` that is asked for; the endpoint's address if nothing is said.
+        host: Authority = optional;
+        /// The statuses that mean well, as `200`, `200-299` or `2xx`; `200-299` if nothing is said.
+        statuses: OneOrMany<Statuses> = optional;
+        /// Text that has to be in the first 64 KiB of the answer's body.
+        body_contains: Arc<str> = optional;
+        /// The shortest time between the beginnings of two checks of an endpoint.
+        interval: Duration = "5s";
+        /// The same, of an endpoint that is out; `interval` if nothing is said.
+        unhealthy_interval: Duration = optional;
+        /// The longest that one check may take.
+        timeout: Duration = "1s";
+        /// So many failures in a row take an endpoint out.
+        unhealthy_after: Whole<1, 1000> = "3";
+        /// So many passes in a row bring it back.
+        healthy_after: Whole<1, 1000> = "2";
+    }
+    not_built: port method headers;
+    instead: uri => "write `path: /healthz`",
+        url => "write `path: /healthz`; the address is that of each endpoint",
+        status => "write `statuses: [200-299]`",
+        expect => "write `statuses: [200-299]`, `body_contains: ok` or both",
+        body => "write `body_contains: ok`",
+        fall => "write `unhealthy_after: 3`",
+        rise => "write `healthy_after: 2`",
+        unhealthy_threshold => "write `unhealthy_after: 3`",
+        healthy_threshold => "write `healthy_after: 2`",
+        mode => "write `type: tcp`, or nothing for `http`";
+}
+
+words! {
+    /// How endpoints are asked whether they are well.
+    RawHealthType ("a type of health check") { Http = "http", Tcp = "tcp" }
+    not_built: "grpc" "https" "h2";
 }
 
 record! {

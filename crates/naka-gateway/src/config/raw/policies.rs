@@ -14,7 +14,7 @@ use crate::config::{
     record::{record, words, wrong_word},
     suggest::quoted,
     units::{OrZero, Percent, Size, Time, Whole, factor},
-    values::{Hash, Statuses, Url},
+    values::{ErrorStatuses, Hash, Url},
 };
 
 record! {
@@ -507,7 +507,7 @@ record! {
         /// For so long after it was open a growing share passes.
         ramp: OrZero = optional;
         /// Responses with one of these are failures, and no others; `500-599` but for 501 and 505 if nothing is said.
-        statuses: OneOrMany<Statuses> = optional;
+        statuses: OneOrMany<ErrorStatuses> = optional;
         /// One breaker for each of these; else one for the whole policy.
         key: OneOrMany<KeyPart> = optional;
         /// Keys that have a breaker.
@@ -650,7 +650,7 @@ pub(crate) enum RetryWhen {
     ConnectError,
     Reset,
     ResponseTimeout,
-    Statuses(Statuses),
+    Statuses(ErrorStatuses),
 }
 
 impl Scalar for RetryWhen {
@@ -663,7 +663,7 @@ impl Scalar for RetryWhen {
             "reset" => Ok(Self::Reset),
             "response_timeout" => Ok(Self::ResponseTimeout),
             other if other.starts_with(|first: char| first.is_ascii_digit()) => {
-                Statuses::parse(text).map(Self::Statuses)
+                ErrorStatuses::parse(text).map(Self::Statuses)
             }
             other => {
                 let words = ["connect_error", "reset", "response_timeout"];
