@@ -12,6 +12,7 @@ mod balancing;
 mod breaker;
 mod bulkhead;
 mod cli;
+mod discovery;
 mod documents;
 mod drain;
 mod explaining;

@@ -7,6 +7,7 @@
 //! | `/metrics` | Prometheus text |
 //! | `/config` | The generation in force, and what it was read from |
 //! | `/routes` `/upstreams` `/policies` | What is in force, with live state |
+//! | `/discovery` | Endpoints that are found: where, how many, and whether that is stale |
 //! | `/versions` | The versions of each route, who uses them, and which could go |
 //! | `POST /explain` | Explains a request against live state; consumes nothing |
 //! | `POST /reload` | Reads the files now |
@@ -50,11 +51,12 @@ use crate::{
     ask::Asked,
     config::checked::{Config, Destination, Name},
     connection::Stream,
+    discover::Status,
     explain::explain,
     generation::{Generation, InForce},
     observe::{Metrics, PolicyMetrics, ReloadResult},
     patience::{Patience, Patient, Progress},
-    reload::Status,
+    reload,
     state::State,
     versions,
 };
@@ -77,7 +79,7 @@ pub struct Admin {
     /// All metrics.
     pub metrics: Arc<Metrics>,
     /// How reloads went.
-    pub status: Arc<Status>,
+    pub status: Arc<reload::Status>,
     /// Whether the process is on its way out.
     pub is_draining: AtomicBool,
     /// Whether all keys that tokens need have been there at once, at some time.
@@ -139,6 +141,7 @@ impl Admin {
             (&Method::GET, "/config") => reply(&self.config(&generation)),
             (&Method::GET, "/routes") => reply(&routes(&generation.config)),
             (&Method::GET, "/upstreams") => reply(&upstreams(&generation)),
+            (&Method::GET, "/discovery") => reply(&discovery(&generation)),
             (&Method::GET, "/policies") => reply(&policies(&generation)),
             (&Method::GET, "/versions") => reply(&of_versions(&generation)),
             (&Method::POST, "/explain") => explained(&generation, request).await,
@@ -170,9 +173,12 @@ impl Admin {
         let without_keys = generation.state.without_keys(Now::read());
         let is_ready = self.has_begun(without_keys.is_empty()) && !is_draining;
         let without_keys = without_keys.into_iter().map(|(name, why)| (name.to_string(), Value::String(why)));
+        let stale = generation.state.stale(Now::read()).into_iter();
+        let stale = stale.map(|(name, why)| (name.to_string(), Value::String(why)));
         let state = json!({
             "ready": is_ready,
             "without_keys": without_keys.collect::<serde_json::Map<_, _>>(),
+            "stale": stale.collect::<serde_json::Map<_, _>>(),
             "draining": is_draining,
             "generation": generation.number,
             "hash": generation.hash(),
@@ -197,6 +203,7 @@ impl Admin {
                 .collect::<serde_json::Map<_, _>>(),
             "routes": routes(&generation.config),
             "upstreams": upstreams(generation),
+            "discovery": discovery(generation),
             "policies": policies(generation),
         })
     }
@@ -244,6 +251,17 @@ impl Admin {
             ];
             all.into_iter().map(move |(level, value)| (&**identity, level, value))
         });
+        let found = state.discoveries.iter().flat_map(|(upstream, discovery)| {
+            let is = discovery.status(now);
+            let all = [
+                ("endpoints", is.endpoints as u64),
+                ("age_seconds", is.age.as_secs()),
+                ("held", is.is_held.into()),
+                ("stale", is.stale.is_some().into()),
+            ];
+            all.into_iter().map(move |(level, value)| (&**upstream, level, value))
+        });
+        self.metrics.discovery_levels(found);
         let all = keys.chain(counts).chain(versions).chain(repetitions).chain(breakers);
         self.metrics.levels(all.chain(waiting(state).map(|it| (&**it.identity, it.level, it.count))));
     }
@@ -270,8 +288,7 @@ impl Admin {
     }
 }
 
-const PATHS: &str =
-    "/livez /readyz /metrics /config /routes /upstreams /policies /versions, POST /explain, POST /reload\n";
+const PATHS: &str = "/livez /readyz /metrics /config /routes /upstreams /discovery /policies /versions, POST /explain, POST /reload\n";
 
 async fn explained(generation: &Generation, request: Request<Incoming>) -> Answer {
     let body = Limited::new(request.into_body(), BODY).collect();
@@ -327,21 +344,35 @@ fn routes(config: &Config) -> Value {
 fn upstreams(generation: &Generation) -> Value {
     let of = |name: &str| {
         let endpoints = generation.state.balancers.get(name).map(BalanceLayer::endpoints).unwrap_or_default();
+        let pools = generation.state.pools.iter().filter_map(|pools| pools.get(name)).collect::<Vec<_>>();
         let endpoint = |endpoint: &naka::balance::Endpoint| {
-            let identity = format!("{name} {}", endpoint.address());
-            let idle = |pools: &crate::carry::Carried<(), Arc<crate::upstream::Pool>>| {
-                pools.get(&identity).map_or(0, |pool| pool.idle())
-            };
             json!({
                 "address": &**endpoint.address(),
                 "weight": endpoint.target().weight,
                 "in_flight": endpoint.in_flight(),
-                "idle_connections": generation.state.pools.iter().map(idle).sum::<usize>(),
+                "idle_connections": pools.iter().map(|pools| pools.idle(endpoint.address())).sum::<usize>(),
             })
         };
         Value::Array(endpoints.iter().map(endpoint).collect())
     };
     Value::Object(generation.config.upstreams.keys().map(|name| (name.to_string(), of(name))).collect())
+}
+
+/// Endpoints that are found.
+fn discovery(generation: &Generation) -> Value {
+    let now = Now::read();
+    let all = generation.state.discoveries.iter().map(|(name, discovery)| {
+        let Status { source, endpoints, age, is_held, stale } = discovery.status(now);
+        let is = json!({
+            "source": source,
+            "endpoints": endpoints,
+            "age_seconds": age.as_secs(),
+            "held": is_held,
+            "stale": stale,
+        });
+        (name.to_string(), is)
+    });
+    Value::Object(all.collect())
 }
 
 fn policies(generation: &Generation) -> Value {

@@ -22,11 +22,10 @@ use crate::{
     config::checked::Reload,
     generation::{Generation, InForce},
     observe::Metrics,
-    prepare::{Before, Refusal, RunTests, prepare},
+    prepare::{Before, Outside, Refusal, RunTests, prepare},
     reload::{POLL, Reloader, Signature},
     shared::Shared,
     state::State,
-    upstream::Connector,
     watch::Watch,
     worker::{Workers, count},
 };
@@ -61,13 +60,13 @@ async fn start(entry: &Path, metrics: Arc<Metrics>) -> Result<(), Failure> {
         number: 1,
         tests: RunTests::AsConfigured,
     };
-    let first = prepare(&before, &metrics, &Connector::Tcp).map_err(Failure::Refused)?;
+    let first = prepare(&before, &metrics, &Outside::default()).map_err(Failure::Refused)?;
     if first.warnings.iter().next().is_some() {
         warn!("{}", first.warnings.render(false));
     }
     let config = Arc::clone(&first.generation.config);
     let (workers_count, hash) = (first.generation.workers.len(), first.generation.hash());
-    first.generation.state.start();
+    first.generation.start();
     let in_force = InForce::new(first.generation);
     let shared = Shared::new(Arc::clone(&in_force), Arc::clone(&metrics), workers_count);
     let workers =
@@ -83,7 +82,7 @@ async fn start(entry: &Path, metrics: Arc<Metrics>) -> Result<(), Failure> {
     let bound = addresses.map(|address| workers.bind(address, &[]).map_err(cannot(address)));
     let bound = bound.collect::<Result<Vec<_>, _>>()?;
     let reloader =
-        Reloader::new(entry, first.sources, Arc::clone(&in_force), Arc::clone(&metrics), Connector::Tcp);
+        Reloader::new(entry, first.sources, Arc::clone(&in_force), Arc::clone(&metrics), Outside::default());
     let (reload, requests) = mpsc::channel(16);
     let admin = Arc::new(Admin {
         in_force,
@@ -93,6 +92,7 @@ async fn start(entry: &Path, metrics: Arc<Metrics>) -> Result<(), Failure> {
         has_begun: AtomicBool::new(false),
         reload,
     });
+    admin.in_force.get().state.found().await;
     let open = bound.into_iter().map(|bound| {
         let name = bound.name;
         bound.open().map_err(cannot(name))

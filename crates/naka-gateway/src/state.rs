@@ -8,7 +8,7 @@ use std::{
 };
 
 use naka::{
-    balance::BalanceLayer,
+    balance::{BalanceLayer, Target},
     basic_auth::BasicAuthLayer,
     bulkhead::{BulkheadLayer, Counts},
     circuit_breaker::CircuitBreakerLayer,
@@ -25,12 +25,14 @@ use tokio::{task::AbortHandle, time::Instant};
 use crate::{
     carry::Carried,
     config::checked::{
-        Balance, BasicAuth, Bulkhead, CircuitBreaker, Endpoint, Enforce, Fault, ForwardAuth, Idempotency,
-        Jwt, JwtKeys, Name, RateLimit, Versions,
+        self, Balance, BasicAuth, Bulkhead, CircuitBreaker, Endpoint, Enforce, Fault, ForwardAuth,
+        Idempotency, Jwt, JwtKeys, Name, RateLimit, Versions,
     },
     control::{FetchKeys, TellKeys},
+    discover::Discovery,
+    generation::Alive,
     observe::PolicyMetrics,
-    upstream::Pool,
+    upstream::Pools,
 };
 
 /// The state that generations share.
@@ -54,24 +56,37 @@ pub struct State {
     pub faults: Carried<Fault, FaultLayer<Arc<PolicyMetrics>>>,
     /// Whoever finds versions, by route; the use of each version goes with it.
     pub versions: Carried<Versions, VersionLayer<Arc<PolicyMetrics>>>,
+    /// Whoever looks for endpoints, by upstream.
+    pub discoveries: Discoveries,
     /// Balancers, by upstream.
     pub balancers: Balancers,
-    /// For each worker its pools, by upstream and address.
-    pub pools: Vec<Carried<(), Arc<Pool>>>,
+    /// For each worker its pools, by upstream.
+    pub pools: Vec<Carried<(), Arc<Pools>>>,
 }
 
 /// Rate limits, by identity.
 pub type RateLimits = Carried<(RateLimit, Enforce), RateLimitLayer<Arc<PolicyMetrics>>>;
 /// Bulkheads, by identity.
 pub type Bulkheads = Carried<(Bulkhead, Enforce), BulkheadLayer<Arc<PolicyMetrics>>>;
+/// Whoever looks for endpoints, by upstream.
+pub type Discoveries = Carried<checked::Discovery, Arc<Discovery>>;
 /// Balancers, by upstream.
-pub type Balancers = Carried<(Balance, Vec<Endpoint>), BalanceLayer>;
+pub type Balancers = Carried<(Balance, Endpoints), BalanceLayer>;
 /// Circuit breakers, by identity.
 pub type Breakers = Carried<(CircuitBreaker, Enforce), CircuitBreakerLayer<Arc<PolicyMetrics>>>;
 /// Whoever checks passwords, by policy.
 pub type Passwords = Carried<(Name, BasicAuth), BasicAuthLayer<Arc<PolicyMetrics>>>;
 /// Whoever asks other services, by policy.
 pub type Authorities = Carried<ForwardAuth, ForwardAuthLayer<Arc<PolicyMetrics>>>;
+
+/// What a balancer begins with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Endpoints {
+    /// What is written down.
+    Listed(Vec<Endpoint>),
+    /// What stands there until somebody has looked.
+    Found(Target),
+}
 
 impl State {
     /// That of a process that has just begun.
@@ -90,18 +105,39 @@ impl State {
             breakers: Carried::new("circuit_breaker", |_| Duration::from_hours(1)),
             faults: Carried::new("fault", |_| Duration::ZERO),
             versions: Carried::new("versions", |_| Duration::from_hours(24 * u64::from(DAYS))),
+            discoveries: Carried::new("discovery", |_| Duration::ZERO),
             balancers: Carried::new("balancer", |_| Duration::ZERO),
             pools: (0..workers).map(|_| Carried::new("pool", |_| Duration::ZERO)).collect(),
         }
     }
 
-    /// Begins to fetch keys that nobody fetches yet. Needs a runtime, on which that goes on.
-    pub fn start(&self) {
+    /// Begins to fetch keys that nobody fetches yet, and to look for endpoints that nobody looks for. Needs a
+    /// runtime, on which that goes on. What is found is for as long as the generation is `alive`.
+    pub fn start(&self, alive: &Alive) {
+        for (upstream, discovery) in self.discoveries.iter() {
+            if let Some(balancer) = self.balancers.get(upstream) {
+                discovery.start(balancer, alive);
+            }
+        }
         for (_, tokens) in self.tokens.iter() {
             if let Some(fetching) = &tokens.fetching {
                 fetching.start();
             }
         }
+    }
+
+    /// Waits until all endpoints that are looked for have been found once, for [`FIRST`](crate::discover::FIRST) at
+    /// most after that was begun.
+    pub async fn found(&self) {
+        for (_, discovery) in self.discoveries.iter() {
+            discovery.answered().await;
+        }
+    }
+
+    /// The upstreams whose endpoints may be others than those in force, and why.
+    pub fn stale(&self, now: Now) -> Vec<(&Arc<str>, String)> {
+        let all = self.discoveries.iter();
+        all.filter_map(|(name, discovery)| Some((name, discovery.status(now).stale?))).collect()
     }
 
     /// The policies that have no keys to verify tokens with, and why.

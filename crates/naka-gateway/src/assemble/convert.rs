@@ -314,7 +314,8 @@ pub(super) fn balance_config(balance: &Balance) -> BalanceConfig {
     config
 }
 
-pub(super) fn target(endpoint: &Endpoint) -> Target {
+/// An endpoint as a balancer has it.
+pub(crate) fn target(endpoint: &Endpoint) -> Target {
     let target = Target::new(Arc::clone(&endpoint.address)).weight(endpoint.weight);
     match endpoint.capacity {
         Some(capacity) => target.capacity(capacity),

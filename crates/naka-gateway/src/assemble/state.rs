@@ -26,17 +26,18 @@ use super::{
 use crate::{
     carry::{Carried, Change, Steps},
     config::checked::{
-        Balance, BasicAuth, Bulkhead, CircuitBreaker, Config, Destination, Endpoint, Enforce, Fault, Fetch,
+        self, Balance, BasicAuth, Bulkhead, CircuitBreaker, Config, Destination, Enforce, Fault, Fetch,
         ForwardAuth, Idempotency, Jwt, JwtKeys, Name, Policy, PolicyKind, RateLimit, Scope, Versions,
     },
     control::{AskAuthority, FetchKeys, TellKeys},
+    discover::Discovery,
     observe::PolicyMetrics,
     state::{
-        Authorities, Balancers, Breakers, Bulkheads, Fetching, Kept, Passwords, RateLimits, State, Tokens,
-        versions_name,
+        Authorities, Balancers, Breakers, Bulkheads, Discoveries, Endpoints, Fetching, Kept, Passwords,
+        RateLimits, State, Tokens, versions_name,
     },
     transform::Matched,
-    upstream::Pool,
+    upstream::Pools,
 };
 
 /// Goes from the state of the generation before to that of this one.
@@ -61,6 +62,7 @@ pub(super) fn carry(
         breakers: step.breakers(),
         faults: step.faults(),
         versions: step.versions()?,
+        discoveries: step.discoveries(),
         balancers: step.balancers(),
         pools: step.pools(),
     })
@@ -295,37 +297,70 @@ impl Step<'_> {
         Ok(self.next(&self.before.versions, wanted, &steps))
     }
 
+    /// Whoever looks for endpoints.
+    fn discoveries(&mut self) -> Discoveries {
+        let wanted = self
+            .config
+            .upstreams
+            .iter()
+            .filter_map(|(name, upstream)| Some((Arc::clone(name), upstream.discovery.clone()?)));
+        let (wanted, around) = (wanted.collect(), self.around);
+        let steps = Steps {
+            make: &|name, config: &checked::Discovery| {
+                Discovery::new(name, config, around.resolver.as_ref(), around.metrics.discovery(name))
+            },
+            change: &|discovery: &Arc<Discovery>, config| discovery.changed(config, around.resolver.as_ref()),
+            is_same: &|_, _| true,
+        };
+        self.next(&self.before.discoveries, wanted, &steps)
+    }
+
     fn balancers(&mut self) -> Balancers {
         let keyed = |layer: BalanceLayer, balance: &Balance| {
             if balance.key.is_empty() { layer } else { layer.hash_by(hash_of(&balance.key)) }
         };
         let steps = Steps {
-            make: &|_, (balance, endpoints): &(Balance, Vec<Endpoint>)| {
-                let layer = BalanceLayer::with_config(balance_config(balance), endpoints.iter().map(target));
+            make: &|_, (balance, endpoints): &(Balance, Endpoints)| {
+                let config = balance_config(balance);
+                let layer = match endpoints {
+                    Endpoints::Listed(listed) => BalanceLayer::with_config(config, listed.iter().map(target)),
+                    Endpoints::Found(stand_in) => BalanceLayer::with_config(config, [stand_in.clone()]),
+                };
                 keyed(layer, balance)
             },
             change: &|layer, (balance, endpoints)| {
-                keyed(layer.reconfigured(balance_config(balance), endpoints.iter().map(target)), balance)
+                let config = balance_config(balance);
+                let layer = match endpoints {
+                    Endpoints::Listed(listed) => layer.reconfigured(config, listed.iter().map(target)),
+                    // Those there are; whoever looks for them says when there are others.
+                    Endpoints::Found(_) => {
+                        let there = layer.endpoints();
+                        layer.reconfigured(config, there.iter().map(|endpoint| endpoint.target().clone()))
+                    }
+                };
+                keyed(layer, balance)
             },
             is_same: &|_, _| true,
         };
         let wanted = self.config.upstreams.iter().map(|(name, upstream)| {
-            (Arc::clone(name), (upstream.balance.clone(), upstream.endpoints.clone()))
+            let endpoints = match &upstream.discovery {
+                Some(discovery) => Endpoints::Found(Discovery::stand_in(discovery)),
+                None => Endpoints::Listed(upstream.endpoints.clone()),
+            };
+            (Arc::clone(name), (upstream.balance.clone(), endpoints))
         });
         self.next(&self.before.balancers, wanted.collect(), &steps)
     }
 
-    /// For each worker; all have the same.
-    fn pools(&mut self) -> Vec<Carried<(), Arc<Pool>>> {
+    /// For each worker; all have the same. Pools themselves are made when they are needed.
+    fn pools(&mut self) -> Vec<Carried<(), Arc<Pools>>> {
         let steps = Steps {
-            make: &|identity, (): &()| Arc::new(Pool::new(&pool_address(identity))),
-            change: &|pool, ()| Arc::clone(pool),
+            make: &|_, (): &()| Arc::default(),
+            change: &|pools: &Arc<Pools>, ()| Arc::clone(pools),
             is_same: &|(), ()| true,
         };
         let pools = self.before.pools.iter().enumerate().map(|(worker, pools)| {
-            let wanted = addresses(self.config).flat_map(|(upstream, addresses)| {
-                addresses.into_iter().map(move |address| (pool_identity(&upstream, &address), ()))
-            });
+            let wanted = self.config.upstreams.keys().map(|upstream| (Arc::clone(upstream), ()));
             let mut others = Vec::new();
             let report = if worker == 0 { &mut *self.report } else { &mut others };
             pools.next(wanted.collect(), self.around.now, report, &steps)
@@ -356,14 +391,6 @@ fn wrong_cors(config: &Config) -> Vec<Wrong> {
 /// If there is anything wrong.
 fn none_of(wrong: Vec<Wrong>) -> Result<(), Vec<Wrong>> {
     if wrong.is_empty() { Ok(()) } else { Err(wrong) }
-}
-
-/// The addresses of each upstream.
-fn addresses(config: &Config) -> impl Iterator<Item = (Name, Vec<Arc<str>>)> {
-    config.upstreams.iter().map(|(name, upstream)| {
-        let addresses = upstream.endpoints.iter().map(|endpoint| Arc::clone(&endpoint.address));
-        (Arc::clone(name), addresses.collect())
-    })
 }
 
 /// Where keys come from, once they have been read.
@@ -473,13 +500,4 @@ impl Place<'_> {
             _ => Arc::clone(name),
         }
     }
-}
-
-pub(super) fn pool_identity(upstream: &Name, address: &Arc<str>) -> Arc<str> {
-    format!("{upstream} {address}").into()
-}
-
-/// Names have no spaces, and neither have addresses.
-fn pool_address(identity: &str) -> Arc<str> {
-    identity.rsplit(' ').next().unwrap_or_default().into()
 }
