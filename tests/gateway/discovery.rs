@@ -319,6 +319,36 @@ async fn r1_4_weights_and_capacities_come_with_the_endpoints() {
     }
 }
 
+/// One registry for two versions: each upstream takes its own, and one that is not there is something else than one
+/// that is sick.
+#[tokio::test(start_paused = true)]
+async fn r1_4_labels_select_and_an_empty_selection_has_a_word_of_its_own() {
+    let list = "- {address: '10.0.0.1:80', labels: {version: v1, region: mumbai}}
+- {address: '10.0.0.2:80', labels: {version: v2, region: mumbai}}
+- {address: '10.0.0.3:80', labels: {version: v2, region: delhi}}
+";
+    let yaml = with("{file: endpoints.yaml}", ", balance: {only: {version: v2}}")
+        + "tests: [{request: 'GET http://api.example/', expect: {route: all, upstream: app}}]\n";
+    let gateway = Inside::with_files(&yaml, &[("endpoints.yaml", list)]);
+    let all = ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"];
+    let _servers = servers(&gateway.network, &all);
+    found(&gateway).await;
+    assert_eq!(who(&gateway, 4).await, each(&all[1..], 2));
+    // Whoever else is asked for is looked for among all there are.
+    reload(&gateway, &yaml.replace("{version: v2}", "{version: v1, region: mumbai}")).await;
+    assert_eq!(who(&gateway, 2).await, each(&all[..1], 2));
+    reload(&gateway, &yaml.replace("version: v2", "version: v3")).await;
+    assert_eq!(who(&gateway, 1).await, each(&["subset_empty"], 1));
+    let would = gateway.explain("GET http://api.example/", &[]).to_string();
+    assert!(would.contains("subset_empty"), "{would}");
+    gateway.write("endpoints.yaml", &list.replace("v1", "v3"));
+    after(LOOKED).await;
+    assert_eq!(who(&gateway, 2).await, each(&all[..1], 2));
+    gateway.generation().state.balancers.get("app").unwrap().endpoints()[0]
+        .withdraw(naka::balance::Absence::Unhealthy);
+    assert_eq!(who(&gateway, 1).await, each(&["no_endpoint"], 1));
+}
+
 #[tokio::test(start_paused = true)]
 async fn r1_6_names_are_asked_for_each_at_its_own_time() {
     let zone = Zone::new();

@@ -16,6 +16,7 @@
 //! otherwise any page in a browser here could talk to this port (DNS rebinding).
 
 use std::{
+    collections::BTreeMap,
     convert::Infallible,
     net::IpAddr,
     sync::{
@@ -349,6 +350,7 @@ fn upstreams(generation: &Generation) -> Value {
             json!({
                 "address": &**endpoint.address(),
                 "weight": endpoint.target().weight,
+                "labels": endpoint.target().labels.iter().cloned().collect::<BTreeMap<_, _>>(),
                 "in_flight": endpoint.in_flight(),
                 "idle_connections": pools.iter().map(|pools| pools.idle(endpoint.address())).sum::<usize>(),
             })

@@ -311,12 +311,18 @@ pub(super) fn balance_config(balance: &Balance) -> BalanceConfig {
     if let Some(panic) = balance.panic {
         config = config.panic(panic);
     }
+    for (name, value) in &balance.only {
+        config = config.label(name, value);
+    }
     config
 }
 
 /// An endpoint as a balancer has it.
 pub(crate) fn target(endpoint: &Endpoint) -> Target {
-    let target = Target::new(Arc::clone(&endpoint.address)).weight(endpoint.weight);
+    let mut target = Target::new(Arc::clone(&endpoint.address)).weight(endpoint.weight);
+    for (name, value) in &endpoint.labels {
+        target = target.label(name, value);
+    }
     match endpoint.capacity {
         Some(capacity) => target.capacity(capacity),
         None => target,

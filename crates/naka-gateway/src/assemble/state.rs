@@ -344,7 +344,14 @@ impl Step<'_> {
         };
         let wanted = self.config.upstreams.iter().map(|(name, upstream)| {
             let endpoints = match &upstream.discovery {
-                Some(discovery) => Endpoints::Found(Discovery::stand_in(discovery)),
+                // It is what requests look for, whatever that is.
+                Some(discovery) => Endpoints::Found(
+                    upstream
+                        .balance
+                        .only
+                        .iter()
+                        .fold(Discovery::stand_in(discovery), |it, (name, value)| it.label(name, value)),
+                ),
                 None => Endpoints::Listed(upstream.endpoints.clone()),
             };
             (Arc::clone(name), (upstream.balance.clone(), endpoints))

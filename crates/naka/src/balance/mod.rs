@@ -9,7 +9,9 @@
 //! 3. Of a [subset](BalanceLayer::subset_by), and of the best [region](Regions) that has one, if there are such.
 //! 4. The [policy](Policy) chooses. An endpoint that [was tried](Tried) for this request comes last; one that
 //!    has [joined](SlowStart) lately is passed over as often as its share says.
-//! 5. None is available: `503` with [`Reason::NoEndpoint`].
+//! 5. None is available: `503` with [`Reason::NoEndpoint`](crate::reject::Reason::NoEndpoint), or with
+//!    [`Reason::SubsetEmpty`](crate::reject::Reason::SubsetEmpty) where none of those that are listed has the
+//!    [labels](BalanceConfig::labels), or is of the subset, that has to be.
 //! 6. Its gate is entered, and its count goes up. If somebody else was faster (the last probe, the last place),
 //!    the policy chooses again among the others; after eight times whichever lets it in.
 //!
@@ -144,7 +146,7 @@ use crate::{
     key::Key,
     layered::layered,
     observe::Observer,
-    reject::{Head, Reason, Rejection},
+    reject::{Head, Rejection},
 };
 
 /// What a policy that goes by a hash goes by. It is the same in every process, if it is [of](Self::of) bytes.
@@ -445,9 +447,12 @@ impl<O: Observer> Explain for BalanceLayer<O> {
         let chooser = shared.chooser(&snapshot);
         let choice = {
             let ask = shared.setting.ask(&Head::from(&*head), now);
-            chooser.choose(&ask, chooser.turn(), &[])
+            chooser.choose(&ask, chooser.turn(), &[]).ok_or_else(|| chooser.why_none(&ask))
         };
-        let Some(choice) = choice else { return Finding::Reject(Rejection::new(Reason::NoEndpoint)) };
+        let choice = match choice {
+            Ok(choice) => choice,
+            Err(reason) => return Finding::Reject(Rejection::new(reason)),
+        };
         snapshot.members[choice.place].endpoint.clone().tell(&mut head.extensions);
         Finding::Admit(Said { chooser, choice, now }.to_string())
     }

@@ -16,7 +16,7 @@ use crate::{
     clock::Now,
     guard::Guarded,
     observe::Observer,
-    reject::{Head, Reason, Rejection},
+    reject::{Head, Rejection},
 };
 
 impl<S, O, B, R> Service<Request<B>> for Balance<S, O>
@@ -128,7 +128,7 @@ impl<O: Observer> Shared<O> {
                 return Ok(self.taken(snapshot, &ask, place, guard));
             }
         }
-        Err(Rejection::new(Reason::NoEndpoint))
+        Err(Rejection::new(chooser.why_none(&ask)))
     }
 
     fn taken(&self, snapshot: &Snapshot, ask: &Ask<'_>, place: usize, guard: InFlight) -> Taken {

@@ -33,7 +33,7 @@ use super::{
         smooth::Cycle,
     },
 };
-use crate::{attempt::Tried, clock::Now, key::Key};
+use crate::{attempt::Tried, clock::Now, key::Key, reject::Reason};
 
 /// How many endpoints that are not listed any more are remembered, besides those that requests hold.
 pub(super) const MAX_KEPT: usize = 256;
@@ -74,6 +74,8 @@ pub(super) struct Snapshot {
     pub(super) members: Box<[Member]>,
     /// Those that were listed once, and those that lack a label: they may come back.
     pub(super) kept: Box<[Endpoint]>,
+    /// There are endpoints, and none has the labels that are wanted.
+    is_filtered: bool,
     pub(super) measure: Option<Measure>,
     pub(super) half_life: HalfLife,
     table: Table,
@@ -132,7 +134,8 @@ impl Snapshot {
         let mut gone = known.into_values().filter(|it| !seen.contains_key(it.address())).collect::<Vec<_>>();
         gone.sort_by_key(|endpoint| (endpoint.in_flight() == 0, std::cmp::Reverse(endpoint.id())));
         beside.extend(gone.into_iter().take(MAX_KEPT).cloned());
-        Self::of(endpoints, beside, making)
+        let is_filtered = endpoints.is_empty() && !seen.is_empty();
+        Self { is_filtered, ..Self::of(endpoints, beside, making) }
     }
 
     fn of(endpoints: Vec<Endpoint>, kept: Vec<Endpoint>, making: &Making<'_>) -> Self {
@@ -166,6 +169,7 @@ impl Snapshot {
         tokens.sort_unstable();
         Self {
             kept: kept.into(),
+            is_filtered: false,
             measure: is_measured.then_some(Measure { half_life, failure: config.latency.failure }),
             half_life,
             table,
@@ -330,6 +334,18 @@ impl Chooser<'_> {
             }
         }
         None
+    }
+
+    /// Why there was no choice: a lack of what is asked for is nobody's sickness.
+    pub(super) fn why_none(&self, ask: &Ask<'_>) -> Reason {
+        let members = &self.snapshot.members;
+        let is_strict = ask.subset.is_some() && self.config.subset_miss == SubsetMiss::Refuse;
+        let lacks_all = || !members.is_empty() && members.iter().all(|it| it.subset != ask.subset);
+        if self.snapshot.is_filtered || is_strict && lacks_all() {
+            Reason::SubsetEmpty
+        } else {
+            Reason::NoEndpoint
+        }
     }
 
     /// Whether this one may be had, whatever the policy says.

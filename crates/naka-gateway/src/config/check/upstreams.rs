@@ -14,14 +14,14 @@ use crate::config::{
         Balance, BalancePolicy, Discovery, Endpoint, EndpointSource, KeepAlive, KeyPart, Kind, Listener,
         Name, Upstream, UpstreamTimeouts,
     },
-    decode::{At, Cx, Decode as _, Or},
+    decode::{At, Cx, Decode as _, Named, Or},
     diagnostic::{Code, Diagnostics, Source},
     documents,
     node::{self, Span},
-    raw::{RawBalance, RawBalancePolicy, RawDiscovery, RawEndpoints, RawList, RawWhenEmpty},
+    raw::{RawBalance, RawBalancePolicy, RawDiscovery, RawEndpoint, RawEndpoints, RawList, RawWhenEmpty},
     suggest::one_of,
     units::Between,
-    values::HostPort,
+    values::{HostPort, Id},
 };
 
 /// `servers` are the name servers that are asked where endpoints are found by name.
@@ -55,6 +55,9 @@ pub(super) fn upstreams(
             }
             None => (Vec::new(), None),
         };
+        if let Some(balance) = &raw.balance {
+            unlabelled(balance, &endpoints, cx);
+        }
         let timeouts = raw.timeouts.as_ref().map(|it| it.value.clone()).unwrap_or_default();
         let keep_alive = raw.keep_alive.as_ref().map(|it| it.value.clone()).unwrap_or_default();
         let upstream = Upstream {
@@ -118,6 +121,7 @@ fn balance(at: &At<RawBalance>, cx: &mut Cx) -> Balance {
         key: parts.map(|part| part.value.clone()).collect(),
         slow_start: raw.slow_start.as_ref().map(|at| at.value),
         panic: raw.panic.as_ref().map(|at| at.value.0),
+        only: labels(raw.only.as_ref()),
     }
 }
 
@@ -137,10 +141,11 @@ fn endpoints(list: &RawList, listeners: &BTreeMap<Name, Listener>, cx: &mut Cx) 
     let mut seen: HashMap<&HostPort, Span> = HashMap::new();
     let mut it = Vec::with_capacity(list.len());
     for item in list {
-        let (address, weight, capacity) = match &item.value {
-            Or::Text(address) => (address, 1, None),
+        let plain = RawEndpoint::default();
+        let (address, raw) = match &item.value {
+            Or::Text(address) => (address, &plain),
             Or::Record(raw) => match &raw.address {
-                Some(address) => (&address.value, raw.weight().0, raw.capacity.as_ref().map(|at| at.value.0)),
+                Some(address) => (&address.value, raw),
                 None => continue,
             },
         };
@@ -160,10 +165,35 @@ fn endpoints(list: &RawList, listeners: &BTreeMap<Name, Listener>, cx: &mut Cx) 
                 .help("write the address of the service; each round makes the head longer, until that is refused");
         }
         let whole = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
-        let (weight, capacity) = (whole(weight), capacity.map(whole));
-        it.push(Endpoint { address: Arc::clone(&address.0), weight, capacity });
+        it.push(Endpoint {
+            address: Arc::clone(&address.0),
+            weight: whole(raw.weight().0),
+            capacity: raw.capacity.as_ref().map(|at| whole(at.value.0)),
+            labels: labels(raw.labels.as_ref()),
+        });
     }
     it
+}
+
+/// Labels, by name.
+fn labels(raw: Option<&At<Named<Id, Arc<str>>>>) -> Vec<(Name, Arc<str>)> {
+    let all = raw.into_iter().flat_map(|at| &at.value.0);
+    let all = all.filter_map(|(name, value)| Some((Arc::clone(&name.value.0), value.clone()?)));
+    let mut it = all.collect::<Vec<_>>();
+    it.sort();
+    it
+}
+
+/// Says where labels are asked for that no endpoint of a list has.
+fn unlabelled(raw: &At<RawBalance>, endpoints: &[Endpoint], cx: &mut Cx) {
+    let Some(at) = &raw.value.only else { return };
+    let only = labels(Some(at));
+    let has = |endpoint: &Endpoint| only.iter().all(|label| endpoint.labels.contains(label));
+    if !endpoints.is_empty() && !endpoints.iter().any(has) {
+        cx.error(Code::Value, at.span, "no endpoint has these labels")
+            .label("every request would be refused with 503 `subset_empty`")
+            .help("label one: `{address: \"127.0.0.1:3000\", labels: {version: v2}}`, or ask for others");
+    }
 }
 
 /// How endpoints are found.

@@ -207,6 +207,8 @@ pub struct Endpoint {
     pub weight: u32,
     /// Requests that may be under way there.
     pub capacity: Option<u32>,
+    /// What else is said of it.
+    pub labels: Vec<(Name, Arc<str>)>,
 }
 
 /// How endpoints are found.
@@ -260,6 +262,8 @@ pub struct Balance {
     pub slow_start: Option<Duration>,
     /// Below so many percent one is chosen among all.
     pub panic: Option<u8>,
+    /// Only endpoints with all of these labels.
+    pub only: Vec<(Name, Arc<str>)>,
 }
 
 /// The rule by which an endpoint is chosen.

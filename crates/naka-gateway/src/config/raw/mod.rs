@@ -359,8 +359,10 @@ record! {
         weight: Whole<1, 65_535> = "1";
         /// Requests that may be under way there; beyond that it is not chosen.
         capacity: Whole<1, 1_000_000> = optional;
+        /// What else is said of it, such as its version; `balance.only` asks for that.
+        labels: Named<Id, Arc<str>> = optional;
     }
-    not_built: zone labels region;
+    not_built: zone region;
     instead: url => "write `address: \"127.0.0.1:3000\"`",
         host => "write `address: \"127.0.0.1:3000\"`",
         port => "write `address: \"127.0.0.1:3000\"`";
@@ -377,8 +379,13 @@ record! {
         slow_start: Duration = optional;
         /// If fewer of the endpoints are available, one is chosen among all that are not taken out on purpose.
         panic: Percent = optional;
+        /// Only endpoints with all of these labels.
+        only: Named<Id, Arc<str>> = optional;
     }
     not_built: prefer sticky;
+    instead: labels => "write `only: {version: v2}`",
+        subset => "write `only: {version: v2}`",
+        filter => "write `only: {version: v2}`";
 }
 
 words! {
