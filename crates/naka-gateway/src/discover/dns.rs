@@ -69,7 +69,7 @@ impl Dns {
     }
 
     fn hear(&mut self, question: Question, said: Result<Answer, String>) {
-        let said = said.map_err(|why| format!("{} {:?}: {why}", question.name, question.kind));
+        let said = said.map_err(|why| format!("{} {}: {why}", question.name, question.kind));
         self.names.hear(question, said, (&self.rules, self.start.elapsed(), random()));
     }
 }

@@ -20,6 +20,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -57,6 +58,16 @@ pub enum Kind {
     Aaaa,
     /// Where a service is.
     Srv,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::A => "A",
+            Self::Aaaa => "AAAA",
+            Self::Srv => "SRV",
+        })
+    }
 }
 
 /// What a name server said, and how long that is good for. No records: there is none, it is sure of that.
