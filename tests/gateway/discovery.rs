@@ -28,6 +28,8 @@ use crate::{
 struct Zone {
     says: Mutex<BTreeMap<Question, Result<Answer, String>>>,
     asked: Mutex<Vec<Question>>,
+    /// Nobody answers these.
+    hangs: Mutex<BTreeSet<Question>>,
 }
 
 impl Zone {
@@ -62,7 +64,13 @@ impl Resolve for Zone {
     fn resolve(&self, question: Question) -> Pin<Box<dyn Future<Output = Result<Answer, String>> + Send>> {
         self.asked.lock().unwrap().push(question.clone());
         let said = self.says.lock().unwrap().get(&question).cloned();
-        Box::pin(async move { said.unwrap_or_else(|| Err("nobody says".into())) })
+        let hangs = self.hangs.lock().unwrap().contains(&question);
+        Box::pin(async move {
+            if hangs {
+                std::future::pending::<()>().await;
+            }
+            said.unwrap_or_else(|| Err("nobody says".into()))
+        })
     }
 }
 
@@ -275,6 +283,26 @@ async fn r1_3_a_registry_that_loses_nearly_all_is_believed_when_it_says_so_three
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_fails_confirms_no_loss() {
+    let zone = Zone::new();
+    let ten = (1..=10).map(|number| format!("10.0.0.{number}")).collect::<Vec<_>>();
+    let ten = ten.iter().map(String::as_str).collect::<Vec<_>>();
+    zone.has("app", &ten, 10);
+    let gateway = Inside::resolving(&file("{dns: 'app:80'}"), &[], Some(zone.clone()));
+    found(&gateway).await;
+    zone.has("app", &ten[..4], 10);
+    after(Duration::from_secs(12)).await;
+    assert!(status(&gateway).is_held, "{:?}", status(&gateway));
+    zone.fails("app");
+    after(Duration::from_hours(1)).await;
+    let is = status(&gateway);
+    assert!(is.endpoints == 10 && is.stale.is_some_and(|why| why.contains("SERVFAIL")));
+    zone.has("app", &ten[..4], 10);
+    after(Duration::from_mins(1)).await;
+    assert_eq!(status(&gateway).endpoints, 4, "seen twice more");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_answer_that_there_is_none_counts_where_the_file_says_so() {
     let zone = Zone::new();
     zone.has("app", &["10.0.0.1", "10.0.0.2", "10.0.0.3"], 10);
@@ -476,7 +504,7 @@ async fn a_file_is_edited_without_a_new_generation_and_held_when_it_is_wrong() {
     }
     let stale = status(&gateway).stale.unwrap();
     assert!(stale.contains("endpoints.yaml:1:") && stale.contains("twice"), "{stale}");
-    // A reload of something else goes on with what was good.
+    // Whoever reads it for the first time has nothing to hold.
     gateway.reload(&file("{file: endpoints.yaml, confirm: 5}")).unwrap_err();
     gateway.write("endpoints.yaml", "['10.0.0.2:80']");
     after(LOOKED).await;
@@ -500,6 +528,32 @@ async fn without_a_first_answer_it_is_a_503_and_no_wait_for_ever() {
     zone.has("app", &["10.0.0.1"], 10);
     after(Duration::from_secs(31)).await; // The longest pause between two attempts.
     assert_eq!(who(&gateway, 1).await, each(&["10.0.0.1:80"], 1));
+}
+
+/// There are name servers that answer for IPv4 and drop questions for IPv6.
+#[tokio::test(start_paused = true)]
+async fn a_family_that_nobody_answers_for_keeps_the_other_one_waiting_for_a_second() {
+    let zone = Zone::new();
+    zone.has("app", &["10.0.0.1"], 2);
+    zone.hangs.lock().unwrap().insert(Question { name: "app".into(), kind: Kind::Aaaa });
+    let gateway = Inside::resolving(&file("{dns: 'app:80'}"), &[], Some(zone.clone()));
+    let _servers = servers(&gateway.network, &["10.0.0.1:80", "10.0.0.2:80"]);
+    found(&gateway).await;
+    assert_eq!(who(&gateway, 1).await, each(&["10.0.0.1:80"], 1));
+    for address in ["10.0.0.2", "10.0.0.1"] {
+        zone.has("app", &[address], 2);
+        after(5 * SECOND).await; // Its time to live, a tenth, and a second for each of two looks.
+        assert_eq!(who(&gateway, 1).await, each(&[&format!("{address}:80")], 1));
+        assert_eq!(status(&gateway).stale, None, "it never had one of the other family");
+    }
+    let asked = zone.asked.lock().unwrap().iter().filter(|it| it.kind == Kind::Aaaa).count();
+    assert!(asked <= 2, "one question at a time, and pauses after those that failed: {asked}");
+    // And when it answers, it counts.
+    zone.hangs.lock().unwrap().clear();
+    let records = vec![Record::Address("fd00::1".parse().unwrap())];
+    zone.says("app", Kind::Aaaa, Ok(Answer { records, ttl: SECOND }));
+    after(Duration::from_mins(1)).await;
+    assert_eq!(status(&gateway).endpoints, 2);
 }
 
 /// A file can be checked, and its tests hold, where nobody can be asked.

@@ -286,7 +286,7 @@ impl Reloader {
             self.metrics.keep(
                 |route| generation.config.routes.contains_key(route),
                 |policy| policies.contains(policy) || generation.config.policies.contains_key(policy),
-                |upstream| generation.config.upstreams.contains_key(upstream),
+                |upstream| generation.state.discoveries.get(upstream).is_some(),
             );
         });
     }

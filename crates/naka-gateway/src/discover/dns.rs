@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fmt, net::SocketAddr, pin::Pin, sync::Arc, time
 use naka::balance::Target;
 use tokio::{
     task::JoinSet,
-    time::{Instant, timeout},
+    time::{Instant, timeout, timeout_at},
 };
 
 use super::{
@@ -21,8 +21,12 @@ const QUESTION: Duration = Duration::from_secs(10);
 /// Questions that are under way at once.
 const AT_ONCE: usize = 16;
 
-/// From a service name to targets, and from these to addresses.
-const ROUNDS: usize = 2;
+/// How long the others are waited for once there is something to say: a family that nobody answers for, or one target
+/// of many, keeps no endpoint waiting.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// What is due already is asked for soon and not at once: nothing here may spin.
+const MOMENT: Duration = Duration::from_millis(100);
 
 /// Answers questions about names: the seam for tests under virtual time.
 pub trait Resolve: Send + Sync + 'static {
@@ -36,41 +40,71 @@ pub struct Dns {
     resolver: Arc<dyn Resolve>,
     rules: Rules,
     start: Instant,
+    /// Questions that are under way. They outlive a look.
+    asking: JoinSet<(Question, Result<Answer, String>)>,
+    open: BTreeSet<Question>,
 }
 
 impl Dns {
     /// Nothing has been asked.
     pub fn new(wanted: Wanted, resolver: Arc<dyn Resolve>, rules: Rules) -> Self {
-        Self { names: Names::new(wanted), resolver, rules, start: Instant::now() }
+        let (names, start) = (Names::new(wanted), Instant::now());
+        Self { names, resolver, rules, start, asking: JoinSet::new(), open: BTreeSet::new() }
     }
 
-    /// Asks some at a time, and hears what becomes of each as it comes.
-    async fn ask(&mut self, questions: Vec<Question>) {
-        let mut open = questions.iter().cloned().collect::<BTreeSet<_>>();
-        let (mut questions, mut asked) = (questions.into_iter(), JoinSet::new());
+    /// Asks what is due, each question once, and hears what becomes of it. Once there is an endpoint, the rest of the
+    /// answers is waited for no longer than [`GRACE`].
+    async fn ask(&mut self, anew: bool) {
+        let mut seen = self.open.clone();
+        let mut due = BTreeSet::from_iter(self.names.due(self.start.elapsed(), anew));
+        // What is doubted is not confirmed by what was said before.
+        let hurries = |this: &Self| (!anew && this.has_found()).then(|| Instant::now() + GRACE);
+        let mut until = hurries(self);
         loop {
-            while asked.len() < AT_ONCE
-                && let Some(question) = questions.next()
+            due.retain(|question| !seen.contains(question));
+            while self.asking.len() < AT_ONCE
+                && let Some(question) = due.pop_first()
             {
-                let asking = self.resolver.resolve(question.clone());
-                asked.spawn(async move {
-                    let said = timeout(QUESTION, asking).await;
-                    (question, said.unwrap_or_else(|_| Err("no answer in time".into())))
-                });
+                seen.insert(question.clone());
+                self.begin(question);
             }
-            let Some(joined) = asked.join_next().await else { break };
-            let Ok((question, said)) = joined else { continue };
-            open.remove(&question);
-            self.hear(question, said);
+            let joined = match until {
+                None => self.asking.join_next().await,
+                Some(until) => match timeout_at(until, self.asking.join_next()).await {
+                    Ok(joined) => joined,
+                    Err(_) => return,
+                },
+            };
+            match joined {
+                Some(Ok((question, said))) => self.hear(question, said),
+                Some(Err(_)) => {} // It panicked, and is found below.
+                None => break,
+            }
+            due.extend(self.names.due(self.start.elapsed(), false)); // Targets of a service, for example.
+            until = until.or_else(|| hurries(self));
         }
-        for question in open {
+        for question in std::mem::take(&mut self.open) {
             self.hear(question, Err("asking panicked".into()));
         }
     }
 
+    fn begin(&mut self, question: Question) {
+        let asking = self.resolver.resolve(question.clone());
+        self.open.insert(question.clone());
+        self.asking.spawn(async move {
+            let said = timeout(QUESTION, asking).await;
+            (question, said.unwrap_or_else(|_| Err("no answer in time".into())))
+        });
+    }
+
     fn hear(&mut self, question: Question, said: Result<Answer, String>) {
+        self.open.remove(&question);
         let said = said.map_err(|why| format!("{} {}: {why}", question.name, question.kind));
         self.names.hear(question, said, (&self.rules, self.start.elapsed(), random()));
+    }
+
+    fn has_found(&self) -> bool {
+        self.names.sum().found.is_some_and(|found| !found.is_empty())
     }
 }
 
@@ -83,22 +117,17 @@ impl fmt::Debug for Dns {
 impl Discover for Dns {
     fn look(&mut self, anew: bool) -> Pin<Box<dyn Future<Output = Look> + Send + '_>> {
         Box::pin(async move {
-            for round in 0..ROUNDS {
-                let due = self.names.due(self.start.elapsed(), anew && round == 0);
-                self.ask(due).await;
-            }
+            self.ask(anew).await;
             let Sum { found, trouble } = self.names.sum();
             let target =
                 |(address, weight): (SocketAddr, u32)| Target::new(address.to_string()).weight(weight);
             let found = found.map(|found| found.into_iter().map(target).collect());
-            let again = self.names.next().saturating_sub(self.start.elapsed()).max(MOMENT);
+            let next = self.names.next().saturating_sub(self.start.elapsed()).max(MOMENT);
+            let again = if self.open.is_empty() { next } else { GRACE };
             Look { found, trouble, again }
         })
     }
 }
-
-/// What is due already is asked for soon and not at once: nothing here may spin.
-const MOMENT: Duration = Duration::from_millis(100);
 
 /// Those of this machine, or these.
 #[cfg(feature = "dns")]

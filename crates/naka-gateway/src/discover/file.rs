@@ -3,6 +3,10 @@
 use std::{path::PathBuf, pin::Pin, sync::Arc, time::Duration};
 
 use naka::balance::Target;
+use tokio::{
+    task::{JoinHandle, spawn_blocking},
+    time::timeout,
+};
 
 use super::{Discover, Look};
 use crate::{
@@ -25,7 +29,12 @@ pub struct File {
     path: PathBuf,
     /// What was read last, and what it says.
     read: Option<(Read, Said)>,
+    /// A reading that is under way: a disk that does not answer has one of them waiting, and no more.
+    reading: Option<JoinHandle<Read>>,
 }
+
+/// How long one reading may take before it counts as a failure.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 type Read = Result<Arc<[u8]>, String>;
 type Said = Result<Vec<Target>, String>;
@@ -33,14 +42,20 @@ type Said = Result<Vec<Target>, String>;
 impl File {
     /// Nothing has been read.
     pub const fn new(path: PathBuf) -> Self {
-        Self { path, read: None }
+        Self { path, read: None, reading: None }
     }
 
-    async fn read(&self) -> Read {
-        let path = self.path.clone();
-        // A disk may not answer.
-        let read = tokio::task::spawn_blocking(move || read_document(&path));
-        read.await.unwrap_or_else(|error| Err(error.to_string()))
+    async fn read(&mut self) -> Read {
+        let path = &self.path;
+        let reading = self.reading.get_or_insert_with(|| {
+            let path = path.clone();
+            spawn_blocking(move || read_document(&path))
+        });
+        let Ok(read) = timeout(PATIENCE, reading).await else {
+            return Err(format!("it could not be read within {PATIENCE:?}"));
+        };
+        self.reading = None;
+        read.unwrap_or_else(|error| Err(error.to_string()))
     }
 
     async fn say(&mut self) -> Said {

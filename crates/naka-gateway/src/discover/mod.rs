@@ -25,6 +25,7 @@
 //! A source that panics is not asked any more; what it said stays.
 
 use std::{
+    collections::HashSet,
     fmt,
     hash::{BuildHasher as _, RandomState},
     pin::Pin,
@@ -311,13 +312,15 @@ impl Shared {
     /// Hears what the source says, and has it take effect; `None` if somebody else is heard by now.
     fn hear(&self, number: u64, look: Look, rules: &Rules) -> Option<Next> {
         let look = bounded(look);
+        let now = Instant::now();
+        let mut known = self.known();
         let seen = match &look.found {
             None => Seen::Failure,
+            // A part of it was only held: that confirms no doubt.
+            Some(_) if known.doubt.is_some() && look.trouble.is_some() => Seen::Failure,
             Some(found) if found.is_empty() => Seen::None,
             Some(found) => Seen::Some(found.len()),
         };
-        let now = Instant::now();
-        let mut known = self.known();
         if known.owner != number {
             return None;
         }
@@ -365,10 +368,9 @@ impl Shared {
             self.metrics.same.inc();
             return;
         }
-        let old = known.set.as_deref().unwrap_or_default();
-        let is_in = |all: &[Target], it: &Target| all.iter().any(|other| other.address == it.address);
-        let added = found.iter().filter(|it| !is_in(old, it)).count();
-        let removed = old.iter().filter(|it| !is_in(&found, it)).count();
+        let addresses = |all: &[Target]| all.iter().map(|it| Arc::clone(&it.address)).collect::<HashSet<_>>();
+        let (old, new) = (addresses(known.set.as_deref().unwrap_or_default()), addresses(&found));
+        let (added, removed) = (new.difference(&old).count(), old.difference(&new).count());
         let (upstream, endpoints) = (&self.upstream, found.len());
         if self.often.is_due() {
             info!(%upstream, endpoints, added, removed, "endpoints were found");

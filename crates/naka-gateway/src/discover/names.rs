@@ -4,7 +4,7 @@
 //! # Decision
 //! 1. `dns`: every address of the name, of both families, is an endpoint. A family that has never answered keeps the
 //!    other from nothing: there are name servers that fail for ever when asked for `AAAA`.
-//! 2. `srv` (RFC 2782): of the services with the lowest priority that has any address, every address is an endpoint,
+//! 2. `srv` (RFC 2782): of the services with the lowest priority that has any address, once all above it have been heard, every address is an endpoint,
 //!    with the port and the weight that were said; a weight of 0 is 1. The target `.` is no service. What makes an
 //!    address an endpoint twice is the first.
 //! 3. A question that fails keeps its last answer, and is asked again after a pause of its own: the answer to one never
@@ -206,8 +206,18 @@ impl Names {
             if let Some(found) = sum.found.filter(|found| !found.is_empty()) {
                 return Sum { found: Some(found), trouble };
             }
+            if tier.iter().any(|service| self.is_unheard(&service.target)) {
+                return Sum::failed(trouble); // The next ones are not for who has not been heard yet.
+            }
         }
         Sum { found: (!has_failed).then(Vec::new), trouble }
+    }
+
+    /// Nobody has said yet whether a host has addresses.
+    fn is_unheard(&self, host: &Arc<str>) -> bool {
+        [Kind::A, Kind::Aaaa]
+            .iter()
+            .any(|kind| !self.known.contains_key(&Question { name: Arc::clone(host), kind: *kind }))
     }
 
     /// All addresses of all these.
@@ -396,6 +406,8 @@ mod tests {
         hear(&mut names, 0, srv.clone(), services(&all));
         let due = names.due(Duration::ZERO, false);
         assert_eq!(due.len(), 6, "two families of three targets: {due:?}");
+        hear(&mut names, 0, ask("spare", Kind::A), addresses(&["10.0.9.9"], 10));
+        assert_eq!(names.sum(), Sum { found: None, trouble: None }, "the first ones may be there");
         for question in due {
             let said = match (&*question.name, question.kind) {
                 ("a", Kind::A) => addresses(&["10.0.0.1", "10.0.0.2"], 10),
