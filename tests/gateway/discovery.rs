@@ -564,6 +564,12 @@ async fn the_files_own_tests_need_no_network() {
     let zone = Zone::new();
     let gateway = Inside::resolving(&yaml, &[], Some(zone.clone()));
     assert_eq!(zone.asked.lock().unwrap().len(), 0);
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("gateway.yaml"), &yaml).unwrap();
+    let mut naka = std::process::Command::new(env!("CARGO_BIN_EXE_naka-under-test"));
+    naka.args(["explain", "GET http://api.example/", "-c"]).arg(folder.path().join("gateway.yaml"));
+    let said = String::from_utf8(naka.output().unwrap().stdout).unwrap();
+    assert!(said.contains("sent to upstream app, dns:app.internal:80"), "{said}");
     assert_eq!(who(&gateway, 1).await, each(&["no_endpoint"], 1), "the stand-in is not asked for anything");
 }
 

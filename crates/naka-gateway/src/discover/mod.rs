@@ -150,12 +150,12 @@ impl Discovery {
         })
     }
 
-    /// What stands in a balancer until somebody looks.
+    /// What stands in a balancer until somebody looks. No endpoint has such an address.
     pub fn stand_in(config: &Config) -> Target {
         let name = match &config.source {
-            EndpointSource::Dns(host, port) => format!("{host}:{port}"),
-            EndpointSource::Srv(name) => name.to_string(),
-            EndpointSource::File(path) => path.display().to_string(),
+            EndpointSource::Dns(host, port) => format!("dns:{host}:{port}"),
+            EndpointSource::Srv(name) => format!("srv:{name}"),
+            EndpointSource::File(path) => format!("file:{}", path.display()),
         };
         Target::new(name).label(STAND_IN, "")
     }
