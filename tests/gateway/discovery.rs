@@ -158,6 +158,8 @@ async fn r1_1_a_list_dns_and_a_file_are_a_matter_of_the_configuration_alone() {
     assert_eq!(who(&gateway, 2).await, each(&all[..1], 2));
     gateway.reload(&file("{dns: 'app.internal:80'}")).unwrap();
     assert_eq!(who(&gateway, 2).await, each(&all[..1], 2), "what was listed stays until there is an answer");
+    let is = status(&gateway);
+    assert!(is.endpoints == 1 && is.stale.is_some(), "{is:?}");
     zone.has("app.internal", &["10.0.0.2", "10.0.0.3"], 30);
     found(&gateway).await;
     assert_eq!(who(&gateway, 4).await, each(&all[1..3], 2));

@@ -166,10 +166,13 @@ impl Discovery {
         let mut known = self.shared.known();
         known.followers.retain(|(alive, _)| alive.strong_count() > 0);
         known.followers.push((Arc::downgrade(alive), balancer.clone()));
-        match &known.set {
-            Some(set) => show(balancer, set),
-            // What was listed before stays until the first answer.
-            None => show(balancer, &without_stand_ins(balancer)),
+        if let Some(set) = &known.set {
+            show(balancer, set);
+        } else {
+            let listed = without_stand_ins(balancer);
+            show(balancer, &listed);
+            // What was written down before stays until the first answer.
+            known.set = Some(listed).filter(|listed| !listed.is_empty());
         }
         let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
         if let Task::Waits(source) = &mut *task
@@ -201,7 +204,8 @@ impl Discovery {
     pub fn status(&self, now: Now) -> Status {
         let known = self.shared.known();
         let since = known.good.unwrap_or(self.shared.start);
-        let never = || known.set.is_none().then(|| "it has not answered yet".to_owned());
+        let has_answered = *self.shared.first.borrow();
+        let never = || (!has_answered).then(|| "it has not answered yet".to_owned());
         Status {
             source: known.source.to_string(),
             endpoints: known.set.as_ref().map_or(0, Vec::len),
@@ -255,7 +259,7 @@ struct Known {
     /// Who is heard.
     owner: u64,
     source: EndpointSource,
-    /// The last good set.
+    /// The last good set; what was written down, before there is one.
     set: Option<Vec<Target>>,
     /// How many this source has given.
     have: Option<usize>,
@@ -399,14 +403,11 @@ impl Shared {
         if is_told {
             return;
         }
+        let so =
+            if endpoints == 0 { "there is none, and requests get 503" } else { "the last good ones stay" };
         if known.held.is_some() {
-            error!(%upstream, %source, endpoints, "{what}; that is held back, and the last good endpoints stay");
+            error!(%upstream, %source, endpoints, "endpoints are held back; {so}: {what}");
         } else {
-            let so = if endpoints == 0 {
-                "there is none, and requests get 503"
-            } else {
-                "the last good ones stay"
-            };
             warn!(%upstream, %source, endpoints, "endpoints cannot be found; {so}: {what}");
         }
         known.told = Some((what.clone(), now));
