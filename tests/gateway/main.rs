@@ -26,5 +26,6 @@ mod reload;
 mod retry;
 mod state;
 mod streaming;
+mod streams;
 mod timeouts;
 mod versions;
