@@ -18,6 +18,7 @@
 //! | [`reshape`] | Bodies of another shape than the service's own |
 //! | [`fault`] | Errors and delays for whoever asks for them |
 //! | [`retry`] | Sends again what failed, from a budget |
+//! | `mirror` | Sends a copy of some requests to another service, for which nobody waits (feature `mirror`) |
 //! | [`balance`] | Chooses an endpoint by one of twelve policies, and keeps its account until the body ends |
 //! | [`health`] | No layer: asks the endpoints of a balancer how they are, and takes out who is not well |
 //! | [`classify`] | No layer: what an exchange says of whoever is behind |
@@ -76,6 +77,8 @@ pub mod identity;
 pub mod jwt;
 pub mod key;
 mod layered;
+#[cfg(feature = "mirror")]
+pub mod mirror;
 pub mod observe;
 pub mod problem;
 mod random;

@@ -5,6 +5,8 @@
 
 use std::sync::Arc;
 
+#[cfg(feature = "mirror")]
+use crate::mirror::Copied;
 use crate::{circuit_breaker::Transition, health::Change, reject::Rejection, retry::Stop};
 
 /// Hears what a layer did. Every method does nothing unless it is written.
@@ -31,6 +33,9 @@ pub trait Observer: Send + Sync + 'static {
     fn retried(&self) {}
     /// A request that failed is not sent again, for this reason.
     fn not_retried(&self, _: Stop) {}
+    /// This became of a copy of a request.
+    #[cfg(feature = "mirror")]
+    fn copied(&self, _: Copied) {}
     /// A circuit breaker went from one phase into another; told once, by whoever made it so.
     fn transition(&self, _: &Transition) {}
     /// So few endpoints are available that one was chosen among all of them.
@@ -70,6 +75,10 @@ impl<O: Observer> Observer for Arc<O> {
     }
     fn not_retried(&self, stop: Stop) {
         (**self).not_retried(stop);
+    }
+    #[cfg(feature = "mirror")]
+    fn copied(&self, copied: Copied) {
+        (**self).copied(copied);
     }
     fn transition(&self, transition: &Transition) {
         (**self).transition(transition);

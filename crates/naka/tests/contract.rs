@@ -29,6 +29,7 @@ use naka::{
     idempotency::{Idempotency, IdempotencyBody, IdempotencyConfig, IdempotencyLayer},
     jwt::{Jwt, JwtConfig, JwtLayer, KeySet, Keys},
     key::Key,
+    mirror::{Mirror, MirrorConfig, MirrorLayer},
     rate_limit::{Algorithm, Factor, Fields, Quota, RateLimit, RateLimitConfig, RateLimitLayer, Window},
     reshape::{Reshape, ReshapeBody, ReshapeConfig, ReshapeLayer},
     retry::{Budget, BudgetConfig, Retry, RetryConfig, RetryLayer},
@@ -257,6 +258,32 @@ impl Subject for ARetry {
 
     fn off(&self) -> Self::Layer {
         Dressed::new(RetryLayer::off(), |_, _| {})
+    }
+
+    fn refuses(&self) -> bool {
+        false
+    }
+}
+
+/// Each of the suite's requests has a body, which its probe does not read.
+struct AMirror;
+
+impl Subject for AMirror {
+    type Layer = Dressed<MirrorLayer>;
+    type Service = Dressed<Mirror<Probe>>;
+    type Body = Answer;
+
+    fn fresh(&self) -> Self::Layer {
+        let hangs = service_fn(|_: Request<Bytes>| std::future::pending::<Result<Response<Answer>, ()>>());
+        Dressed::new(MirrorLayer::new(MirrorConfig::new().sample(50), hangs), |_, _| {})
+    }
+
+    fn off(&self) -> Self::Layer {
+        Dressed::new(MirrorLayer::off(), |_, _| {})
+    }
+
+    fn held(&self, layer: &Self::Layer) -> usize {
+        layer.layer.under_way()
     }
 
     fn refuses(&self) -> bool {
@@ -707,6 +734,11 @@ async fn body_limit_keeps_the_laws() {
 #[tokio::test(start_paused = true)]
 async fn retries_keep_the_laws() {
     check(&ARetry).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn mirrors_keep_the_laws() {
+    check(&AMirror).await;
 }
 
 #[tokio::test(start_paused = true)]
