@@ -22,6 +22,7 @@ mod guards;
 mod health;
 mod isolation;
 mod limits;
+mod mirror;
 mod reload;
 mod retry;
 mod state;

@@ -29,6 +29,7 @@ use naka::{
     guard::Guarded,
     idempotency::{IdempotencyBody, IdempotencyLayer},
     jwt::JwtLayer,
+    mirror::{MirrorBody, MirrorLayer},
     problem::ProblemLayer,
     rate_limit::RateLimitLayer,
     retry::{Replay, RetryLayer},
@@ -80,6 +81,8 @@ pub struct Layers {
     pub circuit_breaker: CircuitBreakerLayer<Arc<PolicyMetrics>>,
     /// The bulkhead of the whole upstream.
     pub upstream_bulkhead: BulkheadLayer<Arc<PolicyMetrics>>,
+    /// Sends copies elsewhere.
+    pub mirror: MirrorLayer<Arc<PolicyMetrics>>,
     /// Sends again what failed.
     pub retry: RetryLayer<Arc<PolicyMetrics>>,
     /// Chooses the endpoint.
@@ -100,6 +103,8 @@ pub struct ArmLayers {
     pub rate_limits: RateLimitLayer<Arc<PolicyMetrics>>,
     /// The bulkhead of the whole upstream.
     pub upstream_bulkhead: BulkheadLayer<Arc<PolicyMetrics>>,
+    /// Sends copies elsewhere.
+    pub mirror: MirrorLayer<Arc<PolicyMetrics>>,
     /// Sends again what failed.
     pub retry: RetryLayer<Arc<PolicyMetrics>>,
     /// Chooses the endpoint.
@@ -135,7 +140,7 @@ impl Layers {
     // The timeout is outside of all that can wait (for keys, for a place): it counts from the request head,
     // so it ends a wait as well as an exchange.
     in_order!(
-        Replay<LayeredBody> => RouteBody:
+        Replay<MirrorBody<LayeredBody>> => RouteBody:
         problem,
         cors,
         rate_limits,
@@ -153,13 +158,25 @@ impl Layers {
         fault,
         circuit_breaker,
         upstream_bulkhead,
+        mirror,
         retry,
         balance
     );
 }
 
 impl ArmLayers {
-    in_order!(Replay<Body> => ArmBody: rate_limits, upstream_bulkhead, retry, balance);
+    /// Nobody but a balancer.
+    pub fn balanced(balance: BalanceLayer) -> Self {
+        Self {
+            rate_limits: RateLimitLayer::off(),
+            upstream_bulkhead: BulkheadLayer::off(),
+            mirror: MirrorLayer::off(),
+            retry: RetryLayer::off(),
+            balance,
+        }
+    }
+
+    in_order!(Replay<MirrorBody<Body>> => ArmBody: rate_limits, upstream_bulkhead, mirror, retry, balance);
 }
 
 /// What a whole stack is.
@@ -276,9 +293,9 @@ pub struct Leaf<F>(pub F);
 impl<F, Fut, B> Service<Request<B>> for Leaf<F>
 where
     F: Fn(Request<B>) -> Fut,
-    Fut: Future<Output = Response<Body>>,
+    Fut: Future,
 {
-    type Response = Response<Body>;
+    type Response = Fut::Output;
     type Error = Infallible;
     type Future = Answer<Fut>;
 

@@ -21,6 +21,7 @@ use naka::{
     identity::Claim,
     jwt::{Algorithm, FetchConfig, JwtConfig},
     key::{Key, KeyBuilder, client_network},
+    mirror::{self, MirrorConfig},
     rate_limit::{
         self, Algorithm as Counting, Factor, Fields, Quota, RateLimitConfig, RateLimitLayer, Window,
     },
@@ -528,6 +529,19 @@ pub(super) fn retry_config(retry: &checked::Retry) -> RetryConfig {
         .max_retry_after(retry.max_retry_after)
         .max_body(retry.max_body)
         .different_endpoint(retry.different_endpoint)
+}
+
+pub(super) fn mirror_config(mirror: &checked::Mirror) -> MirrorConfig {
+    let methods = match mirror.methods {
+        Some(checked::MirrorMethods::All) => mirror::Methods::All,
+        Some(checked::MirrorMethods::Safe) | None => mirror::Methods::Safe,
+    };
+    MirrorConfig::new()
+        .sample(mirror.sample)
+        .methods(methods)
+        .max(mirror.max)
+        .timeout(mirror.timeout)
+        .max_body(mirror.max_body)
 }
 
 pub(super) fn budget_config(budget: checked::RetryBudget) -> BudgetConfig {

@@ -2,22 +2,26 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use bytes::Bytes;
 use http::{Request, Response, header::CONTENT_TYPE};
 use naka::{
+    balance::BalanceLayer,
     clock::Now,
     context::ApiVersion,
+    mirror::{MirrorBody, MirrorLayer},
     reject::{Reason, Rejection},
     retry::Replay,
     version::VersionLayer,
 };
 
+use super::withheld;
 use crate::{
     carry::Carried,
     config::checked::{Config, Destination, Name, Redirect, Respond, Route as RouteConfig},
     entry,
     generation::{ArmPlan, Plan},
     observe::PolicyMetrics,
-    stack::{Arm, Leaf, Route, RouteBody, Stack},
+    stack::{Arm, ArmLayers, Layers, Leaf, Route, RouteBody, Stack},
     state::State,
     transform::{Transform, redirected},
     upstream::{Body, Client, Connector, LayeredBody, Pools},
@@ -48,16 +52,40 @@ impl Leaves<'_> {
                 Target::ListVersions(routes.iter().filter_map(layer).collect())
             }
         };
-        Route::new(stack(plan, Arc::new(target)))
+        let mut layers = plan.layers.clone();
+        layers.mirror = self.mirror(route, &plan.transform, layers.mirror);
+        Route::new(stack(plan, &layers, Arc::new(target)))
     }
 
     fn arm(&self, route: &RouteConfig, plan: &Arc<ArmPlan>) -> Arm {
         let (client, leaf_plan) = (Arc::new(self.client(&plan.upstream, route)), Arc::clone(plan));
-        Arm::new(plan.layers.stack(Leaf(move |request: Request<Replay<Body>>| {
+        let mut layers = plan.layers.clone();
+        layers.mirror = self.mirror(route, &plan.transform, layers.mirror);
+        Arm::new(layers.stack(Leaf(move |request: Request<Replay<MirrorBody<Body>>>| {
             let request = request.map(Body::from);
             let (plan, client) = (Arc::clone(&leaf_plan), Arc::clone(&client));
             async move { send(&plan.transform, &client, request).await }
         })))
+    }
+
+    /// The same copies, over this worker's connections. They are what the upstream of the route would see, and go by
+    /// the balancer of their own.
+    fn mirror(&self, route: &RouteConfig, transform: &Transform, layer: Mirroring) -> Mirroring {
+        let Some((_, mirror)) = self.config.mirror(route).filter(|_| !layer.is_off()) else { return layer };
+        let upstream = Arc::clone(&mirror.upstream);
+        let balance = self.state.balancers.get(&upstream).cloned().unwrap_or_else(BalanceLayer::off);
+        let mut transform = transform.clone();
+        // What takes the place of withheld credentials is withheld, too.
+        let withheld = withheld(self.config, route, mirror);
+        let edit = &mut transform.headers.request;
+        edit.set.retain(|(name, _)| !withheld.contains(name));
+        edit.add.retain(|(name, _)| !withheld.contains(name));
+        let plan = ArmPlan { layers: ArmLayers::balanced(balance), transform, upstream };
+        let arm = self.arm(route, &Arc::new(plan));
+        layer.to(Leaf(move |copy: Request<Bytes>| {
+            let arm = arm.clone();
+            async move { arm.call(copy.map(Body::from)).await }
+        }))
     }
 
     fn client(&self, name: &Name, route: &RouteConfig) -> Client {
@@ -76,6 +104,8 @@ impl Leaves<'_> {
     }
 }
 
+type Mirroring = MirrorLayer<Arc<PolicyMetrics>>;
+
 enum Target {
     Upstream(Box<Client>),
     Respond(Respond),
@@ -85,9 +115,9 @@ enum Target {
 }
 
 /// The one place where the stack's type is made.
-fn stack(plan: &Arc<Plan>, target: Arc<Target>) -> impl Stack<RouteBody> {
+fn stack(plan: &Arc<Plan>, layers: &Layers, target: Arc<Target>) -> impl Stack<RouteBody> {
     let leaf_plan = Arc::clone(plan);
-    plan.layers.stack(Leaf(move |request: Request<Replay<LayeredBody>>| {
+    layers.stack(Leaf(move |request: Request<Replay<MirrorBody<LayeredBody>>>| {
         answer(Arc::clone(&leaf_plan), Arc::clone(&target), request.map(Body::from))
     }))
 }

@@ -5,11 +5,15 @@
 
 use std::{collections::BTreeMap, fmt, net::SocketAddr, sync::Arc};
 
+use http::{
+    HeaderName,
+    header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION},
+};
 use naka::{
     api_key::ApiKeyLayer, authorize::AuthorizeLayer, balance::BalanceLayer, basic_auth::BasicAuthLayer,
     body_limit::BodyLimitLayer, bulkhead::BulkheadLayer, circuit_breaker::CircuitBreakerLayer,
     cors::CorsLayer, fault::FaultLayer, forward_auth::ForwardAuthLayer, idempotency::IdempotencyLayer,
-    jwt::JwtLayer, problem::ProblemLayer, rate_limit::RateLimitLayer, retry::RetryLayer,
+    jwt::JwtLayer, mirror::MirrorLayer, problem::ProblemLayer, rate_limit::RateLimitLayer, retry::RetryLayer,
     timeout::TimeoutLayer, version::VersionLayer,
 };
 use tokio::time::Instant;
@@ -23,7 +27,9 @@ pub(crate) use self::convert::target;
 use self::{convert::api_key_config, leaf::Leaves, state::Place};
 use crate::{
     compress::Compress,
-    config::checked::{Config, Destination, Kind, Listener, Name, PolicyKind, Route as RouteConfig, Version},
+    config::checked::{
+        Config, Destination, Kind, Listener, Mirror, Name, PolicyKind, Route as RouteConfig, Version,
+    },
     discover::Resolve,
     entry::Entry,
     generation::{Alive, ArmPlan, Generation, Plan, Served},
@@ -220,6 +226,7 @@ fn arms(
         let layers = ArmLayers {
             rate_limits: rate_limit.cloned().unwrap_or_else(RateLimitLayer::off),
             upstream_bulkhead: bulkhead.cloned().unwrap_or_else(BulkheadLayer::off),
+            mirror: mirror(config, state, route, Some(upstream)),
             retry: retry(config, state, around, route, Some(upstream)),
             balance: state.balancers.get(upstream).cloned().unwrap_or_else(BalanceLayer::off),
         };
@@ -231,6 +238,34 @@ fn arms(
         (Arc::clone(&version.name), Arc::new(plan))
     };
     versions.of.iter().map(arm).collect()
+}
+
+/// What of this route is copied, if it goes to that upstream: copies go to another. Where, each worker knows.
+fn mirror(
+    config: &Config,
+    state: &State,
+    route: &RouteConfig,
+    upstream: Option<&Name>,
+) -> MirrorLayer<Arc<PolicyMetrics>> {
+    let made = || {
+        let (policy, mirror) = config.mirror(route)?;
+        let layer = (*upstream? != mirror.upstream).then(|| state.mirrors.get(policy))??;
+        Some(layer.without(withheld(config, route, mirror)))
+    };
+    made().unwrap_or_else(MirrorLayer::off)
+}
+
+/// The headers with credentials that copies of this route have not.
+fn withheld(config: &Config, route: &RouteConfig, mirror: &Mirror) -> Vec<HeaderName> {
+    if mirror.keeps_credentials {
+        return Vec::new();
+    }
+    let keys = route.policies.all(Kind::ApiKey).iter();
+    let keys = keys.filter_map(|policy| match &config.policies[policy].kind {
+        PolicyKind::ApiKey(keys) => Some(keys.header.clone()),
+        _ => None,
+    });
+    [AUTHORIZATION, PROXY_AUTHORIZATION, COOKIE].into_iter().chain(keys).collect()
 }
 
 /// What is retried on this route, from the budget of where it goes.
@@ -320,6 +355,7 @@ fn layers(
         fault: fault.cloned().unwrap_or_else(FaultLayer::off),
         circuit_breaker: circuit_breaker.cloned().unwrap_or_else(CircuitBreakerLayer::off),
         upstream_bulkhead: bulkhead(there, upstream.and_then(|upstream| upstream.bulkhead.as_ref())),
+        mirror: mirror(config, state, route, upstream_of(route)),
         retry: retry(config, state, around, route, upstream_of(route)),
         balance: upstream_of(route)
             .and_then(|upstream| state.balancers.get(upstream).cloned())

@@ -1,7 +1,9 @@
 //! The state of a generation, from the state of the one before.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, convert::Infallible, sync::Arc};
 
+use bytes::Bytes;
+use http::{Request, Response};
 use naka::{
     balance::BalanceLayer,
     basic_auth::BasicAuthLayer,
@@ -13,18 +15,20 @@ use naka::{
     health::Health,
     idempotency::{IdempotencyLayer, Scope as KeyScope, by_caller},
     jwt::{Algorithm, JwtLayer, KeyDriver, KeySet, Keys, KeysError},
-    reject::Head,
+    mirror::MirrorLayer,
+    reject::{Head, Reason, Rejection},
     retry::Budget,
     version::VersionLayer,
 };
+use tower_service::Service;
 
 use super::{
     Surroundings, Wrong,
     convert::{
         balance_config, basic_auth_config, budget_config, bulkhead_layer, bulkhead_reconfigured,
         circuit_breaker_config, circuit_breaker_layer, cors_rules, fault_config, fetch_config,
-        forward_auth_config, hash_of, health_config, idempotency_config, jwt_config, rate_limit_layer,
-        rate_limit_reconfigured, target, versioning,
+        forward_auth_config, hash_of, health_config, idempotency_config, jwt_config, mirror_config,
+        rate_limit_layer, rate_limit_reconfigured, target, versioning,
     },
     upstream_of,
 };
@@ -32,20 +36,21 @@ use crate::{
     carry::{Carried, Change, Steps},
     config::checked::{
         self, BasicAuth, Bulkhead, CircuitBreaker, Config, Destination, Enforce, Fault, Fetch, ForwardAuth,
-        HealthCheck, Idempotency, Jwt, JwtKeys, Name, Policy, PolicyKind, RateLimit, RetryBudget, Scope,
-        Upstream, Versions,
+        HealthCheck, Idempotency, Jwt, JwtKeys, Mirror, Name, Policy, PolicyKind, RateLimit, RetryBudget,
+        Scope, Upstream, Versions,
     },
     control::{AskAuthority, FetchKeys, TellKeys},
     discover::Discovery,
     observe::{EndpointMetrics, PolicyMetrics},
     probe::Probe,
+    stack::Leaf,
     state::{
         Authorities, Background, Balancers, Balancing, Breakers, BreakersOfEndpoints, Breaking, Bulkheads,
         Checks, Discoveries, Endpoints, HealthChecks, Kept, Passwords, RateLimits, State, Tokens,
         breakers_name, versions_name,
     },
     transform::Matched,
-    upstream::Pools,
+    upstream::{Body, Pools},
 };
 
 /// Goes from the state of the generation before to that of this one.
@@ -71,6 +76,7 @@ pub(super) fn carry(
         idempotency: step.idempotency(),
         breakers: step.breakers(),
         faults: step.faults(),
+        mirrors: step.mirrors(),
         versions: step.versions()?,
         checks: step.checks(&balancers),
         discoveries: step.discoveries(),
@@ -205,6 +211,26 @@ impl Step<'_> {
             is_same: &|_, _| true,
         };
         self.next(&self.before.faults, wanted, &steps)
+    }
+
+    /// Copies under way; where they go, each worker knows of each route.
+    fn mirrors(&mut self) -> Carried<Mirror, MirrorLayer<Arc<PolicyMetrics>>> {
+        let (metrics, wanted) = (
+            self.around.metrics,
+            self.accounts(|policy| match &policy.kind {
+                PolicyKind::Mirror(mirror) => Some(mirror.clone()),
+                _ => None,
+            }),
+        );
+        let steps = Steps {
+            make: &|identity, mirror: &Mirror| {
+                MirrorLayer::observed(mirror_config(mirror), nowhere(), metrics.policy(identity))
+                    .named(identity)
+            },
+            change: &|layer, mirror| layer.reconfigured(mirror_config(mirror)),
+            is_same: &|_, _| true,
+        };
+        self.next(&self.before.mirrors, wanted, &steps)
     }
 
     /// Whoever verifies tokens: keys, and what they have verified, belong to the policy.
@@ -461,6 +487,15 @@ impl Step<'_> {
         });
         pools.collect()
     }
+}
+
+/// Where copies go that no worker has sent yet.
+fn nowhere() -> impl Service<Request<Bytes>, Response = Response<Body>, Error = Infallible, Future: Send>
++ Clone
++ Send
++ Sync
++ 'static {
+    Leaf(|_| std::future::ready(Rejection::new(Reason::NoEndpoint).into_response()))
 }
 
 /// Callers apart, and what they call: several routes and versions may have one path and one policy.

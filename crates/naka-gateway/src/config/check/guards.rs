@@ -4,15 +4,18 @@ use std::sync::Arc;
 
 use http::{HeaderName, Method};
 
-use super::{limits::scope, policies::Unnamed, unique};
+use super::{Tables, limits::scope, policies::Unnamed, unique};
 use crate::config::{
-    checked::{self, CircuitBreaker, Compress, Cors, Fault, Idempotency, PolicyKind, Retry, RetryMethods},
+    checked::{
+        self, CircuitBreaker, Compress, Cors, Fault, Idempotency, Mirror, MirrorMethods, PolicyKind, Retry,
+        RetryMethods,
+    },
     decode::{At, Cx, OneOrMany},
     diagnostic::Code,
     node::Span,
     raw::{
         RawCircuitBreaker, RawCoding, RawCompress, RawCors, RawEnvironment, RawFailures, RawFault,
-        RawIdempotency, RawPreset, RawRetry, RawRetryMethods, RetryWhen,
+        RawIdempotency, RawMirror, RawMirrorMethods, RawPreset, RawRetry, RawRetryMethods, RetryWhen,
     },
     values::ErrorStatuses,
 };
@@ -168,6 +171,22 @@ pub(super) fn retry(raw: &RawRetry, cx: &mut Cx) -> Unnamed {
         different_endpoint: raw.different_endpoint(),
     });
     Unnamed::stateless(kind)
+}
+
+pub(super) fn mirror(raw: &RawMirror, tables: &Tables<'_>, cx: &mut Cx) -> Option<Unnamed> {
+    let upstream = tables.upstreams.resolve(raw.upstream.as_ref()?, cx)?;
+    Some(Unnamed::stateless(PolicyKind::Mirror(Mirror {
+        upstream,
+        sample: raw.sample().0,
+        methods: raw.methods.as_ref().map(|at| match at.value {
+            RawMirrorMethods::Safe => MirrorMethods::Safe,
+            RawMirrorMethods::All => MirrorMethods::All,
+        }),
+        max: usize::try_from(raw.max().0).unwrap_or(usize::MAX),
+        timeout: raw.timeout(),
+        max_body: raw.max_body().0,
+        keeps_credentials: raw.credentials(),
+    })))
 }
 
 fn values<T: Clone>(list: Option<&At<OneOrMany<T>>>) -> Option<Vec<T>> {

@@ -18,8 +18,8 @@ use super::{
 };
 use crate::config::{
     checked::{
-        Destination, Kind, Match, Name, PathPattern, PolicyKind, Redirect, Respond, RetryMethods, Rewrite,
-        Route, Scope, Template, TemplatePart, Upstream, ValueMatch,
+        Destination, Kind, Match, Mirror, MirrorMethods, Name, PathPattern, PolicyKind, Redirect, Respond,
+        RetryMethods, Rewrite, Route, Scope, Template, TemplatePart, Upstream, ValueMatch,
     },
     decode::{At, Cx, OneOrMany, Or},
     diagnostic::Code,
@@ -67,6 +67,8 @@ pub(super) fn routes(
         let route = around.route(at, raw, policies, cx);
         let upstreams = route.iter().flat_map(|route| route.destination.upstreams());
         used.extend(upstreams.cloned());
+        let beside = route.iter().flat_map(|route| policies.beside(route));
+        used.extend(beside.cloned());
         it.extend(route.map(|route| (Arc::clone(name), route)));
     }
     reach::walks_past(&it, &stripping, cx);
@@ -94,6 +96,9 @@ impl Around<'_, '_> {
         let matches = raw.r#match.as_ref().and_then(|at| matches(&at.value, at.key, shared, cx));
         keys_of_no_method(raw, &own, policies, cx);
         retries_of_no_method(raw, &own, policies, cx);
+        if let Some(matches) = &matches {
+            copies_of_methods(at, &level, matches, policies, cx);
+        }
         let captures = matches.as_ref().map(captures_of);
         if let Some(captures) = &captures {
             policies.captures(&at.value.0, &level, captures, cx);
@@ -114,6 +119,7 @@ impl Around<'_, '_> {
         if let Some(destination) = &destination {
             self.gives_up_before(at, &level, destination, timeouts.total().0, cx);
             self.retries_in_vain(&level, destination, timeouts.total().0, policies, cx);
+            copies_go_elsewhere(at, &level, destination, policies, cx);
             let captures = captures.as_deref().unwrap_or_default();
             let from = reach::From { at, level: &level, is_public, captures, destination };
             from.check(self.upstreams, policies, cx);
@@ -418,6 +424,57 @@ fn retries_of_no_method(raw: &RawRoute, own: &Level, policies: &Policies, cx: &m
     }
 }
 
+/// Reports a mirror that does not say what it makes of methods that are not safe, and warns of one that copies
+/// nothing.
+fn copies_of_methods(at: &At<Id>, level: &Level, matches: &Match, policies: &Policies, cx: &mut Cx) {
+    let Some((name, span, mirror)) = mirror_of(level, policies) else { return };
+    let (methods, takes) = (mirror.methods, &matches.methods);
+    if methods.is_none() && (takes.is_empty() || takes.iter().any(|method| !method.is_safe())) {
+        let message = format!(
+            "`{}` takes methods that are not safe, and `{name}` does not say whether it copies them",
+            at.value
+        );
+        cx.error(Code::Missing, span, message).combined().help(
+            "write `methods: safe`, which copies GET, HEAD, OPTIONS and TRACE alone; or `methods: all`, if whoever gets the copies may do all of it once more",
+        );
+    } else if methods == Some(MirrorMethods::Safe) && !takes.is_empty() && !takes.iter().any(Method::is_safe)
+    {
+        let message = format!("`{name}` copies none of the methods of `{}`", at.value);
+        cx.error(Code::Unused, span, message).warning().combined().help(
+            "take it away; or write `methods: all`, if whoever gets the copies may do all of it once more",
+        );
+    }
+}
+
+/// Reports copies that could only go where the request goes.
+fn copies_go_elsewhere(
+    at: &At<Id>,
+    level: &Level,
+    destination: &Destination,
+    policies: &Policies,
+    cx: &mut Cx,
+) {
+    let Some((name, span, mirror)) = mirror_of(level, policies) else { return };
+    let upstreams = destination.upstreams();
+    if !upstreams.is_empty() && upstreams.iter().all(|upstream| **upstream == mirror.upstream) {
+        let message = format!(
+            "the copies of `{name}` go to `{}`, and so do the requests of `{}`",
+            mirror.upstream, at.value
+        );
+        cx.error(Code::Conflict, span, message)
+            .combined()
+            .help("name another upstream, such as one with the next version; or take the mirror away");
+    }
+}
+
+fn mirror_of<'a>(level: &'a Level, policies: &'a Policies) -> Option<(&'a Name, Span, &'a Mirror)> {
+    let (name, span) = level.all(Kind::Mirror).first()?;
+    match &policies.checked.get(name)?.kind {
+        PolicyKind::Mirror(mirror) => Some((name, *span, mirror)),
+        _ => None,
+    }
+}
+
 /// Reports none, or more than one, of keys that exclude one another.
 fn exactly_one<'a>(
     said: impl Iterator<Item = &'a Said>,
@@ -449,6 +506,7 @@ fn no_effect(raw: &RawRoute, local: Span, cx: &mut Cx) {
         ("rewrite", "; a redirect has a `path:` of its own"),
         ("strip_prefix", "; a redirect has a `path:` of its own"),
         ("retry", ": nothing is sent that could be sent again"),
+        ("mirror", ": nothing is sent that could be copied"),
     ];
     for (key, help) in helps {
         if let Some(span) = raw.said(key) {

@@ -82,6 +82,15 @@ impl Config {
         })
     }
 
+    /// The mirror of a route.
+    pub fn mirror<'a>(&'a self, route: &'a Route) -> Option<(&'a Name, &'a Mirror)> {
+        let name = route.policies.one(Kind::Mirror)?;
+        match &self.policies[name].kind {
+            PolicyKind::Mirror(mirror) => Some((name, mirror)),
+            _ => None,
+        }
+    }
+
     /// Whether any limit that a request of this route comes by counts routes apart.
     pub fn counts_by_route(&self, route: &Route) -> bool {
         let of_versions = match &route.destination {

@@ -43,6 +43,8 @@ pub enum PolicyKind {
     CircuitBreaker(CircuitBreaker),
     /// What failed is sent again.
     Retry(Retry),
+    /// A copy of some goes to another upstream.
+    Mirror(Mirror),
     /// Errors and delays for whoever asks for them.
     Fault(Fault),
     /// What pages of other origins may.
@@ -65,6 +67,7 @@ impl PolicyKind {
             Self::Idempotency(_) => Kind::Idempotency,
             Self::CircuitBreaker(_) => Kind::CircuitBreaker,
             Self::Retry(_) => Kind::Retry,
+            Self::Mirror(_) => Kind::Mirror,
             Self::Fault(_) => Kind::Fault,
             Self::Cors(_) => Kind::Cors,
             Self::Compress(_) => Kind::Compress,
@@ -97,6 +100,8 @@ pub enum Kind {
     Fault,
     /// What fails is left alone.
     CircuitBreaker,
+    /// Copies for another upstream.
+    Mirror,
     /// What failed is sent again.
     Retry,
     /// Smaller responses.
@@ -118,6 +123,7 @@ impl Kind {
             Self::Bulkhead => "bulkhead",
             Self::Fault => "fault",
             Self::CircuitBreaker => "circuit_breaker",
+            Self::Mirror => "mirror",
             Self::Retry => "retry",
             Self::Compress => "compress",
         }
@@ -569,6 +575,34 @@ pub enum RetryMethods {
     Safe,
     /// Those of which twice is as good as once.
     Idempotent,
+}
+
+/// A copy of some requests goes to another upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mirror {
+    /// Where copies go: a name in `upstreams`.
+    pub upstream: Name,
+    /// So many of a hundred.
+    pub sample: u8,
+    /// Of which methods; `None`: nothing was said, and its routes take only safe ones.
+    pub methods: Option<MirrorMethods>,
+    /// Copies under way at once.
+    pub max: usize,
+    /// How long one may take.
+    pub timeout: Duration,
+    /// The longest body, in bytes.
+    pub max_body: usize,
+    /// Copies have the credentials of the request.
+    pub keeps_credentials: bool,
+}
+
+/// Which requests are copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MirrorMethods {
+    /// Those that only look.
+    Safe,
+    /// All: what they do is done twice.
+    All,
 }
 
 /// Make responses smaller.

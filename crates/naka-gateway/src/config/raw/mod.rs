@@ -206,6 +206,8 @@ record! {
         fault: Or<Id, RawFault> = optional;
         /// Retries: a name, or what is retried.
         retry: Or<Id, RawRetry> = optional;
+        /// Copies for another upstream: a name, or what is copied.
+        mirror: Or<Id, RawMirror> = optional;
         /// Bounds on requests.
         limits: RawRequestLimits = optional;
     }
@@ -526,6 +528,8 @@ record! {
         fault: Or<Id, RawFault> = optional;
         /// Retries: a name, or what is retried.
         retry: Or<Id, RawRetry> = optional;
+        /// Copies for another upstream: a name, or what is copied.
+        mirror: Or<Id, RawMirror> = optional;
         /// Bounds on requests.
         limits: RawRequestLimits = optional;
         /// Timeouts of those routes that say nothing else.
@@ -572,6 +576,8 @@ record! {
         fault: Or<Id, RawFault> = optional;
         /// Retries: a name, or what is retried.
         retry: Or<Id, RawRetry> = optional;
+        /// Copies for another upstream: a name, or what is copied.
+        mirror: Or<Id, RawMirror> = optional;
         /// Bounds on requests.
         limits: RawRequestLimits = optional;
         /// How long it may take.
@@ -593,7 +599,7 @@ record! {
         /// Destination: a list of the versions of these routes, as they are now.
         list_versions: OneOrMany<Id> = optional;
     }
-    not_built: split compose mirror fallback cache sticky enforce lifecycle;
+    not_built: split compose fallback cache sticky enforce lifecycle;
     instead: path => "write it into the match: `match: {path: /healthz}`",
         prefix => "write it into the match: `match: {prefix: /api}`",
         regex => "write it into the match: `match: {regex: …}`",

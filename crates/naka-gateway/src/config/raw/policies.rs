@@ -14,7 +14,7 @@ use crate::config::{
     record::{record, words, wrong_word},
     suggest::quoted,
     units::{OrZero, Percent, Size, Time, Whole, factor},
-    values::{ErrorStatuses, Hash, Url},
+    values::{ErrorStatuses, Hash, Id, Url},
 };
 
 record! {
@@ -42,12 +42,14 @@ record! {
         fault: RawFault = optional;
         /// What failed is sent again.
         retry: RawRetry = optional;
+        /// A copy of some requests goes to another upstream.
+        mirror: RawMirror = optional;
         /// What pages of other origins may ask and read.
         cors: RawCors = optional;
         /// Make responses smaller.
         compress: RawCompress = optional;
     }
-    not_built: mirror fallback
+    not_built: fallback
         cache sticky timeouts headers limits;
 }
 
@@ -675,6 +677,41 @@ impl Scalar for RetryWhen {
     fn schema() -> Json {
         json!({"type": ["integer", "string"], "examples": ["connect_error", "reset", "response_timeout", 503, "5xx"]})
     }
+}
+
+record! {
+    /// A copy of some requests goes to another upstream, and nobody waits for it.
+    RawMirror ("a mirror such as `{upstream: app-v2, sample: 1%}`") {
+        /// Where copies go.
+        upstream: Id = required;
+        /// So many of the requests.
+        sample: Percent = "100%";
+        /// Which: `safe` ones, or `all`; has to be said where a route takes others than safe ones.
+        methods: RawMirrorMethods = optional;
+        /// Copies that are under way at once; what is over that is not copied.
+        max: Whole<1, 10_000> = "64";
+        /// How long one may take.
+        timeout: Duration = "5s";
+        /// The longest body that is copied.
+        max_body: Size = "64KiB";
+        /// Copies have the credentials of the request.
+        credentials: bool = "true";
+    }
+    instead: to => "write `upstream:`",
+        cluster => "write `upstream:`",
+        service => "write `upstream:`",
+        percent => "write `sample: 1%`",
+        percentage => "write `sample: 1%`",
+        fraction => "write `sample: 1%`",
+        runtime_fraction => "write `sample: 1%`",
+        sample_ratio => "write `sample: 1%`",
+        mirrors => "a route has one mirror: write `mirror: {upstream: app-v2}`",
+        scope => "a mirror with a name has one account for all its routes; one that is written in place is the route's own";
+}
+
+words! {
+    /// Which requests are copied.
+    RawMirrorMethods ("which methods") { Safe = "safe", All = "all" }
 }
 
 words! {
