@@ -55,6 +55,7 @@ use naka::{
     clock::Now,
     context::{ClientAddr, Context},
     cors::{CorsConfig, CorsLayer},
+    fallback::{AnyBody, FallbackConfig, FallbackLayer},
     fault::{FaultConfig, FaultLayer, Gate},
     forward_auth::{ForwardAuthConfig, ForwardAuthLayer, Remember},
     gate::{self, Availability, Passage, Ticket},
@@ -170,6 +171,13 @@ const HAPPY: &[Row] = &[
     Row::new("retry.off", 0, || {
         asked(with_body(RetryLayer::<()>::off().layer(Reader), order), Sample::new().posted())
     }),
+    Row::new("fallback.off", 0, || {
+        asked(with_body(FallbackLayer::<()>::off().layer(Reader), order), Sample::new().posted())
+    }),
+    Row::new("fallback.respond", 0, || {
+        let usual = FallbackLayer::respond(FallbackConfig::new(), Response::new(Bytes::from(ORDER)));
+        asked(with_body(usual.layer(Reader), order), Sample::new().posted())
+    }),
     Row::new("mirror.off", 0, || {
         asked(with_body(MirrorLayer::<()>::off().layer(Reader), order), Sample::new().posted())
     }),
@@ -203,6 +211,10 @@ const OTHERS: &[Row] = &[
     Row::new("idempotency.replay", 4, || keyed(&idempotency())),
     Row::new("retry.no_body", 7, || asked(with_body(retry().layer(Reader), Full::default), Sample::new())),
     Row::new("retry", 10, || asked(with_body(retry().layer(Reader), order), Sample::new().posted())),
+    Row::new("fallback.no_body", 6, || {
+        asked(with_body(fallback().layer(Reader), Full::default), Sample::new())
+    }),
+    Row::new("fallback", 9, || asked(with_body(fallback().layer(Reader), order), Sample::new().posted())),
     // Up to its task: there is no runtime here.
     Row::new("mirror.copied", 7, || {
         asked(with_body(mirror(Methods::All).layer(Reader), order), Sample::new().posted())
@@ -365,6 +377,12 @@ fn keyed(layer: &IdempotencyLayer) -> Runs {
 
 fn retry() -> RetryLayer {
     RetryLayer::new(RetryConfig::new(1), Budget::new(BudgetConfig::new(), Now::read()))
+}
+
+fn fallback() -> FallbackLayer {
+    let answers = service_fn(|_: Request<AnyBody>| ready(Ok::<_, Infallible>(Response::new(order()))));
+    let budget = Budget::new(BudgetConfig::new(), Now::read());
+    FallbackLayer::alternate(FallbackConfig::new(), budget, answers)
 }
 
 fn mirror(methods: Methods) -> MirrorLayer {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 #[cfg(feature = "mirror")]
 use crate::mirror::Copied;
-use crate::{circuit_breaker::Transition, health::Change, reject::Rejection, retry::Stop};
+use crate::{attempt::Stop, circuit_breaker::Transition, health::Change, reject::Rejection};
 
 /// Hears what a layer did. Every method does nothing unless it is written.
 ///
@@ -31,8 +31,10 @@ pub trait Observer: Send + Sync + 'static {
     fn cancelled(&self) {}
     /// A request that failed is sent again.
     fn retried(&self) {}
-    /// A request that failed is not sent again, for this reason.
+    /// A request that failed is not sent again, here or elsewhere, for this reason.
     fn not_retried(&self, _: Stop) {}
+    /// A request that failed is answered in another way.
+    fn fell_back(&self) {}
     /// This became of a copy of a request.
     #[cfg(feature = "mirror")]
     fn copied(&self, _: Copied) {}
@@ -75,6 +77,9 @@ impl<O: Observer> Observer for Arc<O> {
     }
     fn not_retried(&self, stop: Stop) {
         (**self).not_retried(stop);
+    }
+    fn fell_back(&self) {
+        (**self).fell_back();
     }
     #[cfg(feature = "mirror")]
     fn copied(&self, copied: Copied) {

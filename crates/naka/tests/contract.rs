@@ -23,6 +23,7 @@ use naka::{
     clock::Now,
     cors::{Cors, CorsConfig, CorsLayer},
     enforce::Enforce,
+    fallback::{AnyBody, Fallback, FallbackBody, FallbackConfig, FallbackLayer},
     fault::{FaultConfig, FaultLayer, Faults, Gate},
     forward_auth::{ForwardAuth, ForwardAuthConfig, ForwardAuthLayer, Remember},
     guard::Guarded,
@@ -258,6 +259,31 @@ impl Subject for ARetry {
 
     fn off(&self) -> Self::Layer {
         Dressed::new(RetryLayer::off(), |_, _| {})
+    }
+
+    fn refuses(&self) -> bool {
+        false
+    }
+}
+
+/// The suite's answers are no failures, and its refusals are of none.
+struct AFallback;
+
+impl Subject for AFallback {
+    type Layer = Dressed<FallbackLayer>;
+    type Service = Dressed<Fallback<Probe>>;
+    type Body = FallbackBody<Answer>;
+
+    fn fresh(&self) -> Self::Layer {
+        let budget = Budget::new(BudgetConfig::new(), Now::read());
+        let alternate = service_fn(|_: Request<AnyBody>| {
+            ready(Ok::<_, std::convert::Infallible>(Response::new(Full::<Bytes>::default())))
+        });
+        Dressed::new(FallbackLayer::alternate(FallbackConfig::new(), budget, alternate), |_, _| {})
+    }
+
+    fn off(&self) -> Self::Layer {
+        Dressed::new(FallbackLayer::off(), |_, _| {})
     }
 
     fn refuses(&self) -> bool {
@@ -734,6 +760,11 @@ async fn body_limit_keeps_the_laws() {
 #[tokio::test(start_paused = true)]
 async fn retries_keep_the_laws() {
     check(&ARetry).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn fallbacks_keep_the_laws() {
+    check(&AFallback).await;
 }
 
 #[tokio::test(start_paused = true)]
