@@ -17,6 +17,7 @@ mod discovery;
 mod documents;
 mod drain;
 mod explaining;
+mod fallback;
 mod forwarding;
 mod guards;
 mod health;

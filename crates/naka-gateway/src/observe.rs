@@ -139,7 +139,7 @@ struct ConfigLabels {
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 const CANCELLED: &str = "cancelled";
 const RESULTS: [&str; 2] = ["passed", "failed"];
-const OUTCOMES: [&str; 14] = [
+const OUTCOMES: [&str; 15] = [
     "admitted",
     "rejected",
     "would_reject",
@@ -151,6 +151,7 @@ const OUTCOMES: [&str; 14] = [
     "retried",
     "not_retried",
     "budget_spent",
+    "fell_back",
     "mirrored",
     "mirror_failed",
     "mirror_dropped",
@@ -244,6 +245,7 @@ impl Metrics {
             retried,
             not_retried,
             budget_spent,
+            fell_back,
             mirrored,
             mirror_failed,
             mirror_dropped,
@@ -265,6 +267,7 @@ impl Metrics {
             retried,
             not_retried,
             budget_spent,
+            fell_back,
             mirrored,
             mirror_failed,
             mirror_dropped,
@@ -497,6 +500,7 @@ pub struct PolicyMetrics {
     retried: Counter,
     not_retried: Counter,
     budget_spent: Counter,
+    fell_back: Counter,
     mirrored: Counter,
     mirror_failed: Counter,
     mirror_dropped: Counter,
@@ -529,6 +533,9 @@ impl Observer for PolicyMetrics {
     }
     fn not_retried(&self, stop: Stop) {
         if stop == Stop::Budget { &self.budget_spent } else { &self.not_retried }.inc();
+    }
+    fn fell_back(&self) {
+        self.fell_back.inc();
     }
     fn copied(&self, copied: Copied) {
         match copied {

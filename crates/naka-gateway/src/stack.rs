@@ -24,6 +24,7 @@ use naka::{
     circuit_breaker::{CircuitBreakerLayer, Pass},
     cors::CorsLayer,
     explain::Explain,
+    fallback::{FallbackBody, FallbackLayer},
     fault::FaultLayer,
     forward_auth::ForwardAuthLayer,
     guard::Guarded,
@@ -73,6 +74,8 @@ pub struct Layers {
     pub body_limit: BodyLimitLayer<Arc<PolicyMetrics>>,
     /// Does nothing twice.
     pub idempotency: IdempotencyLayer<Arc<PolicyMetrics>>,
+    /// Answers in place of what failed.
+    pub fallback: FallbackLayer<Arc<PolicyMetrics>>,
     /// The route's own bulkhead.
     pub bulkhead: BulkheadLayer<Arc<PolicyMetrics>>,
     /// Errors and delays for whoever asks for them.
@@ -92,7 +95,9 @@ pub struct Layers {
 /// What the layers make of the leaf's body.
 pub type RouteBody = TimeoutBody<
     IdempotencyBody<
-        Guarded<Guarded<Guarded<Guarded<Body, InFlight>, Permit>, Pass<Arc<PolicyMetrics>>>, Permit>,
+        FallbackBody<
+            Guarded<Guarded<Guarded<Guarded<Body, InFlight>, Permit>, Pass<Arc<PolicyMetrics>>>, Permit>,
+        >,
     >,
 >;
 
@@ -140,7 +145,7 @@ impl Layers {
     // The timeout is outside of all that can wait (for keys, for a place): it counts from the request head,
     // so it ends a wait as well as an exchange.
     in_order!(
-        Replay<MirrorBody<LayeredBody>> => RouteBody:
+        Replay<MirrorBody<Replay<LayeredBody>>> => RouteBody:
         problem,
         cors,
         rate_limits,
@@ -154,6 +159,7 @@ impl Layers {
         identity_rate_limits,
         body_limit,
         idempotency,
+        fallback,
         bulkhead,
         fault,
         circuit_breaker,

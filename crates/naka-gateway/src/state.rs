@@ -237,6 +237,11 @@ pub fn breakers_name(upstream: &Name) -> Name {
     format!("{upstream}/circuit_breaker").into()
 }
 
+/// What the fallback of a route is called among budgets, where the route has several upstreams.
+pub fn fallback_name(route: &Name) -> Name {
+    format!("{route}/fallback").into()
+}
+
 /// What the versions of a route are called among policies, as those that are written in place are.
 pub fn versions_name(route: &Name) -> Name {
     format!("{route}/versions").into()

@@ -92,7 +92,7 @@ impl Behind {
                 Some(frame) => frame.ok().unwrap().into_data().unwrap_or_default(),
                 None => Bytes::new(),
             },
-            _ => body.collect().await.map_or_else(|_| "broken".into(), |it| it.to_bytes()),
+            _ => body.collect().await.map_or_else(|_| "broken".into(), http_body_util::Collected::to_bytes),
         };
         let attempt = head.headers.get(ATTEMPT).map(|it| it.to_str().unwrap().to_owned());
         let read = String::from_utf8(read.to_vec()).unwrap();

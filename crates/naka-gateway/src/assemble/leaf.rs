@@ -8,6 +8,7 @@ use naka::{
     balance::BalanceLayer,
     clock::Now,
     context::ApiVersion,
+    fallback::AnyBody,
     mirror::{MirrorBody, MirrorLayer},
     reject::{Reason, Rejection},
     retry::Replay,
@@ -54,6 +55,12 @@ impl Leaves<'_> {
         };
         let mut layers = plan.layers.clone();
         layers.mirror = self.mirror(route, &plan.transform, layers.mirror);
+        if let Some(alternate) = &plan.alternate {
+            let (plan, target) = (Arc::clone(plan), Arc::new(Target::Alternate(self.arm(route, alternate))));
+            layers.fallback = layers.fallback.to(Leaf(move |request: Request<AnyBody>| {
+                answer(Arc::clone(&plan), Arc::clone(&target), request.map(Body::from))
+            }));
+        }
         Route::new(stack(plan, &layers, Arc::new(target)))
     }
 
@@ -111,13 +118,14 @@ enum Target {
     Respond(Respond),
     Redirect(Redirect),
     Versions(BTreeMap<Arc<str>, Arm>),
+    Alternate(Arm),
     ListVersions(Vec<(Name, VersionLayer<Arc<PolicyMetrics>>)>),
 }
 
 /// The one place where the stack's type is made.
 fn stack(plan: &Arc<Plan>, layers: &Layers, target: Arc<Target>) -> impl Stack<RouteBody> {
     let leaf_plan = Arc::clone(plan);
-    layers.stack(Leaf(move |request: Request<Replay<MirrorBody<LayeredBody>>>| {
+    layers.stack(Leaf(move |request: Request<Replay<MirrorBody<Replay<LayeredBody>>>>| {
         answer(Arc::clone(&leaf_plan), Arc::clone(&target), request.map(Body::from))
     }))
 }
@@ -126,7 +134,8 @@ async fn answer(plan: Arc<Plan>, target: Arc<Target>, request: Request<Body>) ->
     match &plan.compress {
         // Whoever repeats a request may understand less than whoever sent it first.
         Some(compress) if !plan.is_kept || request.method().is_safe() => {
-            let is_sent = matches!(&*target, Target::Upstream(_) | Target::Versions(_));
+            let is_sent =
+                matches!(&*target, Target::Upstream(_) | Target::Versions(_) | Target::Alternate(_));
             compress.around(request, is_sent, |request| changed(&plan, &target, request)).await
         }
         _ => changed(&plan, &target, request).await,
@@ -146,6 +155,7 @@ async fn changed(plan: &Plan, target: &Target, request: Request<Body>) -> Respon
             Some(arm) => arm.call(request).await,
             None => Rejection::new(Reason::NoEndpoint).into_response(), // Each version has an arm.
         },
+        Target::Alternate(arm) => arm.call(request).await,
         Target::ListVersions(layers) => versions::list(layers, Now::of(request.extensions())),
     };
     plan.transform.response(&mut response, is_https);
@@ -161,8 +171,9 @@ async fn send(transform: &Transform, client: &Client, request: Request<Body>) ->
     }
 }
 
-fn responded(respond: &Respond) -> Response<Body> {
-    let mut response = Response::new(Body::from(respond.body.clone()));
+/// The answer that the configuration says.
+pub(super) fn responded<B: From<Bytes>>(respond: &Respond) -> Response<B> {
+    let mut response = Response::new(B::from(respond.body.clone()));
     *response.status_mut() = respond.status;
     if !respond.body.is_empty() {
         response.headers_mut().insert(CONTENT_TYPE, respond.content_type.clone());

@@ -2,7 +2,6 @@
 
 use std::{collections::BTreeMap, convert::Infallible, sync::Arc};
 
-use bytes::Bytes;
 use http::{Request, Response};
 use naka::{
     balance::BalanceLayer,
@@ -47,7 +46,7 @@ use crate::{
     state::{
         Authorities, Background, Balancers, Balancing, Breakers, BreakersOfEndpoints, Breaking, Bulkheads,
         Checks, Discoveries, Endpoints, HealthChecks, Kept, Passwords, RateLimits, State, Tokens,
-        breakers_name, versions_name,
+        breakers_name, fallback_name, versions_name,
     },
     transform::Matched,
     upstream::{Body, Pools},
@@ -436,8 +435,14 @@ impl Step<'_> {
             change: &|budget: &Budget, is| budget.reconfigured(budget_config(*is), now),
             is_same: &|_, _| true,
         };
-        let wanted = self.config.upstreams.iter().map(|(name, is)| (Arc::clone(name), is.retry_budget));
-        let wanted = wanted.collect();
+        let of_upstreams = self.config.upstreams.iter().map(|(name, is)| (Arc::clone(name), is.retry_budget));
+        // Where it is not known before who fails, a fallback has a budget of its own.
+        let of_routes = self.config.routes.iter().filter(|(_, route)| {
+            let fallback = self.config.fallback(route);
+            upstream_of(route).is_none() && fallback.is_some_and(|(_, it)| it.upstream().is_some())
+        });
+        let of_routes = of_routes.map(|(name, _)| (fallback_name(name), RetryBudget::default()));
+        let wanted = of_upstreams.chain(of_routes).collect();
         self.next(&self.before.retry_budgets, wanted, &steps)
     }
 
@@ -489,13 +494,17 @@ impl Step<'_> {
     }
 }
 
-/// Where copies go that no worker has sent yet.
-fn nowhere() -> impl Service<Request<Bytes>, Response = Response<Body>, Error = Infallible, Future: Send>
+/// Where requests go that no worker has sent yet.
+pub(super) fn nowhere<B>()
+-> impl Service<Request<B>, Response = Response<Body>, Error = Infallible, Future: Send>
 + Clone
 + Send
 + Sync
-+ 'static {
-    Leaf(|_| std::future::ready(Rejection::new(Reason::NoEndpoint).into_response()))
++ 'static
+where
+    B: Send + 'static,
+{
+    Leaf(|_: Request<B>| std::future::ready(Rejection::new(Reason::NoEndpoint).into_response()))
 }
 
 /// Callers apart, and what they call: several routes and versions may have one path and one policy.

@@ -19,7 +19,8 @@ use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use naka::{
-    BoxError, body_limit::Limited, buffered::Buffered, guard::Guarded, mirror::MirrorBody, retry::Replay,
+    BoxError, body_limit::Limited, buffered::Buffered, fallback::AnyBody as TakenOver, guard::Guarded,
+    mirror::MirrorBody, retry::Replay,
 };
 use pin_project_lite::pin_project;
 use tokio::{sync::Notify, time::Sleep};
@@ -77,6 +78,16 @@ where
             Ok(body) => body.into(),
             Err(taped) => Self::Replayed { body: ReplayedBody { body: Box::pin(taped), upload: None } },
         }
+    }
+}
+
+/// The body of a request that another upstream has failed.
+impl From<TakenOver> for Body {
+    fn from(body: TakenOver) -> Self {
+        if body.is_end_stream() {
+            return Self::Empty;
+        }
+        Self::Replayed { body: ReplayedBody { body: Box::pin(body), upload: None } }
     }
 }
 

@@ -107,6 +107,7 @@ pub struct FallbackConfig {
 /// Which failures have another answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
+#[expect(clippy::struct_excessive_bools, reason = "each is a word of its own")]
 pub struct When {
     /// No connection was made; default yes.
     pub connect_error: bool,

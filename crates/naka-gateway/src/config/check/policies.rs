@@ -18,8 +18,8 @@ use crate::config::{
     diagnostic::Code,
     node::Span,
     raw::{
-        RawBulkhead, RawCircuitBreaker, RawCompress, RawCors, RawFault, RawIdempotency, RawMirror, RawPolicy,
-        RawRateLimit, RawRetry, RawRule,
+        RawBulkhead, RawCircuitBreaker, RawCompress, RawCors, RawFallback, RawFault, RawIdempotency,
+        RawMirror, RawPolicy, RawRateLimit, RawRetry, RawRule,
     },
     suggest::one_of,
     values::Id,
@@ -111,6 +111,7 @@ pub(super) struct LevelKeys<'a> {
     pub(super) circuit_breaker: Option<&'a At<Or<Id, RawCircuitBreaker>>>,
     pub(super) fault: Option<&'a At<Or<Id, RawFault>>>,
     pub(super) retry: Option<&'a At<Or<Id, RawRetry>>>,
+    pub(super) fallback: Option<&'a At<Or<Id, RawFallback>>>,
     pub(super) mirror: Option<&'a At<Or<Id, RawMirror>>>,
     pub(super) cors: Option<&'a At<Or<Id, RawCors>>>,
     pub(super) compress: Option<&'a At<Or<Id, RawCompress>>>,
@@ -128,6 +129,7 @@ macro_rules! level_keys {
             circuit_breaker: $raw.circuit_breaker.as_ref(),
             fault: $raw.fault.as_ref(),
             retry: $raw.retry.as_ref(),
+            fallback: $raw.fallback.as_ref(),
             mirror: $raw.mirror.as_ref(),
             cors: $raw.cors.as_ref(),
             compress: $raw.compress.as_ref(),
@@ -256,7 +258,14 @@ impl Policies {
             |raw, _, cx| guards::mirror(raw, tables, cx),
             cx,
         );
-        let more = [cors, compress, circuit_breaker, retry, mirror];
+        let fallback = self.inlined(
+            tables,
+            owner,
+            (Kind::Fallback, keys.fallback),
+            |raw, span, cx| guards::fallback(raw, span, tables, cx),
+            cx,
+        );
+        let more = [cors, compress, circuit_breaker, retry, mirror, fallback];
         for (name, span) in own.into_iter().chain(more).flatten() {
             self.place(name, span, &mut level, cx);
         }
@@ -314,6 +323,7 @@ impl Policies {
             "idempotency",
             "circuit_breaker",
             "retry",
+            "fallback",
             "mirror",
             "fault",
             "cors",
@@ -363,9 +373,10 @@ impl Policies {
 
     /// The upstreams to which requests of a route go besides, by its policies.
     pub(super) fn beside<'a>(&'a self, route: &'a Route) -> impl Iterator<Item = &'a Name> {
-        let policies = route.policies.all(Kind::Mirror).iter();
+        let policies = [Kind::Mirror, Kind::Fallback].into_iter().flat_map(|kind| route.policies.all(kind));
         policies.filter_map(|name| match &self.checked.get(name)?.kind {
             PolicyKind::Mirror(mirror) => Some(&mirror.upstream),
+            PolicyKind::Fallback(fallback) => fallback.upstream(),
             _ => None,
         })
     }
@@ -446,6 +457,7 @@ fn unnamed(raw: &RawPolicy, tables: &Tables<'_>, stage: Stage, cx: &mut Cx) -> O
     let idempotency = raw.idempotency.as_ref().map(|raw| guards::idempotency(&raw.value, cx));
     let circuit_breaker = raw.circuit_breaker.as_ref().map(|raw| guards::circuit_breaker(&raw.value, cx));
     let retry = raw.retry.as_ref().map(|raw| guards::retry(&raw.value, cx));
+    let fallback = raw.fallback.as_ref().and_then(|raw| guards::fallback(&raw.value, raw.span, tables, cx));
     let mirror = raw.mirror.as_ref().and_then(|raw| guards::mirror(&raw.value, tables, cx));
     let compress = raw.compress.as_ref().map(|raw| guards::compress(&raw.value, cx));
     let cors = raw.cors.as_ref().and_then(|raw| guards::cors(&raw.value, cx));
@@ -465,4 +477,5 @@ fn unnamed(raw: &RawPolicy, tables: &Tables<'_>, stage: Stage, cx: &mut Cx) -> O
         .or(circuit_breaker)
         .or(retry)
         .or(mirror)
+        .or(fallback)
 }

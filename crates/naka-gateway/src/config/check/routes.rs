@@ -120,6 +120,7 @@ impl Around<'_, '_> {
             self.gives_up_before(at, &level, destination, timeouts.total().0, cx);
             self.retries_in_vain(&level, destination, timeouts.total().0, policies, cx);
             copies_go_elsewhere(at, &level, destination, policies, cx);
+            self.falls_back_elsewhere(at, &level, destination, timeouts.total().0, policies, cx);
             let captures = captures.as_deref().unwrap_or_default();
             let from = reach::From { at, level: &level, is_public, captures, destination };
             from.check(self.upstreams, policies, cx);
@@ -180,6 +181,49 @@ impl Around<'_, '_> {
                 show_duration(total)
             );
             cx.error(Code::Unused, span, message).warning().combined().help(format!(
+                "write `timeouts: {{response_headers: …}}` into the upstream `{upstream}`, shorter than the route's `total`"
+            ));
+        }
+    }
+
+    /// Reports an alternate that is where the request has failed, and warns of a fallback after an answer that the
+    /// route does not wait for.
+    fn falls_back_elsewhere(
+        &self,
+        at: &At<Id>,
+        level: &Level,
+        destination: &Destination,
+        total: Option<Duration>,
+        policies: &Policies,
+        cx: &mut Cx,
+    ) {
+        let Some((name, span)) = level.all(Kind::Fallback).first() else { return };
+        let Some(PolicyKind::Fallback(fallback)) = policies.checked.get(name).map(|it| &it.kind) else {
+            return;
+        };
+        let upstreams = destination.upstreams();
+        let is_everywhere =
+            |it: &&Name| !upstreams.is_empty() && upstreams.iter().all(|upstream| upstream == it);
+        if let Some(alternate) = fallback.upstream().filter(is_everywhere) {
+            let message =
+                format!("`{name}` asks `{alternate}`, to which the requests of `{}` go anyway", at.value);
+            cx.error(Code::Conflict, *span, message)
+                .combined()
+                .help("name another upstream; to ask another endpoint of the same one, write `retry`");
+        }
+        let Some(total) = total.filter(|_| fallback.when.response_timeout) else { return };
+        let slow = upstreams.into_iter().find(|upstream| {
+            let is = self.upstreams.get(*upstream).map(|is| is.timeouts);
+            is.is_some_and(|is| {
+                is.per_try.map_or(is.response_headers, |it| it.min(is.response_headers)) >= total
+            })
+        });
+        if let Some(upstream) = slow {
+            let message = format!(
+                "`{name}` never hears of what hangs at `{upstream}`: the route gives up after {}",
+                show_duration(total)
+            );
+            cx.error(Code::Unused, *span, message).warning().combined().help(format!(
                 "write `timeouts: {{response_headers: …}}` into the upstream `{upstream}`, shorter than the route's `total`"
             ));
         }
@@ -507,6 +551,7 @@ fn no_effect(raw: &RawRoute, local: Span, cx: &mut Cx) {
         ("strip_prefix", "; a redirect has a `path:` of its own"),
         ("retry", ": nothing is sent that could be sent again"),
         ("mirror", ": nothing is sent that could be copied"),
+        ("fallback", ": nothing is asked that could fail"),
     ];
     for (key, help) in helps {
         if let Some(span) = raw.said(key) {
@@ -654,7 +699,7 @@ fn template(at: &At<Template>, captures: Option<&[Arc<str>]>, cx: &mut Cx) {
     }
 }
 
-fn respond(raw: &RawRespond) -> Respond {
+pub(super) fn respond(raw: &RawRespond) -> Respond {
     let body = Bytes::copy_from_slice(raw.body().as_bytes());
     Respond { status: raw.status(), body, content_type: raw.content_type() }
 }

@@ -206,6 +206,8 @@ record! {
         fault: Or<Id, RawFault> = optional;
         /// Retries: a name, or what is retried.
         retry: Or<Id, RawRetry> = optional;
+        /// What is answered in place of a failure: a name, or what is done.
+        fallback: Or<Id, RawFallback> = optional;
         /// Copies for another upstream: a name, or what is copied.
         mirror: Or<Id, RawMirror> = optional;
         /// Bounds on requests.
@@ -528,6 +530,8 @@ record! {
         fault: Or<Id, RawFault> = optional;
         /// Retries: a name, or what is retried.
         retry: Or<Id, RawRetry> = optional;
+        /// What is answered in place of a failure: a name, or what is done.
+        fallback: Or<Id, RawFallback> = optional;
         /// Copies for another upstream: a name, or what is copied.
         mirror: Or<Id, RawMirror> = optional;
         /// Bounds on requests.
@@ -576,6 +580,8 @@ record! {
         fault: Or<Id, RawFault> = optional;
         /// Retries: a name, or what is retried.
         retry: Or<Id, RawRetry> = optional;
+        /// What is answered in place of a failure: a name, or what is done.
+        fallback: Or<Id, RawFallback> = optional;
         /// Copies for another upstream: a name, or what is copied.
         mirror: Or<Id, RawMirror> = optional;
         /// Bounds on requests.
@@ -599,7 +605,7 @@ record! {
         /// Destination: a list of the versions of these routes, as they are now.
         list_versions: OneOrMany<Id> = optional;
     }
-    not_built: split compose fallback cache sticky enforce lifecycle;
+    not_built: split compose cache sticky enforce lifecycle;
     instead: path => "write it into the match: `match: {path: /healthz}`",
         prefix => "write it into the match: `match: {prefix: /api}`",
         regex => "write it into the match: `match: {regex: …}`",

@@ -6,7 +6,7 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 use ipnet::IpNet;
 use serde_json::{Value as Json, json};
 
-use super::Count;
+use super::{Count, RawRespond};
 use crate::config::{
     checked::{BreakerWindow, Enforce, IdentityPart, KeyPart, Rate},
     decode::{At, Cx, Decode, Named, OneOrMany, Or, Scalar, Text, Wrong},
@@ -42,6 +42,8 @@ record! {
         fault: RawFault = optional;
         /// What failed is sent again.
         retry: RawRetry = optional;
+        /// What failed is answered in another way.
+        fallback: RawFallback = optional;
         /// A copy of some requests goes to another upstream.
         mirror: RawMirror = optional;
         /// What pages of other origins may ask and read.
@@ -49,8 +51,7 @@ record! {
         /// Make responses smaller.
         compress: RawCompress = optional;
     }
-    not_built: fallback
-        cache sticky timeouts headers limits;
+    not_built: cache sticky timeouts headers limits;
 }
 
 record! {
@@ -676,6 +677,80 @@ impl Scalar for RetryWhen {
 
     fn schema() -> Json {
         json!({"type": ["integer", "string"], "examples": ["connect_error", "reset", "response_timeout", 503, "5xx"]})
+    }
+}
+
+record! {
+    /// What failed is answered in another way: `respond` or `upstream`.
+    RawFallback ("a fallback such as `{respond: {status: 200, body: none}}` or `{upstream: other}`") {
+        /// An answer of the gateway's own, for any request.
+        respond: RawRespond = optional;
+        /// Another upstream, which is asked for what is safe or was never sent.
+        upstream: Id = optional;
+        /// After what: `connect_error`, `reset`, `response_timeout`, `circuit_open`, `no_endpoint`, `bulkhead_full`,
+        /// and responses with these statuses; all of these words and 503 if nothing is said.
+        when: OneOrMany<FallbackWhen> = optional;
+        /// The longest body that is kept for the other upstream.
+        max_body: Size = "64KiB";
+    }
+    not_built: cache stale_cache route;
+    instead: response => "write `respond: {status: 200, body: …}`",
+        status => "write `respond: {status: 200, body: …}`",
+        body => "write `respond: {status: 200, body: …}`",
+        service => "write `upstream:`",
+        on => "write `when: [circuit_open, 503]`",
+        statuses => "write them into `when`: `when: [circuit_open, 502-504]`",
+        methods => "what is safe is asked elsewhere, and all else only if it was never sent",
+        budget => "it spends the `retry_budget` of the upstream that failed";
+}
+
+/// After what a request is answered in another way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FallbackWhen {
+    ConnectError,
+    Reset,
+    ResponseTimeout,
+    CircuitOpen,
+    NoEndpoint,
+    BulkheadFull,
+    Statuses(ErrorStatuses),
+}
+
+impl FallbackWhen {
+    const WORDS: [(&'static str, Self); 6] = [
+        ("connect_error", Self::ConnectError),
+        ("reset", Self::Reset),
+        ("response_timeout", Self::ResponseTimeout),
+        ("circuit_open", Self::CircuitOpen),
+        ("no_endpoint", Self::NoEndpoint),
+        ("bulkhead_full", Self::BulkheadFull),
+    ];
+
+    /// If nothing is said.
+    pub(crate) fn usual() -> Vec<Self> {
+        let words = Self::WORDS.into_iter().map(|(_, when)| when);
+        words.chain([Self::Statuses(ErrorStatuses(503, 503))]).collect()
+    }
+}
+
+impl Scalar for FallbackWhen {
+    const WHAT: &'static str =
+        "a word such as `circuit_open` or `connect_error`, or statuses such as `503` or `5xx`";
+
+    fn parse(text: Text<'_>) -> Result<Self, Wrong> {
+        if text.text.starts_with(|first: char| first.is_ascii_digit()) {
+            return ErrorStatuses::parse(text).map(Self::Statuses);
+        }
+        let known = Self::WORDS.iter().find(|(word, _)| *word == text.text);
+        known
+            .map(|(_, when)| *when)
+            .ok_or_else(|| wrong_word(text.text, &Self::WORDS.map(|(word, _)| word), &["refused_stream"]))
+    }
+
+    fn schema() -> Json {
+        let words = Self::WORDS.map(|(word, _)| json!(word));
+        let examples = words.into_iter().chain([json!(503), json!("5xx")]);
+        json!({"type": ["integer", "string"], "examples": examples.collect::<Vec<_>>()})
     }
 }
 
