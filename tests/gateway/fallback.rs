@@ -172,6 +172,32 @@ async fn r3_9_a_post_that_was_never_sent_is_done_by_the_other_once() {
     assert_eq!((shop.requests(), other.requests()), (2, 51), "and no budget bounds what was never sent");
 }
 
+/// The leg sends what is idempotent once more when a kept connection has closed; nobody is there by then.
+#[tokio::test(start_paused = true)]
+async fn r3_9_a_delete_that_was_sent_over_a_kept_connection_is_not_asked_elsewhere() {
+    let gateway = Inside::new(SHOP);
+    let (_, other) = service(&gateway, "o:1");
+    for target in ["/carts", "/guarded"] {
+        let done = Arc::new(AtomicU16::new(0));
+        let counts = Arc::clone(&done);
+        let shop = Upstream::inside(&gateway.network, "a:1", move |seen| {
+            if seen.line.starts_with("DELETE") {
+                counts.fetch_add(1, SeqCst);
+                return vec![Step::ReadBody, Step::Close];
+            }
+            answer(200, "", "a:1")
+        });
+        assert_eq!(said(&gateway.send(get(target)).await), (200, "a:1", None));
+        drop(shop); // Its connections go on.
+        tokio::task::yield_now().await;
+        let mut delete = get(target);
+        *delete.method_mut() = Method::DELETE;
+        let response = gateway.send(delete).await;
+        assert_eq!((said(&response).0, said(&response).2), (502, None));
+        assert_eq!((done.load(SeqCst), other.requests()), (1, 0));
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn r3_8_retries_and_fallbacks_spend_one_budget() {
     let gateway = Inside::new(

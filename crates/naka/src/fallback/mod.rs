@@ -119,7 +119,8 @@ pub struct When {
     pub circuit_open: bool,
     /// There is no endpoint; default yes.
     pub no_endpoint: bool,
-    /// A bulkhead is full, or the wait for a place was too long; default yes.
+    /// A bulkhead is full, or the wait for a place was too long, or there are as many connections as there may be;
+    /// default yes.
     pub bulkhead_full: bool,
     /// Responses with one of these; default 503.
     pub statuses: Vec<StatusCode>,
@@ -204,7 +205,7 @@ impl When {
             Reason::ResponseTimeout => self.response_timeout,
             Reason::CircuitOpen => self.circuit_open,
             Reason::NoEndpoint | Reason::SubsetEmpty => self.no_endpoint,
-            Reason::BulkheadFull | Reason::BulkheadTimeout => self.bulkhead_full,
+            Reason::BulkheadFull | Reason::BulkheadTimeout | Reason::ConnectionsFull => self.bulkhead_full,
             Reason::FaultInjected(status) => self.statuses.contains(&status),
             _ => false,
         }
@@ -651,6 +652,7 @@ mod tests {
             Reason::SubsetEmpty,
             Reason::BulkheadFull,
             Reason::BulkheadTimeout,
+            Reason::ConnectionsFull,
         ];
         for reason in unsent {
             assert_eq!(failure(reason), Some(Failure { reason: Some(reason), is_unsent: true }));
