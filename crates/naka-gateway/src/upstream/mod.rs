@@ -21,6 +21,7 @@ use http::{
 };
 use http_body::Body as _;
 use naka::{
+    attempt::Sent,
     balance::Endpoint,
     reject::{Reason, Rejection},
 };
@@ -99,7 +100,13 @@ impl Client {
                 Some(lease) => lease,
                 None => match self.connect(&pool).await {
                     Ok(lease) => lease,
-                    Err(reason) => return refuse(reason),
+                    Err(reason) => {
+                        let mut refused = refuse(reason);
+                        if is_again {
+                            refused.extensions_mut().insert(Sent); // It was, the first time.
+                        }
+                        return refused;
+                    }
                 },
             };
             let read_before = lease.bytes_read();

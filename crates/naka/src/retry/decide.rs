@@ -9,7 +9,7 @@ use http::{HeaderMap, Method, Response, StatusCode, header::RETRY_AFTER};
 
 use super::config::{Methods, RetryConfig};
 use crate::{
-    attempt::Stop,
+    attempt::{Sent, Stop},
     reject::{Reason, Rejection},
 };
 
@@ -45,7 +45,8 @@ impl Failure {
     /// What a response says; `None` if it is not to be followed by another attempt.
     pub(super) fn of<R>(config: &RetryConfig, response: &Response<R>) -> Option<Self> {
         let when = &config.when;
-        if let Some(rejection) = response.extensions().get::<Rejection>() {
+        let extensions = response.extensions();
+        if let Some(rejection) = extensions.get::<Rejection>() {
             // Of our own refusals only those that are about the endpoint: another may be well.
             let is_wanted = match rejection.reason {
                 Reason::ConnectFailed | Reason::ConnectTimeout => when.connect_error,
@@ -53,7 +54,7 @@ impl Failure {
                 Reason::ResponseTimeout => when.response_timeout,
                 _ => false,
             };
-            let is_unsent = rejection.reason.is_before_sending();
+            let is_unsent = rejection.reason.is_before_sending() && extensions.get::<Sent>().is_none();
             return is_wanted.then_some(Self { is_unsent, retry_after: None });
         }
         let is_wanted = when.statuses.contains(&response.status());
