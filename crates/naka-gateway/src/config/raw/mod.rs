@@ -561,7 +561,7 @@ record! {
         /// The routes.
         routes: Named<Id, RawRoute> = required;
     }
-    not_built: cache enforce auth;
+    not_built: hedge cache enforce auth;
     instead: groups => "groups have one level: write the routes of both here",
         r#match => "a group shares `host:`; paths stand in each route",
         prefix => "a group shares `host:`; paths stand in each route";
@@ -623,7 +623,7 @@ record! {
         /// Destination: a list of the versions of these routes, as they are now.
         list_versions: OneOrMany<Id> = optional;
     }
-    not_built: split compose cache sticky enforce lifecycle;
+    not_built: split compose hedge cache sticky enforce lifecycle;
     instead: path => "write it into the match: `match: {path: /healthz}`",
         prefix => "write it into the match: `match: {prefix: /api}`",
         regex => "write it into the match: `match: {regex: …}`",

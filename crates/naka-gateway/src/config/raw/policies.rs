@@ -51,7 +51,7 @@ record! {
         /// Make responses smaller.
         compress: RawCompress = optional;
     }
-    not_built: cache sticky timeouts headers limits;
+    not_built: hedge cache sticky timeouts headers limits;
 }
 
 record! {
