@@ -28,5 +28,6 @@ mod reload;
 mod retry;
 mod state;
 mod streaming;
+mod streams;
 mod timeouts;
 mod versions;

@@ -195,10 +195,21 @@ pub struct Drain {
 pub struct Listener {
     /// The address; it is the identity of the socket.
     pub listen: SocketAddr,
+    /// What a client may speak.
+    pub protocols: Protocols,
     /// From the last byte of a connection's set-up to the end of a request head.
     pub request_headers: Duration,
     /// A kept-alive connection without a request.
     pub idle: Duration,
+}
+
+/// What a client may speak; at least one of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Protocols {
+    /// HTTP/1.1.
+    pub h1: bool,
+    /// HTTP/2 without TLS, by prior knowledge.
+    pub h2c: bool,
 }
 
 /// Where requests can go.
@@ -294,6 +305,47 @@ pub struct Balance {
     pub panic: Option<u8>,
     /// Only endpoints with all of these labels.
     pub only: Vec<(Name, Arc<str>)>,
+    /// Only endpoints whose label is what the request says.
+    pub subset: Option<Subset>,
+    /// Endpoints of a near region first.
+    pub regions: Option<Regions>,
+    /// A cookie that brings a client back.
+    pub sticky: Option<Sticky>,
+}
+
+/// Only endpoints whose label is what the request says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subset {
+    /// The label.
+    pub label: Name,
+    /// What it has to be.
+    pub by: KeyPart,
+    /// A request for what no endpoint has is refused, and does not go to any.
+    pub refuses: bool,
+}
+
+/// Which regions of endpoints are preferred for whom.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Regions {
+    /// The label that says the region of an endpoint.
+    pub label: Name,
+    /// What says where a request comes from.
+    pub by: KeyPart,
+    /// For each region of clients, the nearest first.
+    pub of: Vec<(Name, Vec<Arc<str>>)>,
+    /// For all others.
+    pub otherwise: Vec<Arc<str>>,
+}
+
+/// A cookie that brings a client back to its endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sticky {
+    /// Its name, which is one of a cookie.
+    pub cookie: Arc<str>,
+    /// What endpoints are called by.
+    pub secret: Secret,
+    /// Over TLS only.
+    pub is_secure: bool,
 }
 
 /// The rule by which an endpoint is chosen.
