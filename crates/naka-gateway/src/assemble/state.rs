@@ -450,7 +450,8 @@ impl Step<'_> {
         // Where it is not known before who fails, a fallback has a budget of its own.
         let of_routes = self.config.routes.iter().filter(|(_, route)| {
             let fallback = self.config.fallback(route);
-            upstream_of(route).is_none() && fallback.is_some_and(|(_, it)| it.upstream().is_some())
+            let has_several = !route.destination.is_local() && upstream_of(route).is_none();
+            has_several && fallback.is_some_and(|(_, it)| it.upstream().is_some())
         });
         let of_routes = of_routes.map(|(name, _)| (fallback_name(name), RetryBudget::default()));
         let wanted = of_upstreams.chain(of_routes).collect();
