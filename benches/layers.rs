@@ -55,6 +55,7 @@ use naka::{
     clock::Now,
     context::{ClientAddr, Context},
     cors::{CorsConfig, CorsLayer},
+    fallback::{AnyBody, FallbackConfig, FallbackLayer},
     fault::{FaultConfig, FaultLayer, Gate},
     forward_auth::{ForwardAuthConfig, ForwardAuthLayer, Remember},
     gate::{self, Availability, Passage, Ticket},
@@ -62,6 +63,7 @@ use naka::{
     identity::{Identity, Scheme},
     jwt::{JwtConfig, JwtLayer, KeySet, Keys},
     key::Key,
+    mirror::{Methods, MirrorConfig, MirrorLayer},
     problem::ProblemLayer,
     rate_limit::{Algorithm, Factor, Fields, Quota, RateLimitConfig, RateLimitLayer, Window},
     reject::Head,
@@ -169,6 +171,19 @@ const HAPPY: &[Row] = &[
     Row::new("retry.off", 0, || {
         asked(with_body(RetryLayer::<()>::off().layer(Reader), order), Sample::new().posted())
     }),
+    Row::new("fallback.off", 0, || {
+        asked(with_body(FallbackLayer::<()>::off().layer(Reader), order), Sample::new().posted())
+    }),
+    Row::new("fallback.respond", 0, || {
+        let usual = FallbackLayer::respond(FallbackConfig::new(), Response::new(Bytes::from(ORDER)));
+        asked(with_body(usual.layer(Reader), order), Sample::new().posted())
+    }),
+    Row::new("mirror.off", 0, || {
+        asked(with_body(MirrorLayer::<()>::off().layer(Reader), order), Sample::new().posted())
+    }),
+    Row::new("mirror.not_copied", 0, || {
+        asked(with_body(mirror(Methods::Safe).layer(Reader), order), Sample::new().posted())
+    }),
     Row::new("cors.no_origin", 0, || runs(cors().layer(Bare), Sample::new())),
     Row::new("cors.allowed", 0, || runs(cors().layer(Bare), Sample::new().with(ORIGIN, PAGE))),
     Row::new("body_limit.announced", 0, || {
@@ -196,6 +211,14 @@ const OTHERS: &[Row] = &[
     Row::new("idempotency.replay", 4, || keyed(&idempotency())),
     Row::new("retry.no_body", 7, || asked(with_body(retry().layer(Reader), Full::default), Sample::new())),
     Row::new("retry", 10, || asked(with_body(retry().layer(Reader), order), Sample::new().posted())),
+    Row::new("fallback.no_body", 6, || {
+        asked(with_body(fallback().layer(Reader), Full::default), Sample::new())
+    }),
+    Row::new("fallback", 9, || asked(with_body(fallback().layer(Reader), order), Sample::new().posted())),
+    // Up to its task: there is no runtime here.
+    Row::new("mirror.copied", 7, || {
+        asked(with_body(mirror(Methods::All).layer(Reader), order), Sample::new().posted())
+    }),
     Row::new("jwt.hs256_anew", 40, || {
         let set = KeySet::from_secret(None, SECRET).expect("it is long enough");
         verified_anew(set, |claims| hs256(SECRET, claims))
@@ -354,6 +377,17 @@ fn keyed(layer: &IdempotencyLayer) -> Runs {
 
 fn retry() -> RetryLayer {
     RetryLayer::new(RetryConfig::new(1), Budget::new(BudgetConfig::new(), Now::read()))
+}
+
+fn fallback() -> FallbackLayer {
+    let answers = service_fn(|_: Request<AnyBody>| ready(Ok::<_, Infallible>(Response::new(order()))));
+    let budget = Budget::new(BudgetConfig::new(), Now::read());
+    FallbackLayer::alternate(FallbackConfig::new(), budget, answers)
+}
+
+fn mirror(methods: Methods) -> MirrorLayer {
+    let answers = service_fn(|_: Request<Bytes>| ready(Ok::<_, Infallible>(Response::new(order()))));
+    MirrorLayer::new(MirrorConfig::new().methods(methods), answers)
 }
 
 fn cors() -> CorsLayer {

@@ -500,7 +500,7 @@ struct Waiting<'a> {
     count: usize,
 }
 
-/// Who waits: for a check of a password, for another service, for a fault to be over.
+/// Who waits: for a check of a password, for another service, for a fault to be over; and copies under way.
 fn waiting(state: &State) -> impl Iterator<Item = Waiting<'_>> {
     let of = |kind, level| move |(identity, count)| Waiting { identity, kind, level, count };
     let passwords = state.passwords.iter().map(|(identity, layer)| (identity, layer.waiting()));
@@ -508,7 +508,8 @@ fn waiting(state: &State) -> impl Iterator<Item = Waiting<'_>> {
     let faults = state.faults.iter().map(|(identity, layer)| (identity, layer.delayed()));
     let authentication =
         passwords.map(of("basic_auth", "waiting")).chain(authorities.map(of("forward_auth", "asking")));
-    authentication.chain(faults.map(of("fault", "delayed")))
+    let mirrors = state.mirrors.iter().map(|(identity, layer)| (identity, layer.under_way()));
+    authentication.chain(faults.map(of("fault", "delayed"))).chain(mirrors.map(of("mirror", "under_way")))
 }
 
 /// The versions of each route, and who uses them.

@@ -165,15 +165,34 @@ impl Explanation {
         self.candidates = candidates(generation, served, &parts);
         let (plan, _) = serve::find(served, &mut parts, &mut ()).map_err(|no_route| no_route.0)?;
         self.route = Some(Arc::clone(&plan.name));
+        let refused = match self.go_through(generation, plan, asked, &mut parts, now) {
+            Ok(verdict) => return Ok(verdict),
+            Err(rejection) => rejection,
+        };
+        match self.fall_back(generation, plan, &refused, asked, &mut parts, now) {
+            Some(result) => result,
+            None => Err(refused),
+        }
+    }
+
+    /// Asks all layers of a route, and where it goes.
+    fn go_through(
+        &mut self,
+        generation: &Generation,
+        plan: &Plan,
+        asked: &TestRequest,
+        parts: &mut Parts,
+        now: Now,
+    ) -> Result<Verdict, Rejection> {
         let layers = listed(|visit| plan.layers.each(visit));
-        if let Some(verdict) = self.ask_layers(&layers, plan, asked, &mut parts, now)? {
+        if let Some(verdict) = self.ask_layers(&layers, plan, asked, parts, now)? {
             return Ok(verdict);
         }
         let route = &generation.config.routes[&plan.name];
         match &route.destination {
             Destination::Respond(respond) => Ok(Verdict::Answered(respond.status)),
             Destination::Redirect(redirect) => {
-                let location = transform::location(redirect, &parts, entry::scheme(&parts.headers))?;
+                let location = transform::location(redirect, parts, entry::scheme(&parts.headers))?;
                 self.location = Some(String::from_utf8_lossy(location.as_bytes()).into_owned());
                 Ok(Verdict::Answered(redirect.status))
             }
@@ -182,19 +201,51 @@ impl Explanation {
                 let arm = ApiVersion::of(&parts.extensions).and_then(|version| plan.arms.get(version));
                 let arm = arm.ok_or(Rejection::new(Reason::NoEndpoint))?;
                 let layers = listed(|visit| arm.layers.each(visit));
-                if let Some(verdict) = self.ask_layers(&layers, plan, asked, &mut parts, now)? {
+                if let Some(verdict) = self.ask_layers(&layers, plan, asked, parts, now)? {
                     return Ok(verdict);
                 }
-                arm.transform.request(&mut parts)?;
-                self.forwarded = Some(forwarded(generation, &plan.name, &arm.upstream, &parts));
+                arm.transform.request(parts)?;
+                self.forwarded = Some(forwarded(generation, &plan.name, &arm.upstream, parts));
                 Ok(Verdict::Sent)
             }
             Destination::Upstream(upstream) => {
-                plan.transform.request(&mut parts)?;
-                self.forwarded = Some(forwarded(generation, &plan.name, upstream, &parts));
+                plan.transform.request(parts)?;
+                self.forwarded = Some(forwarded(generation, &plan.name, upstream, parts));
                 Ok(Verdict::Sent)
             }
         }
+    }
+
+    /// What comes in place of a refusal by a layer behind the fallback; `None` if nothing does.
+    fn fall_back(
+        &mut self,
+        generation: &Generation,
+        plan: &Plan,
+        refused: &Rejection,
+        asked: &TestRequest,
+        parts: &mut Parts,
+        now: Now,
+    ) -> Option<Result<Verdict, Rejection>> {
+        let fallback = &plan.layers.fallback;
+        if !self.layers.iter().any(|said| said.kind == fallback.kind()) {
+            return None; // It stands behind whoever refused, and hears nothing of it.
+        }
+        let finding = fallback.explain_refusal(refused, parts)?;
+        let (kind, name) = (fallback.kind(), fallback.name().map(str::to_owned));
+        self.layers.push(Said { kind, name, finding: finding.clone() });
+        if let Finding::Answer(status, _) = finding {
+            return Some(Ok(Verdict::Answered(status)));
+        }
+        let alternate = plan.alternate.as_ref()?;
+        let layers = listed(|visit| alternate.layers.each(visit));
+        Some(self.ask_layers(&layers, plan, asked, parts, now).and_then(|verdict| {
+            if let Some(verdict) = verdict {
+                return Ok(verdict);
+            }
+            alternate.transform.request(parts)?;
+            self.forwarded = Some(forwarded(generation, &plan.name, &alternate.upstream, parts));
+            Ok(Verdict::Sent)
+        }))
     }
 
     /// Asks one layer after the other; each sees what the ones before it learned. There is a verdict if one of

@@ -101,6 +101,8 @@ pub struct Plan {
     pub is_kept: bool,
     /// What stands behind the choice of a version, by its name.
     pub arms: BTreeMap<Arc<str>, Arc<ArmPlan>>,
+    /// Who is asked instead of whoever failed.
+    pub alternate: Option<Arc<ArmPlan>>,
     /// The end of the whole exchange; `None` is `never`.
     pub total: Option<Duration>,
     /// Whether a key needs to know the route, or the path loses its prefix.

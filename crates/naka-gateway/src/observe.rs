@@ -19,6 +19,7 @@ use naka::{
     balance::Absence,
     circuit_breaker::{Phase, Transition},
     health::{Change, Standing},
+    mirror::Copied,
     observe::Observer,
     reject::Rejection,
     retry::Stop,
@@ -138,7 +139,7 @@ struct ConfigLabels {
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 const CANCELLED: &str = "cancelled";
 const RESULTS: [&str; 2] = ["passed", "failed"];
-const OUTCOMES: [&str; 11] = [
+const OUTCOMES: [&str; 15] = [
     "admitted",
     "rejected",
     "would_reject",
@@ -150,6 +151,10 @@ const OUTCOMES: [&str; 11] = [
     "retried",
     "not_retried",
     "budget_spent",
+    "fell_back",
+    "mirrored",
+    "mirror_failed",
+    "mirror_dropped",
 ];
 
 const LOOKS: [&str; 4] = ["taken", "same", "held", "failed"];
@@ -240,6 +245,10 @@ impl Metrics {
             retried,
             not_retried,
             budget_spent,
+            fell_back,
+            mirrored,
+            mirror_failed,
+            mirror_dropped,
         ] = OUTCOMES.map(|outcome| {
             self.policies.get_or_create_owned(&PolicyLabels { policy: policy.to_string(), outcome })
         });
@@ -258,6 +267,10 @@ impl Metrics {
             retried,
             not_retried,
             budget_spent,
+            fell_back,
+            mirrored,
+            mirror_failed,
+            mirror_dropped,
         })
     }
 
@@ -487,6 +500,10 @@ pub struct PolicyMetrics {
     retried: Counter,
     not_retried: Counter,
     budget_spent: Counter,
+    fell_back: Counter,
+    mirrored: Counter,
+    mirror_failed: Counter,
+    mirror_dropped: Counter,
 }
 
 impl Observer for PolicyMetrics {
@@ -516,6 +533,17 @@ impl Observer for PolicyMetrics {
     }
     fn not_retried(&self, stop: Stop) {
         if stop == Stop::Budget { &self.budget_spent } else { &self.not_retried }.inc();
+    }
+    fn fell_back(&self) {
+        self.fell_back.inc();
+    }
+    fn copied(&self, copied: Copied) {
+        match copied {
+            Copied::Answered(_) => &self.mirrored,
+            Copied::Full | Copied::TooLong | Copied::Unread => &self.mirror_dropped,
+            _ => &self.mirror_failed,
+        }
+        .inc();
     }
     /// Each is told of one breaker; of those that are one for each key, seldom.
     fn transition(&self, transition: &Transition) {

@@ -24,11 +24,13 @@ use naka::{
     circuit_breaker::{CircuitBreakerLayer, Pass},
     cors::CorsLayer,
     explain::Explain,
+    fallback::{FallbackBody, FallbackLayer},
     fault::FaultLayer,
     forward_auth::ForwardAuthLayer,
     guard::Guarded,
     idempotency::{IdempotencyBody, IdempotencyLayer},
     jwt::JwtLayer,
+    mirror::{MirrorBody, MirrorLayer},
     problem::ProblemLayer,
     rate_limit::RateLimitLayer,
     retry::{Replay, RetryLayer},
@@ -72,6 +74,8 @@ pub struct Layers {
     pub body_limit: BodyLimitLayer<Arc<PolicyMetrics>>,
     /// Does nothing twice.
     pub idempotency: IdempotencyLayer<Arc<PolicyMetrics>>,
+    /// Answers in place of what failed.
+    pub fallback: FallbackLayer<Arc<PolicyMetrics>>,
     /// The route's own bulkhead.
     pub bulkhead: BulkheadLayer<Arc<PolicyMetrics>>,
     /// Errors and delays for whoever asks for them.
@@ -80,6 +84,8 @@ pub struct Layers {
     pub circuit_breaker: CircuitBreakerLayer<Arc<PolicyMetrics>>,
     /// The bulkhead of the whole upstream.
     pub upstream_bulkhead: BulkheadLayer<Arc<PolicyMetrics>>,
+    /// Sends copies elsewhere.
+    pub mirror: MirrorLayer<Arc<PolicyMetrics>>,
     /// Sends again what failed.
     pub retry: RetryLayer<Arc<PolicyMetrics>>,
     /// Chooses the endpoint.
@@ -89,7 +95,9 @@ pub struct Layers {
 /// What the layers make of the leaf's body.
 pub type RouteBody = TimeoutBody<
     IdempotencyBody<
-        Guarded<Guarded<Guarded<Guarded<Body, InFlight>, Permit>, Pass<Arc<PolicyMetrics>>>, Permit>,
+        FallbackBody<
+            Guarded<Guarded<Guarded<Guarded<Body, InFlight>, Permit>, Pass<Arc<PolicyMetrics>>>, Permit>,
+        >,
     >,
 >;
 
@@ -100,6 +108,8 @@ pub struct ArmLayers {
     pub rate_limits: RateLimitLayer<Arc<PolicyMetrics>>,
     /// The bulkhead of the whole upstream.
     pub upstream_bulkhead: BulkheadLayer<Arc<PolicyMetrics>>,
+    /// Sends copies elsewhere.
+    pub mirror: MirrorLayer<Arc<PolicyMetrics>>,
     /// Sends again what failed.
     pub retry: RetryLayer<Arc<PolicyMetrics>>,
     /// Chooses the endpoint.
@@ -135,7 +145,7 @@ impl Layers {
     // The timeout is outside of all that can wait (for keys, for a place): it counts from the request head,
     // so it ends a wait as well as an exchange.
     in_order!(
-        Replay<LayeredBody> => RouteBody:
+        Replay<MirrorBody<Replay<LayeredBody>>> => RouteBody:
         problem,
         cors,
         rate_limits,
@@ -149,17 +159,30 @@ impl Layers {
         identity_rate_limits,
         body_limit,
         idempotency,
+        fallback,
         bulkhead,
         fault,
         circuit_breaker,
         upstream_bulkhead,
+        mirror,
         retry,
         balance
     );
 }
 
 impl ArmLayers {
-    in_order!(Replay<Body> => ArmBody: rate_limits, upstream_bulkhead, retry, balance);
+    /// Nobody but a balancer.
+    pub fn balanced(balance: BalanceLayer) -> Self {
+        Self {
+            rate_limits: RateLimitLayer::off(),
+            upstream_bulkhead: BulkheadLayer::off(),
+            mirror: MirrorLayer::off(),
+            retry: RetryLayer::off(),
+            balance,
+        }
+    }
+
+    in_order!(Replay<MirrorBody<Body>> => ArmBody: rate_limits, upstream_bulkhead, mirror, retry, balance);
 }
 
 /// What a whole stack is.
@@ -276,9 +299,9 @@ pub struct Leaf<F>(pub F);
 impl<F, Fut, B> Service<Request<B>> for Leaf<F>
 where
     F: Fn(Request<B>) -> Fut,
-    Fut: Future<Output = Response<Body>>,
+    Fut: Future,
 {
-    type Response = Response<Body>;
+    type Response = Fut::Output;
     type Error = Infallible;
     type Future = Answer<Fut>;
 

@@ -20,6 +20,7 @@ use naka::{
     health::Health,
     idempotency::IdempotencyLayer,
     jwt::JwtLayer,
+    mirror::MirrorLayer,
     rate_limit::RateLimitLayer,
     retry::Budget,
     version::{DAYS, VersionLayer},
@@ -30,7 +31,7 @@ use crate::{
     carry::Carried,
     config::checked::{
         self, Balance, BasicAuth, Bulkhead, CircuitBreaker, Endpoint, Enforce, Fault, ForwardAuth,
-        HealthCheck, Idempotency, Jwt, JwtKeys, Name, RateLimit, RetryBudget, Versions,
+        HealthCheck, Idempotency, Jwt, JwtKeys, Mirror, Name, RateLimit, RetryBudget, Versions,
     },
     discover::Discovery,
     generation::Alive,
@@ -59,6 +60,8 @@ pub struct State {
     pub endpoint_breakers: BreakersOfEndpoints,
     /// Whoever plays faults, by identity.
     pub faults: Carried<Fault, FaultLayer<Arc<PolicyMetrics>>>,
+    /// Copies under way, by identity.
+    pub mirrors: Carried<Mirror, MirrorLayer<Arc<PolicyMetrics>>>,
     /// Whoever finds versions, by route; the use of each version goes with it.
     pub versions: Carried<Versions, VersionLayer<Arc<PolicyMetrics>>>,
     /// What retries may spend, by upstream.
@@ -147,6 +150,7 @@ impl State {
             breakers: Carried::new("circuit_breaker", |_| Duration::from_hours(1)),
             endpoint_breakers: Carried::new("endpoint_breakers", |_| Duration::from_hours(1)),
             faults: Carried::new("fault", |_| Duration::ZERO),
+            mirrors: Carried::new("mirror", |_| Duration::ZERO),
             versions: Carried::new("versions", |_| Duration::from_hours(24 * u64::from(DAYS))),
             retry_budgets: Carried::new("retry_budget", |_| Duration::ZERO),
             discoveries: Carried::new("discovery", |_| Duration::ZERO),
@@ -237,6 +241,11 @@ impl State {
 /// What the breakers of an upstream's endpoints are called among policies.
 pub fn breakers_name(upstream: &Name) -> Name {
     format!("{upstream}/circuit_breaker").into()
+}
+
+/// What the fallback of a route is called among budgets, where the route has several upstreams.
+pub fn fallback_name(route: &Name) -> Name {
+    format!("{route}/fallback").into()
 }
 
 /// What the versions of a route are called among policies, as those that are written in place are.

@@ -1,13 +1,51 @@
-//! What the attempts at one request know of one another: the word that retries and balancers share.
+//! What the attempts at one request know of one another: the words that retries, fallbacks and balancers share.
 
 use std::sync::{
     Arc,
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-use http::Extensions;
+use http::{Extensions, HeaderName};
 
-use crate::context::Context;
+use crate::{context::Context, reject::Reason};
+
+/// Says which attempt a request is, from the second on; in a response, how many there were, if in vain.
+pub const ATTEMPT: HeaderName = HeaderName::from_static("naka-attempt");
+
+/// Why no other attempt is made: by whoever retries, hedges or falls back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Stop {
+    /// There were as many as there may be.
+    Attempts,
+    /// Twice might not have the effect of once, and something was sent.
+    NotRepeatable,
+    /// Not all of the body is there any more.
+    Body,
+    /// It is asked again for it only after too long a time.
+    RetryAfter,
+    /// Nobody would wait for the answer any more.
+    Deadline,
+    /// The budget is spent.
+    Budget,
+    /// Somebody behind us has tried again already.
+    Nested,
+}
+
+/// In the extensions of a response: whoever is behind may have seen an attempt before the one that it is of, whatever
+/// its own reason says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sent;
+
+/// In the extensions of a response that was made here because the request had failed: no answer of whoever is behind,
+/// and none that should be remembered in its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StandIn {
+    /// Why it had failed, if that was found here.
+    pub reason: Option<Reason>,
+    /// Whether whoever is behind may have seen it.
+    pub was_sent: bool,
+}
 
 /// How many endpoints of one request are remembered; those after them are not avoided.
 pub const MAX_TRIED: usize = 8;

@@ -10,7 +10,7 @@ use std::{net::IpAddr, sync::Arc};
 use http::Extensions;
 use tokio::time::Instant;
 
-use crate::{attempt::Tried, balance::Endpoint, clock::Now, identity::Identity};
+use crate::{attempt::Tried, balance::Endpoint, budget::Counted, clock::Now, identity::Identity};
 
 /// What is known of one request.
 #[derive(Clone, Debug)]
@@ -30,12 +30,23 @@ pub struct Context {
     pub version: Option<Arc<str>>,
     /// Until when an answer is of use.
     pub deadline: Option<Instant>,
+    /// In which budget it was counted.
+    pub(crate) counted: Option<Counted>,
 }
 
 impl Context {
     /// A request whose head was read at `now`.
     pub const fn new(now: Now) -> Self {
-        Self { now, client: None, endpoint: None, tried: None, identity: None, version: None, deadline: None }
+        Self {
+            now,
+            client: None,
+            endpoint: None,
+            tried: None,
+            identity: None,
+            version: None,
+            deadline: None,
+            counted: None,
+        }
     }
 
     /// The same, from a client.

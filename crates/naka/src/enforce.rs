@@ -24,13 +24,16 @@ impl Enforce {
         match self {
             Self::Always => true,
             Self::Observe | Self::Never => false,
-            Self::Percent(percent) => {
-                let share = if percent > 100 { 100 } else { percent as u64 };
-                let number = number % 100; // The pattern repeats, so nothing can overflow.
-                (number + 1) * share / 100 > number * share / 100
-            }
+            Self::Percent(percent) => is_of_share(number, percent),
         }
     }
+}
+
+/// Whether the one with this number, counted from 0, is of so many percent: exact in each hundred, and evenly spread.
+pub(crate) const fn is_of_share(number: u64, percent: u8) -> bool {
+    let share = if percent > 100 { 100 } else { percent as u64 };
+    let number = number % 100; // The pattern repeats, so nothing can overflow.
+    (number + 1) * share / 100 > number * share / 100
 }
 
 /// Numbers the rejections of one layer.

@@ -17,10 +17,13 @@
 //! | [`version`] | Which version of an API is meant, and what is told of its life |
 //! | [`reshape`] | Bodies of another shape than the service's own |
 //! | [`fault`] | Errors and delays for whoever asks for them |
+//! | [`fallback`] | Answers in place of what failed: by itself, or by asking another service once |
 //! | [`retry`] | Sends again what failed, from a budget |
+//! | `mirror` | Sends a copy of some requests to another service, for which nobody waits (feature `mirror`) |
 //! | [`balance`] | Chooses an endpoint by one of twelve policies, and keeps its account until the body ends |
 //! | [`health`] | No layer: asks the endpoints of a balancer how they are, and takes out who is not well |
 //! | [`classify`] | No layer: what an exchange says of whoever is behind |
+//! | [`budget`], [`replay`] | No layers: what attempts after the first may spend together, and bodies that are sent again |
 //! | [`problem`] | Renders what the others rejected as problem details (RFC 9457) |
 //!
 //! # What all layers have in common
@@ -53,6 +56,7 @@ pub mod balance;
 #[cfg(feature = "basic_auth")]
 pub mod basic_auth;
 pub mod body_limit;
+pub mod budget;
 pub mod buffered;
 pub mod bulkhead;
 mod causes;
@@ -63,6 +67,7 @@ pub mod context;
 pub mod cors;
 pub mod enforce;
 pub mod explain;
+pub mod fallback;
 pub mod fault;
 #[cfg(feature = "forward_auth")]
 pub mod forward_auth;
@@ -76,6 +81,8 @@ pub mod identity;
 pub mod jwt;
 pub mod key;
 mod layered;
+#[cfg(feature = "mirror")]
+pub mod mirror;
 pub mod observe;
 pub mod problem;
 mod random;
@@ -83,6 +90,7 @@ pub mod rate_limit;
 pub mod reject;
 #[cfg(any(feature = "jwt", feature = "basic_auth", feature = "forward_auth"))]
 mod remember;
+pub mod replay;
 pub mod reshape;
 pub mod retry;
 pub mod timeout;

@@ -5,7 +5,9 @@
 
 use std::sync::Arc;
 
-use crate::{circuit_breaker::Transition, health::Change, reject::Rejection, retry::Stop};
+#[cfg(feature = "mirror")]
+use crate::mirror::Copied;
+use crate::{attempt::Stop, circuit_breaker::Transition, health::Change, reject::Rejection};
 
 /// Hears what a layer did. Every method does nothing unless it is written.
 ///
@@ -29,8 +31,13 @@ pub trait Observer: Send + Sync + 'static {
     fn cancelled(&self) {}
     /// A request that failed is sent again.
     fn retried(&self) {}
-    /// A request that failed is not sent again, for this reason.
+    /// A request that failed is not sent again, here or elsewhere, for this reason.
     fn not_retried(&self, _: Stop) {}
+    /// A request that failed is answered in another way.
+    fn fell_back(&self) {}
+    /// This became of a copy of a request.
+    #[cfg(feature = "mirror")]
+    fn copied(&self, _: Copied) {}
     /// A circuit breaker went from one phase into another; told once, by whoever made it so.
     fn transition(&self, _: &Transition) {}
     /// So few endpoints are available that one was chosen among all of them.
@@ -70,6 +77,13 @@ impl<O: Observer> Observer for Arc<O> {
     }
     fn not_retried(&self, stop: Stop) {
         (**self).not_retried(stop);
+    }
+    fn fell_back(&self) {
+        (**self).fell_back();
+    }
+    #[cfg(feature = "mirror")]
+    fn copied(&self, copied: Copied) {
+        (**self).copied(copied);
     }
     fn transition(&self, transition: &Transition) {
         (**self).transition(transition);

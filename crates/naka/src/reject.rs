@@ -466,6 +466,21 @@ impl Reason {
         }
     }
 
+    /// Refused before anything was sent: whoever is behind has seen nothing of this attempt.
+    pub const fn is_before_sending(self) -> bool {
+        matches!(
+            self,
+            Self::BulkheadFull
+                | Self::BulkheadTimeout
+                | Self::CircuitOpen
+                | Self::NoEndpoint
+                | Self::SubsetEmpty
+                | Self::ConnectionsFull
+                | Self::ConnectFailed
+                | Self::ConnectTimeout
+        )
+    }
+
     /// Made here, but only because whoever is behind did not do its part: such a rejection counts
     /// as a failure of the upstream. All others say nothing about it.
     pub const fn blames_upstream(self) -> bool {

@@ -23,12 +23,14 @@ use naka::{
     clock::Now,
     cors::{Cors, CorsConfig, CorsLayer},
     enforce::Enforce,
+    fallback::{AnyBody, Fallback, FallbackBody, FallbackConfig, FallbackLayer},
     fault::{FaultConfig, FaultLayer, Faults, Gate},
     forward_auth::{ForwardAuth, ForwardAuthConfig, ForwardAuthLayer, Remember},
     guard::Guarded,
     idempotency::{Idempotency, IdempotencyBody, IdempotencyConfig, IdempotencyLayer},
     jwt::{Jwt, JwtConfig, JwtLayer, KeySet, Keys},
     key::Key,
+    mirror::{Mirror, MirrorConfig, MirrorLayer},
     rate_limit::{Algorithm, Factor, Fields, Quota, RateLimit, RateLimitConfig, RateLimitLayer, Window},
     reshape::{Reshape, ReshapeBody, ReshapeConfig, ReshapeLayer},
     retry::{Budget, BudgetConfig, Retry, RetryConfig, RetryLayer},
@@ -257,6 +259,57 @@ impl Subject for ARetry {
 
     fn off(&self) -> Self::Layer {
         Dressed::new(RetryLayer::off(), |_, _| {})
+    }
+
+    fn refuses(&self) -> bool {
+        false
+    }
+}
+
+/// The suite's answers are no failures, and its refusals are of none.
+struct AFallback;
+
+impl Subject for AFallback {
+    type Layer = Dressed<FallbackLayer>;
+    type Service = Dressed<Fallback<Probe>>;
+    type Body = FallbackBody<Answer>;
+
+    fn fresh(&self) -> Self::Layer {
+        let budget = Budget::new(BudgetConfig::new(), Now::read());
+        let alternate = service_fn(|_: Request<AnyBody>| {
+            ready(Ok::<_, std::convert::Infallible>(Response::new(Full::<Bytes>::default())))
+        });
+        Dressed::new(FallbackLayer::alternate(FallbackConfig::new(), budget, alternate), |_, _| {})
+    }
+
+    fn off(&self) -> Self::Layer {
+        Dressed::new(FallbackLayer::off(), |_, _| {})
+    }
+
+    fn refuses(&self) -> bool {
+        false
+    }
+}
+
+/// Each of the suite's requests has a body, which its probe does not read.
+struct AMirror;
+
+impl Subject for AMirror {
+    type Layer = Dressed<MirrorLayer>;
+    type Service = Dressed<Mirror<Probe>>;
+    type Body = Answer;
+
+    fn fresh(&self) -> Self::Layer {
+        let hangs = service_fn(|_: Request<Bytes>| std::future::pending::<Result<Response<Answer>, ()>>());
+        Dressed::new(MirrorLayer::new(MirrorConfig::new().sample(50), hangs), |_, _| {})
+    }
+
+    fn off(&self) -> Self::Layer {
+        Dressed::new(MirrorLayer::off(), |_, _| {})
+    }
+
+    fn held(&self, layer: &Self::Layer) -> usize {
+        layer.layer.under_way()
     }
 
     fn refuses(&self) -> bool {
@@ -707,6 +760,16 @@ async fn body_limit_keeps_the_laws() {
 #[tokio::test(start_paused = true)]
 async fn retries_keep_the_laws() {
     check(&ARetry).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn fallbacks_keep_the_laws() {
+    check(&AFallback).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn mirrors_keep_the_laws() {
+    check(&AMirror).await;
 }
 
 #[tokio::test(start_paused = true)]

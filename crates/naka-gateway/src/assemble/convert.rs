@@ -14,6 +14,7 @@ use naka::{
     context::ClientAddr,
     cors::{CorsConfig, CorsError, CorsRules},
     enforce,
+    fallback::{self, FallbackConfig},
     fault::{FaultConfig, Gate},
     forward_auth::{ForwardAuthConfig, Remember},
     health::HealthConfig,
@@ -21,6 +22,7 @@ use naka::{
     identity::Claim,
     jwt::{Algorithm, FetchConfig, JwtConfig},
     key::{Key, KeyBuilder, client_network},
+    mirror::{self, MirrorConfig},
     rate_limit::{
         self, Algorithm as Counting, Factor, Fields, Quota, RateLimitConfig, RateLimitLayer, Window,
     },
@@ -536,12 +538,11 @@ pub(super) fn idempotency_config(policy: &checked::Idempotency) -> IdempotencyCo
 
 /// What is retried, over the defaults of the layer.
 pub(super) fn retry_config(retry: &checked::Retry) -> RetryConfig {
-    let statuses = retry.when.statuses.iter().flat_map(|(from, to)| *from..=*to);
     let when = When::never()
         .connect_error(retry.when.connect_error)
         .reset(retry.when.reset)
         .response_timeout(retry.when.response_timeout)
-        .statuses(statuses.filter_map(|status| StatusCode::from_u16(status).ok()));
+        .statuses(statuses(&retry.when.statuses));
     let methods = match retry.methods {
         checked::RetryMethods::None => Methods::None,
         checked::RetryMethods::Safe => Methods::Safe,
@@ -555,6 +556,36 @@ pub(super) fn retry_config(retry: &checked::Retry) -> RetryConfig {
         .max_retry_after(retry.max_retry_after)
         .max_body(retry.max_body)
         .different_endpoint(retry.different_endpoint)
+}
+
+pub(super) fn fallback_config(fallback: &checked::Fallback) -> FallbackConfig {
+    let is = &fallback.when;
+    let mut when = fallback::When::never().statuses(statuses(&is.statuses));
+    when.connect_error = is.connect_error;
+    when.reset = is.reset;
+    when.response_timeout = is.response_timeout;
+    when.circuit_open = is.circuit_open;
+    when.no_endpoint = is.no_endpoint;
+    when.bulkhead_full = is.bulkhead_full;
+    FallbackConfig::new().when(when).max_body(fallback.max_body)
+}
+
+fn statuses(ranges: &[(u16, u16)]) -> impl Iterator<Item = StatusCode> + '_ {
+    let all = ranges.iter().flat_map(|(from, to)| *from..=*to);
+    all.filter_map(|status| StatusCode::from_u16(status).ok())
+}
+
+pub(super) fn mirror_config(mirror: &checked::Mirror) -> MirrorConfig {
+    let methods = match mirror.methods {
+        Some(checked::MirrorMethods::All) => mirror::Methods::All,
+        Some(checked::MirrorMethods::Safe) | None => mirror::Methods::Safe,
+    };
+    MirrorConfig::new()
+        .sample(mirror.sample)
+        .methods(methods)
+        .max(mirror.max)
+        .timeout(mirror.timeout)
+        .max_body(mirror.max_body)
 }
 
 pub(super) fn budget_config(budget: checked::RetryBudget) -> BudgetConfig {

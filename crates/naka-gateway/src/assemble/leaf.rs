@@ -2,22 +2,27 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use bytes::Bytes;
 use http::{Request, Response, header::CONTENT_TYPE};
 use naka::{
+    balance::BalanceLayer,
     clock::Now,
     context::ApiVersion,
+    fallback::AnyBody,
+    mirror::{MirrorBody, MirrorLayer},
     reject::{Reason, Rejection},
     retry::Replay,
     version::VersionLayer,
 };
 
+use super::withheld;
 use crate::{
     carry::Carried,
     config::checked::{Config, Destination, Name, Redirect, Respond, Route as RouteConfig},
     entry,
     generation::{ArmPlan, Plan},
     observe::PolicyMetrics,
-    stack::{Arm, Leaf, Route, RouteBody, Stack},
+    stack::{Arm, ArmLayers, Layers, Leaf, Route, RouteBody, Stack},
     state::State,
     transform::{Transform, redirected},
     upstream::{Body, Client, Connector, LayeredBody, Pools},
@@ -48,16 +53,46 @@ impl Leaves<'_> {
                 Target::ListVersions(routes.iter().filter_map(layer).collect())
             }
         };
-        Route::new(stack(plan, Arc::new(target)))
+        let mut layers = plan.layers.clone();
+        layers.mirror = self.mirror(route, &plan.transform, layers.mirror);
+        if let Some(alternate) = &plan.alternate {
+            let (plan, target) = (Arc::clone(plan), Arc::new(Target::Alternate(self.arm(route, alternate))));
+            layers.fallback = layers.fallback.to(Leaf(move |request: Request<AnyBody>| {
+                answer(Arc::clone(&plan), Arc::clone(&target), request.map(Body::from))
+            }));
+        }
+        Route::new(stack(plan, &layers, Arc::new(target)))
     }
 
     fn arm(&self, route: &RouteConfig, plan: &Arc<ArmPlan>) -> Arm {
         let (client, leaf_plan) = (Arc::new(self.client(&plan.upstream, route)), Arc::clone(plan));
-        Arm::new(plan.layers.stack(Leaf(move |request: Request<Replay<Body>>| {
+        let mut layers = plan.layers.clone();
+        layers.mirror = self.mirror(route, &plan.transform, layers.mirror);
+        Arm::new(layers.stack(Leaf(move |request: Request<Replay<MirrorBody<Body>>>| {
             let request = request.map(Body::from);
             let (plan, client) = (Arc::clone(&leaf_plan), Arc::clone(&client));
             async move { send(&plan.transform, &client, request).await }
         })))
+    }
+
+    /// The same copies, over this worker's connections. They are what the upstream of the route would see, and go by
+    /// the balancer of their own.
+    fn mirror(&self, route: &RouteConfig, transform: &Transform, layer: Mirroring) -> Mirroring {
+        let Some((_, mirror)) = self.config.mirror(route).filter(|_| !layer.is_off()) else { return layer };
+        let upstream = Arc::clone(&mirror.upstream);
+        let balance = self.state.balancers.get(&upstream).cloned().unwrap_or_else(BalanceLayer::off);
+        let mut transform = transform.clone();
+        // What takes the place of withheld credentials is withheld, too.
+        let withheld = withheld(self.config, route, mirror);
+        let edit = &mut transform.headers.request;
+        edit.set.retain(|(name, _)| !withheld.contains(name));
+        edit.add.retain(|(name, _)| !withheld.contains(name));
+        let plan = ArmPlan { layers: ArmLayers::balanced(balance), transform, upstream };
+        let arm = self.arm(route, &Arc::new(plan));
+        layer.to(Leaf(move |copy: Request<Bytes>| {
+            let arm = arm.clone();
+            async move { arm.call(copy.map(Body::from)).await }
+        }))
     }
 
     fn client(&self, name: &Name, route: &RouteConfig) -> Client {
@@ -78,18 +113,21 @@ impl Leaves<'_> {
     }
 }
 
+type Mirroring = MirrorLayer<Arc<PolicyMetrics>>;
+
 enum Target {
     Upstream(Box<Client>),
     Respond(Respond),
     Redirect(Redirect),
     Versions(BTreeMap<Arc<str>, Arm>),
+    Alternate(Arm),
     ListVersions(Vec<(Name, VersionLayer<Arc<PolicyMetrics>>)>),
 }
 
 /// The one place where the stack's type is made.
-fn stack(plan: &Arc<Plan>, target: Arc<Target>) -> impl Stack<RouteBody> {
+fn stack(plan: &Arc<Plan>, layers: &Layers, target: Arc<Target>) -> impl Stack<RouteBody> {
     let leaf_plan = Arc::clone(plan);
-    plan.layers.stack(Leaf(move |request: Request<Replay<LayeredBody>>| {
+    layers.stack(Leaf(move |request: Request<Replay<MirrorBody<Replay<LayeredBody>>>>| {
         answer(Arc::clone(&leaf_plan), Arc::clone(&target), request.map(Body::from))
     }))
 }
@@ -98,7 +136,8 @@ async fn answer(plan: Arc<Plan>, target: Arc<Target>, request: Request<Body>) ->
     match &plan.compress {
         // Whoever repeats a request may understand less than whoever sent it first.
         Some(compress) if !plan.is_kept || request.method().is_safe() => {
-            let is_sent = matches!(&*target, Target::Upstream(_) | Target::Versions(_));
+            let is_sent =
+                matches!(&*target, Target::Upstream(_) | Target::Versions(_) | Target::Alternate(_));
             compress.around(request, is_sent, |request| changed(&plan, &target, request)).await
         }
         _ => changed(&plan, &target, request).await,
@@ -118,6 +157,7 @@ async fn changed(plan: &Plan, target: &Target, request: Request<Body>) -> Respon
             Some(arm) => arm.call(request).await,
             None => Rejection::new(Reason::NoEndpoint).into_response(), // Each version has an arm.
         },
+        Target::Alternate(arm) => arm.call(request).await,
         Target::ListVersions(layers) => versions::list(layers, Now::of(request.extensions())),
     };
     plan.transform.response(&mut response, is_https);
@@ -133,8 +173,9 @@ async fn send(transform: &Transform, client: &Client, request: Request<Body>) ->
     }
 }
 
-fn responded(respond: &Respond) -> Response<Body> {
-    let mut response = Response::new(Body::from(respond.body.clone()));
+/// The answer that the configuration says.
+pub(super) fn responded<B: From<Bytes>>(respond: &Respond) -> Response<B> {
+    let mut response = Response::new(B::from(respond.body.clone()));
     *response.status_mut() = respond.status;
     if !respond.body.is_empty() {
         response.headers_mut().insert(CONTENT_TYPE, respond.content_type.clone());

@@ -5,12 +5,16 @@
 
 use std::{collections::BTreeMap, fmt, net::SocketAddr, sync::Arc};
 
+use http::{
+    HeaderName,
+    header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION},
+};
 use naka::{
     api_key::ApiKeyLayer, authorize::AuthorizeLayer, balance::BalanceLayer, basic_auth::BasicAuthLayer,
     body_limit::BodyLimitLayer, bulkhead::BulkheadLayer, circuit_breaker::CircuitBreakerLayer,
-    cors::CorsLayer, fault::FaultLayer, forward_auth::ForwardAuthLayer, idempotency::IdempotencyLayer,
-    jwt::JwtLayer, problem::ProblemLayer, rate_limit::RateLimitLayer, retry::RetryLayer,
-    timeout::TimeoutLayer, version::VersionLayer,
+    cors::CorsLayer, fallback::FallbackLayer, fault::FaultLayer, forward_auth::ForwardAuthLayer,
+    idempotency::IdempotencyLayer, jwt::JwtLayer, mirror::MirrorLayer, problem::ProblemLayer,
+    rate_limit::RateLimitLayer, retry::RetryLayer, timeout::TimeoutLayer, version::VersionLayer,
 };
 use tokio::time::Instant;
 
@@ -23,7 +27,9 @@ pub(crate) use self::convert::target;
 use self::{convert::api_key_config, leaf::Leaves, state::Place};
 use crate::{
     compress::Compress,
-    config::checked::{Config, Destination, Kind, Listener, Name, PolicyKind, Route as RouteConfig, Version},
+    config::checked::{
+        Config, Destination, Instead, Kind, Listener, Mirror, Name, PolicyKind, Route as RouteConfig, Version,
+    },
     discover::Resolve,
     entry::Entry,
     generation::{Alive, ArmPlan, Generation, Plan, Served},
@@ -31,7 +37,7 @@ use crate::{
     observe::{Metrics, PolicyMetrics},
     route::{RouteError, Table},
     stack::{ArmLayers, Layers},
-    state::State,
+    state::{State, fallback_name},
     transform::Transform,
     upstream::Connector,
 };
@@ -194,9 +200,10 @@ fn plan(
             _ => None,
         });
     let arms = arms(config, state, around, &transform, (name, route));
+    let alternate = alternate(config, state, &transform, route);
     let metrics = around.metrics.route(name);
     let (name, total, alive) = (Arc::clone(name), route.total_timeout, Arc::clone(alive));
-    Plan { name, layers, transform, compress, is_kept, arms, total, needs_match, metrics, alive }
+    Plan { name, layers, transform, compress, is_kept, arms, alternate, total, needs_match, metrics, alive }
 }
 
 /// What stands behind the choice of a version.
@@ -211,16 +218,13 @@ fn arms(
     let arm = |version: &Version| {
         let upstream = &version.upstream;
         let here = Place { route: Some(name), upstream: Some(upstream) };
-        let there = Place { route: None, upstream: Some(upstream) };
         let rate_limit = version.rate_limit.as_ref();
         let rate_limit = rate_limit
             .and_then(|policy| state.rate_limits.get(&here.identity(policy, &config.policies[policy])));
-        let bulkhead = config.upstreams[upstream].bulkhead.as_ref();
-        let bulkhead = bulkhead
-            .and_then(|policy| state.bulkheads.get(&there.identity(policy, &config.policies[policy])));
         let layers = ArmLayers {
             rate_limits: rate_limit.cloned().unwrap_or_else(RateLimitLayer::off),
-            upstream_bulkhead: bulkhead.cloned().unwrap_or_else(BulkheadLayer::off),
+            upstream_bulkhead: upstream_bulkhead(config, state, upstream),
+            mirror: mirror(config, state, route, Some(upstream)),
             retry: retry(config, state, around, route, Some(upstream)),
             balance: state.balancers.get(upstream).cloned().unwrap_or_else(BalanceLayer::off),
         };
@@ -232,6 +236,81 @@ fn arms(
         (Arc::clone(&version.name), Arc::new(plan))
     };
     versions.of.iter().map(arm).collect()
+}
+
+/// Who is asked in place of whoever failed: with the bulkhead of its own upstream, and nobody who tries again.
+fn alternate(
+    config: &Config,
+    state: &State,
+    transform: &Transform,
+    route: &RouteConfig,
+) -> Option<Arc<ArmPlan>> {
+    let upstream = config.fallback(route)?.1.upstream()?;
+    let mut layers =
+        ArmLayers::balanced(state.balancers.get(upstream).cloned().unwrap_or_else(BalanceLayer::off));
+    layers.upstream_bulkhead = upstream_bulkhead(config, state, upstream);
+    Some(Arc::new(ArmPlan { layers, transform: transform.clone(), upstream: Arc::clone(upstream) }))
+}
+
+fn upstream_bulkhead(config: &Config, state: &State, upstream: &Name) -> BulkheadLayer<Arc<PolicyMetrics>> {
+    let there = Place { route: None, upstream: Some(upstream) };
+    let bulkhead = config.upstreams[upstream].bulkhead.as_ref();
+    let bulkhead =
+        bulkhead.and_then(|policy| state.bulkheads.get(&there.identity(policy, &config.policies[policy])));
+    bulkhead.cloned().unwrap_or_else(BulkheadLayer::off)
+}
+
+/// What this route answers in place of a failure. Whom it asks, each worker knows.
+fn fallback(
+    config: &Config,
+    state: &State,
+    around: &Surroundings<'_>,
+    (name, route): (&Name, &RouteConfig),
+) -> FallbackLayer<Arc<PolicyMetrics>> {
+    let made = || {
+        let (policy, fallback) = config.fallback(route).filter(|_| !route.destination.is_local())?;
+        let (is, metrics) = (convert::fallback_config(fallback), around.metrics.policy(policy));
+        let layer = match &fallback.instead {
+            Instead::Respond(respond) => {
+                FallbackLayer::respond_observed(is, leaf::responded(respond), metrics)
+            }
+            Instead::Upstream(_) => {
+                let budget = upstream_of(route).cloned().unwrap_or_else(|| fallback_name(name));
+                let budget = state.retry_budgets.get(&budget)?.clone();
+                FallbackLayer::alternate_observed(is, budget, state::nowhere(), metrics)
+            }
+        };
+        Some(layer.named(policy))
+    };
+    made().unwrap_or_else(FallbackLayer::off)
+}
+
+/// What of this route is copied, if it goes to that upstream: copies go to another. Where, each worker knows.
+fn mirror(
+    config: &Config,
+    state: &State,
+    route: &RouteConfig,
+    upstream: Option<&Name>,
+) -> MirrorLayer<Arc<PolicyMetrics>> {
+    let made = || {
+        let (policy, mirror) = config.mirror(route)?;
+        let layer = (*upstream? != mirror.upstream).then(|| state.mirrors.get(policy))??;
+        Some(layer.without(withheld(config, route, mirror)))
+    };
+    made().unwrap_or_else(MirrorLayer::off)
+}
+
+/// The headers with credentials that copies of this route have not.
+fn withheld(config: &Config, route: &RouteConfig, mirror: &Mirror) -> Vec<HeaderName> {
+    if mirror.keeps_credentials {
+        return Vec::new();
+    }
+    let keys = route.policies.all(Kind::ApiKey).iter();
+    let keys = keys.filter_map(|policy| match &config.policies[policy].kind {
+        PolicyKind::ApiKey(keys) => Some(keys.header.clone()),
+        _ => None,
+    });
+    [AUTHORIZATION, PROXY_AUTHORIZATION, COOKIE].into_iter().chain(keys).collect()
 }
 
 /// What is retried on this route, from the budget of where it goes.
@@ -317,10 +396,12 @@ fn layers(
             BodyLimitLayer::observed(u64::try_from(bytes).unwrap_or(u64::MAX), around.metrics.body_limit())
         }),
         idempotency: idempotency.map_or_else(IdempotencyLayer::off, |kept| kept.layer.clone()),
+        fallback: fallback(config, state, around, (name, route)),
         bulkhead: bulkhead(here, route.policies.one(Kind::Bulkhead)),
         fault: fault.cloned().unwrap_or_else(FaultLayer::off),
         circuit_breaker: circuit_breaker.cloned().unwrap_or_else(CircuitBreakerLayer::off),
         upstream_bulkhead: bulkhead(there, upstream.and_then(|upstream| upstream.bulkhead.as_ref())),
+        mirror: mirror(config, state, route, upstream_of(route)),
         retry: retry(config, state, around, route, upstream_of(route)),
         balance: upstream_of(route)
             .and_then(|upstream| state.balancers.get(upstream).cloned())

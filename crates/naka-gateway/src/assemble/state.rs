@@ -1,7 +1,8 @@
 //! The state of a generation, from the state of the one before.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, convert::Infallible, sync::Arc};
 
+use http::{Request, Response};
 use naka::{
     balance::BalanceLayer,
     basic_auth::BasicAuthLayer,
@@ -13,18 +14,20 @@ use naka::{
     health::Health,
     idempotency::{IdempotencyLayer, Scope as KeyScope, by_caller},
     jwt::{Algorithm, JwtLayer, KeyDriver, KeySet, Keys, KeysError},
-    reject::Head,
+    mirror::MirrorLayer,
+    reject::{Head, Reason, Rejection},
     retry::Budget,
     version::VersionLayer,
 };
+use tower_service::Service;
 
 use super::{
     Surroundings, Wrong,
     convert::{
         balance_config, basic_auth_config, budget_config, bulkhead_layer, bulkhead_reconfigured,
         circuit_breaker_config, circuit_breaker_layer, cors_rules, fault_config, fetch_config,
-        forward_auth_config, hash_of, health_config, idempotency_config, jwt_config, rate_limit_layer,
-        rate_limit_reconfigured, target, text_of, versioning,
+        forward_auth_config, hash_of, health_config, idempotency_config, jwt_config, mirror_config,
+        rate_limit_layer, rate_limit_reconfigured, target, text_of, versioning,
     },
     upstream_of,
 };
@@ -32,20 +35,21 @@ use crate::{
     carry::{Carried, Change, Steps},
     config::checked::{
         self, BasicAuth, Bulkhead, CircuitBreaker, Config, Destination, Enforce, Fault, Fetch, ForwardAuth,
-        HealthCheck, Idempotency, Jwt, JwtKeys, Name, Policy, PolicyKind, RateLimit, RetryBudget, Scope,
-        Upstream, Versions,
+        HealthCheck, Idempotency, Jwt, JwtKeys, Mirror, Name, Policy, PolicyKind, RateLimit, RetryBudget,
+        Scope, Upstream, Versions,
     },
     control::{AskAuthority, FetchKeys, TellKeys},
     discover::Discovery,
     observe::{EndpointMetrics, PolicyMetrics},
     probe::Probe,
+    stack::Leaf,
     state::{
         Authorities, Background, Balancers, Balancing, Breakers, BreakersOfEndpoints, Breaking, Bulkheads,
         Checks, Discoveries, Endpoints, HealthChecks, Kept, Passwords, RateLimits, State, Tokens,
-        breakers_name, versions_name,
+        breakers_name, fallback_name, versions_name,
     },
     transform::Matched,
-    upstream::{Pools, UpstreamPlaces},
+    upstream::{Body, Pools, UpstreamPlaces},
 };
 
 /// Goes from the state of the generation before to that of this one.
@@ -72,6 +76,7 @@ pub(super) fn carry(
         idempotency: step.idempotency(),
         breakers: step.breakers(),
         faults: step.faults(),
+        mirrors: step.mirrors(),
         versions: step.versions()?,
         checks: step.checks(&balancers),
         discoveries: step.discoveries(),
@@ -208,6 +213,26 @@ impl Step<'_> {
             is_same: &|_, _| true,
         };
         self.next(&self.before.faults, wanted, &steps)
+    }
+
+    /// Copies under way; where they go, each worker knows of each route.
+    fn mirrors(&mut self) -> Carried<Mirror, MirrorLayer<Arc<PolicyMetrics>>> {
+        let (metrics, wanted) = (
+            self.around.metrics,
+            self.accounts(|policy| match &policy.kind {
+                PolicyKind::Mirror(mirror) => Some(mirror.clone()),
+                _ => None,
+            }),
+        );
+        let steps = Steps {
+            make: &|identity, mirror: &Mirror| {
+                MirrorLayer::observed(mirror_config(mirror), nowhere(), metrics.policy(identity))
+                    .named(identity)
+            },
+            change: &|layer, mirror| layer.reconfigured(mirror_config(mirror)),
+            is_same: &|_, _| true,
+        };
+        self.next(&self.before.mirrors, wanted, &steps)
     }
 
     /// Whoever verifies tokens: keys, and what they have verified, belong to the policy.
@@ -421,8 +446,15 @@ impl Step<'_> {
             change: &|budget: &Budget, is| budget.reconfigured(budget_config(*is), now),
             is_same: &|_, _| true,
         };
-        let wanted = self.config.upstreams.iter().map(|(name, is)| (Arc::clone(name), is.retry_budget));
-        let wanted = wanted.collect();
+        let of_upstreams = self.config.upstreams.iter().map(|(name, is)| (Arc::clone(name), is.retry_budget));
+        // Where it is not known before who fails, a fallback has a budget of its own.
+        let of_routes = self.config.routes.iter().filter(|(_, route)| {
+            let fallback = self.config.fallback(route);
+            let has_several = !route.destination.is_local() && upstream_of(route).is_none();
+            has_several && fallback.is_some_and(|(_, it)| it.upstream().is_some())
+        });
+        let of_routes = of_routes.map(|(name, _)| (fallback_name(name), RetryBudget::default()));
+        let wanted = of_upstreams.chain(of_routes).collect();
         self.next(&self.before.retry_budgets, wanted, &steps)
     }
 
@@ -484,6 +516,19 @@ impl Step<'_> {
         });
         pools.collect()
     }
+}
+
+/// Where requests go that no worker has sent yet.
+pub(super) fn nowhere<B>()
+-> impl Service<Request<B>, Response = Response<Body>, Error = Infallible, Future: Send>
++ Clone
++ Send
++ Sync
++ 'static
+where
+    B: Send + 'static,
+{
+    Leaf(|_: Request<B>| std::future::ready(Rejection::new(Reason::NoEndpoint).into_response()))
 }
 
 /// Callers apart, and what they call: several routes and versions may have one path and one policy.

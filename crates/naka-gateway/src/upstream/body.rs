@@ -18,7 +18,10 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
-use naka::{BoxError, body_limit::Limited, buffered::Buffered, guard::Guarded, retry::Replay};
+use naka::{
+    BoxError, body_limit::Limited, buffered::Buffered, fallback::AnyBody as TakenOver, guard::Guarded,
+    mirror::MirrorBody, retry::Replay,
+};
 use pin_project_lite::pin_project;
 use tokio::{sync::Notify, time::Sleep};
 
@@ -78,7 +81,30 @@ where
     }
 }
 
-/// The body of a request that may be sent again, and who wants to know how far it is.
+/// The body of a request that another upstream has failed.
+impl From<TakenOver> for Body {
+    fn from(body: TakenOver) -> Self {
+        if body.is_end_stream() {
+            return Self::Empty;
+        }
+        Self::Replayed { body: ReplayedBody { body: Box::pin(body), upload: None } }
+    }
+}
+
+/// A body as mirrors hand it on: itself, where nobody copies it.
+impl<B> From<MirrorBody<B>> for Body
+where
+    B: HttpBody<Data = Bytes, Error = BoxError> + Into<Self> + Send + 'static,
+{
+    fn from(body: MirrorBody<B>) -> Self {
+        match body.into_inner() {
+            Ok(body) => body.into(),
+            Err(kept) => Self::Replayed { body: ReplayedBody { body: Box::pin(kept), upload: None } },
+        }
+    }
+}
+
+/// The body of a request that may be sent again or is copied, and who wants to know how far it is.
 pub struct ReplayedBody {
     body: Pin<Box<dyn HttpBody<Data = Bytes, Error = BoxError> + Send>>,
     upload: Option<Arc<Upload>>,

@@ -28,6 +28,7 @@ use http::{
 };
 use http_body::Body as _;
 use naka::{
+    attempt::Sent,
     balance::Endpoint,
     reject::{Reason, Rejection},
 };
@@ -107,11 +108,13 @@ impl Client {
                 Some(lease) => (lease, true),
                 None => match self.connect(&pool, is_again, has_place).await {
                     Ok(lease) => lease,
-                    // It was sent before, and may have been seen.
-                    Err(reason) if is_again && reason.blames_upstream() => {
-                        return refuse(Reason::UpstreamReset);
+                    Err(reason) => {
+                        let mut refused = refuse(reason);
+                        if is_again {
+                            refused.extensions_mut().insert(Sent); // It was, the first time.
+                        }
+                        return refused;
                     }
-                    Err(reason) => return refuse(reason),
                 },
             };
             has_place.store(true, Relaxed);

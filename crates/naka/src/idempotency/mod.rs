@@ -92,7 +92,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use http::{
-    HeaderMap, HeaderName, Method, StatusCode,
+    Extensions, HeaderMap, HeaderName, Method, StatusCode,
     header::{CONTENT_LENGTH, CONTENT_TYPE},
     request::Parts,
 };
@@ -113,6 +113,7 @@ pub use store::{Beginning, Begun, MemoryStore, Outcome, Recorded, Store};
 pub use table::{Counts, Digest, Limits};
 
 use crate::{
+    attempt::{Sent, StandIn},
     buffered::{Buffering, Share},
     clock::Now,
     explain::{Explain, Finding},
@@ -277,10 +278,27 @@ enum Judgement {
     Unknown,
 }
 
-fn judge(failures: Failures, status: StatusCode, own: Option<Reason>) -> Judgement {
+/// What a layer of ours gave in place of an answer.
+#[derive(Clone, Copy, Debug)]
+struct Own {
+    /// Whoever is behind has had the request all the same.
+    may_have_been_done: bool,
+}
+
+impl Own {
+    fn of(extensions: &Extensions) -> Option<Self> {
+        let refused = extensions.get::<Rejection>().map(|it| may_have_been_done(it.reason));
+        let stood_in = extensions.get::<StandIn>();
+        let stood_in = stood_in.map(|it| it.was_sent || it.reason.is_some_and(may_have_been_done));
+        let may_have_been_done = refused.or(stood_in)? || extensions.get::<Sent>().is_some();
+        Some(Self { may_have_been_done })
+    }
+}
+
+fn judge(failures: Failures, status: StatusCode, own: Option<Own>) -> Judgement {
     let is_kept = failures == Failures::Keep;
     match (own, status.as_u16()) {
-        (Some(reason), _) if is_kept && may_have_been_done(reason) => Judgement::Unknown,
+        (Some(Own { may_have_been_done: true }), _) if is_kept => Judgement::Unknown,
         (Some(_), _) | (None, 401 | 403 | 407 | 408 | 409 | 425 | 429) => Judgement::Release,
         (None, 500..) if !is_kept => Judgement::Release,
         (None, ..200) => Judgement::NotKept,
@@ -290,8 +308,7 @@ fn judge(failures: Failures, status: StatusCode, own: Option<Reason>) -> Judgeme
 
 /// Whether whoever is behind has had the request when a layer of ours gave this answer instead.
 const fn may_have_been_done(reason: Reason) -> bool {
-    let was_never_sent = matches!(reason, Reason::ConnectFailed | Reason::ConnectTimeout);
-    matches!(reason, Reason::TotalTimeout) || (reason.blames_upstream() && !was_never_sent)
+    matches!(reason, Reason::TotalTimeout) || (reason.blames_upstream() && !reason.is_before_sending())
 }
 
 /// Applies [`Idempotency`]; see the [module docs](self) for an example.

@@ -16,7 +16,7 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use super::{
-    Failures, IdempotencyLayer, Judgement, REPLAYED, Shared,
+    Failures, IdempotencyLayer, Judgement, Own, REPLAYED, Shared,
     body::{self, IdempotencyBody, Recorder},
     judge, print, refusal,
     store::{Beginning, Begun, Outcome, Recorded, Ticket},
@@ -265,7 +265,7 @@ impl<O: Observer> Work<O> {
                 return Err(error);
             }
         };
-        let own = response.extensions().get::<Rejection>().map(|rejection| rejection.reason);
+        let own = Own::of(response.extensions());
         let plain = |response: Response<R>| response.map(|body| IdempotencyBody::plain(Buffered::same(body)));
         let outcome = match judge(config.failures, response.status(), own) {
             Judgement::Record => {

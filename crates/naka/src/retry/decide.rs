@@ -8,7 +8,10 @@ use std::time::Duration;
 use http::{HeaderMap, Method, Response, StatusCode, header::RETRY_AFTER};
 
 use super::config::{Methods, RetryConfig};
-use crate::reject::{Reason, Rejection};
+use crate::{
+    attempt::{Sent, Stop},
+    reject::{Reason, Rejection},
+};
 
 /// What is known of a request before it is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,14 +45,16 @@ impl Failure {
     /// What a response says; `None` if it is not to be followed by another attempt.
     pub(super) fn of<R>(config: &RetryConfig, response: &Response<R>) -> Option<Self> {
         let when = &config.when;
-        if let Some(rejection) = response.extensions().get::<Rejection>() {
+        let extensions = response.extensions();
+        if let Some(rejection) = extensions.get::<Rejection>() {
             // Of our own refusals only those that are about the endpoint: another may be well.
-            let (is_wanted, is_unsent) = match rejection.reason {
-                Reason::ConnectFailed | Reason::ConnectTimeout => (when.connect_error, true),
-                Reason::UpstreamReset => (when.reset, false),
-                Reason::ResponseTimeout => (when.response_timeout, false),
-                _ => (false, false),
+            let is_wanted = match rejection.reason {
+                Reason::ConnectFailed | Reason::ConnectTimeout => when.connect_error,
+                Reason::UpstreamReset => when.reset,
+                Reason::ResponseTimeout => when.response_timeout,
+                _ => false,
             };
+            let is_unsent = rejection.reason.is_before_sending() && extensions.get::<Sent>().is_none();
             return is_wanted.then_some(Self { is_unsent, retry_after: None });
         }
         let is_wanted = when.statuses.contains(&response.status());
@@ -63,26 +68,6 @@ fn retry_after<R>(response: &Response<R>) -> Option<Duration> {
         [StatusCode::SERVICE_UNAVAILABLE, StatusCode::TOO_MANY_REQUESTS].contains(&response.status());
     let text = response.headers().get(RETRY_AFTER).filter(|_| may_say)?.to_str().ok()?;
     text.parse().ok().map(Duration::from_secs)
-}
-
-/// Why no other attempt is made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Stop {
-    /// There were as many as there may be.
-    Attempts,
-    /// Twice might not have the effect of once, and something was sent.
-    NotRepeatable,
-    /// Not all of the body is there any more.
-    Body,
-    /// It is asked again for it only after too long a time.
-    RetryAfter,
-    /// Nobody would wait for the answer any more.
-    Deadline,
-    /// The budget is spent.
-    Budget,
-    /// Somebody behind us has tried again already.
-    Nested,
 }
 
 /// Whether there is another attempt after `attempts`, and the least time until then.

@@ -69,7 +69,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Request, Response, request::Parts};
+use http::{HeaderValue, Request, Response, request::Parts};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -77,29 +77,26 @@ use tower_service::Service;
 
 use crate::{
     BoxError,
-    attempt::Tried,
+    attempt::{Sent, Tried},
     clock::Now,
     context::Deadline,
     explain::{Explain, Finding},
     layered::layered,
     observe::Observer,
     random::Numbers,
+    replay::Source,
 };
 
-mod budget;
 mod config;
 mod decide;
-mod replay;
 
-pub use budget::{Balance, Budget, BudgetConfig};
+pub use crate::{
+    attempt::{ATTEMPT, Stop},
+    budget::{Balance, Budget, BudgetConfig},
+    replay::Replay,
+};
 pub use config::{Backoff, MAX, Methods, RetryConfig, When};
-pub use decide::Stop;
 use decide::{Asked, Failure};
-pub use replay::Replay;
-use replay::Source;
-
-/// Says which attempt a request is, from the second on; in a response, how many there were, if in vain.
-pub const ATTEMPT: HeaderName = HeaderName::from_static("naka-attempt");
 
 /// Applies [`Retry`]; see the [module docs](self) for an example.
 #[must_use]
@@ -219,8 +216,8 @@ where
             return RetryFuture::Sent { future: self.inner.call(request.map(Replay::once)), plan: None };
         };
         let now = Now::of(request.extensions());
-        shared.budget.deposit(now);
         let (mut head, body) = request.into_parts();
+        shared.budget.deposit_once(&mut head.extensions, now);
         if shared.config.different_endpoint {
             Tried::new().put(&mut head.extensions); // Its copies share it.
         }
@@ -232,7 +229,7 @@ where
         let deadline = Deadline::of(&head.extensions);
         let future = inner.call(Request::from_parts(head.clone(), first));
         let shared = Arc::clone(shared);
-        let plan = Plan { asked, deadline, head, source, attempts: 1, shared, inner };
+        let plan = Plan { asked, deadline, head, source, attempts: 1, was_sent: false, shared, inner };
         RetryFuture::Sent { future, plan: Some(Box::new(plan)) }
     }
 }
@@ -244,6 +241,8 @@ struct Plan<S, B, O> {
     head: Parts,
     source: Source<B>,
     attempts: u32,
+    /// Whether whoever is behind may have seen an attempt before this one.
+    was_sent: bool,
     shared: Arc<Shared<O>>,
     inner: S,
 }
@@ -251,7 +250,12 @@ struct Plan<S, B, O> {
 impl<S, B: Body<Data = Bytes> + Default, O: Observer> Plan<S, B, O> {
     /// When another attempt follows this response; `None` if none does.
     fn next<R>(&mut self, response: &mut Response<R>) -> Option<Instant> {
+        if self.was_sent {
+            // A last attempt of which nothing was sent does not say so of those before it.
+            response.extensions_mut().insert(Sent);
+        }
         let failure = Failure::of(&self.shared.config, response)?;
+        self.was_sent |= !failure.is_unsent;
         let is_nested = response.headers().contains_key(ATTEMPT);
         let judged = if is_nested { Err(Stop::Nested) } else { self.judge(failure) };
         match judged {

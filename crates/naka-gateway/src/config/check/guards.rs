@@ -4,15 +4,19 @@ use std::sync::Arc;
 
 use http::{HeaderName, Method};
 
-use super::{limits::scope, policies::Unnamed, unique};
+use super::{Tables, limits::scope, policies::Unnamed, routes::respond, unique};
 use crate::config::{
-    checked::{self, CircuitBreaker, Compress, Cors, Fault, Idempotency, PolicyKind, Retry, RetryMethods},
+    checked::{
+        self, CircuitBreaker, Compress, Cors, Fallback, Fault, Idempotency, Instead, Mirror, MirrorMethods,
+        PolicyKind, Retry, RetryMethods,
+    },
     decode::{At, Cx, OneOrMany},
     diagnostic::Code,
     node::Span,
     raw::{
-        RawCircuitBreaker, RawCoding, RawCompress, RawCors, RawEnvironment, RawFailures, RawFault,
-        RawIdempotency, RawPreset, RawRetry, RawRetryMethods, RetryWhen,
+        FallbackWhen, RawCircuitBreaker, RawCoding, RawCompress, RawCors, RawEnvironment, RawFailures,
+        RawFallback, RawFault, RawIdempotency, RawMirror, RawMirrorMethods, RawPreset, RawRetry,
+        RawRetryMethods, RetryWhen,
     },
     values::ErrorStatuses,
 };
@@ -168,6 +172,70 @@ pub(super) fn retry(raw: &RawRetry, cx: &mut Cx) -> Unnamed {
         different_endpoint: raw.different_endpoint(),
     });
     Unnamed::stateless(kind)
+}
+
+pub(super) fn fallback(raw: &RawFallback, at: Span, tables: &Tables<'_>, cx: &mut Cx) -> Option<Unnamed> {
+    match (raw.said("respond"), raw.said("upstream")) {
+        (Some(first), Some(second)) => {
+            let place = cx.place(first);
+            cx.error(Code::Conflict, second, "`upstream` beside `respond`")
+                .label("the second")
+                .related(place, "the first")
+                .help("a fallback is one step: keep one of the two");
+        }
+        (None, None) => {
+            cx.error(Code::Missing, at, "a fallback to nothing")
+                .help("write `respond: {status: 200, body: …}`, or `upstream: name`");
+        }
+        (Some(_), None) => {
+            if let Some(max_body) = &raw.max_body {
+                cx.error(Code::Conflict, max_body.key, "`max_body` beside `respond` has no effect")
+                    .help("take it away: no body has to be kept for an answer of the gateway's own");
+            }
+        }
+        (None, Some(_)) => {}
+    }
+    let when = values(raw.when.as_ref()).unwrap_or_else(FallbackWhen::usual);
+    if let Some(said) = raw.when.as_ref().filter(|at| at.value.0.is_empty()) {
+        cx.error(Code::Value, said.span, "a fallback after nothing")
+            .help("write `when: [circuit_open, connect_error, 503]`, or take `when` away for the usual");
+    }
+    let respond = raw.respond.as_ref().map(|at| Instead::Respond(respond(&at.value)));
+    let upstream = raw.upstream.as_ref().and_then(|name| tables.upstreams.resolve(name, cx));
+    let has = |wanted: FallbackWhen| when.contains(&wanted);
+    let statuses = when.iter().filter_map(|when| match when {
+        FallbackWhen::Statuses(ErrorStatuses(from, to)) => Some((*from, *to)),
+        _ => None,
+    });
+    Some(Unnamed::stateless(PolicyKind::Fallback(Fallback {
+        instead: respond.or(upstream.map(Instead::Upstream))?,
+        when: checked::FallbackWhen {
+            connect_error: has(FallbackWhen::ConnectError),
+            reset: has(FallbackWhen::Reset),
+            response_timeout: has(FallbackWhen::ResponseTimeout),
+            circuit_open: has(FallbackWhen::CircuitOpen),
+            no_endpoint: has(FallbackWhen::NoEndpoint),
+            bulkhead_full: has(FallbackWhen::BulkheadFull),
+            statuses: statuses.collect(),
+        },
+        max_body: raw.max_body().0,
+    })))
+}
+
+pub(super) fn mirror(raw: &RawMirror, tables: &Tables<'_>, cx: &mut Cx) -> Option<Unnamed> {
+    let upstream = tables.upstreams.resolve(raw.upstream.as_ref()?, cx)?;
+    Some(Unnamed::stateless(PolicyKind::Mirror(Mirror {
+        upstream,
+        sample: raw.sample().0,
+        methods: raw.methods.as_ref().map(|at| match at.value {
+            RawMirrorMethods::Safe => MirrorMethods::Safe,
+            RawMirrorMethods::All => MirrorMethods::All,
+        }),
+        max: usize::try_from(raw.max().0).unwrap_or(usize::MAX),
+        timeout: raw.timeout(),
+        max_body: raw.max_body().0,
+        keeps_credentials: raw.credentials(),
+    })))
 }
 
 fn values<T: Clone>(list: Option<&At<OneOrMany<T>>>) -> Option<Vec<T>> {

@@ -13,13 +13,13 @@ use super::{
     origin, unique,
 };
 use crate::config::{
-    checked::{self, KeyPart, Kind, Name, Policy, PolicyKind, Scope, Uses},
+    checked::{self, KeyPart, Kind, Name, Policy, PolicyKind, Route, Scope, Uses},
     decode::{At, Cx, OneOrMany, Or},
     diagnostic::Code,
     node::Span,
     raw::{
-        RawBulkhead, RawCircuitBreaker, RawCompress, RawCors, RawFault, RawIdempotency, RawPolicy,
-        RawRateLimit, RawRetry, RawRule,
+        RawBulkhead, RawCircuitBreaker, RawCompress, RawCors, RawFallback, RawFault, RawIdempotency,
+        RawMirror, RawPolicy, RawRateLimit, RawRetry, RawRule,
     },
     suggest::one_of,
     values::Id,
@@ -111,6 +111,8 @@ pub(super) struct LevelKeys<'a> {
     pub(super) circuit_breaker: Option<&'a At<Or<Id, RawCircuitBreaker>>>,
     pub(super) fault: Option<&'a At<Or<Id, RawFault>>>,
     pub(super) retry: Option<&'a At<Or<Id, RawRetry>>>,
+    pub(super) fallback: Option<&'a At<Or<Id, RawFallback>>>,
+    pub(super) mirror: Option<&'a At<Or<Id, RawMirror>>>,
     pub(super) cors: Option<&'a At<Or<Id, RawCors>>>,
     pub(super) compress: Option<&'a At<Or<Id, RawCompress>>>,
 }
@@ -127,6 +129,8 @@ macro_rules! level_keys {
             circuit_breaker: $raw.circuit_breaker.as_ref(),
             fault: $raw.fault.as_ref(),
             retry: $raw.retry.as_ref(),
+            fallback: $raw.fallback.as_ref(),
+            mirror: $raw.mirror.as_ref(),
             cors: $raw.cors.as_ref(),
             compress: $raw.compress.as_ref(),
         }
@@ -156,7 +160,7 @@ impl Policies {
         let mut it = Self { checked, used, places, keys, stage };
         for (name, at, raw) in tables.policies.read() {
             if one_kind(name, at, raw, cx)
-                && let Some(unnamed) = unnamed(raw, stage, cx)
+                && let Some(unnamed) = unnamed(raw, tables, stage, cx)
             {
                 it.insert(Arc::clone(name), at.span, unnamed, cx);
             }
@@ -247,7 +251,21 @@ impl Policies {
             |raw, _, cx| Some(guards::retry(raw, cx)),
             cx,
         );
-        let more = [cors, compress, circuit_breaker, retry];
+        let mirror = self.inlined(
+            tables,
+            owner,
+            (Kind::Mirror, keys.mirror),
+            |raw, _, cx| guards::mirror(raw, tables, cx),
+            cx,
+        );
+        let fallback = self.inlined(
+            tables,
+            owner,
+            (Kind::Fallback, keys.fallback),
+            |raw, span, cx| guards::fallback(raw, span, tables, cx),
+            cx,
+        );
+        let more = [cors, compress, circuit_breaker, retry, mirror, fallback];
         for (name, span) in own.into_iter().chain(more).flatten() {
             self.place(name, span, &mut level, cx);
         }
@@ -305,6 +323,8 @@ impl Policies {
             "idempotency",
             "circuit_breaker",
             "retry",
+            "fallback",
+            "mirror",
             "fault",
             "cors",
             "compress",
@@ -349,6 +369,16 @@ impl Policies {
             return;
         }
         known.push((name, span));
+    }
+
+    /// The upstreams to which requests of a route go besides, by its policies.
+    pub(super) fn beside<'a>(&'a self, route: &'a Route) -> impl Iterator<Item = &'a Name> {
+        let policies = [Kind::Mirror, Kind::Fallback].into_iter().flat_map(|kind| route.policies.all(kind));
+        policies.filter_map(|name| match &self.checked.get(name)?.kind {
+            PolicyKind::Mirror(mirror) => Some(&mirror.upstream),
+            PolicyKind::Fallback(fallback) => fallback.upstream(),
+            _ => None,
+        })
     }
 
     /// Reports captures that the keys of these rate limits need and the route does not have.
@@ -417,7 +447,7 @@ fn one_kind(name: &str, at: &At<Id>, raw: &RawPolicy, cx: &mut Cx) -> bool {
 }
 
 /// What a policy with a name says.
-fn unnamed(raw: &RawPolicy, stage: Stage, cx: &mut Cx) -> Option<Unnamed> {
+fn unnamed(raw: &RawPolicy, tables: &Tables<'_>, stage: Stage, cx: &mut Cx) -> Option<Unnamed> {
     let rate_limit = raw.rate_limit.as_ref().and_then(|raw| rate_limit(&raw.value, cx));
     let bulkhead = raw.bulkhead.as_ref().and_then(|raw| bulkhead(&raw.value, cx));
     let jwt = raw.jwt.as_ref().and_then(|raw| auth::jwt(raw, cx));
@@ -427,6 +457,8 @@ fn unnamed(raw: &RawPolicy, stage: Stage, cx: &mut Cx) -> Option<Unnamed> {
     let idempotency = raw.idempotency.as_ref().map(|raw| guards::idempotency(&raw.value, cx));
     let circuit_breaker = raw.circuit_breaker.as_ref().map(|raw| guards::circuit_breaker(&raw.value, cx));
     let retry = raw.retry.as_ref().map(|raw| guards::retry(&raw.value, cx));
+    let fallback = raw.fallback.as_ref().and_then(|raw| guards::fallback(&raw.value, raw.span, tables, cx));
+    let mirror = raw.mirror.as_ref().and_then(|raw| guards::mirror(&raw.value, tables, cx));
     let compress = raw.compress.as_ref().map(|raw| guards::compress(&raw.value, cx));
     let cors = raw.cors.as_ref().and_then(|raw| guards::cors(&raw.value, cx));
     let fault = raw.fault.as_ref().and_then(|raw| guards::fault(&raw.value, raw.span, stage, cx));
@@ -444,4 +476,6 @@ fn unnamed(raw: &RawPolicy, stage: Stage, cx: &mut Cx) -> Option<Unnamed> {
         .or(compress)
         .or(circuit_breaker)
         .or(retry)
+        .or(mirror)
+        .or(fallback)
 }

@@ -36,7 +36,7 @@ pub(super) struct From<'a> {
 impl From<'_> {
     /// Looks at all limits beyond the route's own, and at all accounts.
     pub(super) fn check(&self, upstreams: &BTreeMap<Name, Upstream>, policies: &Policies, cx: &mut Cx) {
-        let behind = self.behind(upstreams);
+        let behind = self.behind(upstreams, policies);
         policies.captures(&self.at.value.0, &behind, self.captures, cx);
         policies.limits_know(self.at, (&behind, self.level), self.is_public, cx);
         self.counts_twice(cx);
@@ -44,7 +44,7 @@ impl From<'_> {
     }
 
     /// The limits of versions and of upstreams that are not the route's, too.
-    fn behind(&self, upstreams: &BTreeMap<Name, Upstream>) -> Level {
+    fn behind(&self, upstreams: &BTreeMap<Name, Upstream>, policies: &Policies) -> Level {
         let mut behind = Level::default();
         let of_versions = match self.destination {
             Destination::Versions(versions) => &versions.of[..],
@@ -52,7 +52,13 @@ impl From<'_> {
         };
         let limits =
             of_versions.iter().filter_map(|version| Some((Kind::RateLimit, version.rate_limit.as_ref()?)));
-        let reached = self.destination.upstreams().into_iter();
+        let besides = self.level.all(Kind::Fallback).iter().filter_map(|(name, _)| {
+            match &policies.checked.get(name)?.kind {
+                PolicyKind::Fallback(fallback) => fallback.upstream(),
+                _ => None,
+            }
+        });
+        let reached = self.destination.upstreams().into_iter().chain(besides);
         let bulkheads =
             reached.filter_map(|name| Some((Kind::Bulkhead, upstreams.get(name)?.bulkhead.as_ref()?)));
         for (kind, name) in limits.chain(bulkheads) {

@@ -18,8 +18,8 @@ use super::{
 };
 use crate::config::{
     checked::{
-        Destination, Kind, Match, Name, PathPattern, PolicyKind, Redirect, Respond, RetryMethods, Rewrite,
-        Route, Scope, Template, TemplatePart, Upstream, ValueMatch,
+        Destination, Kind, Match, Mirror, MirrorMethods, Name, PathPattern, PolicyKind, Redirect, Respond,
+        RetryMethods, Rewrite, Route, Scope, Template, TemplatePart, Upstream, ValueMatch,
     },
     decode::{At, Cx, OneOrMany, Or},
     diagnostic::Code,
@@ -67,6 +67,8 @@ pub(super) fn routes(
         let route = around.route(at, raw, policies, cx);
         let upstreams = route.iter().flat_map(|route| route.destination.upstreams());
         used.extend(upstreams.cloned());
+        let beside = route.iter().flat_map(|route| policies.beside(route));
+        used.extend(beside.cloned());
         it.extend(route.map(|route| (Arc::clone(name), route)));
     }
     reach::walks_past(&it, &stripping, cx);
@@ -94,6 +96,9 @@ impl Around<'_, '_> {
         let matches = raw.r#match.as_ref().and_then(|at| matches(&at.value, at.key, shared, cx));
         keys_of_no_method(raw, &own, policies, cx);
         retries_of_no_method(raw, &own, policies, cx);
+        if let Some(matches) = &matches {
+            copies_of_methods(at, &level, matches, policies, cx);
+        }
         let captures = matches.as_ref().map(captures_of);
         if let Some(captures) = &captures {
             policies.captures(&at.value.0, &level, captures, cx);
@@ -114,6 +119,8 @@ impl Around<'_, '_> {
         if let Some(destination) = &destination {
             self.gives_up_before(at, &level, destination, timeouts.total().0, cx);
             self.retries_in_vain(&level, destination, timeouts.total().0, policies, cx);
+            copies_go_elsewhere(at, &level, destination, policies, cx);
+            self.falls_back_elsewhere(at, &level, destination, timeouts.total().0, policies, cx);
             let captures = captures.as_deref().unwrap_or_default();
             let from = reach::From { at, level: &level, is_public, captures, destination };
             from.check(self.upstreams, policies, cx);
@@ -174,6 +181,49 @@ impl Around<'_, '_> {
                 show_duration(total)
             );
             cx.error(Code::Unused, span, message).warning().combined().help(format!(
+                "write `timeouts: {{response_headers: …}}` into the upstream `{upstream}`, shorter than the route's `total`"
+            ));
+        }
+    }
+
+    /// Reports an alternate that is where the request has failed, and warns of a fallback after an answer that the
+    /// route does not wait for.
+    fn falls_back_elsewhere(
+        &self,
+        at: &At<Id>,
+        level: &Level,
+        destination: &Destination,
+        total: Option<Duration>,
+        policies: &Policies,
+        cx: &mut Cx,
+    ) {
+        let Some((name, span)) = level.all(Kind::Fallback).first() else { return };
+        let Some(PolicyKind::Fallback(fallback)) = policies.checked.get(name).map(|it| &it.kind) else {
+            return;
+        };
+        let upstreams = destination.upstreams();
+        let is_everywhere =
+            |it: &&Name| !upstreams.is_empty() && upstreams.iter().all(|upstream| upstream == it);
+        if let Some(alternate) = fallback.upstream().filter(is_everywhere) {
+            let message =
+                format!("`{name}` asks `{alternate}`, to which the requests of `{}` go anyway", at.value);
+            cx.error(Code::Conflict, *span, message)
+                .combined()
+                .help("name another upstream; to ask another endpoint of the same one, write `retry`");
+        }
+        let Some(total) = total.filter(|_| fallback.when.response_timeout) else { return };
+        let slow = upstreams.into_iter().find(|upstream| {
+            let is = self.upstreams.get(*upstream).map(|is| is.timeouts);
+            is.is_some_and(|is| {
+                is.per_try.map_or(is.response_headers, |it| it.min(is.response_headers)) >= total
+            })
+        });
+        if let Some(upstream) = slow {
+            let message = format!(
+                "`{name}` never hears of what hangs at `{upstream}`: the route gives up after {}",
+                show_duration(total)
+            );
+            cx.error(Code::Unused, *span, message).warning().combined().help(format!(
                 "write `timeouts: {{response_headers: …}}` into the upstream `{upstream}`, shorter than the route's `total`"
             ));
         }
@@ -418,6 +468,57 @@ fn retries_of_no_method(raw: &RawRoute, own: &Level, policies: &Policies, cx: &m
     }
 }
 
+/// Reports a mirror that does not say what it makes of methods that are not safe, and warns of one that copies
+/// nothing.
+fn copies_of_methods(at: &At<Id>, level: &Level, matches: &Match, policies: &Policies, cx: &mut Cx) {
+    let Some((name, span, mirror)) = mirror_of(level, policies) else { return };
+    let (methods, takes) = (mirror.methods, &matches.methods);
+    if methods.is_none() && (takes.is_empty() || takes.iter().any(|method| !method.is_safe())) {
+        let message = format!(
+            "`{}` takes methods that are not safe, and `{name}` does not say whether it copies them",
+            at.value
+        );
+        cx.error(Code::Missing, span, message).combined().help(
+            "write `methods: safe`, which copies GET, HEAD, OPTIONS and TRACE alone; or `methods: all`, if whoever gets the copies may do all of it once more",
+        );
+    } else if methods == Some(MirrorMethods::Safe) && !takes.is_empty() && !takes.iter().any(Method::is_safe)
+    {
+        let message = format!("`{name}` copies none of the methods of `{}`", at.value);
+        cx.error(Code::Unused, span, message).warning().combined().help(
+            "take it away; or write `methods: all`, if whoever gets the copies may do all of it once more",
+        );
+    }
+}
+
+/// Reports copies that could only go where the request goes.
+fn copies_go_elsewhere(
+    at: &At<Id>,
+    level: &Level,
+    destination: &Destination,
+    policies: &Policies,
+    cx: &mut Cx,
+) {
+    let Some((name, span, mirror)) = mirror_of(level, policies) else { return };
+    let upstreams = destination.upstreams();
+    if !upstreams.is_empty() && upstreams.iter().all(|upstream| **upstream == mirror.upstream) {
+        let message = format!(
+            "the copies of `{name}` go to `{}`, and so do the requests of `{}`",
+            mirror.upstream, at.value
+        );
+        cx.error(Code::Conflict, span, message)
+            .combined()
+            .help("name another upstream, such as one with the next version; or take the mirror away");
+    }
+}
+
+fn mirror_of<'a>(level: &'a Level, policies: &'a Policies) -> Option<(&'a Name, Span, &'a Mirror)> {
+    let (name, span) = level.all(Kind::Mirror).first()?;
+    match &policies.checked.get(name)?.kind {
+        PolicyKind::Mirror(mirror) => Some((name, *span, mirror)),
+        _ => None,
+    }
+}
+
 /// Reports none, or more than one, of keys that exclude one another.
 fn exactly_one<'a>(
     said: impl Iterator<Item = &'a Said>,
@@ -449,6 +550,8 @@ fn no_effect(raw: &RawRoute, local: Span, cx: &mut Cx) {
         ("rewrite", "; a redirect has a `path:` of its own"),
         ("strip_prefix", "; a redirect has a `path:` of its own"),
         ("retry", ": nothing is sent that could be sent again"),
+        ("mirror", ": nothing is sent that could be copied"),
+        ("fallback", ": nothing is asked that could fail"),
     ];
     for (key, help) in helps {
         if let Some(span) = raw.said(key) {
@@ -596,7 +699,7 @@ fn template(at: &At<Template>, captures: Option<&[Arc<str>]>, cx: &mut Cx) {
     }
 }
 
-fn respond(raw: &RawRespond) -> Respond {
+pub(super) fn respond(raw: &RawRespond) -> Respond {
     let body = Bytes::copy_from_slice(raw.body().as_bytes());
     Respond { status: raw.status(), body, content_type: raw.content_type() }
 }

@@ -82,13 +82,33 @@ impl Config {
         })
     }
 
+    /// The mirror of a route.
+    pub fn mirror<'a>(&'a self, route: &'a Route) -> Option<(&'a Name, &'a Mirror)> {
+        let name = route.policies.one(Kind::Mirror)?;
+        match &self.policies[name].kind {
+            PolicyKind::Mirror(mirror) => Some((name, mirror)),
+            _ => None,
+        }
+    }
+
+    /// What this route answers in place of a failure.
+    pub fn fallback<'a>(&'a self, route: &'a Route) -> Option<(&'a Name, &'a Fallback)> {
+        let name = route.policies.one(Kind::Fallback)?;
+        match &self.policies[name].kind {
+            PolicyKind::Fallback(fallback) => Some((name, fallback)),
+            _ => None,
+        }
+    }
+
     /// Whether any limit that a request of this route comes by counts routes apart.
     pub fn counts_by_route(&self, route: &Route) -> bool {
         let of_versions = match &route.destination {
             Destination::Versions(versions) => &versions.of[..],
             _ => &[],
         };
-        let upstreams = route.destination.upstreams().into_iter().map(|name| &self.upstreams[name]);
+        let besides = self.fallback(route).and_then(|(_, fallback)| fallback.upstream());
+        let upstreams = route.destination.upstreams().into_iter().chain(besides);
+        let upstreams = upstreams.map(|name| &self.upstreams[name]);
         let limits = route.policies.iter().chain(of_versions.iter().filter_map(|it| it.rate_limit.as_ref()));
         let mut limits = limits.chain(upstreams.filter_map(|upstream| upstream.bulkhead.as_ref()));
         limits.any(|name| match &self.policies[name].kind {
@@ -413,6 +433,12 @@ pub struct RetryBudget {
     pub min_per_second: u32,
     /// For how long requests count.
     pub window: Duration,
+}
+
+impl Default for RetryBudget {
+    fn default() -> Self {
+        Self { percent: 20, min_per_second: 10, window: Duration::from_secs(10) }
+    }
 }
 
 /// How connections to an endpoint are kept, for each worker.

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 use http::{HeaderName, HeaderValue, Method, StatusCode, uri::PathAndQuery};
 use ipnet::IpNet;
 
-use super::{Name, Origin};
+use super::{Name, Origin, Respond};
 
 /// A policy with a name.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,6 +43,10 @@ pub enum PolicyKind {
     CircuitBreaker(CircuitBreaker),
     /// What failed is sent again.
     Retry(Retry),
+    /// What failed is answered in another way.
+    Fallback(Fallback),
+    /// A copy of some goes to another upstream.
+    Mirror(Mirror),
     /// Errors and delays for whoever asks for them.
     Fault(Fault),
     /// What pages of other origins may.
@@ -65,6 +69,8 @@ impl PolicyKind {
             Self::Idempotency(_) => Kind::Idempotency,
             Self::CircuitBreaker(_) => Kind::CircuitBreaker,
             Self::Retry(_) => Kind::Retry,
+            Self::Fallback(_) => Kind::Fallback,
+            Self::Mirror(_) => Kind::Mirror,
             Self::Fault(_) => Kind::Fault,
             Self::Cors(_) => Kind::Cors,
             Self::Compress(_) => Kind::Compress,
@@ -91,12 +97,16 @@ pub enum Kind {
     Authorize,
     /// What is repeated.
     Idempotency,
+    /// Another answer.
+    Fallback,
     /// So many requests at once.
     Bulkhead,
     /// Errors and delays.
     Fault,
     /// What fails is left alone.
     CircuitBreaker,
+    /// Copies for another upstream.
+    Mirror,
     /// What failed is sent again.
     Retry,
     /// Smaller responses.
@@ -118,6 +128,8 @@ impl Kind {
             Self::Bulkhead => "bulkhead",
             Self::Fault => "fault",
             Self::CircuitBreaker => "circuit_breaker",
+            Self::Fallback => "fallback",
+            Self::Mirror => "mirror",
             Self::Retry => "retry",
             Self::Compress => "compress",
         }
@@ -569,6 +581,84 @@ pub enum RetryMethods {
     Safe,
     /// Those of which twice is as good as once.
     Idempotent,
+}
+
+/// What failed is answered in another way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fallback {
+    /// In which.
+    pub instead: Instead,
+    /// After what.
+    pub when: FallbackWhen,
+    /// The longest body that is kept, in bytes.
+    pub max_body: usize,
+}
+
+impl Fallback {
+    /// The upstream that is asked instead, if one is.
+    pub const fn upstream(&self) -> Option<&Name> {
+        match &self.instead {
+            Instead::Upstream(upstream) => Some(upstream),
+            Instead::Respond(_) => None,
+        }
+    }
+}
+
+/// What is done in place of an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Instead {
+    /// An answer of the gateway's own.
+    Respond(Respond),
+    /// Another upstream: a name in `upstreams`.
+    Upstream(Name),
+}
+
+/// After what a request is answered in another way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a word of its own")]
+pub struct FallbackWhen {
+    /// No connection.
+    pub connect_error: bool,
+    /// One that ended before a response, or no HTTP.
+    pub reset: bool,
+    /// No response in time.
+    pub response_timeout: bool,
+    /// An open breaker.
+    pub circuit_open: bool,
+    /// No endpoint.
+    pub no_endpoint: bool,
+    /// A full bulkhead, or too long a wait.
+    pub bulkhead_full: bool,
+    /// Responses with these statuses, from and to.
+    pub statuses: Vec<(u16, u16)>,
+}
+
+/// A copy of some requests goes to another upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mirror {
+    /// Where copies go: a name in `upstreams`.
+    pub upstream: Name,
+    /// So many of a hundred.
+    pub sample: u8,
+    /// Of which methods; `None`: nothing was said, and its routes take only safe ones.
+    pub methods: Option<MirrorMethods>,
+    /// Copies under way at once.
+    pub max: usize,
+    /// How long one may take.
+    pub timeout: Duration,
+    /// The longest body, in bytes.
+    pub max_body: usize,
+    /// Copies have the credentials of the request.
+    pub keeps_credentials: bool,
+}
+
+/// Which requests are copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MirrorMethods {
+    /// Those that only look.
+    Safe,
+    /// All: what they do is done twice.
+    All,
 }
 
 /// Make responses smaller.

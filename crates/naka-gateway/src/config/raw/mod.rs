@@ -208,6 +208,10 @@ record! {
         fault: Or<Id, RawFault> = optional;
         /// Retries: a name, or what is retried.
         retry: Or<Id, RawRetry> = optional;
+        /// What is answered in place of a failure: a name, or what is done.
+        fallback: Or<Id, RawFallback> = optional;
+        /// Copies for another upstream: a name, or what is copied.
+        mirror: Or<Id, RawMirror> = optional;
         /// Bounds on requests.
         limits: RawRequestLimits = optional;
     }
@@ -600,6 +604,10 @@ record! {
         fault: Or<Id, RawFault> = optional;
         /// Retries: a name, or what is retried.
         retry: Or<Id, RawRetry> = optional;
+        /// What is answered in place of a failure: a name, or what is done.
+        fallback: Or<Id, RawFallback> = optional;
+        /// Copies for another upstream: a name, or what is copied.
+        mirror: Or<Id, RawMirror> = optional;
         /// Bounds on requests.
         limits: RawRequestLimits = optional;
         /// Timeouts of those routes that say nothing else.
@@ -609,7 +617,7 @@ record! {
         /// The routes.
         routes: Named<Id, RawRoute> = required;
     }
-    not_built: cache enforce auth;
+    not_built: hedge cache enforce auth;
     instead: groups => "groups have one level: write the routes of both here",
         r#match => "a group shares `host:`; paths stand in each route",
         prefix => "a group shares `host:`; paths stand in each route";
@@ -646,6 +654,10 @@ record! {
         fault: Or<Id, RawFault> = optional;
         /// Retries: a name, or what is retried.
         retry: Or<Id, RawRetry> = optional;
+        /// What is answered in place of a failure: a name, or what is done.
+        fallback: Or<Id, RawFallback> = optional;
+        /// Copies for another upstream: a name, or what is copied.
+        mirror: Or<Id, RawMirror> = optional;
         /// Bounds on requests.
         limits: RawRequestLimits = optional;
         /// How long it may take.
@@ -667,7 +679,7 @@ record! {
         /// Destination: a list of the versions of these routes, as they are now.
         list_versions: OneOrMany<Id> = optional;
     }
-    not_built: split compose mirror fallback cache sticky enforce lifecycle;
+    not_built: split compose hedge cache sticky enforce lifecycle;
     instead: path => "write it into the match: `match: {path: /healthz}`",
         prefix => "write it into the match: `match: {prefix: /api}`",
         regex => "write it into the match: `match: {regex: …}`",

@@ -6,7 +6,7 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 use ipnet::IpNet;
 use serde_json::{Value as Json, json};
 
-use super::Count;
+use super::{Count, RawRespond};
 use crate::config::{
     checked::{BreakerWindow, Enforce, IdentityPart, KeyPart, Rate},
     decode::{At, Cx, Decode, Named, OneOrMany, Or, Scalar, Text, Wrong},
@@ -14,7 +14,7 @@ use crate::config::{
     record::{record, words, wrong_word},
     suggest::quoted,
     units::{OrZero, Percent, Size, Time, Whole, factor},
-    values::{ErrorStatuses, Hash, Url},
+    values::{ErrorStatuses, Hash, Id, Url},
 };
 
 record! {
@@ -42,13 +42,16 @@ record! {
         fault: RawFault = optional;
         /// What failed is sent again.
         retry: RawRetry = optional;
+        /// What failed is answered in another way.
+        fallback: RawFallback = optional;
+        /// A copy of some requests goes to another upstream.
+        mirror: RawMirror = optional;
         /// What pages of other origins may ask and read.
         cors: RawCors = optional;
         /// Make responses smaller.
         compress: RawCompress = optional;
     }
-    not_built: mirror fallback
-        cache sticky timeouts headers limits;
+    not_built: hedge cache sticky timeouts headers limits;
 }
 
 record! {
@@ -675,6 +678,115 @@ impl Scalar for RetryWhen {
     fn schema() -> Json {
         json!({"type": ["integer", "string"], "examples": ["connect_error", "reset", "response_timeout", 503, "5xx"]})
     }
+}
+
+record! {
+    /// What failed is answered in another way: `respond` or `upstream`.
+    RawFallback ("a fallback such as `{respond: {status: 200, body: none}}` or `{upstream: other}`") {
+        /// An answer of the gateway's own, for any request.
+        respond: RawRespond = optional;
+        /// Another upstream, which is asked for what is safe or was never sent.
+        upstream: Id = optional;
+        /// After what: `connect_error`, `reset`, `response_timeout`, `circuit_open`, `no_endpoint`, `bulkhead_full`,
+        /// and responses with these statuses; all of these words and 503 if nothing is said.
+        when: OneOrMany<FallbackWhen> = optional;
+        /// The longest body that is kept for the other upstream.
+        max_body: Size = "64KiB";
+    }
+    not_built: cache stale_cache route;
+    instead: response => "write `respond: {status: 200, body: …}`",
+        status => "write `respond: {status: 200, body: …}`",
+        body => "write `respond: {status: 200, body: …}`",
+        service => "write `upstream:`",
+        on => "write `when: [circuit_open, 503]`",
+        statuses => "write them into `when`: `when: [circuit_open, 502-504]`",
+        methods => "what is safe is asked elsewhere, and all else only if it was never sent",
+        budget => "it spends the `retry_budget` of the upstream that failed";
+}
+
+/// After what a request is answered in another way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FallbackWhen {
+    ConnectError,
+    Reset,
+    ResponseTimeout,
+    CircuitOpen,
+    NoEndpoint,
+    BulkheadFull,
+    Statuses(ErrorStatuses),
+}
+
+impl FallbackWhen {
+    const WORDS: [(&'static str, Self); 6] = [
+        ("connect_error", Self::ConnectError),
+        ("reset", Self::Reset),
+        ("response_timeout", Self::ResponseTimeout),
+        ("circuit_open", Self::CircuitOpen),
+        ("no_endpoint", Self::NoEndpoint),
+        ("bulkhead_full", Self::BulkheadFull),
+    ];
+
+    /// If nothing is said.
+    pub(crate) fn usual() -> Vec<Self> {
+        let words = Self::WORDS.into_iter().map(|(_, when)| when);
+        words.chain([Self::Statuses(ErrorStatuses(503, 503))]).collect()
+    }
+}
+
+impl Scalar for FallbackWhen {
+    const WHAT: &'static str =
+        "a word such as `circuit_open` or `connect_error`, or statuses such as `503` or `5xx`";
+
+    fn parse(text: Text<'_>) -> Result<Self, Wrong> {
+        if text.text.starts_with(|first: char| first.is_ascii_digit()) {
+            return ErrorStatuses::parse(text).map(Self::Statuses);
+        }
+        let known = Self::WORDS.iter().find(|(word, _)| *word == text.text);
+        known
+            .map(|(_, when)| *when)
+            .ok_or_else(|| wrong_word(text.text, &Self::WORDS.map(|(word, _)| word), &["refused_stream"]))
+    }
+
+    fn schema() -> Json {
+        let words = Self::WORDS.map(|(word, _)| json!(word));
+        let examples = words.into_iter().chain([json!(503), json!("5xx")]);
+        json!({"type": ["integer", "string"], "examples": examples.collect::<Vec<_>>()})
+    }
+}
+
+record! {
+    /// A copy of some requests goes to another upstream, and nobody waits for it.
+    RawMirror ("a mirror such as `{upstream: app-v2, sample: 1%}`") {
+        /// Where copies go.
+        upstream: Id = required;
+        /// So many of the requests.
+        sample: Percent = "100%";
+        /// Which: `safe` ones, or `all`; has to be said where a route takes others than safe ones.
+        methods: RawMirrorMethods = optional;
+        /// Copies that are under way at once; what is over that is not copied.
+        max: Whole<1, 10_000> = "64";
+        /// How long one may take.
+        timeout: Duration = "5s";
+        /// The longest body that is copied.
+        max_body: Size = "64KiB";
+        /// Copies have the credentials of the request.
+        credentials: bool = "true";
+    }
+    instead: to => "write `upstream:`",
+        cluster => "write `upstream:`",
+        service => "write `upstream:`",
+        percent => "write `sample: 1%`",
+        percentage => "write `sample: 1%`",
+        fraction => "write `sample: 1%`",
+        runtime_fraction => "write `sample: 1%`",
+        sample_ratio => "write `sample: 1%`",
+        mirrors => "a route has one mirror: write `mirror: {upstream: app-v2}`",
+        scope => "a mirror with a name has one account for all its routes; one that is written in place is the route's own";
+}
+
+words! {
+    /// Which requests are copied.
+    RawMirrorMethods ("which methods") { Safe = "safe", All = "all" }
 }
 
 words! {

@@ -19,7 +19,7 @@ use pin_project_lite::pin_project;
 use crate::BoxError;
 
 pin_project! {
-    /// A request's body behind [`Retry`](super::Retry).
+    /// A request's body behind whoever may send it again.
     #[derive(Debug)]
     pub struct Replay<B> {
         #[pin]
@@ -30,7 +30,7 @@ pin_project! {
 
 impl<B> Replay<B> {
     /// The body itself, which is sent once.
-    pub(super) const fn once(body: B) -> Self {
+    pub(crate) const fn once(body: B) -> Self {
         Self { plain: Some(body), taped: None }
     }
 
@@ -44,7 +44,7 @@ impl<B> Replay<B> {
 }
 
 /// What is needed to send a body again.
-pub(super) enum Source<B> {
+pub(crate) enum Source<B> {
     /// It has nothing in it.
     Empty,
     Tape(Arc<Tape<B>>),
@@ -52,7 +52,7 @@ pub(super) enum Source<B> {
 
 impl<B: Body<Data = Bytes> + Default> Source<B> {
     /// A body, and the first copy of it.
-    pub(super) fn of(body: B, max_bytes: usize) -> (Self, Replay<B>) {
+    pub(crate) fn of(body: B, max_bytes: usize) -> (Self, Replay<B>) {
         if body.is_end_stream() {
             return (Self::Empty, Replay::once(body));
         }
@@ -72,7 +72,7 @@ impl<B: Body<Data = Bytes> + Default> Source<B> {
     }
 
     /// Whether all of it is still there.
-    pub(super) fn is_whole(&self) -> bool {
+    pub(crate) fn is_whole(&self) -> bool {
         match self {
             Self::Empty => true,
             Self::Tape(tape) => !tape.lock().is_lost,
@@ -80,7 +80,7 @@ impl<B: Body<Data = Bytes> + Default> Source<B> {
     }
 
     /// A copy, which takes the place of all before it.
-    pub(super) fn copy(&self) -> Replay<B> {
+    pub(crate) fn copy(&self) -> Replay<B> {
         match self {
             Self::Empty => Replay::once(B::default()),
             Self::Tape(tape) => {
@@ -95,7 +95,7 @@ impl<B: Body<Data = Bytes> + Default> Source<B> {
     }
 }
 
-pub(super) struct Tape<B>(Mutex<Reel<B>>);
+pub(crate) struct Tape<B>(Mutex<Reel<B>>);
 
 impl<B> Tape<B> {
     /// A panic cannot leave it half written.
@@ -125,7 +125,7 @@ struct Reel<B> {
 
 /// A copy, and how much of it was given.
 #[derive(Debug)]
-pub(super) struct Taped<B> {
+pub(crate) struct Taped<B> {
     tape: Arc<Tape<B>>,
     attempt: u32,
     given: usize,

@@ -1,4 +1,4 @@
-//! How many retries all requests to one upstream may spend together.
+//! How many attempts after the first all requests to one upstream may spend together: retries, hedges and fallbacks.
 //!
 //! # Algorithm
 //! In any window, no more retries than a share of the requests in it, and a few a second besides, so that
@@ -22,9 +22,10 @@ use std::{
     time::Duration,
 };
 
+use http::Extensions;
 use tokio::time::Instant;
 
-use crate::clock::Now;
+use crate::{clock::Now, context::Context};
 
 const STEPS: usize = 10;
 
@@ -93,6 +94,10 @@ pub struct Budget {
     state: Arc<State>,
 }
 
+/// In which budget a request was counted last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Counted(usize);
+
 struct State {
     start: Instant,
     /// For each step: its number, and the requests in it.
@@ -139,6 +144,19 @@ impl Budget {
         let add = |seen: u64| Some(added(seen, step));
         // Relaxed: a count that orders nothing. It always succeeds.
         _ = self.state.requests[place(step)].fetch_update(Relaxed, Relaxed, add);
+    }
+
+    /// The same, of a request that may have been counted further out already: of layers that spend one budget the
+    /// first counts.
+    pub(crate) fn deposit_once(&self, extensions: &mut Extensions, now: Now) {
+        let this = Counted(Arc::as_ptr(&self.state).addr());
+        let known = match extensions.get_mut::<Context>() {
+            Some(context) => context.counted.replace(this),
+            None => extensions.insert(this),
+        };
+        if known != Some(this) {
+            self.deposit(now);
+        }
     }
 
     /// Takes one retry, if there is one.
