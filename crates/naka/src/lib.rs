@@ -17,6 +17,7 @@
 //! | [`version`] | Which version of an API is meant, and what is told of its life |
 //! | [`reshape`] | Bodies of another shape than the service's own |
 //! | [`fault`] | Errors and delays for whoever asks for them |
+//! | [`split`] | Which of several services a request goes to, by weight, and back if one fails |
 //! | [`retry`] | Sends again what failed, from a budget |
 //! | [`balance`] | Chooses an endpoint by one of twelve policies, and keeps its account until the body ends |
 //! | [`health`] | No layer: asks the endpoints of a balancer how they are, and takes out who is not well |
@@ -68,6 +69,7 @@ pub mod fault;
 pub mod forward_auth;
 pub mod gate;
 pub mod guard;
+mod hash;
 pub mod health;
 #[cfg(feature = "idempotency")]
 pub mod idempotency;
@@ -85,6 +87,8 @@ pub mod reject;
 mod remember;
 pub mod reshape;
 pub mod retry;
+mod ring;
+pub mod split;
 pub mod timeout;
 pub mod version;
 
