@@ -16,10 +16,9 @@ use naka_gateway::{
     config::checked::Workers as Layout,
     generation::InForce,
     observe::Metrics,
-    prepare::{Before, RunTests, prepare},
+    prepare::{Before, Outside, RunTests, prepare},
     shared::Shared,
     state::State,
-    upstream::Connector,
     worker::Workers,
 };
 use naka_testkit::token::hs256;
@@ -184,7 +183,7 @@ fn gateway(yaml: &str) -> (Workers, SocketAddr) {
     let metrics = Arc::new(Metrics::new());
     let before =
         Before { entry: &entry, sources: None, state: &|_| State::new(1), number: 1, tests: RunTests::Never };
-    let first = prepare(&before, &metrics, &Connector::Tcp).unwrap_or_else(|refusal| panic!("{refusal}"));
+    let first = prepare(&before, &metrics, &Outside::default()).unwrap_or_else(|refusal| panic!("{refusal}"));
     let name = first.generation.config.listeners["public"].listen;
     let shared = Shared::new(InForce::new(first.generation), metrics, 1);
     let workers = Workers::start(&shared, Layout::Count(1)).unwrap();

@@ -15,10 +15,11 @@ use naka_gateway::{
     admin::Admin,
     ask::Asked,
     connection,
+    discover::Resolve,
     explain::{Explanation, explain},
     generation::{Generation, InForce},
     observe::Metrics,
-    prepare::{Before, Refusal, RunTests, prepare},
+    prepare::{Before, Outside, Refusal, RunTests, prepare},
     shared::Shared,
     state::State,
     upstream::Connector,
@@ -39,6 +40,7 @@ pub(crate) struct Inside {
     metrics: Arc<Metrics>,
     draining: watch::Sender<bool>,
     folder: TempDir,
+    outside: Outside,
 }
 
 impl Inside {
@@ -49,18 +51,24 @@ impl Inside {
 
     /// The same, beside these files.
     pub(crate) fn with_files(yaml: &str, files: &[(&str, &str)]) -> Self {
+        Self::resolving(yaml, files, None)
+    }
+
+    /// The same, where somebody else resolves names of endpoints.
+    pub(crate) fn resolving(yaml: &str, files: &[(&str, &str)], resolver: Option<Arc<dyn Resolve>>) -> Self {
         let (folder, network) = (tempfile::tempdir().unwrap(), Network::new());
+        let outside = Outside { resolver, ..outside(&network) };
         for (name, text) in files {
             std::fs::write(folder.path().join(name), text).unwrap();
         }
         let metrics = Arc::new(Metrics::new());
         std::fs::write(folder.path().join("gateway.yaml"), yaml).unwrap();
-        let first = prepared(&folder.path().join("gateway.yaml"), &State::new(1), 1, &metrics, &network);
+        let first = prepared(&folder.path().join("gateway.yaml"), &State::new(1), 1, &metrics, &outside);
         let first = first.unwrap_or_else(|refusal| panic!("{refusal}"));
-        first.state.start();
+        first.start();
         let in_force = InForce::new(first);
         let shared = Shared::new(in_force, Arc::clone(&metrics), 1);
-        Self { network, shared, metrics, draining: watch::Sender::new(false), folder }
+        Self { network, shared, metrics, draining: watch::Sender::new(false), folder, outside }
     }
 
     /// Puts another configuration in force, or says why not.
@@ -68,9 +76,9 @@ impl Inside {
         let entry = self.folder.path().join("gateway.yaml");
         std::fs::write(&entry, yaml).unwrap();
         let current = self.generation();
-        let next = prepared(&entry, &current.state, current.number + 1, &self.metrics, &self.network);
+        let next = prepared(&entry, &current.state, current.number + 1, &self.metrics, &self.outside);
         let next = next.map_err(|refusal| refusal.to_string())?;
-        next.state.start();
+        next.start();
         self.shared.in_force.swap(next);
         Ok(())
     }
@@ -193,8 +201,15 @@ fn prepared(
     state: &State,
     number: u64,
     metrics: &Metrics,
-    network: &Network,
+    outside: &Outside,
 ) -> Result<Generation, Refusal> {
+    let before =
+        Before { entry, sources: None, state: &|_| state.clone(), number, tests: RunTests::AsConfigured };
+    prepare(&before, metrics, outside).map(|prepared| prepared.generation)
+}
+
+/// Connects to names that someone listens at.
+fn outside(network: &Network) -> Outside {
     let network = network.clone();
     let connect = move |name: &str| {
         let is_silent = name.starts_with("silent");
@@ -206,7 +221,5 @@ fn prepared(
             stream
         }) as std::pin::Pin<Box<dyn Future<Output = _> + Send>>
     };
-    let before =
-        Before { entry, sources: None, state: &|_| state.clone(), number, tests: RunTests::AsConfigured };
-    prepare(&before, metrics, &Connector::Memory(Arc::new(connect))).map(|prepared| prepared.generation)
+    Connector::Memory(Arc::new(connect)).into()
 }

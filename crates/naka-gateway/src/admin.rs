@@ -7,6 +7,7 @@
 //! | `/metrics` | Prometheus text |
 //! | `/config` | The generation in force, and what it was read from |
 //! | `/routes` `/upstreams` `/policies` | What is in force, with live state |
+//! | `/discovery` | Endpoints that are found: where, how many, and whether that is stale |
 //! | `/versions` | The versions of each route, who uses them, and which could go |
 //! | `POST /explain` | Explains a request against live state; consumes nothing |
 //! | `POST /reload` | Reads the files now |
@@ -17,6 +18,7 @@
 //! otherwise any page in a browser here could talk to this port (DNS rebinding).
 
 use std::{
+    collections::BTreeMap,
     convert::Infallible,
     net::IpAddr,
     sync::{
@@ -53,16 +55,16 @@ use tracing::debug;
 use crate::{
     ask::Asked,
     by_hand,
-    carry::Carried,
     config::checked::{Config, Destination, Name},
     connection::Stream,
+    discover::Status,
     explain::explain,
     generation::{Generation, InForce},
     observe::{Metrics, PolicyMetrics, ReloadResult},
     patience::{Patience, Patient, Progress},
-    reload::Status,
+    reload,
     state::{Checks, State, breakers_name},
-    upstream::Pool,
+    upstream::Pools,
     versions,
 };
 
@@ -84,7 +86,7 @@ pub struct Admin {
     /// All metrics.
     pub metrics: Arc<Metrics>,
     /// How reloads went.
-    pub status: Arc<Status>,
+    pub status: Arc<reload::Status>,
     /// Whether the process is on its way out.
     pub is_draining: AtomicBool,
     /// Whether all keys that tokens need have been there at once, at some time.
@@ -146,6 +148,7 @@ impl Admin {
             (&Method::GET, "/config") => reply(&self.config(&generation)),
             (&Method::GET, "/routes") => reply(&routes(&generation.config)),
             (&Method::GET, "/upstreams") => reply(&upstreams(&generation)),
+            (&Method::GET, "/discovery") => reply(&discovery(&generation)),
             (&Method::GET, "/policies") => reply(&policies(&generation)),
             (&Method::GET, "/versions") => reply(&of_versions(&generation)),
             (&Method::POST, "/explain") => explained(&generation, request).await,
@@ -179,9 +182,12 @@ impl Admin {
         let without_keys = generation.state.without_keys(Now::read());
         let is_ready = self.has_begun(without_keys.is_empty()) && !is_draining;
         let without_keys = without_keys.into_iter().map(|(name, why)| (name.to_string(), Value::String(why)));
+        let stale = generation.state.stale(Now::read()).into_iter();
+        let stale = stale.map(|(name, why)| (name.to_string(), Value::String(why)));
         let state = json!({
             "ready": is_ready,
             "without_keys": without_keys.collect::<serde_json::Map<_, _>>(),
+            "stale": stale.collect::<serde_json::Map<_, _>>(),
             "draining": is_draining,
             "generation": generation.number,
             "hash": generation.hash(),
@@ -206,6 +212,7 @@ impl Admin {
                 .collect::<serde_json::Map<_, _>>(),
             "routes": routes(&generation.config),
             "upstreams": upstreams(generation),
+            "discovery": discovery(generation),
             "policies": policies(generation),
         })
     }
@@ -275,6 +282,17 @@ impl Admin {
             ];
             all.into_iter().map(move |(level, value)| (&**identity, level, value))
         });
+        let found = state.discoveries.iter().flat_map(|(upstream, discovery)| {
+            let is = discovery.status(now);
+            let all = [
+                ("endpoints", is.endpoints as u64),
+                ("age_seconds", is.age.as_secs()),
+                ("held", is.is_held.into()),
+                ("stale", is.stale.is_some().into()),
+            ];
+            all.into_iter().map(move |(level, value)| (&**upstream, level, value))
+        });
+        self.metrics.discovery_levels(found);
         let all = keys
             .chain(counts)
             .chain(versions)
@@ -309,8 +327,8 @@ impl Admin {
     }
 }
 
-const PATHS: &str = "/livez /readyz /metrics /config /routes /upstreams /policies /versions, POST /explain, POST /reload, \
-     POST /upstreams, POST /policies\n";
+const PATHS: &str = "/livez /readyz /metrics /config /routes /upstreams /discovery /policies /versions, POST /explain, \
+     POST /reload, POST /upstreams, POST /policies\n";
 
 async fn explained(generation: &Generation, request: Request<Incoming>) -> Answer {
     let body = Limited::new(request.into_body(), BODY).collect();
@@ -367,27 +385,21 @@ fn upstreams(generation: &Generation) -> Value {
     let now = Now::read();
     let of = |name: &str| {
         let endpoints = generation.state.balancers.get(name).map(BalanceLayer::endpoints).unwrap_or_default();
+        let pools = generation.state.pools.iter().filter_map(|pools| pools.get(name)).collect::<Vec<_>>();
         let health = generation.state.checks.get(name).map(|checks| &checks.health);
-        Value::Array(endpoints.iter().map(|it| endpoint(generation, name, it, health, now)).collect())
+        Value::Array(endpoints.iter().map(|it| endpoint(it, &pools, health, now)).collect())
     };
     Value::Object(generation.config.upstreams.keys().map(|name| (name.to_string(), of(name))).collect())
 }
 
 /// One endpoint: a key for each thing that is known of it.
-fn endpoint(
-    generation: &Generation,
-    upstream: &str,
-    endpoint: &Endpoint,
-    health: Option<&Health>,
-    now: Now,
-) -> Value {
-    let identity = format!("{upstream} {}", endpoint.address());
-    let idle = |pools: &Carried<(), Arc<Pool>>| pools.get(&identity).map_or(0, |pool| pool.idle());
+fn endpoint(endpoint: &Endpoint, pools: &[&Arc<Pools>], health: Option<&Health>, now: Now) -> Value {
     let mut it = json!({
         "address": &**endpoint.address(),
         "weight": endpoint.target().weight,
         "in_flight": endpoint.in_flight(),
-        "idle_connections": generation.state.pools.iter().map(idle).sum::<usize>(),
+        "labels": endpoint.target().labels.iter().cloned().collect::<BTreeMap<_, _>>(),
+        "idle_connections": pools.iter().map(|pools| pools.idle(endpoint.address())).sum::<usize>(),
         "absences": endpoint.absences().map(Absence::word).collect::<Vec<_>>(),
     });
     if let Some(gate) = endpoint.gate() {
@@ -420,6 +432,23 @@ fn conditions(state: &State) -> Vec<(Name, &'static str, usize)> {
         Condition::ALL.map(|condition| (Arc::clone(upstream), condition.word(), count(condition)))
     };
     state.checks.iter().flat_map(of).collect()
+}
+
+/// Endpoints that are found.
+fn discovery(generation: &Generation) -> Value {
+    let now = Now::read();
+    let all = generation.state.discoveries.iter().map(|(name, discovery)| {
+        let Status { source, endpoints, age, is_held, stale } = discovery.status(now);
+        let is = json!({
+            "source": source,
+            "endpoints": endpoints,
+            "age_seconds": age.as_secs(),
+            "held": is_held,
+            "stale": stale,
+        });
+        (name.to_string(), is)
+    });
+    Value::Object(all.collect())
 }
 
 fn policies(generation: &Generation) -> Value {

@@ -26,10 +26,9 @@ use crate::{
     explain::{Explanation, explain},
     live,
     observe::Metrics,
-    prepare::{Before, Prepared, Refusal, RunTests, prepare},
+    prepare::{Before, Outside, Prepared, Refusal, RunTests, prepare},
     run::{self, Failure},
     state::State,
-    upstream::Connector,
 };
 
 /// The gateway at the checkpoint.
@@ -161,7 +160,7 @@ fn complain(text: fmt::Arguments<'_>) {
 /// Prepares a configuration as a cold start would, and binds nothing.
 fn prepare_offline(file: &Path, tests: RunTests) -> Result<Prepared, Refusal> {
     let before = Before { entry: file, sources: None, state: &|_| State::new(1), number: 1, tests };
-    prepare(&before, &Metrics::new(), &Connector::Tcp)
+    prepare(&before, &Metrics::new(), &Outside::default())
 }
 
 fn check(files: &[PathBuf], format: Format) -> ExitCode {

@@ -6,7 +6,6 @@
 //! credentials, which come with requests, over connections that are kept.
 
 use std::{
-    collections::HashMap,
     fmt,
     future::Future,
     pin::{Pin, pin},
@@ -42,7 +41,7 @@ use tracing::{info, warn};
 use crate::{
     config::checked::{KeepAlive, Name, UpstreamTimeouts},
     seldom::Seldom,
-    upstream::{Body, Client, Connector, Pool},
+    upstream::{Body, Client, Connector},
 };
 
 /// What the gateway calls itself where it asks on its own account.
@@ -189,7 +188,7 @@ pub struct AskAuthority {
 impl AskAuthority {
     /// At this address.
     pub fn new(policy: &Name, address: &Arc<str>, connector: Connector) -> Self {
-        let pools = HashMap::from([(Arc::clone(address), Arc::new(Pool::new(address)))]);
+        let pools = Arc::default();
         let keep_alive = KeepAlive { max_idle: 64, timeout: Duration::from_secs(50) };
         let long = Duration::from_hours(1); // The layer has a timeout of its own over the whole question.
         let timeouts = UpstreamTimeouts { connect: long, response_headers: long, per_try: None, idle: None };

@@ -48,6 +48,11 @@ pub struct Generation {
 pub type Alive = Arc<()>;
 
 impl Generation {
+    /// Starts whatever works for it besides requests, as it is put in force. Needs a runtime, on which that goes on.
+    pub fn start(&self) {
+        self.state.start(&self.alive);
+    }
+
     /// The hash of the texts, as it is shown everywhere.
     pub fn hash(&self) -> String {
         format!("{:016x}", self.config.hash)

@@ -49,6 +49,8 @@ pub struct Metrics {
     levels: Family<LevelLabels, Gauge>,
     endpoints: Family<EndpointLabels, Gauge>,
     checks: Family<CheckLabels, Counter>,
+    discoveries: Family<DiscoveryLabels, Counter>,
+    discovery_levels: Family<UpstreamLevelLabels, Gauge>,
     reloads: Family<ReloadLabels, Counter>,
     config: Family<ConfigLabels, Gauge>,
     generation: Gauge,
@@ -112,6 +114,18 @@ struct CheckLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DiscoveryLabels {
+    upstream: String,
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct UpstreamLevelLabels {
+    upstream: String,
+    level: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReloadLabels {
     result: &'static str,
 }
@@ -138,6 +152,8 @@ const OUTCOMES: [&str; 11] = [
     "budget_spent",
 ];
 
+const LOOKS: [&str; 4] = ["taken", "same", "held", "failed"];
+
 impl Metrics {
     /// All at zero.
     pub fn new() -> Self {
@@ -150,6 +166,8 @@ impl Metrics {
             levels: Family::default(),
             endpoints: Family::default(),
             checks: Family::default(),
+            discoveries: Family::default(),
+            discovery_levels: Family::default(),
             reloads: Family::default(),
             config: Family::default(),
             generation: Gauge::default(),
@@ -180,6 +198,8 @@ impl Metrics {
             self.endpoints.clone(),
         );
         registry.register("health_checks", "Health checks that have ended", self.checks.clone());
+        registry.register("discovery_looks", "Looks for endpoints, by result", self.discoveries.clone());
+        registry.register("discovery_level", "What was found, and how it is", self.discovery_levels.clone());
         registry.register("reloads", "Changes of the configuration, by result", self.reloads.clone());
         registry.register("config_info", "The texts in force, by their hash", self.config.clone());
         registry.register("generation", "The generation in force", self.generation.clone());
@@ -241,6 +261,15 @@ impl Metrics {
         })
     }
 
+    /// The handles of whoever looks for the endpoints of an upstream.
+    pub fn discovery(&self, upstream: &Name) -> DiscoveryMetrics {
+        self.labelled(|labelled| labelled.upstreams.insert(Arc::clone(upstream)));
+        let [taken, same, held, failed] = LOOKS.map(|result| {
+            self.discoveries.get_or_create_owned(&DiscoveryLabels { upstream: upstream.to_string(), result })
+        });
+        DiscoveryMetrics { taken, same, held, failed }
+    }
+
     /// The handles of the bounds on bodies, which belong to routes and have no names: what they refuse is
     /// counted with the route.
     pub fn body_limit(&self) -> Arc<PolicyMetrics> {
@@ -256,18 +285,18 @@ impl Metrics {
         UpstreamMetrics { upstream: Arc::clone(upstream), passed, failed }
     }
 
-    /// Forgets everything about routes, policies and checked upstreams that are none of these.
+    /// Forgets everything about routes, policies and upstreams that are none of these.
     pub fn keep(
         &self,
         is_route: impl Fn(&str) -> bool,
         is_policy: impl Fn(&str) -> bool,
-        is_checked: impl Fn(&str) -> bool,
+        is_upstream: impl Fn(&str) -> bool,
     ) {
         let is_nothing_or = |name: &str, is: &dyn Fn(&str) -> bool| name.is_empty() || is(name);
         self.labelled(|labelled| {
             labelled.routes.retain(|route| is_route(route) || self.forget_route(route));
             labelled.policies.retain(|policy| is_policy(policy) || self.forget_policy(policy));
-            labelled.upstreams.retain(|upstream| is_checked(upstream) || self.forget_checks(upstream));
+            labelled.upstreams.retain(|upstream| is_upstream(upstream) || self.forget_upstream(upstream));
             labelled.rejections.retain(|labels| {
                 let is_known =
                     is_nothing_or(&labels.route, &is_route) && is_nothing_or(&labels.policy, &is_policy);
@@ -294,9 +323,12 @@ impl Metrics {
     }
 
     /// Always false: nothing is kept.
-    fn forget_checks(&self, upstream: &Name) -> bool {
+    fn forget_upstream(&self, upstream: &Name) -> bool {
         for result in RESULTS {
             self.checks.remove(&CheckLabels { upstream: upstream.to_string(), result });
+        }
+        for result in LOOKS {
+            self.discoveries.remove(&DiscoveryLabels { upstream: upstream.to_string(), result });
         }
         false
     }
@@ -337,6 +369,15 @@ impl Metrics {
         for (upstream, state, count) in all {
             let labels = EndpointLabels { upstream: upstream.to_owned(), state };
             self.endpoints.get_or_create(&labels).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// Says what was found for each upstream, and how that is; nothing is known of any other.
+    pub fn discovery_levels<'a>(&self, all: impl Iterator<Item = (&'a str, &'static str, u64)>) {
+        self.discovery_levels.clear();
+        for (upstream, level, value) in all {
+            let labels = UpstreamLevelLabels { upstream: upstream.to_owned(), level };
+            self.discovery_levels.get_or_create(&labels).set(i64::try_from(value).unwrap_or(i64::MAX));
         }
     }
 
@@ -392,6 +433,19 @@ impl ReloadResult {
             Self::Refused => "refused",
         }
     }
+}
+
+/// The handles of whoever looks for the endpoints of one upstream.
+#[derive(Clone, Debug)]
+pub struct DiscoveryMetrics {
+    /// Another set was found, and taken.
+    pub taken: Counter,
+    /// The same set was found.
+    pub same: Counter,
+    /// What was said is held back.
+    pub held: Counter,
+    /// Nothing could be found out.
+    pub failed: Counter,
 }
 
 /// The handles of one route.

@@ -13,6 +13,7 @@ use crate::{
         self, Code, Diagnostic, Diagnostics, Held, Loaded, Severity, Sources, Watched,
         checked::{Config, Expect, Name, Route, Test},
     },
+    discover::Resolve,
     explain::{Explanation, Verdict, explain, forwarded_path},
     generation::Generation,
     observe::Metrics,
@@ -92,13 +93,34 @@ impl fmt::Debug for Before<'_> {
     }
 }
 
+/// How what is outside of the process is reached.
+#[derive(Clone, Default)]
+pub struct Outside {
+    /// How connections are made.
+    pub connector: Connector,
+    /// Whoever resolves names of endpoints that are found, in place of the name servers; for tests.
+    pub resolver: Option<Arc<dyn Resolve>>,
+}
+
+impl From<Connector> for Outside {
+    fn from(connector: Connector) -> Self {
+        Self { connector, resolver: None }
+    }
+}
+
+impl fmt::Debug for Outside {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Outside").field("connector", &self.connector).finish_non_exhaustive()
+    }
+}
+
 /// Prepares the next generation. Nothing has happened if it is thrown away.
 ///
 /// # Errors
 /// Everything that is wrong, at the first stage where something is.
-pub fn prepare(before: &Before<'_>, metrics: &Metrics, connector: &Connector) -> Result<Prepared, Refusal> {
+pub fn prepare(before: &Before<'_>, metrics: &Metrics, outside: &Outside) -> Result<Prepared, Refusal> {
     let loaded = look(before.entry, before.sources).1.map_err(Refusal::Config)?;
-    before.prepare(loaded, metrics, connector)
+    before.prepare(loaded, metrics, outside)
 }
 
 impl Before<'_> {
@@ -106,14 +128,10 @@ impl Before<'_> {
     ///
     /// # Errors
     /// Everything that is wrong, at the first stage where something is.
-    pub fn prepare(
-        &self,
-        loaded: Loaded,
-        metrics: &Metrics,
-        connector: &Connector,
-    ) -> Result<Prepared, Refusal> {
+    pub fn prepare(&self, loaded: Loaded, metrics: &Metrics, outside: &Outside) -> Result<Prepared, Refusal> {
         let config = Arc::new(loaded.config);
-        let around = Surroundings { metrics, connector: connector.clone(), now: Instant::now() };
+        let Outside { connector, resolver } = outside.clone();
+        let around = Surroundings { metrics, connector, resolver, now: Instant::now() };
         let assembled = assemble(&config, self.number, &(self.state)(&config), &around);
         let generation = assembled.map_err(|all| Refusal::Config(Diagnostics::new(said(&all, &config))))?;
         let is_tested = match self.tests {
@@ -134,7 +152,8 @@ impl Before<'_> {
 /// Runs the file's own tests against fresh state, so that no limit is spent and nothing is consumed.
 pub fn run_tests(config: &Arc<Config>) -> Vec<FailedTest> {
     let metrics = Metrics::new();
-    let around = Surroundings { metrics: &metrics, connector: Connector::Tcp, now: Instant::now() };
+    let (connector, now) = (Connector::Tcp, Instant::now());
+    let around = Surroundings { metrics: &metrics, connector, resolver: None, now };
     let Ok(generation) = assemble(config, 0, &State::new(1), &around) else { return Vec::new() };
     let failed = config.tests.iter().filter_map(|test| {
         let explanation = explain(&generation, &test.request, Now::read());

@@ -21,8 +21,7 @@ use crate::{
     config::{Held, Loaded, Sources, Watched, checked::Config},
     generation::{Generation, InForce},
     observe::{Metrics, ReloadResult},
-    prepare::{Before, Prepared, Refusal, RunTests, look},
-    upstream::Connector,
+    prepare::{Before, Outside, Prepared, Refusal, RunTests, look},
     worker::Workers,
 };
 
@@ -102,7 +101,7 @@ pub struct Reloader {
     held: Vec<Held>,
     in_force: Arc<InForce>,
     metrics: Arc<Metrics>,
-    connector: Connector,
+    outside: Outside,
     status: Arc<Status>,
     /// What was last said of a refusal, so that it is said once and not at each look.
     refused: Option<String>,
@@ -115,7 +114,7 @@ impl Reloader {
         sources: Sources,
         in_force: Arc<InForce>,
         metrics: Arc<Metrics>,
-        connector: Connector,
+        outside: Outside,
     ) -> Self {
         let status = Arc::new(Status::default());
         in_force.with(|generation| {
@@ -129,7 +128,7 @@ impl Reloader {
             held: Vec::new(),
             in_force,
             metrics,
-            connector,
+            outside,
             status,
             refused: None,
         }
@@ -214,7 +213,8 @@ impl Reloader {
         let report =
             generation.report.iter().filter(|change| change.what != What::Kept).map(ToString::to_string);
         let report = report.collect::<Vec<_>>();
-        generation.state.start();
+        generation.start();
+        generation.state.found().await;
         self.status.track(&generation);
         self.in_force.swap(generation);
         for open in open {
@@ -242,7 +242,7 @@ impl Reloader {
     /// Reads the files and prepares what they say, where neither requests nor the admin port wait for it.
     async fn next(&self, current: &Arc<Generation>) -> Result<(Watched, Result<Next, Refusal>), Refusal> {
         let (entry, sources, current) = (self.entry.clone(), self.sources.clone(), Arc::clone(current));
-        let (metrics, connector) = (Arc::clone(&self.metrics), self.connector.clone());
+        let (metrics, outside) = (Arc::clone(&self.metrics), self.outside.clone());
         let next = tokio::task::spawn_blocking(move || {
             let (attempted, loaded) = look(&entry, Some(&sources));
             let before = Before {
@@ -256,7 +256,7 @@ impl Reloader {
                 if loaded.config.hash == current.config.hash {
                     return Ok(Next::Same(Box::new(loaded)));
                 }
-                before.prepare(loaded, &metrics, &connector).map(|prepared| Next::New(Box::new(prepared)))
+                before.prepare(loaded, &metrics, &outside).map(|prepared| Next::New(Box::new(prepared)))
             });
             (attempted, next)
         });
@@ -286,7 +286,10 @@ impl Reloader {
             self.metrics.keep(
                 |route| generation.config.routes.contains_key(route),
                 |policy| policies.contains(policy) || generation.config.policies.contains_key(policy),
-                |upstream| generation.state.checks.get(upstream).is_some(),
+                |upstream| {
+                    let state = &generation.state;
+                    state.checks.get(upstream).is_some() || state.discoveries.get(upstream).is_some()
+                },
             );
         });
     }

@@ -22,11 +22,10 @@ use crate::{
     config::checked::Reload,
     generation::{Generation, InForce},
     observe::Metrics,
-    prepare::{Before, Refusal, RunTests, prepare},
+    prepare::{Before, Outside, Refusal, RunTests, prepare},
     reload::{POLL, Reloader, Signature},
     shared::Shared,
     state::State,
-    upstream::Connector,
     watch::Watch,
     worker::{Workers, count},
 };
@@ -61,7 +60,7 @@ async fn start(entry: &Path, metrics: Arc<Metrics>) -> Result<(), Failure> {
         number: 1,
         tests: RunTests::AsConfigured,
     };
-    let first = prepare(&before, &metrics, &Connector::Tcp).map_err(Failure::Refused)?;
+    let first = prepare(&before, &metrics, &Outside::default()).map_err(Failure::Refused)?;
     if first.warnings.iter().next().is_some() {
         warn!("{}", first.warnings.render(false));
     }
@@ -82,7 +81,7 @@ async fn start(entry: &Path, metrics: Arc<Metrics>) -> Result<(), Failure> {
     let bound = addresses.map(|address| workers.bind(address, &[]).map_err(cannot(address)));
     let bound = bound.collect::<Result<Vec<_>, _>>()?;
     let reloader =
-        Reloader::new(entry, first.sources, Arc::clone(&in_force), Arc::clone(&metrics), Connector::Tcp);
+        Reloader::new(entry, first.sources, Arc::clone(&in_force), Arc::clone(&metrics), Outside::default());
     let (reload, requests) = mpsc::channel(16);
     let admin = Arc::new(Admin {
         in_force,
@@ -97,7 +96,8 @@ async fn start(entry: &Path, metrics: Arc<Metrics>) -> Result<(), Failure> {
         bound.open().map_err(cannot(name))
     });
     let open = open.collect::<Result<Vec<_>, _>>()?;
-    admin.in_force.with(|generation| generation.state.start()); // Not before: what does not come up asks nobody.
+    admin.in_force.with(Generation::start); // Not before: what does not come up asks nobody.
+    admin.in_force.get().state.found().await;
     for open in open {
         workers.accept(open);
     }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use naka::{
-    balance::BalanceLayer,
+    balance::{BalanceLayer, Target},
     basic_auth::BasicAuthLayer,
     bulkhead::{BulkheadLayer, Counts},
     circuit_breaker::{CircuitBreakerLayer, EndpointBreakers},
@@ -29,11 +29,13 @@ use tokio::{task::AbortHandle, time::Instant};
 use crate::{
     carry::Carried,
     config::checked::{
-        Balance, BasicAuth, Bulkhead, CircuitBreaker, Endpoint, Enforce, Fault, ForwardAuth, HealthCheck,
-        Idempotency, Jwt, JwtKeys, Name, RateLimit, RetryBudget, Versions,
+        self, Balance, BasicAuth, Bulkhead, CircuitBreaker, Endpoint, Enforce, Fault, ForwardAuth,
+        HealthCheck, Idempotency, Jwt, JwtKeys, Name, RateLimit, RetryBudget, Versions,
     },
+    discover::Discovery,
+    generation::Alive,
     observe::{EndpointMetrics, PolicyMetrics},
-    upstream::Pool,
+    upstream::Pools,
 };
 
 /// The state that generations share.
@@ -61,18 +63,22 @@ pub struct State {
     pub versions: Carried<Versions, VersionLayer<Arc<PolicyMetrics>>>,
     /// What retries may spend, by upstream.
     pub retry_budgets: Carried<RetryBudget, Budget>,
+    /// Whoever looks for endpoints, by upstream.
+    pub discoveries: Discoveries,
     /// Balancers, by upstream.
     pub balancers: Balancers,
     /// Whoever checks the health of endpoints, by upstream.
     pub checks: HealthChecks,
-    /// For each worker its pools, by upstream and address.
-    pub pools: Vec<Carried<(), Arc<Pool>>>,
+    /// For each worker its pools, by upstream.
+    pub pools: Vec<Carried<(), Arc<Pools>>>,
 }
 
 /// Rate limits, by identity.
 pub type RateLimits = Carried<(RateLimit, Enforce), RateLimitLayer<Arc<PolicyMetrics>>>;
 /// Bulkheads, by identity.
 pub type Bulkheads = Carried<(Bulkhead, Enforce), BulkheadLayer<Arc<PolicyMetrics>>>;
+/// Whoever looks for endpoints, by upstream.
+pub type Discoveries = Carried<checked::Discovery, Arc<Discovery>>;
 /// Balancers, by upstream.
 pub type Balancers = Carried<Balancing, BalanceLayer>;
 /// What a balancer is made of.
@@ -83,7 +89,7 @@ pub struct Balancing {
     /// How an endpoint is chosen.
     pub balance: Balance,
     /// Among which.
-    pub endpoints: Vec<Endpoint>,
+    pub endpoints: Endpoints,
     /// What stands in front of each.
     pub breaking: Option<Breaking>,
 }
@@ -100,6 +106,25 @@ pub type Breakers = Carried<Breaking, CircuitBreakerLayer<Arc<PolicyMetrics>>>;
 pub type Passwords = Carried<(Name, BasicAuth), BasicAuthLayer<Arc<PolicyMetrics>>>;
 /// Whoever asks other services, by policy.
 pub type Authorities = Carried<ForwardAuth, ForwardAuthLayer<Arc<PolicyMetrics>>>;
+
+/// What a balancer begins with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Endpoints {
+    /// What is written down.
+    Listed(Vec<Endpoint>),
+    /// What stands there until somebody has looked.
+    Found(Target),
+}
+
+impl Endpoints {
+    /// Those that are written down.
+    pub fn listed(&self) -> &[Endpoint] {
+        match self {
+            Self::Listed(listed) => listed,
+            Self::Found(_) => &[],
+        }
+    }
+}
 
 impl State {
     /// That of a process that has just begun.
@@ -120,15 +145,22 @@ impl State {
             faults: Carried::new("fault", |_| Duration::ZERO),
             versions: Carried::new("versions", |_| Duration::from_hours(24 * u64::from(DAYS))),
             retry_budgets: Carried::new("retry_budget", |_| Duration::ZERO),
+            discoveries: Carried::new("discovery", |_| Duration::ZERO),
             balancers: Carried::new("balancer", |_| Duration::ZERO),
             checks: Carried::new("health_check", |_| Duration::ZERO),
             pools: (0..workers).map(|_| Carried::new("pool", |_| Duration::ZERO)).collect(),
         }
     }
 
-    /// This state is in force from now on: begins to fetch keys that nobody fetches yet, and to check endpoints as
-    /// its configuration says. Needs a runtime, on which that goes on.
-    pub fn start(&self) {
+    /// This state is in force from now on: begins to fetch keys that nobody fetches yet, to look for endpoints that
+    /// nobody looks for, and to check endpoints as its configuration says. Needs a runtime, on which that goes
+    /// on. What is found is for as long as the generation is `alive`.
+    pub fn start(&self, alive: &Alive) {
+        for (upstream, discovery) in self.discoveries.iter() {
+            if let Some(balancer) = self.balancers.get(upstream) {
+                discovery.start(balancer, alive);
+            }
+        }
         for (_, checks) in self.checks.iter() {
             checks.health.put_in_force();
             checks.checking.start();
@@ -138,6 +170,20 @@ impl State {
                 fetching.start();
             }
         }
+    }
+
+    /// Waits until all endpoints that are looked for have been found once, for [`FIRST`](crate::discover::FIRST) at
+    /// most after that was begun.
+    pub async fn found(&self) {
+        for (_, discovery) in self.discoveries.iter() {
+            discovery.answered().await;
+        }
+    }
+
+    /// The upstreams whose endpoints may be others than those in force, and why.
+    pub fn stale(&self, now: Now) -> Vec<(&Arc<str>, String)> {
+        let all = self.discoveries.iter();
+        all.filter_map(|(name, discovery)| Some((name, discovery.status(now).stale?))).collect()
     }
 
     /// The policies that have no keys to verify tokens with, and why.

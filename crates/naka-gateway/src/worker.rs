@@ -6,6 +6,7 @@
 //! time.
 
 use std::{
+    collections::HashSet,
     convert::Infallible,
     io,
     net::{SocketAddr, TcpListener as StdListener, TcpStream as StdStream},
@@ -320,16 +321,16 @@ impl Worker {
 
     fn sweep(&self) {
         let generation = self.shared.in_force.get();
-        let pools = &generation.state.pools[self.number];
-        let keep = generation.config.upstreams.iter();
-        let keep = keep
-            .map(|(name, upstream)| (&**name, &upstream.keep_alive))
-            .collect::<std::collections::HashMap<_, _>>();
-        for (identity, pool) in pools.iter() {
-            let upstream = identity.split(' ').next().unwrap_or_default();
-            if let Some(keep) = keep.get(upstream) {
-                pool.sweep(keep);
-            }
+        let state = &generation.state;
+        for (name, pools) in state.pools[self.number].iter() {
+            let (Some(upstream), Some(balancer)) =
+                (generation.config.upstreams.get(name), state.balancers.get(name))
+            else {
+                continue;
+            };
+            let endpoints = balancer.endpoints();
+            let listed = endpoints.iter().map(|endpoint| &**endpoint.address()).collect::<HashSet<_>>();
+            pools.sweep(&upstream.keep_alive, |address| listed.contains(address));
         }
     }
 }

@@ -180,6 +180,8 @@ pub enum Reason {
     CircuitOpen,
     /// There is no endpoint to send it to.
     NoEndpoint,
+    /// None of the endpoints is of the kind that is asked for.
+    SubsetEmpty,
     /// No connection to the endpoint could be made.
     ConnectFailed,
     /// A connection to the endpoint took too long.
@@ -288,7 +290,8 @@ impl Reason {
             | Self::BulkheadFull
             | Self::BulkheadTimeout
             | Self::CircuitOpen
-            | Self::NoEndpoint => StatusCode::SERVICE_UNAVAILABLE,
+            | Self::NoEndpoint
+            | Self::SubsetEmpty => StatusCode::SERVICE_UNAVAILABLE,
             Self::TotalTimeout | Self::ConnectTimeout | Self::ResponseTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::ConnectFailed
             | Self::UpstreamReset
@@ -341,6 +344,7 @@ impl Reason {
             Self::TotalTimeout => "total_timeout",
             Self::CircuitOpen => "circuit_open",
             Self::NoEndpoint => "no_endpoint",
+            Self::SubsetEmpty => "subset_empty",
             Self::ConnectFailed => "connect_failed",
             Self::ConnectTimeout => "connect_timeout",
             Self::ResponseTimeout => "response_timeout",
@@ -415,6 +419,7 @@ impl Reason {
                 "What is behind has failed too often and is left alone for a while; try again later."
             }
             Self::NoEndpoint => "The upstream has no endpoint that could take the request.",
+            Self::SubsetEmpty => "No endpoint of the upstream has the labels that are asked for.",
             Self::ConnectFailed => "The upstream could not be reached.",
             Self::ConnectTimeout => "The upstream did not accept a connection in time.",
             Self::ResponseTimeout => "The upstream did not begin to answer in time.",

@@ -1169,6 +1169,59 @@ async fn labels_choose_a_subset() {
     assert_eq!(seen(&asked(SubsetMiss::Any), "v3").len(), 6);
 }
 
+/// Nobody has what is asked for: that is not the same as nobody being well.
+#[tokio::test(start_paused = true)]
+async fn r1_4_a_subset_without_endpoints_is_something_else_than_one_that_is_sick() {
+    let targets = || [Target::new("node_0").label("version", "v1"), Target::new("node_1")];
+    let why = |layer: BalanceLayer| {
+        let bench = Bench { layer };
+        let said = match bench.layer.explain(Now::read(), &mut Request::new(()).into_parts().0) {
+            Finding::Reject(rejection) => rejection.reason,
+            other => panic!("{other:?}"),
+        };
+        let done = bench.ask(Request::new(())).extensions().get::<Rejection>().unwrap().reason;
+        assert_eq!(said, done, "what is explained is what is done");
+        done
+    };
+    let config = BalanceConfig::new(Policy::Random).subset_miss(SubsetMiss::Refuse);
+    let asking = |version: &'static str| {
+        let layer = BalanceLayer::with_config(config.clone(), targets());
+        layer.subset_by("version", move |_| Some(Key::of(version)))
+    };
+    assert_eq!(why(asking("v2")), Reason::SubsetEmpty);
+    let sick = asking("v1");
+    sick.endpoints()[0].withdraw(Absence::Unhealthy);
+    assert_eq!(why(sick), Reason::NoEndpoint);
+    let only =
+        |version| BalanceLayer::with_config(BalanceConfig::default().label("version", version), targets());
+    assert_eq!(why(only("v2")), Reason::SubsetEmpty);
+    let sick = only("v1");
+    sick.endpoints()[0].withdraw(Absence::Unhealthy);
+    assert_eq!(why(sick), Reason::NoEndpoint);
+    assert_eq!(why(BalanceLayer::with_config(config.clone(), [] as [Target; 0])), Reason::NoEndpoint);
+}
+
+/// Turns go on where they were when the set changes, and 64 threads take one sequence.
+#[tokio::test]
+async fn r1_7_in_turn_sixty_four_threads_are_fair_and_a_change_of_the_set_begins_nothing_anew() {
+    let five = (0..5).map(|number| Target::new(format!("node_{number}"))).collect::<Vec<_>>();
+    let bench = Arc::new(bench(BalanceConfig::new(Policy::RoundRobin), five.clone()));
+    assert_eq!([bench.send(), bench.send()], ["node_0", "node_1"]);
+    bench.layer.update([&five[..], &[Target::new("node_5")]].concat());
+    assert_eq!(bench.send(), "node_2", "and not the first one again");
+    bench.layer.update(five);
+    let threads = (0..64).map(|_| {
+        let bench = Arc::clone(&bench);
+        std::thread::spawn(move || bench.counts(101))
+    });
+    let mut total = HashMap::<String, u64>::new();
+    for thread in threads.collect::<Vec<_>>() {
+        thread.join().unwrap().into_iter().for_each(|(name, count)| *total.entry(name).or_default() += count);
+    }
+    let fair = 64 * 101 / 5;
+    assert!(total.len() == 5 && total.values().all(|count| (fair..=fair + 1).contains(count)), "{total:?}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_cookie_brings_a_client_back_and_is_set_anew_where_its_endpoint_is_gone() {
     let config = BalanceConfig::default().sticky(Sticky::new("naka_endpoint", b"a secret").unwrap());

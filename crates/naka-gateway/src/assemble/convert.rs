@@ -323,14 +323,21 @@ pub(super) fn balance_config(balance: &Balance, breaking: Option<&Breaking>) -> 
     if let Some(panic) = balance.panic {
         config = config.panic(panic);
     }
+    for (name, value) in &balance.only {
+        config = config.label(name, value);
+    }
     if let Some((breaker, _)) = breaking {
         config = config.max_ejected(breaker.max_ejected).classifier(classifier(breaker));
     }
     config
 }
 
-pub(super) fn target(endpoint: &Endpoint) -> Target {
-    let target = Target::new(Arc::clone(&endpoint.address)).weight(endpoint.weight);
+/// An endpoint as a balancer has it.
+pub(crate) fn target(endpoint: &Endpoint) -> Target {
+    let mut target = Target::new(Arc::clone(&endpoint.address)).weight(endpoint.weight);
+    for (name, value) in &endpoint.labels {
+        target = target.label(name, value);
+    }
     match endpoint.capacity {
         Some(capacity) => target.capacity(capacity),
         None => target,

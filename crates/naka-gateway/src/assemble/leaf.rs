@@ -1,9 +1,6 @@
 //! What is innermost: whoever answers, or sends on.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use http::{Request, Response, header::CONTENT_TYPE};
 use naka::{
@@ -14,7 +11,6 @@ use naka::{
     version::VersionLayer,
 };
 
-use super::state::pool_identity;
 use crate::{
     carry::Carried,
     config::checked::{Config, Destination, Name, Redirect, Respond, Route as RouteConfig},
@@ -24,7 +20,7 @@ use crate::{
     stack::{Arm, Leaf, Route, RouteBody, Stack},
     state::State,
     transform::{Transform, redirected},
-    upstream::{Body, Client, Connector, LayeredBody, Pool},
+    upstream::{Body, Client, Connector, LayeredBody, Pools},
     versions,
 };
 
@@ -32,7 +28,7 @@ use crate::{
 pub(super) struct Leaves<'a> {
     pub(super) config: &'a Config,
     pub(super) state: &'a State,
-    pub(super) pools: &'a Carried<(), Arc<Pool>>,
+    pub(super) pools: &'a Carried<(), Arc<Pools>>,
     pub(super) connector: &'a Connector,
 }
 
@@ -66,17 +62,13 @@ impl Leaves<'_> {
 
     fn client(&self, name: &Name, route: &RouteConfig) -> Client {
         let upstream = &self.config.upstreams[name];
-        let pools = upstream.endpoints.iter().filter_map(|endpoint| {
-            let pool = self.pools.get(&pool_identity(name, &endpoint.address))?;
-            Some((Arc::clone(&endpoint.address), Arc::clone(pool)))
-        });
         let mut timeouts = upstream.timeouts;
         if let Some(idle) = route.idle_timeout {
             timeouts.idle = idle;
         }
         Client {
             name: Arc::clone(name),
-            pools: pools.collect::<HashMap<_, _>>(),
+            pools: self.pools.get(name).map(Arc::clone).unwrap_or_default(),
             timeouts,
             keep_alive: upstream.keep_alive,
             connector: self.connector.clone(),

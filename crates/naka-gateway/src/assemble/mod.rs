@@ -3,7 +3,7 @@
 //! The only room that knows both configuration and layers. It does no I/O and binds nothing; what it
 //! makes can be thrown away, and then nothing has happened.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+use std::{collections::BTreeMap, fmt, net::SocketAddr, sync::Arc};
 
 use naka::{
     api_key::ApiKeyLayer, authorize::AuthorizeLayer, balance::BalanceLayer, basic_auth::BasicAuthLayer,
@@ -18,10 +18,13 @@ mod convert;
 mod leaf;
 mod state;
 
+pub(crate) use self::convert::target;
+
 use self::{convert::api_key_config, leaf::Leaves, state::Place};
 use crate::{
     compress::Compress,
     config::checked::{Config, Destination, Kind, Listener, Name, PolicyKind, Route as RouteConfig, Version},
+    discover::Resolve,
     entry::Entry,
     generation::{Alive, ArmPlan, Generation, Plan, Served},
     identity,
@@ -34,14 +37,21 @@ use crate::{
 };
 
 /// What assembling needs besides the configuration.
-#[derive(Debug)]
 pub struct Surroundings<'a> {
     /// Where layers report.
     pub metrics: &'a Metrics,
     /// How connections are made.
     pub connector: Connector,
+    /// Whoever resolves names of endpoints that are found, in place of the name servers.
+    pub resolver: Option<Arc<dyn Resolve>>,
     /// When this happens.
     pub now: Instant,
+}
+
+impl fmt::Debug for Surroundings<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Surroundings").field("connector", &self.connector).finish_non_exhaustive()
+    }
 }
 
 /// What is wrong with a configuration that can only be found while it is assembled.

@@ -31,19 +31,21 @@ use super::{
 use crate::{
     carry::{Carried, Change, Steps},
     config::checked::{
-        BasicAuth, Bulkhead, CircuitBreaker, Config, Destination, Endpoint, Enforce, Fault, Fetch,
-        ForwardAuth, HealthCheck, Idempotency, Jwt, JwtKeys, Name, Policy, PolicyKind, RateLimit,
-        RetryBudget, Scope, Upstream, Versions,
+        self, BasicAuth, Bulkhead, CircuitBreaker, Config, Destination, Enforce, Fault, Fetch, ForwardAuth,
+        HealthCheck, Idempotency, Jwt, JwtKeys, Name, Policy, PolicyKind, RateLimit, RetryBudget, Scope,
+        Upstream, Versions,
     },
     control::{AskAuthority, FetchKeys, TellKeys},
+    discover::Discovery,
     observe::{EndpointMetrics, PolicyMetrics},
     probe::Probe,
     state::{
         Authorities, Background, Balancers, Balancing, Breakers, BreakersOfEndpoints, Breaking, Bulkheads,
-        Checks, HealthChecks, Kept, Passwords, RateLimits, State, Tokens, breakers_name, versions_name,
+        Checks, Discoveries, Endpoints, HealthChecks, Kept, Passwords, RateLimits, State, Tokens,
+        breakers_name, versions_name,
     },
     transform::Matched,
-    upstream::Pool,
+    upstream::Pools,
 };
 
 /// Goes from the state of the generation before to that of this one.
@@ -71,6 +73,7 @@ pub(super) fn carry(
         faults: step.faults(),
         versions: step.versions()?,
         checks: step.checks(&balancers),
+        discoveries: step.discoveries(),
         balancers,
         endpoint_breakers,
         retry_budgets: step.retry_budgets(),
@@ -307,6 +310,24 @@ impl Step<'_> {
         Ok(self.next(&self.before.versions, wanted, &steps))
     }
 
+    /// Whoever looks for endpoints.
+    fn discoveries(&mut self) -> Discoveries {
+        let wanted = self
+            .config
+            .upstreams
+            .iter()
+            .filter_map(|(name, upstream)| Some((Arc::clone(name), upstream.discovery.clone()?)));
+        let (wanted, around) = (wanted.collect(), self.around);
+        let steps = Steps {
+            make: &|name, config: &checked::Discovery| {
+                Discovery::new(name, config, around.resolver.as_ref(), around.metrics.discovery(name))
+            },
+            change: &|discovery: &Arc<Discovery>, config| discovery.changed(config, around.resolver.as_ref()),
+            is_same: &|_, _| true,
+        };
+        self.next(&self.before.discoveries, wanted, &steps)
+    }
+
     /// The breaker of an upstream's endpoints, if it has one.
     fn breaking(&self, upstream: &Upstream) -> Option<Breaking> {
         let policy = &self.config.policies[upstream.circuit_breaker.as_ref()?];
@@ -321,7 +342,7 @@ impl Step<'_> {
         Balancing {
             upstream: Arc::clone(name),
             balance: upstream.balance.clone(),
-            endpoints: upstream.endpoints.clone(),
+            endpoints: endpoints_of(upstream),
             breaking: self.breaking(upstream),
         }
     }
@@ -356,9 +377,25 @@ impl Step<'_> {
         let config = |is: &Balancing| balance_config(&is.balance, is.breaking.as_ref());
         let steps = Steps {
             make: &|_, is: &Balancing| {
-                dressed(BalanceLayer::with_config(config(is), is.endpoints.iter().map(target)), is)
+                let layer = match &is.endpoints {
+                    Endpoints::Listed(listed) => {
+                        BalanceLayer::with_config(config(is), listed.iter().map(target))
+                    }
+                    Endpoints::Found(stand_in) => BalanceLayer::with_config(config(is), [stand_in.clone()]),
+                };
+                dressed(layer, is)
             },
-            change: &|layer, is| dressed(layer.reconfigured(config(is), is.endpoints.iter().map(target)), is),
+            change: &|layer, is| {
+                let layer = match &is.endpoints {
+                    Endpoints::Listed(listed) => layer.reconfigured(config(is), listed.iter().map(target)),
+                    // Those there are; whoever looks for them says when there are others.
+                    Endpoints::Found(_) => {
+                        let there = layer.endpoints();
+                        layer.reconfigured(config(is), there.iter().map(|endpoint| endpoint.target().clone()))
+                    }
+                };
+                dressed(layer, is)
+            },
             is_same: &|_, _| true,
         };
         let wanted = self.config.upstreams.iter();
@@ -384,8 +421,8 @@ impl Step<'_> {
         let around = self.around;
         let off = BalanceLayer::off();
         let balancer = |upstream: &Name| balancers.get(upstream).unwrap_or(&off);
-        let probe = |check: &HealthCheck, endpoints: &[Endpoint]| {
-            Probe::new(check.probe.clone(), endpoints, around.connector.clone())
+        let probe = |check: &HealthCheck, endpoints: &Endpoints| {
+            Probe::new(check.probe.clone(), endpoints.listed(), around.connector.clone())
         };
         let steps = Steps {
             make: &|upstream, (check, is): &Wanted| {
@@ -409,17 +446,15 @@ impl Step<'_> {
         self.next(&self.before.checks, wanted, &steps)
     }
 
-    /// For each worker; all have the same.
-    fn pools(&mut self) -> Vec<Carried<(), Arc<Pool>>> {
+    /// For each worker; all have the same. Pools themselves are made when they are needed.
+    fn pools(&mut self) -> Vec<Carried<(), Arc<Pools>>> {
         let steps = Steps {
-            make: &|identity, (): &()| Arc::new(Pool::new(&pool_address(identity))),
-            change: &|pool, ()| Arc::clone(pool),
+            make: &|_, (): &()| Arc::default(),
+            change: &|pools: &Arc<Pools>, ()| Arc::clone(pools),
             is_same: &|(), ()| true,
         };
         let pools = self.before.pools.iter().enumerate().map(|(worker, pools)| {
-            let wanted = addresses(self.config).flat_map(|(upstream, addresses)| {
-                addresses.into_iter().map(move |address| (pool_identity(&upstream, &address), ()))
-            });
+            let wanted = self.config.upstreams.keys().map(|upstream| (Arc::clone(upstream), ()));
             let mut others = Vec::new();
             let report = if worker == 0 { &mut *self.report } else { &mut others };
             pools.next(wanted.collect(), self.around.now, report, &steps)
@@ -452,12 +487,13 @@ fn none_of(wrong: Vec<Wrong>) -> Result<(), Vec<Wrong>> {
     if wrong.is_empty() { Ok(()) } else { Err(wrong) }
 }
 
-/// The addresses of each upstream.
-fn addresses(config: &Config) -> impl Iterator<Item = (Name, Vec<Arc<str>>)> {
-    config.upstreams.iter().map(|(name, upstream)| {
-        let addresses = upstream.endpoints.iter().map(|endpoint| Arc::clone(&endpoint.address));
-        (Arc::clone(name), addresses.collect())
-    })
+/// What the balancer of an upstream begins with.
+fn endpoints_of(upstream: &Upstream) -> Endpoints {
+    let Some(discovery) = &upstream.discovery else { return Endpoints::Listed(upstream.endpoints.clone()) };
+    // It is what requests look for, whatever that is.
+    let labels = upstream.balance.only.iter();
+    let stand_in = labels.fold(Discovery::stand_in(discovery), |it, (name, value)| it.label(name, value));
+    Endpoints::Found(stand_in)
 }
 
 /// Where keys come from, once they have been read.
@@ -572,13 +608,4 @@ impl Place<'_> {
             _ => Arc::clone(name),
         }
     }
-}
-
-pub(super) fn pool_identity(upstream: &Name, address: &Arc<str>) -> Arc<str> {
-    format!("{upstream} {address}").into()
-}
-
-/// Names have no spaces, and neither have addresses.
-fn pool_address(identity: &str) -> Arc<str> {
-    identity.rsplit(' ').next().unwrap_or_default().into()
 }

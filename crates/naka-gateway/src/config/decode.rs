@@ -3,7 +3,7 @@
 //! # Limits
 //! At most [`MAX_FOUND`] mistakes are kept; the rest is only counted.
 
-use std::{rc::Rc, sync::Arc};
+use std::{path::PathBuf, rc::Rc, sync::Arc};
 
 use serde_json::{Value as Json, json};
 
@@ -32,7 +32,7 @@ impl Cx {
 
     /// What stands in a file that the file at `span` names, as seen from there.
     pub(crate) fn document(&mut self, span: Span, name: &str) -> Option<Arc<[u8]>> {
-        let path = Documents::path(self.source(span.file).path(), name);
+        let path = self.path(span, name);
         match self.documents.read(&path) {
             Ok(bytes) => Some(bytes),
             Err(why) => {
@@ -43,6 +43,16 @@ impl Cx {
         }
     }
 
+    /// Where a file is that the file at `span` names.
+    pub(crate) fn path(&self, span: Span, name: &str) -> PathBuf {
+        Documents::path(self.source(span.file).path(), name)
+    }
+
+    /// The files that are named.
+    pub(crate) fn documents(&self) -> &Documents {
+        &self.documents
+    }
+
     /// What stands there.
     pub(crate) fn text(&self, span: Span) -> &str {
         self.sources[span.file].text().get(span.start..span.end).unwrap_or_default()
@@ -50,7 +60,7 @@ impl Cx {
 
     /// Reads on in a document.
     pub(crate) fn add_source(&mut self, span: Span, name: &str, text: &str) -> usize {
-        let path = Documents::path(self.source(span.file).path(), name);
+        let path = self.path(span, name);
         self.sources.push(Arc::new(Source::new(path, text)));
         self.sources.len() - 1
     }

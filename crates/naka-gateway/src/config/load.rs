@@ -62,6 +62,8 @@ pub struct Sources(Arc<Texts>);
 struct Texts {
     files: BTreeMap<PathBuf, Arc<str>>,
     documents: BTreeSet<PathBuf>,
+    /// Lists of endpoints that were not wrong, or held.
+    lists: BTreeSet<PathBuf>,
     dirs: BTreeSet<PathBuf>,
 }
 
@@ -129,7 +131,7 @@ pub(crate) fn look(
         texts: vec![read(entry)],
         wrong_includes: Vec::new(),
         dirs: BTreeSet::from([dir.to_owned()]),
-        documents: Rc::default(),
+        documents: Rc::new(Documents::after(previous.map(|it| it.0.lists.clone()).unwrap_or_default())),
     };
     let mut alone = Attempt::of(&files);
     let include = alone.files[0].raw.as_ref().and_then(|raw| raw.include.as_ref());
@@ -254,7 +256,12 @@ impl Files {
                 let mut documents = BTreeSet::new();
                 self.documents.each(|path, _| _ = documents.insert(path.to_owned()));
                 let files = self.texts.into_iter().map(|it| (it.path, it.text.unwrap_or_default())).collect();
-                let sources = Sources(Arc::new(Texts { files, documents, dirs: self.dirs }));
+                let sources = Sources(Arc::new(Texts {
+                    files,
+                    documents,
+                    lists: self.documents.lists(),
+                    dirs: self.dirs,
+                }));
                 return Ok(Loaded { config, sources, warnings: found, held });
             }
             let more = hold_back(&mut self.texts, &found, &held, previous);

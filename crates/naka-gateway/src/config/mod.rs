@@ -14,7 +14,9 @@ mod suggest;
 mod units;
 mod values;
 
+pub(crate) use check::upstreams::endpoints_of;
 pub use diagnostic::{Code, Diagnostic, Diagnostics, Place, Severity};
+pub(crate) use documents::read as read_document;
 pub(crate) use load::look;
 pub use load::{Held, Loaded, Sources, Watched, load, parse_str, schema};
 pub use units::{show_duration, show_rate, show_size, show_time};

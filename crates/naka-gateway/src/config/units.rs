@@ -121,6 +121,32 @@ impl Scalar for OrZero {
     }
 }
 
+/// No less than one duration and no more than another; one alone is both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Between(pub(crate) Duration, pub(crate) Duration);
+
+impl Scalar for Between {
+    const WHAT: &'static str = "a range such as `1s..5m`";
+
+    fn parse(text: Text<'_>) -> Result<Self, Wrong> {
+        let (least, most) = text.text.split_once("..").unwrap_or((text.text, text.text));
+        let one = |piece: &str| Duration::parse(Text { text: piece.trim(), plain: text.plain });
+        let (least, most) = (one(least)?, one(most)?);
+        if least > most {
+            return Err(Wrong::new(format!("{} ends before it begins", quoted(text.text))).help(format!(
+                "write `{}..{}`",
+                show_duration(most),
+                show_duration(least)
+            )));
+        }
+        Ok(Self(least, most))
+    }
+
+    fn schema() -> Json {
+        json!({"type": "string", "pattern": r"^[0-9]+(ms|s|m|h|d)(\.\.[0-9]+(ms|s|m|h|d))?$", "examples": ["1s..5m"]})
+    }
+}
+
 /// A duration, or `never`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct OrNever(pub(crate) Option<Duration>);

@@ -126,6 +126,82 @@ impl Scalar for HostPort {
     }
 }
 
+/// A name that is resolved, and the port of what is found. With a dot at its end it is whole: nothing is appended.
+#[derive(Clone, Debug)]
+pub(crate) struct DnsHost(pub(crate) Arc<str>, pub(crate) u16);
+
+impl Scalar for DnsHost {
+    const WHAT: &'static str = "a name and a port such as `app.internal:3000`";
+
+    fn parse(text: Text<'_>) -> Result<Self, Wrong> {
+        let text = text.text;
+        let wrong = || Wrong::new(format!("{} is no name with a port", quoted(text)));
+        if text.parse::<SocketAddr>().is_ok() {
+            return Err(Wrong::new(format!("{} is an address already", quoted(text)))
+                .help(format!("write it as a list: `endpoints: [\"{text}\"]`")));
+        }
+        if let Some((_, rest)) = text.split_once("://") {
+            let host = rest.split('/').next().unwrap_or(rest);
+            let port = if host.contains(':') { "" } else { ":80" };
+            return Err(wrong().help(format!("write `{host}{port}`")));
+        }
+        let Some((host, port)) = text.rsplit_once(':') else {
+            return Err(wrong().help(format!("add the port: `{text}:80`; where DNS has it, write `srv:`")));
+        };
+        match port.parse::<u16>() {
+            Ok(port @ 1..) if is_dns_name(host) => Ok(Self(host.to_ascii_lowercase().into(), port)),
+            Ok(1..) => Err(wrong().help("write a name before the port: `app.internal:3000`")),
+            _ => Err(wrong().help(format!("write a port from 1 to 65535: `{host}:3000`"))),
+        }
+    }
+}
+
+/// The name of a service (RFC 2782). With a dot at its end it is whole.
+#[derive(Clone, Debug)]
+pub(crate) struct DnsService(pub(crate) Arc<str>);
+
+impl Scalar for DnsService {
+    const WHAT: &'static str = "a service name such as `_http._tcp.app.internal`";
+
+    fn parse(text: Text<'_>) -> Result<Self, Wrong> {
+        let text = text.text;
+        let wrong = Wrong::new(format!("{} is not the name of a service", quoted(text)));
+        if text.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) {
+            return Err(wrong.help("take the port away: SRV records say it"));
+        }
+        if is_dns_name(text) && text.contains('.') {
+            return Ok(Self(text.to_ascii_lowercase().into()));
+        }
+        Err(wrong.help("write `_service._protocol.name`: `_http._tcp.app.internal`"))
+    }
+}
+
+/// Where a name server is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct NameServer(pub(crate) SocketAddr);
+
+impl Scalar for NameServer {
+    const WHAT: &'static str = "the address of a name server such as `127.0.0.1:53`";
+
+    fn parse(text: Text<'_>) -> Result<Self, Wrong> {
+        let text = text.text;
+        let wrong = || Wrong::new(format!("{} is not the address of a name server", quoted(text)));
+        if let Ok(ip) = text.parse::<IpAddr>() {
+            return Ok(Self(SocketAddr::new(ip, 53)));
+        }
+        match text.parse::<SocketAddr>() {
+            Ok(address) if address.port() != 0 && !address.ip().is_unspecified() => Ok(Self(address)),
+            _ => Err(wrong().help("write an IP address, with a port if it is not 53: `127.0.0.1:5353`")),
+        }
+    }
+}
+
+/// Like `is_host`, with a dot at its end or without.
+fn is_dns_name(name: &str) -> bool {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    is_host(name) && name.parse::<IpAddr>().is_err()
+}
+
 /// A name as DNS has it.
 fn is_host(host: &str) -> bool {
     let label = |label: &str| {

@@ -13,7 +13,7 @@
 //!
 //! Every failure becomes a rejection with its reason; nothing here returns an error.
 
-use std::{collections::HashMap, future::Future, sync::Arc, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use http::{
     HeaderValue, Request, Response,
@@ -30,12 +30,14 @@ use tracing::{debug, warn};
 mod body;
 mod connect;
 mod pool;
+mod pools;
 
 use body::Upload;
 pub use body::{Body, Idle, LayeredBody, Stalled};
 pub(crate) use connect::Place;
 pub use connect::{Connector, MemoryConnect};
 pub use pool::{Lease, Pool};
+pub use pools::Pools;
 
 use crate::config::checked::{KeepAlive, Name, UpstreamTimeouts};
 
@@ -44,8 +46,8 @@ use crate::config::checked::{KeepAlive, Name, UpstreamTimeouts};
 pub struct Client {
     /// The upstream's name.
     pub name: Name,
-    /// The pools of its endpoints, by address.
-    pub pools: HashMap<Arc<str>, Arc<Pool>>,
+    /// The pools of its endpoints.
+    pub pools: Arc<Pools>,
     /// How long the parts of an exchange may take.
     pub timeouts: UpstreamTimeouts,
     /// How connections are kept.
@@ -66,8 +68,10 @@ impl Client {
     }
 
     async fn one_try(&self, mut request: Request<Body>) -> Response<Body> {
-        let pool = Endpoint::of(request.extensions()).and_then(|endpoint| self.pools.get(endpoint.address()));
-        let Some(pool) = pool else { return refuse(Reason::NoEndpoint) };
+        let endpoint = Endpoint::of(request.extensions());
+        let Some(pool) = endpoint.map(|endpoint| self.pools.pool(endpoint.address())) else {
+            return refuse(Reason::NoEndpoint);
+        };
         let upload = request.body_mut().watch_upload();
         if !request.headers().contains_key(HOST)
             && let Ok(host) = HeaderValue::from_str(pool.address())
@@ -85,7 +89,7 @@ impl Client {
             let again = if is_kept { copied(&request) } else { None };
             let mut lease = match kept {
                 Some(lease) => lease,
-                None => match self.connect(pool).await {
+                None => match self.connect(&pool).await {
                     Ok(lease) => lease,
                     Err(reason) => return refuse(reason),
                 },

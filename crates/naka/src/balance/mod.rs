@@ -10,8 +10,11 @@
 //! 3. Of a [subset](BalanceLayer::subset_by), and of the best [region](Regions) that has one, if there are such.
 //! 4. The [policy](Policy) chooses. An endpoint that [was tried](Tried) for this request comes last; one that
 //!    has [joined](SlowStart) lately is passed over as often as its share says.
-//! 5. None is available: `503` with [`Reason::NoEndpoint`](crate::reject::Reason::NoEndpoint); or with [`Reason::CircuitOpen`](crate::reject::Reason::CircuitOpen) and when to try
-//!    again, if all that are there have closed gates.
+//! 5. None is available: `503` with [`Reason::NoEndpoint`](crate::reject::Reason::NoEndpoint); with
+//!    [`Reason::SubsetEmpty`](crate::reject::Reason::SubsetEmpty) where none of those that are listed has the
+//!    [labels](BalanceConfig::labels), or is of the subset, that has to be; and with
+//!    [`Reason::CircuitOpen`](crate::reject::Reason::CircuitOpen) and when to try again, if all that are there have
+//!    closed gates.
 //! 6. Its gate is entered, and its count goes up. If somebody else was faster (the last probe, the last place),
 //!    the policy chooses again among the others; after eight times whichever lets it in.
 //!
@@ -462,10 +465,14 @@ impl<O: Observer> Explain for BalanceLayer<O> {
         let said = {
             let ask = shared.setting.ask(&Head::from(&*head), now);
             let choice = chooser.choose(&ask, chooser.turn(), &[]);
-            choice
-                .map(|choice| (choice.place, Said { chooser: &chooser, ask: &ask, choice, now }.to_string()))
+            let said = choice
+                .map(|choice| (choice.place, Said { chooser: &chooser, ask: &ask, choice, now }.to_string()));
+            said.ok_or_else(|| chooser.refusal(&ask))
         };
-        let Some((place, said)) = said else { return Finding::Reject(chooser.refusal(now)) };
+        let (place, said) = match said {
+            Ok(said) => said,
+            Err(rejection) => return Finding::Reject(rejection),
+        };
         snapshot.members[place].endpoint.clone().tell(&mut head.extensions);
         Finding::Admit(said)
     }

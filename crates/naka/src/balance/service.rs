@@ -129,7 +129,7 @@ impl<O: Observer> Shared<O> {
                 return Ok(self.taken(snapshot, &ask, place, guard));
             }
         }
-        Err(chooser.refusal(now))
+        Err(chooser.refusal(&ask))
     }
 
     fn taken(&self, snapshot: &Snapshot, ask: &Ask<'_>, place: usize, guard: InFlight) -> Taken {

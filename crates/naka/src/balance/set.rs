@@ -81,6 +81,8 @@ pub(super) struct Snapshot {
     pub(super) members: Box<[Member]>,
     /// Those that were listed once, and those that lack a label: they may come back.
     pub(super) kept: Box<[Endpoint]>,
+    /// There are endpoints, and none has the labels that are wanted.
+    is_filtered: bool,
     pub(super) measure: Option<Measure>,
     pub(super) half_life: HalfLife,
     table: Table,
@@ -139,7 +141,8 @@ impl Snapshot {
         let mut gone = known.into_values().filter(|it| !seen.contains_key(it.address())).collect::<Vec<_>>();
         gone.sort_by_key(|endpoint| (endpoint.in_flight() == 0, std::cmp::Reverse(endpoint.id())));
         beside.extend(gone.into_iter().take(MAX_KEPT).cloned());
-        Self::of(endpoints, beside, making)
+        let is_filtered = endpoints.is_empty() && !seen.is_empty();
+        Self { is_filtered, ..Self::of(endpoints, beside, making) }
     }
 
     fn of(endpoints: Vec<Endpoint>, kept: Vec<Endpoint>, making: &Making<'_>) -> Self {
@@ -173,6 +176,7 @@ impl Snapshot {
         tokens.sort_unstable();
         Self {
             kept: kept.into(),
+            is_filtered: false,
             measure: is_measured.then_some(Measure {
                 half_life,
                 failure: config.latency.failure,
@@ -343,12 +347,20 @@ impl Chooser<'_> {
         None
     }
 
-    /// Why there is no choice. Where gates alone are to blame, it says when the first could open.
-    pub(super) fn refusal(&self, now: Now) -> Rejection {
-        let present = self.snapshot.members.iter().filter(|it| Account::is_present(it.account.status()));
+    /// Why there is no choice. A lack of what is asked for is nobody's sickness. Where gates alone are to blame,
+    /// it says when the first could open.
+    pub(super) fn refusal(&self, ask: &Ask<'_>) -> Rejection {
+        let members = &self.snapshot.members;
+        let is_strict = ask.subset.is_some() && self.config.subset_miss == SubsetMiss::Refuse;
+        let lacks_all = || !members.is_empty() && members.iter().all(|it| it.subset != ask.subset);
+        if self.snapshot.is_filtered || is_strict && lacks_all() {
+            return Rejection::new(Reason::SubsetEmpty);
+        }
+        let is_of_it = |it: &&Member| !is_strict || it.subset == ask.subset;
+        let present = members.iter().filter(|it| Account::is_present(it.account.status())).filter(is_of_it);
         let (mut soonest, mut closed) = (None::<Duration>, false);
         for member in present {
-            let said = member.gate.as_ref().map(|gate| gate.availability(now));
+            let said = member.gate.as_ref().map(|gate| gate.availability(ask.now));
             let Some(Availability::Ejected(left)) = said else {
                 return Rejection::new(Reason::NoEndpoint);
             };

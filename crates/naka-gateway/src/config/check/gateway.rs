@@ -77,6 +77,7 @@ pub(super) fn gateway(entry: Option<&RawFile>, listeners: &BTreeMap<Name, Listen
             .collect(),
         limits: limits(&raw),
         identity_headers: identity_headers(&raw, cx),
+        servers: servers(&raw, cx),
         drain: drain(&raw, cx),
     }
 }
@@ -138,6 +139,19 @@ fn identity_headers(raw: &RawGateway, cx: &mut Cx) -> Vec<(HeaderName, IdentityP
         it.extend(part.clone().map(|part| (name.value.clone(), part)));
     }
     it
+}
+
+/// Name servers.
+fn servers(raw: &RawGateway, cx: &mut Cx) -> Vec<SocketAddr> {
+    let Some(servers) = raw.resolver.as_ref().and_then(|it| it.value.servers.as_ref()) else {
+        return Vec::new();
+    };
+    unique(&servers.value.0, "name server", cx);
+    if servers.value.0.is_empty() {
+        cx.error(Code::Value, servers.span, "no name server")
+            .help("write one, or take `resolver:` away: then those of this machine are asked");
+    }
+    servers.value.0.iter().map(|at| at.value.0).collect()
 }
 
 fn limits(raw: &RawGateway) -> ServerLimits {

@@ -3,6 +3,8 @@
 use std::{
     collections::{BTreeMap, HashMap},
     net::SocketAddr,
+    path::{Path, PathBuf},
+    rc::Rc,
     sync::Arc,
     time::Duration,
 };
@@ -12,20 +14,28 @@ use http::HeaderValue;
 use super::{Tables, guards, limits, origin, policies::Policies};
 use crate::config::{
     checked::{
-        Balance, BalancePolicy, Endpoint, Enforce, HealthCheck, HealthProbe, KeepAlive, KeyPart, Kind,
-        Listener, Name, PolicyKind, RetryBudget, Upstream, UpstreamTimeouts,
+        Balance, BalancePolicy, Discovery, Endpoint, EndpointSource, Enforce, HealthCheck, HealthProbe,
+        KeepAlive, KeyPart, Kind, Listener, Name, PolicyKind, RetryBudget, Upstream, UpstreamTimeouts,
     },
-    decode::{At, Cx, Or},
-    diagnostic::Code,
-    node::Span,
-    raw::{RawBalance, RawBalancePolicy, RawHealthCheck, RawHealthType, RawUpstream},
-    values::HostPort,
+    decode::{At, Cx, Decode as _, Named, Or},
+    diagnostic::{Code, Diagnostics, Source},
+    documents,
+    node::{self, Span},
+    raw::{
+        RawBalance, RawBalancePolicy, RawDiscovery, RawEndpoint, RawEndpoints, RawHealthCheck, RawHealthType,
+        RawList, RawWhenEmpty,
+    },
+    suggest::one_of,
+    units::Between,
+    values::{HostPort, Id},
 };
 
+/// `servers` are the name servers that are asked where endpoints are found by name.
 pub(super) fn upstreams(
     tables: &Tables<'_>,
     listeners: &BTreeMap<Name, Listener>,
     policies: &mut Policies,
+    servers: &[SocketAddr],
     cx: &mut Cx,
 ) -> BTreeMap<Name, Upstream> {
     let mut it = BTreeMap::new();
@@ -38,7 +48,22 @@ pub(super) fn upstreams(
             cx,
         );
         let bulkhead = bulkhead.map(|(name, _)| name);
-        let endpoints = endpoints(raw, listeners, cx);
+        let (endpoints, discovery) = match &raw.endpoints {
+            Some(At { value: RawEndpoints::List(list), span, .. }) => {
+                if list.is_empty() {
+                    cx.error(Code::Value, *span, "an upstream without endpoints")
+                        .help("write at least one: `endpoints: [\"127.0.0.1:3000\"]`");
+                }
+                (endpoints(list, listeners, cx), None)
+            }
+            Some(at @ At { value: RawEndpoints::Found(raw), .. }) => {
+                (Vec::new(), discovery(raw, at.span, servers, cx))
+            }
+            None => (Vec::new(), None),
+        };
+        if let Some(balance) = &raw.balance {
+            unlabelled(balance, &endpoints, cx);
+        }
         let circuit_breaker = policies.inlined(
             tables,
             at,
@@ -55,6 +80,7 @@ pub(super) fn upstreams(
         let keep_alive = raw.keep_alive.as_ref().map(|it| it.value.clone()).unwrap_or_default();
         let upstream = Upstream {
             endpoints,
+            discovery,
             balance: raw.balance.as_ref().map(|at| balance(at, cx)).unwrap_or_default(),
             health_check: raw.health_check.as_ref().and_then(|at| health_check(at, cx)),
             bulkhead,
@@ -157,6 +183,7 @@ fn balance(at: &At<RawBalance>, cx: &mut Cx) -> Balance {
         key: parts.map(|part| part.value.clone()).collect(),
         slow_start: raw.slow_start.as_ref().map(|at| at.value),
         panic: raw.panic.as_ref().map(|at| at.value.0),
+        only: labels(raw.only.as_ref()),
     }
 }
 
@@ -265,19 +292,15 @@ fn ours<'l>(address: &str, listeners: &'l BTreeMap<Name, Listener>) -> Option<&'
     listeners.iter().find_map(|(name, listener)| hears(listener).then_some(name))
 }
 
-fn endpoints(raw: &RawUpstream, listeners: &BTreeMap<Name, Listener>, cx: &mut Cx) -> Vec<Endpoint> {
-    let Some(list) = &raw.endpoints else { return Vec::new() };
-    if list.value.0.is_empty() {
-        cx.error(Code::Value, list.span, "an upstream without endpoints")
-            .help("write at least one: `endpoints: [\"127.0.0.1:3000\"]`");
-    }
+fn endpoints(list: &RawList, listeners: &BTreeMap<Name, Listener>, cx: &mut Cx) -> Vec<Endpoint> {
     let mut seen: HashMap<&HostPort, Span> = HashMap::new();
-    let mut it = Vec::with_capacity(list.value.0.len());
-    for item in &list.value.0 {
-        let (address, weight, capacity) = match &item.value {
-            Or::Text(address) => (address, 1, None),
+    let mut it = Vec::with_capacity(list.len());
+    for item in list {
+        let plain = RawEndpoint::default();
+        let (address, raw) = match &item.value {
+            Or::Text(address) => (address, &plain),
             Or::Record(raw) => match &raw.address {
-                Some(address) => (&address.value, raw.weight().0, raw.capacity.as_ref().map(|at| at.value.0)),
+                Some(address) => (&address.value, raw),
                 None => continue,
             },
         };
@@ -297,8 +320,164 @@ fn endpoints(raw: &RawUpstream, listeners: &BTreeMap<Name, Listener>, cx: &mut C
                 .help("write the address of the service; each round makes the head longer, until that is refused");
         }
         let whole = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
-        let (weight, capacity) = (whole(weight), capacity.map(whole));
-        it.push(Endpoint { address: Arc::clone(&address.0), weight, capacity });
+        it.push(Endpoint {
+            address: Arc::clone(&address.0),
+            weight: whole(raw.weight().0),
+            capacity: raw.capacity.as_ref().map(|at| whole(at.value.0)),
+            labels: labels(raw.labels.as_ref()),
+        });
     }
     it
+}
+
+/// Labels, by name.
+fn labels(raw: Option<&At<Named<Id, Arc<str>>>>) -> Vec<(Name, Arc<str>)> {
+    let all = raw.into_iter().flat_map(|at| &at.value.0);
+    let all = all.filter_map(|(name, value)| Some((Arc::clone(&name.value.0), value.clone()?)));
+    let mut it = all.collect::<Vec<_>>();
+    it.sort();
+    it
+}
+
+/// Says where labels are asked for that no endpoint of a list has.
+fn unlabelled(raw: &At<RawBalance>, endpoints: &[Endpoint], cx: &mut Cx) {
+    let Some(at) = &raw.value.only else { return };
+    let only = labels(Some(at));
+    let has = |endpoint: &Endpoint| only.iter().all(|label| endpoint.labels.contains(label));
+    if !endpoints.is_empty() && !endpoints.iter().any(has) {
+        cx.error(Code::Value, at.span, "no endpoint has these labels")
+            .label("every request would be refused with 503 `subset_empty`")
+            .help("label one: `{address: \"127.0.0.1:3000\", labels: {version: v2}}`, or ask for others");
+    }
+}
+
+/// How endpoints are found.
+fn discovery(raw: &RawDiscovery, span: Span, servers: &[SocketAddr], cx: &mut Cx) -> Option<Discovery> {
+    let said = raw.said.iter().filter(|said| RawDiscovery::SOURCES.contains(&said.meant.as_str()));
+    match said.collect::<Vec<_>>().as_slice() {
+        [] => {
+            cx.error(Code::Missing, span, "it does not say where endpoints are found")
+                .label(format!("needs {}", one_of(["dns", "srv", "file"])))
+                .help("write `dns: \"app.internal:3000\"`, `srv: _http._tcp.app.internal` or `file: endpoints.yaml`");
+        }
+        [_] => {}
+        [first, second, ..] => {
+            let place = cx.place(first.span);
+            cx.error(Code::Conflict, second.span, format!("`{}` beside `{}`", second.meant, first.meant))
+                .label("the second")
+                .related(place, "the first")
+                .help("endpoints are found in one place: keep one, or write two upstreams");
+        }
+    }
+    if let (Some(_), Some(refresh)) = (&raw.file, &raw.refresh) {
+        cx.error(Code::Conflict, refresh.key, "`refresh` has no effect on a file")
+            .help("take it away: a file is looked at twice a second");
+    }
+    if raw.when_empty() == RawWhenEmpty::Apply
+        && raw.max_shrink.is_none()
+        && let Some(at) = &raw.when_empty
+    {
+        cx.error(
+            Code::Conflict,
+            at.key,
+            "an empty set is a shrinking by all, which `max_shrink` holds for a while",
+        )
+        .warning()
+        .label(format!("it is applied when it was seen {} times", raw.confirm().0))
+        .help("write `max_shrink: 100%` to apply it at once, or `max_shrink: 50%` if that is meant");
+    }
+    let source = match (&raw.dns, &raw.srv, &raw.file) {
+        (Some(at), _, _) => {
+            needs_resolver(at.key, cx);
+            EndpointSource::Dns(Arc::clone(&at.value.0), at.value.1)
+        }
+        (_, Some(at), _) => {
+            needs_resolver(at.key, cx);
+            EndpointSource::Srv(Arc::clone(&at.value.0))
+        }
+        (_, _, Some(file)) => EndpointSource::File(endpoints_file(file, cx)),
+        _ => return None,
+    };
+    let Between(floor, ceiling) = raw.refresh();
+    Some(Discovery {
+        source,
+        floor,
+        ceiling,
+        max_shrink: raw.max_shrink().0,
+        confirm: u32::try_from(raw.confirm().0).unwrap_or(u32::MAX),
+        takes_empty: raw.when_empty() == RawWhenEmpty::Apply,
+        servers: servers.to_vec(),
+    })
+}
+
+/// What was left out when this was built is said where it is wanted.
+fn needs_resolver(key: Span, cx: &mut Cx) {
+    if cfg!(not(feature = "dns")) {
+        cx.error(Code::NotBuilt, key, "this gateway was built without the feature `dns`")
+            .help("build it with the feature, or write `file:` or a list");
+    }
+}
+
+/// Where the file is. What is wrong with it is an error, unless it was right before: whoever follows it holds what
+/// there was, and says so.
+fn endpoints_file(file: &At<Arc<str>>, cx: &mut Cx) -> PathBuf {
+    let path = cx.path(file.span, &file.value);
+    let was_accepted = cx.documents().was_accepted(&path);
+    match read_endpoints(&path) {
+        Ok(_) => cx.documents().accept(&path),
+        Err(Unreadable::Missing(_) | Unreadable::Wrong(_)) if was_accepted => {
+            cx.documents().accept(&path);
+            cx.error(Code::File, file.span, format!("{}: it is wrong, or gone", path.display()))
+                .warning()
+                .label("its last good version stays in force")
+                .help("the log says what is wrong with it: mend that");
+        }
+        Err(Unreadable::Missing(why)) => {
+            cx.documents().accept(&path); // It may have been there in the meantime, and be held.
+            cx.error(Code::File, file.span, format!("{}: {why}", path.display()))
+                .warning()
+                .label("there is no endpoint until it is there")
+                .help("write the path of a file that is there, seen from this file");
+        }
+        Err(Unreadable::Wrong(wrong)) => {
+            let wrong = wrong.into_iter().collect::<Vec<_>>();
+            cx.adopt(&wrong);
+        }
+    }
+    path
+}
+
+/// Why a file gives no endpoints.
+enum Unreadable {
+    /// It cannot be read.
+    Missing(String),
+    /// What it says is wrong.
+    Wrong(Diagnostics),
+}
+
+/// Reads a file of endpoints as it is now.
+fn read_endpoints(path: &Path) -> Result<Vec<Endpoint>, Unreadable> {
+    let bytes = documents::read(path).map_err(Unreadable::Missing)?;
+    endpoints_of(&bytes, path).map_err(Unreadable::Wrong)
+}
+
+/// The endpoints in a file of their own, which has a list as it stands under `endpoints:`; it may be empty.
+///
+/// # Errors
+/// What is wrong with it.
+pub(crate) fn endpoints_of(bytes: &[u8], path: &Path) -> Result<Vec<Endpoint>, Diagnostics> {
+    let text = str::from_utf8(bytes);
+    let mut cx = Cx::new(vec![Arc::new(Source::new(path, text.unwrap_or_default()))], Rc::default());
+    if let Err(error) = text {
+        let start = Span { file: 0, start: 0, end: 0 };
+        cx.error(Code::File, start, format!("not UTF-8 at byte {}", error.valid_up_to()))
+            .help("write it as UTF-8");
+        return Err(cx.finish());
+    }
+    let list = node::parse(0, &mut cx).and_then(|node| RawList::decode(&node, &mut cx));
+    let endpoints = list.map(|list| endpoints(&list, &BTreeMap::new(), &mut cx));
+    match endpoints.filter(|_| cx.is_clean()) {
+        Some(endpoints) => Ok(endpoints),
+        None => Err(cx.finish()),
+    }
 }

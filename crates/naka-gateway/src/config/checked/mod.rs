@@ -7,6 +7,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     net::{IpAddr, SocketAddr},
+    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
@@ -113,6 +114,8 @@ pub struct Gateway {
     pub limits: ServerLimits,
     /// Headers that tell upstreams who asks.
     pub identity_headers: Vec<(HeaderName, IdentityPart)>,
+    /// The name servers that are asked; none: those of this machine.
+    pub servers: Vec<SocketAddr>,
     /// How the process ends.
     pub drain: Drain,
 }
@@ -179,8 +182,10 @@ pub struct Listener {
 /// Where requests can go.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Upstream {
-    /// At least one, no address twice.
+    /// No address twice. At least one, unless they are found.
     pub endpoints: Vec<Endpoint>,
+    /// How they are found, if they are not written down.
+    pub discovery: Option<Discovery>,
     /// How one of them is chosen.
     pub balance: Balance,
     /// How they are asked whether they are well, if they are.
@@ -208,6 +213,48 @@ pub struct Endpoint {
     pub weight: u32,
     /// Requests that may be under way there.
     pub capacity: Option<u32>,
+    /// What else is said of it.
+    pub labels: Vec<(Name, Arc<str>)>,
+}
+
+/// How endpoints are found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Discovery {
+    /// Where.
+    pub source: EndpointSource,
+    /// What an answer is good for at least, whatever it says.
+    pub floor: Duration,
+    /// What an answer is good for at most.
+    pub ceiling: Duration,
+    /// The part of a set, in percent, that may go at once.
+    pub max_shrink: u8,
+    /// How often a set that has shrunk by more has to be seen.
+    pub confirm: u32,
+    /// Whether the source is believed that there is none.
+    pub takes_empty: bool,
+    /// The name servers that are asked; none: those of this machine.
+    pub servers: Vec<SocketAddr>,
+}
+
+/// Where endpoints are found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EndpointSource {
+    /// All addresses of a name, with this port.
+    Dns(Arc<str>, u16),
+    /// The places of a service, as SRV records say.
+    Srv(Arc<str>),
+    /// A file with a list.
+    File(PathBuf),
+}
+
+impl fmt::Display for EndpointSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Dns(host, port) => write!(f, "dns {host}:{port}"),
+            Self::Srv(name) => write!(f, "srv {name}"),
+            Self::File(path) => write!(f, "file {}", path.display()),
+        }
+    }
 }
 
 /// How an endpoint is chosen.
@@ -221,6 +268,8 @@ pub struct Balance {
     pub slow_start: Option<Duration>,
     /// Below so many percent one is chosen among all.
     pub panic: Option<u8>,
+    /// Only endpoints with all of these labels.
+    pub only: Vec<(Name, Arc<str>)>,
 }
 
 /// The rule by which an endpoint is chosen.

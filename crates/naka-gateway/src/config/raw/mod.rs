@@ -17,8 +17,11 @@ use super::{
     path::{PathRegex, PrefixPath, WholePath},
     record::{record, words},
     suggest::quoted,
-    units::{OrNever, OrZero, Percent, Size, SizeOrNever, Whole},
-    values::{Authority, HostPort, Id, OriginForm, RedirectStatus, RequestLine, Statuses},
+    units::{Between, OrNever, OrZero, Percent, Size, SizeOrNever, Whole},
+    values::{
+        Authority, DnsHost, DnsService, HostPort, Id, NameServer, OriginForm, RedirectStatus, RequestLine,
+        Statuses,
+    },
 };
 
 mod policies;
@@ -81,6 +84,8 @@ record! {
         /// Headers that tell upstreams who asks: `identity`, `api_key`, `jwt.CLAIM`. What clients send under
         /// these names is always taken away.
         identity_headers: Named<HeaderName, IdentityPart> = optional;
+        /// How names of endpoints that are found are resolved.
+        resolver: RawResolver = optional;
         /// How the process ends.
         drain: RawDrain = optional;
     }
@@ -250,7 +255,7 @@ record! {
 record! {
     /// Where requests can go.
     RawUpstream ("an upstream such as `{endpoints: [\"127.0.0.1:3000\"]}`") {
-        /// The addresses.
+        /// The addresses, or how they are found: `dns`, `srv` or `file`.
         endpoints: RawEndpoints = required;
         /// What is spoken to them.
         protocol: Protocol = "h1";
@@ -279,39 +284,81 @@ record! {
         r#use => "an upstream carries a `bulkhead: name`; `use` is for routes, groups and listeners";
 }
 
-/// A list of addresses; the other ways to find them are not built.
+/// A list of addresses, or how they are found.
 #[derive(Clone, Debug)]
-pub(crate) struct RawEndpoints(pub(crate) Vec<At<Or<HostPort, RawEndpoint>>>);
+pub(crate) enum RawEndpoints {
+    List(RawList),
+    Found(Box<RawDiscovery>),
+}
+
+/// Addresses, some with more than that.
+pub(crate) type RawList = Vec<At<Or<HostPort, RawEndpoint>>>;
 
 impl Decode for RawEndpoints {
     fn what() -> String {
-        "a list such as `[\"127.0.0.1:3000\"]`".into()
+        "a list such as `[\"127.0.0.1:3000\"]`, or how they are found: `{dns: \"app.internal:3000\"}`".into()
     }
 
     fn decode(node: &Node, cx: &mut Cx) -> Option<Self> {
-        if matches!(node.value, Value::Map(_)) {
-            // None of its keys is built, so that each of them is reported.
-            if RawDiscovery::decode(node, cx)?.said.is_empty() {
+        match node.value {
+            Value::Map(_) => RawDiscovery::decode(node, cx).map(|it| Self::Found(Box::new(it))),
+            Value::Seq(_) => RawList::decode(node, cx).map(Self::List),
+            Value::Scalar(_) => {
                 cx.wrong_shape(node, &Self::what());
+                None
             }
-            return None;
         }
-        if !matches!(node.value, Value::Seq(_)) {
-            cx.wrong_shape(node, &Self::what());
-            return None;
-        }
-        Vec::decode(node, cx).map(Self)
     }
 
     fn schema() -> Json {
-        Vec::<At<Or<HostPort, RawEndpoint>>>::schema()
+        json!({"anyOf": [RawList::schema(), RawDiscovery::schema()]})
     }
 }
 
 record! {
-    /// Ways to find endpoints.
-    RawDiscovery ("a list of endpoints") {}
-    not_built: dns srv file consul eureka refresh;
+    /// How endpoints are found: by `dns`, `srv` or `file`.
+    RawDiscovery ("how endpoints are found, such as `{dns: \"app.internal:3000\"}`") {
+        /// A name and a port: each of its addresses is an endpoint.
+        dns: DnsHost = optional;
+        /// A service name: its targets with the lowest priority are the endpoints, with their ports and weights.
+        srv: DnsService = optional;
+        /// A file with a list as it would stand here, seen from this file. It is looked at twice a second.
+        file: Arc<str> = optional;
+        /// An answer is good for no less and no more than this, whatever its time to live says.
+        refresh: Between = "1s..5m";
+        /// A set of three or more that loses more than this at once is held until it has been seen `confirm` times.
+        max_shrink: Percent = "50%";
+        /// How often a set that has shrunk by more than `max_shrink` has to be seen, 5 s apart.
+        confirm: Whole<1, 100> = "3";
+        /// What becomes of an answer that there is none: `hold` what there is, or `apply` it.
+        when_empty: RawWhenEmpty = "hold";
+    }
+    not_built: consul eureka;
+    instead: address => "one address is a list: `endpoints: [\"127.0.0.1:3000\"]`",
+        name => "write `dns: \"app.internal:3000\"`, or `srv: _http._tcp.app.internal`",
+        path => "write `file: endpoints.yaml`",
+        ttl => "write `refresh: 1s..5m`",
+        resolver => "name servers are those of this machine, or stand at the top: `gateway: {resolver: {servers: [\"127.0.0.1:53\"]}}`";
+}
+
+impl RawDiscovery {
+    /// The keys that say where, of which there is one.
+    pub(crate) const SOURCES: [&'static str; 5] = ["dns", "srv", "file", "consul", "eureka"];
+}
+
+words! {
+    /// What becomes of an answer that there is none.
+    RawWhenEmpty ("`hold` or `apply`") { Hold = "hold", Apply = "apply" }
+}
+
+record! {
+    /// How names are resolved.
+    RawResolver ("how names are resolved") {
+        /// Name servers, `ip:port`, in place of those of this machine.
+        servers: OneOrMany<NameServer> = required;
+    }
+    instead: nameservers => "write `servers: [\"127.0.0.1:53\"]`",
+        address => "write `servers: [\"127.0.0.1:53\"]`";
 }
 
 record! {
@@ -323,8 +370,10 @@ record! {
         weight: Whole<1, 65_535> = "1";
         /// Requests that may be under way there; beyond that it is not chosen.
         capacity: Whole<1, 1_000_000> = optional;
+        /// What else is said of it, such as its version; `balance.only` asks for that.
+        labels: Named<Id, Arc<str>> = optional;
     }
-    not_built: zone labels region;
+    not_built: zone region;
     instead: url => "write `address: \"127.0.0.1:3000\"`",
         host => "write `address: \"127.0.0.1:3000\"`",
         port => "write `address: \"127.0.0.1:3000\"`";
@@ -341,8 +390,13 @@ record! {
         slow_start: Duration = optional;
         /// If fewer of the endpoints are available, one is chosen among all that are not taken out on purpose.
         panic: Percent = optional;
+        /// Only endpoints with all of these labels.
+        only: Named<Id, Arc<str>> = optional;
     }
     not_built: prefer sticky;
+    instead: labels => "write `only: {version: v2}`",
+        subset => "write `only: {version: v2}`",
+        filter => "write `only: {version: v2}`";
 }
 
 words! {
