@@ -24,6 +24,7 @@ mod isolation;
 mod limits;
 mod reload;
 mod retry;
+mod split;
 mod state;
 mod streaming;
 mod timeouts;

@@ -32,6 +32,7 @@ use naka::{
     problem::ProblemLayer,
     rate_limit::RateLimitLayer,
     retry::{Replay, RetryLayer},
+    split::{OfArm, SplitLayer},
     timeout::{TimeoutBody, TimeoutLayer},
     version::VersionLayer,
 };
@@ -39,7 +40,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::{
-    observe::PolicyMetrics,
+    observe::{ArmMetrics, PolicyMetrics},
     upstream::{Body, LayeredBody},
 };
 
@@ -78,6 +79,8 @@ pub struct Layers {
     pub fault: FaultLayer<Arc<PolicyMetrics>>,
     /// Leaves alone what fails.
     pub circuit_breaker: CircuitBreakerLayer<Arc<PolicyMetrics>>,
+    /// Which of several upstreams it goes to.
+    pub split: SplitLayer<ArmMetrics>,
     /// The bulkhead of the whole upstream.
     pub upstream_bulkhead: BulkheadLayer<Arc<PolicyMetrics>>,
     /// Sends again what failed.
@@ -89,15 +92,23 @@ pub struct Layers {
 /// What the layers make of the leaf's body.
 pub type RouteBody = TimeoutBody<
     IdempotencyBody<
-        Guarded<Guarded<Guarded<Guarded<Body, InFlight>, Permit>, Pass<Arc<PolicyMetrics>>>, Permit>,
+        Guarded<
+            Guarded<
+                Guarded<Guarded<Guarded<Body, InFlight>, Permit>, OfArm<ArmMetrics>>,
+                Pass<Arc<PolicyMetrics>>,
+            >,
+            Permit,
+        >,
     >,
 >;
 
-/// The layers behind the choice of a version.
+/// The layers behind the choice of a version, or of an arm of a split.
 #[derive(Clone, Debug)]
 pub struct ArmLayers {
     /// The version's own rate limit.
     pub rate_limits: RateLimitLayer<Arc<PolicyMetrics>>,
+    /// Which of several upstreams a request of the version goes to.
+    pub split: SplitLayer<ArmMetrics>,
     /// The bulkhead of the whole upstream.
     pub upstream_bulkhead: BulkheadLayer<Arc<PolicyMetrics>>,
     /// Sends again what failed.
@@ -107,7 +118,7 @@ pub struct ArmLayers {
 }
 
 /// What the guards behind a choice make of the leaf's body.
-pub type ArmBody = Guarded<Guarded<Body, InFlight>, Permit>;
+pub type ArmBody = Guarded<Guarded<Guarded<Body, InFlight>, Permit>, OfArm<ArmMetrics>>;
 
 macro_rules! in_order {
     ($request:ty => $body:ident: $($layer:ident),+) => {
@@ -152,6 +163,7 @@ impl Layers {
         bulkhead,
         fault,
         circuit_breaker,
+        split,
         upstream_bulkhead,
         retry,
         balance
@@ -159,7 +171,7 @@ impl Layers {
 }
 
 impl ArmLayers {
-    in_order!(Replay<Body> => ArmBody: rate_limits, upstream_bulkhead, retry, balance);
+    in_order!(Replay<Body> => ArmBody: rate_limits, split, upstream_bulkhead, retry, balance);
 }
 
 /// What a whole stack is.

@@ -9,7 +9,7 @@ use naka::{
     api_key::ApiKeyLayer, authorize::AuthorizeLayer, balance::BalanceLayer, basic_auth::BasicAuthLayer,
     body_limit::BodyLimitLayer, bulkhead::BulkheadLayer, circuit_breaker::CircuitBreakerLayer,
     cors::CorsLayer, fault::FaultLayer, forward_auth::ForwardAuthLayer, idempotency::IdempotencyLayer,
-    jwt::JwtLayer, problem::ProblemLayer, rate_limit::RateLimitLayer, retry::RetryLayer,
+    jwt::JwtLayer, problem::ProblemLayer, rate_limit::RateLimitLayer, retry::RetryLayer, split::SplitLayer,
     timeout::TimeoutLayer, version::VersionLayer,
 };
 use tokio::time::Instant;
@@ -23,12 +23,15 @@ pub(crate) use self::convert::target;
 use self::{convert::api_key_config, leaf::Leaves, state::Place};
 use crate::{
     compress::Compress,
-    config::checked::{Config, Destination, Kind, Listener, Name, PolicyKind, Route as RouteConfig, Version},
+    config::checked::{
+        Config, Destination, Kind, Listener, Name, PolicyKind, Route as RouteConfig, Split, Version,
+        VersionTarget, split_name, version_split_name,
+    },
     discover::Resolve,
     entry::Entry,
-    generation::{Alive, ArmPlan, Generation, Plan, Served},
+    generation::{Alive, ArmPlan, ArmTarget, Arms, Generation, Plan, Served},
     identity,
-    observe::{Metrics, PolicyMetrics},
+    observe::{ArmMetrics, Metrics, PolicyMetrics},
     route::{RouteError, Table},
     stack::{ArmLayers, Layers},
     state::State,
@@ -198,39 +201,65 @@ fn plan(
     Plan { name, layers, transform, compress, is_kept, arms, total, needs_match, metrics, alive }
 }
 
-/// What stands behind the choice of a version.
+/// What stands behind the choice of a version, or of an arm of a split.
 fn arms(
     config: &Config,
     state: &State,
     around: &Surroundings<'_>,
     transform: &Transform,
     (name, route): (&Name, &RouteConfig),
-) -> BTreeMap<Arc<str>, Arc<ArmPlan>> {
-    let Destination::Versions(versions) = &route.destination else { return BTreeMap::new() };
-    let arm = |version: &Version| {
-        let upstream = &version.upstream;
-        let here = Place { route: Some(name), upstream: Some(upstream) };
+) -> Arms {
+    let to = |upstream: &Name, transform: &Transform| {
         let there = Place { route: None, upstream: Some(upstream) };
-        let rate_limit = version.rate_limit.as_ref();
-        let rate_limit = rate_limit
-            .and_then(|policy| state.rate_limits.get(&here.identity(policy, &config.policies[policy])));
         let bulkhead = config.upstreams[upstream].bulkhead.as_ref();
         let bulkhead = bulkhead
             .and_then(|policy| state.bulkheads.get(&there.identity(policy, &config.policies[policy])));
         let layers = ArmLayers {
-            rate_limits: rate_limit.cloned().unwrap_or_else(RateLimitLayer::off),
+            rate_limits: RateLimitLayer::off(),
+            split: SplitLayer::off(),
             upstream_bulkhead: bulkhead.cloned().unwrap_or_else(BulkheadLayer::off),
             retry: retry(config, state, around, route, Some(upstream)),
             balance: state.balancers.get(upstream).cloned().unwrap_or_else(BalanceLayer::off),
         };
+        ArmPlan { layers, transform: transform.clone(), to: ArmTarget::Upstream(Arc::clone(upstream)) }
+    };
+    let of_split = |split: &Split, transform: &Transform| -> Arms {
+        split.upstreams().map(|it| (Arc::clone(it), Arc::new(to(it, transform)))).collect()
+    };
+    let of_version = |version: &Version| {
         let mut transform = transform.clone();
         if let Some(rewrite) = &version.rewrite {
             transform.rewrite = rewrite.clone();
         }
-        let plan = ArmPlan { layers, transform, upstream: Arc::clone(upstream) };
+        let mut plan = match &version.to {
+            VersionTarget::Upstream(upstream) => to(upstream, &transform),
+            VersionTarget::Split(split) => {
+                let layers = ArmLayers {
+                    rate_limits: RateLimitLayer::off(),
+                    split: split_of(state, &version_split_name(name, &version.name)),
+                    upstream_bulkhead: BulkheadLayer::off(),
+                    retry: RetryLayer::off(),
+                    balance: BalanceLayer::off(),
+                };
+                ArmPlan { layers, to: ArmTarget::Split(of_split(split, &transform)), transform }
+            }
+        };
+        let here = Place { route: Some(name), upstream: version.to.upstream() };
+        let rate_limit = version.rate_limit.as_ref();
+        let rate_limit = rate_limit
+            .and_then(|policy| state.rate_limits.get(&here.identity(policy, &config.policies[policy])));
+        plan.layers.rate_limits = rate_limit.cloned().unwrap_or_else(RateLimitLayer::off);
         (Arc::clone(&version.name), Arc::new(plan))
     };
-    versions.of.iter().map(arm).collect()
+    match &route.destination {
+        Destination::Versions(versions) => versions.of.iter().map(of_version).collect(),
+        Destination::Split(split) => of_split(split, transform),
+        _ => Arms::new(),
+    }
+}
+
+fn split_of(state: &State, name: &Name) -> SplitLayer<ArmMetrics> {
+    state.splits.get(name).cloned().unwrap_or_else(SplitLayer::off)
 }
 
 /// What is retried on this route, from the budget of where it goes.
@@ -319,6 +348,7 @@ fn layers(
         bulkhead: bulkhead(here, route.policies.one(Kind::Bulkhead)),
         fault: fault.cloned().unwrap_or_else(FaultLayer::off),
         circuit_breaker: circuit_breaker.cloned().unwrap_or_else(CircuitBreakerLayer::off),
+        split: split_of(state, &split_name(name)),
         upstream_bulkhead: bulkhead(there, upstream.and_then(|upstream| upstream.bulkhead.as_ref())),
         retry: retry(config, state, around, route, upstream_of(route)),
         balance: upstream_of(route)

@@ -15,6 +15,7 @@ use naka::{
     jwt::{Algorithm, JwtLayer, KeyDriver, KeySet, Keys, KeysError},
     reject::Head,
     retry::Budget,
+    split::SplitLayer,
     version::VersionLayer,
 };
 
@@ -24,7 +25,7 @@ use super::{
         balance_config, basic_auth_config, budget_config, bulkhead_layer, bulkhead_reconfigured,
         circuit_breaker_config, circuit_breaker_layer, cors_rules, fault_config, fetch_config,
         forward_auth_config, hash_of, health_config, idempotency_config, jwt_config, rate_limit_layer,
-        rate_limit_reconfigured, target, versioning,
+        rate_limit_reconfigured, split_keyed, splitting, target, versioning,
     },
     upstream_of,
 };
@@ -33,7 +34,7 @@ use crate::{
     config::checked::{
         self, BasicAuth, Bulkhead, CircuitBreaker, Config, Destination, Enforce, Fault, Fetch, ForwardAuth,
         HealthCheck, Idempotency, Jwt, JwtKeys, Name, Policy, PolicyKind, RateLimit, RetryBudget, Scope,
-        Upstream, Versions,
+        Split, Upstream, Versions,
     },
     control::{AskAuthority, FetchKeys, TellKeys},
     discover::Discovery,
@@ -41,7 +42,7 @@ use crate::{
     probe::Probe,
     state::{
         Authorities, Background, Balancers, Balancing, Breakers, BreakersOfEndpoints, Breaking, Bulkheads,
-        Checks, Discoveries, Endpoints, HealthChecks, Kept, Passwords, RateLimits, State, Tokens,
+        Checks, Discoveries, Endpoints, HealthChecks, Kept, Passwords, RateLimits, Splits, State, Tokens,
         breakers_name, versions_name,
     },
     transform::Matched,
@@ -51,7 +52,7 @@ use crate::{
 /// Goes from the state of the generation before to that of this one.
 ///
 /// # Errors
-/// What is wrong with keys, passwords and versions.
+/// What is wrong with keys, passwords, versions and splits.
 pub(super) fn carry(
     config: &Config,
     before: &State,
@@ -72,6 +73,7 @@ pub(super) fn carry(
         breakers: step.breakers(),
         faults: step.faults(),
         versions: step.versions()?,
+        splits: step.splits()?,
         checks: step.checks(&balancers),
         discoveries: step.discoveries(),
         balancers,
@@ -328,6 +330,37 @@ impl Step<'_> {
         self.next(&self.before.discoveries, wanted, &steps)
     }
 
+    /// Whoever splits.
+    fn splits(&mut self) -> Result<Splits, Vec<Wrong>> {
+        let (mut wanted, mut checked) = (BTreeMap::new(), BTreeMap::new());
+        let mut wrong = Vec::new();
+        for (route, is) in &self.config.routes {
+            for (name, split) in is.splits(route) {
+                match splitting(split) {
+                    Ok(splitting) => _ = checked.insert(Arc::clone(&name), splitting),
+                    Err(error) => {
+                        wrong.push(Wrong::Route { name: Arc::clone(route), error: error.to_string() });
+                    }
+                }
+                wanted.insert(name, split.clone());
+            }
+        }
+        none_of(wrong)?;
+        let metrics = self.around.metrics;
+        let steps = Steps {
+            make: &|name, split: &Split| {
+                let layer = SplitLayer::observed(checked[name].clone(), metrics.split(name)).named(name);
+                split_keyed(layer, split)
+            },
+            change: &|layer, split| match splitting(split) {
+                Ok(splitting) => split_keyed(layer.reconfigured(&splitting), split),
+                Err(_) => layer.clone(), // It was checked above.
+            },
+            is_same: &|_, _| true,
+        };
+        Ok(self.next(&self.before.splits, wanted, &steps))
+    }
+
     /// The breaker of an upstream's endpoints, if it has one.
     fn breaking(&self, upstream: &Upstream) -> Option<Breaking> {
         let policy = &self.config.policies[upstream.circuit_breaker.as_ref()?];
@@ -581,7 +614,7 @@ fn uses(config: &Config) -> Vec<(Arc<str>, Name)> {
         is.policies.iter().for_each(|policy| add(place, policy));
         let Destination::Versions(versions) = &is.destination else { continue };
         for version in &versions.of {
-            let place = Place { route: Some(route), upstream: Some(&version.upstream) };
+            let place = Place { route: Some(route), upstream: version.to.upstream() };
             version.rate_limit.iter().for_each(|policy| add(place, policy));
         }
     }
