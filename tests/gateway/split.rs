@@ -19,7 +19,10 @@ use naka_testkit::{
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::inside::{Client, Inside, get};
+use crate::{
+    inside::{Client, Inside, get},
+    process::Process,
+};
 
 const RIDES: &str = "
 listeners: {public: {listen: ':1'}}
@@ -394,6 +397,44 @@ routes: {other: {match: {prefix: /}, upstream: booking}}
         client.send(of(user)).await;
     }
     assert_eq!(new.requests(), before);
+}
+
+const LABELS: &str = "
+gateway: {admin: {listen: ADMIN}, workers: 1}
+listeners: {public: {listen: PUBLIC}}
+upstreams: {one: {endpoints: ['127.0.0.1:1']}, two: {endpoints: ['127.0.0.1:2']}, three: {endpoints: ['127.0.0.1:3']}}
+routes:
+  shop: {match: {prefix: /}, split: {to: {one: 1, two: 1}}}
+  all: {match: {path: /said}, respond: {body: fine}}
+";
+
+/// What is gone leaves no labels behind, and what stays goes on counting.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r13_only_arms_that_are_in_force_have_labels() {
+    let process = Process::start(LABELS).await;
+    for _ in 0..4 {
+        assert_eq!(process.public("GET /shop").await.0, 502);
+    }
+    let counted = async || {
+        let text = process.get("/metrics").await.unwrap().1;
+        let failed = text.lines().filter(|line| line.contains("outcome=\"failure\""));
+        let arms = failed
+            .filter_map(|line| line.strip_prefix("naka_split_requests_total{policy=\"shop/split\",arm=\""));
+        let mut arms = arms.map(str::to_owned).collect::<Vec<_>>();
+        arms.sort();
+        arms
+    };
+    let [one, three, two] = ["one", "three", "two"].map(|arm| format!("{arm}\",outcome=\"failure\"}} "));
+    assert_eq!(counted().await, [format!("{one}2"), format!("{two}2")]);
+    process.write("gateway.yaml", &LABELS.replace("two: 1}", "three: 1}").replace("fine", "better"));
+    process.answers("/said", "better").await;
+    process
+        .until("labels are gone", async || counted().await == [format!("{one}2"), format!("{three}0")])
+        .await;
+    process.write("gateway.yaml", &LABELS.replace("split: {to: {one: 1, two: 1}}", "upstream: one"));
+    process.answers("/said", "fine").await;
+    // The split is buried, so that it can come back with its counts.
+    assert_eq!(counted().await, [format!("{one}2"), format!("{three}0")]);
 }
 
 async fn shown(gateway: &Inside) -> Value {

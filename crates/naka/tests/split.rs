@@ -223,7 +223,7 @@ async fn an_arm_that_fails_is_held_told_once_and_released_by_hand() {
 
 #[tokio::test(start_paused = true)]
 async fn an_arm_that_fails_as_the_baseline_does_is_not_held_and_the_baseline_never_is() {
-    let layer = SplitLayer::new(checked(canary(95)));
+    let layer = SplitLayer::new(checked(canary(95).baseline("old")));
     for status in [StatusCode::OK, StatusCode::NOT_FOUND] {
         traffic(&layer, 1000, status).await;
         assert_eq!(held(&layer), [""; 0]);
@@ -238,6 +238,23 @@ async fn an_arm_that_fails_as_the_baseline_does_is_not_held_and_the_baseline_nev
     assert_eq!(held(&only_old), [""; 0], "`new` is the baseline here");
     assert!(!only_old.hold("new") && only_old.hold("old") && !only_old.hold("old"));
     assert_eq!(arm(&only_old, Request::new(())).await, "new");
+}
+
+/// Moving lines of a file about resets nothing.
+#[tokio::test(start_paused = true)]
+async fn the_order_in_which_arms_are_written_means_nothing() {
+    let guard = Guard::new(500).min_requests(20);
+    let [one, other] =
+        [[("old", 50), ("new", 50)], [("new", 50), ("old", 50)]].map(|arms| checked(of(&arms).guard(guard)));
+    assert_eq!((&**one.baseline(), &**other.baseline()), ("new", "new"), "the first by name");
+    let layer = SplitLayer::new(one);
+    assert!(layer.hold("old"));
+    let next = layer.reconfigured(&other);
+    assert_eq!(held(&next), ["old"]);
+    layer.release("old");
+    let turns =
+        [&layer, &next].map(|layer| layer.arms(Now::read()).iter().map(|arm| arm.in_force).sum::<u32>());
+    assert_eq!(turns, [100, 100]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -276,6 +293,7 @@ async fn what_is_given_up_says_nothing_and_a_body_that_breaks_off_is_a_failure()
 async fn an_arm_without_anybody_to_answer_fails_and_one_that_is_full_does_not() {
     for (reason, expected) in [
         (Reason::NoEndpoint, "old Failure"),
+        (Reason::SubsetEmpty, "old Failure"),
         (Reason::CircuitOpen, "old Failure"),
         (Reason::BulkheadFull, "old Neutral"),
         (Reason::RateLimited, "old Neutral"),
@@ -337,7 +355,7 @@ async fn a_held_arm_stays_held_over_configurations_until_its_weight_or_the_guard
 /// A request that began before its arm was released, or before a reload, is nobody's evidence any more.
 #[tokio::test(start_paused = true)]
 async fn late_results_of_an_earlier_epoch_change_nothing() {
-    let config = canary(95).guard(Guard::new(0).min_requests(2));
+    let config = canary(95).baseline("old").guard(Guard::new(0).min_requests(2));
     let layer = SplitLayer::new(checked(config));
     traffic(&layer, 2, StatusCode::OK).await;
     let is_open = Arc::new(AtomicBool::new(false));

@@ -26,7 +26,8 @@ pub struct SplitConfig {
     pub arms: Vec<(Arc<str>, u32)>,
     /// Who is sent where whatever the weights say: the first that applies counts.
     pub pins: Vec<Pin>,
-    /// The arm that the others are measured by; default: the one of the largest weight, of several the first.
+    /// The arm that the others are measured by; default: the one of the largest weight, of several the
+    /// first by name.
     pub baseline: Option<Arc<str>>,
     /// When an arm is held; default: only by hand.
     pub guard: Option<Guard>,
@@ -94,7 +95,8 @@ impl SplitConfig {
         };
         let pins = self.pins.iter().map(|pin| place(&pin.to)).collect::<Result<_, _>>()?;
         let mut order = (0..self.arms.len()).collect::<Vec<_>>();
-        order.sort_by_key(|place| Reverse(self.arms[*place].1));
+        // Of those that weigh the same by name: in which order they are written means nothing.
+        order.sort_by_key(|place| (Reverse(self.arms[*place].1), &self.arms[*place].0));
         let baseline = match (&self.baseline, order.first()) {
             (Some(name), _) => place(name)?,
             (None, Some(heaviest)) => *heaviest,

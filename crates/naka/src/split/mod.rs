@@ -11,7 +11,7 @@
 //! 3. It has none: by turn, exactly by weight and as evenly spread as can be.
 //!
 //! An arm of weight 0 gets only whom a pin sends there, and so does one that is *held*. Two splits whose arms have the
-//! same names and that have the same key agree on who goes where. Whoever can choose its key can choose its arm: go by
+//! same names and weights, and that have the same key, agree on who goes where. Whoever can choose its key can choose its arm: go by
 //! what was verified where that matters, and let pins be for whoever may.
 //!
 //! # Where it is told
@@ -21,7 +21,8 @@
 //! # Guard
 //! With a [`Guard`] it is counted for each arm, in a window that slides, how many requests have ended, and how many of them
 //! in a failure ([`classify`](crate::classify) says how; the body's end counts, and who goes away says nothing). An arm
-//! that has no endpoint, or whose breaker is open ([`Reason::NoEndpoint`], [`Reason::CircuitOpen`]), has failed as well: it
+//! that has no endpoint, or whose breaker is open ([`Reason::NoEndpoint`], [`Reason::SubsetEmpty`],
+//! [`Reason::CircuitOpen`]), has failed as well: it
 //! is asked for an answer, and has none. Once there are [`min_requests`](Guard::min_requests) of the arm *and* of the
 //! [baseline](SplitConfig::baseline), and the arm's share of failures is above the baseline's by more than
 //! [`error_rate_bp`](Guard::error_rate_bp), it is held: told once, at the result that shows it, and until
@@ -493,7 +494,8 @@ impl<O: Observer> OfArm<O> {
 /// Nobody is there who could have answered.
 fn has_nobody<R>(response: &Response<R>) -> bool {
     let rejection = response.extensions().get::<Rejection>();
-    rejection.is_some_and(|it| matches!(it.reason, Reason::NoEndpoint | Reason::CircuitOpen))
+    rejection
+        .is_some_and(|it| matches!(it.reason, Reason::NoEndpoint | Reason::SubsetEmpty | Reason::CircuitOpen))
 }
 
 impl<O: Observer> guard::Guard for OfArm<O> {

@@ -69,7 +69,10 @@ impl Place<'_> {
         }
         let names = arms.iter().map(|(name, _)| self.tables.upstreams.resolve(name, cx)).collect::<Vec<_>>();
         let shares = shares.map(|share| u32::try_from(share?).ok());
-        names.into_iter().zip(shares).map(|(name, share)| Some((name?, share?))).collect()
+        let arms = names.into_iter().zip(shares).map(|(name, share)| Some((name?, share?)));
+        let mut arms = arms.collect::<Option<Vec<_>>>()?;
+        arms.sort(); // In which order they are written means nothing.
+        Some(arms)
     }
 
     /// By what a request keeps its upstream; all of it has to be there.

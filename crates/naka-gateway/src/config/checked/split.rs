@@ -9,7 +9,7 @@ use super::{KeyPart, Name};
 /// Several upstreams, each for a share of the requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Split {
-    /// Two or more upstreams, each once, with their shares; at least one is above 0.
+    /// Two or more upstreams, each once, by name, with their shares; at least one is above 0.
     pub to: Vec<(Name, u32)>,
     /// By what a request keeps its upstream; nothing: by turn.
     pub by: Vec<KeyPart>,
@@ -46,7 +46,8 @@ pub struct SplitGuard {
     pub min_requests: u32,
     /// How long a result counts.
     pub window: Duration,
-    /// The upstream that the others are measured by, one of the split's with a share; `None`: that of the largest.
+    /// The upstream that the others are measured by, one of the split's with a share; `None`: that of the largest,
+    /// of several the first by name.
     pub baseline: Option<Name>,
 }
 
