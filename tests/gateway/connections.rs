@@ -6,6 +6,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering::SeqCst},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -138,7 +139,7 @@ async fn nothing_of_one_response_reaches_another_request() {
             2 => {
                 let late =
                     format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}{extra}{extra}", body.len());
-                vec![Step::ReadBody, Step::send(late), Step::Wait(std::time::Duration::from_millis(1))]
+                vec![Step::ReadBody, Step::send(late), Step::Wait(Duration::from_millis(1))]
             }
             _ => vec![Step::ReadBody, Step::send(own)],
         }
@@ -177,4 +178,127 @@ async fn responses_without_bodies_leave_connections_as_they_were() {
         assert_eq!(client.send(get("/")).await.body(), "fine");
     }
     assert_eq!(upstream.connections(), 1);
+}
+
+// ---- How many there may be
+
+const BOUNDED: &str = "
+gateway: {admin: none, limits: {upstream_connections: 3}}
+listeners: {public: {listen: ':1'}}
+upstreams:
+  app: {endpoints: ['app:1'], connections: {max: 2, pending: 3}, timeouts: {connect: 2s}}
+  other: {endpoints: ['other:1', 'more:1'], keep_alive: {max_lifetime: 10m}, timeouts: {connect: 5s}}
+routes:
+  app: {match: {prefix: /app}, upstream: app}
+  other: {match: {prefix: /other}, upstream: other}
+";
+
+fn slow(gateway: &Inside, address: &str, seconds: u64) -> Upstream {
+    Upstream::inside(&gateway.network, address, move |_| {
+        let wait = Step::Wait(Duration::from_secs(seconds));
+        std::iter::once(wait).chain(ok("fine")).collect()
+    })
+}
+
+/// So many requests at once; how many of them had each status.
+async fn at_once(gateway: &Arc<Inside>, target: &'static str, count: usize) -> HashMap<u16, usize> {
+    let mut tasks = JoinSet::new();
+    for _ in 0..count {
+        let gateway = Arc::clone(gateway);
+        tasks.spawn(async move { gateway.send(get(target)).await });
+    }
+    let mut statuses = HashMap::new();
+    while let Some(response) = tasks.join_next().await {
+        let response = response.unwrap();
+        if response.status() == 503 {
+            assert_eq!(response.headers()["naka-reason"], "connections_full");
+        }
+        *statuses.entry(response.status().as_u16()).or_default() += 1;
+    }
+    statuses
+}
+
+#[tokio::test(start_paused = true)]
+async fn r14_7_so_many_connections_to_an_endpoint_and_so_many_wait() {
+    let gateway = Arc::new(Inside::new(BOUNDED));
+    let app = slow(&gateway, "app:1", 1);
+    // Two are at work, three wait, of whom two have their turn within the time to connect.
+    assert_eq!(at_once(&gateway, "/app", 10).await, HashMap::from([(200, 4), (503, 6)]));
+    assert_eq!((app.peak(), app.connections()), (2, 2), "what is given back goes to who waits");
+    assert_eq!(at_once(&gateway, "/app", 2).await, HashMap::from([(200, 2)]));
+    assert_eq!(app.connections(), 2);
+    // Whoever waits and goes takes nothing along.
+    for _ in 0..20 {
+        let waits = Arc::clone(&gateway);
+        let task = tokio::spawn(async move { at_once(&waits, "/app", 5).await });
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        task.abort();
+    }
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(at_once(&gateway, "/app", 4).await, HashMap::from([(200, 4)]));
+    assert_eq!(gateway.generation().state.places.get("app").unwrap().counts("app:1"), (2, 0));
+    // A reload lowers the bound: what there is goes on, and no more is made.
+    gateway.reload(&BOUNDED.replace("max: 2, pending: 3", "max: 1, pending: 0")).unwrap();
+    assert_eq!(at_once(&gateway, "/app", 1).await, HashMap::from([(200, 1)]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn r14_7_one_upstream_cannot_take_the_connections_of_all_by_keeping_them() {
+    let gateway = Arc::new(Inside::new(BOUNDED));
+    let (app, other, more) =
+        (slow(&gateway, "app:1", 0), slow(&gateway, "other:1", 1), slow(&gateway, "more:1", 1));
+    // Three of them, and none is used any more.
+    assert_eq!(at_once(&gateway, "/other", 3).await, HashMap::from([(200, 3)]));
+    assert_eq!(other.connections() + more.connections(), 3);
+    assert_eq!(at_once(&gateway, "/app", 1).await, HashMap::from([(200, 1)]), "one is closed for it");
+    assert_eq!(app.connections(), 1);
+    let (_, waiting) = gateway.generation().state.places.get("app").unwrap().counts("app:1");
+    assert_eq!((gateway.generation().state.all_places.open(), waiting), (3, 0));
+    // All in use: the fourth waits for one of the others.
+    assert_eq!(at_once(&gateway, "/other", 4).await, HashMap::from([(200, 4)]));
+    assert!(gateway.generation().state.all_places.open() <= 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_is_used_for_so_long_and_a_tenth_more_or_less() {
+    let gateway = Arc::new(Inside::new(&BOUNDED.replace(", 'more:1'", "")));
+    let other = slow(&gateway, "other:1", 0);
+    let mut client = gateway.client().await;
+    let began = tokio::time::Instant::now();
+    while other.connections() < 2 {
+        assert_eq!(client.send(get("/other")).await.status(), 200);
+        tokio::time::sleep(Duration::from_secs(10)).await;
+    }
+    let lived = began.elapsed().as_secs();
+    assert!((9 * 60..=11 * 60 + 10).contains(&lived), "{lived} s");
+}
+
+/// All workers have one bound together.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r14_7_workers_share_the_bound_on_connections_to_an_endpoint() {
+    let upstream = Upstream::start(|_| {
+        let mut steps = ok("fine");
+        steps.insert(0, Step::Wait(Duration::from_millis(2)));
+        steps
+    })
+    .await;
+    let bounded = CONFIG.replace(
+        "['UPSTREAM']",
+        "['UPSTREAM'], connections: {max: 5, pending: 100}, timeouts: {connect: 1m}",
+    );
+    let process = Process::start(&bounded.replace("UPSTREAM", upstream.address())).await;
+    let mut clients = JoinSet::new();
+    for first in 0..40 {
+        let address = process.public;
+        clients.spawn(async move {
+            let mut client = Client::over(address).await;
+            for number in 0..25 {
+                assert_eq!(client.send(numbered(Method::GET, first * 100 + number)).await.status(), 200);
+            }
+        });
+    }
+    while let Some(client) = clients.join_next().await {
+        client.unwrap();
+    }
+    assert_eq!((upstream.requests(), upstream.peak()), (1000, 5));
 }

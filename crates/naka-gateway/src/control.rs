@@ -39,7 +39,7 @@ use tower_service::Service;
 use tracing::{info, warn};
 
 use crate::{
-    config::checked::{KeepAlive, Name, UpstreamTimeouts},
+    config::checked::{Connections, KeepAlive, Name, UpstreamTimeouts},
     seldom::Seldom,
     upstream::{Body, Client, Connector},
 };
@@ -189,10 +189,20 @@ impl AskAuthority {
     /// At this address.
     pub fn new(policy: &Name, address: &Arc<str>, connector: Connector) -> Self {
         let pools = Arc::default();
-        let keep_alive = KeepAlive { max_idle: 64, timeout: Duration::from_secs(50) };
+        let keep_alive = KeepAlive { max_idle: 64, timeout: Duration::from_secs(50), max_lifetime: None };
         let long = Duration::from_hours(1); // The layer has a timeout of its own over the whole question.
         let timeouts = UpstreamTimeouts { connect: long, response_headers: long, per_try: None, idle: None };
-        let client = Client { name: Arc::clone(policy), pools, timeouts, keep_alive, connector };
+        // The layer has a bound of its own on questions.
+        let connections = Connections { max: usize::MAX, pending: 0 };
+        let client = Client {
+            name: Arc::clone(policy),
+            pools,
+            timeouts,
+            keep_alive,
+            connections,
+            all_connections: usize::MAX,
+            connector,
+        };
         let endpoint = BalanceLayer::new([&**address]).endpoints()[0].clone();
         Self { client: Arc::new(client), endpoint }
     }

@@ -36,7 +36,7 @@ use crate::{
     discover::Discovery,
     generation::Alive,
     observe::{ArmMetrics, EndpointMetrics, PolicyMetrics},
-    upstream::Pools,
+    upstream::{Places, Pools, UpstreamPlaces},
 };
 
 /// The state that generations share.
@@ -72,6 +72,10 @@ pub struct State {
     pub balancers: Balancers,
     /// Whoever checks the health of endpoints, by upstream.
     pub checks: HealthChecks,
+    /// How many connections there are, by upstream.
+    pub places: Carried<(), Arc<UpstreamPlaces>>,
+    /// How many connections there are to all of them.
+    pub all_places: Arc<Places>,
     /// For each worker its pools, by upstream.
     pub pools: Vec<Carried<(), Arc<Pools>>>,
 }
@@ -155,6 +159,8 @@ impl State {
             discoveries: Carried::new("discovery", |_| Duration::ZERO),
             balancers: Carried::new("balancer", |_| Duration::ZERO),
             checks: Carried::new("health_check", |_| Duration::ZERO),
+            places: Carried::new("connections", |_| Duration::ZERO),
+            all_places: Arc::default(),
             pools: (0..workers).map(|_| Carried::new("pool", |_| Duration::ZERO)).collect(),
         }
     }

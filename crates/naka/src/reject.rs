@@ -186,6 +186,8 @@ pub enum Reason {
     ConnectFailed,
     /// A connection to the endpoint took too long.
     ConnectTimeout,
+    /// There are as many connections to the endpoint as there may be, and none came free in time.
+    ConnectionsFull,
     /// The endpoint sent no response head in time.
     ResponseTimeout,
     /// The endpoint closed the connection before it had answered.
@@ -290,6 +292,7 @@ impl Reason {
             | Self::BulkheadFull
             | Self::BulkheadTimeout
             | Self::CircuitOpen
+            | Self::ConnectionsFull
             | Self::NoEndpoint
             | Self::SubsetEmpty => StatusCode::SERVICE_UNAVAILABLE,
             Self::TotalTimeout | Self::ConnectTimeout | Self::ResponseTimeout => StatusCode::GATEWAY_TIMEOUT,
@@ -347,6 +350,7 @@ impl Reason {
             Self::SubsetEmpty => "subset_empty",
             Self::ConnectFailed => "connect_failed",
             Self::ConnectTimeout => "connect_timeout",
+            Self::ConnectionsFull => "connections_full",
             Self::ResponseTimeout => "response_timeout",
             Self::UpstreamReset => "upstream_reset",
             Self::UpstreamProtocol => "upstream_protocol",
@@ -422,6 +426,9 @@ impl Reason {
             Self::SubsetEmpty => "No endpoint of the upstream has the labels that are asked for.",
             Self::ConnectFailed => "The upstream could not be reached.",
             Self::ConnectTimeout => "The upstream did not accept a connection in time.",
+            Self::ConnectionsFull => {
+                "There are as many connections to the upstream as there may be; try again later."
+            }
             Self::ResponseTimeout => "The upstream did not begin to answer in time.",
             Self::UpstreamReset => "The upstream closed the connection before it had answered.",
             Self::UpstreamProtocol => "The upstream's answer could not be understood.",

@@ -82,6 +82,8 @@ impl Leaves<'_> {
             pools: self.pools.get(name).map(Arc::clone).unwrap_or_default(),
             timeouts,
             keep_alive: upstream.keep_alive,
+            connections: upstream.connections,
+            all_connections: self.config.gateway.limits.upstream_connections,
             connector: self.connector.clone(),
         }
     }

@@ -46,7 +46,7 @@ use crate::{
         breakers_name, versions_name,
     },
     transform::Matched,
-    upstream::Pools,
+    upstream::{Pools, UpstreamPlaces},
 };
 
 /// Goes from the state of the generation before to that of this one.
@@ -61,6 +61,7 @@ pub(super) fn carry(
 ) -> Result<State, Vec<Wrong>> {
     none_of(wrong_cors(config))?;
     let mut step = Step { config, before, around, report };
+    let places = step.places();
     let endpoint_breakers = step.endpoint_breakers();
     let balancers = step.balancers(&endpoint_breakers);
     Ok(State {
@@ -79,7 +80,9 @@ pub(super) fn carry(
         balancers,
         endpoint_breakers,
         retry_budgets: step.retry_budgets(),
-        pools: step.pools(),
+        pools: step.pools(&places),
+        places,
+        all_places: Arc::clone(&before.all_places),
     })
 }
 
@@ -479,10 +482,22 @@ impl Step<'_> {
         self.next(&self.before.checks, wanted, &steps)
     }
 
-    /// For each worker; all have the same. Pools themselves are made when they are needed.
-    fn pools(&mut self) -> Vec<Carried<(), Arc<Pools>>> {
+    /// The connections of all workers. They go with the pools, so nothing is reported of them.
+    fn places(&mut self) -> Carried<(), Arc<UpstreamPlaces>> {
+        let all = &self.before.all_places;
         let steps = Steps {
-            make: &|_, (): &()| Arc::default(),
+            make: &|_, (): &()| Arc::new(UpstreamPlaces::new(all)),
+            change: &|places: &Arc<UpstreamPlaces>, ()| Arc::clone(places),
+            is_same: &|(), ()| true,
+        };
+        let wanted = self.config.upstreams.keys().map(|upstream| (Arc::clone(upstream), ())).collect();
+        self.before.places.next(wanted, self.around.now, &mut Vec::new(), &steps)
+    }
+
+    /// For each worker; all have the same. Pools themselves are made when they are needed.
+    fn pools(&mut self, places: &Carried<(), Arc<UpstreamPlaces>>) -> Vec<Carried<(), Arc<Pools>>> {
+        let steps = Steps {
+            make: &|upstream, (): &()| Arc::new(places.get(upstream).map_or_else(Pools::default, Pools::new)),
             change: &|pools: &Arc<Pools>, ()| Arc::clone(pools),
             is_same: &|(), ()| true,
         };

@@ -2,7 +2,7 @@
 //!
 //! # What happens
 //! 1. A kept connection is taken from the endpoint's [`Pool`], or a new one is made within
-//!    `timeouts.connect`. A kept one that turns out to be closed *before anything was sent* gives the
+//!    `timeouts.connect`, in which it also waits for a [place](Places) if there are as many as there may be. A kept one that turns out to be closed *before anything was sent* gives the
 //!    request back, and the next is taken. One that ends after the request was sent and before a byte of
 //!    an answer came was closed by the endpoint at just that time, as it may at any: what is idempotent and
 //!    has no body is then sent once more, over a new connection (RFC 9112, section 9.3.1).
@@ -29,6 +29,7 @@ use tracing::{debug, warn};
 
 mod body;
 mod connect;
+mod places;
 mod pool;
 mod pools;
 
@@ -36,10 +37,13 @@ use body::Upload;
 pub use body::{Body, Idle, LayeredBody, Stalled};
 pub(crate) use connect::Place;
 pub use connect::{Connector, MemoryConnect};
+use places::{Bound, Full};
+pub use places::{Places, UpstreamPlaces};
+use pool::Room;
 pub use pool::{Lease, Pool};
 pub use pools::Pools;
 
-use crate::config::checked::{KeepAlive, Name, UpstreamTimeouts};
+use crate::config::checked::{Connections, KeepAlive, Name, UpstreamTimeouts};
 
 /// One upstream, as one worker reaches it under one configuration.
 #[derive(Debug)]
@@ -52,6 +56,10 @@ pub struct Client {
     pub timeouts: UpstreamTimeouts,
     /// How connections are kept.
     pub keep_alive: KeepAlive,
+    /// How many there may be to each endpoint, of all workers.
+    pub connections: Connections,
+    /// How many there may be in the process.
+    pub all_connections: usize,
     /// How connections are made.
     pub connector: Connector,
 }
@@ -114,10 +122,24 @@ impl Client {
     }
 
     async fn connect(&self, pool: &Arc<Pool>) -> Result<Lease, Reason> {
-        let connecting = pool.connect(&self.connector, self.keep_alive);
+        let Connections { max, pending } = self.connections;
+        let bounds = [max, self.all_connections].map(|max| Bound { max, waiting: pending });
+        let mut has_place = false;
+        let connecting = async {
+            match pool.room(self.keep_alive, bounds).await {
+                Ok(Room::Kept(lease)) => Ok(Ok(lease)),
+                Ok(Room::New(places)) => {
+                    has_place = true;
+                    Ok(pool.connect(&self.connector, self.keep_alive, places).await)
+                }
+                Err(full) => Err(full),
+            }
+        };
         let (reason, error) = match timeout(self.timeouts.connect, connecting).await {
-            Ok(Ok(lease)) => return Ok(lease),
-            Ok(Err(error)) => (Reason::ConnectFailed, error),
+            Ok(Ok(Ok(lease))) => return Ok(lease),
+            Ok(Ok(Err(error))) => (Reason::ConnectFailed, error),
+            Ok(Err(Full)) => return Err(Reason::ConnectionsFull),
+            Err(_) if !has_place => return Err(Reason::ConnectionsFull),
             Err(elapsed) => (Reason::ConnectTimeout, elapsed.into()),
         };
         if pool.is_trouble_due() {

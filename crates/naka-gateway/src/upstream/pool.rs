@@ -1,12 +1,18 @@
 //! Kept connections to one endpoint.
 
 use std::{
-    collections::VecDeque,
-    fmt, io,
+    collections::{VecDeque, hash_map::RandomState},
+    fmt,
+    hash::BuildHasher as _,
+    io,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{
+            AtomicU64, AtomicUsize,
+            Ordering::{AcqRel, Acquire, Relaxed},
+        },
     },
+    time::Duration,
 };
 
 use http::{Request, Response};
@@ -19,12 +25,13 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use naka::guard::{End, Guard};
-use tokio::{task::AbortHandle, time::Instant};
+use tokio::{sync::Notify, task::AbortHandle, time::Instant};
 use tracing::debug;
 
 use super::{
     body::{Body, Upload},
     connect::{Connector, Counted, Resolver},
+    places::{Bound, Full, Places, Taken},
 };
 use crate::{config::checked::KeepAlive, seldom::Seldom};
 
@@ -33,12 +40,17 @@ const BUFFER: usize = 128 << 10;
 
 /// The connections of one worker to one endpoint that wait for a request, the latest used first.
 ///
-/// Bounded by [`KeepAlive::max_idle`]; how many are *in use* is bounded by the requests under way.
+/// Bounded by [`KeepAlive::max_idle`]; how many there are, of all workers, by [`Places`].
 pub struct Pool {
     address: Arc<str>,
     resolver: Resolver,
     trouble: Seldom,
     idle: Mutex<VecDeque<Kept>>,
+    /// With the endpoint, and in the process.
+    places: [Arc<Places>; 2],
+    /// Requests of this worker that wait for a connection.
+    waiting: AtomicUsize,
+    given_back: Notify,
 }
 
 struct Kept {
@@ -54,6 +66,15 @@ struct Connection {
     driver: AbortHandle,
     /// What came from the endpoint, in bytes.
     read: Arc<AtomicU64>,
+    /// Until when it takes requests.
+    until: Option<Instant>,
+    places: [Taken; 2],
+}
+
+impl Connection {
+    fn is_old(&self, now: Instant) -> bool {
+        self.until.is_some_and(|until| until <= now)
+    }
 }
 
 impl Drop for Connection {
@@ -64,13 +85,18 @@ impl Drop for Connection {
 
 impl Pool {
     /// No connections yet.
-    pub fn new(address: &Arc<str>) -> Self {
-        Self {
+    pub(super) fn new(address: &Arc<str>, places: [Arc<Places>; 2]) -> Arc<Self> {
+        let pool = Arc::new(Self {
             address: Arc::clone(address),
             resolver: Resolver::new(address),
             trouble: Seldom::new(),
             idle: Mutex::default(),
-        }
+            places,
+            waiting: AtomicUsize::new(0),
+            given_back: Notify::new(),
+        });
+        pool.places.iter().for_each(|places| places.add(&pool));
+        pool
     }
 
     /// Where it leads.
@@ -91,21 +117,62 @@ impl Pool {
     /// Closes what has waited for too long, and forgets what was closed by the other side.
     pub fn sweep(&self, keep: &KeepAlive) {
         let now = Instant::now();
-        self.lock().retain(|kept| !kept.connection.sender.is_closed() && kept.since + keep.timeout > now);
+        self.lock().retain(|Kept { connection, since }| {
+            !connection.sender.is_closed() && *since + keep.timeout > now && !connection.is_old(now)
+        });
+    }
+
+    /// Closes the connection that has waited longest; says whether there was one.
+    pub(super) fn close_oldest(&self) -> bool {
+        let oldest = self.lock().pop_front();
+        oldest.is_some() // Closed here, and not under the lock.
+    }
+
+    /// A connection that is given back, or the right to make one; whichever comes first.
+    pub(super) async fn room(self: &Arc<Self>, keep: KeepAlive, bounds: [Bound; 2]) -> Result<Room, Full> {
+        let [endpoint, all] = &self.places;
+        let taken = async {
+            let taken = endpoint.take(bounds[0]).await?;
+            Ok(Room::New([taken, all.take(bounds[1]).await?]))
+        };
+        tokio::select! {
+            biased;
+            taken = taken => taken,
+            lease = self.next_given_back(keep) => Ok(Room::Kept(lease)),
+        }
+    }
+
+    async fn next_given_back(self: &Arc<Self>, keep: KeepAlive) -> Lease {
+        struct Waits<'a>(&'a Pool);
+        impl Drop for Waits<'_> {
+            fn drop(&mut self) {
+                self.0.waiting.fetch_sub(1, AcqRel);
+            }
+        }
+        self.waiting.fetch_add(1, AcqRel);
+        let _waits = Waits(self);
+        loop {
+            self.given_back.notified().await;
+            if let Some(lease) = self.take(keep) {
+                return lease;
+            }
+        }
     }
 
     /// A connection that waits for a request, if there is one.
     pub(super) fn take(self: &Arc<Self>, keep: KeepAlive) -> Option<Lease> {
         let now = Instant::now();
         let mut idle = self.lock();
-        while idle.back().is_some_and(|kept| kept.connection.sender.is_closed()) {
+        let is_over = |kept: &Kept| kept.connection.sender.is_closed() || kept.connection.is_old(now);
+        while idle.back().is_some_and(is_over) {
             idle.pop_back();
         }
         if idle.back().is_some_and(|kept| kept.since + keep.timeout <= now) {
             idle.clear(); // All others have waited longer.
         }
         // On several threads the latest may not have heard yet that its response is over.
-        let place = idle.iter().rposition(|kept| kept.connection.sender.is_ready())?;
+        let is_fit = |kept: &Kept| kept.connection.sender.is_ready() && !kept.connection.is_old(now);
+        let place = idle.iter().rposition(is_fit)?;
         let connection = idle.remove(place)?.connection;
         Some(Lease { connection: Some(connection), upload: None, pool: Arc::clone(self), keep })
     }
@@ -115,27 +182,37 @@ impl Pool {
         self: &Arc<Self>,
         connector: &Connector,
         keep: KeepAlive,
+        places: [Taken; 2],
     ) -> io::Result<Lease> {
         let stream = Counted::new(connector.connect(&self.address, &self.resolver).await?);
         let read = Arc::clone(&stream.read);
         let handshake = http1::Builder::new().max_buf_size(BUFFER).handshake(TokioIo::new(stream)).await;
         let (sender, connection) = handshake.map_err(io::Error::other)?;
+        let until = keep.max_lifetime.map(|time| Instant::now() + jittered(time));
         let address = Arc::clone(&self.address);
         let driver = tokio::spawn(async move {
             if let Err(error) = connection.await {
                 debug!(%address, %error, "a connection to an endpoint ended in an error");
             }
         });
-        let connection = Some(Connection { sender, driver: driver.abort_handle(), read });
+        let connection = Some(Connection { sender, driver: driver.abort_handle(), read, until, places });
         Ok(Lease { connection, upload: None, pool: Arc::clone(self), keep })
     }
 
     fn put(&self, connection: Connection, keep: &KeepAlive) {
-        if connection.sender.is_closed() {
+        let now = Instant::now();
+        if connection.sender.is_closed() || connection.is_old(now) {
             return;
         }
+        if self.waiting.load(Acquire) > 0 {
+            self.lock().push_back(Kept { connection, since: now });
+            return self.given_back.notify_one();
+        }
+        if connection.places.iter().any(Taken::is_wanted) {
+            return; // Closed, for somebody of another worker, or to somewhere else.
+        }
         let mut idle = self.lock();
-        idle.push_back(Kept { connection, since: Instant::now() });
+        idle.push_back(Kept { connection, since: now });
         while idle.len() > keep.max_idle {
             idle.pop_front();
         }
@@ -145,6 +222,21 @@ impl Pool {
     fn lock(&self) -> MutexGuard<'_, VecDeque<Kept>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What a request that has no connection gets.
+#[derive(Debug)]
+pub(super) enum Room {
+    /// One that was given back.
+    Kept(Lease),
+    /// The right to make one.
+    New([Taken; 2]),
+}
+
+/// A tenth more or less, by chance: what was made at one time is not closed at one time.
+fn jittered(time: Duration) -> Duration {
+    let spread = (u128::from(RandomState::new().hash_one(0)) * 200) >> 64;
+    time.mul_f64(0.9 + f64::from(u8::try_from(spread).unwrap_or_default()) / 1000.0)
 }
 
 impl fmt::Debug for Pool {

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use super::Pool;
+use super::{Pool, UpstreamPlaces};
 use crate::config::checked::KeepAlive;
 
 /// The pools of one worker to the endpoints of one upstream, by address.
@@ -14,16 +14,24 @@ use crate::config::checked::KeepAlive;
 /// gone and still at work. What is gone is forgotten at the next [`sweep`](Self::sweep), with the connections that wait
 /// there, unless a request holds it; then at the first one after that.
 #[derive(Debug, Default)]
-pub struct Pools(Mutex<HashMap<Arc<str>, Arc<Pool>>>);
+pub struct Pools {
+    of: Mutex<HashMap<Arc<str>, Arc<Pool>>>,
+    places: Arc<UpstreamPlaces>,
+}
 
 impl Pools {
+    /// None yet; their connections share these places with all workers.
+    pub fn new(places: &Arc<UpstreamPlaces>) -> Self {
+        Self { of: Mutex::default(), places: Arc::clone(places) }
+    }
+
     /// The pool of an address. The lock is this worker's own, and held for looking it up.
     pub fn pool(&self, address: &Arc<str>) -> Arc<Pool> {
         let mut known = self.lock();
         if let Some(pool) = known.get(address) {
             return Arc::clone(pool);
         }
-        let pool = Arc::new(Pool::new(address));
+        let pool = Pool::new(address, self.places.of(address));
         known.insert(Arc::clone(address), Arc::clone(&pool));
         pool
     }
@@ -55,7 +63,7 @@ impl Pools {
 
     /// A panic cannot leave the map half written.
     fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Arc<Pool>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.of.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -67,7 +75,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn pools_of_what_is_gone_are_forgotten_once_nobody_uses_them() {
-        let keep = KeepAlive { max_idle: 1, timeout: Duration::from_secs(1) };
+        let keep = KeepAlive { max_idle: 1, timeout: Duration::from_secs(1), max_lifetime: None };
         let (pools, all) = (Pools::default(), ["a:1", "b:1", "c:1"].map(Arc::<str>::from));
         let [_, used, _] = all.each_ref().map(|address| pools.pool(address));
         assert!(Arc::ptr_eq(&used, &pools.pool(&all[1])), "one for each address");

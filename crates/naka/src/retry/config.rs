@@ -24,6 +24,8 @@ pub struct RetryConfig {
     pub max_body: usize,
     /// A balancer below prefers endpoints that were not tried for the request; default yes.
     pub different_endpoint: bool,
+    /// What pauses are drawn by; default another each time.
+    pub seed: Option<u64>,
 }
 
 /// The most attempts after the first.
@@ -84,6 +86,7 @@ impl RetryConfig {
             max_retry_after: Duration::from_secs(1),
             max_body: 64 << 10,
             different_endpoint: true,
+            seed: None,
         }
     }
 
@@ -126,6 +129,13 @@ impl RetryConfig {
     #[must_use]
     pub const fn different_endpoint(mut self, different_endpoint: bool) -> Self {
         self.different_endpoint = different_endpoint;
+        self
+    }
+
+    /// Pauses are drawn by this: the same each time.
+    #[must_use]
+    pub const fn seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
         self
     }
 

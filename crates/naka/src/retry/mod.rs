@@ -125,7 +125,7 @@ impl RetryLayer {
 impl<O> RetryLayer<O> {
     /// The same, with somebody who hears of it.
     pub fn observed(config: RetryConfig, budget: Budget, observer: O) -> Self {
-        let random = Numbers::new(RandomState::new().hash_one(0));
+        let random = numbers(&config);
         Self { shared: Some(Arc::new(Shared { config, budget, random, name: None, observer })) }
     }
 
@@ -151,7 +151,7 @@ impl<O> RetryLayer<O> {
             return Self::off();
         };
         let (config, budget, observer) = (config.clone(), budget.clone(), observer.clone());
-        let random = Numbers::new(RandomState::new().hash_one(0));
+        let random = numbers(&config);
         let name = Some(Arc::clone(name));
         Self { shared: Some(Arc::new(Shared { config, budget, random, name, observer })) }
     }
@@ -160,6 +160,10 @@ impl<O> RetryLayer<O> {
     pub fn budget(&self) -> Option<&Budget> {
         self.shared.as_ref().map(|shared| &shared.budget)
     }
+}
+
+fn numbers(config: &RetryConfig) -> Numbers {
+    Numbers::new(config.seed.unwrap_or_else(|| RandomState::new().hash_one(0)))
 }
 
 impl<O> fmt::Debug for RetryLayer<O> {

@@ -159,6 +159,7 @@ fn limits(raw: &RawGateway) -> ServerLimits {
     let number = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
     ServerLimits {
         connections: number(raw.connections().0),
+        upstream_connections: number(raw.upstream_connections().0),
         header_bytes: raw.header_bytes().0,
         header_count: number(raw.header_count().0),
         uri: raw.uri().0,

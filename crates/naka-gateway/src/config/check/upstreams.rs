@@ -14,8 +14,9 @@ use http::HeaderValue;
 use super::{Tables, guards, limits, origin, policies::Policies};
 use crate::config::{
     checked::{
-        Balance, BalancePolicy, Discovery, Endpoint, EndpointSource, Enforce, HealthCheck, HealthProbe,
-        KeepAlive, KeyPart, Kind, Listener, Name, PolicyKind, RetryBudget, Upstream, UpstreamTimeouts,
+        Balance, BalancePolicy, Connections, Discovery, Endpoint, EndpointSource, Enforce, HealthCheck,
+        HealthProbe, KeepAlive, KeyPart, Kind, Listener, Name, PolicyKind, RetryBudget, Upstream,
+        UpstreamTimeouts,
     },
     decode::{At, Cx, Decode as _, Named, Or},
     diagnostic::{Code, Diagnostics, Source},
@@ -77,6 +78,7 @@ pub(super) fn upstreams(
         }
         let timeouts = raw.timeouts.as_ref().map(|it| it.value.clone()).unwrap_or_default();
         let budget = raw.retry_budget.as_ref().map(|it| it.value.clone()).unwrap_or_default();
+        let connections = raw.connections.as_ref().map(|it| it.value.clone()).unwrap_or_default();
         let keep_alive = raw.keep_alive.as_ref().map(|it| it.value.clone()).unwrap_or_default();
         let upstream = Upstream {
             endpoints,
@@ -96,9 +98,14 @@ pub(super) fn upstreams(
                 per_try: timeouts.per_try.as_ref().map(|at| at.value),
                 idle: timeouts.idle().0,
             },
+            connections: Connections {
+                max: usize::try_from(connections.max().0).unwrap_or(usize::MAX),
+                pending: usize::try_from(connections.pending().0).unwrap_or(usize::MAX),
+            },
             keep_alive: KeepAlive {
                 max_idle: usize::try_from(keep_alive.max_idle().0).unwrap_or(usize::MAX),
                 timeout: keep_alive.timeout(),
+                max_lifetime: keep_alive.max_lifetime().0,
             },
             origin: origin(at.span, cx),
         };

@@ -153,6 +153,8 @@ pub struct Reload {
 pub struct ServerLimits {
     /// Connections over all listeners.
     pub connections: usize,
+    /// Connections to all endpoints.
+    pub upstream_connections: usize,
     /// Bytes of a request head.
     pub header_bytes: usize,
     /// Header fields of a request.
@@ -202,6 +204,8 @@ pub struct Upstream {
     pub timeouts: UpstreamTimeouts,
     /// How connections are kept.
     pub keep_alive: KeepAlive,
+    /// How many there may be.
+    pub connections: Connections,
     /// Where it was said.
     pub origin: Origin,
 }
@@ -368,6 +372,17 @@ pub struct KeepAlive {
     pub max_idle: usize,
     /// How long an idle one is kept.
     pub timeout: Duration,
+    /// How long one is used at all; `None` is `never` too long.
+    pub max_lifetime: Option<Duration>,
+}
+
+/// How many connections there may be to an endpoint, of all workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Connections {
+    /// To each endpoint, idle ones included.
+    pub max: usize,
+    /// Requests that wait for one.
+    pub pending: usize,
 }
 
 /// One route.

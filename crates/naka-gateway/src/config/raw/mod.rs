@@ -155,6 +155,8 @@ record! {
     RawServerLimits ("bounds on clients") {
         /// Connections over all listeners.
         connections: Count = "20000";
+        /// Connections to all endpoints of all upstreams.
+        upstream_connections: Count = "20000";
         /// Bytes of a request head.
         header_bytes: Size = "32KiB";
         /// Header fields of a request.
@@ -275,6 +277,8 @@ record! {
         timeouts: RawUpstreamTimeouts = optional;
         /// How connections are kept.
         keep_alive: RawKeepAlive = optional;
+        /// How many connections there may be.
+        connections: RawConnections = optional;
     }
     not_built: extends tls endpoint_limit limits headers;
     instead: servers => "write `endpoints: [\"127.0.0.1:3000\"]`",
@@ -498,7 +502,21 @@ record! {
         max_idle: Whole<0, 100_000> = "64";
         /// How long an idle one is kept.
         timeout: Duration = "50s";
+        /// How long one is used at all, a tenth more or less.
+        max_lifetime: OrNever = "1h";
     }
+}
+
+record! {
+    /// How many connections there may be to an endpoint, of all workers.
+    RawConnections ("bounds on connections such as `{max: 100}`") {
+        /// To each endpoint, idle ones included.
+        max: Whole<1, 1_000_000> = "1024";
+        /// Requests that wait for one.
+        pending: Whole<0, 1_000_000> = "1024";
+    }
+    instead: max_idle => "write `keep_alive: {max_idle: …}`",
+        timeout => "write `timeouts: {connect: …}`: it is in that time, too, that a connection has to come free";
 }
 
 record! {

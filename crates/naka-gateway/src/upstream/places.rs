@@ -1,0 +1,315 @@
+//! How many connections there may be, over all workers: to one endpoint, and in all.
+//!
+//! A connection has a place with its endpoint and one in the process from before it is made until it is closed, idle
+//! or in use. Who finds none looks for a connection that nobody uses and closes it, whichever worker keeps it; who
+//! finds none of those, waits in turn, if not too many do already, until one is given back or closed. How many
+//! there may be is the configuration's of whoever asks, so that nothing is written before a generation is in force:
+//! under a lower bound the connections that there are go on, and no new ones are made.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{
+            AtomicUsize,
+            Ordering::{Acquire, Release},
+        },
+    },
+};
+
+use tokio::sync::oneshot;
+
+use super::Pool;
+
+/// How many there may be, and how many may wait for one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Bound {
+    pub(super) max: usize,
+    pub(super) waiting: usize,
+}
+
+/// There are as many as there may be, and as many wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Full;
+
+/// Counts connections, and keeps those who wait for one. Its lock is taken when a connection is made and when one
+/// is closed, and not for a request over one that is kept.
+#[derive(Default)]
+pub struct Places {
+    state: Mutex<State>,
+    /// The length of the queue, for those who only look.
+    queued: AtomicUsize,
+    /// Who may keep connections that nobody uses.
+    pools: Mutex<Vec<Weak<Pool>>>,
+}
+
+#[derive(Default)]
+struct State {
+    open: usize,
+    /// In turn, each with how many there may be for it.
+    queue: VecDeque<(usize, oneshot::Sender<Taken>)>,
+}
+
+impl Places {
+    /// Connections there are.
+    pub fn open(&self) -> usize {
+        self.state().open
+    }
+
+    /// Who wait for one.
+    pub fn waiting(&self) -> usize {
+        self.state().queue.len()
+    }
+
+    /// A place, now or later; in turn. Who gives up waiting takes nothing along.
+    pub(super) async fn take(self: &Arc<Self>, bound: Bound) -> Result<Taken, Full> {
+        if let Some(taken) = self.try_take(bound.max) {
+            return Ok(taken);
+        }
+        if self.close_one()
+            && let Some(taken) = self.try_take(bound.max)
+        {
+            return Ok(taken);
+        }
+        let _forget = Forget(self); // Dropped after the turn is.
+        let turn = self.wait(bound)?;
+        Ok(turn.await.expect("whoever waits is told as long as there are places"))
+    }
+
+    /// A pool that may be asked to close what it keeps.
+    pub(super) fn add(&self, pool: &Arc<Pool>) {
+        let mut pools = self.pools();
+        if pools.len() == pools.capacity() {
+            pools.retain(|pool| pool.strong_count() > 0);
+        }
+        pools.push(Arc::downgrade(pool));
+    }
+
+    /// What is free is nobody's: who waits in turn is handed a place, and does not look for one.
+    fn try_take(self: &Arc<Self>, max: usize) -> Option<Taken> {
+        let mut state = self.state();
+        if state.open >= max {
+            return None;
+        }
+        state.open += 1;
+        Some(Taken(Some(Arc::clone(self))))
+    }
+
+    fn wait(self: &Arc<Self>, bound: Bound) -> Result<oneshot::Receiver<Taken>, Full> {
+        let mut state = self.state();
+        if state.open < bound.max {
+            // Freed since it was looked.
+            let (tell, turn) = oneshot::channel();
+            state.hand(self, tell);
+            return Ok(turn);
+        }
+        if state.queue.len() >= bound.waiting {
+            return Err(Full);
+        }
+        let (tell, turn) = oneshot::channel();
+        state.queue.push_back((bound.max, tell));
+        self.queued.store(state.queue.len(), Release);
+        Ok(turn)
+    }
+
+    /// Closes a connection that nobody uses, the one of a pool that waited longest; says whether there was any.
+    fn close_one(&self) -> bool {
+        let pools = self.pools().iter().filter_map(Weak::upgrade).collect::<Vec<_>>();
+        pools.iter().any(|pool| pool.close_oldest())
+    }
+
+    fn free(self: &Arc<Self>) {
+        let mut state = self.state();
+        state.open -= 1;
+        // The first in turn for whom there may be one more: after a reload not all have the same bound.
+        while let Some(next) = state.next_in_turn() {
+            if state.hand(self, next) {
+                break;
+            }
+        }
+        self.queued.store(state.queue.len(), Release);
+    }
+
+    /// A panic cannot leave it half written: it would have to be one of these lines.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A panic cannot leave the list half written.
+    fn pools(&self) -> MutexGuard<'_, Vec<Weak<Pool>>> {
+        self.pools.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes out of the queue who has given up.
+struct Forget<'a>(&'a Places);
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.queue.retain(|(_, tell)| !tell.is_closed());
+        self.0.queued.store(state.queue.len(), Release);
+    }
+}
+
+impl State {
+    fn next_in_turn(&mut self) -> Option<oneshot::Sender<Taken>> {
+        let next = self.queue.iter().position(|(max, _)| self.open < *max)?;
+        self.queue.remove(next).map(|(_, tell)| tell)
+    }
+
+    /// Says whether it was wanted still.
+    fn hand(&mut self, places: &Arc<Places>, tell: oneshot::Sender<Taken>) -> bool {
+        self.open += 1;
+        let Err(taken) = tell.send(Taken(Some(Arc::clone(places)))) else { return true };
+        taken.forget(); // The lock is held here.
+        self.open -= 1;
+        false
+    }
+}
+
+impl fmt::Debug for Places {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Places").field("open", &self.open()).field("waiting", &self.waiting()).finish()
+    }
+}
+
+/// One place; dropped, it is free.
+#[derive(Debug)]
+pub(super) struct Taken(Option<Arc<Places>>);
+
+impl Taken {
+    /// Whether somebody waits for it. Takes no lock.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.0.as_ref().is_some_and(|places| places.queued.load(Acquire) > 0)
+    }
+
+    fn forget(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        if let Some(places) = self.0.take() {
+            places.free();
+        }
+    }
+}
+
+/// The places with each endpoint of one upstream, and those in the process.
+#[derive(Debug, Default)]
+pub struct UpstreamPlaces {
+    of: Mutex<HashMap<Arc<str>, Arc<Places>>>,
+    all: Arc<Places>,
+}
+
+impl UpstreamPlaces {
+    /// Of an upstream of this process.
+    pub fn new(all: &Arc<Places>) -> Self {
+        Self { of: Mutex::default(), all: Arc::clone(all) }
+    }
+
+    /// Those with one endpoint. Only when a pool is made.
+    pub(super) fn of(&self, address: &Arc<str>) -> [Arc<Places>; 2] {
+        let mut of = self.lock();
+        // Whoever has one took it under this lock.
+        if !of.contains_key(address) && of.len() == of.capacity() {
+            of.retain(|_, places| Arc::strong_count(places) > 1);
+        }
+        [Arc::clone(of.entry(Arc::clone(address)).or_default()), Arc::clone(&self.all)]
+    }
+
+    /// Connections to an endpoint, and who wait for one.
+    pub fn counts(&self, address: &str) -> (usize, usize) {
+        self.lock().get(address).map_or((0, 0), |places| (places.open(), places.waiting()))
+    }
+
+    /// A panic cannot leave the map half written.
+    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Arc<Places>>> {
+        self.of.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering::AcqRel;
+
+    use super::*;
+
+    const TWO: Bound = Bound { max: 2, waiting: 3 };
+
+    #[tokio::test(start_paused = true)]
+    async fn places_are_given_in_turn_and_so_many_wait() {
+        let places = Arc::new(Places::default());
+        let (first, second) = (places.take(TWO).await.unwrap(), places.take(TWO).await.unwrap());
+        let (order, mut waiters) = (Arc::new(Mutex::new(Vec::new())), Vec::new());
+        for number in 0..3 {
+            let (places, order) = (Arc::clone(&places), Arc::clone(&order));
+            waiters.push(tokio::spawn(async move {
+                let taken = places.take(TWO).await.unwrap();
+                order.lock().unwrap().push(number);
+                taken
+            }));
+            tokio::task::yield_now().await;
+        }
+        assert_eq!((places.open(), places.waiting()), (2, 3));
+        assert_eq!(places.take(TWO).await.unwrap_err(), Full);
+        // The second in turn gives up.
+        waiters.remove(1).abort();
+        tokio::task::yield_now().await;
+        assert_eq!(places.waiting(), 2);
+        drop(first);
+        tokio::task::yield_now().await;
+        assert_eq!(*order.lock().unwrap(), [0]);
+        drop(second);
+        let taken = (waiters.remove(0).await.unwrap(), waiters.remove(0).await.unwrap());
+        assert_eq!((&*order.lock().unwrap(), places.open(), places.waiting()), (&vec![0, 2], 2, 0));
+        drop(taken);
+        assert_eq!(places.open(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_asks_under_a_lower_bound_waits_and_a_higher_one_finds_a_place() {
+        let places = Arc::new(Places::default());
+        let three = Bound { max: 3, waiting: 1 };
+        let taken = [places.take(three).await.unwrap(), places.take(three).await.unwrap()];
+        let waits = {
+            let places = Arc::clone(&places);
+            tokio::spawn(async move { places.take(Bound { max: 1, waiting: 1 }).await })
+        };
+        tokio::task::yield_now().await;
+        let [first, second] = taken;
+        drop(first);
+        tokio::task::yield_now().await;
+        assert_eq!((places.open(), places.waiting()), (1, 1), "one is still there");
+        drop(second);
+        assert!(waits.await.unwrap().is_ok());
+        assert_eq!(places.open(), 0);
+    }
+
+    /// However they come, wait and give up: never more than may be, and in the end none.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn there_are_never_more_than_may_be() {
+        let (places, peak) = (Arc::new(Places::default()), Arc::new(AtomicUsize::new(0)));
+        let bound = Bound { max: 4, waiting: 1000 };
+        let mut tasks = tokio::task::JoinSet::new();
+        for number in 0..400_u64 {
+            let (places, peak) = (Arc::clone(&places), Arc::clone(&peak));
+            tasks.spawn(async move {
+                let take = places.take(bound);
+                let patience = std::time::Duration::from_micros(number % 7 * 300);
+                if let Ok(Ok(taken)) = tokio::time::timeout(patience, take).await {
+                    peak.fetch_max(places.open(), AcqRel);
+                    tokio::task::yield_now().await;
+                    drop(taken);
+                }
+            });
+        }
+        while tasks.join_next().await.is_some() {}
+        assert!((1..=4).contains(&peak.load(Acquire)), "{peak:?}");
+        assert_eq!((places.open(), places.waiting()), (0, 0));
+        assert!(places.take(bound).await.is_ok(), "no turn was lost");
+    }
+}
