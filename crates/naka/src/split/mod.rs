@@ -379,8 +379,9 @@ impl<O: Observer> Shared<O> {
         }
         let Some(bucket) = self.bucket(Now::read()) else { return };
         let Some(seen) = arm.cell.count(epoch, bucket, outcome == Outcome::Failure) else { return };
-        if place == checked.baseline {
-            return; // The others are judged with results of their own.
+        // The others are judged with results of their own; and who is held already, not again.
+        if place == checked.baseline || arm.cell.is_held() {
+            return;
         }
         let baseline = self.arms[checked.baseline].cell.tally(bucket);
         if window::is_worse(seen, baseline, guard.error_rate_bp, guard.min_requests) {
