@@ -118,7 +118,9 @@ fn hold(yaml: &str, requests: &[(&str, &[u8], usize)]) {
         let made = region.change();
         let all = made.allocations + made.reallocations;
         println!("{name}: {}.{:02} allocations a request", all / REQUESTS, all % REQUESTS / 10);
-        assert!(all <= at_most * REQUESTS, "{name}: {all} allocations for {REQUESTS} requests");
+        // The process does other things, too, such as looking at its files: one in a hundred requests at most.
+        let most = at_most * REQUESTS + REQUESTS / 100;
+        assert!(all <= most, "{name}: {all} allocations for {REQUESTS} requests");
         // Whoever measures nothing is below every bound.
         assert!(all >= REQUESTS, "{name}: {all} allocations for {REQUESTS} requests");
     }

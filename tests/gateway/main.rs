@@ -27,5 +27,6 @@ mod retry;
 mod split;
 mod state;
 mod streaming;
+mod streams;
 mod timeouts;
 mod versions;

@@ -2,19 +2,23 @@
 
 use std::{
     convert::Infallible,
+    io,
     mem::MaybeUninit,
     net::{IpAddr, SocketAddr},
-    pin::pin,
+    pin::{Pin, pin},
     sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
 };
 
-use http::{HeaderValue, StatusCode, header::CONNECTION};
-use hyper::{server::conn::http1, service::service_fn};
+use bytes::{Bytes, BytesMut};
+use http::{HeaderValue, Request, Response, StatusCode, header::CONNECTION};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use naka::reject::{Reason, Rejection};
 use socket2::SockRef;
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
     net::TcpStream,
     sync::watch,
     time::timeout,
@@ -22,11 +26,13 @@ use tokio::{
 use tracing::debug;
 
 use crate::{
+    config::checked::Protocols,
     entry::Peer,
     generation::Generation,
     patience::{Patience, Patient, Progress},
-    serve::{Account, refuse, serve as serve_request},
+    serve::{Account, ServerBody, refuse, serve as serve_request},
     shared::Shared,
+    streams,
 };
 
 /// What hyper reads ahead, and holds to be written, at most.
@@ -76,22 +82,59 @@ pub async fn serve<S: Stream>(
     name: SocketAddr,
     stream: S,
     peer: IpAddr,
-    mut draining: watch::Receiver<bool>,
+    draining: watch::Receiver<bool>,
 ) {
     let bounds = shared.in_force.with(|generation| Bounds::of(generation, name));
-    let progress = Progress::new(bounds.patience);
-    let peer = Arc::new(Peer::new(peer, "http"));
-    let service = service_fn(|request| {
-        let (shared, peer, account) = (Arc::clone(shared), Arc::clone(&peer), Account::open(&progress));
+    let from = From { shared, worker, name, peer: Arc::new(Peer::new(peer, "http")) };
+    if !bounds.protocols.h2c {
+        return serve_h1(&from, &bounds, stream, draining).await;
+    }
+    match sniffed(stream, bounds.patience.request_headers).await {
+        Some((true, stream)) => streams::serve(&from, &bounds, stream, draining).await,
+        Some((false, stream)) if bounds.protocols.h1 => serve_h1(&from, &bounds, stream, draining).await,
+        Some((false, _)) | None => debug!(peer = %from.peer.address, "a client did not say what it speaks"),
+    }
+}
+
+/// Where a connection came in, and from whom.
+pub(crate) struct From<'a> {
+    pub(crate) shared: &'a Arc<Shared>,
+    worker: usize,
+    name: SocketAddr,
+    pub(crate) peer: Arc<Peer>,
+}
+
+impl From<'_> {
+    /// One request. By the generation that is in force when it comes.
+    pub(crate) fn request(
+        &self,
+        account: Account,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Response<ServerBody>> + Send + 'static {
+        let (shared, peer) = (Arc::clone(self.shared), Arc::clone(&self.peer));
+        let (worker, name) = (self.worker, self.name);
         async move {
             let served = shared.in_force.with(|generation| generation.served(worker, name).cloned());
             let Some(served) = served else {
                 let mut response = refuse(&shared.metrics, account, &LISTENER_GONE, None);
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-                return Ok::<_, Infallible>(response);
+                return response;
             };
-            Ok(serve_request(served, &peer, &shared.metrics, account, request).await)
+            serve_request(served, &peer, &shared.metrics, account, request).await
         }
+    }
+}
+
+async fn serve_h1<S: Stream>(
+    from: &From<'_>,
+    bounds: &Bounds,
+    stream: S,
+    mut draining: watch::Receiver<bool>,
+) {
+    let progress = Progress::new(bounds.patience);
+    let service = service_fn(|request| {
+        let answer = from.request(Account::open(&progress), request);
+        async move { Ok::<_, Infallible>(answer.await) }
     });
     let io = TokioIo::new(Patient::new(stream, &progress));
     let connection = http1::Builder::new()
@@ -114,7 +157,75 @@ pub async fn serve<S: Stream>(
         }
     };
     if let Err(error) = result {
-        debug!(peer = %peer.address, %error, "a client connection ended in an error");
+        debug!(peer = %from.peer.address, %error, "a client connection ended in an error");
+    }
+}
+
+/// With what HTTP/2 begins (RFC 9113 §3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Whether a client begins as HTTP/2 does, and the stream as it was; `None` if it says too little for too long.
+async fn sniffed<S: Stream>(mut stream: S, patience: Duration) -> Option<(bool, Begun<S>)> {
+    let mut first = BytesMut::with_capacity(PREFACE.len());
+    let reading = async {
+        while first.len() < PREFACE.len() && PREFACE.starts_with(&first) {
+            let left = PREFACE.len() - first.len();
+            let read = (&mut stream).take(u64::try_from(left).unwrap_or(u64::MAX)).read_buf(&mut first).await;
+            if read.ok()? == 0 {
+                return None;
+            }
+        }
+        Some(first == PREFACE)
+    };
+    let is_h2 = timeout(patience, reading).await.ok()??;
+    Some((is_h2, Begun { first: first.freeze(), stream }))
+}
+
+/// A stream of which something was read already.
+#[derive(Debug)]
+pub(crate) struct Begun<S> {
+    first: Bytes,
+    stream: S,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Begun<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.first.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(cx, buf);
+        }
+        let count = self.first.len().min(buf.remaining());
+        buf.put_slice(&self.first.split_to(count));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Begun<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 
@@ -122,10 +233,11 @@ static LISTENER_GONE: Rejection =
     Rejection::new(Reason::Custom(StatusCode::SERVICE_UNAVAILABLE, "listener_gone"));
 
 /// What a configuration says about connections; read once for each.
-struct Bounds {
-    patience: Patience,
+pub(crate) struct Bounds {
+    protocols: Protocols,
+    pub(crate) patience: Patience,
     header_count: usize,
-    header_bytes: usize,
+    pub(crate) header_bytes: usize,
 }
 
 impl Bounds {
@@ -136,6 +248,7 @@ impl Bounds {
         let listener = generation.config.listeners.values().find(|listener| listener.listen == name);
         let listener = listener.unwrap_or(first);
         Self {
+            protocols: listener.protocols,
             patience: Patience { request_headers: listener.request_headers, idle: listener.idle },
             header_count: generation.limits.header_count,
             header_bytes: generation.limits.header_bytes,

@@ -3,7 +3,7 @@
 //! 1. The target: not too long, origin or absolute form, a path that means one thing only
 //!    ([`normalize`]). What is matched is what is forwarded.
 //! 2. The host: exactly one, without user info. An absolute target overrides `Host` (RFC 9112
-//!    §3.2.2).
+//!    §3.2.2); in HTTP/2 the two may not differ (RFC 9113 §8.3.1).
 //! 3. Fields of the connection are taken away.
 //! 4. `X-Forwarded-*` and `Forwarded`: believed and extended when the peer is a trusted proxy, else
 //!    dropped and written anew. The client is the rightmost address that no trusted proxy has.
@@ -16,7 +16,7 @@ use std::{borrow::Cow, net::IpAddr, sync::Arc};
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Uri, Version,
-    header::{EXPECT, FORWARDED, HOST, TRAILER},
+    header::{COOKIE, EXPECT, FORWARDED, HOST, TRAILER},
     request::Parts,
     uri::PathAndQuery,
 };
@@ -74,6 +74,8 @@ pub struct Entry {
     pub trusted_proxies: Vec<IpNet>,
     /// The longest request target, in bytes.
     pub uri: usize,
+    /// Header fields of a request.
+    pub header_count: usize,
     /// Headers that say who asks: what a client writes there is taken away.
     pub of_identity: Arc<[String]>,
 }
@@ -82,8 +84,12 @@ impl Entry {
     /// Makes a request fit to be routed, or says why it is not. On success the head has exactly
     /// one host, a normalised path, and a [`Context`].
     pub fn admit(&self, parts: &mut Parts, peer: &Peer, now: Now) -> Result<(), Rejection> {
+        if parts.headers.len() > self.header_count {
+            return Err(Reason::HeadTooLarge.into()); // HTTP/1.1 is held to it while it is read.
+        }
         self.check_target(parts)?;
         settle_host(parts)?;
+        join_cookies(parts);
         if !has_known_framing(&parts.headers) {
             return Err(Reason::BadRequest.into());
         }
@@ -194,6 +200,11 @@ fn settle_host(parts: &mut Parts) -> Result<(), Rejection> {
     }
     if let Some(authority) = parts.uri.authority() {
         let host = HeaderValue::from_str(authority.as_str()).map_err(|_| BAD)?;
+        let is_other =
+            |said: &HeaderValue| !said.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes());
+        if parts.version == Version::HTTP_2 && parts.headers.get(HOST).is_some_and(is_other) {
+            return Err(BAD);
+        }
         let target = parts.uri.path_and_query().cloned().ok_or(BAD)?;
         parts.uri = Uri::from(target);
         parts.headers.insert(HOST, host);
@@ -211,6 +222,17 @@ fn settle_host(parts: &mut Parts) -> Result<(), Rejection> {
             }
             Ok(())
         }
+    }
+}
+
+/// HTTP/2 may send a cookie in pieces, which HTTP/1.1 may not (RFC 9113 §8.2.3).
+fn join_cookies(parts: &mut Parts) {
+    if parts.version != Version::HTTP_2 || parts.headers.get_all(COOKIE).iter().nth(1).is_none() {
+        return;
+    }
+    let pieces = parts.headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect::<Vec<_>>();
+    if let Ok(whole) = HeaderValue::from_bytes(&pieces.join(&b"; "[..])) {
+        parts.headers.insert(COOKIE, whole);
     }
 }
 
@@ -317,7 +339,12 @@ mod tests {
     use http::Request;
 
     fn entry() -> Entry {
-        Entry { trusted_proxies: vec!["10.0.0.0/8".parse().unwrap()], uri: 100, of_identity: Arc::default() }
+        Entry {
+            trusted_proxies: vec!["10.0.0.0/8".parse().unwrap()],
+            uri: 100,
+            header_count: 100,
+            of_identity: Arc::default(),
+        }
     }
 
     fn admit(peer: &str, target: &str, headers: &[(&str, &str)]) -> Result<Parts, Reason> {

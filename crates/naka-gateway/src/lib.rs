@@ -38,6 +38,7 @@ pub mod serve;
 pub mod shared;
 pub mod stack;
 pub mod state;
+pub mod streams;
 pub mod transform;
 pub mod upstream;
 pub mod versions;

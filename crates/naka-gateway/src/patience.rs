@@ -14,7 +14,10 @@ use std::{
     pin::{Pin, pin},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
+        atomic::{
+            AtomicBool, AtomicU32, AtomicU64,
+            Ordering::{Acquire, Relaxed, Release},
+        },
     },
     task::{Context, Poll, ready},
     time::Duration,
@@ -52,6 +55,8 @@ pub struct Patience {
 #[derive(Debug)]
 pub struct Progress {
     patience: Patience,
+    /// Many requests at a time: what is of one request is not kept here.
+    is_multiplexed: bool,
     began: Instant,
     under_way: AtomicU32,
     /// When the next thing has to have come, unless a request is under way.
@@ -72,8 +77,18 @@ const NEVER: u64 = u64::MAX;
 impl Progress {
     /// A connection that begins now: a request head is due.
     pub fn new(patience: Patience) -> Arc<Self> {
+        Self::of(patience, false)
+    }
+
+    /// A connection with many requests at a time, whose preface has come.
+    pub fn multiplexed(patience: Patience) -> Arc<Self> {
+        Self::of(Patience { request_headers: patience.idle, ..patience }, true)
+    }
+
+    fn of(patience: Patience, is_multiplexed: bool) -> Arc<Self> {
         let progress = Self {
             patience,
+            is_multiplexed,
             began: Instant::now(),
             under_way: AtomicU32::new(0),
             due_ns: AtomicU64::new(nanos(patience.request_headers)),
@@ -96,17 +111,23 @@ impl Progress {
     pub fn end(&self) {
         self.is_in_head.store(false, Relaxed);
         self.due_ns.store(self.after(self.patience.idle), Relaxed);
-        self.under_way.fetch_sub(1, Relaxed);
+        self.under_way.fetch_sub(1, Release); // The requests of one connection may be on several threads.
     }
 
     /// When the request under way has to be over.
     pub fn must_end(&self, at: Option<Instant>) {
+        if self.is_multiplexed {
+            return;
+        }
         let end_ns = at.map_or(NEVER, |at| nanos(at.saturating_duration_since(self.began)));
         self.end_ns.store(end_ns, Relaxed);
     }
 
     /// The body of a request is given up before its end.
     pub fn leave_unread(&self, rest: Option<Incoming>) {
+        if self.is_multiplexed {
+            return; // Dropped, its stream is reset, and no other.
+        }
         if self.keeps_unread.load(Relaxed) {
             *self.unread.lock().unwrap_or_else(PoisonError::into_inner) = rest;
         } else {
@@ -116,7 +137,7 @@ impl Progress {
 
     /// A body that is given up from now on is kept, until [`read_what_is_short`](Self::read_what_is_short).
     pub fn keep_unread(&self) {
-        self.keeps_unread.store(true, Relaxed);
+        self.keeps_unread.store(!self.is_multiplexed, Relaxed);
     }
 
     /// Reads the rest of a request's body if that is short and comes at once, as it mostly does: then the
@@ -167,13 +188,13 @@ impl Progress {
 
     /// Bytes have come.
     fn heard(&self) {
-        if !self.is_busy() && !self.is_in_head.swap(true, Relaxed) {
+        if !self.is_multiplexed && !self.is_busy() && !self.is_in_head.swap(true, Relaxed) {
             self.due_ns.store(self.after(self.patience.request_headers), Relaxed);
         }
     }
 
     fn is_busy(&self) -> bool {
-        self.under_way.load(Relaxed) > 0
+        self.under_way.load(Acquire) > 0
     }
 
     /// When the client has to have said something; `None` while it is our turn.

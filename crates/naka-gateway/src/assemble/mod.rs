@@ -111,6 +111,7 @@ pub fn assemble(
     let entry = Entry {
         trusted_proxies: config.gateway.trusted_proxies.clone(),
         uri: config.gateway.limits.uri,
+        header_count: config.gateway.limits.header_count,
         of_identity: identity::names(config),
     };
     let workers = state.pools.iter().map(|pools| {

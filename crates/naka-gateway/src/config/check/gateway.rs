@@ -14,10 +14,10 @@ use super::{
     unique,
 };
 use crate::config::{
-    checked::{Drain, Gateway, IdentityPart, Listener, Name, Reload, ServerLimits},
-    decode::{At, Cx, Or},
+    checked::{Drain, Gateway, IdentityPart, Listener, Name, Protocols, Reload, ServerLimits},
+    decode::{At, Cx, OneOrMany, Or},
     diagnostic::Code,
-    raw::{RawAdmin, RawFile, RawGateway},
+    raw::{ListenerProtocol, RawAdmin, RawFile, RawGateway},
 };
 
 /// The checked listeners, and what stands at each.
@@ -53,12 +53,23 @@ pub(super) fn listeners(tables: &Tables<'_>, policies: &mut Policies, cx: &mut C
         let timeouts = raw.timeouts.as_ref().map(|it| it.value.clone()).unwrap_or_default();
         let listener = Listener {
             listen: listen.value,
+            protocols: protocols(raw.protocols.as_ref(), cx),
             request_headers: timeouts.request_headers(),
             idle: timeouts.idle(),
         };
         it.checked.insert(Arc::clone(name), listener);
     }
     it
+}
+
+fn protocols(said: Option<&At<OneOrMany<ListenerProtocol>>>, cx: &mut Cx) -> Protocols {
+    let Some(said) = said else { return Protocols { h1: true, h2c: false } };
+    if said.value.0.is_empty() {
+        cx.error(Code::Value, said.span, "a listener on which nothing is spoken")
+            .help("write `protocols: [h1, h2c]`, or take it away for `h1`");
+    }
+    let has = |wanted: ListenerProtocol| said.value.0.iter().any(|at| at.value == wanted);
+    Protocols { h1: has(ListenerProtocol::H1), h2c: has(ListenerProtocol::H2c) }
 }
 
 pub(super) fn gateway(entry: Option<&RawFile>, listeners: &BTreeMap<Name, Listener>, cx: &mut Cx) -> Gateway {

@@ -177,10 +177,21 @@ pub struct Drain {
 pub struct Listener {
     /// The address; it is the identity of the socket.
     pub listen: SocketAddr,
+    /// What a client may speak.
+    pub protocols: Protocols,
     /// From the last byte of a connection's set-up to the end of a request head.
     pub request_headers: Duration,
     /// A kept-alive connection without a request.
     pub idle: Duration,
+}
+
+/// What a client may speak; at least one of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Protocols {
+    /// HTTP/1.1.
+    pub h1: bool,
+    /// HTTP/2 without TLS, by prior knowledge.
+    pub h2c: bool,
 }
 
 /// Where requests can go.

@@ -184,8 +184,8 @@ record! {
     RawListener ("a listener") {
         /// Its address: `:8080`, `127.0.0.1:8080`, `[::1]:8080`.
         listen: SocketAddr = required;
-        /// What is spoken there.
-        protocols: OneOrMany<Protocol> = optional;
+        /// What is spoken there; `h1` if nothing is said.
+        protocols: OneOrMany<ListenerProtocol> = optional;
         /// PROXY protocol before each connection.
         proxy_protocol: NotProxied = optional;
         /// How long its clients may take.
@@ -217,6 +217,12 @@ record! {
     instead: address => "write `listen:`",
         port => "write `listen: \":8080\"`",
         bind => "write `listen: \":8080\"`";
+}
+
+words! {
+    /// What a client may speak: HTTP/1.1, or HTTP/2 without TLS, which it begins with by itself.
+    ListenerProtocol ("a protocol") { H1 = "h1", H2c = "h2c" }
+    not_built: "h2" "h3" "auto";
 }
 
 words! {

@@ -1,0 +1,214 @@
+//! A client connection that speaks HTTP/2: many requests at a time.
+//!
+//! hyper runs each request in a task of its own and asks a response for more of its body only when the client takes
+//! it. So a client that opens a stream and takes nothing would hold what is behind it for ever: a connection to an
+//! endpoint, a place in a bulkhead. Each body is therefore watched: what was not asked for more for
+//! [`Patience::idle`](crate::patience::Patience) is let go of, and its stream ends in an error when it is.
+//!
+//! # Limits
+//! [`STREAMS`] at a time on one connection; 64 KiB to be sent for each; header lists as long as request heads; a
+//! connection without requests ends after `timeouts.idle`, one whose other end is gone after two pings without an
+//! answer. What is worse is for the room that faces the open internet (floods of resets, of settings, of empty
+//! frames: the bounds of h2 hold).
+
+use std::{
+    convert::Infallible,
+    pin::{Pin, pin},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::Response;
+use http_body::{Body, Frame, SizeHint};
+use hyper::{server::conn::http2, service::service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use naka::BoxError;
+use tokio::{
+    sync::watch,
+    time::{Instant, MissedTickBehavior, interval},
+};
+use tracing::debug;
+
+use crate::{
+    connection::{Bounds, From, Stream},
+    patience::{Patient, Progress},
+    serve::{Account, ServerBody},
+};
+
+/// Requests at a time on one connection.
+pub const STREAMS: u32 = 128;
+/// Bytes of a response that wait to be sent, for each of them.
+const SEND_BUFFER: usize = 64 << 10;
+/// How often it is asked whether the other end is still there, and how long that has for an answer.
+const PING: Duration = Duration::from_secs(20);
+
+pub(crate) async fn serve<S: Stream>(
+    from: &From<'_>,
+    bounds: &Bounds,
+    stream: S,
+    mut draining: watch::Receiver<bool>,
+) {
+    let progress = Progress::multiplexed(bounds.patience);
+    let bodies = Arc::new(Bodies { since: Instant::now(), all: Mutex::default() });
+    let service = service_fn(|request| {
+        let answer = from.request(Account::open(&progress), request);
+        let bodies = Arc::clone(&bodies);
+        async move { Ok::<_, Infallible>(watched(answer.await, &bodies)) }
+    });
+    let header_bytes = u32::try_from(bounds.header_bytes).unwrap_or(u32::MAX);
+    let connection = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS)
+        .max_header_list_size(header_bytes)
+        .max_send_buf_size(SEND_BUFFER)
+        .keep_alive_interval(PING)
+        .keep_alive_timeout(PING)
+        .serve_connection(TokioIo::new(Patient::new(stream, &progress)), service);
+    let mut connection = pin!(connection);
+    let mut silence = pin!(progress.silence());
+    let mut rounds = interval((bounds.patience.idle / 4).max(Duration::from_millis(1)));
+    rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut is_told = false;
+    let result = loop {
+        tokio::select! {
+            biased;
+            result = connection.as_mut() => break result,
+            () = silence.as_mut() => return, // Nobody is waiting for an answer.
+            _ = rounds.tick() => bodies.let_go(bounds.patience.idle),
+            _ = draining.wait_for(|is_draining| *is_draining), if !is_told => {
+                is_told = true;
+                connection.as_mut().graceful_shutdown();
+            }
+        }
+    };
+    if let Err(error) = result {
+        debug!(peer = %from.peer.address, %error, "a client connection ended in an error");
+    }
+}
+
+/// The bodies on their way over one connection: no more than there are streams, and those that have just ended.
+struct Bodies {
+    since: Instant,
+    all: Mutex<Vec<Weak<Held>>>,
+}
+
+/// A body, until it has ended or is let go of.
+struct Held {
+    body: Mutex<Option<Pin<Box<ServerBody>>>>,
+    asked_ns: AtomicU64,
+}
+
+impl Bodies {
+    fn now_ns(&self) -> u64 {
+        u64::try_from(self.since.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    fn hold(&self, body: ServerBody) -> Arc<Held> {
+        let held = Held { body: Mutex::new(Some(Box::pin(body))), asked_ns: AtomicU64::new(self.now_ns()) };
+        let held = Arc::new(held);
+        let mut all = self.lock();
+        if all.len() == all.capacity() {
+            all.retain(|held| held.strong_count() > 0);
+        }
+        all.push(Arc::downgrade(&held));
+        held
+    }
+
+    /// Lets go of what nobody has asked for more of for so long.
+    fn let_go(&self, idle: Duration) {
+        let idle_ns = u64::try_from(idle.as_nanos()).unwrap_or(u64::MAX);
+        let now_ns = self.now_ns();
+        let is_late = |held: &Held| now_ns.saturating_sub(held.asked_ns.load(Relaxed)) >= idle_ns;
+        let late =
+            self.lock().iter().filter_map(Weak::upgrade).filter(|held| is_late(held)).collect::<Vec<_>>();
+        for held in late {
+            drop(held.take());
+        }
+    }
+
+    /// A panic cannot leave the list half written.
+    fn lock(&self) -> MutexGuard<'_, Vec<Weak<Held>>> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Held {
+    fn take(&self) -> Option<Pin<Box<ServerBody>>> {
+        self.lock().take()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Pin<Box<ServerBody>>>> {
+        self.body.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A response whose body is watched, if there is any.
+fn watched(response: Response<ServerBody>, bodies: &Arc<Bodies>) -> Response<Watched> {
+    response.map(|body| {
+        if body.is_end_stream() {
+            return Watched::Empty; // Its account is closed here: there is nothing to wait for.
+        }
+        Watched::Held { held: bodies.hold(body), bodies: Arc::clone(bodies) }
+    })
+}
+
+/// A body of a response over HTTP/2.
+enum Watched {
+    Empty,
+    Held { held: Arc<Held>, bodies: Arc<Bodies> },
+}
+
+impl Body for Watched {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let Self::Held { held, bodies } = self.get_mut() else { return Poll::Ready(None) };
+        let mut body = held.lock();
+        let Some(inner) = body.as_mut() else { return Poll::Ready(Some(Err(NobodyTookIt.into()))) };
+        let frame = inner.as_mut().poll_frame(cx);
+        // While it is the endpoint that is waited for, time does not count: that has timeouts of its own.
+        held.asked_ns.store(if frame.is_pending() { u64::MAX } else { bodies.now_ns() }, Relaxed);
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Held { held, .. } => held.lock().as_ref().is_some_and(Body::is_end_stream),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Held { held, .. } => held.lock().as_ref().map_or_else(SizeHint::new, Body::size_hint),
+        }
+    }
+}
+
+/// Nothing of a response was taken for too long.
+#[derive(Clone, Copy, Debug)]
+struct NobodyTookIt;
+
+impl std::fmt::Display for NobodyTookIt {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("nothing of the response was taken for too long (timeouts.idle)")
+    }
+}
+
+impl std::error::Error for NobodyTookIt {}
+
+/// Hyper spawns what serves a stream.
+const _: fn() = || {
+    fn is_send<T: Send>() {}
+    is_send::<Watched>();
+};
