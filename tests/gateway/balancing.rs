@@ -109,3 +109,120 @@ async fn r9_4_by_key_it_is_the_same_endpoint_and_few_move_when_one_is_gone() {
         }
     }
 }
+
+/// Bike taxis, cars between towns, and all others: what the request says decides among endpoints, not a body.
+#[tokio::test(start_paused = true)]
+async fn r2_16_what_a_request_says_reaches_a_subset_of_the_endpoints() {
+    let file = |miss: &str| {
+        format!(
+            "
+listeners: {{public: {{listen: ':1'}}}}
+upstreams:
+  rides:
+    endpoints:
+      - {{address: 'b:1', labels: {{ride: bike}}}}
+      - {{address: 'd:1', labels: {{ride: outstation}}}}
+      - {{address: 'm:1', labels: {{ride: mini}}}}
+    balance: {{subset: {{label: ride, by: 'header:x-rider', on_miss: {miss}}}}}
+routes: {{all: {{match: {{prefix: /}}, upstream: rides}}}}
+"
+        )
+    };
+    let gateway = Inside::new(&file("any"));
+    let _endpoints = endpoints(&gateway);
+    for _ in 0..5 {
+        for (ride, expected) in [("mini", "m"), ("bike", "b"), ("mini", "m"), ("outstation", "d")] {
+            assert_eq!(chosen(&gateway, by(ride)).await, expected);
+        }
+    }
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..6 {
+        seen.insert(chosen(&gateway, by("helicopter")).await);
+    }
+    assert_eq!(seen.len(), 3, "what nobody has is sent to any");
+    gateway.reload(&file("refuse")).unwrap();
+    let refused = gateway.send(by("helicopter")).await;
+    assert_eq!(
+        (refused.status().as_u16(), &refused.headers()["naka-reason"]),
+        (503, &"subset_empty".parse().unwrap())
+    );
+    assert_eq!(chosen(&gateway, by("bike")).await, "b");
+    let said = gateway.explain("GET http://api.example/", &["x-rider: bike".to_owned()]).to_string();
+    assert!(said.contains("chooses b:1"), "{said}");
+    // Without it any will do again.
+    let plain = file("any").lines().filter(|line| !line.contains("balance:")).collect::<Vec<_>>().join("\n");
+    gateway.reload(&plain).unwrap();
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..6 {
+        seen.insert(chosen(&gateway, by("bike")).await);
+    }
+    assert_eq!(seen.len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn r9_5_a_near_region_is_asked_first_and_the_next_where_it_has_no_room() {
+    let gateway = Inside::new(
+        "
+listeners: {public: {listen: ':1'}}
+upstreams:
+  shop:
+    endpoints:
+      - {address: 'b:1', labels: {region: south}, capacity: 1}
+      - {address: 'd:1', labels: {region: north}}
+      - {address: 'm:1', labels: {region: west}}
+    balance: {policy: least_request, regions: {by: 'header:x-rider', of: {bangalore: [south, west], delhi: [north]}, otherwise: [west, north]}}
+routes: {all: {match: {prefix: /}, upstream: shop}}
+",
+    );
+    let [b, _d, _m] = endpoints(&gateway);
+    for (client, expected) in [("bangalore", "b"), ("delhi", "d"), ("nowhere", "m")] {
+        for _ in 0..3 {
+            assert_eq!(chosen(&gateway, by(client)).await, expected, "{client}");
+        }
+    }
+    let mut hangs = by("bangalore");
+    *hangs.uri_mut() = "/hangs".parse().unwrap();
+    let meanwhile = async {
+        while b.working() == 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(chosen(&gateway, by("bangalore")).await, "m", "the south has no room");
+        assert_eq!(chosen(&gateway, by("delhi")).await, "d");
+    };
+    tokio::select! {
+        _ = gateway.send(hangs) => panic!("it hangs"),
+        () = meanwhile => {}
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cookie_brings_a_client_back_to_its_endpoint_over_reloads() {
+    let config = file("{sticky: {cookie: shop_endpoint, secret: a-secret}}", [1, 1, 1]);
+    let gateway = Inside::new(&config);
+    let _endpoints = endpoints(&gateway);
+    let first = gateway.send(get("/")).await;
+    let set = first.headers()["set-cookie"].to_str().unwrap().to_owned();
+    let cookie = set.split(';').next().unwrap().to_owned();
+    assert!(cookie.starts_with("shop_endpoint=") && set.contains("HttpOnly"), "{set}");
+    let home = first.into_body();
+    let again = || {
+        let mut request = get("/");
+        request.headers_mut().insert("cookie", cookie.parse().unwrap());
+        request
+    };
+    for round in 0..6 {
+        if round == 3 {
+            gateway.reload(&config.replace("weight: 1", "weight: 2")).unwrap();
+        }
+        let response = gateway.send(again()).await;
+        assert_eq!(*response.body(), home);
+        assert!(!response.headers().contains_key("set-cookie"));
+    }
+    // The same secret names the same endpoint elsewhere; another does not.
+    let elsewhere = Inside::new(&config);
+    let _there = endpoints(&elsewhere);
+    assert_eq!(*elsewhere.send(again()).await.body(), home);
+    let other = Inside::new(&config.replace("a-secret", "another"));
+    let _others = endpoints(&other);
+    assert!(other.send(again()).await.headers().contains_key("set-cookie"));
+}

@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use naka::{
     api_key::{ApiKey, ApiKeyConfig, ApiKeys},
     authorize::{Network, Rule},
-    balance::{BalanceConfig, HashKey, Policy as Choice, Target},
+    balance::{BalanceConfig, HashKey, Policy as Choice, Regions, Sticky, SubsetMiss, Target},
     basic_auth::{BasicAuthConfig, User, Users},
     bulkhead::{Adaptive, BulkheadConfig, BulkheadLayer, PRIORITIES, Share},
     circuit_breaker::{self, CircuitBreakerConfig, CircuitBreakerLayer, Preset, SlowCall},
@@ -336,6 +336,17 @@ pub(super) fn balance_config(balance: &Balance, breaking: Option<&Breaking>) -> 
     for (name, value) in &balance.only {
         config = config.label(name, value);
     }
+    if let Some(regions) = &balance.regions {
+        config.regions = Some(of_regions(regions));
+    }
+    if balance.subset.as_ref().is_some_and(|subset| subset.refuses) {
+        config = config.subset_miss(SubsetMiss::Refuse);
+    }
+    if let Some(sticky) = &balance.sticky {
+        let made =
+            Sticky::new(&sticky.cookie, sticky.secret.bytes()).expect("a checked name is one of a cookie");
+        config = config.sticky(made.secure(sticky.is_secure));
+    }
     if let Some((breaker, _)) = breaking {
         config = config.max_ejected(breaker.max_ejected).classifier(classifier(breaker));
     }
@@ -343,6 +354,22 @@ pub(super) fn balance_config(balance: &Balance, breaking: Option<&Breaking>) -> 
 }
 
 /// An endpoint as a balancer has it.
+fn of_regions(regions: &checked::Regions) -> Regions {
+    let made = Regions::by_label(&regions.label).otherwise(regions.otherwise.iter().map(|region| &**region));
+    let of = regions.of.iter();
+    of.fold(made, |made, (region, list)| made.prefer(region, list.iter().map(|region| &**region)))
+}
+
+/// The key of a text that a request has, as labels have it.
+pub(super) fn text_of(part: &KeyPart) -> impl Fn(&Head<'_>) -> Option<Key> + Send + Sync + 'static {
+    let part = part.clone();
+    move |head| match &part {
+        KeyPart::Identity(part) => Some(Key::of(identity::part(head.extensions, part)?.to_string())),
+        // A label is a text, and what is none is nobody's.
+        part => with_part(head, part, |bytes| str::from_utf8(bytes).ok().map(Key::of)).flatten(),
+    }
+}
+
 pub(crate) fn target(endpoint: &Endpoint) -> Target {
     let mut target = Target::new(Arc::clone(&endpoint.address)).weight(endpoint.weight);
     for (name, value) in &endpoint.labels {

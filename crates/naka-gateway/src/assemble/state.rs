@@ -25,7 +25,7 @@ use super::{
         balance_config, basic_auth_config, budget_config, bulkhead_layer, bulkhead_reconfigured,
         circuit_breaker_config, circuit_breaker_layer, cors_rules, fault_config, fetch_config,
         forward_auth_config, hash_of, health_config, idempotency_config, jwt_config, rate_limit_layer,
-        rate_limit_reconfigured, split_keyed, splitting, target, versioning,
+        rate_limit_reconfigured, split_keyed, splitting, target, text_of, versioning,
     },
     upstream_of,
 };
@@ -405,6 +405,14 @@ impl Step<'_> {
         let dressed = |layer: BalanceLayer, is: &Balancing| {
             let key = &is.balance.key;
             let layer = if key.is_empty() { layer } else { layer.hash_by(hash_of(key)) };
+            let layer = match &is.balance.regions {
+                Some(regions) => layer.region_by(text_of(&regions.by)),
+                None => layer,
+            };
+            let layer = match &is.balance.subset {
+                Some(subset) => layer.subset_by(&subset.label, text_of(&subset.by)),
+                None => layer.unsubset(),
+            };
             match breakers.get(&is.upstream).cloned() {
                 Some(breakers) => layer.gated(move |address| breakers.gate(address)),
                 None => layer.ungated(),

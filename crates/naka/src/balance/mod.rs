@@ -229,6 +229,14 @@ impl<O: Observer> BalanceLayer<O> {
         self.set(|setting| setting.subset = Some((label.into(), Arc::new(subset))))
     }
 
+    /// All endpoints will do for each request.
+    pub fn unsubset(self) -> Self
+    where
+        O: Clone,
+    {
+        self.set(|setting| setting.subset = None)
+    }
+
     /// What stands in front of each endpoint, by address; asked once for each of them, and once more for one that
     /// was forgotten. It may give the gate it gave before.
     pub fn gated(self, gate: impl Fn(&Arc<str>) -> Arc<dyn Gate> + Send + Sync + 'static) -> Self

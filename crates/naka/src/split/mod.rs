@@ -21,8 +21,7 @@
 //! # Guard
 //! With a [`Guard`] it is counted for each arm, in a window that slides, how many requests have ended, and how many of them
 //! in a failure ([`classify`](crate::classify) says how; the body's end counts, and who goes away says nothing). An arm
-//! that has no endpoint, or whose breaker is open ([`Reason::NoEndpoint`], [`Reason::SubsetEmpty`],
-//! [`Reason::CircuitOpen`]), has failed as well: it
+//! that has no endpoint, or whose breaker is open ([`Reason::NoEndpoint`], [`Reason::CircuitOpen`]), has failed as well: it
 //! is asked for an answer, and has none. Once there are [`min_requests`](Guard::min_requests) of the arm *and* of the
 //! [baseline](SplitConfig::baseline), and the arm's share of failures is above the baseline's by more than
 //! [`error_rate_bp`](Guard::error_rate_bp), it is held: told once, at the result that shows it, and until
@@ -492,11 +491,10 @@ impl<O: Observer> OfArm<O> {
     }
 }
 
-/// Nobody is there who could have answered.
+/// Nobody is there who could have answered. A subset that is empty is not meant: which it is can be what the request says.
 fn has_nobody<R>(response: &Response<R>) -> bool {
     let rejection = response.extensions().get::<Rejection>();
-    rejection
-        .is_some_and(|it| matches!(it.reason, Reason::NoEndpoint | Reason::SubsetEmpty | Reason::CircuitOpen))
+    rejection.is_some_and(|it| matches!(it.reason, Reason::NoEndpoint | Reason::CircuitOpen))
 }
 
 impl<O: Observer> guard::Guard for OfArm<O> {

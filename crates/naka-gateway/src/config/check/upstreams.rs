@@ -9,22 +9,22 @@ use std::{
     time::Duration,
 };
 
-use http::HeaderValue;
+use http::{HeaderName, HeaderValue};
 
-use super::{Tables, guards, limits, origin, policies::Policies};
+use super::{Tables, auth, guards, limits, origin, policies::Policies, unique};
 use crate::config::{
     checked::{
         Balance, BalancePolicy, Connections, Discovery, Endpoint, EndpointSource, Enforce, HealthCheck,
-        HealthProbe, KeepAlive, KeyPart, Kind, Listener, Name, PolicyKind, RetryBudget, Upstream,
-        UpstreamTimeouts,
+        HealthProbe, KeepAlive, KeyPart, Kind, Listener, Name, PolicyKind, Regions, RetryBudget, Sticky,
+        Subset, Upstream, UpstreamTimeouts,
     },
-    decode::{At, Cx, Decode as _, Named, Or},
+    decode::{At, Cx, Decode as _, Named, OneOrMany, Or},
     diagnostic::{Code, Diagnostics, Source},
     documents,
     node::{self, Span},
     raw::{
         RawBalance, RawBalancePolicy, RawDiscovery, RawEndpoint, RawEndpoints, RawHealthCheck, RawHealthType,
-        RawList, RawWhenEmpty,
+        RawList, RawRegions, RawSticky, RawSubset, RawSubsetMiss, RawWhenEmpty,
     },
     suggest::one_of,
     units::Between,
@@ -191,7 +191,56 @@ fn balance(at: &At<RawBalance>, cx: &mut Cx) -> Balance {
         slow_start: raw.slow_start.as_ref().map(|at| at.value),
         panic: raw.panic.as_ref().map(|at| at.value.0),
         only: labels(raw.only.as_ref()),
+        subset: raw.subset.as_ref().and_then(|at| subset(&at.value, cx)),
+        regions: raw.regions.as_ref().and_then(|at| regions(&at.value, cx)),
+        sticky: raw.sticky.as_ref().and_then(|at| sticky(&at.value, cx)),
     }
+}
+
+/// What an upstream can be told by: it does not know the routes that lead to it, but who asks, if a route
+/// has found out.
+fn told_by(at: &At<KeyPart>, cx: &mut Cx) -> KeyPart {
+    if matches!(at.value, KeyPart::Capture(_) | KeyPart::Route) {
+        cx.error(Code::Conflict, at.span, "an upstream does not know the routes that lead to it")
+            .help("write `header:NAME`, `query:NAME`, `host` or a claim such as `jwt.region`");
+    }
+    at.value.clone()
+}
+
+fn subset(raw: &RawSubset, cx: &mut Cx) -> Option<Subset> {
+    let by = told_by(raw.by.as_ref()?, cx);
+    let refuses = raw.on_miss() == RawSubsetMiss::Refuse;
+    Some(Subset { label: Arc::clone(&raw.label.as_ref()?.value.0), by, refuses })
+}
+
+fn regions(raw: &RawRegions, cx: &mut Cx) -> Option<Regions> {
+    let list = |list: &OneOrMany<Arc<str>>, span: Span, cx: &mut Cx| {
+        if list.0.is_empty() {
+            cx.error(Code::Value, span, "a list of no regions")
+                .help("write the nearest first: `[south, west]`");
+        }
+        unique(&list.0, "region", cx);
+        list.0.iter().map(|at| Arc::clone(&at.value)).collect::<Vec<_>>()
+    };
+    let by = told_by(raw.by.as_ref()?, cx);
+    let of = raw.of.iter().flat_map(|of| &of.value.0);
+    let of = of
+        .filter_map(|(name, at)| Some((Arc::clone(&name.value.0), list(at.as_ref()?, name.span, cx))))
+        .collect();
+    let otherwise = raw.otherwise.as_ref()?;
+    let otherwise = list(&otherwise.value, otherwise.span, cx);
+    Some(Regions { label: Arc::clone(&raw.label().0), by, of, otherwise })
+}
+
+fn sticky(raw: &RawSticky, cx: &mut Cx) -> Option<Sticky> {
+    let cookie = raw.cookie.as_ref()?;
+    if HeaderName::from_bytes(cookie.value.as_bytes()).is_err() {
+        cx.error(Code::Value, cookie.span, format!("`{}` is no name of a cookie", cookie.value))
+            .help("letters, digits, `-` and `_`: `shop_endpoint`");
+        return None;
+    }
+    let secret = auth::secret(raw.secret.as_ref()?, cx)?;
+    Some(Sticky { cookie: Arc::clone(&cookie.value), secret, is_secure: raw.secure() })
 }
 
 /// Below that it is a load, above that it says nothing.

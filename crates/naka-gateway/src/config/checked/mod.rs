@@ -287,6 +287,47 @@ pub struct Balance {
     pub panic: Option<u8>,
     /// Only endpoints with all of these labels.
     pub only: Vec<(Name, Arc<str>)>,
+    /// Only endpoints whose label is what the request says.
+    pub subset: Option<Subset>,
+    /// Endpoints of a near region first.
+    pub regions: Option<Regions>,
+    /// A cookie that brings a client back.
+    pub sticky: Option<Sticky>,
+}
+
+/// Only endpoints whose label is what the request says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subset {
+    /// The label.
+    pub label: Name,
+    /// What it has to be.
+    pub by: KeyPart,
+    /// A request for what no endpoint has is refused, and does not go to any.
+    pub refuses: bool,
+}
+
+/// Which regions of endpoints are preferred for whom.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Regions {
+    /// The label that says the region of an endpoint.
+    pub label: Name,
+    /// What says where a request comes from.
+    pub by: KeyPart,
+    /// For each region of clients, the nearest first.
+    pub of: Vec<(Name, Vec<Arc<str>>)>,
+    /// For all others.
+    pub otherwise: Vec<Arc<str>>,
+}
+
+/// A cookie that brings a client back to its endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sticky {
+    /// Its name, which is one of a cookie.
+    pub cookie: Arc<str>,
+    /// What endpoints are called by.
+    pub secret: Secret,
+    /// Over TLS only.
+    pub is_secure: bool,
 }
 
 /// The rule by which an endpoint is chosen.

@@ -404,11 +404,61 @@ record! {
         panic: Percent = optional;
         /// Only endpoints with all of these labels.
         only: Named<Id, Arc<str>> = optional;
+        /// Only endpoints whose label is what the request says.
+        subset: RawSubset = optional;
+        /// Endpoints of a region near to whoever asks, and of another where that has no room.
+        regions: RawRegions = optional;
+        /// A cookie that brings a client back to its endpoint.
+        sticky: RawSticky = optional;
     }
-    not_built: prefer sticky;
-    instead: labels => "write `only: {version: v2}`",
-        subset => "write `only: {version: v2}`",
+    not_built: prefer;
+    instead: labels => "write `only: {version: v2}`, or `subset: {label: version, by: \"header:x-version\"}`",
         filter => "write `only: {version: v2}`";
+}
+
+record! {
+    /// Only endpoints whose label is what the request says.
+    RawSubset ("a subset such as `{label: version, by: \"header:x-version\"}`") {
+        /// The label of endpoints.
+        label: Id = required;
+        /// What it has to be.
+        by: KeyPart = required;
+        /// What becomes of a request for what no endpoint has; one that says nothing goes to any.
+        on_miss: RawSubsetMiss = "any";
+    }
+}
+
+words! {
+    /// What becomes of a request for a subset without endpoints.
+    RawSubsetMiss ("what becomes of it") { Any = "any", Refuse = "refuse" }
+}
+
+record! {
+    /// Which regions of endpoints are preferred for whom.
+    RawRegions ("regions such as `{label: region, by: \"header:x-region\", of: {south: [south, west]}, otherwise: [west]}`") {
+        /// The label of endpoints that says their region.
+        label: Id = "region";
+        /// What says where a request comes from.
+        by: KeyPart = required;
+        /// For each region of clients: regions of endpoints, the nearest first.
+        of: Named<Id, OneOrMany<Arc<str>>> = required;
+        /// For all others.
+        otherwise: OneOrMany<Arc<str>> = required;
+    }
+    instead: default => "write `otherwise:`";
+}
+
+record! {
+    /// A cookie that brings a client back.
+    RawSticky ("a cookie such as `{cookie: shop_endpoint, secret: {env: STICKY_SECRET}}`") {
+        /// Its name.
+        cookie: Arc<str> = required;
+        /// What endpoints are called by: the same at all gateways, and after a restart.
+        secret: RawSecret = required;
+        /// Over TLS only.
+        secure: bool = "false";
+    }
+    instead: name => "write `cookie:`";
 }
 
 words! {
