@@ -273,6 +273,53 @@ async fn a_connection_is_used_for_so_long_and_a_tenth_more_or_less() {
     assert!((9 * 60..=11 * 60 + 10).contains(&lived), "{lived} s");
 }
 
+/// Under a lower bound what nobody uses makes room, all of it.
+#[tokio::test(start_paused = true)]
+async fn a_bound_that_is_lowered_is_not_filled_by_what_nobody_uses() {
+    let roomy = BOUNDED.replace("upstream_connections: 3", "upstream_connections: 100");
+    let gateway = Arc::new(Inside::new(&roomy));
+    let _servers = [slow(&gateway, "other:1", 1), slow(&gateway, "more:1", 1), slow(&gateway, "app:1", 0)];
+    assert_eq!(at_once(&gateway, "/other", 10).await, HashMap::from([(200, 10)]));
+    gateway.reload(BOUNDED).unwrap();
+    assert_eq!(at_once(&gateway, "/app", 1).await, HashMap::from([(200, 1)]));
+    assert_eq!(gateway.generation().state.all_places.open(), 3);
+}
+
+/// Whoever waits in turn gets a kept connection, and is not worse off if that closes just then.
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_is_handed_over_may_close_just_then_as_any_kept_one() {
+    let gateway = Arc::new(Inside::new(&BOUNDED.replace("max: 2, pending: 3", "max: 1, pending: 50")));
+    let on_connection = Mutex::new(HashMap::<u64, u32>::new());
+    let app = Upstream::inside(&gateway.network, "app:1", move |request| {
+        let mut counts = on_connection.lock().unwrap();
+        let count = counts.entry(request.connection).or_default();
+        *count += 1;
+        let wait = Step::Wait(Duration::from_millis(5));
+        if *count == 2 { vec![wait, Step::Close] } else { std::iter::once(wait).chain(ok("fine")).collect() }
+    });
+    assert_eq!(at_once(&gateway, "/app", 30).await, HashMap::from([(200, 30)]));
+    assert!(app.connections() > 10, "it did happen: {}", app.connections());
+}
+
+/// A bound of ours is no failure of an endpoint, whichever clock runs out.
+#[tokio::test(start_paused = true)]
+async fn waiting_for_a_connection_is_nobodys_fault() {
+    let config = BOUNDED
+        .replace("timeouts: {connect: 2s}", "timeouts: {connect: 2s, per_try: 500ms, response_headers: 5s}");
+    let gateway = Arc::new(Inside::new(&config.replace("max: 2, pending: 3", "max: 1, pending: 50")));
+    // A head at once, and a body that takes its time: until its end the connection is in use.
+    let _app = Upstream::inside(&gateway.network, "app:1", |_| {
+        let head = Step::send("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n");
+        vec![Step::ReadBody, head, Step::Wait(Duration::from_secs(10)), Step::send("body")]
+    });
+    let mut client = gateway.client().await;
+    let first = client.head(get("/app")).await;
+    for _ in 0..5 {
+        assert_eq!(at_once(&gateway, "/app", 3).await, HashMap::from([(503, 3)]));
+    }
+    assert_eq!(http_body_util::BodyExt::collect(first.into_body()).await.unwrap().to_bytes(), "body");
+}
+
 /// All workers have one bound together.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn r14_7_workers_share_the_bound_on_connections_to_an_endpoint() {

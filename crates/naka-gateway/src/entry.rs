@@ -16,7 +16,7 @@ use std::{borrow::Cow, net::IpAddr, sync::Arc};
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Uri, Version,
-    header::{COOKIE, EXPECT, FORWARDED, HOST, TRAILER},
+    header::{CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, TRAILER},
     request::Parts,
     uri::PathAndQuery,
 };
@@ -90,6 +90,11 @@ impl Entry {
         self.check_target(parts)?;
         settle_host(parts)?;
         join_cookies(parts);
+        if parts.version == Version::HTTP_2
+            && let Some(length) = parts.headers.get(CONTENT_LENGTH).cloned()
+        {
+            parts.headers.insert(CONTENT_LENGTH, length); // Two that are equal pass there, and are one.
+        }
         if !has_known_framing(&parts.headers) {
             return Err(Reason::BadRequest.into());
         }

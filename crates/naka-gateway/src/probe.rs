@@ -19,7 +19,7 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
 };
 
@@ -54,15 +54,20 @@ pub struct Probe(Arc<Inner>);
 
 struct Inner {
     how: HealthProbe,
-    places: HashMap<Arc<str>, Place>,
+    /// Of each address that was asked about: of those that are gone, too, until there are many.
+    places: Mutex<HashMap<Arc<str>, Arc<Place>>>,
     connector: Connector,
 }
+
+/// Addresses whose places are remembered; then all are made anew.
+const MAX_PLACES: usize = 4096;
 
 impl Probe {
     /// Asks these endpoints like this.
     pub fn new(how: HealthProbe, endpoints: &[checked::Endpoint], connector: Connector) -> Self {
-        let place = |it: &checked::Endpoint| (Arc::clone(&it.address), Place::new(&it.address));
-        Self(Arc::new(Inner { how, places: endpoints.iter().map(place).collect(), connector }))
+        let place = |it: &checked::Endpoint| (Arc::clone(&it.address), Arc::new(Place::new(&it.address)));
+        let places = Mutex::new(endpoints.iter().map(place).collect());
+        Self(Arc::new(Inner { how, places, connector }))
     }
 }
 
@@ -88,11 +93,16 @@ impl Service<Endpoint> for Probe {
 }
 
 impl Inner {
+    fn place(&self, address: &Arc<str>) -> Arc<Place> {
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        if places.len() >= MAX_PLACES && !places.contains_key(address) {
+            places.clear();
+        }
+        Arc::clone(places.entry(Arc::clone(address)).or_insert_with(|| Arc::new(Place::new(address))))
+    }
+
     async fn ask(&self, address: &Arc<str>) -> Result<(), BoxError> {
-        let stream = match self.places.get(address) {
-            Some(place) => self.connector.reach(place).await,
-            None => self.connector.dial(address).await,
-        };
+        let stream = self.connector.reach(&self.place(address)).await;
         let stream = stream.map_err(|error| format!("no connection: {error}"))?;
         let HealthProbe::Http { path, host, statuses, body_contains } = &self.how else { return Ok(()) };
         let request = request(path, host.as_ref(), address)?;

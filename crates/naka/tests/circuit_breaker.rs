@@ -1006,3 +1006,37 @@ async fn a_breaker_that_only_observes_ejects_nobody() {
     fleet.send(20).await;
     assert_eq!((fleet.calls(), fleet.phase(0)), (vec![10, 10], Phase::Open));
 }
+
+/// While it recovers an endpoint has a share that grows, and not none and then all.
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_recovers_has_a_growing_share() {
+    let breaker = consecutive(1).open(SECOND, SECOND).probes(1, 1).ramp(100 * SECOND);
+    for policy in [Policy::RoundRobin, Policy::LeastRequest, Policy::Random, Policy::PeakEwma] {
+        let config = BalanceConfig::new(policy).max_ejected(50);
+        let fleet = Fleet::new(config, breaker, &[Does::Answer(500), Does::Answer(200)]);
+        while fleet.phase(0) == Phase::Closed {
+            fleet.send(1).await;
+        }
+        fleet.nodes[0].1.now(Does::Answer(200));
+        advance(2 * SECOND).await;
+        while fleet.phase(0) != Phase::Recovering {
+            advance(SECOND).await;
+            fleet.send(4).await;
+        }
+        let mut had = Vec::new();
+        for _ in 0..3 {
+            let before = fleet.calls()[0];
+            assert_eq!(fleet.send(400).await, [200; 400], "{policy:?}");
+            had.push(fleet.calls()[0] - before);
+            advance(30 * SECOND).await;
+        }
+        let is_growing = had[0] < had[1] && had[1] < had[2];
+        assert!(had[0] > 0 && had[0] < 60 && is_growing, "{policy:?}: {had:?}");
+    }
+    // The last one that is there is asked, whatever it recovers from.
+    let alone = Fleet::new(BalanceConfig::default().max_ejected(50), breaker, &[Does::Answer(500)]);
+    alone.send(1).await;
+    alone.nodes[0].1.now(Does::Answer(200));
+    advance(2 * SECOND).await;
+    assert_eq!(alone.send(100).await, [200; 100]);
+}

@@ -320,9 +320,8 @@ impl Shared {
         let mut known = self.known();
         let seen = match &look.found {
             None => Seen::Failure,
-            // A part of it was only held: that confirms no doubt.
-            Some(_) if known.doubt.is_some() && look.trouble.is_some() => Seen::Failure,
             Some(found) if found.is_empty() => Seen::None,
+            Some(found) if look.trouble.is_some() => Seen::Partly(found.len()),
             Some(found) => Seen::Some(found.len()),
         };
         if known.owner != number {

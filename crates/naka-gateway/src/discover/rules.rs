@@ -50,6 +50,8 @@ pub struct Rules {
 pub enum Seen {
     /// So many endpoints, at least one.
     Some(usize),
+    /// So many, of which some were only held because they could not be found: that confirms no doubt.
+    Partly(usize),
     /// That there is none.
     None,
     /// Nothing that can be used.
@@ -89,12 +91,13 @@ pub fn judge(
         Seen::Failure => return (Verdict::Keep, doubt),
         Seen::None if rules.takes_empty => 0,
         Seen::None => return (Verdict::HoldEmpty, None),
-        Seen::Some(count) => count,
+        Seen::Some(count) | Seen::Partly(count) => count,
     };
     if !have.is_some_and(|have| shrinks_too_much(have, count, rules.max_shrink)) {
         return (Verdict::Take, None);
     }
     let doubt = match doubt {
+        Some(_) if matches!(seen, Seen::Partly(_)) => return (Verdict::Keep, doubt),
         None => Doubt { sightings: 1, counted: now },
         Some(doubt) if now.saturating_sub(doubt.counted) < APART => doubt,
         Some(doubt) => Doubt { sightings: doubt.sightings.saturating_add(1), counted: now },
@@ -154,6 +157,16 @@ mod tests {
             verdict
         };
         all.iter().map(one).collect()
+    }
+
+    #[test]
+    fn what_is_large_enough_ends_a_doubt_also_if_some_of_it_was_only_held() {
+        let (verdict, doubt) = judge(&RULES, Some(4), Seen::Some(1), None, Duration::ZERO);
+        assert_eq!(verdict, Verdict::HoldShrunk(1));
+        let later = Duration::from_mins(1);
+        let (verdict, doubt) = judge(&RULES, Some(4), Seen::Partly(1), doubt, later);
+        assert_eq!(verdict, Verdict::Keep, "it confirms nothing");
+        assert_eq!(judge(&RULES, Some(4), Seen::Partly(4), doubt, later * 2), (Verdict::Take, None));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! # What happens
 //! 1. A kept connection is taken from the endpoint's [`Pool`], or a new one is made within
-//!    `timeouts.connect`, in which it also waits for a [place](Places) if there are as many as there may be. A kept one that turns out to be closed *before anything was sent* gives the
+//!    `timeouts.connect`; as long it waits before that for a [place](Places), if there are as many as there may be. A kept one that turns out to be closed *before anything was sent* gives the
 //!    request back, and the next is taken. One that ends after the request was sent and before a byte of
 //!    an answer came was closed by the endpoint at just that time, as it may at any: what is idempotent and
 //!    has no body is then sent once more, over a new connection (RFC 9112, section 9.3.1).
@@ -13,7 +13,14 @@
 //!
 //! Every failure becomes a rejection with its reason; nothing here returns an error.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use http::{
     HeaderValue, Request, Response,
@@ -67,15 +74,18 @@ pub struct Client {
 impl Client {
     /// One exchange. The request is as the endpoint shall see it.
     pub async fn exchange(&self, request: Request<Body>) -> Response<Body> {
-        match self.timeouts.per_try {
-            None => self.one_try(request).await,
-            Some(limit) => timeout(limit, self.one_try(request))
-                .await
-                .unwrap_or_else(|_| refuse(Reason::ResponseTimeout)),
-        }
+        let has_place = AtomicBool::new(false);
+        let one_try = self.one_try(request, &has_place);
+        let Some(limit) = self.timeouts.per_try else { return one_try.await };
+        timeout(limit, one_try).await.unwrap_or_else(|_| {
+            // A bound of ours is nobody's fault.
+            let is_theirs = has_place.load(Relaxed);
+            refuse(if is_theirs { Reason::ResponseTimeout } else { Reason::ConnectionsFull })
+        })
     }
 
-    async fn one_try(&self, mut request: Request<Body>) -> Response<Body> {
+    /// `has_place` says whether it waits for an endpoint, and not for a connection to it.
+    async fn one_try(&self, mut request: Request<Body>, has_place: &AtomicBool) -> Response<Body> {
         let endpoint = Endpoint::of(request.extensions());
         let Some(pool) = endpoint.map(|endpoint| self.pools.pool(endpoint.address())) else {
             return refuse(Reason::NoEndpoint);
@@ -93,15 +103,19 @@ impl Client {
         let mut is_again = false;
         loop {
             let kept = if is_again { None } else { pool.take(self.keep_alive) };
-            let is_kept = kept.is_some();
-            let again = if is_kept { copied(&request) } else { None };
-            let mut lease = match kept {
-                Some(lease) => lease,
-                None => match self.connect(&pool).await {
+            let (mut lease, is_kept) = match kept {
+                Some(lease) => (lease, true),
+                None => match self.connect(&pool, is_again, has_place).await {
                     Ok(lease) => lease,
+                    // It was sent before, and may have been seen.
+                    Err(reason) if is_again && reason.blames_upstream() => {
+                        return refuse(Reason::UpstreamReset);
+                    }
                     Err(reason) => return refuse(reason),
                 },
             };
+            has_place.store(true, Relaxed);
+            let again = if is_kept { copied(&request) } else { None };
             let read_before = lease.bytes_read();
             let answer = lease.send(request);
             match self.in_time(answer, upload.as_deref()).await {
@@ -121,25 +135,28 @@ impl Client {
         }
     }
 
-    async fn connect(&self, pool: &Arc<Pool>) -> Result<Lease, Reason> {
+    /// A connection, and whether it was used before.
+    async fn connect(
+        &self,
+        pool: &Arc<Pool>,
+        is_new: bool,
+        has_place: &AtomicBool,
+    ) -> Result<(Lease, bool), Reason> {
         let Connections { max, pending } = self.connections;
-        let bounds = [max, self.all_connections].map(|max| Bound { max, waiting: pending });
-        let mut has_place = false;
-        let connecting = async {
-            match pool.room(self.keep_alive, bounds).await {
-                Ok(Room::Kept(lease)) => Ok(Ok(lease)),
-                Ok(Room::New(places)) => {
-                    has_place = true;
-                    Ok(pool.connect(&self.connector, self.keep_alive, places).await)
-                }
-                Err(full) => Err(full),
-            }
+        let all = self.all_connections;
+        let bounds = [Bound { max, waiting: pending }, Bound { max: all, waiting: all }];
+        let room = pool.room(self.keep_alive, bounds, is_new);
+        let places = match timeout(self.timeouts.connect, room).await {
+            Ok(Ok(Room::Kept(lease))) => return Ok((lease, true)),
+            Ok(Ok(Room::New(places))) => places,
+            Ok(Err(Full)) | Err(_) => return Err(Reason::ConnectionsFull),
         };
+        has_place.store(true, Relaxed);
+        // The time begins anew: the endpoint has nothing to do with how long a place took.
+        let connecting = pool.connect(&self.connector, self.keep_alive, places);
         let (reason, error) = match timeout(self.timeouts.connect, connecting).await {
-            Ok(Ok(Ok(lease))) => return Ok(lease),
-            Ok(Ok(Err(error))) => (Reason::ConnectFailed, error),
-            Ok(Err(Full)) => return Err(Reason::ConnectionsFull),
-            Err(_) if !has_place => return Err(Reason::ConnectionsFull),
+            Ok(Ok(lease)) => return Ok((lease, false)),
+            Ok(Err(error)) => (Reason::ConnectFailed, error),
             Err(elapsed) => (Reason::ConnectTimeout, elapsed.into()),
         };
         if pool.is_trouble_due() {

@@ -64,17 +64,24 @@ impl Places {
 
     /// A place, now or later; in turn. Who gives up waiting takes nothing along.
     pub(super) async fn take(self: &Arc<Self>, bound: Bound) -> Result<Taken, Full> {
-        if let Some(taken) = self.try_take(bound.max) {
-            return Ok(taken);
-        }
-        if self.close_one()
-            && let Some(taken) = self.try_take(bound.max)
-        {
-            return Ok(taken);
+        loop {
+            if let Some(taken) = self.try_take(bound.max) {
+                return Ok(taken);
+            }
+            if !self.close_one() {
+                break; // Under a lower bound than before it may take several.
+            }
         }
         let _forget = Forget(self); // Dropped after the turn is.
         let turn = self.wait(bound)?;
+        // What was given back before anybody could know that we wait; who gives back after that looks himself.
+        self.close_one();
         Ok(turn.await.expect("whoever waits is told as long as there are places"))
+    }
+
+    /// Whether somebody waits. Takes no lock.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.queued.load(Acquire) > 0
     }
 
     /// A pool that may be asked to close what it keeps.
@@ -182,7 +189,7 @@ pub(super) struct Taken(Option<Arc<Places>>);
 impl Taken {
     /// Whether somebody waits for it. Takes no lock.
     pub(super) fn is_wanted(&self) -> bool {
-        self.0.as_ref().is_some_and(|places| places.queued.load(Acquire) > 0)
+        self.0.as_ref().is_some_and(|places| places.is_wanted())
     }
 
     fn forget(mut self) {

@@ -128,13 +128,21 @@ impl Pool {
         oldest.is_some() // Closed here, and not under the lock.
     }
 
-    /// A connection that is given back, or the right to make one; whichever comes first.
-    pub(super) async fn room(self: &Arc<Self>, keep: KeepAlive, bounds: [Bound; 2]) -> Result<Room, Full> {
+    /// The right to make a connection; or one that is given back, whichever comes first, unless it has to be new.
+    pub(super) async fn room(
+        self: &Arc<Self>,
+        keep: KeepAlive,
+        bounds: [Bound; 2],
+        is_new: bool,
+    ) -> Result<Room, Full> {
         let [endpoint, all] = &self.places;
         let taken = async {
             let taken = endpoint.take(bounds[0]).await?;
             Ok(Room::New([taken, all.take(bounds[1]).await?]))
         };
+        if is_new {
+            return taken.await;
+        }
         tokio::select! {
             biased;
             taken = taken => taken,
@@ -147,15 +155,30 @@ impl Pool {
         impl Drop for Waits<'_> {
             fn drop(&mut self) {
                 self.0.waiting.fetch_sub(1, AcqRel);
+                self.0.yield_to_others(); // What was kept for us is not wanted any more.
             }
         }
         self.waiting.fetch_add(1, AcqRel);
         let _waits = Waits(self);
         loop {
             self.given_back.notified().await;
-            if let Some(lease) = self.take(keep) {
-                return lease;
+            loop {
+                if let Some(lease) = self.take(keep) {
+                    return lease;
+                }
+                if self.idle() == 0 {
+                    break;
+                }
+                tokio::task::yield_now().await; // On several threads it may not have heard yet that it is free.
             }
+        }
+    }
+
+    /// Closes what nobody here waits for and somebody elsewhere does.
+    fn yield_to_others(&self) {
+        let is_spare = || self.idle() > self.waiting.load(Acquire);
+        if self.places.iter().any(|places| places.is_wanted()) && is_spare() {
+            self.close_oldest();
         }
     }
 
@@ -204,18 +227,21 @@ impl Pool {
         if connection.sender.is_closed() || connection.is_old(now) {
             return;
         }
-        if self.waiting.load(Acquire) > 0 {
-            self.lock().push_back(Kept { connection, since: now });
-            return self.given_back.notify_one();
-        }
-        if connection.places.iter().any(Taken::is_wanted) {
+        let mut idle = self.lock();
+        let waiting = self.waiting.load(Acquire);
+        if waiting <= idle.len() && connection.places.iter().any(Taken::is_wanted) {
+            drop(idle);
             return; // Closed, for somebody of another worker, or to somewhere else.
         }
-        let mut idle = self.lock();
         idle.push_back(Kept { connection, since: now });
-        while idle.len() > keep.max_idle {
-            idle.pop_front();
+        let over = idle.len().saturating_sub(keep.max_idle.max(waiting));
+        let over = idle.drain(..over).collect::<Vec<_>>();
+        drop(idle);
+        drop(over); // Not under the lock.
+        if waiting > 0 {
+            self.given_back.notify_one();
         }
+        self.yield_to_others(); // Who began to wait before it was kept saw none.
     }
 
     /// A panic cannot leave the queue half written.

@@ -129,7 +129,13 @@ impl<O: Observer> Shared<O> {
                 return Ok(self.taken(snapshot, &ask, place, guard));
             }
         }
-        Err(chooser.refusal(&ask))
+        // Somebody has to take it: whoever looked open and was not.
+        let first = (count > 0 && self.setting.config.max_ejected.is_some()).then_some(refused[0]);
+        let last = first.and_then(|place| Some((place, enter(snapshot, place, now, || true)?)));
+        match last {
+            Some((place, guard)) => Ok(self.taken(snapshot, &ask, place, guard)),
+            None => Err(chooser.refusal(&ask)),
+        }
     }
 
     fn taken(&self, snapshot: &Snapshot, ask: &Ask<'_>, place: usize, guard: InFlight) -> Taken {

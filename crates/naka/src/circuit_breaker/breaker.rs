@@ -113,8 +113,13 @@ impl<O: Observer> Breaker<O> {
     }
 
     /// Whether a request would be let in. Writes nothing. Whoever has a choice takes another then, so that a
-    /// part that is [enforced](CircuitBreakerConfig::enforce) counts as all.
+    /// part that is [enforced](CircuitBreakerConfig::enforce) counts as all. While it recovers it says
+    /// [`Availability::Probe`]: whether it is this one's turn is known when it enters, which counts the turns.
     pub fn availability(&self, now: Now) -> Availability {
+        let state = self.cell.state();
+        if state.phase == Phase::Recovering && self.shared.config.enforce != Enforce::Never {
+            return Availability::Probe;
+        }
         let entry = match self.shared.config.enforce {
             Enforce::Never | Enforce::Observe => Entry::Pass,
             _ => self.shared.in_force(|rule| self.cell.peek(rule, self.shared.now_ms(now))),

@@ -95,7 +95,7 @@ const MAX_KEPT: usize = 1024;
 /// [`BalanceLayer::gated`](crate::balance::BalanceLayer::gated) asks for.
 ///
 /// Breakers of endpoints that are gone are remembered, so that one that comes back finds its own: 1,024 of those
-/// that were gone before a reconfiguration, and as many since.
+/// that were gone before a reconfiguration, and as many since; then any half of those are forgotten.
 ///
 /// # Example
 /// ```
@@ -187,7 +187,11 @@ impl<O: Observer> EndpointBreakers<O> {
             return Arc::clone(&of.breaker) as Arc<dyn Gate>;
         }
         if known.values().filter(|of| of.is_spare()).count() >= MAX_KEPT {
-            known.retain(|_, of| !of.is_spare());
+            let mut spare = 0;
+            known.retain(|_, of| {
+                spare += usize::from(of.is_spare());
+                !(of.is_spare() && spare % 2 == 0) // Any half of them.
+            });
         }
         let breaker = Arc::new(Breaker::observed(self.shared.config, (self.shared.observe)(address)));
         known.insert(Arc::clone(address), Of { breaker: Arc::clone(&breaker), is_asked: true });
