@@ -69,6 +69,7 @@ use naka::{
     reject::Head,
     reshape::{ReshapeConfig, ReshapeLayer},
     retry::{Budget, BudgetConfig, RetryConfig, RetryLayer},
+    split::{Guard, Pin as ToArm, SplitConfig, SplitLayer},
     timeout::TimeoutLayer,
     version::{Strategy, Version, VersionConfig, VersionLayer},
 };
@@ -161,6 +162,8 @@ const HAPPY: &[Row] = &[
     Row::new("version.header", 0, || versioned(Strategy::header(), "/orders/7")),
     Row::new("version.accept", 0, || versioned(Strategy::accept(), "/orders/7")),
     Row::new("version.path_strip", 1, || versioned(Strategy::stripped_path(), "/v2/orders/7")),
+    Row::new("split", 0, || split(|layer| layer)),
+    Row::new("split.key", 0, || split(|layer| layer.keyed(|_| Some(HashKey::of("asha"))))),
     Row::new("reshape.off", 0, || runs(ReshapeLayer::<()>::off().layer(Bare), Sample::new())),
     Row::new("reshape.passes", 0, || reshaped(false)),
     Row::new("reshape", 1, || reshaped(true)),
@@ -454,6 +457,13 @@ fn deprecated() -> Runs {
     let checked = VersionConfig::new([old, Version::new("2")]).strategies([Strategy::path()]).check();
     let layer = VersionLayer::new(checked.expect("a configuration"));
     runs(layer.layer(Bare), Sample::new().at("/v1/orders/7"))
+}
+
+/// With a pin that is looked at, and a guard that counts.
+fn split(keyed: impl Fn(SplitLayer) -> SplitLayer) -> Runs {
+    let config = SplitConfig::new([("old", 95), ("new", 5)]).guard(Guard::new(100));
+    let config = config.pin(ToArm::header(FROM, HeaderValue::from_static("us"), "new"));
+    runs(keyed(SplitLayer::new(config.check().expect("a configuration"))).layer(Bare), Sample::new())
 }
 
 fn reshaped(is_wanted: bool) -> Runs {

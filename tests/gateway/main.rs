@@ -26,6 +26,7 @@ mod limits;
 mod mirror;
 mod reload;
 mod retry;
+mod split;
 mod state;
 mod streaming;
 mod streams;

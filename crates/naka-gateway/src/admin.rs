@@ -13,6 +13,7 @@
 //! | `POST /reload` | Reads the files now |
 //! | `POST /upstreams?upstream=…&endpoint=…&do=…` | Takes an endpoint out (`maintenance`, `drain`) and in again (`restore`); `force_open`, `force_close`, `release` or `reset` of its circuit breaker |
 //! | `POST /policies?policy=…&do=…` | The same of the circuit breaker of a policy |
+//! | `POST /policies?policy=…&arm=…&do=…` | Holds one arm of a split (`hold`: it gets no share), or lets it have its share again (`release`) |
 //!
 //! `Host` must name this machine, and a request that a web page sent (it has an `Origin`) is refused:
 //! otherwise any page in a browser here could talk to this port (DNS rebinding).
@@ -43,6 +44,7 @@ use naka::{
     clock::Now,
     health::{Condition, EndpointHealth, Health},
     retry::Balance,
+    split::{ArmStatus, Held, Tally},
 };
 use serde_json::{Value, json};
 use tokio::{
@@ -55,7 +57,7 @@ use tracing::debug;
 use crate::{
     ask::Asked,
     by_hand,
-    config::checked::{Config, Destination, Name},
+    config::checked::{Config, Destination, Name, Split, VersionTarget},
     connection::Stream,
     discover::Status,
     explain::explain,
@@ -301,6 +303,11 @@ impl Admin {
             .chain(of_endpoints)
             .chain(budgets);
         self.metrics.levels(all.chain(waiting(state).map(|it| (&**it.identity, it.level, it.count))));
+        let arms = state.splits.iter().flat_map(|(name, layer)| {
+            layer.arms(now).into_iter().map(move |is| (&**name, is.name, is.in_force, is.held.is_some()))
+        });
+        let arms = arms.collect::<Vec<_>>();
+        self.metrics.arms(arms.iter().map(|(name, arm, weight, held)| (*name, &**arm, *weight, *held)));
         self.metrics
             .endpoints(conditions(state).iter().map(|(name, state, count)| (&**name, *state, *count)));
     }
@@ -356,9 +363,13 @@ fn routes(config: &Config) -> Value {
             Destination::Respond(respond) => format!("respond {}", respond.status),
             Destination::Redirect(redirect) => format!("redirect {}", redirect.status),
             Destination::Versions(versions) => {
-                let of = versions.of.iter().map(|version| format!("{} {}", version.name, version.upstream));
+                let of = versions.of.iter().map(|version| match &version.to {
+                    VersionTarget::Upstream(upstream) => format!("{} {upstream}", version.name),
+                    VersionTarget::Split(split) => format!("{} split ({})", version.name, shares(split)),
+                });
                 format!("versions {}", of.collect::<Vec<_>>().join(", "))
             }
+            Destination::Split(split) => format!("split {}", shares(split)),
             Destination::ListVersions(routes) => {
                 let of = routes.iter().map(|name| &**name).collect::<Vec<_>>();
                 format!("list_versions {}", of.join(", "))
@@ -379,6 +390,11 @@ fn routes(config: &Config) -> Value {
         (name.to_string(), is)
     });
     Value::Object(routes.collect())
+}
+
+fn shares(split: &Split) -> String {
+    let shares = split.to.iter().map(|(upstream, share)| format!("{upstream} {share}"));
+    shares.collect::<Vec<_>>().join(", ")
 }
 
 fn upstreams(generation: &Generation) -> Value {
@@ -479,9 +495,34 @@ fn policies(generation: &Generation) -> Value {
         let one = layer.breaker().map(|breaker| breaker.snapshot(now).to_string());
         (identity.to_string(), json!({"kind": "circuit_breaker", "is": one, "keys": keys, "open": open}))
     });
+    let splits = state.splits.iter().map(|(name, layer)| {
+        let arms = layer.arms(now).into_iter().map(|is| (is.name.to_string(), of_arm(&is)));
+        let arms = Value::Object(arms.collect());
+        (name.to_string(), json!({"kind": "split", "arms": arms}))
+    });
     let waiting =
         waiting(state).map(|it| (it.identity.to_string(), json!({"kind": it.kind, it.level: it.count})));
-    Value::Object(limits.chain(bulkheads).chain(repetitions).chain(breakers).chain(waiting).collect())
+    Value::Object(
+        limits.chain(bulkheads).chain(repetitions).chain(breakers).chain(splits).chain(waiting).collect(),
+    )
+}
+
+/// One arm of a split: what it gets, and why it is held if it is.
+fn of_arm(is: &ArmStatus) -> Value {
+    let tally = |tally: &Tally| json!({"requests": tally.total, "failed": tally.failed});
+    let held = is.held.as_ref().map(|held| match held {
+        Held::Guard { arm, baseline } => {
+            json!({"by": "guard", "arm": tally(arm), "baseline": tally(baseline)})
+        }
+        _ => json!({"by": "hand"}),
+    });
+    json!({
+        "weight": is.weight,
+        "in_force": is.in_force,
+        "baseline": is.is_baseline,
+        "held": held,
+        "window": is.tally.as_ref().map(tally),
+    })
 }
 
 /// How many breakers there are, and how many of them are not closed.
@@ -525,12 +566,13 @@ fn of_versions(generation: &Generation) -> Value {
 
 /// What no configuration names any more, but whose history still counts.
 fn buried(generation: &Generation) -> Vec<String> {
-    let State { rate_limits, bulkheads, idempotency, versions, breakers, endpoint_breakers, .. } =
+    let State { rate_limits, bulkheads, idempotency, versions, splits, breakers, endpoint_breakers, .. } =
         &generation.state;
     let rate_limits = rate_limits.buried().map(|(identity, _)| format!("rate_limit {identity}"));
     let bulkheads = bulkheads.buried().map(|(identity, _)| format!("bulkhead {identity}"));
     let idempotency = idempotency.buried().map(|(identity, _)| format!("idempotency {identity}"));
     let versions = versions.buried().map(|(identity, _)| format!("versions {identity}"));
+    let splits = splits.buried().map(|(identity, _)| format!("split {identity}"));
     let breakers = breakers.buried().map(|(identity, _)| format!("circuit_breaker {identity}"));
     let of_endpoints =
         endpoint_breakers.buried().map(|(upstream, _)| format!("endpoint_breakers {upstream}"));
@@ -538,6 +580,7 @@ fn buried(generation: &Generation) -> Vec<String> {
         .chain(bulkheads)
         .chain(idempotency)
         .chain(versions)
+        .chain(splits)
         .chain(breakers)
         .chain(of_endpoints)
         .collect()

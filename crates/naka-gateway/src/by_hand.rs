@@ -1,4 +1,5 @@
-//! What an operator does by hand: opens and closes circuit breakers, takes endpoints out and in again.
+//! What an operator does by hand: opens and closes circuit breakers, holds arms of splits and releases them, takes
+//! endpoints out and in again.
 //!
 //! It holds over reloads, as what it acts on does, and is gone with the process.
 
@@ -7,6 +8,7 @@ use naka::{
     circuit_breaker::Breaker,
     clock::Now,
     observe::Observer,
+    split::SplitLayer,
 };
 use tracing::warn;
 
@@ -17,6 +19,8 @@ const TO_ENDPOINTS: &str =
     "`do` is one of maintenance, drain, restore, force_open, force_close, release and reset\n";
 /// What the breaker of a policy is told to do.
 const TO_POLICIES: &str = "`do` is one of force_open, force_close, release and reset\n";
+/// What an arm of a split is told to do.
+const TO_SPLITS: &str = "`do` is one of hold and release\n";
 
 /// Does to an endpoint what the query says, and says what it is then.
 ///
@@ -48,18 +52,44 @@ pub fn to_endpoint(state: &State, query: &str) -> Result<String, String> {
     Ok(said(&endpoint, now))
 }
 
-/// Does to the breaker of a policy what the query says, and says what it is then.
+/// Does to the breaker or the split of a policy what the query says, and says what it is then.
 ///
 /// # Errors
 /// Why nothing was done.
 pub fn to_policy(state: &State, query: &str) -> Result<String, String> {
     let (policy, word) = (parameter(query, "policy")?, parameter(query, "do")?);
+    if let Some(split) = state.splits.get(&policy) {
+        return to_arm(split, &policy, &parameter(query, "arm")?, &word);
+    }
     let layer = state.breakers.get(&policy);
-    let layer = layer.ok_or_else(|| format!("there is no circuit breaker `{policy}`; see `/policies`\n"))?;
+    let layer = layer
+        .ok_or_else(|| format!("there is no circuit breaker and no split `{policy}`; see `/policies`\n"))?;
     let breaker = layer.breaker().ok_or("it is off\n")?;
     force(&breaker, &word).ok_or(TO_POLICIES)?;
     warn!(%policy, word, "a circuit breaker was told so by hand");
     Ok(format!("{policy}: {}\n", breaker.snapshot(Now::read())))
+}
+
+/// Holds one arm of a split, or releases it.
+fn to_arm<O: Observer>(split: &SplitLayer<O>, policy: &str, arm: &str, word: &str) -> Result<String, String> {
+    let is = |split: &SplitLayer<O>| split.arms(Now::read()).into_iter().find(|is| *is.name == *arm);
+    let before = is(split).ok_or_else(|| format!("`{policy}` has no arm `{arm}`\n"))?;
+    let is_done = match word {
+        "hold" if before.is_baseline => {
+            return Err(format!(
+                "`{arm}` is what the others are measured by, and is never held: give it another share in the file\n"
+            ));
+        }
+        "hold" => split.hold(arm),
+        "release" => split.release(arm),
+        _ => return Err(TO_SPLITS.to_owned()),
+    };
+    if !is_done {
+        return Err(format!("`{arm}` is {}held already\n", if word == "release" { "not " } else { "" }));
+    }
+    warn!(%policy, %arm, word, "an arm of a split was told so by hand");
+    let in_force = is(split).map_or(0, |is| is.in_force);
+    Ok(format!("{policy}: the share of `{arm}` is {}, and {in_force} is in force\n", before.weight))
 }
 
 fn force<O: Observer>(breaker: &Breaker<O>, word: &str) -> Option<()> {

@@ -12,6 +12,7 @@ use naka::{
     context::ApiVersion,
     explain::{Explain, Finding},
     reject::{Dependency, Reason, Rejection},
+    split::SplitArm,
 };
 use serde_json::{Value, json};
 
@@ -21,7 +22,7 @@ use crate::{
         show_duration,
     },
     entry::{self, Peer},
-    generation::{Generation, Plan, Served},
+    generation::{ArmPlan, ArmTarget, Generation, Plan, Served},
     route::Outcome,
     serve, transform,
 };
@@ -199,14 +200,11 @@ impl Explanation {
             Destination::ListVersions(_) => Ok(Verdict::Answered(StatusCode::OK)),
             Destination::Versions(_) => {
                 let arm = ApiVersion::of(&parts.extensions).and_then(|version| plan.arms.get(version));
-                let arm = arm.ok_or(Rejection::new(Reason::NoEndpoint))?;
-                let layers = listed(|visit| arm.layers.each(visit));
-                if let Some(verdict) = self.ask_layers(&layers, plan, asked, parts, now)? {
-                    return Ok(verdict);
-                }
-                arm.transform.request(parts)?;
-                self.forwarded = Some(forwarded(generation, &plan.name, &arm.upstream, parts));
-                Ok(Verdict::Sent)
+                self.along(arm, generation, plan, asked, parts, now)
+            }
+            Destination::Split(_) => {
+                let arm = SplitArm::of(&parts.extensions).and_then(|arm| plan.arms.get(arm));
+                self.along(arm, generation, plan, asked, parts, now)
             }
             Destination::Upstream(upstream) => {
                 plan.transform.request(parts)?;
@@ -237,15 +235,35 @@ impl Explanation {
             return Some(Ok(Verdict::Answered(status)));
         }
         let alternate = plan.alternate.as_ref()?;
-        let layers = listed(|visit| alternate.layers.each(visit));
-        Some(self.ask_layers(&layers, plan, asked, parts, now).and_then(|verdict| {
-            if let Some(verdict) = verdict {
-                return Ok(verdict);
+        Some(self.along(Some(alternate), generation, plan, asked, parts, now))
+    }
+
+    /// Behind the choice of an arm.
+    fn along(
+        &mut self,
+        arm: Option<&Arc<ArmPlan>>,
+        generation: &Generation,
+        plan: &Plan,
+        asked: &TestRequest,
+        parts: &mut Parts,
+        now: Now,
+    ) -> Result<Verdict, Rejection> {
+        let arm = arm.ok_or(Rejection::new(Reason::NoEndpoint))?;
+        let layers = listed(|visit| arm.layers.each(visit));
+        if let Some(verdict) = self.ask_layers(&layers, plan, asked, parts, now)? {
+            return Ok(verdict);
+        }
+        match &arm.to {
+            ArmTarget::Upstream(upstream) => {
+                arm.transform.request(parts)?;
+                self.forwarded = Some(forwarded(generation, &plan.name, upstream, parts));
+                Ok(Verdict::Sent)
             }
-            alternate.transform.request(parts)?;
-            self.forwarded = Some(forwarded(generation, &plan.name, &alternate.upstream, parts));
-            Ok(Verdict::Sent)
-        }))
+            ArmTarget::Split(arms) => {
+                let arm = SplitArm::of(&parts.extensions).and_then(|arm| arms.get(arm));
+                self.along(arm, generation, plan, asked, parts, now)
+            }
+        }
     }
 
     /// Asks one layer after the other; each sees what the ones before it learned. There is a verdict if one of

@@ -99,8 +99,8 @@ pub struct Plan {
     pub compress: Option<Compress>,
     /// Whether what is repeated is answered again: then a change of the response is remembered with it.
     pub is_kept: bool,
-    /// What stands behind the choice of a version, by its name.
-    pub arms: BTreeMap<Arc<str>, Arc<ArmPlan>>,
+    /// What stands behind the choice of a version, by its name; or of an arm of a split, by that of its upstream.
+    pub arms: Arms,
     /// Who is asked instead of whoever failed.
     pub alternate: Option<Arc<ArmPlan>>,
     /// The end of the whole exchange; `None` is `never`.
@@ -121,7 +121,19 @@ pub struct ArmPlan {
     /// What it changes on the way.
     pub transform: Transform,
     /// Where it goes.
-    pub upstream: Name,
+    pub to: ArmTarget,
+}
+
+/// What stands behind a choice, by name.
+pub type Arms = BTreeMap<Arc<str>, Arc<ArmPlan>>;
+
+/// Where an arm goes.
+#[derive(Debug)]
+pub enum ArmTarget {
+    /// To an upstream.
+    Upstream(Name),
+    /// To one of these, as the split of a version says.
+    Split(Arms),
 }
 
 /// The generation in force: the one pointer that a reload swaps.

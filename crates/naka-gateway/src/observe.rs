@@ -18,11 +18,13 @@ use http::StatusCode;
 use naka::{
     balance::Absence,
     circuit_breaker::{Phase, Transition},
+    classify::Outcome,
     health::{Change, Standing},
     mirror::Copied,
     observe::Observer,
     reject::Rejection,
     retry::Stop,
+    split::{Held, Tally},
 };
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
@@ -48,6 +50,8 @@ pub struct Metrics {
     rejections: Family<RejectionLabels, Counter>,
     policies: Family<PolicyLabels, Counter>,
     levels: Family<LevelLabels, Gauge>,
+    arms: Family<ArmLabels, Counter>,
+    arm_levels: Family<ArmLevelLabels, Gauge>,
     endpoints: Family<EndpointLabels, Gauge>,
     checks: Family<CheckLabels, Counter>,
     discoveries: Family<DiscoveryLabels, Counter>,
@@ -60,7 +64,7 @@ pub struct Metrics {
     /// Client connections that are open.
     pub connections: Gauge,
     bodies: Arc<PolicyMetrics>,
-    labelled: Mutex<Labelled>,
+    labelled: Arc<Mutex<Labelled>>,
 }
 
 /// What has labels, so that they can be taken away.
@@ -68,6 +72,7 @@ pub struct Metrics {
 struct Labelled {
     routes: BTreeSet<Name>,
     policies: BTreeSet<Name>,
+    arms: BTreeSet<(Name, Name)>,
     upstreams: BTreeSet<Name>,
     rejections: BTreeSet<RejectionLabels>,
 }
@@ -99,6 +104,20 @@ struct PolicyLabels {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct LevelLabels {
     policy: String,
+    level: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ArmLabels {
+    policy: String,
+    arm: String,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ArmLevelLabels {
+    policy: String,
+    arm: String,
     level: &'static str,
 }
 
@@ -139,6 +158,8 @@ struct ConfigLabels {
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 const CANCELLED: &str = "cancelled";
 const RESULTS: [&str; 2] = ["passed", "failed"];
+/// What came of a request of an arm.
+const CAME: [&str; 3] = ["success", "failure", "neutral"];
 const OUTCOMES: [&str; 15] = [
     "admitted",
     "rejected",
@@ -169,6 +190,8 @@ impl Metrics {
             rejections: Family::default(),
             policies: Family::default(),
             levels: Family::default(),
+            arms: Family::default(),
+            arm_levels: Family::default(),
             endpoints: Family::default(),
             checks: Family::default(),
             discoveries: Family::default(),
@@ -180,7 +203,7 @@ impl Metrics {
             held_files: Gauge::default(),
             connections: Gauge::default(),
             bodies: Arc::default(),
-            labelled: Mutex::default(),
+            labelled: Arc::default(),
         };
         metrics.register();
         metrics
@@ -197,6 +220,16 @@ impl Metrics {
         registry.register("rejections", "Requests the gateway itself refused", self.rejections.clone());
         registry.register("policy_decisions", "What each policy decided", self.policies.clone());
         registry.register("policy_level", "What each policy holds now", self.levels.clone());
+        registry.register(
+            "split_requests",
+            "What came of the requests of each arm of a split",
+            self.arms.clone(),
+        );
+        registry.register(
+            "split_level",
+            "The share of each arm of a split that is in force, and whether it is held",
+            self.arm_levels.clone(),
+        );
         registry.register(
             "upstream_endpoints",
             "Endpoints of upstreams with health checks, by how they are",
@@ -283,6 +316,17 @@ impl Metrics {
         DiscoveryMetrics { taken, same, held, failed }
     }
 
+    /// Makes the handles of the arms of one split.
+    pub fn split(&self, policy: &Name) -> impl Fn(&Arc<str>) -> ArmMetrics + Send + Sync + 'static {
+        let (arms, labelled, policy) = (self.arms.clone(), Arc::clone(&self.labelled), Arc::clone(policy));
+        move |arm| {
+            change(&labelled, |labelled| labelled.arms.insert((Arc::clone(&policy), Arc::clone(arm))));
+            let [success, failure, neutral] =
+                CAME.map(|outcome| arms.get_or_create_owned(&ArmLabels::new(&policy, arm, outcome)));
+            ArmMetrics { policy: Arc::clone(&policy), arm: Arc::clone(arm), success, failure, neutral }
+        }
+    }
+
     /// The handles of the bounds on bodies, which belong to routes and have no names: what they refuse is
     /// counted with the route.
     pub fn body_limit(&self) -> Arc<PolicyMetrics> {
@@ -298,17 +342,19 @@ impl Metrics {
         UpstreamMetrics { upstream: Arc::clone(upstream), passed, failed }
     }
 
-    /// Forgets everything about routes, policies and upstreams that are none of these.
+    /// Forgets everything about routes, policies, arms of splits and upstreams that are none of these.
     pub fn keep(
         &self,
         is_route: impl Fn(&str) -> bool,
         is_policy: impl Fn(&str) -> bool,
+        is_arm: impl Fn(&str, &str) -> bool,
         is_upstream: impl Fn(&str) -> bool,
     ) {
         let is_nothing_or = |name: &str, is: &dyn Fn(&str) -> bool| name.is_empty() || is(name);
         self.labelled(|labelled| {
             labelled.routes.retain(|route| is_route(route) || self.forget_route(route));
             labelled.policies.retain(|policy| is_policy(policy) || self.forget_policy(policy));
+            labelled.arms.retain(|(policy, arm)| is_arm(policy, arm) || self.forget_arm(policy, arm));
             labelled.upstreams.retain(|upstream| is_upstream(upstream) || self.forget_upstream(upstream));
             labelled.rejections.retain(|labels| {
                 let is_known =
@@ -346,8 +392,16 @@ impl Metrics {
         false
     }
 
-    fn labelled<T>(&self, change: impl FnOnce(&mut Labelled) -> T) -> T {
-        change(&mut self.labelled.lock().unwrap_or_else(PoisonError::into_inner))
+    /// Always false: nothing is kept.
+    fn forget_arm(&self, policy: &str, arm: &str) -> bool {
+        for outcome in CAME {
+            self.arms.remove(&ArmLabels::new(policy, arm, outcome));
+        }
+        false
+    }
+
+    fn labelled<T>(&self, how: impl FnOnce(&mut Labelled) -> T) -> T {
+        change(&self.labelled, how)
     }
 
     /// Counts a refusal. Off the fast path: it looks its labels up.
@@ -373,6 +427,17 @@ impl Metrics {
         for (policy, level, value) in all {
             let labels = LevelLabels { policy: policy.to_owned(), level };
             self.levels.get_or_create(&labels).set(i64::try_from(value).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// Says of each arm of each split what it gets, and whether it is held; nothing is known of any other.
+    pub fn arms<'a>(&self, all: impl Iterator<Item = (&'a str, &'a str, u32, bool)>) {
+        self.arm_levels.clear();
+        for (policy, arm, weight, is_held) in all {
+            for (level, value) in [("weight", weight.into()), ("held", is_held.into())] {
+                let labels = ArmLevelLabels { policy: policy.to_owned(), arm: arm.to_owned(), level };
+                self.arm_levels.get_or_create(&labels).set(value);
+            }
         }
     }
 
@@ -556,6 +621,51 @@ impl Observer for PolicyMetrics {
             info!(%policy, from = from.word(), to = to.word(), ?cause, is_keyed, "a circuit breaker has changed");
         }
     }
+}
+
+/// What one arm of a split reports to.
+#[derive(Debug)]
+pub struct ArmMetrics {
+    policy: Name,
+    arm: Name,
+    success: Counter,
+    failure: Counter,
+    neutral: Counter,
+}
+
+impl Observer for ArmMetrics {
+    fn settled(&self, outcome: Outcome) {
+        match outcome {
+            Outcome::Success => &self.success,
+            Outcome::Failure => &self.failure,
+            Outcome::Neutral => &self.neutral,
+        }
+        .inc();
+    }
+
+    fn held(&self, held: &Held) {
+        let (policy, arm) = (&self.policy, &self.arm);
+        if let Held::Guard { arm: Tally { total, failed, .. }, baseline } = held {
+            let (baseline_total, baseline_failed) = (baseline.total, baseline.failed);
+            warn!(%policy, %arm, failed, total, baseline_failed, baseline_total, "an arm of a split fails, and is held");
+        } else {
+            warn!(%policy, %arm, "an arm of a split is held by hand");
+        }
+    }
+
+    fn released(&self) {
+        info!(policy = %self.policy, arm = %self.arm, "an arm of a split is held no longer");
+    }
+}
+
+impl ArmLabels {
+    fn new(policy: &str, arm: &str, outcome: &'static str) -> Self {
+        Self { policy: policy.to_owned(), arm: arm.to_owned(), outcome }
+    }
+}
+
+fn change<T>(labelled: &Mutex<Labelled>, how: impl FnOnce(&mut Labelled) -> T) -> T {
+    how(&mut labelled.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
 /// What the breaker of one endpoint reports to.

@@ -286,6 +286,7 @@ impl Reloader {
             self.metrics.keep(
                 |route| generation.config.routes.contains_key(route),
                 |policy| policies.contains(policy) || generation.config.policies.contains_key(policy),
+                |split, arm| generation.state.has_arm(split, arm),
                 |upstream| {
                     let state = &generation.state;
                     state.checks.get(upstream).is_some() || state.discoveries.get(upstream).is_some()

@@ -34,6 +34,7 @@ use naka::{
     problem::ProblemLayer,
     rate_limit::RateLimitLayer,
     retry::{Replay, RetryLayer},
+    split::{OfArm, SplitLayer},
     timeout::{TimeoutBody, TimeoutLayer},
     version::VersionLayer,
 };
@@ -41,7 +42,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::{
-    observe::PolicyMetrics,
+    observe::{ArmMetrics, PolicyMetrics},
     upstream::{Body, LayeredBody},
 };
 
@@ -82,6 +83,8 @@ pub struct Layers {
     pub fault: FaultLayer<Arc<PolicyMetrics>>,
     /// Leaves alone what fails.
     pub circuit_breaker: CircuitBreakerLayer<Arc<PolicyMetrics>>,
+    /// Which of several upstreams it goes to.
+    pub split: SplitLayer<ArmMetrics>,
     /// The bulkhead of the whole upstream.
     pub upstream_bulkhead: BulkheadLayer<Arc<PolicyMetrics>>,
     /// Sends copies elsewhere.
@@ -96,16 +99,24 @@ pub struct Layers {
 pub type RouteBody = TimeoutBody<
     IdempotencyBody<
         FallbackBody<
-            Guarded<Guarded<Guarded<Guarded<Body, InFlight>, Permit>, Pass<Arc<PolicyMetrics>>>, Permit>,
+            Guarded<
+                Guarded<
+                    Guarded<Guarded<Guarded<Body, InFlight>, Permit>, OfArm<ArmMetrics>>,
+                    Pass<Arc<PolicyMetrics>>,
+                >,
+                Permit,
+            >,
         >,
     >,
 >;
 
-/// The layers behind the choice of a version.
+/// The layers behind the choice of a version, or of an arm of a split.
 #[derive(Clone, Debug)]
 pub struct ArmLayers {
     /// The version's own rate limit.
     pub rate_limits: RateLimitLayer<Arc<PolicyMetrics>>,
+    /// Which of several upstreams a request of the version goes to.
+    pub split: SplitLayer<ArmMetrics>,
     /// The bulkhead of the whole upstream.
     pub upstream_bulkhead: BulkheadLayer<Arc<PolicyMetrics>>,
     /// Sends copies elsewhere.
@@ -117,7 +128,7 @@ pub struct ArmLayers {
 }
 
 /// What the guards behind a choice make of the leaf's body.
-pub type ArmBody = Guarded<Guarded<Body, InFlight>, Permit>;
+pub type ArmBody = Guarded<Guarded<Guarded<Body, InFlight>, Permit>, OfArm<ArmMetrics>>;
 
 macro_rules! in_order {
     ($request:ty => $body:ident: $($layer:ident),+) => {
@@ -163,6 +174,7 @@ impl Layers {
         bulkhead,
         fault,
         circuit_breaker,
+        split,
         upstream_bulkhead,
         mirror,
         retry,
@@ -175,6 +187,7 @@ impl ArmLayers {
     pub fn balanced(balance: BalanceLayer) -> Self {
         Self {
             rate_limits: RateLimitLayer::off(),
+            split: SplitLayer::off(),
             upstream_bulkhead: BulkheadLayer::off(),
             mirror: MirrorLayer::off(),
             retry: RetryLayer::off(),
@@ -182,7 +195,9 @@ impl ArmLayers {
         }
     }
 
-    in_order!(Replay<MirrorBody<Body>> => ArmBody: rate_limits, upstream_bulkhead, mirror, retry, balance);
+    in_order!(
+        Replay<MirrorBody<Body>> => ArmBody: rate_limits, split, upstream_bulkhead, mirror, retry, balance
+    );
 }
 
 /// What a whole stack is.

@@ -23,6 +23,7 @@ use naka::{
     mirror::MirrorLayer,
     rate_limit::RateLimitLayer,
     retry::Budget,
+    split::SplitLayer,
     version::{DAYS, VersionLayer},
 };
 use tokio::{task::AbortHandle, time::Instant};
@@ -31,11 +32,11 @@ use crate::{
     carry::Carried,
     config::checked::{
         self, Balance, BasicAuth, Bulkhead, CircuitBreaker, Endpoint, Enforce, Fault, ForwardAuth,
-        HealthCheck, Idempotency, Jwt, JwtKeys, Mirror, Name, RateLimit, RetryBudget, Versions,
+        HealthCheck, Idempotency, Jwt, JwtKeys, Mirror, Name, RateLimit, RetryBudget, Split, Versions,
     },
     discover::Discovery,
     generation::Alive,
-    observe::{EndpointMetrics, PolicyMetrics},
+    observe::{ArmMetrics, EndpointMetrics, PolicyMetrics},
     upstream::{Places, Pools, UpstreamPlaces},
 };
 
@@ -64,6 +65,8 @@ pub struct State {
     pub mirrors: Carried<Mirror, MirrorLayer<Arc<PolicyMetrics>>>,
     /// Whoever finds versions, by route; the use of each version goes with it.
     pub versions: Carried<Versions, VersionLayer<Arc<PolicyMetrics>>>,
+    /// Whoever splits, by what it is called among policies.
+    pub splits: Splits,
     /// What retries may spend, by upstream.
     pub retry_budgets: Carried<RetryBudget, Budget>,
     /// Whoever looks for endpoints, by upstream.
@@ -107,6 +110,8 @@ pub type BreakersOfEndpoints = Carried<Breaking, EndpointBreakers<EndpointMetric
 /// Whoever checks the health of endpoints, by upstream. They act on the balancer of the same configuration, so
 /// what changes that one changes this.
 pub type HealthChecks = Carried<(HealthCheck, Balancing), Checks>;
+/// Whoever splits, by what it is called among policies.
+pub type Splits = Carried<Split, SplitLayer<ArmMetrics>>;
 /// Circuit breakers, by identity.
 pub type Breakers = Carried<Breaking, CircuitBreakerLayer<Arc<PolicyMetrics>>>;
 /// Whoever checks passwords, by policy.
@@ -152,6 +157,8 @@ impl State {
             faults: Carried::new("fault", |_| Duration::ZERO),
             mirrors: Carried::new("mirror", |_| Duration::ZERO),
             versions: Carried::new("versions", |_| Duration::from_hours(24 * u64::from(DAYS))),
+            // As long as that of circuit breakers: what is held is held until somebody does something about it.
+            splits: Carried::new("split", |_| Duration::from_hours(1)),
             retry_budgets: Carried::new("retry_budget", |_| Duration::ZERO),
             discoveries: Carried::new("discovery", |_| Duration::ZERO),
             balancers: Carried::new("balancer", |_| Duration::ZERO),
@@ -215,7 +222,15 @@ impl State {
         let faults = self.faults.iter().map(|(name, _)| name.clone());
         let of_endpoints = self.endpoint_breakers.iter().chain(self.endpoint_breakers.buried());
         let breakers = breakers.chain(of_endpoints.map(|(upstream, _)| breakers_name(upstream)));
-        rate_limits.chain(bulkheads).chain(versions).chain(kept).chain(breakers).chain(faults).collect()
+        let splits = self.splits.iter().chain(self.splits.buried()).map(|(name, _)| name.clone());
+        let all = rate_limits.chain(bulkheads).chain(versions).chain(kept).chain(breakers).chain(faults);
+        all.chain(splits).collect()
+    }
+
+    /// Whether a split, in force or buried, has an arm of this name.
+    pub fn has_arm(&self, split: &str, arm: &str) -> bool {
+        let mut all = self.splits.iter().chain(self.splits.buried()).filter(|(name, _)| ***name == *split);
+        all.any(|(_, layer)| layer.arms(Now::read()).iter().any(|is| *is.name == *arm))
     }
 
     /// The same without what is buried and has no history left; `None` if there is nothing of it.
@@ -223,6 +238,7 @@ impl State {
         let has_expired = self.rate_limits.has_expired(now)
             || self.bulkheads.has_expired(now)
             || self.versions.has_expired(now)
+            || self.splits.has_expired(now)
             || self.idempotency.has_expired(now)
             || self.breakers.has_expired(now)
             || self.endpoint_breakers.has_expired(now);
@@ -230,6 +246,7 @@ impl State {
             rate_limits: self.rate_limits.without_expired(now),
             bulkheads: self.bulkheads.without_expired(now),
             versions: self.versions.without_expired(now),
+            splits: self.splits.without_expired(now),
             idempotency: self.idempotency.without_expired(now),
             breakers: self.breakers.without_expired(now),
             endpoint_breakers: self.endpoint_breakers.without_expired(now),

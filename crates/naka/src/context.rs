@@ -3,7 +3,7 @@
 //! The first extension of a request costs three allocations and each further one another, so
 //! a stack of ours keeps its facts in fields of one [`Context`]. Outside such a stack each layer
 //! falls back to extensions of its own: [`ClientAddr`], [`Deadline`], [`Endpoint`], [`Tried`],
-//! [`Identity`], [`ApiVersion`].
+//! [`Identity`], [`ApiVersion`], [`SplitArm`].
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -28,6 +28,8 @@ pub struct Context {
     pub identity: Option<Arc<Identity>>,
     /// Which version of the API it asks for.
     pub version: Option<Arc<str>>,
+    /// Which arm of a split it goes to.
+    pub arm: Option<Arc<str>>,
     /// Until when an answer is of use.
     pub deadline: Option<Instant>,
     /// In which budget it was counted.
@@ -44,6 +46,7 @@ impl Context {
             tried: None,
             identity: None,
             version: None,
+            arm: None,
             deadline: None,
             counted: None,
         }
@@ -94,6 +97,26 @@ impl ApiVersion {
     pub fn put(self, extensions: &mut Extensions) {
         match extensions.get_mut::<Context>() {
             Some(context) => context.version = Some(self.0),
+            None => _ = extensions.insert(self),
+        }
+    }
+}
+
+/// Which arm of a split a request goes to, as [`split`](crate::split) chose.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SplitArm(pub Arc<str>);
+
+impl SplitArm {
+    /// The one in the [`Context`], else in an extension of its own.
+    pub fn of(extensions: &Extensions) -> Option<&Arc<str>> {
+        let known = extensions.get::<Context>().and_then(|context| context.arm.as_ref());
+        known.or_else(|| extensions.get::<Self>().map(|arm| &arm.0))
+    }
+
+    /// Puts it where [`of`](Self::of) looks.
+    pub fn put(self, extensions: &mut Extensions) {
+        match extensions.get_mut::<Context>() {
+            Some(context) => context.arm = Some(self.0),
             None => _ = extensions.insert(self),
         }
     }

@@ -7,6 +7,8 @@ use std::{
     sync::LazyLock,
 };
 
+use crate::hash::stable;
+
 /// A key, hashed with a secret of the process.
 ///
 /// Nothing is allocated for it, and nobody outside can choose two values with one hash. It has 64
@@ -42,6 +44,32 @@ impl Key {
 
     pub(crate) const fn bits(self) -> u64 {
         self.0
+    }
+}
+
+/// A key that is the same in every process, if it is [of](Self::of) bytes: for what several gateways have to
+/// agree on, and what a restart must not change.
+///
+/// Nothing about it is secret: whoever chooses the bytes can find some with any hash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HashKey(u64);
+
+impl HashKey {
+    /// Of bytes: a header, a cookie, a part of the path.
+    pub fn of(bytes: impl AsRef<[u8]>) -> Self {
+        Self(stable(bytes.as_ref()))
+    }
+
+    pub(crate) const fn bits(self) -> u64 {
+        self.0
+    }
+}
+
+/// A key that is known in this process only: after a restart it is another, and so it is in each of several
+/// gateways.
+impl From<Key> for HashKey {
+    fn from(key: Key) -> Self {
+        Self(key.bits())
     }
 }
 

@@ -17,6 +17,7 @@
 //! | [`version`] | Which version of an API is meant, and what is told of its life |
 //! | [`reshape`] | Bodies of another shape than the service's own |
 //! | [`fault`] | Errors and delays for whoever asks for them |
+//! | [`split`] | Which of several services a request goes to, by weight, and back if one fails |
 //! | [`fallback`] | Answers in place of what failed: by itself, or by asking another service once |
 //! | [`retry`] | Sends again what failed, from a budget |
 //! | `mirror` | Sends a copy of some requests to another service, for which nobody waits (feature `mirror`) |
@@ -73,6 +74,7 @@ pub mod fault;
 pub mod forward_auth;
 pub mod gate;
 pub mod guard;
+mod hash;
 pub mod health;
 #[cfg(feature = "idempotency")]
 pub mod idempotency;
@@ -93,6 +95,8 @@ mod remember;
 pub mod replay;
 pub mod reshape;
 pub mod retry;
+mod ring;
+pub mod split;
 pub mod timeout;
 pub mod version;
 

@@ -7,7 +7,10 @@ use std::sync::Arc;
 
 #[cfg(feature = "mirror")]
 use crate::mirror::Copied;
-use crate::{attempt::Stop, circuit_breaker::Transition, health::Change, reject::Rejection};
+use crate::{
+    attempt::Stop, circuit_breaker::Transition, classify::Outcome, health::Change, reject::Rejection,
+    split::Held,
+};
 
 /// Hears what a layer did. Every method does nothing unless it is written.
 ///
@@ -40,6 +43,12 @@ pub trait Observer: Send + Sync + 'static {
     fn copied(&self, _: Copied) {}
     /// A circuit breaker went from one phase into another; told once, by whoever made it so.
     fn transition(&self, _: &Transition) {}
+    /// It is known what came of a request that was let pass; told by those who count it.
+    fn settled(&self, _: Outcome) {}
+    /// The arm of a split is held from now on, for this reason; told once, by whoever made it so.
+    fn held(&self, _: &Held) {}
+    /// The arm of a split is held no longer.
+    fn released(&self) {}
     /// So few endpoints are available that one was chosen among all of them.
     fn panicked(&self) {}
     /// A health check has ended, and was passed or not.
@@ -87,6 +96,15 @@ impl<O: Observer> Observer for Arc<O> {
     }
     fn transition(&self, transition: &Transition) {
         (**self).transition(transition);
+    }
+    fn settled(&self, outcome: Outcome) {
+        (**self).settled(outcome);
+    }
+    fn held(&self, held: &Held) {
+        (**self).held(held);
+    }
+    fn released(&self) {
+        (**self).released();
     }
     fn panicked(&self) {
         (**self).panicked();

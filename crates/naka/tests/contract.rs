@@ -34,6 +34,7 @@ use naka::{
     rate_limit::{Algorithm, Factor, Fields, Quota, RateLimit, RateLimitConfig, RateLimitLayer, Window},
     reshape::{Reshape, ReshapeBody, ReshapeConfig, ReshapeLayer},
     retry::{Budget, BudgetConfig, Retry, RetryConfig, RetryLayer},
+    split::{Guard, OfArm, Split, SplitConfig, SplitLayer},
     timeout::{Timeout, TimeoutBody, TimeoutLayer},
     version::{Version, VersionConfig, VersionLayer, Versioned},
 };
@@ -332,6 +333,28 @@ impl Subject for AVersion {
 
     fn off(&self) -> VersionLayer {
         VersionLayer::off()
+    }
+
+    fn refuses(&self) -> bool {
+        false
+    }
+}
+
+/// By turn: what is explained is the turn that comes next.
+struct ASplit;
+
+impl Subject for ASplit {
+    type Layer = SplitLayer;
+    type Service = Split<Probe>;
+    type Body = Guarded<Answer, OfArm>;
+
+    fn fresh(&self) -> SplitLayer {
+        let config = SplitConfig::new([("old", 2), ("new", 1)]).guard(Guard::new(100).min_requests(1));
+        SplitLayer::new(config.check().unwrap())
+    }
+
+    fn off(&self) -> SplitLayer {
+        SplitLayer::off()
     }
 
     fn refuses(&self) -> bool {
@@ -720,6 +743,11 @@ async fn timeout_keeps_the_laws() {
 #[tokio::test(start_paused = true)]
 async fn version_keeps_the_laws() {
     check(&AVersion).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn split_keeps_the_laws() {
+    check(&ASplit).await;
 }
 
 #[tokio::test(start_paused = true)]

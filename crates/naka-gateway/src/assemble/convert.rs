@@ -28,6 +28,7 @@ use naka::{
     },
     reject::Head,
     retry::{Backoff, BudgetConfig, Methods, RetryConfig, When},
+    split::{Guard, Pin, SplitConfig, SplitError, SplitLayer, Splitting},
     version::{OnConflict, Strategy, Version, VersionConfig, VersionError, Versioning},
 };
 
@@ -37,7 +38,7 @@ use crate::{
         OnMissing, RateLimit, Tiers, VersionPlace,
     },
     entry, identity,
-    observe::PolicyMetrics,
+    observe::{ArmMetrics, PolicyMetrics},
     route::query_value,
     state::Breaking,
     transform::Matched,
@@ -289,7 +290,8 @@ pub(super) fn hash_of(parts: &[KeyPart]) -> impl Fn(&Head<'_>) -> Option<HashKey
     }
 }
 
-/// Shows a part, if the request has it. What only routes know is refused in a balancer's key.
+/// Shows a part, if the request has it. What only routes know is refused in a balancer's key, and what route it is in a
+/// split's.
 fn with_part<T>(head: &Head<'_>, part: &KeyPart, show: impl FnOnce(&[u8]) -> T) -> Option<T> {
     Some(match part {
         KeyPart::ClientIp => match client_network(ClientAddr::of(head.extensions)?) {
@@ -300,7 +302,15 @@ fn with_part<T>(head: &Head<'_>, part: &KeyPart, show: impl FnOnce(&[u8]) -> T) 
         KeyPart::Method => show(head.method.as_str().as_bytes()),
         KeyPart::Header(name) => show(header_value(head.headers, name)?.as_bytes()),
         KeyPart::Query(name) => show(&query_value(head.uri.query()?, name)?),
-        KeyPart::Route | KeyPart::Capture(_) | KeyPart::Identity(_) => return None,
+        KeyPart::Capture(name) => {
+            let matched = head.extensions.get::<Matched>()?;
+            show(matched.captures.get(head.uri.path(), name)?.as_ref())
+        }
+        KeyPart::Identity(part) => match &*identity::part(head.extensions, part)? {
+            Claim::Text(text) => show(text.as_bytes()),
+            other => show(other.to_string().as_bytes()),
+        },
+        KeyPart::Route => return None,
     })
 }
 
@@ -513,6 +523,30 @@ pub(super) fn versioning(versions: &checked::Versions) -> Result<Versioning, Ver
     let mut config = VersionConfig::new(of).strategies(strategies).on_conflict(on_conflict);
     config.default.clone_from(&versions.default);
     config.check()
+}
+
+/// # Errors
+/// What is wrong with the split and could not be seen before.
+pub(super) fn splitting(split: &checked::Split) -> Result<Splitting, SplitError> {
+    let mut config =
+        SplitConfig::new(split.to.iter().map(|(upstream, share)| (Arc::clone(upstream), *share)));
+    for checked::SplitPin { who, to } in &split.pins {
+        config = config.pin(match who {
+            checked::Pinned::Header(name, value) => Pin::header(name.clone(), value.clone(), to),
+            checked::Pinned::Cookie(name, value) => Pin::cookie(name, value, to),
+        });
+    }
+    if let Some(guard) = &split.guard {
+        config.baseline.clone_from(&guard.baseline);
+        let window = Guard::new(guard.error_rate_bp).window(guard.window);
+        config = config.guard(window.min_requests(guard.min_requests));
+    }
+    config.check()
+}
+
+/// Goes by the key of the split, if it has one.
+pub(super) fn split_keyed(layer: SplitLayer<ArmMetrics>, split: &checked::Split) -> SplitLayer<ArmMetrics> {
+    if split.by.is_empty() { layer.unkeyed() } else { layer.keyed(hash_of(&split.by)) }
 }
 
 pub(super) fn idempotency_config(policy: &checked::Idempotency) -> IdempotencyConfig {

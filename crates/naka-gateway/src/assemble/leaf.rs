@@ -12,6 +12,7 @@ use naka::{
     mirror::{MirrorBody, MirrorLayer},
     reject::{Reason, Rejection},
     retry::Replay,
+    split::SplitArm,
     version::VersionLayer,
 };
 
@@ -20,7 +21,7 @@ use crate::{
     carry::Carried,
     config::checked::{Config, Destination, Name, Redirect, Respond, Route as RouteConfig},
     entry,
-    generation::{ArmPlan, Plan},
+    generation::{ArmPlan, ArmTarget, Arms, Plan},
     observe::PolicyMetrics,
     stack::{Arm, ArmLayers, Layers, Leaf, Route, RouteBody, Stack},
     state::State,
@@ -43,11 +44,8 @@ impl Leaves<'_> {
             Destination::Upstream(upstream) => Target::Upstream(Box::new(self.client(upstream, route))),
             Destination::Respond(respond) => Target::Respond(respond.clone()),
             Destination::Redirect(redirect) => Target::Redirect(redirect.clone()),
-            Destination::Versions(_) => {
-                let arm =
-                    |(version, arm): (&Arc<str>, &Arc<ArmPlan>)| (Arc::clone(version), self.arm(route, arm));
-                Target::Versions(plan.arms.iter().map(arm).collect())
-            }
+            Destination::Versions(_) => Target::Versions(self.arms(route, &plan.arms)),
+            Destination::Split(_) => Target::Split(self.arms(route, &plan.arms)),
             Destination::ListVersions(routes) => {
                 let layer = |route: &Name| Some((Arc::clone(route), self.state.versions.get(route)?.clone()));
                 Target::ListVersions(routes.iter().filter_map(layer).collect())
@@ -64,14 +62,27 @@ impl Leaves<'_> {
         Route::new(stack(plan, &layers, Arc::new(target)))
     }
 
+    fn arms(&self, route: &RouteConfig, arms: &Arms) -> BTreeMap<Arc<str>, Arm> {
+        arms.iter().map(|(name, plan)| (Arc::clone(name), self.arm(route, plan))).collect()
+    }
+
     fn arm(&self, route: &RouteConfig, plan: &Arc<ArmPlan>) -> Arm {
-        let (client, leaf_plan) = (Arc::new(self.client(&plan.upstream, route)), Arc::clone(plan));
+        let behind = Arc::new(match &plan.to {
+            ArmTarget::Upstream(upstream) => Behind::Upstream(self.client(upstream, route)),
+            ArmTarget::Split(arms) => Behind::Split(self.arms(route, arms)),
+        });
+        let leaf_plan = Arc::clone(plan);
         let mut layers = plan.layers.clone();
         layers.mirror = self.mirror(route, &plan.transform, layers.mirror);
         Arm::new(layers.stack(Leaf(move |request: Request<Replay<MirrorBody<Body>>>| {
             let request = request.map(Body::from);
-            let (plan, client) = (Arc::clone(&leaf_plan), Arc::clone(&client));
-            async move { send(&plan.transform, &client, request).await }
+            let (plan, behind) = (Arc::clone(&leaf_plan), Arc::clone(&behind));
+            async move {
+                match &*behind {
+                    Behind::Upstream(client) => send(&plan.transform, client, request).await,
+                    Behind::Split(arms) => split(arms, request).await,
+                }
+            }
         })))
     }
 
@@ -87,7 +98,8 @@ impl Leaves<'_> {
         let edit = &mut transform.headers.request;
         edit.set.retain(|(name, _)| !withheld.contains(name));
         edit.add.retain(|(name, _)| !withheld.contains(name));
-        let plan = ArmPlan { layers: ArmLayers::balanced(balance), transform, upstream };
+        let to = ArmTarget::Upstream(upstream);
+        let plan = ArmPlan { layers: ArmLayers::balanced(balance), transform, to };
         let arm = self.arm(route, &Arc::new(plan));
         layer.to(Leaf(move |copy: Request<Bytes>| {
             let arm = arm.clone();
@@ -120,8 +132,15 @@ enum Target {
     Respond(Respond),
     Redirect(Redirect),
     Versions(BTreeMap<Arc<str>, Arm>),
+    Split(BTreeMap<Arc<str>, Arm>),
     Alternate(Arm),
     ListVersions(Vec<(Name, VersionLayer<Arc<PolicyMetrics>>)>),
+}
+
+/// What is behind the layers of an arm.
+enum Behind {
+    Upstream(Client),
+    Split(BTreeMap<Arc<str>, Arm>),
 }
 
 /// The one place where the stack's type is made.
@@ -136,8 +155,10 @@ async fn answer(plan: Arc<Plan>, target: Arc<Target>, request: Request<Body>) ->
     match &plan.compress {
         // Whoever repeats a request may understand less than whoever sent it first.
         Some(compress) if !plan.is_kept || request.method().is_safe() => {
-            let is_sent =
-                matches!(&*target, Target::Upstream(_) | Target::Versions(_) | Target::Alternate(_));
+            let is_sent = matches!(
+                &*target,
+                Target::Upstream(_) | Target::Versions(_) | Target::Split(_) | Target::Alternate(_)
+            );
             compress.around(request, is_sent, |request| changed(&plan, &target, request)).await
         }
         _ => changed(&plan, &target, request).await,
@@ -153,15 +174,29 @@ async fn changed(plan: &Plan, target: &Target, request: Request<Body>) -> Respon
             let (parts, _) = request.into_parts();
             redirected(redirect, &parts, entry::scheme(&parts.headers))
         }
-        Target::Versions(arms) => match ApiVersion::of(request.extensions()).and_then(|is| arms.get(is)) {
-            Some(arm) => arm.call(request).await,
-            None => Rejection::new(Reason::NoEndpoint).into_response(), // Each version has an arm.
-        },
+        Target::Versions(arms) => {
+            let arm = ApiVersion::of(request.extensions()).and_then(|version| arms.get(version));
+            along(arm, request).await
+        }
+        Target::Split(arms) => split(arms, request).await,
         Target::Alternate(arm) => arm.call(request).await,
         Target::ListVersions(layers) => versions::list(layers, Now::of(request.extensions())),
     };
     plan.transform.response(&mut response, is_https);
     response
+}
+
+/// To the arm that the split has chosen.
+async fn split(arms: &BTreeMap<Arc<str>, Arm>, request: Request<Body>) -> Response<Body> {
+    let arm = SplitArm::of(request.extensions()).and_then(|arm| arms.get(arm));
+    along(arm, request).await
+}
+
+async fn along(arm: Option<&Arm>, request: Request<Body>) -> Response<Body> {
+    match arm {
+        Some(arm) => arm.call(request).await,
+        None => Rejection::new(Reason::NoEndpoint).into_response(), // Whatever is chosen has an arm.
+    }
 }
 
 /// Sends a request on, as its endpoint shall see it.

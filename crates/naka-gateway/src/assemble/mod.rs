@@ -14,7 +14,8 @@ use naka::{
     body_limit::BodyLimitLayer, bulkhead::BulkheadLayer, circuit_breaker::CircuitBreakerLayer,
     cors::CorsLayer, fallback::FallbackLayer, fault::FaultLayer, forward_auth::ForwardAuthLayer,
     idempotency::IdempotencyLayer, jwt::JwtLayer, mirror::MirrorLayer, problem::ProblemLayer,
-    rate_limit::RateLimitLayer, retry::RetryLayer, timeout::TimeoutLayer, version::VersionLayer,
+    rate_limit::RateLimitLayer, retry::RetryLayer, split::SplitLayer, timeout::TimeoutLayer,
+    version::VersionLayer,
 };
 use tokio::time::Instant;
 
@@ -28,13 +29,14 @@ use self::{convert::api_key_config, leaf::Leaves, state::Place};
 use crate::{
     compress::Compress,
     config::checked::{
-        Config, Destination, Instead, Kind, Listener, Mirror, Name, PolicyKind, Route as RouteConfig, Version,
+        Config, Destination, Instead, Kind, Listener, Mirror, Name, PolicyKind, Route as RouteConfig, Split,
+        Version, VersionTarget, split_name, version_split_name,
     },
     discover::Resolve,
     entry::Entry,
-    generation::{Alive, ArmPlan, Generation, Plan, Served},
+    generation::{Alive, ArmPlan, ArmTarget, Arms, Generation, Plan, Served},
     identity,
-    observe::{Metrics, PolicyMetrics},
+    observe::{ArmMetrics, Metrics, PolicyMetrics},
     route::{RouteError, Table},
     stack::{ArmLayers, Layers},
     state::{State, fallback_name},
@@ -206,36 +208,63 @@ fn plan(
     Plan { name, layers, transform, compress, is_kept, arms, alternate, total, needs_match, metrics, alive }
 }
 
-/// What stands behind the choice of a version.
+/// What stands behind the choice of a version, or of an arm of a split.
 fn arms(
     config: &Config,
     state: &State,
     around: &Surroundings<'_>,
     transform: &Transform,
     (name, route): (&Name, &RouteConfig),
-) -> BTreeMap<Arc<str>, Arc<ArmPlan>> {
-    let Destination::Versions(versions) = &route.destination else { return BTreeMap::new() };
-    let arm = |version: &Version| {
-        let upstream = &version.upstream;
-        let here = Place { route: Some(name), upstream: Some(upstream) };
-        let rate_limit = version.rate_limit.as_ref();
-        let rate_limit = rate_limit
-            .and_then(|policy| state.rate_limits.get(&here.identity(policy, &config.policies[policy])));
+) -> Arms {
+    let to = |upstream: &Name, transform: &Transform| {
         let layers = ArmLayers {
-            rate_limits: rate_limit.cloned().unwrap_or_else(RateLimitLayer::off),
+            rate_limits: RateLimitLayer::off(),
+            split: SplitLayer::off(),
             upstream_bulkhead: upstream_bulkhead(config, state, upstream),
             mirror: mirror(config, state, route, Some(upstream)),
             retry: retry(config, state, around, route, Some(upstream)),
             balance: state.balancers.get(upstream).cloned().unwrap_or_else(BalanceLayer::off),
         };
+        ArmPlan { layers, transform: transform.clone(), to: ArmTarget::Upstream(Arc::clone(upstream)) }
+    };
+    let of_split = |split: &Split, transform: &Transform| -> Arms {
+        split.upstreams().map(|it| (Arc::clone(it), Arc::new(to(it, transform)))).collect()
+    };
+    let of_version = |version: &Version| {
         let mut transform = transform.clone();
         if let Some(rewrite) = &version.rewrite {
             transform.rewrite = rewrite.clone();
         }
-        let plan = ArmPlan { layers, transform, upstream: Arc::clone(upstream) };
+        let mut plan = match &version.to {
+            VersionTarget::Upstream(upstream) => to(upstream, &transform),
+            VersionTarget::Split(split) => {
+                let layers = ArmLayers {
+                    rate_limits: RateLimitLayer::off(),
+                    split: split_of(state, &version_split_name(name, &version.name)),
+                    upstream_bulkhead: BulkheadLayer::off(),
+                    mirror: MirrorLayer::off(),
+                    retry: RetryLayer::off(),
+                    balance: BalanceLayer::off(),
+                };
+                ArmPlan { layers, to: ArmTarget::Split(of_split(split, &transform)), transform }
+            }
+        };
+        let here = Place { route: Some(name), upstream: version.to.upstream() };
+        let rate_limit = version.rate_limit.as_ref();
+        let rate_limit = rate_limit
+            .and_then(|policy| state.rate_limits.get(&here.identity(policy, &config.policies[policy])));
+        plan.layers.rate_limits = rate_limit.cloned().unwrap_or_else(RateLimitLayer::off);
         (Arc::clone(&version.name), Arc::new(plan))
     };
-    versions.of.iter().map(arm).collect()
+    match &route.destination {
+        Destination::Versions(versions) => versions.of.iter().map(of_version).collect(),
+        Destination::Split(split) => of_split(split, transform),
+        _ => Arms::new(),
+    }
+}
+
+fn split_of(state: &State, name: &Name) -> SplitLayer<ArmMetrics> {
+    state.splits.get(name).cloned().unwrap_or_else(SplitLayer::off)
 }
 
 /// Who is asked in place of whoever failed: with the bulkhead of its own upstream, and nobody who tries again.
@@ -249,7 +278,8 @@ fn alternate(
     let mut layers =
         ArmLayers::balanced(state.balancers.get(upstream).cloned().unwrap_or_else(BalanceLayer::off));
     layers.upstream_bulkhead = upstream_bulkhead(config, state, upstream);
-    Some(Arc::new(ArmPlan { layers, transform: transform.clone(), upstream: Arc::clone(upstream) }))
+    let to = ArmTarget::Upstream(Arc::clone(upstream));
+    Some(Arc::new(ArmPlan { layers, transform: transform.clone(), to }))
 }
 
 fn upstream_bulkhead(config: &Config, state: &State, upstream: &Name) -> BulkheadLayer<Arc<PolicyMetrics>> {
@@ -400,6 +430,7 @@ fn layers(
         bulkhead: bulkhead(here, route.policies.one(Kind::Bulkhead)),
         fault: fault.cloned().unwrap_or_else(FaultLayer::off),
         circuit_breaker: circuit_breaker.cloned().unwrap_or_else(CircuitBreakerLayer::off),
+        split: split_of(state, &split_name(name)),
         upstream_bulkhead: bulkhead(there, upstream.and_then(|upstream| upstream.bulkhead.as_ref())),
         mirror: mirror(config, state, route, upstream_of(route)),
         retry: retry(config, state, around, route, upstream_of(route)),

@@ -17,6 +17,7 @@ use naka::{
     mirror::MirrorLayer,
     reject::{Head, Reason, Rejection},
     retry::Budget,
+    split::SplitLayer,
     version::VersionLayer,
 };
 use tower_service::Service;
@@ -27,7 +28,7 @@ use super::{
         balance_config, basic_auth_config, budget_config, bulkhead_layer, bulkhead_reconfigured,
         circuit_breaker_config, circuit_breaker_layer, cors_rules, fault_config, fetch_config,
         forward_auth_config, hash_of, health_config, idempotency_config, jwt_config, mirror_config,
-        rate_limit_layer, rate_limit_reconfigured, target, text_of, versioning,
+        rate_limit_layer, rate_limit_reconfigured, split_keyed, splitting, target, text_of, versioning,
     },
     upstream_of,
 };
@@ -36,7 +37,7 @@ use crate::{
     config::checked::{
         self, BasicAuth, Bulkhead, CircuitBreaker, Config, Destination, Enforce, Fault, Fetch, ForwardAuth,
         HealthCheck, Idempotency, Jwt, JwtKeys, Mirror, Name, Policy, PolicyKind, RateLimit, RetryBudget,
-        Scope, Upstream, Versions,
+        Scope, Split, Upstream, Versions,
     },
     control::{AskAuthority, FetchKeys, TellKeys},
     discover::Discovery,
@@ -45,7 +46,7 @@ use crate::{
     stack::Leaf,
     state::{
         Authorities, Background, Balancers, Balancing, Breakers, BreakersOfEndpoints, Breaking, Bulkheads,
-        Checks, Discoveries, Endpoints, HealthChecks, Kept, Passwords, RateLimits, State, Tokens,
+        Checks, Discoveries, Endpoints, HealthChecks, Kept, Passwords, RateLimits, Splits, State, Tokens,
         breakers_name, fallback_name, versions_name,
     },
     transform::Matched,
@@ -55,7 +56,7 @@ use crate::{
 /// Goes from the state of the generation before to that of this one.
 ///
 /// # Errors
-/// What is wrong with keys, passwords and versions.
+/// What is wrong with keys, passwords, versions and splits.
 pub(super) fn carry(
     config: &Config,
     before: &State,
@@ -78,6 +79,7 @@ pub(super) fn carry(
         faults: step.faults(),
         mirrors: step.mirrors(),
         versions: step.versions()?,
+        splits: step.splits()?,
         checks: step.checks(&balancers),
         discoveries: step.discoveries(),
         balancers,
@@ -354,6 +356,37 @@ impl Step<'_> {
             is_same: &|_, _| true,
         };
         self.next(&self.before.discoveries, wanted, &steps)
+    }
+
+    /// Whoever splits.
+    fn splits(&mut self) -> Result<Splits, Vec<Wrong>> {
+        let (mut wanted, mut checked) = (BTreeMap::new(), BTreeMap::new());
+        let mut wrong = Vec::new();
+        for (route, is) in &self.config.routes {
+            for (name, split) in is.splits(route) {
+                match splitting(split) {
+                    Ok(splitting) => _ = checked.insert(Arc::clone(&name), splitting),
+                    Err(error) => {
+                        wrong.push(Wrong::Route { name: Arc::clone(route), error: error.to_string() });
+                    }
+                }
+                wanted.insert(name, split.clone());
+            }
+        }
+        none_of(wrong)?;
+        let metrics = self.around.metrics;
+        let steps = Steps {
+            make: &|name, split: &Split| {
+                let layer = SplitLayer::observed(checked[name].clone(), metrics.split(name)).named(name);
+                split_keyed(layer, split)
+            },
+            change: &|layer, split| match splitting(split) {
+                Ok(splitting) => split_keyed(layer.reconfigured(&splitting), split),
+                Err(_) => layer.clone(), // It was checked above.
+            },
+            is_same: &|_, _| true,
+        };
+        Ok(self.next(&self.before.splits, wanted, &steps))
     }
 
     /// The breaker of an upstream's endpoints, if it has one.
@@ -649,7 +682,7 @@ fn uses(config: &Config) -> Vec<(Arc<str>, Name)> {
         is.policies.iter().for_each(|policy| add(place, policy));
         let Destination::Versions(versions) = &is.destination else { continue };
         for version in &versions.of {
-            let place = Place { route: Some(route), upstream: Some(&version.upstream) };
+            let place = Place { route: Some(route), upstream: version.to.upstream() };
             version.rate_limit.iter().for_each(|policy| add(place, policy));
         }
     }

@@ -14,7 +14,7 @@ const TABLE: [(&str, &[&str], &[Unsayable]); 10] = [
     ("envoy-local-rate-limit", &[], &[]),
     (
         "envoy-weighted-clusters",
-        &["split"],
+        &[],
         &[(
             "a host wildcard on the right",
             "routes: {a: {match: {host: 'www.foo.*', prefix: /}, respond: {}}}",

@@ -5,8 +5,8 @@ use std::{fmt::Write as _, net::SocketAddr, time::Duration};
 use naka_gateway::config::{
     Code, Severity,
     checked::{
-        Config, Destination, Enforce, HostPattern, KeyPart, Kind, OnMissing, PathPattern, PolicyKind, Scope,
-        Segment, ValueMatch, Workers,
+        Config, Destination, Enforce, HostPattern, KeyPart, Kind, OnMissing, PathPattern, Pinned, PolicyKind,
+        Scope, Segment, ValueMatch, Workers,
     },
     parse_str, schema,
 };
@@ -167,11 +167,36 @@ fn the_big_example_has_no_unknown_key() {
     let found = parse_str("tests/config/design.yaml", text).unwrap_err();
     for it in &found {
         // The example goes to upstreams that it leaves out.
-        let absent = ["legacy", "products-v1"].map(|name| format!("there is no upstream `{name}`"));
+        let absent = ["legacy", "products", "products-v1", "products-v2"]
+            .map(|name| format!("there is no upstream `{name}`"));
         let left_out = it.code == Code::UnknownName && absent.contains(&it.message);
         assert!(it.code == Code::NotBuilt || it.severity == Severity::Warning || left_out, "{found}");
     }
     assert!(found.iter().filter(|it| it.code == Code::NotBuilt).count() > 10);
+}
+
+#[test]
+fn a_split_is_what_it_says_in_whatever_order() {
+    let split = |guard: &str, to: &str| {
+        let text = format!(
+            "
+listeners: {{web: {{listen: ':8080'}}}}
+upstreams: {{a: {{endpoints: ['127.0.0.1:1']}}, b: {{endpoints: ['127.0.0.1:2']}}}}
+routes: {{all: {{match: {{prefix: /}}, split: {{to: {to}, by: [client_ip, host], pin: [{{cookie: {{r: n}}, to: b}}], guard: {guard}}}}}}}
+"
+        );
+        let Destination::Split(split) = read(&text).routes["all"].destination.clone() else { panic!() };
+        *split
+    };
+    let it = split("{error_rate: +0.25%}", "{b: 5, a: 95}");
+    assert_eq!(it, split("{error_rate: +0.25%, min_requests: 500, window: 60s}", "{a: 95, b: 5}"));
+    assert_eq!(it.to, [("a".into(), 95), ("b".into(), 5)]);
+    assert_eq!(it.by, [KeyPart::ClientIp, KeyPart::Host]);
+    assert_eq!(it.pins[0].who, Pinned::Cookie("r".into(), "n".into()));
+    for (text, bp) in [("+1%", 100), ("+0.5%", 50), ("+0.05%", 5), ("+0%", 0), ("+100%", 10_000)] {
+        let guard = split(&format!("{{error_rate: {text}}}"), "{a: 95, b: 5}").guard.unwrap();
+        assert_eq!(guard.error_rate_bp, bp, "{text}");
+    }
 }
 
 #[test]

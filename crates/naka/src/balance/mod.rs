@@ -134,6 +134,7 @@ mod service;
 mod set;
 mod sticky;
 
+pub use crate::key::HashKey;
 pub use config::{BalanceConfig, Latency, Policy, Regions, SlowStart, SubsetMiss};
 pub use endpoint::{Absence, Endpoint, InFlight, Target};
 use said::Said;
@@ -152,25 +153,6 @@ use crate::{
     observe::Observer,
     reject::Head,
 };
-
-/// What a policy that goes by a hash goes by. It is the same in every process, if it is [of](Self::of) bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HashKey(u64);
-
-impl HashKey {
-    /// Of bytes: a header, a cookie, a part of the path.
-    pub fn of(bytes: impl AsRef<[u8]>) -> Self {
-        Self(policy::hash::stable(bytes.as_ref()))
-    }
-}
-
-/// A key that is known in this process only: after a restart it finds other endpoints, and so it does in each
-/// of several gateways.
-impl From<Key> for HashKey {
-    fn from(key: Key) -> Self {
-        Self(key.bits())
-    }
-}
 
 type HashFn = dyn Fn(&Head<'_>) -> Option<HashKey> + Send + Sync;
 type KeyFn = dyn Fn(&Head<'_>) -> Option<Key> + Send + Sync;
@@ -442,7 +424,7 @@ impl Setting {
     fn ask<'a>(&self, head: &Head<'a>, now: Now) -> Ask<'a> {
         let config = &self.config;
         let key = || match &self.hash {
-            Some(hash) => hash(head).map(|key| key.0),
+            Some(hash) => hash(head).map(HashKey::bits),
             None if config.policy == Policy::IpHash => {
                 ClientAddr::of(head.extensions).map(policy::ip_hash::key)
             }

@@ -1,20 +1,16 @@
 //! Results that count, in a window that slides: pure functions over words. No clock, no HTTP, no runtime, no
 //! lock.
 //!
-//! A window is a ring of ten buckets, each one word: 28 bits that say which bucket it is, and three counts of
-//! 12 bits. A word that says it is another bucket is empty, so nothing has to be cleared, neither when time
-//! goes by nor when another epoch begins. A bucket that is full halves its counts: the share of failures
-//! stays what it was, and what comes after weighs more than what was before.
+//! A window is a [`ring`](crate::ring) whose words have three counts of 12 bits. A bucket that is full halves
+//! its counts: the share of failures stays what it was, and what comes after weighs more than what was before.
 
-/// Buckets of a window.
-pub(super) const BUCKETS: usize = 10;
+use crate::ring;
+pub(super) use crate::ring::{BUCKETS, place, tag};
 
 /// The most that a window can be asked to have: a bucket that was halved has as many.
 pub const MAX_MIN_REQUESTS: u32 = 2000;
 
 const COUNT: u64 = (1 << 12) - 1;
-const PLACE: u64 = (1 << 20) - 1;
-const ERA: u64 = (1 << 8) - 1;
 
 /// How long a bucket is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,21 +50,9 @@ pub struct Counts {
     pub slow: u32,
 }
 
-/// Which bucket a word is: the number of the bucket, and what it belongs to.
-pub(super) const fn tag(era: u64, bucket: u64) -> u64 {
-    ((era & ERA) << 20 | bucket & PLACE) << 36
-}
-
-const TAG: u64 = !((1 << 36) - 1);
-
-/// Where in the ring a bucket is.
-pub(super) fn place(bucket: u64) -> usize {
-    usize::try_from(bucket % 10).unwrap_or_default()
-}
-
 /// One more result in a bucket.
 pub(super) const fn add(word: u64, tag: u64, answer: Answer) -> u64 {
-    let counts = if word & TAG == tag { word & !TAG } else { 0 };
+    let counts = ring::counts(word, tag);
     let (mut total, mut failed, mut slow) = (counts >> 24 & COUNT, counts >> 12 & COUNT, counts & COUNT);
     if total == COUNT {
         (total, failed, slow) = (total / 2, failed / 2, slow / 2);
@@ -79,18 +63,13 @@ pub(super) const fn add(word: u64, tag: u64, answer: Answer) -> u64 {
     tag | total << 24 | failed << 12 | slow
 }
 
-/// What is in the window that ends with this bucket; and in later ones, where others were faster: whoever
-/// writes last has to see all of it.
+/// What is in the window that ends with this bucket.
 pub(super) fn sum(words: impl Iterator<Item = u64>, era: u64, bucket: u64) -> Counts {
     let (mut total, mut failed, mut slow) = (0, 0, 0);
-    for word in words {
-        let age = bucket.wrapping_sub(word >> 36) & PLACE;
-        let is_near = !(10..=PLACE - 9).contains(&age); // Up to nine before, or after.
-        if word >> 56 == era & ERA && is_near {
-            total += word >> 24 & COUNT;
-            failed += word >> 12 & COUNT;
-            slow += word & COUNT;
-        }
+    for counts in ring::live(words, era, bucket) {
+        total += counts >> 24 & COUNT;
+        failed += counts >> 12 & COUNT;
+        slow += counts & COUNT;
     }
     let count = |sum: u64| u32::try_from(sum).unwrap_or(u32::MAX);
     Counts { total: count(total), failed: count(failed), slow: count(slow) }

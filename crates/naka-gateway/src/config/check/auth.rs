@@ -609,6 +609,17 @@ impl Policies {
         self.limits_know(route, (level, level), is_public, cx);
     }
 
+    /// Whether something of this level finds that out.
+    pub(super) fn knows(level: &Level, part: &IdentityPart) -> bool {
+        let has = |kind: Kind| !level.all(kind).is_empty();
+        level.is_incomplete()
+            || match part {
+                IdentityPart::Subject => AUTHENTICATING.into_iter().any(has),
+                IdentityPart::ApiKey => has(Kind::ApiKey),
+                IdentityPart::Jwt(_) => has(Kind::Jwt),
+            }
+    }
+
     /// Reports limits that count by who asks where the level around them does not find that out.
     pub(super) fn limits_know(
         &self,
@@ -617,12 +628,7 @@ impl Policies {
         is_public: bool,
         cx: &mut Cx,
     ) {
-        let has = |part: &IdentityPart| match part {
-            _ if around.is_incomplete() => true,
-            IdentityPart::Subject => AUTHENTICATING.iter().any(|kind| !around.all(*kind).is_empty()),
-            IdentityPart::ApiKey => !around.all(Kind::ApiKey).is_empty(),
-            IdentityPart::Jwt(_) => !around.all(Kind::Jwt).is_empty(),
-        };
+        let has = |part: &IdentityPart| Self::knows(around, part);
         for (name, span) in limits.all(Kind::RateLimit).iter().chain(limits.all(Kind::Bulkhead)) {
             let Some(policy) = self.checked.get(name).map(|policy| &policy.kind) else { continue };
             let lacks_key = identity_parts(policy).any(|part| !has(part));

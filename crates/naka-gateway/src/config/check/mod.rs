@@ -12,6 +12,7 @@ mod limits;
 mod policies;
 mod reach;
 mod routes;
+mod split;
 mod tests;
 pub(super) mod upstreams;
 mod versions;
@@ -71,6 +72,7 @@ pub(crate) fn check(files: &[File], unclear: Unclear, now_s: u64, cx: &mut Cx) -
     let gateway_raw = entry.raw.as_ref().and_then(|raw| raw.gateway.as_ref()).map(|it| &it.value);
     let told = gateway_raw.and_then(|raw| raw.identity_headers.as_ref()).into_iter();
     let told = told.flat_map(|it| it.value.0.iter().map(|(name, _)| name));
+    reach::pinned_in_vain(told.clone(), &routes, cx);
     let copied = tables
         .policies
         .read()

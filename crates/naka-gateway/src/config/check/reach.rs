@@ -9,8 +9,8 @@ use super::policies::{Level, Policies};
 use crate::{
     config::{
         checked::{
-            Destination, HostPattern, KeyPart, Kind, Match, Name, PathPattern, PolicyKind, Route, Scope,
-            Segment, Upstream, VersionPlace,
+            Destination, HostPattern, KeyPart, Kind, Match, Name, PathPattern, Pinned, PolicyKind, Route,
+            Scope, Segment, Split, SplitPin, Upstream, VersionPlace,
         },
         decode::{At, Cx},
         diagnostic::Code,
@@ -90,22 +90,45 @@ impl From<'_> {
     /// Reports what counts for each upstream on a route with several: it stands before the one is chosen. What
     /// the gateway answers by itself counts for the policy.
     fn many_upstreams(&self, policies: &Policies, cx: &mut Cx) {
-        if !matches!(self.destination, Destination::Versions(_)) {
-            return;
-        }
+        let (each, help) = match self.destination {
+            Destination::Versions(_) => (
+                "version",
+                "write `scope: route`, or `rate_limit:` into the versions, or `bulkhead:` into the upstreams",
+            ),
+            Destination::Split(_) => {
+                ("arm", "write `scope: route`, or `bulkhead:` or `circuit_breaker:` into the upstreams")
+            }
+            _ => return,
+        };
+        self.limits_of_splits(policies, cx);
         for kind in [Kind::RateLimit, Kind::Bulkhead, Kind::Idempotency, Kind::CircuitBreaker, Kind::Fault] {
             for (name, span) in self.level.all(kind) {
                 if policies.checked.get(name).is_none_or(|policy| policy.scope != Scope::Upstream) {
                     continue;
                 }
                 let message = format!(
-                    "`{name}` counts for each upstream, and each version of `{}` has its own",
+                    "`{name}` counts for each upstream, and each {each} of `{}` has its own",
                     self.at.value
                 );
-                cx.error(Code::Conflict, *span, message)
-                    .help("write `scope: route`, or `rate_limit:` into the versions, or `bulkhead:` into the upstreams")
-                    .combined();
+                cx.error(Code::Conflict, *span, message).help(help).combined();
             }
+        }
+    }
+
+    /// The same of the rate limit of a version that is split.
+    fn limits_of_splits(&self, policies: &Policies, cx: &mut Cx) {
+        let Destination::Versions(versions) = self.destination else { return };
+        for version in versions.of.iter().filter(|version| version.to.upstream().is_none()) {
+            let limit =
+                version.rate_limit.as_ref().and_then(|name| Some((name, policies.checked.get(name)?)));
+            let Some((name, _)) = limit.filter(|(_, policy)| policy.scope == Scope::Upstream) else {
+                continue;
+            };
+            let message = format!(
+                "`{name}` counts for each upstream, and the version `{}` of `{}` has several",
+                version.name, self.at.value
+            );
+            cx.error(Code::Conflict, self.at.span, message).help("write `scope: route` in it").combined();
         }
     }
 }
@@ -170,6 +193,34 @@ pub(super) fn taken_away(
         cx.error(Code::Conflict, at.span, format!("`{}` is read from clients by {reader}", at.value))
             .label("taken away before that")
             .help("take a name that nobody reads: `x-user-id`")
+            .combined();
+    }
+}
+
+/// Reports pins by headers that say who asks: what a client writes there is taken away before, and what the gateway
+/// writes there comes after.
+pub(super) fn pinned_in_vain<'a>(
+    told: impl Iterator<Item = &'a At<HeaderName>>,
+    routes: &BTreeMap<Name, Route>,
+    cx: &mut Cx,
+) {
+    for at in told {
+        let is = |other: &HeaderName| compared(other) == compared(&at.value);
+        let reads = |split: &Split| {
+            let by_pin = |pin: &SplitPin| matches!(&pin.who, Pinned::Header(name, _) if is(name));
+            let by_key = |part: &KeyPart| matches!(part, KeyPart::Header(name) if is(name));
+            split.pins.iter().any(by_pin) || split.by.iter().any(by_key)
+        };
+        let Some((route, _)) =
+            routes.iter().find(|(name, route)| route.splits(name).any(|(_, it)| reads(it)))
+        else {
+            continue;
+        };
+        let message =
+            format!("`{}` is read from clients by the split of the route {}", at.value, quoted(route));
+        cx.error(Code::Conflict, at.span, message)
+            .label("taken away before that")
+            .help("take another name; or split by who asks: `by: identity`")
             .combined();
     }
 }

@@ -14,7 +14,9 @@ use super::{
     gateway::Listeners,
     headers, origin,
     policies::{Level, Policies, level_keys},
-    reach, unique, versions,
+    reach,
+    split::Place,
+    unique, versions,
 };
 use crate::config::{
     checked::{
@@ -105,7 +107,9 @@ impl Around<'_, '_> {
         }
         let rewrite = rewrite(raw, captures.as_deref(), cx);
         let path = matches.as_ref().map(|matches| &matches.path);
-        let destination = self.destination((at, path), raw, captures.as_deref(), policies, cx);
+        let here =
+            Place { tables: self.tables, route: at, level: &level, captures: captures.as_deref(), is_public };
+        let destination = self.destination(here, path, raw, policies, cx);
         let headers =
             headers::merged(shared.and_then(|group| group.headers.as_ref()), raw.headers.as_ref(), cx);
         let body = self.body_of(raw, shared, listeners.as_deref().unwrap_or_default());
@@ -356,12 +360,13 @@ impl Around<'_, '_> {
 
     fn destination(
         &self,
-        (at, path): (&At<Id>, Option<&PathPattern>),
+        here: Place<'_>,
+        path: Option<&PathPattern>,
         raw: &RawRoute,
-        captures: Option<&[Arc<str>]>,
         policies: &mut Policies,
         cx: &mut Cx,
     ) -> Option<Destination> {
+        let Place { route: at, captures, .. } = here;
         let said = raw.said.iter().filter(|said| RawRoute::DESTINATIONS.contains(&said.meant.as_str()));
         exactly_one(said, at.span, &RawRoute::BUILT, cx, |it| {
             it.help("add `upstream: name`, or `respond:`, or `redirect:`").message =
@@ -374,10 +379,9 @@ impl Around<'_, '_> {
         if let Some(local) = local {
             no_effect(raw, local, cx);
         }
-        let of_versions = raw
-            .versions
-            .as_ref()
-            .and_then(|it| versions::versions(self.tables, (at, path), &it.value, captures, policies, cx));
+        let of_versions =
+            raw.versions.as_ref().and_then(|it| versions::versions(here, path, &it.value, policies, cx));
+        let split = raw.split.as_ref().and_then(|it| here.split(it, cx));
         if let (Some(strip), Some(_)) =
             (&raw.strip_prefix, raw.versions.as_ref().filter(|it| it.value.strip()))
         {
@@ -390,6 +394,7 @@ impl Around<'_, '_> {
             .or(respond.map(Destination::Respond))
             .or(redirect.map(Destination::Redirect))
             .or(of_versions.map(|versions| Destination::Versions(Box::new(versions))))
+            .or(split.map(|split| Destination::Split(Box::new(split))))
             .or(listed.map(Destination::ListVersions))
     }
 

@@ -2,9 +2,9 @@
 
 use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
-use super::{Tables, limits::rate_limit, policies::Policies, routes::rewrite_of, unique};
+use super::{limits::rate_limit, policies::Policies, routes::rewrite_of, split::Place, unique};
 use crate::config::{
-    checked::{Kind, Lifecycle, Name, PathPattern, Segment, Version, VersionPlace, Versions},
+    checked::{Kind, Lifecycle, Name, PathPattern, Segment, Version, VersionPlace, VersionTarget, Versions},
     decode::{At, Cx},
     diagnostic::Code,
     node::Span,
@@ -14,12 +14,11 @@ use crate::config::{
     values::Id,
 };
 
-/// The versions of the route `at`.
+/// The versions of a route.
 pub(super) fn versions(
-    tables: &Tables<'_>,
-    (route, path): (&At<Id>, Option<&PathPattern>),
+    here: Place<'_>,
+    path: Option<&PathPattern>,
     raw: &RawVersions,
-    captures: Option<&[Arc<str>]>,
     policies: &mut Policies,
     cx: &mut Cx,
 ) -> Option<Versions> {
@@ -49,11 +48,11 @@ pub(super) fn versions(
         if let Some(successor) = version.lifecycle.as_ref().and_then(|it| it.value.successor.as_ref()) {
             known(successor, "the successor", cx);
         }
-        let version = version_of(tables, (route, name), version, captures, policies, cx);
+        let version = version_of(here, name, version, policies, cx);
         it.extend(version.map(|version| (Arc::clone(&name.value.0), version)));
     }
     if let Some(strip) = raw.strip.as_ref().filter(|strip| strip.value) {
-        stripped(strip, &places, captures, cx);
+        stripped(strip, &places, here.captures, cx);
     }
     (it.len() == names.len()).then(|| Versions {
         places,
@@ -108,17 +107,24 @@ fn stripped(strip: &At<bool>, places: &[VersionPlace], captures: Option<&[Arc<st
 }
 
 fn version_of(
-    tables: &Tables<'_>,
-    (route, name): (&At<Id>, &At<Id>),
+    here: Place<'_>,
+    name: &At<Id>,
     raw: &RawVersion,
-    captures: Option<&[Arc<str>]>,
     policies: &mut Policies,
     cx: &mut Cx,
 ) -> Option<Version> {
+    let Place { tables, route, captures, .. } = here;
     let upstream = raw.upstream.as_ref().and_then(|name| tables.upstreams.resolve(name, cx));
+    let split = raw.split.as_ref().and_then(|at| here.split(at, cx));
+    if let (Some(first), Some(second)) = (raw.said("upstream"), raw.said("split")) {
+        let place = cx.place(first);
+        cx.error(Code::Conflict, second, "`split` beside `upstream`")
+            .related(place, "the first")
+            .help("a version is served in one way: keep one of the two");
+    }
     if raw.said("upstream").or(raw.said("split")).is_none() {
         cx.error(Code::Missing, name.span, format!("the version `{}` goes nowhere", name.value))
-            .label("needs `upstream`")
+            .label("needs `upstream` or `split`")
             .help("add `upstream: name`");
     }
     let owner =
@@ -135,7 +141,7 @@ fn version_of(
             .flat_map(|list| list.value.0.iter().map(|at| Arc::clone(&at.value)))
             .collect(),
         lifecycle,
-        upstream: upstream?,
+        to: upstream.map(VersionTarget::Upstream).or(split.map(VersionTarget::Split))?,
         rewrite,
         rate_limit: rate_limit.map(|(name, _): (Name, Span)| name),
     })

@@ -19,9 +19,11 @@ use ipnet::IpNet;
 use super::diagnostic::Place;
 
 mod policies;
+mod split;
 mod versions;
 
 pub use policies::*;
+pub use split::*;
 pub use versions::*;
 
 /// A key of one of the maps of the file. It is the identity of the state behind it.
@@ -492,6 +494,25 @@ pub struct Route {
     pub origin: Origin,
 }
 
+impl Route {
+    /// Its split, or those of its versions, and what each is called among policies.
+    pub fn splits<'a>(&'a self, name: &'a Name) -> impl Iterator<Item = (Name, &'a Split)> {
+        let own = match &self.destination {
+            Destination::Split(split) => Some((split_name(name), &**split)),
+            _ => None,
+        };
+        let versions = match &self.destination {
+            Destination::Versions(versions) => &versions.of[..],
+            _ => &[],
+        };
+        let of_versions = versions.iter().filter_map(move |version| match &version.to {
+            VersionTarget::Split(split) => Some((version_split_name(name, &version.name), split)),
+            VersionTarget::Upstream(_) => None,
+        });
+        own.into_iter().chain(of_versions)
+    }
+}
+
 /// What a route matches. Empty lists match everything.
 #[derive(Clone, Debug)]
 pub struct Match {
@@ -604,6 +625,8 @@ pub enum Destination {
     Redirect(Redirect),
     /// To an upstream for each version.
     Versions(Box<Versions>),
+    /// To several upstreams, each for a share of the requests.
+    Split(Box<Split>),
     /// A list of the versions of these routes.
     ListVersions(Vec<Name>),
 }
@@ -613,7 +636,10 @@ impl Destination {
     pub fn upstreams(&self) -> Vec<&Name> {
         match self {
             Self::Upstream(upstream) => vec![upstream],
-            Self::Versions(versions) => versions.of.iter().map(|version| &version.upstream).collect(),
+            Self::Versions(versions) => {
+                versions.of.iter().flat_map(|version| version.to.upstreams()).collect()
+            }
+            Self::Split(split) => split.upstreams().collect(),
             Self::Respond(_) | Self::Redirect(_) | Self::ListVersions(_) => Vec::new(),
         }
     }

@@ -4,7 +4,7 @@ use std::{ops::Range, sync::Arc};
 
 use http::HeaderName;
 
-use super::{Name, Rewrite};
+use super::{Name, Rewrite, Split};
 
 /// An upstream for each version.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,12 +45,39 @@ pub struct Version {
     pub aliases: Vec<Arc<str>>,
     /// Its life.
     pub lifecycle: Lifecycle,
-    /// Where it is served: a name in `upstreams`.
-    pub upstream: Name,
+    /// Where it is served.
+    pub to: VersionTarget,
     /// Changes of the request target, in place of the route's.
     pub rewrite: Option<Rewrite>,
     /// A rate limit besides the route's: a name in `policies`.
     pub rate_limit: Option<Name>,
+}
+
+/// Where a version is served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum VersionTarget {
+    /// By one upstream: a name in `upstreams`.
+    Upstream(Name),
+    /// By several, each for a share of its requests.
+    Split(Split),
+}
+
+impl VersionTarget {
+    /// The only upstream, if there is one.
+    pub const fn upstream(&self) -> Option<&Name> {
+        match self {
+            Self::Upstream(upstream) => Some(upstream),
+            Self::Split(_) => None,
+        }
+    }
+
+    /// All upstreams.
+    pub fn upstreams(&self) -> Vec<&Name> {
+        match self {
+            Self::Upstream(upstream) => vec![upstream],
+            Self::Split(split) => split.upstreams().collect(),
+        }
+    }
 }
 
 /// The life of a version, in seconds since 1970.

@@ -25,9 +25,11 @@ use super::{
 };
 
 mod policies;
+mod split;
 mod versions;
 
 pub(crate) use policies::*;
+pub(crate) use split::*;
 pub(crate) use versions::*;
 
 type Count = Whole<1, 10_000_000>;
@@ -676,10 +678,12 @@ record! {
         redirect: RawRedirect = optional;
         /// Destination: an upstream for each version of an API.
         versions: RawVersions = optional;
+        /// Destination: several upstreams, each for a share of the requests.
+        split: RawSplit = optional;
         /// Destination: a list of the versions of these routes, as they are now.
         list_versions: OneOrMany<Id> = optional;
     }
-    not_built: split compose hedge cache sticky enforce lifecycle;
+    not_built: compose hedge cache sticky enforce lifecycle;
     instead: path => "write it into the match: `match: {path: /healthz}`",
         prefix => "write it into the match: `match: {prefix: /api}`",
         regex => "write it into the match: `match: {regex: …}`",
@@ -703,8 +707,8 @@ impl RawRoute {
     pub(crate) const DESTINATIONS: [&'static str; 7] =
         ["upstream", "respond", "redirect", "versions", "list_versions", "split", "compose"];
     /// Those that are built.
-    pub(crate) const BUILT: [&'static str; 5] =
-        ["upstream", "respond", "redirect", "versions", "list_versions"];
+    pub(crate) const BUILT: [&'static str; 6] =
+        ["upstream", "respond", "redirect", "versions", "list_versions", "split"];
 }
 
 record! {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Value as Json, json};
 
-use super::{RawRateLimit, RawRewrite};
+use super::{RawRateLimit, RawRewrite, RawSplit};
 use crate::config::{
     checked::VersionPlace,
     decode::{At, Named, OneOrMany, Or, Scalar, Text, Wrong},
@@ -43,6 +43,8 @@ record! {
     RawVersion ("a version such as `{upstream: products}`") {
         /// Where it is served.
         upstream: Id = optional;
+        /// Or several upstreams, each for a share of its requests.
+        split: RawSplit = optional;
         /// How else it may be asked for. Ways to write a number need none: `2`, `v2` and `2.0` are one.
         aliases: OneOrMany<Arc<str>> = optional;
         /// From when until when, and what then.
@@ -52,7 +54,7 @@ record! {
         /// A rate limit besides the route's: a name, or the limit itself.
         rate_limit: Or<Id, RawRateLimit> = optional;
     }
-    not_built: split subset;
+    not_built: subset;
 }
 
 record! {
