@@ -6,6 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicU16, Ordering::SeqCst},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -322,6 +323,31 @@ routes:
           rate_limit: {rate: 50/m}
           split: {to: {booking: 50, booking-v2: 50}, by: header:x-user, pin: [{header: {x-canary: '1'}, to: booking-v2}]}
 ";
+
+#[tokio::test(start_paused = true)]
+async fn an_arm_that_failed_has_failed_though_another_stands_in_and_copies_go_where_it_does_not() {
+    let more = "fallback: {upstream: other}\n    mirror: {upstream: booking-v2, methods: safe}\n    split:";
+    let yaml = RIDES.replace("upstreams: {", "upstreams: {other: {endpoints: ['other:1']}, ");
+    let Rides { gateway, status, old, new } = rides(&yaml.replace("split:", more));
+    let other = Upstream::inside(&gateway.network, "other:1", |_| answer(200, "", "other"));
+    let mut client = gateway.client().await;
+    status.store(503, SeqCst);
+    for _ in 0..5 {
+        let pinned = client.send(with("x-canary", "1")).await;
+        assert_eq!(pinned.headers()["x-fallback"], "rides/fallback");
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!((new.requests(), other.requests(), old.requests()), (5, 5, 0), "each once, and no copies");
+    let failed = "naka_split_requests_total{policy=\"rides/split\",arm=\"booking-v2\",outcome=\"failure\"}";
+    assert_eq!(gateway.metric(failed), Some(5.0));
+    status.store(200, SeqCst);
+    assert_eq!(admin(&gateway, "POST", "/policies?policy=rides/split&arm=booking-v2&do=hold").await.0, 200);
+    for user in 0..5 {
+        assert_eq!(arm(&mut client, of(user)).await, "booking");
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!((old.requests(), new.requests()), (5, 10), "each of the old arm, and its copy");
+}
 
 #[tokio::test(start_paused = true)]
 async fn a_version_can_be_split() {
