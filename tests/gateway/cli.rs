@@ -39,6 +39,33 @@ tests:
 ";
 
 #[test]
+fn the_readme_shows_what_explain_and_check_say() {
+    let readme = include_str!("../../README.md");
+    let mut shown = 0;
+    for block in readme.split("```console\n").skip(1) {
+        let (command, said) = block.split_once("\n```").unwrap().0.split_once('\n').unwrap_or_default();
+        let Some(command) = command.strip_prefix("$ naka ").filter(|it| !it.contains("--live")) else {
+            continue;
+        };
+        if !command.starts_with("explain ") && command != "check gateway.yaml" {
+            continue;
+        }
+        let quoted = command.split('\'').enumerate().flat_map(|(at, part)| match at % 2 {
+            0 => part.split_whitespace().collect(),
+            _ => vec![part],
+        });
+        let output = text(&naka(&quoted.collect::<Vec<_>>()).stdout);
+        let lines = |text: &str| {
+            let random = |line: &&str| !line.trim_start().starts_with("x-request-id: ");
+            text.trim_end().lines().filter(random).map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(lines(&output), lines(said), "{command}");
+        shown += 1;
+    }
+    assert!(shown > 0, "the README shows none");
+}
+
+#[test]
 fn check_reports_five_mistakes_each_with_line_column_and_help() {
     let folder = tempfile::tempdir().unwrap();
     let mistakes = include_str!("../../crates/naka-gateway/tests/config/mistakes/five-mistakes.txt");
