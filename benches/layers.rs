@@ -59,6 +59,7 @@ use naka::{
     fault::{FaultConfig, FaultLayer, Gate},
     forward_auth::{ForwardAuthConfig, ForwardAuthLayer, Remember},
     gate::{self, Availability, Passage, Ticket},
+    hedge::{After, HedgeConfig, HedgeLayer},
     idempotency::{IdempotencyConfig, IdempotencyLayer},
     identity::{Identity, Scheme},
     jwt::{JwtConfig, JwtLayer, KeySet, Keys},
@@ -174,6 +175,10 @@ const HAPPY: &[Row] = &[
     Row::new("retry.off", 0, || {
         asked(with_body(RetryLayer::<()>::off().layer(Reader), order), Sample::new().posted())
     }),
+    Row::new("hedge.off", 0, || {
+        asked(with_body(HedgeLayer::<()>::off().layer(Reader), order), Sample::new().posted())
+    }),
+    Row::new("hedge.not_safe", 0, || asked(with_body(hedge().layer(Reader), order), Sample::new().posted())),
     Row::new("fallback.off", 0, || {
         asked(with_body(FallbackLayer::<()>::off().layer(Reader), order), Sample::new().posted())
     }),
@@ -214,6 +219,7 @@ const OTHERS: &[Row] = &[
     Row::new("idempotency.replay", 4, || keyed(&idempotency())),
     Row::new("retry.no_body", 7, || asked(with_body(retry().layer(Reader), Full::default), Sample::new())),
     Row::new("retry", 10, || asked(with_body(retry().layer(Reader), order), Sample::new().posted())),
+    Row::new("hedge.no_body", 7, || asked(with_body(hedge().layer(Reader), Full::default), Sample::new())),
     Row::new("fallback.no_body", 6, || {
         asked(with_body(fallback().layer(Reader), Full::default), Sample::new())
     }),
@@ -376,6 +382,11 @@ fn with_new_keys() -> Runs {
 fn keyed(layer: &IdempotencyLayer) -> Runs {
     let sample = Sample::new().posted().with(IDEMPOTENCY_KEY, "key-7");
     asked(with_body(layer.layer(Reader), order), sample)
+}
+
+fn hedge() -> HedgeLayer {
+    let config = HedgeConfig::new(After::percentile(95));
+    HedgeLayer::new(config, Budget::new(BudgetConfig::new(), Now::read()))
 }
 
 fn retry() -> RetryLayer {

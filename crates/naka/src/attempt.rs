@@ -5,9 +5,12 @@ use std::sync::{
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-use http::{Extensions, HeaderName};
+use http::{Extensions, HeaderName, Response};
 
-use crate::{context::Context, reject::Reason};
+use crate::{
+    context::Context,
+    reject::{Reason, Rejection},
+};
 
 /// Says which attempt a request is, from the second on; in a response, how many there were, if in vain.
 pub const ATTEMPT: HeaderName = HeaderName::from_static("naka-attempt");
@@ -36,6 +39,13 @@ pub enum Stop {
 /// its own reason says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sent;
+
+/// Whether whoever is behind has provably seen nothing of the request that this is the answer to.
+pub(crate) fn is_unsent<R>(response: &Response<R>) -> bool {
+    let extensions = response.extensions();
+    let rejection = extensions.get::<Rejection>();
+    rejection.is_some_and(|it| it.reason.is_before_sending()) && extensions.get::<Sent>().is_none()
+}
 
 /// In the extensions of a response that was made here because the request had failed: no answer of whoever is behind,
 /// and none that should be remembered in its place.

@@ -20,6 +20,7 @@
 //! | [`split`] | Which of several services a request goes to, by weight, and back if one fails |
 //! | [`fallback`] | Answers in place of what failed: by itself, or by asking another service once |
 //! | [`retry`] | Sends again what failed, from a budget |
+//! | [`hedge`] | Sends once more what is not answered for a while, and takes the first good answer |
 //! | `mirror` | Sends a copy of some requests to another service, for which nobody waits (feature `mirror`) |
 //! | [`balance`] | Chooses an endpoint by one of twelve policies, and keeps its account until the body ends |
 //! | [`health`] | No layer: asks the endpoints of a balancer how they are, and takes out who is not well |
@@ -76,6 +77,7 @@ pub mod gate;
 pub mod guard;
 mod hash;
 pub mod health;
+pub mod hedge;
 #[cfg(feature = "idempotency")]
 pub mod idempotency;
 pub mod identity;

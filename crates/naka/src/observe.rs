@@ -34,7 +34,11 @@ pub trait Observer: Send + Sync + 'static {
     fn cancelled(&self) {}
     /// A request that failed is sent again.
     fn retried(&self) {}
-    /// A request that failed is not sent again, here or elsewhere, for this reason.
+    /// A request that is not answered is sent once more.
+    fn hedged(&self) {}
+    /// Another attempt than the first was answered first.
+    fn hedge_won(&self) {}
+    /// A request that failed, or is not answered, is not sent again, here or elsewhere, for this reason.
     fn not_retried(&self, _: Stop) {}
     /// A request that failed is answered in another way.
     fn fell_back(&self) {}
@@ -83,6 +87,12 @@ impl<O: Observer> Observer for Arc<O> {
     }
     fn retried(&self) {
         (**self).retried();
+    }
+    fn hedged(&self) {
+        (**self).hedged();
+    }
+    fn hedge_won(&self) {
+        (**self).hedge_won();
     }
     fn not_retried(&self, stop: Stop) {
         (**self).not_retried(stop);

@@ -79,6 +79,30 @@ impl<B: Body<Data = Bytes> + Default> Source<B> {
         }
     }
 
+    /// Whether all of it was sent, and is still there: it can be sent by several at once.
+    pub(crate) fn is_taped(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Tape(tape) => {
+                let mut reel = tape.lock();
+                // Who knows how long it is does not ask for its end.
+                reel.has_ended |= reel.body.is_end_stream();
+                reel.has_ended && !reel.is_lost
+            }
+        }
+    }
+
+    /// A copy beside those before it, of one that [is taped](Self::is_taped).
+    pub(crate) fn again(&self) -> Replay<B> {
+        match self {
+            Self::Empty => Replay::once(B::default()),
+            Self::Tape(tape) => {
+                let attempt = tape.lock().attempt;
+                Replay { plain: None, taped: Some(Taped { tape: Arc::clone(tape), attempt, given: 0 }) }
+            }
+        }
+    }
+
     /// A copy, which takes the place of all before it.
     pub(crate) fn copy(&self) -> Replay<B> {
         match self {

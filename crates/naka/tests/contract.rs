@@ -27,6 +27,7 @@ use naka::{
     fault::{FaultConfig, FaultLayer, Faults, Gate},
     forward_auth::{ForwardAuth, ForwardAuthConfig, ForwardAuthLayer, Remember},
     guard::Guarded,
+    hedge::{After, Hedge, HedgeConfig, HedgeLayer},
     idempotency::{Idempotency, IdempotencyBody, IdempotencyConfig, IdempotencyLayer},
     jwt::{Jwt, JwtConfig, JwtLayer, KeySet, Keys},
     key::Key,
@@ -238,6 +239,29 @@ impl Subject for ATimeout {
 
     fn off(&self) -> TimeoutLayer {
         TimeoutLayer::off()
+    }
+
+    fn refuses(&self) -> bool {
+        false
+    }
+}
+
+/// The suite's answers come at once.
+struct AHedge;
+
+impl Subject for AHedge {
+    type Layer = Dressed<HedgeLayer>;
+    type Service = Dressed<Hedge<Probe>>;
+    type Body = Answer;
+
+    fn fresh(&self) -> Self::Layer {
+        let budget = Budget::new(BudgetConfig::new(), Now::read());
+        let config = HedgeConfig::new(After::percentile(95));
+        Dressed::new(HedgeLayer::new(config, budget), |_, _| {})
+    }
+
+    fn off(&self) -> Self::Layer {
+        Dressed::new(HedgeLayer::off(), |_, _| {})
     }
 
     fn refuses(&self) -> bool {
@@ -788,6 +812,7 @@ async fn body_limit_keeps_the_laws() {
 #[tokio::test(start_paused = true)]
 async fn retries_keep_the_laws() {
     check(&ARetry).await;
+    check(&AHedge).await;
 }
 
 #[tokio::test(start_paused = true)]

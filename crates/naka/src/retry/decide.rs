@@ -9,7 +9,7 @@ use http::{HeaderMap, Method, Response, StatusCode, header::RETRY_AFTER};
 
 use super::config::{Methods, RetryConfig};
 use crate::{
-    attempt::{Sent, Stop},
+    attempt::{Stop, is_unsent},
     reject::{Reason, Rejection},
 };
 
@@ -45,8 +45,7 @@ impl Failure {
     /// What a response says; `None` if it is not to be followed by another attempt.
     pub(super) fn of<R>(config: &RetryConfig, response: &Response<R>) -> Option<Self> {
         let when = &config.when;
-        let extensions = response.extensions();
-        if let Some(rejection) = extensions.get::<Rejection>() {
+        if let Some(rejection) = response.extensions().get::<Rejection>() {
             // Of our own refusals only those that are about the endpoint: another may be well.
             let is_wanted = match rejection.reason {
                 Reason::ConnectFailed | Reason::ConnectTimeout => when.connect_error,
@@ -54,8 +53,7 @@ impl Failure {
                 Reason::ResponseTimeout => when.response_timeout,
                 _ => false,
             };
-            let is_unsent = rejection.reason.is_before_sending() && extensions.get::<Sent>().is_none();
-            return is_wanted.then_some(Self { is_unsent, retry_after: None });
+            return is_wanted.then(|| Self { is_unsent: is_unsent(response), retry_after: None });
         }
         let is_wanted = when.statuses.contains(&response.status());
         is_wanted.then(|| Self { is_unsent: false, retry_after: retry_after(response) })

@@ -218,7 +218,7 @@ where
         let now = Now::of(request.extensions());
         let (mut head, body) = request.into_parts();
         shared.budget.deposit_once(&mut head.extensions, now);
-        if shared.config.different_endpoint {
+        if shared.config.different_endpoint && Tried::of(&head.extensions).is_none() {
             Tried::new().put(&mut head.extensions); // Its copies share it.
         }
         let (source, first) = Source::of(body, shared.config.max_body);
