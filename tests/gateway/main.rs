@@ -21,6 +21,7 @@ mod fallback;
 mod forwarding;
 mod guards;
 mod health;
+mod hedge;
 mod isolation;
 mod limits;
 mod mirror;

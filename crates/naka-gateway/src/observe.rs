@@ -160,7 +160,7 @@ const CANCELLED: &str = "cancelled";
 const RESULTS: [&str; 2] = ["passed", "failed"];
 /// What came of a request of an arm.
 const CAME: [&str; 3] = ["success", "failure", "neutral"];
-const OUTCOMES: [&str; 15] = [
+const OUTCOMES: [&str; 17] = [
     "admitted",
     "rejected",
     "would_reject",
@@ -170,6 +170,8 @@ const OUTCOMES: [&str; 15] = [
     "cancelled",
     "opened",
     "retried",
+    "hedged",
+    "hedge_won",
     "not_retried",
     "budget_spent",
     "fell_back",
@@ -276,6 +278,8 @@ impl Metrics {
             cancelled,
             opened,
             retried,
+            hedged,
+            hedge_won,
             not_retried,
             budget_spent,
             fell_back,
@@ -298,6 +302,8 @@ impl Metrics {
             cancelled,
             opened,
             retried,
+            hedged,
+            hedge_won,
             not_retried,
             budget_spent,
             fell_back,
@@ -563,6 +569,8 @@ pub struct PolicyMetrics {
     cancelled: Counter,
     opened: Counter,
     retried: Counter,
+    hedged: Counter,
+    hedge_won: Counter,
     not_retried: Counter,
     budget_spent: Counter,
     fell_back: Counter,
@@ -595,6 +603,12 @@ impl Observer for PolicyMetrics {
     }
     fn retried(&self) {
         self.retried.inc();
+    }
+    fn hedged(&self) {
+        self.hedged.inc();
+    }
+    fn hedge_won(&self) {
+        self.hedge_won.inc();
     }
     fn not_retried(&self, stop: Stop) {
         if stop == Stop::Budget { &self.budget_spent } else { &self.not_retried }.inc();

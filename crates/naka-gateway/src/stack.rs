@@ -28,6 +28,7 @@ use naka::{
     fault::FaultLayer,
     forward_auth::ForwardAuthLayer,
     guard::Guarded,
+    hedge::HedgeLayer,
     idempotency::{IdempotencyBody, IdempotencyLayer},
     jwt::JwtLayer,
     mirror::{MirrorBody, MirrorLayer},
@@ -89,6 +90,8 @@ pub struct Layers {
     pub upstream_bulkhead: BulkheadLayer<Arc<PolicyMetrics>>,
     /// Sends copies elsewhere.
     pub mirror: MirrorLayer<Arc<PolicyMetrics>>,
+    /// Sends once more what is not answered.
+    pub hedge: HedgeLayer<Arc<PolicyMetrics>>,
     /// Sends again what failed.
     pub retry: RetryLayer<Arc<PolicyMetrics>>,
     /// Chooses the endpoint.
@@ -121,6 +124,8 @@ pub struct ArmLayers {
     pub upstream_bulkhead: BulkheadLayer<Arc<PolicyMetrics>>,
     /// Sends copies elsewhere.
     pub mirror: MirrorLayer<Arc<PolicyMetrics>>,
+    /// Sends once more what is not answered.
+    pub hedge: HedgeLayer<Arc<PolicyMetrics>>,
     /// Sends again what failed.
     pub retry: RetryLayer<Arc<PolicyMetrics>>,
     /// Chooses the endpoint.
@@ -156,7 +161,7 @@ impl Layers {
     // The timeout is outside of all that can wait (for keys, for a place): it counts from the request head,
     // so it ends a wait as well as an exchange.
     in_order!(
-        Replay<MirrorBody<Replay<LayeredBody>>> => RouteBody:
+        Replay<Replay<MirrorBody<Replay<LayeredBody>>>> => RouteBody:
         problem,
         cors,
         rate_limits,
@@ -177,6 +182,7 @@ impl Layers {
         split,
         upstream_bulkhead,
         mirror,
+        hedge,
         retry,
         balance
     );
@@ -190,13 +196,21 @@ impl ArmLayers {
             split: SplitLayer::off(),
             upstream_bulkhead: BulkheadLayer::off(),
             mirror: MirrorLayer::off(),
+            hedge: HedgeLayer::off(),
             retry: RetryLayer::off(),
             balance,
         }
     }
 
     in_order!(
-        Replay<MirrorBody<Body>> => ArmBody: rate_limits, split, upstream_bulkhead, mirror, retry, balance
+        Replay<Replay<MirrorBody<Body>>> => ArmBody:
+        rate_limits,
+        split,
+        upstream_bulkhead,
+        mirror,
+        hedge,
+        retry,
+        balance
     );
 }
 

@@ -18,6 +18,7 @@ use naka::{
     fault::FaultLayer,
     forward_auth::ForwardAuthLayer,
     health::Health,
+    hedge::Latencies,
     idempotency::IdempotencyLayer,
     jwt::JwtLayer,
     mirror::MirrorLayer,
@@ -67,6 +68,8 @@ pub struct State {
     pub versions: Carried<Versions, VersionLayer<Arc<PolicyMetrics>>>,
     /// Whoever splits, by what it is called among policies.
     pub splits: Splits,
+    /// How long answers took of late, by route and upstream, where somebody wants to know.
+    pub latencies: Carried<(), Latencies>,
     /// What retries may spend, by upstream.
     pub retry_budgets: Carried<RetryBudget, Budget>,
     /// Whoever looks for endpoints, by upstream.
@@ -159,6 +162,7 @@ impl State {
             versions: Carried::new("versions", |_| Duration::from_hours(24 * u64::from(DAYS))),
             // As long as that of circuit breakers: what is held is held until somebody does something about it.
             splits: Carried::new("split", |_| Duration::from_hours(1)),
+            latencies: Carried::new("latencies", |_| Duration::ZERO),
             retry_budgets: Carried::new("retry_budget", |_| Duration::ZERO),
             discoveries: Carried::new("discovery", |_| Duration::ZERO),
             balancers: Carried::new("balancer", |_| Duration::ZERO),
@@ -263,6 +267,11 @@ pub fn breakers_name(upstream: &Name) -> Name {
 /// What the fallback of a route is called among budgets, where the route has several upstreams.
 pub fn fallback_name(route: &Name) -> Name {
     format!("{route}/fallback").into()
+}
+
+/// What the latencies of an upstream, as a route sees it, are called.
+pub fn latencies_name(route: &Name, upstream: &Name) -> Name {
+    format!("{route}/{upstream}").into()
 }
 
 /// What the versions of a route are called among policies, as those that are written in place are.

@@ -18,6 +18,7 @@ use naka::{
     fault::{FaultConfig, Gate},
     forward_auth::{ForwardAuthConfig, Remember},
     health::HealthConfig,
+    hedge::{self, After, HedgeConfig},
     idempotency::{Failures, IdempotencyConfig},
     identity::Claim,
     jwt::{Algorithm, FetchConfig, JwtConfig},
@@ -590,6 +591,18 @@ pub(super) fn retry_config(retry: &checked::Retry) -> RetryConfig {
         .max_retry_after(retry.max_retry_after)
         .max_body(retry.max_body)
         .different_endpoint(retry.different_endpoint)
+}
+
+/// What is sent once more.
+pub(super) fn hedge_config(hedge: &checked::Hedge) -> HedgeConfig {
+    let after = match hedge.after {
+        checked::HedgeAfter::Fixed(after) => After::Fixed(after),
+        checked::HedgeAfter::Percentile { percent, at_least, at_most } => {
+            After::percentile(percent).within(at_least, at_most)
+        }
+    };
+    let methods = if hedge.is_idempotent { hedge::Methods::Idempotent } else { hedge::Methods::Safe };
+    HedgeConfig::new(after).max(hedge.max).methods(methods).keyed(hedge.keyed).max_body(hedge.max_body)
 }
 
 pub(super) fn fallback_config(fallback: &checked::Fallback) -> FallbackConfig {

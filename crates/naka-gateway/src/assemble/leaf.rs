@@ -74,7 +74,7 @@ impl Leaves<'_> {
         let leaf_plan = Arc::clone(plan);
         let mut layers = plan.layers.clone();
         layers.mirror = self.mirror(route, &plan.transform, layers.mirror);
-        Arm::new(layers.stack(Leaf(move |request: Request<Replay<MirrorBody<Body>>>| {
+        Arm::new(layers.stack(Leaf(move |request: Request<Replay<Replay<MirrorBody<Body>>>>| {
             let request = request.map(Body::from);
             let (plan, behind) = (Arc::clone(&leaf_plan), Arc::clone(&behind));
             async move {
@@ -146,7 +146,7 @@ enum Behind {
 /// The one place where the stack's type is made.
 fn stack(plan: &Arc<Plan>, layers: &Layers, target: Arc<Target>) -> impl Stack<RouteBody> {
     let leaf_plan = Arc::clone(plan);
-    layers.stack(Leaf(move |request: Request<Replay<MirrorBody<Replay<LayeredBody>>>>| {
+    layers.stack(Leaf(move |request: Request<Replay<Replay<MirrorBody<Replay<LayeredBody>>>>>| {
         answer(Arc::clone(&leaf_plan), Arc::clone(&target), request.map(Body::from))
     }))
 }

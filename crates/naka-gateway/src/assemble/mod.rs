@@ -13,9 +13,9 @@ use naka::{
     api_key::ApiKeyLayer, authorize::AuthorizeLayer, balance::BalanceLayer, basic_auth::BasicAuthLayer,
     body_limit::BodyLimitLayer, bulkhead::BulkheadLayer, circuit_breaker::CircuitBreakerLayer,
     cors::CorsLayer, fallback::FallbackLayer, fault::FaultLayer, forward_auth::ForwardAuthLayer,
-    idempotency::IdempotencyLayer, jwt::JwtLayer, mirror::MirrorLayer, problem::ProblemLayer,
-    rate_limit::RateLimitLayer, retry::RetryLayer, split::SplitLayer, timeout::TimeoutLayer,
-    version::VersionLayer,
+    hedge::HedgeLayer, idempotency::IdempotencyLayer, jwt::JwtLayer, mirror::MirrorLayer,
+    problem::ProblemLayer, rate_limit::RateLimitLayer, retry::RetryLayer, split::SplitLayer,
+    timeout::TimeoutLayer, version::VersionLayer,
 };
 use tokio::time::Instant;
 
@@ -39,7 +39,7 @@ use crate::{
     observe::{ArmMetrics, Metrics, PolicyMetrics},
     route::{RouteError, Table},
     stack::{ArmLayers, Layers},
-    state::{State, fallback_name},
+    state::{State, fallback_name, latencies_name},
     transform::Transform,
     upstream::Connector,
 };
@@ -222,6 +222,7 @@ fn arms(
             split: SplitLayer::off(),
             upstream_bulkhead: upstream_bulkhead(config, state, upstream),
             mirror: mirror(config, state, route, Some(upstream)),
+            hedge: hedge(config, state, around, (name, route), Some(upstream)),
             retry: retry(config, state, around, route, Some(upstream)),
             balance: state.balancers.get(upstream).cloned().unwrap_or_else(BalanceLayer::off),
         };
@@ -243,6 +244,7 @@ fn arms(
                     split: split_of(state, &version_split_name(name, &version.name)),
                     upstream_bulkhead: BulkheadLayer::off(),
                     mirror: MirrorLayer::off(),
+                    hedge: HedgeLayer::off(),
                     retry: RetryLayer::off(),
                     balance: BalanceLayer::off(),
                 };
@@ -343,6 +345,26 @@ fn withheld(config: &Config, route: &RouteConfig, mirror: &Mirror) -> Vec<Header
     [AUTHORIZATION, PROXY_AUTHORIZATION, COOKIE].into_iter().chain(keys).collect()
 }
 
+/// What of this route is sent once more, from the budget of where it goes, and by what it took there.
+fn hedge(
+    config: &Config,
+    state: &State,
+    around: &Surroundings<'_>,
+    (name, route): (&Name, &RouteConfig),
+    upstream: Option<&Name>,
+) -> HedgeLayer<Arc<PolicyMetrics>> {
+    let made = || {
+        let (policy, hedge) = config.hedge(route)?;
+        let (budget, latencies) = (
+            state.retry_budgets.get(upstream?)?.clone(),
+            state.latencies.get(&latencies_name(name, upstream?))?.clone(),
+        );
+        let (is, metrics) = (convert::hedge_config(hedge), around.metrics.policy(policy));
+        Some(HedgeLayer::observed(is, budget, latencies, metrics).named(policy))
+    };
+    made().unwrap_or_else(HedgeLayer::off)
+}
+
 /// What is retried on this route, from the budget of where it goes.
 fn retry(
     config: &Config,
@@ -433,6 +455,7 @@ fn layers(
         split: split_of(state, &split_name(name)),
         upstream_bulkhead: bulkhead(there, upstream.and_then(|upstream| upstream.bulkhead.as_ref())),
         mirror: mirror(config, state, route, upstream_of(route)),
+        hedge: hedge(config, state, around, (name, route), upstream_of(route)),
         retry: retry(config, state, around, route, upstream_of(route)),
         balance: upstream_of(route)
             .and_then(|upstream| state.balancers.get(upstream).cloned())

@@ -12,6 +12,7 @@ use naka::{
     fault::FaultLayer,
     forward_auth::ForwardAuthLayer,
     health::Health,
+    hedge::Latencies,
     idempotency::{IdempotencyLayer, Scope as KeyScope, by_caller},
     jwt::{Algorithm, JwtLayer, KeyDriver, KeySet, Keys, KeysError},
     mirror::MirrorLayer,
@@ -47,7 +48,7 @@ use crate::{
     state::{
         Authorities, Background, Balancers, Balancing, Breakers, BreakersOfEndpoints, Breaking, Bulkheads,
         Checks, Discoveries, Endpoints, HealthChecks, Kept, Passwords, RateLimits, Splits, State, Tokens,
-        breakers_name, fallback_name, versions_name,
+        breakers_name, fallback_name, latencies_name, versions_name,
     },
     transform::Matched,
     upstream::{Body, Pools, UpstreamPlaces},
@@ -84,6 +85,7 @@ pub(super) fn carry(
         discoveries: step.discoveries(),
         balancers,
         endpoint_breakers,
+        latencies: step.latencies(),
         retry_budgets: step.retry_budgets(),
         pools: step.pools(&places),
         places,
@@ -489,6 +491,23 @@ impl Step<'_> {
         let of_routes = of_routes.map(|(name, _)| (fallback_name(name), RetryBudget::default()));
         let wanted = of_upstreams.chain(of_routes).collect();
         self.next(&self.before.retry_budgets, wanted, &steps)
+    }
+
+    /// Those of each route with a hedge, at each upstream that its requests may go to.
+    fn latencies(&mut self) -> Carried<(), Latencies> {
+        let now = Now::read();
+        let steps = Steps {
+            make: &|_, (): &()| Latencies::new(now),
+            change: &|latencies: &Latencies, ()| latencies.clone(),
+            is_same: &|(), ()| true,
+        };
+        let hedged = self.config.routes.iter().filter(|(_, route)| self.config.hedge(route).is_some());
+        let wanted = hedged.flat_map(|(name, route)| {
+            let upstreams = route.destination.upstreams().into_iter();
+            upstreams.map(move |upstream| (latencies_name(name, upstream), ()))
+        });
+        let wanted = wanted.collect();
+        self.next(&self.before.latencies, wanted, &steps)
     }
 
     /// Whoever checks the endpoints of these balancers.

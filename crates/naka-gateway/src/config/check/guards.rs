@@ -1,22 +1,22 @@
 //! Idempotency keys, circuit breakers and faults.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use http::{HeaderName, Method};
 
 use super::{Tables, limits::scope, policies::Unnamed, routes::respond, unique};
 use crate::config::{
     checked::{
-        self, CircuitBreaker, Compress, Cors, Fallback, Fault, Idempotency, Instead, Mirror, MirrorMethods,
-        PolicyKind, Retry, RetryMethods,
+        self, CircuitBreaker, Compress, Cors, Fallback, Fault, Hedge, HedgeAfter, Idempotency, Instead,
+        Mirror, MirrorMethods, PolicyKind, Retry, RetryMethods,
     },
     decode::{At, Cx, OneOrMany},
     diagnostic::Code,
     node::Span,
     raw::{
-        FallbackWhen, RawCircuitBreaker, RawCoding, RawCompress, RawCors, RawEnvironment, RawFailures,
-        RawFallback, RawFault, RawIdempotency, RawMirror, RawMirrorMethods, RawPreset, RawRetry,
-        RawRetryMethods, RetryWhen,
+        FallbackWhen, RawAfter, RawCircuitBreaker, RawCoding, RawCompress, RawCors, RawEnvironment,
+        RawFailures, RawFallback, RawFault, RawHedge, RawHedgeMethods, RawIdempotency, RawMirror,
+        RawMirrorMethods, RawPreset, RawRetry, RawRetryMethods, RetryWhen,
     },
     values::ErrorStatuses,
 };
@@ -172,6 +172,38 @@ pub(super) fn retry(raw: &RawRetry, cx: &mut Cx) -> Unnamed {
         different_endpoint: raw.different_endpoint(),
     });
     Unnamed::stateless(kind)
+}
+
+pub(super) fn hedge(raw: &RawHedge, cx: &mut Cx) -> Option<Unnamed> {
+    let after = raw.after.as_ref()?;
+    let bounds = [("min_after", raw.min_after.as_ref()), ("max_after", raw.max_after.as_ref())];
+    let after = match after.value {
+        RawAfter::Fixed(fixed) => {
+            for (word, bound) in bounds.into_iter().filter_map(|(word, bound)| Some((word, bound?))) {
+                cx.error(Code::Conflict, bound.key, format!("`{word}` has no effect beside a fixed `after`"))
+                    .help("take it away; or write `after: p95`, and it bounds what that comes to");
+            }
+            HedgeAfter::Fixed(fixed)
+        }
+        RawAfter::Percentile(percent) => {
+            let [at_least, at_most] = bounds.map(|(_, bound)| bound.map(|at| at.value));
+            let usual = Duration::from_millis(1);
+            let at_most = at_most.unwrap_or(Duration::from_secs(1).max(at_least.unwrap_or(usual)));
+            let at_least = at_least.unwrap_or(usual.min(at_most));
+            if let Some(bound) = raw.min_after.as_ref().filter(|_| at_least > at_most) {
+                cx.error(Code::Conflict, bound.span, "`min_after` is longer than `max_after`")
+                    .help("write the shorter time into `min_after`");
+            }
+            HedgeAfter::Percentile { percent, at_least, at_most }
+        }
+    };
+    Some(Unnamed::stateless(PolicyKind::Hedge(Hedge {
+        after,
+        max: u32::try_from(raw.max().0).unwrap_or(u32::MAX),
+        is_idempotent: raw.methods() == RawHedgeMethods::Idempotent,
+        keyed: raw.keyed(),
+        max_body: raw.max_body().0,
+    })))
 }
 
 pub(super) fn fallback(raw: &RawFallback, at: Span, tables: &Tables<'_>, cx: &mut Cx) -> Option<Unnamed> {

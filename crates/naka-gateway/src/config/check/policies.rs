@@ -18,8 +18,8 @@ use crate::config::{
     diagnostic::Code,
     node::Span,
     raw::{
-        RawBulkhead, RawCircuitBreaker, RawCompress, RawCors, RawFallback, RawFault, RawIdempotency,
-        RawMirror, RawPolicy, RawRateLimit, RawRetry, RawRule,
+        RawBulkhead, RawCircuitBreaker, RawCompress, RawCors, RawFallback, RawFault, RawHedge,
+        RawIdempotency, RawMirror, RawPolicy, RawRateLimit, RawRetry, RawRule,
     },
     suggest::one_of,
     values::Id,
@@ -111,6 +111,7 @@ pub(super) struct LevelKeys<'a> {
     pub(super) circuit_breaker: Option<&'a At<Or<Id, RawCircuitBreaker>>>,
     pub(super) fault: Option<&'a At<Or<Id, RawFault>>>,
     pub(super) retry: Option<&'a At<Or<Id, RawRetry>>>,
+    pub(super) hedge: Option<&'a At<Or<Id, RawHedge>>>,
     pub(super) fallback: Option<&'a At<Or<Id, RawFallback>>>,
     pub(super) mirror: Option<&'a At<Or<Id, RawMirror>>>,
     pub(super) cors: Option<&'a At<Or<Id, RawCors>>>,
@@ -129,6 +130,7 @@ macro_rules! level_keys {
             circuit_breaker: $raw.circuit_breaker.as_ref(),
             fault: $raw.fault.as_ref(),
             retry: $raw.retry.as_ref(),
+            hedge: $raw.hedge.as_ref(),
             fallback: $raw.fallback.as_ref(),
             mirror: $raw.mirror.as_ref(),
             cors: $raw.cors.as_ref(),
@@ -251,6 +253,8 @@ impl Policies {
             |raw, _, cx| Some(guards::retry(raw, cx)),
             cx,
         );
+        let hedge =
+            self.inlined(tables, owner, (Kind::Hedge, keys.hedge), |raw, _, cx| guards::hedge(raw, cx), cx);
         let mirror = self.inlined(
             tables,
             owner,
@@ -265,7 +269,7 @@ impl Policies {
             |raw, span, cx| guards::fallback(raw, span, tables, cx),
             cx,
         );
-        let more = [cors, compress, circuit_breaker, retry, mirror, fallback];
+        let more = [cors, compress, circuit_breaker, retry, hedge, mirror, fallback];
         for (name, span) in own.into_iter().chain(more).flatten() {
             self.place(name, span, &mut level, cx);
         }
@@ -323,6 +327,7 @@ impl Policies {
             "idempotency",
             "circuit_breaker",
             "retry",
+            "hedge",
             "fallback",
             "mirror",
             "fault",
@@ -457,6 +462,7 @@ fn unnamed(raw: &RawPolicy, tables: &Tables<'_>, stage: Stage, cx: &mut Cx) -> O
     let idempotency = raw.idempotency.as_ref().map(|raw| guards::idempotency(&raw.value, cx));
     let circuit_breaker = raw.circuit_breaker.as_ref().map(|raw| guards::circuit_breaker(&raw.value, cx));
     let retry = raw.retry.as_ref().map(|raw| guards::retry(&raw.value, cx));
+    let hedge = raw.hedge.as_ref().and_then(|raw| guards::hedge(&raw.value, cx));
     let fallback = raw.fallback.as_ref().and_then(|raw| guards::fallback(&raw.value, raw.span, tables, cx));
     let mirror = raw.mirror.as_ref().and_then(|raw| guards::mirror(&raw.value, tables, cx));
     let compress = raw.compress.as_ref().map(|raw| guards::compress(&raw.value, cx));
@@ -476,6 +482,7 @@ fn unnamed(raw: &RawPolicy, tables: &Tables<'_>, stage: Stage, cx: &mut Cx) -> O
         .or(compress)
         .or(circuit_breaker)
         .or(retry)
+        .or(hedge)
         .or(mirror)
         .or(fallback)
 }

@@ -98,6 +98,7 @@ impl Around<'_, '_> {
         let matches = raw.r#match.as_ref().and_then(|at| matches(&at.value, at.key, shared, cx));
         keys_of_no_method(raw, &own, policies, cx);
         retries_of_no_method(raw, &own, policies, cx);
+        hedges_of_no_method(raw, &own, policies, cx);
         if let Some(matches) = &matches {
             copies_of_methods(at, &level, matches, policies, cx);
         }
@@ -123,6 +124,8 @@ impl Around<'_, '_> {
         if let Some(destination) = &destination {
             self.gives_up_before(at, &level, destination, timeouts.total().0, cx);
             self.retries_in_vain(&level, destination, timeouts.total().0, policies, cx);
+            self.hedges_in_vain(&level, destination, timeouts.total().0, policies, cx);
+            self.hedges_of_one(&own, destination, cx);
             copies_go_elsewhere(at, &level, destination, policies, cx);
             self.falls_back_elsewhere(at, &level, destination, timeouts.total().0, policies, cx);
             let captures = captures.as_deref().unwrap_or_default();
@@ -267,6 +270,51 @@ impl Around<'_, '_> {
                 show_duration(total / (retry.max + 1))
             ));
         }
+    }
+
+    /// Warns of hedges that come when nobody waits any more, or have nobody else to ask.
+    fn hedges_in_vain(
+        &self,
+        level: &Level,
+        destination: &Destination,
+        total: Option<Duration>,
+        policies: &Policies,
+        cx: &mut Cx,
+    ) {
+        let Some((name, span)) = level.all(Kind::Hedge).first() else { return };
+        let Some(PolicyKind::Hedge(hedge)) = policies.checked.get(name).map(|it| &it.kind) else { return };
+        let after = hedge.after.longest();
+        for upstream in destination.upstreams() {
+            let Some(is) = self.upstreams.get(upstream) else { continue };
+            let waits = is.timeouts.per_try.unwrap_or(Duration::MAX).min(is.timeouts.response_headers);
+            let waits = total.map_or(waits, |total| waits.min(total));
+            if after >= waits {
+                let message = format!(
+                    "`{name}` may wait {} before it asks `{upstream}` once more, and after {} nobody waits",
+                    show_duration(after),
+                    show_duration(waits)
+                );
+                cx.error(Code::Unused, *span, message)
+                    .warning()
+                    .combined()
+                    .help("write a shorter `after`, or `max_after` beside a percentile; or a longer timeout");
+            }
+        }
+    }
+
+    /// Warns of hedges that a route asks for itself and that have nobody else to ask.
+    fn hedges_of_one(&self, own: &Level, destination: &Destination, cx: &mut Cx) {
+        let Some((name, span)) = own.all(Kind::Hedge).first() else { return };
+        let has_one = |upstream: &&Name| {
+            let is = self.upstreams.get(*upstream);
+            is.is_some_and(|is| is.discovery.is_none() && is.endpoints.len() == 1)
+        };
+        let Some(upstream) = destination.upstreams().into_iter().find(has_one) else { return };
+        let message = format!("`{name}` has nobody else to ask: `{upstream}` has one endpoint");
+        cx.error(Code::Unused, *span, message)
+            .warning()
+            .combined()
+            .help("add an endpoint to the upstream; or take the hedge away: it asks who is slow already");
     }
 
     /// Reports a bulkhead that its upstream has, too: each request would take two places of one account.
@@ -473,6 +521,23 @@ fn retries_of_no_method(raw: &RawRoute, own: &Level, policies: &Policies, cx: &m
     }
 }
 
+/// Warns of hedges that a route asks for itself and none of its methods may have.
+fn hedges_of_no_method(raw: &RawRoute, own: &Level, policies: &Policies, cx: &mut Cx) {
+    let Some(said) = raw.r#match.as_ref().and_then(|it| it.value.methods.as_ref()) else { return };
+    for (name, span) in own.all(Kind::Hedge) {
+        let Some(PolicyKind::Hedge(hedge)) = policies.checked.get(name).map(|it| &it.kind) else { continue };
+        let may = |method: &Method| method.is_safe() || hedge.is_idempotent && method.is_idempotent();
+        if hedge.keyed || said.value.0.is_empty() || said.value.0.iter().any(|at| may(&at.value)) {
+            continue;
+        }
+        let place = cx.place(said.key);
+        let message = format!("`{name}` sends none of the methods of this route once more");
+        cx.error(Code::Unused, *span, message).warning().related(place, "its methods").help(
+            "take it away; or write `keyed: true`, if the upstream does a request with an idempotency key only once",
+        );
+    }
+}
+
 /// Reports a mirror that does not say what it makes of methods that are not safe, and warns of one that copies
 /// nothing.
 fn copies_of_methods(at: &At<Id>, level: &Level, matches: &Match, policies: &Policies, cx: &mut Cx) {
@@ -555,6 +620,7 @@ fn no_effect(raw: &RawRoute, local: Span, cx: &mut Cx) {
         ("rewrite", "; a redirect has a `path:` of its own"),
         ("strip_prefix", "; a redirect has a `path:` of its own"),
         ("retry", ": nothing is sent that could be sent again"),
+        ("hedge", ": nothing is sent that could be sent again"),
         ("mirror", ": nothing is sent that could be copied"),
         ("fallback", ": nothing is asked that could fail"),
     ];

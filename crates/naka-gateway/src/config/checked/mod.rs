@@ -102,6 +102,15 @@ impl Config {
         }
     }
 
+    /// What of a route is sent once more.
+    pub fn hedge<'a>(&'a self, route: &'a Route) -> Option<(&'a Name, &'a Hedge)> {
+        let name = route.policies.one(Kind::Hedge)?;
+        match &self.policies[name].kind {
+            PolicyKind::Hedge(hedge) => Some((name, hedge)),
+            _ => None,
+        }
+    }
+
     /// Whether any limit that a request of this route comes by counts routes apart.
     pub fn counts_by_route(&self, route: &Route) -> bool {
         let of_versions = match &route.destination {

@@ -43,6 +43,8 @@ pub enum PolicyKind {
     CircuitBreaker(CircuitBreaker),
     /// What failed is sent again.
     Retry(Retry),
+    /// What is not answered for a while is sent once more.
+    Hedge(Hedge),
     /// What failed is answered in another way.
     Fallback(Fallback),
     /// A copy of some goes to another upstream.
@@ -69,6 +71,7 @@ impl PolicyKind {
             Self::Idempotency(_) => Kind::Idempotency,
             Self::CircuitBreaker(_) => Kind::CircuitBreaker,
             Self::Retry(_) => Kind::Retry,
+            Self::Hedge(_) => Kind::Hedge,
             Self::Fallback(_) => Kind::Fallback,
             Self::Mirror(_) => Kind::Mirror,
             Self::Fault(_) => Kind::Fault,
@@ -107,6 +110,8 @@ pub enum Kind {
     CircuitBreaker,
     /// Copies for another upstream.
     Mirror,
+    /// What is not answered for a while is sent once more.
+    Hedge,
     /// What failed is sent again.
     Retry,
     /// Smaller responses.
@@ -130,6 +135,7 @@ impl Kind {
             Self::CircuitBreaker => "circuit_breaker",
             Self::Fallback => "fallback",
             Self::Mirror => "mirror",
+            Self::Hedge => "hedge",
             Self::Retry => "retry",
             Self::Compress => "compress",
         }
@@ -581,6 +587,47 @@ pub enum RetryMethods {
     Safe,
     /// Those of which twice is as good as once.
     Idempotent,
+}
+
+/// What is not answered for a while is sent once more, and when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hedge {
+    /// How long an attempt is waited for.
+    pub after: HedgeAfter,
+    /// So many attempts after the first.
+    pub max: u32,
+    /// Also methods of which twice is as good as once, and not only those that just look.
+    pub is_idempotent: bool,
+    /// Also with an `Idempotency-Key`.
+    pub keyed: bool,
+    /// The longest body that is kept, in bytes.
+    pub max_body: usize,
+}
+
+/// How long an attempt is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HedgeAfter {
+    /// That long.
+    Fixed(Duration),
+    /// As long as so many percent of the answers take, within bounds.
+    Percentile {
+        /// So many percent.
+        percent: u8,
+        /// No shorter than that.
+        at_least: Duration,
+        /// No longer than that.
+        at_most: Duration,
+    },
+}
+
+impl HedgeAfter {
+    /// The longest it can be.
+    pub const fn longest(self) -> Duration {
+        match self {
+            Self::Fixed(after) => after,
+            Self::Percentile { at_most, .. } => at_most,
+        }
+    }
 }
 
 /// What failed is answered in another way.

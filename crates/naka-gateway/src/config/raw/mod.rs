@@ -210,6 +210,8 @@ record! {
         fault: Or<Id, RawFault> = optional;
         /// Retries: a name, or what is retried.
         retry: Or<Id, RawRetry> = optional;
+        /// Hedges: a name, or what is sent once more.
+        hedge: Or<Id, RawHedge> = optional;
         /// What is answered in place of a failure: a name, or what is done.
         fallback: Or<Id, RawFallback> = optional;
         /// Copies for another upstream: a name, or what is copied.
@@ -606,6 +608,8 @@ record! {
         fault: Or<Id, RawFault> = optional;
         /// Retries: a name, or what is retried.
         retry: Or<Id, RawRetry> = optional;
+        /// Hedges: a name, or what is sent once more.
+        hedge: Or<Id, RawHedge> = optional;
         /// What is answered in place of a failure: a name, or what is done.
         fallback: Or<Id, RawFallback> = optional;
         /// Copies for another upstream: a name, or what is copied.
@@ -619,7 +623,7 @@ record! {
         /// The routes.
         routes: Named<Id, RawRoute> = required;
     }
-    not_built: hedge cache enforce auth;
+    not_built: cache enforce auth;
     instead: groups => "groups have one level: write the routes of both here",
         r#match => "a group shares `host:`; paths stand in each route",
         prefix => "a group shares `host:`; paths stand in each route";
@@ -656,6 +660,8 @@ record! {
         fault: Or<Id, RawFault> = optional;
         /// Retries: a name, or what is retried.
         retry: Or<Id, RawRetry> = optional;
+        /// Hedges: a name, or what is sent once more.
+        hedge: Or<Id, RawHedge> = optional;
         /// What is answered in place of a failure: a name, or what is done.
         fallback: Or<Id, RawFallback> = optional;
         /// Copies for another upstream: a name, or what is copied.
@@ -683,7 +689,7 @@ record! {
         /// Destination: a list of the versions of these routes, as they are now.
         list_versions: OneOrMany<Id> = optional;
     }
-    not_built: compose hedge cache sticky enforce lifecycle;
+    not_built: compose cache sticky enforce lifecycle;
     instead: path => "write it into the match: `match: {path: /healthz}`",
         prefix => "write it into the match: `match: {prefix: /api}`",
         regex => "write it into the match: `match: {regex: …}`",

@@ -42,6 +42,8 @@ record! {
         fault: RawFault = optional;
         /// What failed is sent again.
         retry: RawRetry = optional;
+        /// What is not answered for a while is sent once more.
+        hedge: RawHedge = optional;
         /// What failed is answered in another way.
         fallback: RawFallback = optional;
         /// A copy of some requests goes to another upstream.
@@ -51,7 +53,7 @@ record! {
         /// Make responses smaller.
         compress: RawCompress = optional;
     }
-    not_built: hedge cache sticky timeouts headers limits;
+    not_built: cache sticky timeouts headers limits;
 }
 
 record! {
@@ -677,6 +679,61 @@ impl Scalar for RetryWhen {
 
     fn schema() -> Json {
         json!({"type": ["integer", "string"], "examples": ["connect_error", "reset", "response_timeout", 503, "5xx"]})
+    }
+}
+
+record! {
+    /// What is not answered for a while is sent once more, and when.
+    RawHedge ("hedges such as `{after: p95}` or `{after: 100ms}`") {
+        /// How long an attempt is waited for: a time, or as long as that share of the answers takes.
+        after: RawAfter = required;
+        /// No shorter than that, by a share of the answers.
+        min_after: Duration = optional;
+        /// No longer than that, by a share of the answers; and that long while too few have been seen.
+        max_after: Duration = optional;
+        /// So many attempts after the first.
+        max: Whole<1, 3> = "1";
+        /// Which methods may be done twice at once.
+        methods: RawHedgeMethods = "safe";
+        /// Whoever is behind remembers `Idempotency-Key`s: a request that has one may be sent twice.
+        keyed: bool = "false";
+        /// The longest body that is kept to be sent again.
+        max_body: Size = "64KiB";
+    }
+    instead: delay => "write `after: 100ms`",
+        percentile => "write `after: p95`",
+        attempts => "write `max: 1`: so many after the first",
+        budget => "write `retry_budget` into the upstream: all its routes spend it together";
+}
+
+words! {
+    /// Methods that may be done twice at once.
+    RawHedgeMethods ("which methods") { Safe = "safe", Idempotent = "idempotent" }
+}
+
+/// How long an attempt is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RawAfter {
+    Fixed(Duration),
+    Percentile(u8),
+}
+
+impl Scalar for RawAfter {
+    const WHAT: &'static str = "a duration such as `100ms`, or a percentile such as `p95`";
+
+    fn parse(text: Text<'_>) -> Result<Self, Wrong> {
+        let Some(percent) = text.text.strip_prefix('p') else {
+            return Duration::parse(text).map(Self::Fixed);
+        };
+        let known = percent.parse().ok().filter(|percent| (1..=99).contains(percent));
+        known.map(Self::Percentile).ok_or_else(|| {
+            let message = format!("{} is not a percentile", quoted(text.text));
+            Wrong::new(message).help("write `p1` to `p99`: so many of a hundred answers take no longer")
+        })
+    }
+
+    fn schema() -> Json {
+        json!({"type": "string", "examples": ["100ms", "p95"]})
     }
 }
 
