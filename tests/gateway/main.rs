@@ -13,6 +13,7 @@ mod breaker;
 mod bulkhead;
 mod cli;
 mod connections;
+mod deadlines;
 mod discovery;
 mod documents;
 mod drain;

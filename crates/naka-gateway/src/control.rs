@@ -40,6 +40,7 @@ use tracing::{info, warn};
 
 use crate::{
     config::checked::{Connections, KeepAlive, Name, UpstreamTimeouts},
+    deadline::Deadlines,
     seldom::Seldom,
     upstream::{Body, Client, Connector},
 };
@@ -202,6 +203,7 @@ impl AskAuthority {
             connections,
             all_connections: usize::MAX,
             connector,
+            deadlines: Deadlines::default(),
         };
         let endpoint = BalanceLayer::new([&**address]).endpoints()[0].clone();
         Self { client: Arc::new(client), endpoint }

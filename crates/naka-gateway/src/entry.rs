@@ -8,7 +8,8 @@
 //! 4. `X-Forwarded-*` and `Forwarded`: believed and extended when the peer is a trusted proxy, else
 //!    dropped and written anew. The client is the rightmost address that no trusted proxy has.
 //! 5. Headers by which upstreams hear who asks are taken away, whoever wrote them.
-//! 6. `X-Request-Id`: kept from a trusted proxy if it is well formed, else made.
+//! 6. How long the client waits: read, and taken away.
+//! 7. `X-Request-Id`: kept from a trusted proxy if it is well formed, else made.
 //!
 //! The data path and `explain` both come through here.
 
@@ -29,6 +30,7 @@ use naka::{
 };
 
 use crate::{
+    deadline::Deadlines,
     headers::{compared, has_known_framing, strip_hop_by_hop},
     identity,
     random::random_id,
@@ -78,6 +80,8 @@ pub struct Entry {
     pub header_count: usize,
     /// Headers that say who asks: what a client writes there is taken away.
     pub of_identity: Arc<[String]>,
+    /// Headers that say how long is waited.
+    pub deadlines: Deadlines,
 }
 
 impl Entry {
@@ -108,10 +112,12 @@ impl Entry {
             identity::strip(headers, &self.of_identity);
         }
         self.drop_trailer(headers);
+        let told = self.deadlines.take(headers)?;
         write_forwarding(headers, peer);
         settle_request_id(headers, is_trusted);
         parts.version = Version::HTTP_11;
         let mut context = Context::new(now).with_client(client);
+        context.deadline = told.and_then(|told| now.instant().checked_add(told));
         context.identity.clone_from(&peer.identity);
         parts.extensions.insert(context);
         Ok(())
@@ -349,6 +355,7 @@ mod tests {
             uri: 100,
             header_count: 100,
             of_identity: Arc::default(),
+            deadlines: Deadlines::default(),
         }
     }
 

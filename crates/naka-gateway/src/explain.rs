@@ -208,7 +208,7 @@ impl Explanation {
             }
             Destination::Upstream(upstream) => {
                 plan.transform.request(parts)?;
-                self.forwarded = Some(forwarded(generation, &plan.name, upstream, parts));
+                self.forwarded = Some(forwarded(generation, &plan.name, upstream, parts, now));
                 Ok(Verdict::Sent)
             }
         }
@@ -256,7 +256,7 @@ impl Explanation {
         match &arm.to {
             ArmTarget::Upstream(upstream) => {
                 arm.transform.request(parts)?;
-                self.forwarded = Some(forwarded(generation, &plan.name, upstream, parts));
+                self.forwarded = Some(forwarded(generation, &plan.name, upstream, parts, now));
                 Ok(Verdict::Sent)
             }
             ArmTarget::Split(arms) => {
@@ -465,9 +465,18 @@ fn candidates(generation: &Generation, served: &Served, parts: &Parts) -> Vec<Ca
         .collect()
 }
 
-fn forwarded(generation: &Generation, route: &Name, upstream: &Name, parts: &Parts) -> Forwarded {
+fn forwarded(
+    generation: &Generation,
+    route: &Name,
+    upstream: &Name,
+    parts: &mut Parts,
+    now: Now,
+) -> Forwarded {
     let route = &generation.config.routes[route];
     let timeouts = &generation.config.upstreams[upstream].timeouts;
+    let Parts { headers, extensions, .. } = parts;
+    // What nobody waits for any more has been refused before.
+    _ = generation.entry.deadlines.tell(headers, extensions, timeouts.per_try, || now);
     let edit = &route.headers.request;
     let is_configured = |name: &HeaderName| edit.set.iter().chain(&edit.add).any(|(known, _)| known == name);
     let headers = parts.headers.iter().map(|(name, value)| Field {

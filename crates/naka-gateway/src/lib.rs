@@ -18,6 +18,7 @@ pub mod compress;
 pub mod config;
 pub mod connection;
 pub mod control;
+pub mod deadline;
 pub mod discover;
 pub mod entry;
 pub mod explain;

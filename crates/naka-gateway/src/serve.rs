@@ -21,7 +21,7 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use naka::{
     clock::Now,
-    context::Context,
+    context::{Context, Deadline},
     guard::{End, Guard, Guarded},
     problem,
     reject::{Reason, Rejection},
@@ -111,7 +111,7 @@ pub async fn serve(
         }
     };
     account.plan = Some(Arc::clone(plan));
-    account.progress.must_end(plan.total.and_then(|total| account.began.instant().checked_add(total)));
+    account.progress.must_end(Deadline::of(&parts.extensions));
     let Ok(response) = route.call(Request::from_parts(parts, body)).await;
     account.progress.read_what_is_short().await;
     if let Some(rejection) = response.extensions().get::<Rejection>() {
@@ -137,7 +137,8 @@ pub fn refuse(
 
 fn note(parts: &mut Parts, plan: &Plan, captures: Captures) {
     if let Some(context) = parts.extensions.get_mut::<Context>() {
-        context.deadline = plan.total.and_then(|total| context.now.instant().checked_add(total));
+        let own = plan.total.and_then(|total| context.now.instant().checked_add(total));
+        context.deadline = own.into_iter().chain(context.deadline).min();
     }
     if plan.needs_match || !captures.is_empty() {
         parts.extensions.insert(Matched { route: Arc::clone(&plan.name), captures });

@@ -206,8 +206,8 @@ pub fn http_status(grpc_status: &HeaderValue) -> Option<StatusCode> {
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
-/// Not gRPC-Web, which has its trailers in the body.
-fn is_grpc(headers: &HeaderMap) -> bool {
+/// Whether the body is gRPC. Not gRPC-Web, which has its trailers in the body.
+pub fn is_grpc(headers: &HeaderMap) -> bool {
     let value = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
     let rest = value.and_then(|value| value.strip_prefix(b"application/grpc"));
     rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))

@@ -25,6 +25,7 @@
 //! | [`balance`] | Chooses an endpoint by one of twelve policies, and keeps its account until the body ends |
 //! | [`health`] | No layer: asks the endpoints of a balancer how they are, and takes out who is not well |
 //! | [`classify`] | No layer: what an exchange says of whoever is behind |
+//! | [`deadline`] | No layer: how much time is left, as requests say it to one another |
 //! | [`budget`], [`replay`] | No layers: what attempts after the first may spend together, and bodies that are sent again |
 //! | [`problem`] | Renders what the others rejected as problem details (RFC 9457) |
 //!
@@ -67,6 +68,7 @@ pub mod classify;
 pub mod clock;
 pub mod context;
 pub mod cors;
+pub mod deadline;
 pub mod enforce;
 pub mod explain;
 pub mod fallback;

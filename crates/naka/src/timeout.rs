@@ -3,7 +3,8 @@
 //! # Decision
 //! 1. The deadline is the reading the request carries in its [`Context`](crate::context::Context)
 //!    plus the time allowed, so that what was spent before this layer (a queue) counts. Outside
-//!    a stack of ours it runs from `call`.
+//!    a stack of ours it runs from `call`. A [`Deadline`] that the request carries is kept to if it is earlier.
+//!    If it is over already, nobody is asked.
 //! 2. No response head by then: `504` with [`Reason::TotalTimeout`], and the inner future is
 //!    not polled again, whatever it may have become ready for.
 //! 3. The head is there but the body has not ended by then: the body ends in an [`Elapsed`] error,
@@ -14,6 +15,8 @@
 //! cannot be timed out here. It needs a timer of its own where it writes.
 //!
 //! It differs from `tower_http::timeout::TimeoutLayer` in that the body is included.
+//!
+//! [`Deadline`]: crate::context::Deadline
 //!
 //! # Units and limits
 //! A `Duration`; tokio's timer has a resolution of one millisecond. A timer is made when something
@@ -46,7 +49,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response, request::Parts};
+use http::{Extensions, Request, Response, request::Parts};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -56,6 +59,7 @@ use tower_service::Service;
 use crate::{
     BoxError,
     clock::Now,
+    context::Deadline,
     explain::{Explain, Finding},
     reject::{Dependency, Reason, Rejection},
 };
@@ -64,18 +68,45 @@ use crate::{
 #[derive(Clone, Copy, Debug)]
 #[must_use]
 pub struct TimeoutLayer {
-    total: Option<Duration>,
+    limit: Limit,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Limit {
+    /// That long.
+    Total(Duration),
+    /// As long as the request itself says.
+    Told,
+    Off,
+}
+
+impl Limit {
+    /// Until when an answer to this request is of use.
+    fn deadline(self, extensions: &Extensions) -> Option<Instant> {
+        let told = match self {
+            Self::Off => None,
+            Self::Total(_) | Self::Told => Deadline::of(extensions),
+        };
+        let Self::Total(total) = self else { return told };
+        let own = Now::of(extensions).instant().checked_add(total); // None: after the end of time.
+        own.into_iter().chain(told).min()
+    }
 }
 
 impl TimeoutLayer {
     /// That long for the whole exchange.
     pub const fn new(total: Duration) -> Self {
-        Self { total: Some(total) }
+        Self { limit: Limit::Total(total) }
+    }
+
+    /// As long as the [`Deadline`] that requests carry says; those without one have all the time.
+    pub const fn told() -> Self {
+        Self { limit: Limit::Told }
     }
 
     /// A layer that is not there.
     pub const fn off() -> Self {
-        Self { total: None }
+        Self { limit: Limit::Off }
     }
 }
 
@@ -83,7 +114,7 @@ impl<S> Layer<S> for TimeoutLayer {
     type Service = Timeout<S>;
 
     fn layer(&self, inner: S) -> Timeout<S> {
-        Timeout { inner, total: self.total }
+        Timeout { inner, limit: self.limit }
     }
 }
 
@@ -92,8 +123,12 @@ impl Explain for TimeoutLayer {
         "total_timeout"
     }
 
-    fn explain(&self, _: Now, _: &mut Parts) -> Finding {
-        self.total.map_or(Finding::Off, |within| Finding::WouldAsk(Dependency::Response { within }))
+    fn explain(&self, now: Now, head: &mut Parts) -> Finding {
+        let Some(deadline) = self.limit.deadline(&head.extensions) else {
+            return if matches!(self.limit, Limit::Off) { Finding::Off } else { Finding::Passes };
+        };
+        let within = deadline.saturating_duration_since(now.instant());
+        Finding::WouldAsk(Dependency::Response { within })
     }
 }
 
@@ -101,7 +136,7 @@ impl Explain for TimeoutLayer {
 #[derive(Clone, Copy, Debug)]
 pub struct Timeout<S> {
     inner: S,
-    total: Option<Duration>,
+    limit: Limit,
 }
 
 impl<S, B, R> Service<Request<B>> for Timeout<S>
@@ -118,10 +153,10 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let deadline = self.total.and_then(|total| {
-            Now::of(request.extensions()).instant().checked_add(total) // None: after the end of time.
-        });
-        TimeoutFuture { alarm: Alarm::at(deadline), future: self.inner.call(request) }
+        let deadline = self.limit.deadline(request.extensions());
+        let is_over = deadline.is_some_and(|deadline| deadline <= Now::of(request.extensions()).instant());
+        let future = if is_over { None } else { Some(self.inner.call(request)) };
+        TimeoutFuture { alarm: Alarm::at(deadline), future }
     }
 }
 
@@ -129,8 +164,9 @@ pin_project! {
     /// The future of [`Timeout`].
     #[derive(Debug)]
     pub struct TimeoutFuture<F> {
+        // None: it was over before it began.
         #[pin]
-        future: F,
+        future: Option<F>,
         #[pin]
         alarm: Alarm,
     }
@@ -146,10 +182,10 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let deadline = this.alarm.deadline;
-        if this.alarm.has_rung() {
+        let Some(future) = this.future.as_pin_mut().filter(|_| !this.alarm.has_rung()) else {
             return Poll::Ready(Ok(Rejection::new(Reason::TotalTimeout).into_response()));
-        }
-        if let Poll::Ready(result) = this.future.poll(cx) {
+        };
+        if let Poll::Ready(result) = future.poll(cx) {
             let timed = |body| TimeoutBody::new(body, deadline);
             return Poll::Ready(result.map(|response| response.map(timed)));
         }

@@ -20,9 +20,11 @@ use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Empty};
 use naka::{
     bulkhead::{BulkheadConfig, BulkheadLayer},
+    context::Deadline,
     guard::{End, Guard, Guarded},
     timeout::{Elapsed, TimeoutLayer},
 };
+use tokio::time::Instant;
 use tower::{Layer, ServiceExt};
 
 /// Frames that are always ready, and never known to be the last.
@@ -98,4 +100,41 @@ async fn a_body_that_is_dropped_after_its_trailers_is_complete() {
     assert!(body.frame().await.unwrap().unwrap().is_trailers());
     drop(body);
     assert_eq!(*told.lock().unwrap(), Some(End::Complete));
+}
+
+/// What the caller says counts if it is earlier, and alone where nothing else is said.
+#[tokio::test(start_paused = true)]
+async fn a_deadline_that_the_request_carries_is_kept_to() {
+    let calls = Arc::new(AtomicU32::new(0));
+    let hangs = tower::service_fn({
+        let calls = Arc::clone(&calls);
+        move |_: Request<()>| {
+            calls.fetch_add(1, SeqCst);
+            std::future::pending::<Result<Response<Empty<Bytes>>, ()>>()
+        }
+    });
+    let told = |after: Option<u64>| {
+        let mut request = Request::new(());
+        if let Some(after) = after {
+            request.extensions_mut().insert(Deadline(Instant::now() + Duration::from_secs(after)));
+        }
+        request
+    };
+    let ended = |layer: TimeoutLayer, after| {
+        let service = layer.layer(hangs.clone());
+        async move {
+            let began = Instant::now();
+            assert_eq!(service.oneshot(told(after)).await.unwrap().status(), 504);
+            began.elapsed().as_secs()
+        }
+    };
+    let ten = TimeoutLayer::new(Duration::from_secs(10));
+    assert_eq!((ended(ten, None).await, ended(ten, Some(3)).await, ended(ten, Some(30)).await), (10, 3, 10));
+    assert_eq!((ended(TimeoutLayer::told(), Some(30)).await, calls.load(SeqCst)), (30, 4));
+    assert_eq!(ended(ten, Some(0)).await, 0);
+    assert_eq!(calls.load(SeqCst), 4, "nobody waits for it: nobody is asked");
+    let for_ever = TimeoutLayer::told().layer(hangs.clone()).oneshot(told(None));
+    assert!(tokio::time::timeout(Duration::from_hours(100), for_ever).await.is_err());
+    let off = TimeoutLayer::off().layer(hangs).oneshot(told(Some(1)));
+    assert!(tokio::time::timeout(Duration::from_hours(100), off).await.is_err());
 }

@@ -20,6 +20,7 @@ use super::withheld;
 use crate::{
     carry::Carried,
     config::checked::{Config, Destination, Name, Redirect, Respond, Route as RouteConfig},
+    deadline::Deadlines,
     entry,
     generation::{ArmPlan, ArmTarget, Arms, Plan},
     observe::PolicyMetrics,
@@ -121,6 +122,7 @@ impl Leaves<'_> {
             connections: upstream.connections,
             all_connections: self.config.gateway.limits.upstream_connections,
             connector: self.connector.clone(),
+            deadlines: Deadlines::named(self.config),
         }
     }
 }

@@ -32,6 +32,7 @@ use crate::{
         Config, Destination, Instead, Kind, Listener, Mirror, Name, PolicyKind, Route as RouteConfig, Split,
         Version, VersionTarget, split_name, version_split_name,
     },
+    deadline::Deadlines,
     discover::Resolve,
     entry::Entry,
     generation::{Alive, ArmPlan, ArmTarget, Arms, Generation, Plan, Served},
@@ -118,6 +119,7 @@ pub fn assemble(
         uri: config.gateway.limits.uri,
         header_count: config.gateway.limits.header_count,
         of_identity: identity::names(config),
+        deadlines: Deadlines::named(config),
     };
     let workers = state.pools.iter().map(|pools| {
         let leaves = Leaves { config, state: &state, pools, connector: &around.connector };
@@ -436,7 +438,7 @@ fn layers(
         problem: ProblemLayer::new(),
         cors: cors.unwrap_or_else(CorsLayer::off),
         rate_limits: rate_limits(false),
-        total_timeout: route.total_timeout.map_or_else(TimeoutLayer::off, TimeoutLayer::new),
+        total_timeout: route.total_timeout.map_or_else(TimeoutLayer::told, TimeoutLayer::new),
         jwt: jwt.map_or_else(JwtLayer::off, |tokens| tokens.layer.clone()),
         api_key: api_key.unwrap_or_else(ApiKeyLayer::off),
         basic_auth: basic_auth.cloned().unwrap_or_else(BasicAuthLayer::off),

@@ -30,6 +30,7 @@ use http_body::Body as _;
 use naka::{
     attempt::Sent,
     balance::Endpoint,
+    clock::Now,
     reject::{Reason, Rejection},
 };
 use tokio::time::timeout;
@@ -51,7 +52,10 @@ use pool::Room;
 pub use pool::{Lease, Pool};
 pub use pools::Pools;
 
-use crate::config::checked::{Connections, KeepAlive, Name, UpstreamTimeouts};
+use crate::{
+    config::checked::{Connections, KeepAlive, Name, UpstreamTimeouts},
+    deadline::Deadlines,
+};
 
 /// One upstream, as one worker reaches it under one configuration.
 #[derive(Debug)]
@@ -70,6 +74,8 @@ pub struct Client {
     pub all_connections: usize,
     /// How connections are made.
     pub connector: Connector,
+    /// How endpoints are told how long is waited.
+    pub deadlines: Deadlines,
 }
 
 impl Client {
@@ -118,6 +124,10 @@ impl Client {
                 },
             };
             has_place.store(true, Relaxed);
+            if let Err(reason) = self.tell_deadline(&mut request) {
+                lease.give_back();
+                return refuse(reason);
+            }
             let again = if is_kept { copied(&request) } else { None };
             let read_before = lease.bytes_read();
             let answer = lease.send(request);
@@ -136,6 +146,14 @@ impl Client {
                 Err(reason) => return refuse(reason),
             }
         }
+    }
+
+    /// Says in the request how long its answer is waited for, now that it is sent.
+    fn tell_deadline(&self, request: &mut Request<Body>) -> Result<(), Reason> {
+        let (mut headers, limit) = (std::mem::take(request.headers_mut()), self.timeouts.per_try);
+        let told = self.deadlines.tell(&mut headers, request.extensions(), limit, Now::read);
+        *request.headers_mut() = headers;
+        told
     }
 
     /// A connection, and whether it was used before.

@@ -88,6 +88,7 @@ pub(super) fn gateway(entry: Option<&RawFile>, listeners: &BTreeMap<Name, Listen
             .collect(),
         limits: limits(&raw),
         identity_headers: identity_headers(&raw, cx),
+        deadline_header: deadline_header(&raw, cx),
         servers: servers(&raw, cx),
         drain: drain(&raw, cx),
     }
@@ -150,6 +151,16 @@ fn identity_headers(raw: &RawGateway, cx: &mut Cx) -> Vec<(HeaderName, IdentityP
         it.extend(part.clone().map(|part| (name.value.clone(), part)));
     }
     it
+}
+
+fn deadline_header(raw: &RawGateway, cx: &mut Cx) -> Option<HeaderName> {
+    let name = raw.deadline_header.as_ref()?;
+    let mut said = raw.identity_headers.iter().flat_map(|it| &it.value.0);
+    if auth::is_taken(&name.value) || said.any(|(said, _)| said.value == name.value) {
+        cx.error(Code::Conflict, name.span, format!("`{}` says something else", name.value))
+            .help("take a name of your own: `x-request-timeout-ms`");
+    }
+    Some(name.value.clone())
 }
 
 /// Name servers.

@@ -145,6 +145,8 @@ pub struct Gateway {
     pub limits: ServerLimits,
     /// Headers that tell upstreams who asks.
     pub identity_headers: Vec<(HeaderName, IdentityPart)>,
+    /// The header in which is said how long is waited.
+    pub deadline_header: Option<HeaderName>,
     /// The name servers that are asked; none: those of this machine.
     pub servers: Vec<SocketAddr>,
     /// How the process ends.

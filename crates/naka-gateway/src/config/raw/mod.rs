@@ -86,6 +86,9 @@ record! {
         /// Headers that tell upstreams who asks: `identity`, `api_key`, `jwt.CLAIM`. What clients send under
         /// these names is always taken away.
         identity_headers: Named<HeaderName, IdentityPart> = optional;
+        /// In which header clients may say how long they wait, in milliseconds, and endpoints are told what is
+        /// left of it.
+        deadline_header: HeaderName = optional;
         /// How names of endpoints that are found are resolved.
         resolver: RawResolver = optional;
         /// How the process ends.

@@ -1,0 +1,159 @@
+//! Until when an answer is of use: what clients say of it, and what endpoints are told.
+//!
+//! gRPC says it in `grpc-timeout`; all else in a header that `gateway.deadline_header` names, in whole milliseconds. Anybody
+//! may say it, because it can only be made shorter: an answer is never waited for longer than `timeouts.total`.
+//! It is taken away where it is read, and written anew for each attempt, with what is left by then.
+
+use std::time::Duration;
+
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue};
+use naka::{
+    classify::is_grpc,
+    clock::Now,
+    context::Deadline,
+    deadline::{GRPC_TIMEOUT, Malformed, from_grpc, from_ms, to_grpc, to_ms},
+    reject::{Reason, Rejection},
+};
+
+use crate::config::checked::Config;
+
+/// In which headers it is said.
+#[derive(Clone, Debug, Default)]
+pub struct Deadlines {
+    /// Beside that of gRPC.
+    pub header: Option<HeaderName>,
+}
+
+impl Deadlines {
+    /// As a configuration says.
+    pub fn named(config: &Config) -> Self {
+        Self { header: config.gateway.deadline_header.clone() }
+    }
+
+    /// Takes away what a client says, and says the shortest of it.
+    ///
+    /// # Errors
+    /// If it cannot be read, or is said more than once.
+    pub fn take(&self, headers: &mut HeaderMap) -> Result<Option<Duration>, Rejection> {
+        let mut told = None;
+        if headers.contains_key(&GRPC_TIMEOUT) && is_grpc(headers) {
+            told = taken(headers, &GRPC_TIMEOUT, from_grpc)?;
+        }
+        if let Some(header) = &self.header {
+            told = told.into_iter().chain(taken(headers, header, from_ms)?).min();
+        }
+        Ok(told)
+    }
+
+    /// Says what is left, at most `limit`, where an endpoint would understand it.
+    ///
+    /// # Errors
+    /// If nothing is left.
+    pub fn tell(
+        &self,
+        headers: &mut HeaderMap,
+        extensions: &Extensions,
+        limit: Option<Duration>,
+        now: impl FnOnce() -> Now,
+    ) -> Result<(), Reason> {
+        let Some(deadline) = Deadline::of(extensions) else { return Ok(()) };
+        let is_grpc = is_grpc(headers);
+        if !is_grpc && self.header.is_none() {
+            return Ok(()); // Nobody would hear it: the clock is not read.
+        }
+        let left = deadline.saturating_duration_since(now().instant());
+        if left.is_zero() {
+            return Err(Reason::DeadlineExpired);
+        }
+        let left = limit.map_or(left, |limit| left.min(limit));
+        if is_grpc {
+            headers.insert(GRPC_TIMEOUT, to_grpc(left));
+        }
+        if let Some(header) = &self.header {
+            headers.insert(header.clone(), to_ms(left));
+        }
+        Ok(())
+    }
+}
+
+fn taken(
+    headers: &mut HeaderMap,
+    name: &HeaderName,
+    read: impl FnOnce(&HeaderValue) -> Result<Duration, Malformed>,
+) -> Result<Option<Duration>, Rejection> {
+    let is_once = headers.get_all(name).iter().count() <= 1;
+    let Some(value) = headers.remove(name) else { return Ok(None) };
+    match read(&value) {
+        Ok(told) if is_once => Ok(Some(told)),
+        _ => Err(Reason::BadRequest.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use naka::context::Context;
+
+    use super::*;
+
+    fn headers(all: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in all {
+            headers.append(*name, HeaderValue::from_static(value));
+        }
+        headers
+    }
+
+    fn milliseconds() -> Deadlines {
+        Deadlines { header: Some(HeaderName::from_static("x-timeout-ms")) }
+    }
+
+    const GRPC: (&str, &str) = ("content-type", "application/grpc");
+
+    #[test]
+    fn the_shortest_that_is_said_counts_and_is_taken_away() {
+        let ms = |ms| Ok(Some(Duration::from_millis(ms)));
+        let take = |all: &[(&'static str, &'static str)]| {
+            let mut headers = headers(all);
+            let told = milliseconds().take(&mut headers).map_err(|rejection| rejection.reason);
+            (told, headers.len())
+        };
+        assert_eq!(take(&[GRPC, ("grpc-timeout", "2S")]), (ms(2000), 1));
+        assert_eq!(take(&[GRPC, ("grpc-timeout", "2S"), ("x-timeout-ms", "70")]), (ms(70), 1));
+        assert_eq!(take(&[("x-timeout-ms", "0")]), (ms(0), 0));
+        assert_eq!(take(&[("grpc-timeout", "?")]), (Ok(None), 1), "it is no gRPC");
+        for wrong in [
+            &[GRPC, ("grpc-timeout", "2")][..],
+            &[GRPC, ("grpc-timeout", "2S"), ("grpc-timeout", "2S")],
+            &[("x-timeout-ms", "1s")],
+            &[("x-timeout-ms", "70"), ("x-timeout-ms", "70")],
+        ] {
+            assert_eq!(take(wrong).0, Err(Reason::BadRequest), "{wrong:?}");
+        }
+        let mut other = headers(&[("x-timeout-ms", "1s")]);
+        assert_eq!(Deadlines::default().take(&mut other), Ok(None));
+        assert_eq!(other.len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_left_is_told_and_never_more_than_an_attempt_may_take() {
+        let now = Now::read();
+        let mut extensions = Extensions::new();
+        extensions.insert(Context::new(now).with_deadline(now.instant() + Duration::from_secs(3)));
+        let later = || Now::from(now.instant() + Duration::from_millis(500));
+        let told = |deadlines: Deadlines, all: &[(&'static str, &'static str)], limit| {
+            let mut headers = headers(all);
+            deadlines.tell(&mut headers, &extensions, limit, later).unwrap();
+            let value = |name: &str| headers.get(name).map(|it| it.to_str().unwrap().to_owned());
+            (value("grpc-timeout"), value("x-timeout-ms"))
+        };
+        assert_eq!(told(Deadlines::default(), &[], None), (None, None));
+        assert_eq!(told(milliseconds(), &[], None), (None, Some("2500".into())));
+        assert_eq!(told(Deadlines::default(), &[GRPC], None), (Some("2500000u".into()), None));
+        let second = Some(Duration::from_secs(1));
+        assert_eq!(told(milliseconds(), &[GRPC], second), (Some("1000000u".into()), Some("1000".into())));
+        let over = || Now::from(now.instant() + Duration::from_secs(3));
+        let is_over = milliseconds().tell(&mut HeaderMap::new(), &extensions, None, over);
+        assert_eq!(is_over, Err(Reason::DeadlineExpired));
+        assert_eq!(milliseconds().tell(&mut HeaderMap::new(), &Extensions::new(), None, over), Ok(()));
+    }
+}
