@@ -51,6 +51,7 @@ use naka::{
     basic_auth::{BasicAuthConfig, BasicAuthLayer, User, Users},
     body_limit::BodyLimitLayer,
     bulkhead::{Adaptive, BulkheadConfig, BulkheadLayer, Share},
+    cache::{CacheConfig, CacheLayer},
     circuit_breaker::{self, CircuitBreakerConfig, CircuitBreakerLayer, SlowCall},
     clock::Now,
     context::{ClientAddr, Context},
@@ -175,6 +176,8 @@ const HAPPY: &[Row] = &[
     Row::new("retry.off", 0, || {
         asked(with_body(RetryLayer::<()>::off().layer(Reader), order), Sample::new().posted())
     }),
+    Row::new("cache.off", 0, || runs(CacheLayer::<()>::off().layer(Bare), Sample::new())),
+    Row::new("cache.not_looked_up", 0, || runs(cache().layer(Bare), Sample::new().posted())),
     Row::new("hedge.off", 0, || {
         asked(with_body(HedgeLayer::<()>::off().layer(Reader), order), Sample::new().posted())
     }),
@@ -219,6 +222,7 @@ const OTHERS: &[Row] = &[
     Row::new("idempotency.replay", 4, || keyed(&idempotency())),
     Row::new("retry.no_body", 7, || asked(with_body(retry().layer(Reader), Full::default), Sample::new())),
     Row::new("retry", 10, || asked(with_body(retry().layer(Reader), order), Sample::new().posted())),
+    Row::new("cache.not_kept", 12, || runs(cache().layer(Bare), Sample::new())),
     Row::new("hedge.no_body", 7, || asked(with_body(hedge().layer(Reader), Full::default), Sample::new())),
     Row::new("fallback.no_body", 6, || {
         asked(with_body(fallback().layer(Reader), Full::default), Sample::new())
@@ -382,6 +386,10 @@ fn with_new_keys() -> Runs {
 fn keyed(layer: &IdempotencyLayer) -> Runs {
     let sample = Sample::new().posted().with(IDEMPOTENCY_KEY, "key-7");
     asked(with_body(layer.layer(Reader), order), sample)
+}
+
+fn cache() -> CacheLayer {
+    CacheLayer::new(CacheConfig::new())
 }
 
 fn hedge() -> HedgeLayer {

@@ -14,6 +14,7 @@
 //! | `forward_auth` | Who it is and whether it may: by asking another service (feature `forward_auth`) |
 //! | `jwt` | Who it is: tokens signed by known keys (feature `jwt`) |
 //! | `idempotency` | What is repeated with the same key is answered again, not done again (feature `idempotency`) |
+//! | [`cache`] | What was answered is answered again while it is good, and stands in for what fails |
 //! | [`version`] | Which version of an API is meant, and what is told of its life |
 //! | [`reshape`] | Bodies of another shape than the service's own |
 //! | [`fault`] | Errors and delays for whoever asks for them |
@@ -62,6 +63,7 @@ pub mod body_limit;
 pub mod budget;
 pub mod buffered;
 pub mod bulkhead;
+pub mod cache;
 mod causes;
 pub mod circuit_breaker;
 pub mod classify;
@@ -78,6 +80,7 @@ pub mod forward_auth;
 pub mod gate;
 pub mod guard;
 mod hash;
+mod headers;
 pub mod health;
 pub mod hedge;
 #[cfg(feature = "idempotency")]

@@ -19,6 +19,7 @@ use naka::{
     basic_auth::{BasicAuth, BasicAuthConfig, BasicAuthLayer, User, Users},
     body_limit::{BodyLimit, BodyLimitLayer},
     bulkhead::{Adaptive, Bulkhead, BulkheadConfig, BulkheadLayer, Permit, Share},
+    cache::{Cache, CacheBody, CacheConfig, CacheLayer},
     circuit_breaker::{Breaker, CircuitBreaker, CircuitBreakerConfig, CircuitBreakerLayer, Pass},
     clock::Now,
     cors::{Cors, CorsConfig, CorsLayer},
@@ -239,6 +240,27 @@ impl Subject for ATimeout {
 
     fn off(&self) -> TimeoutLayer {
         TimeoutLayer::off()
+    }
+
+    fn refuses(&self) -> bool {
+        false
+    }
+}
+
+/// The suite's answers do not say that they may be kept.
+struct ACache;
+
+impl Subject for ACache {
+    type Layer = CacheLayer;
+    type Service = Cache<Probe>;
+    type Body = CacheBody<Answer>;
+
+    fn fresh(&self) -> CacheLayer {
+        CacheLayer::new(CacheConfig::new())
+    }
+
+    fn off(&self) -> CacheLayer {
+        CacheLayer::off()
     }
 
     fn refuses(&self) -> bool {
@@ -813,6 +835,7 @@ async fn body_limit_keeps_the_laws() {
 async fn retries_keep_the_laws() {
     check(&ARetry).await;
     check(&AHedge).await;
+    check(&ACache).await;
 }
 
 #[tokio::test(start_paused = true)]

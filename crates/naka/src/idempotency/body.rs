@@ -14,7 +14,10 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 use super::store::{Outcome, Recorded, Ticket};
-use crate::buffered::{Buffered, Share};
+use crate::{
+    buffered::{Buffered, Share},
+    headers::without_connection,
+};
 
 /// How often a body whose client is gone is asked for what it has at hand.
 const LAST_POLLS: usize = 64;
@@ -210,25 +213,12 @@ fn is_of_a_limit(name: &HeaderName) -> bool {
 /// What is remembered of a response's headers: not what is of one connection (RFC 9110, 7.6.1), nor what is of
 /// one moment.
 pub(super) fn kept(headers: &HeaderMap) -> HeaderMap {
-    use http::header::{
-        AGE, CONNECTION, DATE, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, RETRY_AFTER, TE, TRAILER,
-        TRANSFER_ENCODING, UPGRADE,
-    };
-    let mut kept = headers.clone();
-    let lines = headers.get_all(CONNECTION).into_iter().filter_map(|line| line.to_str().ok());
-    for name in lines.flat_map(|line| line.split(',')) {
-        kept.remove(name.trim());
-    }
-    for name in [CONNECTION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE]
-    {
-        kept.remove(name);
-    }
+    use http::header::{AGE, DATE, RETRY_AFTER};
+    let mut kept = without_connection(headers);
     for name in [AGE, DATE, RETRY_AFTER] {
         kept.remove(name);
     }
-    for name in ["keep-alive", "proxy-connection", "server-timing"] {
-        kept.remove(name);
-    }
+    kept.remove("server-timing");
     for name in headers.keys().filter(|name| is_of_a_limit(name)) {
         kept.remove(name);
     }

@@ -1,0 +1,23 @@
+//! Fields that belong to one connection.
+
+use http::{
+    HeaderMap,
+    header::{CONNECTION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE},
+};
+
+/// What is left of headers when those of one connection are gone (RFC 9110, section 7.6.1).
+pub(crate) fn without_connection(headers: &HeaderMap) -> HeaderMap {
+    let mut kept = headers.clone();
+    let lines = headers.get_all(CONNECTION).into_iter().filter_map(|line| line.to_str().ok());
+    for name in lines.flat_map(|line| line.split(',')) {
+        kept.remove(name.trim());
+    }
+    for name in [CONNECTION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE]
+    {
+        kept.remove(name);
+    }
+    for name in ["keep-alive", "proxy-connection"] {
+        kept.remove(name);
+    }
+    kept
+}
