@@ -11,6 +11,7 @@ mod bad_input;
 mod balancing;
 mod breaker;
 mod bulkhead;
+mod cache;
 mod cli;
 mod connections;
 mod deadlines;

@@ -541,7 +541,8 @@ struct Waiting<'a> {
     count: usize,
 }
 
-/// Who waits: for a check of a password, for another service, for a fault to be over; and copies under way.
+/// Who waits: for a check of a password, for another service, for a fault to be over; copies under way; and what caches
+/// keep.
 fn waiting(state: &State) -> impl Iterator<Item = Waiting<'_>> {
     let of = |kind, level| move |(identity, count)| Waiting { identity, kind, level, count };
     let passwords = state.passwords.iter().map(|(identity, layer)| (identity, layer.waiting()));
@@ -550,7 +551,13 @@ fn waiting(state: &State) -> impl Iterator<Item = Waiting<'_>> {
     let authentication =
         passwords.map(of("basic_auth", "waiting")).chain(authorities.map(of("forward_auth", "asking")));
     let mirrors = state.mirrors.iter().map(|(identity, layer)| (identity, layer.under_way()));
-    authentication.chain(faults.map(of("fault", "delayed"))).chain(mirrors.map(of("mirror", "under_way")))
+    let entries = state.caches.iter().map(|(identity, layer)| (identity, layer.counts().entries));
+    let bytes = state.caches.iter().map(|(identity, layer)| (identity, layer.counts().bytes));
+    let caches = entries.map(of("cache", "entries")).chain(bytes.map(of("cache", "bytes")));
+    let waiting = authentication
+        .chain(faults.map(of("fault", "delayed")))
+        .chain(mirrors.map(of("mirror", "under_way")));
+    waiting.chain(caches)
 }
 
 /// The versions of each route, and who uses them.

@@ -1,10 +1,11 @@
-//! What an operator does by hand: opens and closes circuit breakers, holds arms of splits and releases them, takes
-//! endpoints out and in again.
+//! What an operator does by hand: opens and closes circuit breakers, holds arms of splits and releases them, clears caches,
+//! takes endpoints out and in again.
 //!
 //! It holds over reloads, as what it acts on does, and is gone with the process.
 
 use naka::{
     balance::{Absence, Endpoint},
+    cache::Counts,
     circuit_breaker::Breaker,
     clock::Now,
     observe::Observer,
@@ -19,6 +20,8 @@ const TO_ENDPOINTS: &str =
     "`do` is one of maintenance, drain, restore, force_open, force_close, release and reset\n";
 /// What the breaker of a policy is told to do.
 const TO_POLICIES: &str = "`do` is one of force_open, force_close, release and reset\n";
+/// What a cache is told to do.
+const TO_CACHES: &str = "`do` is clear\n";
 /// What an arm of a split is told to do.
 const TO_SPLITS: &str = "`do` is one of hold and release\n";
 
@@ -52,7 +55,7 @@ pub fn to_endpoint(state: &State, query: &str) -> Result<String, String> {
     Ok(said(&endpoint, now))
 }
 
-/// Does to the breaker or the split of a policy what the query says, and says what it is then.
+/// Does to the breaker, the split or the cache of a policy what the query says, and says what it is then.
 ///
 /// # Errors
 /// Why nothing was done.
@@ -61,9 +64,19 @@ pub fn to_policy(state: &State, query: &str) -> Result<String, String> {
     if let Some(split) = state.splits.get(&policy) {
         return to_arm(split, &policy, &parameter(query, "arm")?, &word);
     }
+    if let Some(cache) = state.caches.get(&policy) {
+        if word != "clear" {
+            return Err(TO_CACHES.to_owned());
+        }
+        let Counts { entries, bytes } = cache.counts();
+        cache.clear();
+        warn!(%policy, entries, bytes, "a cache was cleared by hand");
+        return Ok(format!("{policy}: {entries} answers are forgotten, {bytes} bytes\n"));
+    }
     let layer = state.breakers.get(&policy);
-    let layer = layer
-        .ok_or_else(|| format!("there is no circuit breaker and no split `{policy}`; see `/policies`\n"))?;
+    let layer = layer.ok_or_else(|| {
+        format!("there is no circuit breaker, no split and no cache `{policy}`; see `/policies`\n")
+    })?;
     let breaker = layer.breaker().ok_or("it is off\n")?;
     force(&breaker, &word).ok_or(TO_POLICIES)?;
     warn!(%policy, word, "a circuit breaker was told so by hand");

@@ -21,6 +21,7 @@ use naka::{
     basic_auth::BasicAuthLayer,
     body_limit::BodyLimitLayer,
     bulkhead::{BulkheadLayer, Permit},
+    cache::{CacheBody, CacheLayer},
     circuit_breaker::{CircuitBreakerLayer, Pass},
     cors::CorsLayer,
     explain::Explain,
@@ -78,6 +79,8 @@ pub struct Layers {
     pub idempotency: IdempotencyLayer<Arc<PolicyMetrics>>,
     /// Answers in place of what failed.
     pub fallback: FallbackLayer<Arc<PolicyMetrics>>,
+    /// Answers again what is still good.
+    pub cache: CacheLayer<Arc<PolicyMetrics>>,
     /// The route's own bulkhead.
     pub bulkhead: BulkheadLayer<Arc<PolicyMetrics>>,
     /// Errors and delays for whoever asks for them.
@@ -102,12 +105,14 @@ pub struct Layers {
 pub type RouteBody = TimeoutBody<
     IdempotencyBody<
         FallbackBody<
-            Guarded<
+            CacheBody<
                 Guarded<
-                    Guarded<Guarded<Guarded<Body, InFlight>, Permit>, OfArm<ArmMetrics>>,
-                    Pass<Arc<PolicyMetrics>>,
+                    Guarded<
+                        Guarded<Guarded<Guarded<Body, InFlight>, Permit>, OfArm<ArmMetrics>>,
+                        Pass<Arc<PolicyMetrics>>,
+                    >,
+                    Permit,
                 >,
-                Permit,
             >,
         >,
     >,
@@ -176,6 +181,7 @@ impl Layers {
         body_limit,
         idempotency,
         fallback,
+        cache,
         bulkhead,
         fault,
         circuit_breaker,

@@ -9,10 +9,12 @@ use std::{
     time::Duration,
 };
 
+use http::HeaderName;
 use naka::{
     balance::{BalanceLayer, Target},
     basic_auth::BasicAuthLayer,
     bulkhead::{BulkheadLayer, Counts},
+    cache::CacheLayer,
     circuit_breaker::{CircuitBreakerLayer, EndpointBreakers},
     clock::Now,
     fault::FaultLayer,
@@ -32,8 +34,9 @@ use tokio::{task::AbortHandle, time::Instant};
 use crate::{
     carry::Carried,
     config::checked::{
-        self, Balance, BasicAuth, Bulkhead, CircuitBreaker, Endpoint, Enforce, Fault, ForwardAuth,
-        HealthCheck, Idempotency, Jwt, JwtKeys, Mirror, Name, RateLimit, RetryBudget, Split, Versions,
+        self, Balance, BasicAuth, Bulkhead, Cache, CircuitBreaker, Destination, Endpoint, Enforce, Fault,
+        ForwardAuth, HeaderEdits, HealthCheck, Idempotency, Jwt, JwtKeys, Mirror, Name, RateLimit,
+        RetryBudget, Rewrite, Split, Versions,
     },
     discover::Discovery,
     generation::Alive,
@@ -62,6 +65,8 @@ pub struct State {
     pub endpoint_breakers: BreakersOfEndpoints,
     /// Whoever plays faults, by identity.
     pub faults: Carried<Fault, FaultLayer<Arc<PolicyMetrics>>>,
+    /// What was answered, by identity.
+    pub caches: Caches,
     /// Copies under way, by identity.
     pub mirrors: Carried<Mirror, MirrorLayer<Arc<PolicyMetrics>>>,
     /// Whoever finds versions, by route; the use of each version goes with it.
@@ -113,6 +118,21 @@ pub type BreakersOfEndpoints = Carried<Breaking, EndpointBreakers<EndpointMetric
 /// Whoever checks the health of endpoints, by upstream. They act on the balancer of the same configuration, so
 /// what changes that one changes this.
 pub type HealthChecks = Carried<(HealthCheck, Balancing), Checks>;
+/// What was answered, by identity. It is that of a route as it is: what goes elsewhere, or is written in another way,
+/// is another answer.
+pub type Caches = Carried<(Cache, Answering), CacheLayer<Arc<PolicyMetrics>>>;
+/// What an answer depends on besides the request.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answering {
+    /// Where it goes.
+    pub destination: Destination,
+    /// What is changed of the target.
+    pub rewrite: Rewrite,
+    /// What is changed of headers.
+    pub headers: HeaderEdits,
+    /// Headers that say who asks.
+    pub of_identity: Vec<HeaderName>,
+}
 /// Whoever splits, by what it is called among policies.
 pub type Splits = Carried<Split, SplitLayer<ArmMetrics>>;
 /// Circuit breakers, by identity.
@@ -158,6 +178,7 @@ impl State {
             breakers: Carried::new("circuit_breaker", |_| Duration::from_hours(1)),
             endpoint_breakers: Carried::new("endpoint_breakers", |_| Duration::from_hours(1)),
             faults: Carried::new("fault", |_| Duration::ZERO),
+            caches: Carried::new("cache", |_| Duration::ZERO),
             mirrors: Carried::new("mirror", |_| Duration::ZERO),
             versions: Carried::new("versions", |_| Duration::from_hours(24 * u64::from(DAYS))),
             // As long as that of circuit breakers: what is held is held until somebody does something about it.

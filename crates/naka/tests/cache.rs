@@ -555,7 +555,7 @@ async fn what_says_nothing_is_kept_as_long_as_is_said_here() {
     for _ in 0..2 {
         assert!(!ask(&layer, &origin, with("/mine", &[("authorization", "x")])).await.2.contains("stored"));
     }
-    let again = layer.reconfigured(CacheConfig::new(), ());
+    let again = layer.reconfigured(CacheConfig::new());
     assert_eq!(ask(&again, &origin, get("/")).await.2, "naka; hit; ttl=1", "it is the same store");
     assert_eq!(again.counts(), layer.counts());
     layer.clear();

@@ -9,6 +9,7 @@ use naka::{
     balance::{BalanceConfig, HashKey, Policy as Choice, Regions, Sticky, SubsetMiss, Target},
     basic_auth::{BasicAuthConfig, User, Users},
     bulkhead::{Adaptive, BulkheadConfig, BulkheadLayer, PRIORITIES, Share},
+    cache::CacheConfig,
     circuit_breaker::{self, CircuitBreakerConfig, CircuitBreakerLayer, Preset, SlowCall},
     classify::Classifier,
     context::ClientAddr,
@@ -591,6 +592,16 @@ pub(super) fn retry_config(retry: &checked::Retry) -> RetryConfig {
         .max_retry_after(retry.max_retry_after)
         .max_body(retry.max_body)
         .different_endpoint(retry.different_endpoint)
+}
+
+/// What is kept.
+pub(super) fn cache_config(cache: &checked::Cache) -> CacheConfig {
+    CacheConfig::new()
+        .default_ttl(cache.default_ttl)
+        .stale_if_error(cache.stale_if_error)
+        .coalesce(cache.coalesce.unwrap_or_default())
+        .max_body(cache.max_body)
+        .max_bytes(cache.max_bytes)
 }
 
 /// What is sent once more.

@@ -11,11 +11,11 @@ use http::{
 };
 use naka::{
     api_key::ApiKeyLayer, authorize::AuthorizeLayer, balance::BalanceLayer, basic_auth::BasicAuthLayer,
-    body_limit::BodyLimitLayer, bulkhead::BulkheadLayer, circuit_breaker::CircuitBreakerLayer,
-    cors::CorsLayer, fallback::FallbackLayer, fault::FaultLayer, forward_auth::ForwardAuthLayer,
-    hedge::HedgeLayer, idempotency::IdempotencyLayer, jwt::JwtLayer, mirror::MirrorLayer,
-    problem::ProblemLayer, rate_limit::RateLimitLayer, retry::RetryLayer, split::SplitLayer,
-    timeout::TimeoutLayer, version::VersionLayer,
+    body_limit::BodyLimitLayer, bulkhead::BulkheadLayer, cache::CacheLayer,
+    circuit_breaker::CircuitBreakerLayer, cors::CorsLayer, fallback::FallbackLayer, fault::FaultLayer,
+    forward_auth::ForwardAuthLayer, hedge::HedgeLayer, idempotency::IdempotencyLayer, jwt::JwtLayer,
+    mirror::MirrorLayer, problem::ProblemLayer, rate_limit::RateLimitLayer, retry::RetryLayer,
+    split::SplitLayer, timeout::TimeoutLayer, version::VersionLayer,
 };
 use tokio::time::Instant;
 
@@ -427,6 +427,8 @@ fn layers(
     let idempotency = route.policies.one(Kind::Idempotency);
     let idempotency = idempotency
         .and_then(|policy| state.idempotency.get(&here.identity(policy, &config.policies[policy])));
+    let cache = route.policies.one(Kind::Cache);
+    let cache = cache.and_then(|policy| state.caches.get(&here.identity(policy, &config.policies[policy])));
     let fault = route.policies.one(Kind::Fault);
     let fault = fault.and_then(|policy| state.faults.get(&here.identity(policy, &config.policies[policy])));
     let circuit_breaker = route.policies.one(Kind::CircuitBreaker);
@@ -451,6 +453,7 @@ fn layers(
         }),
         idempotency: idempotency.map_or_else(IdempotencyLayer::off, |kept| kept.layer.clone()),
         fallback: fallback(config, state, around, (name, route)),
+        cache: cache.cloned().unwrap_or_else(CacheLayer::off),
         bulkhead: bulkhead(here, route.policies.one(Kind::Bulkhead)),
         fault: fault.cloned().unwrap_or_else(FaultLayer::off),
         circuit_breaker: circuit_breaker.cloned().unwrap_or_else(CircuitBreakerLayer::off),

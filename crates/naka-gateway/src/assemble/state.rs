@@ -2,10 +2,11 @@
 
 use std::{collections::BTreeMap, convert::Infallible, sync::Arc};
 
-use http::{Request, Response};
+use http::{HeaderName, Request, Response};
 use naka::{
     balance::BalanceLayer,
     basic_auth::BasicAuthLayer,
+    cache::CacheLayer,
     circuit_breaker::EndpointBreakers,
     clock::Now,
     context::ApiVersion,
@@ -27,7 +28,7 @@ use super::{
     Surroundings, Wrong,
     convert::{
         balance_config, basic_auth_config, budget_config, bulkhead_layer, bulkhead_reconfigured,
-        circuit_breaker_config, circuit_breaker_layer, cors_rules, fault_config, fetch_config,
+        cache_config, circuit_breaker_config, circuit_breaker_layer, cors_rules, fault_config, fetch_config,
         forward_auth_config, hash_of, health_config, idempotency_config, jwt_config, mirror_config,
         rate_limit_layer, rate_limit_reconfigured, split_keyed, splitting, target, text_of, versioning,
     },
@@ -36,19 +37,20 @@ use super::{
 use crate::{
     carry::{Carried, Change, Steps},
     config::checked::{
-        self, BasicAuth, Bulkhead, CircuitBreaker, Config, Destination, Enforce, Fault, Fetch, ForwardAuth,
-        HealthCheck, Idempotency, Jwt, JwtKeys, Mirror, Name, Policy, PolicyKind, RateLimit, RetryBudget,
-        Scope, Split, Upstream, Versions,
+        self, BasicAuth, Bulkhead, Cache, CircuitBreaker, Config, Destination, Enforce, Fault, Fetch,
+        ForwardAuth, HealthCheck, Idempotency, Jwt, JwtKeys, Kind, Mirror, Name, Policy, PolicyKind,
+        RateLimit, RetryBudget, Scope, Split, Upstream, Versions,
     },
     control::{AskAuthority, FetchKeys, TellKeys},
     discover::Discovery,
+    entry,
     observe::{EndpointMetrics, PolicyMetrics},
     probe::Probe,
     stack::Leaf,
     state::{
-        Authorities, Background, Balancers, Balancing, Breakers, BreakersOfEndpoints, Breaking, Bulkheads,
-        Checks, Discoveries, Endpoints, HealthChecks, Kept, Passwords, RateLimits, Splits, State, Tokens,
-        breakers_name, fallback_name, latencies_name, versions_name,
+        Answering, Authorities, Background, Balancers, Balancing, Breakers, BreakersOfEndpoints, Breaking,
+        Bulkheads, Caches, Checks, Discoveries, Endpoints, HealthChecks, Kept, Passwords, RateLimits, Splits,
+        State, Tokens, breakers_name, fallback_name, latencies_name, versions_name,
     },
     transform::Matched,
     upstream::{Body, Pools, UpstreamPlaces},
@@ -78,6 +80,7 @@ pub(super) fn carry(
         idempotency: step.idempotency(),
         breakers: step.breakers(),
         faults: step.faults(),
+        caches: step.caches(),
         mirrors: step.mirrors(),
         versions: step.versions()?,
         splits: step.splits()?,
@@ -217,6 +220,34 @@ impl Step<'_> {
             is_same: &|_, _| true,
         };
         self.next(&self.before.faults, wanted, &steps)
+    }
+
+    /// What was answered, of each route for itself.
+    fn caches(&mut self) -> Caches {
+        let (config, metrics) = (self.config, self.around.metrics);
+        let wanted = config.routes.iter().filter_map(|(name, route)| {
+            let policy = route.policies.one(Kind::Cache)?;
+            let PolicyKind::Cache(cache) = config.policies[policy].kind else { return None };
+            let here = Place { route: Some(name), upstream: upstream_of(route) };
+            let answering = Answering {
+                destination: route.destination.clone(),
+                rewrite: route.rewrite.clone(),
+                headers: route.headers.clone(),
+                of_identity: config.gateway.identity_headers.iter().map(|(name, _)| name.clone()).collect(),
+            };
+            Some((here.identity(policy, &config.policies[policy]), (cache, answering)))
+        });
+        let wanted = wanted.collect();
+        let steps = Steps {
+            make: &|identity, (cache, answering): &(Cache, Answering)| {
+                let layer = CacheLayer::observed(cache_config(cache), metrics.policy(identity));
+                let layer = layer.written_behind(written_behind(answering)).named(identity);
+                layer.keyed(|head| entry::scheme(head.headers).to_owned())
+            },
+            change: &|layer, (cache, _)| layer.reconfigured(cache_config(cache)),
+            is_same: &|(_, old), (_, new)| old == new,
+        };
+        self.next(&self.before.caches, wanted, &steps)
     }
 
     /// Copies under way; where they go, each worker knows of each route.
@@ -568,6 +599,13 @@ impl Step<'_> {
         });
         pools.collect()
     }
+}
+
+/// The headers that are written on the way to an upstream.
+fn written_behind(answering: &Answering) -> impl Iterator<Item = HeaderName> {
+    let edit = &answering.headers.request;
+    let edited = edit.set.iter().chain(&edit.add).map(|(name, _)| name).chain(&edit.remove);
+    edited.chain(&answering.of_identity).cloned()
 }
 
 /// Where requests go that no worker has sent yet.

@@ -143,15 +143,11 @@ impl<O> CacheLayer<O> {
 
     /// Another configuration over what is kept. What is over a lower bound goes when the next is kept; what is kept
     /// lives as long as it was said when it came.
-    pub fn reconfigured(&self, config: CacheConfig, observer: O) -> Self {
-        let Some(Shared { store, buffering, of, written, wall, name, .. }) = self.shared.as_deref() else {
-            return Self::off();
-        };
-        let (store, buffering) = (Arc::clone(store), Arc::clone(buffering));
-        let (of, written, wall, name) = (of.clone(), Arc::clone(written), *wall, name.clone());
-        Self {
-            shared: Some(Arc::new(Shared { config, store, buffering, of, written, wall, name, observer })),
-        }
+    pub fn reconfigured(&self, config: CacheConfig) -> Self
+    where
+        O: Clone,
+    {
+        self.changed(|shared| shared.config = config)
     }
 
     /// Names the policy, in what it explains.
@@ -190,7 +186,7 @@ impl<O> CacheLayer<O> {
         self.changed(|shared| shared.wall = wall)
     }
 
-    fn changed(self, how: impl FnOnce(&mut Shared<O>)) -> Self
+    fn changed(&self, how: impl FnOnce(&mut Shared<O>)) -> Self
     where
         O: Clone,
     {

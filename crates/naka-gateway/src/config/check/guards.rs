@@ -7,14 +7,14 @@ use http::{HeaderName, Method};
 use super::{Tables, limits::scope, policies::Unnamed, routes::respond, unique};
 use crate::config::{
     checked::{
-        self, CircuitBreaker, Compress, Cors, Fallback, Fault, Hedge, HedgeAfter, Idempotency, Instead,
-        Mirror, MirrorMethods, PolicyKind, Retry, RetryMethods,
+        self, Cache, CircuitBreaker, Compress, Cors, Fallback, Fault, Hedge, HedgeAfter, Idempotency,
+        Instead, Mirror, MirrorMethods, PolicyKind, Retry, RetryMethods, Scope,
     },
     decode::{At, Cx, OneOrMany},
     diagnostic::Code,
     node::Span,
     raw::{
-        FallbackWhen, RawAfter, RawCircuitBreaker, RawCoding, RawCompress, RawCors, RawEnvironment,
+        FallbackWhen, RawAfter, RawCache, RawCircuitBreaker, RawCoding, RawCompress, RawCors, RawEnvironment,
         RawFailures, RawFallback, RawFault, RawHedge, RawHedgeMethods, RawIdempotency, RawMirror,
         RawMirrorMethods, RawPreset, RawRetry, RawRetryMethods, RetryWhen,
     },
@@ -204,6 +204,25 @@ pub(super) fn hedge(raw: &RawHedge, cx: &mut Cx) -> Option<Unnamed> {
         keyed: raw.keyed(),
         max_body: raw.max_body().0,
     })))
+}
+
+pub(super) fn cache(raw: &RawCache, cx: &mut Cx) -> Unnamed {
+    let (max_body, max_bytes) = (raw.max_body().0, raw.max_bytes().0);
+    if let Some(at) = raw.max_body.as_ref().or(raw.max_bytes.as_ref()).filter(|_| max_body > max_bytes) {
+        cx.error(Code::Conflict, at.span, "`max_body` is more than `max_bytes`")
+            .help("write the larger size into `max_bytes`: it is what all bodies together may take");
+    }
+    // What belongs to one route is found by nobody on another.
+    Unnamed {
+        scope: Scope::Route,
+        ..Unnamed::stateless(PolicyKind::Cache(Cache {
+            default_ttl: raw.default_ttl().0.unwrap_or_default(),
+            stale_if_error: raw.stale_if_error().0.unwrap_or_default(),
+            coalesce: raw.coalesce().0,
+            max_body,
+            max_bytes,
+        }))
+    }
 }
 
 pub(super) fn fallback(raw: &RawFallback, at: Span, tables: &Tables<'_>, cx: &mut Cx) -> Option<Unnamed> {

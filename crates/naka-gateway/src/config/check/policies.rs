@@ -18,7 +18,7 @@ use crate::config::{
     diagnostic::Code,
     node::Span,
     raw::{
-        RawBulkhead, RawCircuitBreaker, RawCompress, RawCors, RawFallback, RawFault, RawHedge,
+        RawBulkhead, RawCache, RawCircuitBreaker, RawCompress, RawCors, RawFallback, RawFault, RawHedge,
         RawIdempotency, RawMirror, RawPolicy, RawRateLimit, RawRetry, RawRule,
     },
     suggest::one_of,
@@ -112,6 +112,7 @@ pub(super) struct LevelKeys<'a> {
     pub(super) fault: Option<&'a At<Or<Id, RawFault>>>,
     pub(super) retry: Option<&'a At<Or<Id, RawRetry>>>,
     pub(super) hedge: Option<&'a At<Or<Id, RawHedge>>>,
+    pub(super) cache: Option<&'a At<Or<Id, RawCache>>>,
     pub(super) fallback: Option<&'a At<Or<Id, RawFallback>>>,
     pub(super) mirror: Option<&'a At<Or<Id, RawMirror>>>,
     pub(super) cors: Option<&'a At<Or<Id, RawCors>>>,
@@ -131,6 +132,7 @@ macro_rules! level_keys {
             fault: $raw.fault.as_ref(),
             retry: $raw.retry.as_ref(),
             hedge: $raw.hedge.as_ref(),
+            cache: $raw.cache.as_ref(),
             fallback: $raw.fallback.as_ref(),
             mirror: $raw.mirror.as_ref(),
             cors: $raw.cors.as_ref(),
@@ -255,6 +257,13 @@ impl Policies {
         );
         let hedge =
             self.inlined(tables, owner, (Kind::Hedge, keys.hedge), |raw, _, cx| guards::hedge(raw, cx), cx);
+        let cache = self.inlined(
+            tables,
+            owner,
+            (Kind::Cache, keys.cache),
+            |raw, _, cx| Some(guards::cache(raw, cx)),
+            cx,
+        );
         let mirror = self.inlined(
             tables,
             owner,
@@ -269,7 +278,7 @@ impl Policies {
             |raw, span, cx| guards::fallback(raw, span, tables, cx),
             cx,
         );
-        let more = [cors, compress, circuit_breaker, retry, hedge, mirror, fallback];
+        let more = [cors, compress, circuit_breaker, retry, hedge, cache, mirror, fallback];
         for (name, span) in own.into_iter().chain(more).flatten() {
             self.place(name, span, &mut level, cx);
         }
@@ -328,6 +337,7 @@ impl Policies {
             "circuit_breaker",
             "retry",
             "hedge",
+            "cache",
             "fallback",
             "mirror",
             "fault",
@@ -463,6 +473,7 @@ fn unnamed(raw: &RawPolicy, tables: &Tables<'_>, stage: Stage, cx: &mut Cx) -> O
     let circuit_breaker = raw.circuit_breaker.as_ref().map(|raw| guards::circuit_breaker(&raw.value, cx));
     let retry = raw.retry.as_ref().map(|raw| guards::retry(&raw.value, cx));
     let hedge = raw.hedge.as_ref().and_then(|raw| guards::hedge(&raw.value, cx));
+    let cache = raw.cache.as_ref().map(|raw| guards::cache(&raw.value, cx));
     let fallback = raw.fallback.as_ref().and_then(|raw| guards::fallback(&raw.value, raw.span, tables, cx));
     let mirror = raw.mirror.as_ref().and_then(|raw| guards::mirror(&raw.value, tables, cx));
     let compress = raw.compress.as_ref().map(|raw| guards::compress(&raw.value, cx));
@@ -483,6 +494,7 @@ fn unnamed(raw: &RawPolicy, tables: &Tables<'_>, stage: Stage, cx: &mut Cx) -> O
         .or(circuit_breaker)
         .or(retry)
         .or(hedge)
+        .or(cache)
         .or(mirror)
         .or(fallback)
 }

@@ -21,7 +21,7 @@ use super::{
 use crate::config::{
     checked::{
         Destination, Kind, Match, Mirror, MirrorMethods, Name, PathPattern, PolicyKind, Redirect, Respond,
-        RetryMethods, Rewrite, Route, Scope, Template, TemplatePart, Upstream, ValueMatch,
+        RetryMethods, Rewrite, Route, Scope, Template, TemplatePart, Upstream, ValueMatch, VersionTarget,
     },
     decode::{At, Cx, OneOrMany, Or},
     diagnostic::Code,
@@ -99,6 +99,7 @@ impl Around<'_, '_> {
         keys_of_no_method(raw, &own, policies, cx);
         retries_of_no_method(raw, &own, policies, cx);
         hedges_of_no_method(raw, &own, policies, cx);
+        caches_of_no_method(raw, &own, cx);
         if let Some(matches) = &matches {
             copies_of_methods(at, &level, matches, policies, cx);
         }
@@ -126,6 +127,7 @@ impl Around<'_, '_> {
             self.retries_in_vain(&level, destination, timeouts.total().0, policies, cx);
             self.hedges_in_vain(&level, destination, timeouts.total().0, policies, cx);
             self.hedges_of_one(&own, destination, cx);
+            one_answer_for_all_arms(at, &level, destination, cx);
             copies_go_elsewhere(at, &level, destination, policies, cx);
             self.falls_back_elsewhere(at, &level, destination, timeouts.total().0, policies, cx);
             let captures = captures.as_deref().unwrap_or_default();
@@ -538,6 +540,42 @@ fn hedges_of_no_method(raw: &RawRoute, own: &Level, policies: &Policies, cx: &mu
     }
 }
 
+/// Warns of a cache that a route asks for itself and that none of its methods is looked up in.
+fn caches_of_no_method(raw: &RawRoute, own: &Level, cx: &mut Cx) {
+    let Some((name, span)) = own.all(Kind::Cache).first() else { return };
+    let Some(said) = raw.r#match.as_ref().and_then(|it| it.value.methods.as_ref()) else { return };
+    let is_read = |method: &Method| method == Method::GET || method == Method::HEAD;
+    if said.value.0.is_empty() || said.value.0.iter().any(|at| is_read(&at.value)) {
+        return;
+    }
+    let place = cx.place(said.key);
+    let message =
+        format!("`{name}` keeps nothing: only answers to GET are kept, and this route does not take it");
+    cx.error(Code::Unused, *span, message)
+        .warning()
+        .related(place, "its methods")
+        .help("take it away, or add GET to the methods");
+}
+
+/// Reports a cache in front of a split: what one arm has answered would be answered to all.
+fn one_answer_for_all_arms(at: &At<Id>, level: &Level, destination: &Destination, cx: &mut Cx) {
+    let Some((name, span)) = level.all(Kind::Cache).first() else { return };
+    let has_split = match destination {
+        Destination::Split(_) => true,
+        Destination::Versions(versions) => {
+            versions.of.iter().any(|version| matches!(version.to, VersionTarget::Split(_)))
+        }
+        _ => false,
+    };
+    if has_split {
+        let message =
+            format!("`{name}` would answer with what one arm of `{}` has said to those of another", at.value);
+        cx.error(Code::Conflict, *span, message)
+            .combined()
+            .help("take the cache away while the route is split; or split by host or header into two routes");
+    }
+}
+
 /// Reports a mirror that does not say what it makes of methods that are not safe, and warns of one that copies
 /// nothing.
 fn copies_of_methods(at: &At<Id>, level: &Level, matches: &Match, policies: &Policies, cx: &mut Cx) {
@@ -621,6 +659,7 @@ fn no_effect(raw: &RawRoute, local: Span, cx: &mut Cx) {
         ("strip_prefix", "; a redirect has a `path:` of its own"),
         ("retry", ": nothing is sent that could be sent again"),
         ("hedge", ": nothing is sent that could be sent again"),
+        ("cache", ": what the gateway answers itself costs nothing"),
         ("mirror", ": nothing is sent that could be copied"),
         ("fallback", ": nothing is asked that could fail"),
     ];

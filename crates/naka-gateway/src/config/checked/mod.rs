@@ -626,7 +626,7 @@ pub struct HeaderEdit {
 }
 
 /// Where a route goes.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Destination {
     /// To an upstream: a name in `upstreams`.
     Upstream(Name),

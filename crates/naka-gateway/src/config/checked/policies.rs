@@ -47,6 +47,8 @@ pub enum PolicyKind {
     Hedge(Hedge),
     /// What failed is answered in another way.
     Fallback(Fallback),
+    /// What was answered is answered again.
+    Cache(Cache),
     /// A copy of some goes to another upstream.
     Mirror(Mirror),
     /// Errors and delays for whoever asks for them.
@@ -73,6 +75,7 @@ impl PolicyKind {
             Self::Retry(_) => Kind::Retry,
             Self::Hedge(_) => Kind::Hedge,
             Self::Fallback(_) => Kind::Fallback,
+            Self::Cache(_) => Kind::Cache,
             Self::Mirror(_) => Kind::Mirror,
             Self::Fault(_) => Kind::Fault,
             Self::Cors(_) => Kind::Cors,
@@ -102,6 +105,8 @@ pub enum Kind {
     Idempotency,
     /// Another answer.
     Fallback,
+    /// What was answered is answered again.
+    Cache,
     /// So many requests at once.
     Bulkhead,
     /// Errors and delays.
@@ -134,6 +139,7 @@ impl Kind {
             Self::Fault => "fault",
             Self::CircuitBreaker => "circuit_breaker",
             Self::Fallback => "fallback",
+            Self::Cache => "cache",
             Self::Mirror => "mirror",
             Self::Hedge => "hedge",
             Self::Retry => "retry",
@@ -587,6 +593,21 @@ pub enum RetryMethods {
     Safe,
     /// Those of which twice is as good as once.
     Idempotent,
+}
+
+/// What was answered is answered again while it is good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cache {
+    /// How long an answer is fresh that does not say so itself.
+    pub default_ttl: Duration,
+    /// How long a stale one stands in for a failure.
+    pub stale_if_error: Duration,
+    /// How long a request waits for the same one of somebody else; nothing: not at all.
+    pub coalesce: Option<Duration>,
+    /// The longest body that is kept, in bytes.
+    pub max_body: usize,
+    /// What all of it may take, in bytes, for each route.
+    pub max_bytes: usize,
 }
 
 /// What is not answered for a while is sent once more, and when.

@@ -215,6 +215,8 @@ record! {
         retry: Or<Id, RawRetry> = optional;
         /// Hedges: a name, or what is sent once more.
         hedge: Or<Id, RawHedge> = optional;
+        /// A cache: a name, or what is kept.
+        cache: Or<Id, RawCache> = optional;
         /// What is answered in place of a failure: a name, or what is done.
         fallback: Or<Id, RawFallback> = optional;
         /// Copies for another upstream: a name, or what is copied.
@@ -613,6 +615,8 @@ record! {
         retry: Or<Id, RawRetry> = optional;
         /// Hedges: a name, or what is sent once more.
         hedge: Or<Id, RawHedge> = optional;
+        /// A cache: a name, or what is kept.
+        cache: Or<Id, RawCache> = optional;
         /// What is answered in place of a failure: a name, or what is done.
         fallback: Or<Id, RawFallback> = optional;
         /// Copies for another upstream: a name, or what is copied.
@@ -626,7 +630,7 @@ record! {
         /// The routes.
         routes: Named<Id, RawRoute> = required;
     }
-    not_built: cache enforce auth;
+    not_built: enforce auth;
     instead: groups => "groups have one level: write the routes of both here",
         r#match => "a group shares `host:`; paths stand in each route",
         prefix => "a group shares `host:`; paths stand in each route";
@@ -665,6 +669,8 @@ record! {
         retry: Or<Id, RawRetry> = optional;
         /// Hedges: a name, or what is sent once more.
         hedge: Or<Id, RawHedge> = optional;
+        /// A cache: a name, or what is kept.
+        cache: Or<Id, RawCache> = optional;
         /// What is answered in place of a failure: a name, or what is done.
         fallback: Or<Id, RawFallback> = optional;
         /// Copies for another upstream: a name, or what is copied.
@@ -692,7 +698,7 @@ record! {
         /// Destination: a list of the versions of these routes, as they are now.
         list_versions: OneOrMany<Id> = optional;
     }
-    not_built: compose cache sticky enforce lifecycle;
+    not_built: compose sticky enforce lifecycle;
     instead: path => "write it into the match: `match: {path: /healthz}`",
         prefix => "write it into the match: `match: {prefix: /api}`",
         regex => "write it into the match: `match: {regex: …}`",

@@ -13,7 +13,7 @@ use crate::config::{
     node::{Key, Node, Value},
     record::{record, words, wrong_word},
     suggest::quoted,
-    units::{OrZero, Percent, Size, Time, Whole, factor},
+    units::{OrNever, OrZero, Percent, Size, Time, Whole, factor},
     values::{ErrorStatuses, Hash, Id, Url},
 };
 
@@ -46,6 +46,8 @@ record! {
         hedge: RawHedge = optional;
         /// What failed is answered in another way.
         fallback: RawFallback = optional;
+        /// What was answered is answered again while it is good.
+        cache: RawCache = optional;
         /// A copy of some requests goes to another upstream.
         mirror: RawMirror = optional;
         /// What pages of other origins may ask and read.
@@ -53,7 +55,7 @@ record! {
         /// Make responses smaller.
         compress: RawCompress = optional;
     }
-    not_built: cache sticky timeouts headers limits;
+    not_built: sticky timeouts headers limits;
 }
 
 record! {
@@ -683,6 +685,27 @@ impl Scalar for RetryWhen {
 }
 
 record! {
+    /// What was answered is answered again while it is good.
+    RawCache ("a cache such as `{max_bytes: 64MiB, stale_if_error: 1h}`") {
+        /// How long an answer is fresh that does not say so itself.
+        default_ttl: OrNever = "never";
+        /// How long a stale answer stands in for a failure, if it does not say so itself.
+        stale_if_error: OrNever = "never";
+        /// How long a request waits for the same one of somebody else; `never`: not at all.
+        coalesce: OrNever = "1s";
+        /// The longest body that is kept.
+        max_body: Size = "1MiB";
+        /// What all of it may take, for each route.
+        max_bytes: Size = "64MiB";
+    }
+    instead: ttl => "write `default_ttl: 30s`: what an answer says itself comes first",
+        max_age => "write `default_ttl: 30s`: what an answer says itself comes first",
+        stale => "write `stale_if_error: 1h`",
+        size => "write `max_bytes: 64MiB`",
+        key => "host, path, query, version and scheme tell apart; an upstream names headers in `Vary`";
+}
+
+record! {
     /// What is not answered for a while is sent once more, and when.
     RawHedge ("hedges such as `{after: p95}` or `{after: 100ms}`") {
         /// How long an attempt is waited for: a time, or as long as that share of the answers takes.
@@ -750,11 +773,13 @@ record! {
         /// The longest body that is kept for the other upstream.
         max_body: Size = "64KiB";
     }
-    not_built: cache stale_cache route;
+    not_built: route;
     instead: response => "write `respond: {status: 200, body: …}`",
         status => "write `respond: {status: 200, body: …}`",
         body => "write `respond: {status: 200, body: …}`",
         service => "write `upstream:`",
+        cache => "write `cache: {stale_if_error: 1h}` into the route: it comes before the fallback",
+        stale_cache => "write `cache: {stale_if_error: 1h}` into the route: it comes before the fallback",
         on => "write `when: [circuit_open, 503]`",
         statuses => "write them into `when`: `when: [circuit_open, 502-504]`",
         methods => "what is safe is asked elsewhere, and all else only if it was never sent",
