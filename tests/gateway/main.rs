@@ -20,6 +20,7 @@ mod explaining;
 mod fallback;
 mod forwarding;
 mod guards;
+mod h2_upstreams;
 mod health;
 mod isolation;
 mod limits;

@@ -32,7 +32,8 @@ use crate::{
     carry::Carried,
     config::checked::{
         self, Balance, BasicAuth, Bulkhead, CircuitBreaker, Endpoint, Enforce, Fault, ForwardAuth,
-        HealthCheck, Idempotency, Jwt, JwtKeys, Mirror, Name, RateLimit, RetryBudget, Split, Versions,
+        HealthCheck, Idempotency, Jwt, JwtKeys, Mirror, Name, Protocol, RateLimit, RetryBudget, Split,
+        Versions,
     },
     discover::Discovery,
     generation::Alive,
@@ -80,7 +81,7 @@ pub struct State {
     /// How many connections there are to all of them.
     pub all_places: Arc<Places>,
     /// For each worker its pools, by upstream.
-    pub pools: Vec<Carried<(), Arc<Pools>>>,
+    pub pools: Vec<Carried<Protocol, Arc<Pools>>>,
 }
 
 /// Rate limits, by identity.

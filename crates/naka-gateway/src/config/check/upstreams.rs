@@ -15,16 +15,16 @@ use super::{Tables, auth, guards, limits, origin, policies::Policies, unique};
 use crate::config::{
     checked::{
         Balance, BalancePolicy, Connections, Discovery, Endpoint, EndpointSource, Enforce, HealthCheck,
-        HealthProbe, KeepAlive, KeyPart, Kind, Listener, Name, PolicyKind, Regions, RetryBudget, Sticky,
-        Subset, Upstream, UpstreamTimeouts,
+        HealthProbe, KeepAlive, KeyPart, Kind, Listener, Name, PolicyKind, Protocol, Regions, RetryBudget,
+        Sticky, Subset, Upstream, UpstreamTimeouts,
     },
     decode::{At, Cx, Decode as _, Named, OneOrMany, Or},
     diagnostic::{Code, Diagnostics, Source},
     documents,
     node::{self, Span},
     raw::{
-        RawBalance, RawBalancePolicy, RawDiscovery, RawEndpoint, RawEndpoints, RawHealthCheck, RawHealthType,
-        RawList, RawRegions, RawSticky, RawSubset, RawSubsetMiss, RawWhenEmpty,
+        self, RawBalance, RawBalancePolicy, RawDiscovery, RawEndpoint, RawEndpoints, RawHealthCheck,
+        RawHealthType, RawList, RawRegions, RawSticky, RawSubset, RawSubsetMiss, RawWhenEmpty,
     },
     suggest::one_of,
     units::Between,
@@ -80,9 +80,19 @@ pub(super) fn upstreams(
         let budget = raw.retry_budget.as_ref().map(|it| it.value.clone()).unwrap_or_default();
         let connections = raw.connections.as_ref().map(|it| it.value.clone()).unwrap_or_default();
         let keep_alive = raw.keep_alive.as_ref().map(|it| it.value.clone()).unwrap_or_default();
+        let protocol = match raw.protocol() {
+            raw::Protocol::H1 => Protocol::H1,
+            raw::Protocol::H2 => Protocol::H2,
+        };
+        if let (Protocol::H1, Some(at)) = (protocol, &connections.streams) {
+            cx.error(Code::Conflict, at.key, "`streams` is for `protocol: h2`").help(
+                "take it away, or write `protocol: h2`: over HTTP/1.1 a connection has one request at a time",
+            );
+        }
         let upstream = Upstream {
             endpoints,
             discovery,
+            protocol,
             balance: raw.balance.as_ref().map(|at| balance(at, cx)).unwrap_or_default(),
             health_check: raw.health_check.as_ref().and_then(|at| health_check(at, cx)),
             bulkhead,
@@ -101,6 +111,7 @@ pub(super) fn upstreams(
             connections: Connections {
                 max: usize::try_from(connections.max().0).unwrap_or(usize::MAX),
                 pending: usize::try_from(connections.pending().0).unwrap_or(usize::MAX),
+                streams: usize::try_from(connections.streams().0).unwrap_or(usize::MAX),
             },
             keep_alive: KeepAlive {
                 max_idle: usize::try_from(keep_alive.max_idle().0).unwrap_or(usize::MAX),

@@ -221,6 +221,8 @@ pub struct Upstream {
     pub endpoints: Vec<Endpoint>,
     /// How they are found, if they are not written down.
     pub discovery: Option<Discovery>,
+    /// What is spoken to them.
+    pub protocol: Protocol,
     /// How one of them is chosen.
     pub balance: Balance,
     /// How they are asked whether they are well, if they are.
@@ -239,6 +241,26 @@ pub struct Upstream {
     pub connections: Connections,
     /// Where it was said.
     pub origin: Origin,
+}
+
+/// What is spoken to an upstream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1.
+    #[default]
+    H1,
+    /// HTTP/2 without TLS, by prior knowledge.
+    H2,
+}
+
+impl Protocol {
+    /// The word of the file.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::H1 => "h1",
+            Self::H2 => "h2",
+        }
+    }
 }
 
 /// One address of an upstream.
@@ -461,6 +483,8 @@ pub struct Connections {
     pub max: usize,
     /// Requests that wait for one.
     pub pending: usize,
+    /// Requests at a time on each that takes more than one.
+    pub streams: usize,
 }
 
 /// One route.
