@@ -424,6 +424,8 @@ pub enum HealthProbe {
     Tcp,
     /// For an answer to a `GET`.
     Http {
+        /// In what.
+        protocol: Protocol,
         /// Of what.
         path: PathAndQuery,
         /// Of whom; its address if nothing is said.
@@ -432,6 +434,13 @@ pub enum HealthProbe {
         statuses: Vec<(u16, u16)>,
         /// What has to be in the body; not empty.
         body_contains: Option<Arc<str>>,
+    },
+    /// For its own word, as `grpc.health.v1` has it.
+    Grpc {
+        /// About which service; empty: all of it.
+        service: Arc<str>,
+        /// Of whom; its address if nothing is said.
+        host: Option<HeaderValue>,
     },
 }
 

@@ -19,8 +19,8 @@ use super::{
     suggest::quoted,
     units::{Between, OrNever, OrZero, Percent, Size, SizeOrNever, Whole},
     values::{
-        Authority, DnsHost, DnsService, HostPort, Id, NameServer, OriginForm, RedirectStatus, RequestLine,
-        Statuses,
+        Authority, DnsHost, DnsService, GrpcService, HostPort, Id, NameServer, OriginForm, RedirectStatus,
+        RequestLine, Statuses,
     },
 };
 
@@ -512,10 +512,12 @@ words! {
 record! {
     /// How endpoints are asked whether they are well.
     RawHealthCheck ("a health check such as `{path: /healthz}`") {
-        /// How they are asked: `http` sends a `GET`, `tcp` only connects.
+        /// How they are asked: `http` sends a `GET`, `grpc` asks as `grpc.health.v1` says, `tcp` only connects.
         r#type: RawHealthType = "http";
-        /// What is asked for: a path, with a query if there is one. Needed unless the type is `tcp`.
+        /// What is asked for: a path, with a query if there is one. Needed if the type is `http`.
         path: OriginForm = optional;
+        /// Of `type: grpc`: the service that is asked about; all of the endpoint if nothing is said.
+        service: GrpcService = optional;
         /// The `Host` that is asked for; the endpoint's address if nothing is said.
         host: Authority = optional;
         /// The statuses that mean well, as `200`, `200-299` or `2xx`; `200-299` if nothing is said.
@@ -543,13 +545,14 @@ record! {
         rise => "write `healthy_after: 2`",
         unhealthy_threshold => "write `unhealthy_after: 3`",
         healthy_threshold => "write `healthy_after: 2`",
+        grpc => "write `type: grpc`, and `service: shop.Cart` beside it",
         mode => "write `type: tcp`, or nothing for `http`";
 }
 
 words! {
     /// How endpoints are asked whether they are well.
-    RawHealthType ("a type of health check") { Http = "http", Tcp = "tcp" }
-    not_built: "grpc" "https" "h2";
+    RawHealthType ("a type of health check") { Http = "http", Grpc = "grpc", Tcp = "tcp" }
+    not_built: "https";
 }
 
 record! {
