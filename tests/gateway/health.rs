@@ -2,12 +2,13 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering::SeqCst},
     },
     time::Duration,
 };
 
+use http::HeaderMap;
 use naka_gateway::admin;
 use naka_testkit::upstream::{Seen, Step, Upstream, answer, ok};
 use serde_json::{Value, json};
@@ -394,4 +395,173 @@ async fn r9_8_an_endpoint_whose_check_fails_gets_no_request_while_the_other_serv
     process.until("the change is in force", async || process.json("/readyz").await["generation"] == 2).await;
     let metrics = process.get("/metrics").await.unwrap().1;
     assert!(!metrics.contains("upstream=\"app\""), "{metrics}");
+}
+
+/// What an endpoint says when it is asked how it is.
+#[derive(Clone)]
+struct Word {
+    status: u16,
+    kind: &'static str,
+    in_head: Option<&'static str>,
+    message: Vec<u8>,
+    in_trailers: Option<&'static str>,
+    /// It does not end.
+    hangs: bool,
+}
+
+impl Word {
+    /// As it should be, with this message.
+    fn message(message: &[u8]) -> Self {
+        let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+        Self {
+            status: 200,
+            kind: "application/grpc",
+            in_head: None,
+            message: [&[0], &length[..], message].concat(),
+            in_trailers: Some("0"),
+            hangs: false,
+        }
+    }
+
+    /// Without a message.
+    fn status(status: &'static str) -> Self {
+        Self { message: Vec::new(), in_head: Some(status), in_trailers: None, ..Self::message(&[]) }
+    }
+
+    async fn say(self, mut respond: h2::server::SendResponse<bytes::Bytes>) {
+        let status =
+            |code: &str| HeaderMap::from_iter([("grpc-status".parse().unwrap(), code.parse().unwrap())]);
+        let mut head =
+            http::Response::builder().status(self.status).header("content-type", self.kind).body(()).unwrap();
+        head.headers_mut().extend(self.in_head.map(status).unwrap_or_default());
+        let is_all = self.message.is_empty() && self.in_trailers.is_none() && !self.hangs;
+        let mut stream = respond.send_response(head, is_all).unwrap();
+        if is_all {
+            return;
+        }
+        stream.send_data(self.message.into(), self.in_trailers.is_none() && !self.hangs).unwrap();
+        if self.hangs {
+            sleep(Duration::from_mins(1)).await;
+        }
+        if let Some(code) = self.in_trailers {
+            stream.send_trailers(status(code)).unwrap();
+        }
+    }
+}
+
+/// Heads and bodies.
+type Questions = Arc<Mutex<Vec<(http::request::Parts, Vec<u8>)>>>;
+
+/// An endpoint that speaks HTTP/2 and is asked how it is: the questions, as they came.
+fn asked(gateway: &Inside, word: Word) -> Questions {
+    let (seen, mut listener) = (Arc::new(Mutex::new(Vec::new())), gateway.network.listen("a:1"));
+    let questions = Arc::clone(&seen);
+    tokio::spawn(async move {
+        while let Some(stream) = listener.accept().await {
+            let (questions, word) = (Arc::clone(&questions), word.clone());
+            tokio::spawn(async move {
+                let mut connection = h2::server::handshake(stream).await.unwrap();
+                while let Some(Ok((request, respond))) = connection.accept().await {
+                    let (head, mut body) = request.into_parts();
+                    let (questions, word) = (Arc::clone(&questions), word.clone());
+                    tokio::spawn(async move {
+                        let mut question = Vec::new();
+                        while let Some(Ok(data)) = body.data().await {
+                            question.extend_from_slice(&data);
+                        }
+                        questions.lock().unwrap().push((head, question));
+                        word.say(respond).await;
+                    });
+                }
+            });
+        }
+    });
+    seen
+}
+
+/// What comes of a check of an endpoint that says this.
+async fn verdict_over_h2(check: &str, word: Word) -> Option<String> {
+    let gateway = Inside::new(&file(&format!("endpoints: ['a:1'], protocol: h2, health_check: {{{check}}}")));
+    let _asked = asked(&gateway, word);
+    sleep(Duration::from_secs(4)).await;
+    let health = shown(&gateway, "app", "a:1").await["health"].clone();
+    let why = health["last_failure"]["why"].as_str().map(str::to_owned);
+    assert_eq!(health["state"], if why.is_none() { "healthy" } else { "unhealthy" });
+    why
+}
+
+#[tokio::test(start_paused = true)]
+async fn r10_2_a_grpc_check_asks_about_a_service_over_a_connection_of_its_own() {
+    for (check, authority, question) in [
+        ("service: shop.Cart, host: cart.internal", "cart.internal", &b"\0\0\0\0\x0b\x0a\x09shop.Cart"[..]),
+        ("interval: 2s", "a:1", &[0, 0, 0, 0, 0]),
+    ] {
+        let check = format!("endpoints: ['a:1'], health_check: {{type: grpc, {check}}}");
+        let gateway = Inside::new(&file(&check));
+        let asked = asked(&gateway, Word::message(&[8, 1]));
+        sleep(Duration::from_mins(1)).await;
+        assert_eq!(state(&gateway, "a:1").await, "healthy");
+        let asked = asked.lock().unwrap();
+        assert!((9..=31).contains(&asked.len()), "{}", asked.len());
+        let (head, body) = &asked[0];
+        assert_eq!((head.method.as_str(), head.uri.path()), ("POST", "/grpc.health.v1.Health/Check"));
+        assert_eq!((head.uri.authority().unwrap().as_str(), &**body), (authority, question));
+        assert_eq!(
+            (&head.headers["content-type"], &head.headers["te"]),
+            (&"application/grpc".parse().unwrap(), &"trailers".parse().unwrap())
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn r10_2_of_all_that_grpc_can_answer_only_serving_is_well() {
+    let with = |code| Word { in_trailers: Some(code), ..Word::message(&[8, 1]) };
+    let no = "the answer has no grpc-status";
+    for (word, expected) in [
+        (Word::message(&[8, 1]), None),
+        (Word { kind: "application/grpc+proto", ..Word::message(&[8, 1]) }, None),
+        (Word::message(&[]), Some("it says UNKNOWN")),
+        (Word::message(&[8, 2]), Some("it says NOT_SERVING")),
+        (Word::message(&[8, 3]), Some("it says SERVICE_UNKNOWN")),
+        (Word::status("12"), Some("grpc-status 12 UNIMPLEMENTED")),
+        (Word::status("5"), Some("grpc-status 5 NOT_FOUND")),
+        (Word::status("0"), Some("the answer is no message of gRPC, or is compressed")),
+        (with("14"), Some("grpc-status 14 UNAVAILABLE")),
+        (with("99"), Some("grpc-status 99")),
+        (Word { in_trailers: None, ..Word::message(&[8, 1]) }, Some(no)),
+        (Word { message: vec![0; 8 << 10], ..Word::message(&[]) }, Some("the answer is longer than 4 KiB")),
+        (Word { status: 503, ..Word::message(&[8, 1]) }, Some("the answer is 503")),
+        (
+            Word { kind: "text/html", ..Word::message(&[8, 1]) },
+            Some("the answer is no gRPC: its content-type is \"text/html\""),
+        ),
+        (Word { hangs: true, ..Word::message(&[8, 1]) }, Some("no answer within 1s")),
+    ] {
+        assert_eq!(verdict_over_h2("type: grpc", word).await.as_deref(), expected);
+    }
+    // Who speaks something else, and who is not there.
+    let why = verdict("type: grpc", || answer(400, "", "")).await.unwrap();
+    assert!(why.starts_with("it does not begin to speak HTTP/2"), "{why}");
+    let why = verdict("type: grpc", || vec![Step::Hang]).await.unwrap();
+    assert_eq!(why, "no answer within 1s");
+}
+
+/// A check by HTTP is asked in what the upstream speaks.
+#[tokio::test(start_paused = true)]
+async fn r10_2_an_endpoint_that_speaks_http_2_is_asked_for_a_path_in_http_2() {
+    let page = |status, body: &str| Word {
+        status,
+        kind: "text/plain",
+        message: body.into(),
+        in_trailers: None,
+        ..Word::message(&[])
+    };
+    let check = "path: '/healthz?deep=1', body_contains: 'status: up'";
+    assert_eq!(verdict_over_h2(check, page(200, "db up, status: up")).await, None);
+    let why = verdict_over_h2(check, page(500, "status: up")).await;
+    assert_eq!(why.as_deref(), Some("the answer is 500"));
+    let why = verdict_over_h2(check, page(200, "status: down")).await;
+    assert_eq!(why.as_deref(), Some("`body_contains` is not in the answer"));
+    let why = verdict_over_h2(check, page(200, &"x".repeat(80 << 10))).await;
+    assert_eq!(why.as_deref(), Some("`body_contains` is not in the first 64 KiB of the answer"));
 }

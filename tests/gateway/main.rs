@@ -22,6 +22,7 @@ mod explaining;
 mod fallback;
 mod forwarding;
 mod guards;
+mod h2_upstreams;
 mod health;
 mod hedge;
 mod isolation;

@@ -57,7 +57,7 @@ use tracing::debug;
 use crate::{
     ask::Asked,
     by_hand,
-    config::checked::{Config, Destination, Name, Split, VersionTarget},
+    config::checked::{Config, Destination, Name, Protocol, Split, VersionTarget},
     connection::Stream,
     discover::Status,
     explain::explain,
@@ -403,15 +403,23 @@ fn upstreams(generation: &Generation) -> Value {
         let endpoints = generation.state.balancers.get(name).map(BalanceLayer::endpoints).unwrap_or_default();
         let pools = generation.state.pools.iter().filter_map(|pools| pools.get(name)).collect::<Vec<_>>();
         let health = generation.state.checks.get(name).map(|checks| &checks.health);
-        Value::Array(endpoints.iter().map(|it| endpoint(it, &pools, health, now)).collect())
+        let protocol = generation.config.upstreams[name].protocol;
+        Value::Array(endpoints.iter().map(|it| endpoint(it, protocol, &pools, health, now)).collect())
     };
     Value::Object(generation.config.upstreams.keys().map(|name| (name.to_string(), of(name))).collect())
 }
 
 /// One endpoint: a key for each thing that is known of it.
-fn endpoint(endpoint: &Endpoint, pools: &[&Arc<Pools>], health: Option<&Health>, now: Now) -> Value {
+fn endpoint(
+    endpoint: &Endpoint,
+    protocol: Protocol,
+    pools: &[&Arc<Pools>],
+    health: Option<&Health>,
+    now: Now,
+) -> Value {
     let mut it = json!({
         "address": &**endpoint.address(),
+        "protocol": protocol.word(),
         "weight": endpoint.target().weight,
         "in_flight": endpoint.in_flight(),
         "labels": endpoint.target().labels.iter().cloned().collect::<BTreeMap<_, _>>(),

@@ -194,7 +194,7 @@ impl AskAuthority {
         let long = Duration::from_hours(1); // The layer has a timeout of its own over the whole question.
         let timeouts = UpstreamTimeouts { connect: long, response_headers: long, per_try: None, idle: None };
         // The layer has a bound of its own on questions.
-        let connections = Connections { max: usize::MAX, pending: 0 };
+        let connections = Connections { max: usize::MAX, pending: 0, streams: 1 };
         let client = Client {
             name: Arc::clone(policy),
             pools,

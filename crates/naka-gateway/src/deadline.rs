@@ -6,14 +6,14 @@
 
 use std::time::Duration;
 
-use http::{Extensions, HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use naka::{
     classify::is_grpc,
     clock::Now,
-    context::Deadline,
     deadline::{GRPC_TIMEOUT, Malformed, from_grpc, from_ms, to_grpc, to_ms},
     reject::{Reason, Rejection},
 };
+use tokio::time::Instant;
 
 use crate::config::checked::Config;
 
@@ -52,11 +52,11 @@ impl Deadlines {
     pub fn tell(
         &self,
         headers: &mut HeaderMap,
-        extensions: &Extensions,
+        deadline: Option<Instant>,
         limit: Option<Duration>,
         now: impl FnOnce() -> Now,
     ) -> Result<(), Reason> {
-        let Some(deadline) = Deadline::of(extensions) else { return Ok(()) };
+        let Some(deadline) = deadline else { return Ok(()) };
         let is_grpc = is_grpc(headers);
         if !is_grpc && self.header.is_none() {
             return Ok(()); // Nobody would hear it: the clock is not read.
@@ -91,8 +91,6 @@ fn taken(
 
 #[cfg(test)]
 mod tests {
-    use naka::context::Context;
-
     use super::*;
 
     fn headers(all: &[(&'static str, &'static str)]) -> HeaderMap {
@@ -137,12 +135,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_is_left_is_told_and_never_more_than_an_attempt_may_take() {
         let now = Now::read();
-        let mut extensions = Extensions::new();
-        extensions.insert(Context::new(now).with_deadline(now.instant() + Duration::from_secs(3)));
+        let deadline = Some(now.instant() + Duration::from_secs(3));
         let later = || Now::from(now.instant() + Duration::from_millis(500));
         let told = |deadlines: Deadlines, all: &[(&'static str, &'static str)], limit| {
             let mut headers = headers(all);
-            deadlines.tell(&mut headers, &extensions, limit, later).unwrap();
+            deadlines.tell(&mut headers, deadline, limit, later).unwrap();
             let value = |name: &str| headers.get(name).map(|it| it.to_str().unwrap().to_owned());
             (value("grpc-timeout"), value("x-timeout-ms"))
         };
@@ -152,8 +149,8 @@ mod tests {
         let second = Some(Duration::from_secs(1));
         assert_eq!(told(milliseconds(), &[GRPC], second), (Some("1000000u".into()), Some("1000".into())));
         let over = || Now::from(now.instant() + Duration::from_secs(3));
-        let is_over = milliseconds().tell(&mut HeaderMap::new(), &extensions, None, over);
+        let is_over = milliseconds().tell(&mut HeaderMap::new(), deadline, None, over);
         assert_eq!(is_over, Err(Reason::DeadlineExpired));
-        assert_eq!(milliseconds().tell(&mut HeaderMap::new(), &Extensions::new(), None, over), Ok(()));
+        assert_eq!(milliseconds().tell(&mut HeaderMap::new(), None, None, over), Ok(()));
     }
 }

@@ -9,7 +9,7 @@ use http::{HeaderName, Request, StatusCode, header::HOST, request::Parts};
 use naka::{
     balance::Endpoint,
     clock::Now,
-    context::ApiVersion,
+    context::{ApiVersion, Deadline},
     explain::{Explain, Finding},
     reject::{Dependency, Reason, Rejection},
     split::SplitArm,
@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use crate::{
     config::{
-        checked::{Destination, Name, ServerLimits, TestRequest},
+        checked::{Destination, Name, Protocol, ServerLimits, TestRequest, Upstream},
         show_duration,
     },
     entry::{self, Peer},
@@ -84,6 +84,8 @@ pub struct Forwarded {
     pub upstream: Name,
     /// The endpoint that would be chosen.
     pub endpoint: Option<Arc<str>>,
+    /// What is spoken there.
+    pub protocol: Protocol,
     /// Method and target.
     pub request_line: String,
     /// Its headers.
@@ -315,6 +317,7 @@ impl Explanation {
             json!({
                 "upstream": &*forwarded.upstream,
                 "endpoint": forwarded.endpoint.as_deref(),
+                "protocol": forwarded.protocol.word(),
                 "request": forwarded.request_line,
                 "headers": forwarded.headers.iter().map(|it| (&*it.name, it.shown())).collect::<Vec<_>>(),
             })
@@ -473,10 +476,10 @@ fn forwarded(
     now: Now,
 ) -> Forwarded {
     let route = &generation.config.routes[route];
-    let timeouts = &generation.config.upstreams[upstream].timeouts;
+    let Upstream { protocol, timeouts, .. } = &generation.config.upstreams[upstream];
     let Parts { headers, extensions, .. } = parts;
     // What nobody waits for any more has been refused before.
-    _ = generation.entry.deadlines.tell(headers, extensions, timeouts.per_try, || now);
+    _ = generation.entry.deadlines.tell(headers, Deadline::of(extensions), timeouts.per_try, || now);
     let edit = &route.headers.request;
     let is_configured = |name: &HeaderName| edit.set.iter().chain(&edit.add).any(|(known, _)| known == name);
     let headers = parts.headers.iter().map(|(name, value)| Field {
@@ -487,6 +490,7 @@ fn forwarded(
     Forwarded {
         upstream: Arc::clone(upstream),
         endpoint: Endpoint::of(&parts.extensions).map(|endpoint| Arc::clone(endpoint.address())),
+        protocol: *protocol,
         request_line: format!("{} {}", parts.method, parts.uri),
         headers: headers.collect(),
         timers: vec![
@@ -548,9 +552,12 @@ impl fmt::Display for Explanation {
         if !off.is_empty() {
             writeln!(f, "    off: {}", off.join(", "))?;
         }
-        if let Some(Forwarded { upstream, endpoint, request_line, headers, timers }) = &self.forwarded {
+        if let Some(Forwarded { upstream, endpoint, protocol, request_line, headers, timers }) =
+            &self.forwarded
+        {
             let endpoint = endpoint.as_deref().unwrap_or("no endpoint");
-            writeln!(f, "sent to upstream {upstream}, {endpoint}")?;
+            let over = if *protocol == Protocol::H2 { ", over HTTP/2" } else { "" };
+            writeln!(f, "sent to upstream {upstream}, {endpoint}{over}")?;
             writeln!(f, "    {request_line}")?;
             for field in headers {
                 writeln!(f, "    {field:?}")?;

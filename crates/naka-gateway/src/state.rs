@@ -35,7 +35,7 @@ use crate::{
     carry::Carried,
     config::checked::{
         self, Balance, BasicAuth, Bulkhead, Cache, CircuitBreaker, Destination, Endpoint, Enforce, Fault,
-        ForwardAuth, HeaderEdits, HealthCheck, Idempotency, Jwt, JwtKeys, Mirror, Name, RateLimit,
+        ForwardAuth, HeaderEdits, HealthCheck, Idempotency, Jwt, JwtKeys, Mirror, Name, Protocol, RateLimit,
         RetryBudget, Rewrite, Split, Versions,
     },
     discover::Discovery,
@@ -88,7 +88,7 @@ pub struct State {
     /// How many connections there are to all of them.
     pub all_places: Arc<Places>,
     /// For each worker its pools, by upstream.
-    pub pools: Vec<Carried<(), Arc<Pools>>>,
+    pub pools: Vec<Carried<Protocol, Arc<Pools>>>,
 }
 
 /// Rate limits, by identity.

@@ -192,6 +192,8 @@ pub enum Reason {
     ResponseTimeout,
     /// The endpoint closed the connection before it had answered.
     UpstreamReset,
+    /// The endpoint said that it has not looked at the request, and will not.
+    UpstreamRefused,
     /// The endpoint's answer is not HTTP as it should be.
     UpstreamProtocol,
     /// The body of the request is larger than allowed.
@@ -298,6 +300,7 @@ impl Reason {
             Self::TotalTimeout | Self::ConnectTimeout | Self::ResponseTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::ConnectFailed
             | Self::UpstreamReset
+            | Self::UpstreamRefused
             | Self::UpstreamProtocol
             | Self::ResponseTooLarge
             | Self::ReshapeFailed => StatusCode::BAD_GATEWAY,
@@ -353,6 +356,7 @@ impl Reason {
             Self::ConnectionsFull => "connections_full",
             Self::ResponseTimeout => "response_timeout",
             Self::UpstreamReset => "upstream_reset",
+            Self::UpstreamRefused => "upstream_refused",
             Self::UpstreamProtocol => "upstream_protocol",
             Self::BodyTooLarge => "body_too_large",
             Self::CredentialsInvalid => "credentials_invalid",
@@ -431,6 +435,9 @@ impl Reason {
             }
             Self::ResponseTimeout => "The upstream did not begin to answer in time.",
             Self::UpstreamReset => "The upstream closed the connection before it had answered.",
+            Self::UpstreamRefused => {
+                "The upstream refused the request without looking at it; it may be sent again."
+            }
             Self::UpstreamProtocol => "The upstream's answer could not be understood.",
             Self::BodyTooLarge => "The body of the request is larger than this route allows.",
             Self::CredentialsInvalid => "The name or the password is not right.",
@@ -466,7 +473,7 @@ impl Reason {
         }
     }
 
-    /// Refused before anything was sent: whoever is behind has seen nothing of this attempt.
+    /// Refused before anything was sent, or by whoever is behind, who says so: it has done nothing of this attempt.
     pub const fn is_before_sending(self) -> bool {
         matches!(
             self,
@@ -478,6 +485,7 @@ impl Reason {
                 | Self::ConnectionsFull
                 | Self::ConnectFailed
                 | Self::ConnectTimeout
+                | Self::UpstreamRefused
         )
     }
 
@@ -490,6 +498,7 @@ impl Reason {
                 | Self::ConnectTimeout
                 | Self::ResponseTimeout
                 | Self::UpstreamReset
+                | Self::UpstreamRefused
                 | Self::UpstreamProtocol
                 | Self::ResponseTooLarge
                 | Self::ReshapeFailed

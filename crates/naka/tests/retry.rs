@@ -225,6 +225,10 @@ async fn r2_5_a_post_that_may_have_arrived_is_never_sent_again() {
     ]);
     assert_eq!(send(&layer(3), &upstream, request(Method::POST, body("pay"))).await, 200);
     assert_eq!(upstream.bodies(), ["", "", "pay"]);
+    // Of this one whoever is behind says that it has not looked at it.
+    let upstream = Upstream::new(&[Step::Refused(Reason::UpstreamRefused), Step::Status(200)]);
+    assert_eq!(send(&layer(1), &upstream, request(Method::POST, body("pay"))).await, 200);
+    assert_eq!(upstream.bodies(), ["pay", "pay"]);
 }
 
 #[tokio::test(start_paused = true)]

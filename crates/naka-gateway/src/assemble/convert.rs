@@ -577,6 +577,7 @@ pub(super) fn retry_config(retry: &checked::Retry) -> RetryConfig {
     let when = When::never()
         .connect_error(retry.when.connect_error)
         .reset(retry.when.reset)
+        .refused_stream(retry.when.refused_stream)
         .response_timeout(retry.when.response_timeout)
         .statuses(statuses(&retry.when.statuses));
     let methods = match retry.methods {
@@ -621,6 +622,7 @@ pub(super) fn fallback_config(fallback: &checked::Fallback) -> FallbackConfig {
     let mut when = fallback::When::never().statuses(statuses(&is.statuses));
     when.connect_error = is.connect_error;
     when.reset = is.reset;
+    when.refused_stream = is.refused_stream;
     when.response_timeout = is.response_timeout;
     when.circuit_open = is.circuit_open;
     when.no_endpoint = is.no_endpoint;

@@ -19,7 +19,7 @@ use naka::{
 use super::withheld;
 use crate::{
     carry::Carried,
-    config::checked::{Config, Destination, Name, Redirect, Respond, Route as RouteConfig},
+    config::checked::{Config, Destination, Name, Protocol, Redirect, Respond, Route as RouteConfig},
     deadline::Deadlines,
     entry,
     generation::{ArmPlan, ArmTarget, Arms, Plan},
@@ -35,7 +35,7 @@ use crate::{
 pub(super) struct Leaves<'a> {
     pub(super) config: &'a Config,
     pub(super) state: &'a State,
-    pub(super) pools: &'a Carried<(), Arc<Pools>>,
+    pub(super) pools: &'a Carried<Protocol, Arc<Pools>>,
     pub(super) connector: &'a Connector,
 }
 

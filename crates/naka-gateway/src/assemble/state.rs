@@ -39,7 +39,7 @@ use crate::{
     config::checked::{
         self, BasicAuth, Bulkhead, Cache, CircuitBreaker, Config, Destination, Enforce, Fault, Fetch,
         ForwardAuth, HealthCheck, Idempotency, Jwt, JwtKeys, Kind, Mirror, Name, Policy, PolicyKind,
-        RateLimit, RetryBudget, Scope, Split, Upstream, Versions,
+        Protocol, RateLimit, RetryBudget, Scope, Split, Upstream, Versions,
     },
     control::{AskAuthority, FetchKeys, TellKeys},
     discover::Discovery,
@@ -585,14 +585,20 @@ impl Step<'_> {
     }
 
     /// For each worker; all have the same. Pools themselves are made when they are needed.
-    fn pools(&mut self, places: &Carried<(), Arc<UpstreamPlaces>>) -> Vec<Carried<(), Arc<Pools>>> {
+    fn pools(&mut self, places: &Carried<(), Arc<UpstreamPlaces>>) -> Vec<Carried<Protocol, Arc<Pools>>> {
         let steps = Steps {
-            make: &|upstream, (): &()| Arc::new(places.get(upstream).map_or_else(Pools::default, Pools::new)),
-            change: &|pools: &Arc<Pools>, ()| Arc::clone(pools),
-            is_same: &|(), ()| true,
+            make: &|upstream, protocol: &Protocol| {
+                Arc::new(match places.get(upstream) {
+                    Some(places) => Pools::new(*protocol, places),
+                    None => Pools::default(), // There are places for each upstream.
+                })
+            },
+            change: &|pools: &Arc<Pools>, _| Arc::clone(pools),
+            // Over connections of one protocol the other cannot be spoken.
+            is_same: &|old, new| old == new,
         };
         let pools = self.before.pools.iter().enumerate().map(|(worker, pools)| {
-            let wanted = self.config.upstreams.keys().map(|upstream| (Arc::clone(upstream), ()));
+            let wanted = self.config.upstreams.iter().map(|(name, is)| (Arc::clone(name), is.protocol));
             let mut others = Vec::new();
             let report = if worker == 0 { &mut *self.report } else { &mut others };
             pools.next(wanted.collect(), self.around.now, report, &steps)

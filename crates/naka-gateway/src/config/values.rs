@@ -126,6 +126,31 @@ impl Scalar for HostPort {
     }
 }
 
+/// The name of a gRPC service, as its health is asked for: `package.Service`, by convention.
+#[derive(Clone, Debug)]
+pub(crate) struct GrpcService(pub(crate) Arc<str>);
+
+/// The longest name of a service.
+const MAX_SERVICE: usize = 200;
+
+impl Scalar for GrpcService {
+    const WHAT: &'static str = "the name of a gRPC service such as `shop.Cart`";
+
+    fn parse(text: Text<'_>) -> Result<Self, Wrong> {
+        let is_plain = text.text.bytes().all(|byte| byte.is_ascii_graphic());
+        if is_plain && (1..=MAX_SERVICE).contains(&text.text.len()) {
+            return Ok(Self(text.text.into()));
+        }
+        Err(Wrong::new(format!("{} is no name of a service", quoted(text.text))).help(format!(
+            "write 1 to {MAX_SERVICE} letters, digits and signs: `shop.Cart`; or take it away, to ask about all of the endpoint"
+        )))
+    }
+
+    fn schema() -> Json {
+        json!({"type": "string", "examples": ["shop.Cart"]})
+    }
+}
+
 /// A name that is resolved, and the port of what is found. With a dot at its end it is whole: nothing is appended.
 #[derive(Clone, Debug)]
 pub(crate) struct DnsHost(pub(crate) Arc<str>, pub(crate) u16);

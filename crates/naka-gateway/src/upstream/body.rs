@@ -19,13 +19,18 @@ use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use naka::{
-    BoxError, body_limit::Limited, buffered::Buffered, fallback::AnyBody as TakenOver, guard::Guarded,
-    mirror::MirrorBody, retry::Replay,
+    BoxError,
+    body_limit::Limited,
+    buffered::Buffered,
+    fallback::AnyBody as TakenOver,
+    guard::{End, Guard as _, Guarded},
+    mirror::MirrorBody,
+    retry::Replay,
 };
 use pin_project_lite::pin_project;
 use tokio::{sync::Notify, time::Sleep};
 
-use super::pool::Lease;
+use super::{Lease, h2::Download};
 use crate::patience::Progress;
 
 pin_project! {
@@ -41,7 +46,7 @@ pin_project! {
         #[doc(hidden)]
         Client { body: ClientBody },
         #[doc(hidden)]
-        Upstream { #[pin] incoming: Guarded<Idle<Incoming>, Lease> },
+        Upstream { #[pin] incoming: Guarded<Idle<Arriving>, Lease> },
         #[doc(hidden)]
         Bounded { body: Pin<Box<Limited<Body>>>, upload: Option<Arc<Upload>> },
         #[doc(hidden)]
@@ -134,6 +139,47 @@ impl fmt::Debug for ReplayedBody {
     }
 }
 
+pin_project! {
+    /// The body of an upstream's response, by what is spoken there.
+    #[project = ArrivingProjection]
+    #[derive(Debug)]
+    pub enum Arriving {
+        #[doc(hidden)]
+        H1 { #[pin] body: Incoming },
+        #[doc(hidden)]
+        H2 { body: Download },
+    }
+}
+
+impl HttpBody for Arriving {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match self.project() {
+            ArrivingProjection::H1 { body } => body.poll_frame(cx).map_err(Into::into),
+            ArrivingProjection::H2 { body } => body.poll_frame(cx).map_err(Into::into),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::H1 { body } => body.is_end_stream(),
+            Self::H2 { body } => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::H1 { body } => body.size_hint(),
+            Self::H2 { body } => body.size_hint(),
+        }
+    }
+}
+
 /// The body of a response that came through layers behind a choice.
 pub struct AnyBody(Pin<Box<dyn HttpBody<Data = Bytes, Error = BoxError> + Send>>);
 
@@ -155,10 +201,10 @@ impl Body {
         }
     }
 
-    /// The body of an upstream's response; the connection goes back to its pool at the end.
-    pub(super) fn upstream(incoming: Incoming, lease: Lease, idle: Option<Duration>) -> Self {
+    /// The body of an upstream's response; at the end the connection is free of it.
+    pub(super) fn upstream(incoming: Arriving, lease: Lease, idle: Option<Duration>) -> Self {
         if incoming.is_end_stream() {
-            lease.give_back();
+            lease.end(End::Complete);
             return Self::Empty;
         }
         Self::Upstream { incoming: Guarded::new(Idle::new(incoming, idle), Some(lease)) }

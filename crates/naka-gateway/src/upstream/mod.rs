@@ -1,20 +1,20 @@
 //! The leg to the upstream: one exchange with the endpoint a balancer chose.
 //!
 //! # What happens
-//! 1. A kept connection is taken from the endpoint's [`Pool`], or a new one is made within
-//!    `timeouts.connect`; as long it waits before that for a [place](Places), if there are as many as there may be. A kept one that turns out to be closed *before anything was sent* gives the
-//!    request back, and the next is taken. One that ends after the request was sent and before a byte of
-//!    an answer came was closed by the endpoint at just that time, as it may at any: what is idempotent and
-//!    has no body is then sent once more, over a new connection (RFC 9112, section 9.3.1).
+//! 1. A connection that there is takes the request, or a new one is made, within `timeouts.connect`; as long it waits
+//!    before that for a [place](Places), if there are as many as there may be. What each protocol has for rules about
+//!    its connections stands in a room of its own: `h1`, `h2`.
 //! 2. The request is sent. While its body is on its way, `timeouts.idle` runs between two pieces of
 //!    it; from its last byte on, `timeouts.response_headers` runs to the response head. Over all of this runs
 //!    `timeouts.per_try`, if there is one.
-//! 3. The response streams through. The connection goes back when the body has ended.
+//! 3. The response streams through. The connection is free of it when the body has ended.
 //!
 //! Every failure becomes a rejection with its reason; nothing here returns an error.
 
 use std::{
+    collections::hash_map::RandomState,
     future::Future,
+    hash::BuildHasher as _,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -22,35 +22,30 @@ use std::{
     time::Duration,
 };
 
-use http::{
-    HeaderValue, Request, Response,
-    header::{HOST, TRANSFER_ENCODING},
-};
-use http_body::Body as _;
+use http::{HeaderMap, HeaderValue, Request, Response, header::HOST};
 use naka::{
-    attempt::Sent,
     balance::Endpoint,
     clock::Now,
+    guard::{End, Guard},
     reject::{Reason, Rejection},
 };
-use tokio::time::timeout;
-use tracing::{debug, warn};
+use tokio::time::{Instant, timeout};
 
 mod body;
 mod connect;
+mod h1;
+mod h2;
 mod places;
-mod pool;
 mod pools;
 
 use body::Upload;
 pub use body::{Body, Idle, LayeredBody, Stalled};
 pub(crate) use connect::Place;
 pub use connect::{Connector, MemoryConnect};
-use places::{Bound, Full};
+pub(crate) use h2::begin as begin_h2;
+use places::Bound;
 pub use places::{Places, UpstreamPlaces};
-use pool::Room;
-pub use pool::{Lease, Pool};
-pub use pools::Pools;
+pub use pools::{Pool, Pools};
 
 use crate::{
     config::checked::{Connections, KeepAlive, Name, UpstreamTimeouts},
@@ -81,18 +76,17 @@ pub struct Client {
 impl Client {
     /// One exchange. The request is as the endpoint shall see it.
     pub async fn exchange(&self, request: Request<Body>) -> Response<Body> {
-        let has_place = AtomicBool::new(false);
-        let one_try = self.one_try(request, &has_place);
+        let waits = Waits::default();
+        let one_try = self.one_try(request, &waits);
         let Some(limit) = self.timeouts.per_try else { return one_try.await };
         timeout(limit, one_try).await.unwrap_or_else(|_| {
             // A bound of ours is nobody's fault.
-            let is_theirs = has_place.load(Relaxed);
+            let is_theirs = waits.0.load(Relaxed);
             refuse(if is_theirs { Reason::ResponseTimeout } else { Reason::ConnectionsFull })
         })
     }
 
-    /// `has_place` says whether it waits for an endpoint, and not for a connection to it.
-    async fn one_try(&self, mut request: Request<Body>, has_place: &AtomicBool) -> Response<Body> {
+    async fn one_try(&self, mut request: Request<Body>, waits: &Waits) -> Response<Body> {
         let endpoint = Endpoint::of(request.extensions());
         let Some(pool) = endpoint.map(|endpoint| self.pools.pool(endpoint.address())) else {
             return refuse(Reason::NoEndpoint);
@@ -103,87 +97,23 @@ impl Client {
         {
             request.headers_mut().insert(HOST, host); // HTTP/1.0 may come without; what we speak may not.
         }
-        if request.body().size_hint().exact().is_none() {
-            // Said aloud: else hyper sends no body with a GET that has one.
-            request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-        }
-        let mut is_again = false;
-        loop {
-            let kept = if is_again { None } else { pool.take(self.keep_alive) };
-            let (mut lease, is_kept) = match kept {
-                Some(lease) => (lease, true),
-                None => match self.connect(&pool, is_again, has_place).await {
-                    Ok(lease) => lease,
-                    Err(reason) => {
-                        let mut refused = refuse(reason);
-                        if is_again {
-                            refused.extensions_mut().insert(Sent); // It was, the first time.
-                        }
-                        return refused;
-                    }
-                },
-            };
-            has_place.store(true, Relaxed);
-            if let Err(reason) = self.tell_deadline(&mut request) {
-                lease.give_back();
-                return refuse(reason);
-            }
-            let again = if is_kept { copied(&request) } else { None };
-            let read_before = lease.bytes_read();
-            let answer = lease.send(request);
-            match self.in_time(answer, upload.as_deref()).await {
-                Ok(Ok(response)) => {
-                    let lease = lease.with_upload(upload);
-                    return response.map(|body| Body::upstream(body, lease, self.timeouts.idle));
-                }
-                Ok(Err(mut failed)) => match failed.take_message() {
-                    Some(unsent) if is_kept => request = unsent,
-                    None if again.is_some() && lease.bytes_read() == read_before => {
-                        (request, is_again) = (again.expect("just seen"), true);
-                    }
-                    _ => return refuse(self.blame(&failed.into_error(), upload.as_deref())),
-                },
-                Err(reason) => return refuse(reason),
-            }
+        match &pool {
+            Pool::H1(pool) => self.over_h1(pool, request, upload, waits).await,
+            // In a box of its own: it is larger, and the other shall not pay for that.
+            Pool::H2(pool) => Box::pin(self.over_h2(pool, request, upload, waits)).await,
         }
     }
 
-    /// Says in the request how long its answer is waited for, now that it is sent.
-    fn tell_deadline(&self, request: &mut Request<Body>) -> Result<(), Reason> {
-        let (mut headers, limit) = (std::mem::take(request.headers_mut()), self.timeouts.per_try);
-        let told = self.deadlines.tell(&mut headers, request.extensions(), limit, Now::read);
-        *request.headers_mut() = headers;
-        told
+    /// Says in the head of a request how long its answer is waited for, now that it is sent.
+    fn tell_deadline(&self, headers: &mut HeaderMap, deadline: Option<Instant>) -> Result<(), Reason> {
+        self.deadlines.tell(headers, deadline, self.timeouts.per_try, Now::read)
     }
 
-    /// A connection, and whether it was used before.
-    async fn connect(
-        &self,
-        pool: &Arc<Pool>,
-        is_new: bool,
-        has_place: &AtomicBool,
-    ) -> Result<(Lease, bool), Reason> {
-        let Connections { max, pending } = self.connections;
+    /// How many connections there may be: to the endpoint, and in the process.
+    fn bounds(&self) -> [Bound; 2] {
+        let Connections { max, pending, .. } = self.connections;
         let all = self.all_connections;
-        let bounds = [Bound { max, waiting: pending }, Bound { max: all, waiting: all }];
-        let room = pool.room(self.keep_alive, bounds, is_new);
-        let places = match timeout(self.timeouts.connect, room).await {
-            Ok(Ok(Room::Kept(lease))) => return Ok((lease, true)),
-            Ok(Ok(Room::New(places))) => places,
-            Ok(Err(Full)) | Err(_) => return Err(Reason::ConnectionsFull),
-        };
-        has_place.store(true, Relaxed);
-        // The time begins anew: the endpoint has nothing to do with how long a place took.
-        let connecting = pool.connect(&self.connector, self.keep_alive, places);
-        let (reason, error) = match timeout(self.timeouts.connect, connecting).await {
-            Ok(Ok(lease)) => return Ok((lease, false)),
-            Ok(Err(error)) => (Reason::ConnectFailed, error),
-            Err(elapsed) => (Reason::ConnectTimeout, elapsed.into()),
-        };
-        if pool.is_trouble_due() {
-            warn!(upstream = %self.name, endpoint = pool.address(), %error, "no connection to an endpoint");
-        }
-        Err(reason)
+        [Bound { max, waiting: pending }, Bound { max: all, waiting: all }]
     }
 
     /// The answer, or the reason why it took too long.
@@ -202,31 +132,34 @@ impl Client {
             reason = stalled(upload, self.timeouts.idle, limit) => Err(reason),
         }
     }
+}
 
-    fn blame(&self, error: &hyper::Error, upload: Option<&Upload>) -> Reason {
-        let is_client = error.is_user() && upload.is_some_and(|upload| !upload.is_whole());
-        debug!(upstream = %self.name, %error, is_client, "an exchange failed");
-        if is_client {
-            Reason::BadRequest // The request's body broke off; the client will hardly read this.
-        } else if error.is_parse() {
-            Reason::UpstreamProtocol
-        } else {
-            Reason::UpstreamReset
-        }
+/// Whether a request waits for its endpoint, and not for the right to a connection.
+#[derive(Debug, Default)]
+struct Waits(AtomicBool);
+
+impl Waits {
+    fn for_endpoint(&self) {
+        self.0.store(true, Relaxed);
     }
 }
 
-/// The same request once more, if twice has the effect of once and there is no body. Nobody behind us asks for
-/// its extensions.
-fn copied(request: &Request<Body>) -> Option<Request<Body>> {
-    if !request.method().is_idempotent() || !request.body().is_end_stream() {
-        return None;
+/// The use of a connection by one request, until its response has ended.
+#[derive(Debug)]
+pub enum Lease {
+    #[doc(hidden)]
+    H1(h1::Lease),
+    #[doc(hidden)]
+    H2(h2::Lease),
+}
+
+impl Guard for Lease {
+    fn end(self, end: End) {
+        match self {
+            Self::H1(lease) => lease.end(end),
+            Self::H2(lease) => drop(lease), // However it ended: the others on the connection go on.
+        }
     }
-    let mut copy = Request::new(Body::Empty);
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.headers_mut() = request.headers().clone();
-    Some(copy)
 }
 
 /// Ready when the upload or the answer to it has stalled.
@@ -245,6 +178,12 @@ async fn stalled(upload: &Upload, idle: Option<Duration>, response_headers: Dura
     }
     tokio::time::sleep(response_headers).await;
     Reason::ResponseTimeout
+}
+
+/// A tenth more or less, by chance: what was made at one time is not closed at one time.
+fn jittered(time: Duration) -> Duration {
+    let spread = (u128::from(RandomState::new().hash_one(0)) * 200) >> 64;
+    time.mul_f64(0.9 + f64::from(u8::try_from(spread).unwrap_or_default()) / 1000.0)
 }
 
 fn refuse(reason: Reason) -> Response<Body> {

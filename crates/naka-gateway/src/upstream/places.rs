@@ -10,7 +10,7 @@ use std::{
     collections::{HashMap, VecDeque},
     fmt,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{
             AtomicUsize,
             Ordering::{Acquire, Release},
@@ -20,7 +20,7 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use super::Pool;
+use super::pools::{Pool, WeakPool};
 
 /// How many there may be, and how many may wait for one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +41,7 @@ pub struct Places {
     /// The length of the queue, for those who only look.
     queued: AtomicUsize,
     /// Who may keep connections that nobody uses.
-    pools: Mutex<Vec<Weak<Pool>>>,
+    pools: Mutex<Vec<WeakPool>>,
 }
 
 #[derive(Default)]
@@ -85,12 +85,12 @@ impl Places {
     }
 
     /// A pool that may be asked to close what it keeps.
-    pub(super) fn add(&self, pool: &Arc<Pool>) {
+    pub(super) fn add(&self, pool: &Pool) {
         let mut pools = self.pools();
         if pools.len() == pools.capacity() {
-            pools.retain(|pool| pool.strong_count() > 0);
+            pools.retain(|pool| pool.upgrade().is_some());
         }
-        pools.push(Arc::downgrade(pool));
+        pools.push(pool.downgrade());
     }
 
     /// What is free is nobody's: who waits in turn is handed a place, and does not look for one.
@@ -122,8 +122,8 @@ impl Places {
 
     /// Closes a connection that nobody uses, the one of a pool that waited longest; says whether there was any.
     fn close_one(&self) -> bool {
-        let pools = self.pools().iter().filter_map(Weak::upgrade).collect::<Vec<_>>();
-        pools.iter().any(|pool| pool.close_oldest())
+        let pools = self.pools().iter().filter_map(WeakPool::upgrade).collect::<Vec<_>>();
+        pools.iter().any(Pool::close_oldest)
     }
 
     fn free(self: &Arc<Self>) {
@@ -144,7 +144,7 @@ impl Places {
     }
 
     /// A panic cannot leave the list half written.
-    fn pools(&self) -> MutexGuard<'_, Vec<Weak<Pool>>> {
+    fn pools(&self) -> MutexGuard<'_, Vec<WeakPool>> {
         self.pools.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

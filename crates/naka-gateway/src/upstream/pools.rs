@@ -1,12 +1,12 @@
-//! The pools of one upstream, each made when its endpoint is first chosen.
+//! The pools of one upstream, each made when its endpoint is first chosen, for what is spoken there.
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
-use super::{Pool, UpstreamPlaces};
-use crate::config::checked::KeepAlive;
+use super::{UpstreamPlaces, h1, h2, places::Places};
+use crate::config::checked::{KeepAlive, Protocol};
 
 /// The pools of one worker to the endpoints of one upstream, by address.
 ///
@@ -15,30 +15,113 @@ use crate::config::checked::KeepAlive;
 /// there, unless a request holds it; then at the first one after that.
 #[derive(Debug, Default)]
 pub struct Pools {
-    of: Mutex<HashMap<Arc<str>, Arc<Pool>>>,
+    protocol: Protocol,
+    of: Mutex<HashMap<Arc<str>, Pool>>,
     places: Arc<UpstreamPlaces>,
+}
+
+/// The connections of one worker to one endpoint, by what is spoken there.
+#[derive(Clone, Debug)]
+pub enum Pool {
+    #[doc(hidden)]
+    H1(Arc<h1::Pool>),
+    #[doc(hidden)]
+    H2(Arc<h2::Pool>),
+}
+
+impl Pool {
+    fn new(protocol: Protocol, address: &Arc<str>, places: [Arc<Places>; 2]) -> Self {
+        match protocol {
+            Protocol::H1 => Self::H1(h1::Pool::new(address, places)),
+            Protocol::H2 => Self::H2(h2::Pool::new(address, places)),
+        }
+    }
+
+    /// Where it leads.
+    pub(super) fn address(&self) -> &str {
+        match self {
+            Self::H1(pool) => pool.address(),
+            Self::H2(pool) => pool.address(),
+        }
+    }
+
+    /// Connections that nobody uses.
+    pub fn idle(&self) -> usize {
+        match self {
+            Self::H1(pool) => pool.idle(),
+            Self::H2(pool) => pool.idle(),
+        }
+    }
+
+    fn sweep(&self, keep: &KeepAlive) {
+        match self {
+            Self::H1(pool) => pool.sweep(keep),
+            Self::H2(pool) => pool.sweep(keep),
+        }
+    }
+
+    /// Closes the connection that nobody has used for longest; says whether there was one.
+    pub(super) fn close_oldest(&self) -> bool {
+        match self {
+            Self::H1(pool) => pool.close_oldest(),
+            Self::H2(pool) => pool.close_oldest(),
+        }
+    }
+
+    fn is_in_use(&self) -> bool {
+        match self {
+            Self::H1(pool) => Arc::strong_count(pool) > 1,
+            Self::H2(pool) => Arc::strong_count(pool) > 1,
+        }
+    }
+
+    pub(super) fn downgrade(&self) -> WeakPool {
+        match self {
+            Self::H1(pool) => WeakPool::H1(Arc::downgrade(pool)),
+            Self::H2(pool) => WeakPool::H2(Arc::downgrade(pool)),
+        }
+    }
+}
+
+/// A pool that may be gone.
+pub(super) enum WeakPool {
+    H1(Weak<h1::Pool>),
+    H2(Weak<h2::Pool>),
+}
+
+impl WeakPool {
+    pub(super) fn upgrade(&self) -> Option<Pool> {
+        match self {
+            Self::H1(pool) => pool.upgrade().map(Pool::H1),
+            Self::H2(pool) => pool.upgrade().map(Pool::H2),
+        }
+    }
 }
 
 impl Pools {
     /// None yet; their connections share these places with all workers.
-    pub fn new(places: &Arc<UpstreamPlaces>) -> Self {
-        Self { of: Mutex::default(), places: Arc::clone(places) }
+    pub fn new(protocol: Protocol, places: &Arc<UpstreamPlaces>) -> Self {
+        Self { protocol, of: Mutex::default(), places: Arc::clone(places) }
     }
 
     /// The pool of an address. The lock is this worker's own, and held for looking it up.
-    pub fn pool(&self, address: &Arc<str>) -> Arc<Pool> {
+    pub fn pool(&self, address: &Arc<str>) -> Pool {
         let mut known = self.lock();
         if let Some(pool) = known.get(address) {
-            return Arc::clone(pool);
+            return pool.clone();
         }
-        let pool = Pool::new(address, self.places.of(address));
-        known.insert(Arc::clone(address), Arc::clone(&pool));
+        let places = self.places.of(address);
+        let pool = Pool::new(self.protocol, address, places.clone());
+        for places in &places {
+            places.add(&pool);
+        }
+        known.insert(Arc::clone(address), pool.clone());
         pool
     }
 
     /// Connections to an address that wait for a request.
     pub fn idle(&self, address: &str) -> usize {
-        self.lock().get(address).map_or(0, |pool| pool.idle())
+        self.lock().get(address).map_or(0, Pool::idle)
     }
 
     /// How many pools there are.
@@ -57,12 +140,12 @@ impl Pools {
         self.lock().retain(|address, pool| {
             pool.sweep(keep);
             // Whoever uses it took it under this lock.
-            is_listed(address) || Arc::strong_count(pool) > 1
+            is_listed(address) || pool.is_in_use()
         });
     }
 
     /// A panic cannot leave the map half written.
-    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Arc<Pool>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Pool>> {
         self.of.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -78,7 +161,9 @@ mod tests {
         let keep = KeepAlive { max_idle: 1, timeout: Duration::from_secs(1), max_lifetime: None };
         let (pools, all) = (Pools::default(), ["a:1", "b:1", "c:1"].map(Arc::<str>::from));
         let [_, used, _] = all.each_ref().map(|address| pools.pool(address));
-        assert!(Arc::ptr_eq(&used, &pools.pool(&all[1])), "one for each address");
+        let is_same =
+            matches!((&used, &pools.pool(&all[1])), (Pool::H1(a), Pool::H1(b)) if Arc::ptr_eq(a, b));
+        assert!(is_same, "one for each address");
         pools.sweep(&keep, |address| address == "a:1");
         assert_eq!(pools.len(), 2, "one is listed and one in use");
         drop(used);

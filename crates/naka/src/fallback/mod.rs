@@ -114,6 +114,8 @@ pub struct When {
     pub connect_error: bool,
     /// The connection ended before a response, or what came was none; default yes.
     pub reset: bool,
+    /// Whoever is behind said that it has not looked at the request; default yes.
+    pub refused_stream: bool,
     /// No response came in time; default yes.
     pub response_timeout: bool,
     /// A circuit breaker is open; default yes.
@@ -160,6 +162,7 @@ impl When {
         Self {
             connect_error: false,
             reset: false,
+            refused_stream: false,
             response_timeout: false,
             circuit_open: false,
             no_endpoint: false,
@@ -173,6 +176,7 @@ impl When {
         Self {
             connect_error: true,
             reset: true,
+            refused_stream: true,
             response_timeout: true,
             circuit_open: true,
             no_endpoint: true,
@@ -203,6 +207,7 @@ impl When {
         match reason {
             Reason::ConnectFailed | Reason::ConnectTimeout => self.connect_error,
             Reason::UpstreamReset | Reason::UpstreamProtocol => self.reset,
+            Reason::UpstreamRefused => self.refused_stream,
             Reason::ResponseTimeout => self.response_timeout,
             Reason::CircuitOpen => self.circuit_open,
             Reason::NoEndpoint | Reason::SubsetEmpty => self.no_endpoint,
@@ -647,6 +652,7 @@ mod tests {
     fn what_was_refused_before_it_was_sent_is_known_to_be_unsent_and_nothing_else_is() {
         let unsent = [
             Reason::ConnectFailed,
+            Reason::UpstreamRefused,
             Reason::ConnectTimeout,
             Reason::CircuitOpen,
             Reason::NoEndpoint,

@@ -34,11 +34,15 @@ pub const MAX: u32 = 10;
 /// After which failures a request is retried.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
+#[expect(clippy::struct_excessive_bools, reason = "each is a word of its own")]
 pub struct When {
     /// No connection was made: nothing was sent, so that any method may be sent again; default yes.
     pub connect_error: bool,
     /// The connection ended before a response; default yes.
     pub reset: bool,
+    /// Whoever is behind said that it has not looked at the request (HTTP/2: `REFUSED_STREAM`, or a `GOAWAY` from
+    /// before it), so that any method may be sent again; default yes.
+    pub refused_stream: bool,
     /// No response came in time; default no, because the endpoint is at it still.
     pub response_timeout: bool,
     /// Responses with one of these; default 503.
@@ -79,7 +83,11 @@ impl RetryConfig {
     pub fn new(max: u32) -> Self {
         Self {
             max: max.clamp(1, MAX),
-            when: When::never().connect_error(true).reset(true).statuses([StatusCode::SERVICE_UNAVAILABLE]),
+            when: When::never()
+                .connect_error(true)
+                .reset(true)
+                .refused_stream(true)
+                .statuses([StatusCode::SERVICE_UNAVAILABLE]),
             methods: Methods::Idempotent,
             keyed: false,
             backoff: Backoff::new(Duration::from_millis(25), Duration::from_millis(250)),
@@ -150,7 +158,13 @@ impl RetryConfig {
 impl When {
     /// After none.
     pub const fn never() -> Self {
-        Self { connect_error: false, reset: false, response_timeout: false, statuses: Vec::new() }
+        Self {
+            connect_error: false,
+            reset: false,
+            refused_stream: false,
+            response_timeout: false,
+            statuses: Vec::new(),
+        }
     }
 
     /// Whether after no connection.
@@ -164,6 +178,13 @@ impl When {
     #[must_use]
     pub const fn reset(mut self, reset: bool) -> Self {
         self.reset = reset;
+        self
+    }
+
+    /// Whether after a request that was not looked at.
+    #[must_use]
+    pub const fn refused_stream(mut self, refused_stream: bool) -> Self {
+        self.refused_stream = refused_stream;
         self
     }
 

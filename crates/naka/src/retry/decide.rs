@@ -50,6 +50,7 @@ impl Failure {
             let is_wanted = match rejection.reason {
                 Reason::ConnectFailed | Reason::ConnectTimeout => when.connect_error,
                 Reason::UpstreamReset => when.reset,
+                Reason::UpstreamRefused => when.refused_stream,
                 Reason::ResponseTimeout => when.response_timeout,
                 _ => false,
             };
@@ -120,6 +121,7 @@ mod tests {
         assert_eq!(unsent(Reason::ConnectFailed), Some(true));
         assert_eq!(unsent(Reason::ConnectTimeout), Some(true));
         assert_eq!(unsent(Reason::UpstreamReset), Some(false));
+        assert_eq!(unsent(Reason::UpstreamRefused), Some(true));
         // Our own refusals are no failures of an endpoint; nor is a slow one, unless it is said.
         for reason in [
             Reason::ResponseTimeout,

@@ -1,8 +1,8 @@
 //! Retries: a request that failed at one endpoint is sent again, preferably to another.
 //!
 //! # Decision
-//! 1. An attempt has failed if [`When`] says so: no connection (of which any method may be sent again, because nothing
-//!    was sent), a connection that ended before a response, or one of a few statuses. A refusal of our own
+//! 1. An attempt has failed if [`When`] says so: no connection, or a refusal without a look (of which any method may be
+//!    sent again, because nothing was done), a connection that ended before a response, or one of a few statuses. A refusal of our own
 //!    (a limit, a full bulkhead, no endpoint) is none: it would be refused again.
 //! 2. What may have been seen is sent again only if twice has the effect of once: by its method
 //!    (RFC 9110, section 9.2.2), or by an `Idempotency-Key`, where whoever is behind is said to remember keys.

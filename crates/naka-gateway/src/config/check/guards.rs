@@ -140,7 +140,12 @@ pub(super) fn endpoint_breaker(raw: &RawCircuitBreaker, cx: &mut Cx) -> Unnamed 
 }
 
 pub(super) fn retry(raw: &RawRetry, cx: &mut Cx) -> Unnamed {
-    let usual = [RetryWhen::ConnectError, RetryWhen::Reset, RetryWhen::Statuses(ErrorStatuses(503, 503))];
+    let usual = [
+        RetryWhen::ConnectError,
+        RetryWhen::Reset,
+        RetryWhen::RefusedStream,
+        RetryWhen::Statuses(ErrorStatuses(503, 503)),
+    ];
     let when = values(raw.when.as_ref()).unwrap_or_else(|| usual.to_vec());
     let has = |wanted: RetryWhen| when.contains(&wanted);
     if let Some(said) = raw.when.as_ref().filter(|at| at.value.0.is_empty()) {
@@ -157,6 +162,7 @@ pub(super) fn retry(raw: &RawRetry, cx: &mut Cx) -> Unnamed {
         when: checked::RetryWhen {
             connect_error: has(RetryWhen::ConnectError),
             reset: has(RetryWhen::Reset),
+            refused_stream: has(RetryWhen::RefusedStream),
             response_timeout: has(RetryWhen::ResponseTimeout),
             statuses: statuses.collect(),
         },
@@ -263,6 +269,7 @@ pub(super) fn fallback(raw: &RawFallback, at: Span, tables: &Tables<'_>, cx: &mu
         when: checked::FallbackWhen {
             connect_error: has(FallbackWhen::ConnectError),
             reset: has(FallbackWhen::Reset),
+            refused_stream: has(FallbackWhen::RefusedStream),
             response_timeout: has(FallbackWhen::ResponseTimeout),
             circuit_open: has(FallbackWhen::CircuitOpen),
             no_endpoint: has(FallbackWhen::NoEndpoint),

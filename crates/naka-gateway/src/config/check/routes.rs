@@ -512,13 +512,13 @@ fn retries_of_no_method(raw: &RawRoute, own: &Level, policies: &Policies, cx: &m
             RetryMethods::Idempotent => method.is_idempotent(),
         };
         let is_any = said.value.0.is_empty() || said.value.0.iter().any(|at| may(&at.value));
-        if is_any || retry.when.connect_error || retry.keyed {
+        if is_any || retry.when.connect_error || retry.when.refused_stream || retry.keyed {
             continue;
         }
         let place = cx.place(said.key);
         let message = format!("`{name}` sends none of the methods of this route again");
         cx.error(Code::Unused, *span, message).warning().related(place, "its methods").help(
-            "add `connect_error` to its `when`: then nothing was sent; or `keyed: true`, if the upstream remembers idempotency keys",
+            "add `connect_error` or `refused_stream` to its `when`: then nothing was done; or `keyed: true`, if the upstream remembers idempotency keys",
         );
     }
 }

@@ -15,16 +15,16 @@ use super::{Tables, auth, guards, limits, origin, policies::Policies, unique};
 use crate::config::{
     checked::{
         Balance, BalancePolicy, Connections, Discovery, Endpoint, EndpointSource, Enforce, HealthCheck,
-        HealthProbe, KeepAlive, KeyPart, Kind, Listener, Name, PolicyKind, Regions, RetryBudget, Sticky,
-        Subset, Upstream, UpstreamTimeouts,
+        HealthProbe, KeepAlive, KeyPart, Kind, Listener, Name, PolicyKind, Protocol, Regions, RetryBudget,
+        Sticky, Subset, Upstream, UpstreamTimeouts,
     },
     decode::{At, Cx, Decode as _, Named, OneOrMany, Or},
     diagnostic::{Code, Diagnostics, Source},
     documents,
     node::{self, Span},
     raw::{
-        RawBalance, RawBalancePolicy, RawDiscovery, RawEndpoint, RawEndpoints, RawHealthCheck, RawHealthType,
-        RawList, RawRegions, RawSticky, RawSubset, RawSubsetMiss, RawWhenEmpty,
+        self, RawBalance, RawBalancePolicy, RawDiscovery, RawEndpoint, RawEndpoints, RawHealthCheck,
+        RawHealthType, RawList, RawRegions, RawSticky, RawSubset, RawSubsetMiss, RawWhenEmpty,
     },
     suggest::one_of,
     units::Between,
@@ -80,11 +80,21 @@ pub(super) fn upstreams(
         let budget = raw.retry_budget.as_ref().map(|it| it.value.clone()).unwrap_or_default();
         let connections = raw.connections.as_ref().map(|it| it.value.clone()).unwrap_or_default();
         let keep_alive = raw.keep_alive.as_ref().map(|it| it.value.clone()).unwrap_or_default();
+        let protocol = match raw.protocol() {
+            raw::Protocol::H1 => Protocol::H1,
+            raw::Protocol::H2 => Protocol::H2,
+        };
+        if let (Protocol::H1, Some(at)) = (protocol, &connections.streams) {
+            cx.error(Code::Conflict, at.key, "`streams` is for `protocol: h2`").help(
+                "take it away, or write `protocol: h2`: over HTTP/1.1 a connection has one request at a time",
+            );
+        }
         let upstream = Upstream {
             endpoints,
             discovery,
+            protocol,
             balance: raw.balance.as_ref().map(|at| balance(at, cx)).unwrap_or_default(),
-            health_check: raw.health_check.as_ref().and_then(|at| health_check(at, cx)),
+            health_check: raw.health_check.as_ref().and_then(|at| health_check(at, protocol, cx)),
             bulkhead,
             circuit_breaker: circuit_breaker.map(|(name, _)| name),
             retry_budget: RetryBudget {
@@ -101,6 +111,7 @@ pub(super) fn upstreams(
             connections: Connections {
                 max: usize::try_from(connections.max().0).unwrap_or(usize::MAX),
                 pending: usize::try_from(connections.pending().0).unwrap_or(usize::MAX),
+                streams: usize::try_from(connections.streams().0).unwrap_or(usize::MAX),
             },
             keep_alive: KeepAlive {
                 max_idle: usize::try_from(keep_alive.max_idle().0).unwrap_or(usize::MAX),
@@ -249,9 +260,9 @@ const INTERVALS: [Duration; 2] = [Duration::from_millis(100), Duration::from_hou
 /// What is looked for in each body.
 const MAX_BODY_CONTAINS: usize = 256;
 
-fn health_check(at: &At<RawHealthCheck>, cx: &mut Cx) -> Option<HealthCheck> {
+fn health_check(at: &At<RawHealthCheck>, protocol: Protocol, cx: &mut Cx) -> Option<HealthCheck> {
     let raw = &at.value;
-    let probe = health_probe(at, cx);
+    let probe = health_probe(at, protocol, cx);
     let (interval, timeout) = (raw.interval(), raw.timeout());
     let unhealthy_interval = raw.unhealthy_interval.as_ref().map(|at| at.value);
     for said in [&raw.interval, &raw.unhealthy_interval].into_iter().flatten() {
@@ -291,20 +302,33 @@ fn health_check(at: &At<RawHealthCheck>, cx: &mut Cx) -> Option<HealthCheck> {
 }
 
 /// `None`: it is reported.
-fn health_probe(at: &At<RawHealthCheck>, cx: &mut Cx) -> Option<HealthProbe> {
+fn health_probe(at: &At<RawHealthCheck>, protocol: Protocol, cx: &mut Cx) -> Option<HealthProbe> {
     let raw = &at.value;
-    if raw.r#type() == RawHealthType::Tcp {
-        for key in ["path", "host", "statuses", "body_contains"] {
-            if let Some(span) = raw.said(key) {
-                cx.error(
-                    Code::Conflict,
-                    span,
-                    format!("`{key}` is of a check that asks, and `type: tcp` only connects"),
-                )
-                .help(format!("take `{key}` away, or write `type: http`"));
+    let host = raw.host.as_ref().and_then(|at| HeaderValue::from_str(&at.value.0).ok());
+    match raw.r#type() {
+        RawHealthType::Tcp => {
+            let keys = ["path", "host", "statuses", "body_contains", "service"];
+            of_another_type(raw, &keys, "is of a check that asks, and `type: tcp` only connects", cx);
+            return Some(HealthProbe::Tcp);
+        }
+        RawHealthType::Grpc => {
+            let keys = ["path", "statuses", "body_contains"];
+            of_another_type(raw, &keys, "is of a check by HTTP, and `type: grpc` asks in its own way", cx);
+            if raw.service.is_none() && raw.said("service").is_some() {
+                return None;
+            }
+            let service = raw.service.as_ref().map(|at| Arc::clone(&at.value.0)).unwrap_or_default();
+            return Some(HealthProbe::Grpc { service, host });
+        }
+        RawHealthType::Http => {
+            // Of a type that could not be read nobody knows what it needs.
+            if let Some(span) =
+                raw.said("service").filter(|_| raw.r#type.is_some() || raw.said("type").is_none())
+            {
+                cx.error(Code::Conflict, span, "`service` is for `type: grpc`")
+                    .help("write `type: grpc` beside it, or take it away");
             }
         }
-        return Some(HealthProbe::Tcp);
     }
     // Of a type that could not be read it is not known what it needs.
     let is_http = raw.r#type.is_some() || raw.said("type").is_none();
@@ -329,11 +353,23 @@ fn health_probe(at: &At<RawHealthCheck>, cx: &mut Cx) -> Option<HealthProbe> {
         |list| list.value.0.iter().map(|at| (at.value.0, at.value.1)).collect(),
     );
     Some(HealthProbe::Http {
+        protocol,
         path: raw.path.as_ref()?.value.0.clone(),
-        host: raw.host.as_ref().and_then(|at| HeaderValue::from_str(&at.value.0).ok()),
+        host,
         statuses,
         body_contains: raw.body_contains.as_ref().map(|at| Arc::clone(&at.value)),
     })
+}
+
+/// Reports keys that are of a check of another type.
+fn of_another_type(raw: &RawHealthCheck, keys: &[&str], what: &str, cx: &mut Cx) {
+    for key in keys {
+        if let Some(span) = raw.said(key) {
+            let right = if *key == "service" { "grpc" } else { "http" };
+            cx.error(Code::Conflict, span, format!("`{key}` {what}"))
+                .help(format!("take `{key}` away, or write `type: {right}`"));
+        }
+    }
 }
 
 /// The listener that hears what is sent to this address.

@@ -232,6 +232,8 @@ pub struct Upstream {
     pub endpoints: Vec<Endpoint>,
     /// How they are found, if they are not written down.
     pub discovery: Option<Discovery>,
+    /// What is spoken to them.
+    pub protocol: Protocol,
     /// How one of them is chosen.
     pub balance: Balance,
     /// How they are asked whether they are well, if they are.
@@ -250,6 +252,26 @@ pub struct Upstream {
     pub connections: Connections,
     /// Where it was said.
     pub origin: Origin,
+}
+
+/// What is spoken to an upstream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1.
+    #[default]
+    H1,
+    /// HTTP/2 without TLS, by prior knowledge.
+    H2,
+}
+
+impl Protocol {
+    /// The word of the file.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::H1 => "h1",
+            Self::H2 => "h2",
+        }
+    }
 }
 
 /// One address of an upstream.
@@ -413,6 +435,8 @@ pub enum HealthProbe {
     Tcp,
     /// For an answer to a `GET`.
     Http {
+        /// In what.
+        protocol: Protocol,
         /// Of what.
         path: PathAndQuery,
         /// Of whom; its address if nothing is said.
@@ -421,6 +445,13 @@ pub enum HealthProbe {
         statuses: Vec<(u16, u16)>,
         /// What has to be in the body; not empty.
         body_contains: Option<Arc<str>>,
+    },
+    /// For its own word, as `grpc.health.v1` has it.
+    Grpc {
+        /// About which service; empty: all of it.
+        service: Arc<str>,
+        /// Of whom; its address if nothing is said.
+        host: Option<HeaderValue>,
     },
 }
 
@@ -472,6 +503,8 @@ pub struct Connections {
     pub max: usize,
     /// Requests that wait for one.
     pub pending: usize,
+    /// Requests at a time on each that takes more than one.
+    pub streams: usize,
 }
 
 /// One route.

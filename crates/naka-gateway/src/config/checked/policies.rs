@@ -573,11 +573,14 @@ pub struct Retry {
 
 /// After what a request is sent again.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a word of its own")]
 pub struct RetryWhen {
     /// No connection.
     pub connect_error: bool,
     /// One that ended before a response.
     pub reset: bool,
+    /// A refusal without a look at it.
+    pub refused_stream: bool,
     /// No response in time.
     pub response_timeout: bool,
     /// Responses with these statuses, from and to.
@@ -689,6 +692,8 @@ pub struct FallbackWhen {
     pub connect_error: bool,
     /// One that ended before a response, or no HTTP.
     pub reset: bool,
+    /// A refusal without a look at it.
+    pub refused_stream: bool,
     /// No response in time.
     pub response_timeout: bool,
     /// An open breaker.

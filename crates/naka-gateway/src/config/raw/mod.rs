@@ -15,12 +15,12 @@ use super::{
     decode::{At, Cx, Decode, Named, OneOrMany, Or, Scalar, Text, Wrong},
     node::{Node, Value},
     path::{PathRegex, PrefixPath, WholePath},
-    record::{record, words},
+    record::{record, words, wrong_word},
     suggest::quoted,
     units::{Between, OrNever, OrZero, Percent, Size, SizeOrNever, Whole},
     values::{
-        Authority, DnsHost, DnsService, HostPort, Id, NameServer, OriginForm, RedirectStatus, RequestLine,
-        Statuses,
+        Authority, DnsHost, DnsService, GrpcService, HostPort, Id, NameServer, OriginForm, RedirectStatus,
+        RequestLine, Statuses,
     },
 };
 
@@ -236,10 +236,36 @@ words! {
     not_built: "h2" "h3" "auto";
 }
 
-words! {
-    /// What is spoken on a connection.
-    Protocol ("a protocol") { H1 = "h1" }
-    not_built: "h2" "h2c" "h3" "auto";
+/// What is spoken to an upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    H1,
+    H2,
+}
+
+impl Scalar for Protocol {
+    const WHAT: &'static str = "`h1` or `h2`";
+
+    fn parse(text: Text<'_>) -> Result<Self, Wrong> {
+        let words = ["h1", "h2"];
+        match text.text {
+            "h1" => Ok(Self::H1),
+            "h2" => Ok(Self::H2),
+            // Only TLS has a way to ask what the other side speaks.
+            "auto" => Err(Wrong::not_built("auto").help(
+                "it comes with TLS to upstreams; write `h2` if they speak HTTP/2 without TLS, or `h1`",
+            )),
+            "h2c" => {
+                Err(Wrong::new("`h2c` is `h2` here: to upstreams it is spoken without TLS")
+                    .help("write `h2`"))
+            }
+            other => Err(wrong_word(other, &words, &["h3"])),
+        }
+    }
+
+    fn schema() -> Json {
+        json!({"enum": ["h1", "h2"]})
+    }
 }
 
 /// `false`: the one value of `proxy_protocol` that is built.
@@ -278,7 +304,7 @@ record! {
     RawUpstream ("an upstream such as `{endpoints: [\"127.0.0.1:3000\"]}`") {
         /// The addresses, or how they are found: `dns`, `srv` or `file`.
         endpoints: RawEndpoints = required;
-        /// What is spoken to them.
+        /// What is spoken to them: `h1`, or `h2`, which is HTTP/2 without TLS, by prior knowledge.
         protocol: Protocol = "h1";
         /// How one of them is chosen.
         balance: RawBalance = optional;
@@ -493,10 +519,12 @@ words! {
 record! {
     /// How endpoints are asked whether they are well.
     RawHealthCheck ("a health check such as `{path: /healthz}`") {
-        /// How they are asked: `http` sends a `GET`, `tcp` only connects.
+        /// How they are asked: `http` sends a `GET`, `grpc` asks as `grpc.health.v1` says, `tcp` only connects.
         r#type: RawHealthType = "http";
-        /// What is asked for: a path, with a query if there is one. Needed unless the type is `tcp`.
+        /// What is asked for: a path, with a query if there is one. Needed if the type is `http`.
         path: OriginForm = optional;
+        /// Of `type: grpc`: the service that is asked about; all of the endpoint if nothing is said.
+        service: GrpcService = optional;
         /// The `Host` that is asked for; the endpoint's address if nothing is said.
         host: Authority = optional;
         /// The statuses that mean well, as `200`, `200-299` or `2xx`; `200-299` if nothing is said.
@@ -524,13 +552,14 @@ record! {
         rise => "write `healthy_after: 2`",
         unhealthy_threshold => "write `unhealthy_after: 3`",
         healthy_threshold => "write `healthy_after: 2`",
+        grpc => "write `type: grpc`, and `service: shop.Cart` beside it",
         mode => "write `type: tcp`, or nothing for `http`";
 }
 
 words! {
     /// How endpoints are asked whether they are well.
-    RawHealthType ("a type of health check") { Http = "http", Tcp = "tcp" }
-    not_built: "grpc" "https" "h2";
+    RawHealthType ("a type of health check") { Http = "http", Grpc = "grpc", Tcp = "tcp" }
+    not_built: "https";
 }
 
 record! {
@@ -581,6 +610,8 @@ record! {
         max: Whole<1, 1_000_000> = "1024";
         /// Requests that wait for one.
         pending: Whole<0, 1_000_000> = "1024";
+        /// Of `protocol: h2`: requests at a time on each; fewer if the endpoint says so.
+        streams: Whole<1, 1024> = "100";
     }
     instead: max_idle => "write `keep_alive: {max_idle: …}`",
         timeout => "write `timeouts: {connect: …}`: it is in that time, too, that a connection has to come free";

@@ -620,8 +620,8 @@ record! {
     RawRetry ("retries such as `{max: 1}`") {
         /// So many attempts after the first.
         max: Whole<1, 10> = "1";
-        /// After what: `connect_error`, `reset`, `response_timeout`, and responses with these statuses;
-        /// `[connect_error, reset, 503]` if nothing is said.
+        /// After what: `connect_error`, `reset`, `refused_stream`, `response_timeout`, and responses with these
+        /// statuses; `[connect_error, reset, refused_stream, 503]` if nothing is said.
         when: OneOrMany<RetryWhen> = optional;
         /// Which methods may be sent again although they may have been seen.
         methods: RawRetryMethods = "idempotent";
@@ -656,31 +656,33 @@ words! {
 pub(crate) enum RetryWhen {
     ConnectError,
     Reset,
+    RefusedStream,
     ResponseTimeout,
     Statuses(ErrorStatuses),
 }
 
 impl Scalar for RetryWhen {
     const WHAT: &'static str =
-        "`connect_error`, `reset`, `response_timeout`, or statuses such as `503` or `5xx`";
+        "`connect_error`, `reset`, `refused_stream`, `response_timeout`, or statuses such as `503` or `5xx`";
 
     fn parse(text: Text<'_>) -> Result<Self, Wrong> {
         match text.text {
             "connect_error" => Ok(Self::ConnectError),
             "reset" => Ok(Self::Reset),
+            "refused_stream" => Ok(Self::RefusedStream),
             "response_timeout" => Ok(Self::ResponseTimeout),
             other if other.starts_with(|first: char| first.is_ascii_digit()) => {
                 ErrorStatuses::parse(text).map(Self::Statuses)
             }
             other => {
-                let words = ["connect_error", "reset", "response_timeout"];
-                Err(wrong_word(other, &words, &["refused_stream"]))
+                let words = ["connect_error", "reset", "refused_stream", "response_timeout"];
+                Err(wrong_word(other, &words, &[]))
             }
         }
     }
 
     fn schema() -> Json {
-        json!({"type": ["integer", "string"], "examples": ["connect_error", "reset", "response_timeout", 503, "5xx"]})
+        json!({"type": ["integer", "string"], "examples": ["connect_error", "reset", "refused_stream", "response_timeout", 503, "5xx"]})
     }
 }
 
@@ -767,8 +769,8 @@ record! {
         respond: RawRespond = optional;
         /// Another upstream, which is asked for what is safe or was never sent.
         upstream: Id = optional;
-        /// After what: `connect_error`, `reset`, `response_timeout`, `circuit_open`, `no_endpoint`, `bulkhead_full`,
-        /// and responses with these statuses; all of these words and 503 if nothing is said.
+        /// After what: `connect_error`, `reset`, `refused_stream`, `response_timeout`, `circuit_open`, `no_endpoint`,
+        /// `bulkhead_full`, and responses with these statuses; all of these words and 503 if nothing is said.
         when: OneOrMany<FallbackWhen> = optional;
         /// The longest body that is kept for the other upstream.
         max_body: Size = "64KiB";
@@ -791,6 +793,7 @@ record! {
 pub(crate) enum FallbackWhen {
     ConnectError,
     Reset,
+    RefusedStream,
     ResponseTimeout,
     CircuitOpen,
     NoEndpoint,
@@ -799,9 +802,10 @@ pub(crate) enum FallbackWhen {
 }
 
 impl FallbackWhen {
-    const WORDS: [(&'static str, Self); 6] = [
+    const WORDS: [(&'static str, Self); 7] = [
         ("connect_error", Self::ConnectError),
         ("reset", Self::Reset),
+        ("refused_stream", Self::RefusedStream),
         ("response_timeout", Self::ResponseTimeout),
         ("circuit_open", Self::CircuitOpen),
         ("no_endpoint", Self::NoEndpoint),
@@ -826,7 +830,7 @@ impl Scalar for FallbackWhen {
         let known = Self::WORDS.iter().find(|(word, _)| *word == text.text);
         known
             .map(|(_, when)| *when)
-            .ok_or_else(|| wrong_word(text.text, &Self::WORDS.map(|(word, _)| word), &["refused_stream"]))
+            .ok_or_else(|| wrong_word(text.text, &Self::WORDS.map(|(word, _)| word), &[]))
     }
 
     fn schema() -> Json {

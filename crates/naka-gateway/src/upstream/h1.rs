@@ -1,10 +1,15 @@
-//! Kept connections to one endpoint.
+//! HTTP/1.1: one request at a time on a connection, and connections that are kept.
+//!
+//! 1. A kept connection is taken from the endpoint's [`Pool`], or a new one is made within
+//!    `timeouts.connect`; as long it waits before that for a [place](Places), if there are as many as there may be. A kept one that turns out to be closed *before anything was sent* gives the
+//!    request back, and the next is taken. One that ends after the request was sent and before a byte of
+//!    an answer came was closed by the endpoint at just that time, as it may at any: what is idempotent and
+//!    has no body is then sent once more, over a new connection (RFC 9112, section 9.3.1).
+//! 2. The connection goes back when the response's body has ended.
 
 use std::{
-    collections::{VecDeque, hash_map::RandomState},
-    fmt,
-    hash::BuildHasher as _,
-    io,
+    collections::VecDeque,
+    fmt, io,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{
@@ -12,10 +17,10 @@ use std::{
             Ordering::{AcqRel, Acquire, Relaxed},
         },
     },
-    time::Duration,
 };
 
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response, header::TRANSFER_ENCODING};
+use http_body::Body as _;
 use hyper::{
     body::Incoming,
     client::conn::{
@@ -24,19 +29,135 @@ use hyper::{
     },
 };
 use hyper_util::rt::TokioIo;
-use naka::guard::{End, Guard};
-use tokio::{sync::Notify, task::AbortHandle, time::Instant};
-use tracing::debug;
+use naka::{
+    attempt::Sent,
+    context::Deadline,
+    guard::{End, Guard},
+    reject::Reason,
+};
+use tokio::{
+    sync::Notify,
+    task::AbortHandle,
+    time::{Instant, timeout},
+};
+use tracing::{debug, warn};
 
 use super::{
-    body::{Body, Upload},
+    Client, Waits,
+    body::{Arriving, Body, Upload},
     connect::{Connector, Counted, Resolver},
+    jittered,
     places::{Bound, Full, Places, Taken},
+    refuse,
 };
 use crate::{config::checked::KeepAlive, seldom::Seldom};
 
 /// What hyper reads ahead of a response, and holds of a request, at most.
 const BUFFER: usize = 128 << 10;
+
+impl Client {
+    /// One exchange over HTTP/1.1.
+    pub(super) async fn over_h1(
+        &self,
+        pool: &Arc<Pool>,
+        mut request: Request<Body>,
+        upload: Option<Arc<Upload>>,
+        waits: &Waits,
+    ) -> Response<Body> {
+        if request.body().size_hint().exact().is_none() {
+            // Said aloud: else hyper sends no body with a GET that has one.
+            request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
+        let (deadline, mut is_again) = (Deadline::of(request.extensions()), false);
+        loop {
+            let kept = if is_again { None } else { pool.take(self.keep_alive) };
+            let (mut lease, is_kept) = match kept {
+                Some(lease) => (lease, true),
+                None => match self.connect(pool, is_again, waits).await {
+                    Ok(lease) => lease,
+                    Err(reason) => {
+                        let mut refused = refuse(reason);
+                        if is_again {
+                            refused.extensions_mut().insert(Sent); // It was, the first time.
+                        }
+                        return refused;
+                    }
+                },
+            };
+            waits.for_endpoint();
+            if let Err(reason) = self.tell_deadline(request.headers_mut(), deadline) {
+                lease.give_back();
+                return refuse(reason);
+            }
+            let again = if is_kept { copied(&request) } else { None };
+            let read_before = lease.bytes_read();
+            let answer = lease.send(request);
+            match self.in_time(answer, upload.as_deref()).await {
+                Ok(Ok(response)) => {
+                    let lease = lease.with_upload(upload);
+                    return response.map(|body| {
+                        Body::upstream(Arriving::H1 { body }, super::Lease::H1(lease), self.timeouts.idle)
+                    });
+                }
+                Ok(Err(mut failed)) => match failed.take_message() {
+                    Some(unsent) if is_kept => request = unsent,
+                    None if again.is_some() && lease.bytes_read() == read_before => {
+                        (request, is_again) = (again.expect("just seen"), true);
+                    }
+                    _ => return refuse(self.blame(&failed.into_error(), upload.as_deref())),
+                },
+                Err(reason) => return refuse(reason),
+            }
+        }
+    }
+
+    /// A connection, and whether it was used before.
+    async fn connect(&self, pool: &Arc<Pool>, is_new: bool, waits: &Waits) -> Result<(Lease, bool), Reason> {
+        let room = pool.room(self.keep_alive, self.bounds(), is_new);
+        let places = match timeout(self.timeouts.connect, room).await {
+            Ok(Ok(Room::Kept(lease))) => return Ok((lease, true)),
+            Ok(Ok(Room::New(places))) => places,
+            Ok(Err(Full)) | Err(_) => return Err(Reason::ConnectionsFull),
+        };
+        waits.for_endpoint();
+        // The time begins anew: the endpoint has nothing to do with how long a place took.
+        let connecting = pool.connect(&self.connector, self.keep_alive, places);
+        let (reason, error) = match timeout(self.timeouts.connect, connecting).await {
+            Ok(Ok(lease)) => return Ok((lease, false)),
+            Ok(Err(error)) => (Reason::ConnectFailed, error),
+            Err(elapsed) => (Reason::ConnectTimeout, elapsed.into()),
+        };
+        if pool.trouble.is_due() {
+            warn!(upstream = %self.name, endpoint = &*pool.address, %error, "no connection to an endpoint");
+        }
+        Err(reason)
+    }
+
+    fn blame(&self, error: &hyper::Error, upload: Option<&Upload>) -> Reason {
+        let is_client = error.is_user() && upload.is_some_and(|upload| !upload.is_whole());
+        debug!(upstream = %self.name, %error, is_client, "an exchange failed");
+        if is_client {
+            Reason::BadRequest // The request's body broke off; the client will hardly read this.
+        } else if error.is_parse() {
+            Reason::UpstreamProtocol
+        } else {
+            Reason::UpstreamReset
+        }
+    }
+}
+
+/// The same request once more, if twice has the effect of once and there is no body. Nobody behind us asks for
+/// its extensions.
+fn copied(request: &Request<Body>) -> Option<Request<Body>> {
+    if !request.method().is_idempotent() || !request.body().is_end_stream() {
+        return None;
+    }
+    let mut copy = Request::new(Body::Empty);
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.headers_mut() = request.headers().clone();
+    Some(copy)
+}
 
 /// The connections of one worker to one endpoint that wait for a request, the latest used first.
 ///
@@ -86,7 +207,7 @@ impl Drop for Connection {
 impl Pool {
     /// No connections yet.
     pub(super) fn new(address: &Arc<str>, places: [Arc<Places>; 2]) -> Arc<Self> {
-        let pool = Arc::new(Self {
+        Arc::new(Self {
             address: Arc::clone(address),
             resolver: Resolver::new(address),
             trouble: Seldom::new(),
@@ -94,19 +215,12 @@ impl Pool {
             places,
             waiting: AtomicUsize::new(0),
             given_back: Notify::new(),
-        });
-        pool.places.iter().for_each(|places| places.add(&pool));
-        pool
+        })
     }
 
     /// Where it leads.
     pub(super) fn address(&self) -> &str {
         &self.address
-    }
-
-    /// Whether it is time to say again that it cannot be reached.
-    pub(super) fn is_trouble_due(&self) -> bool {
-        self.trouble.is_due()
     }
 
     /// Connections that wait for a request.
@@ -257,12 +371,6 @@ pub(super) enum Room {
     Kept(Lease),
     /// The right to make one.
     New([Taken; 2]),
-}
-
-/// A tenth more or less, by chance: what was made at one time is not closed at one time.
-fn jittered(time: Duration) -> Duration {
-    let spread = (u128::from(RandomState::new().hash_one(0)) * 200) >> 64;
-    time.mul_f64(0.9 + f64::from(u8::try_from(spread).unwrap_or_default()) / 1000.0)
 }
 
 impl fmt::Debug for Pool {
