@@ -97,6 +97,7 @@ pub mod reshape;
 pub mod retry;
 mod ring;
 pub mod split;
+mod sync;
 pub mod timeout;
 pub mod version;
 
