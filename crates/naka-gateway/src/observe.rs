@@ -7,10 +7,7 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicI64, AtomicU64},
-    },
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicI64},
     time::Duration,
 };
 
@@ -160,25 +157,37 @@ const CANCELLED: &str = "cancelled";
 const RESULTS: [&str; 2] = ["passed", "failed"];
 /// What came of a request of an arm.
 const CAME: [&str; 3] = ["success", "failure", "neutral"];
-const OUTCOMES: [&str; 17] = [
-    "admitted",
-    "rejected",
-    "would_reject",
-    "replayed",
-    "queued",
-    "delayed",
-    "cancelled",
-    "opened",
-    "retried",
-    "hedged",
-    "hedge_won",
-    "not_retried",
-    "budget_spent",
-    "fell_back",
-    "mirrored",
-    "mirror_failed",
-    "mirror_dropped",
-];
+
+/// Names each once: as what layers tell, and as the label.
+macro_rules! outcomes {
+    ($($did:ident $word:literal,)*) => {
+        /// What a policy did with a request.
+        #[derive(Clone, Copy, Debug)]
+        enum Did { $($did,)* }
+
+        const OUTCOMES: &[&str] = &[$($word,)*];
+    };
+}
+
+outcomes! {
+    Admitted "admitted",
+    Rejected "rejected",
+    WouldReject "would_reject",
+    Replayed "replayed",
+    Queued "queued",
+    Delayed "delayed",
+    Cancelled "cancelled",
+    Opened "opened",
+    Retried "retried",
+    Hedged "hedged",
+    HedgeWon "hedge_won",
+    NotRetried "not_retried",
+    BudgetSpent "budget_spent",
+    FellBack "fell_back",
+    Mirrored "mirrored",
+    MirrorFailed "mirror_failed",
+    MirrorDropped "mirror_dropped",
+}
 
 const LOOKS: [&str; 4] = ["taken", "same", "held", "failed"];
 
@@ -268,49 +277,11 @@ impl Metrics {
     /// The handles of one policy.
     pub fn policy(&self, policy: &Name) -> Arc<PolicyMetrics> {
         self.labelled(|labelled| labelled.policies.insert(Arc::clone(policy)));
-        let [
-            admitted,
-            rejected,
-            would_reject,
-            replayed,
-            queued,
-            delayed,
-            cancelled,
-            opened,
-            retried,
-            hedged,
-            hedge_won,
-            not_retried,
-            budget_spent,
-            fell_back,
-            mirrored,
-            mirror_failed,
-            mirror_dropped,
-        ] = OUTCOMES.map(|outcome| {
+        let by_outcome = std::array::from_fn(|outcome| {
+            let outcome = OUTCOMES[outcome];
             self.policies.get_or_create_owned(&PolicyLabels { policy: policy.to_string(), outcome })
         });
-        let (policy, told) = (Arc::clone(policy), Seldom::new());
-        Arc::new(PolicyMetrics {
-            policy,
-            told,
-            admitted,
-            rejected,
-            would_reject,
-            replayed,
-            queued,
-            delayed,
-            cancelled,
-            opened,
-            retried,
-            hedged,
-            hedge_won,
-            not_retried,
-            budget_spent,
-            fell_back,
-            mirrored,
-            mirror_failed,
-            mirror_dropped,
-        })
+        Arc::new(PolicyMetrics { policy: Arc::clone(policy), told: Seldom::new(), by_outcome })
     }
 
     /// The handles of whoever looks for the endpoints of an upstream.
@@ -381,7 +352,7 @@ impl Metrics {
 
     /// Always false: nothing is kept.
     fn forget_policy(&self, policy: &Name) -> bool {
-        for outcome in OUTCOMES {
+        for &outcome in OUTCOMES {
             self.policies.remove(&PolicyLabels { policy: policy.to_string(), outcome });
         }
         false
@@ -560,75 +531,64 @@ impl RouteMetrics {
 pub struct PolicyMetrics {
     policy: Name,
     told: Seldom,
-    admitted: Counter<u64, AtomicU64>,
-    rejected: Counter,
-    would_reject: Counter,
-    replayed: Counter,
-    queued: Counter,
-    delayed: Counter,
-    cancelled: Counter,
-    opened: Counter,
-    retried: Counter,
-    hedged: Counter,
-    hedge_won: Counter,
-    not_retried: Counter,
-    budget_spent: Counter,
-    fell_back: Counter,
-    mirrored: Counter,
-    mirror_failed: Counter,
-    mirror_dropped: Counter,
+    by_outcome: [Counter; OUTCOMES.len()],
+}
+
+impl PolicyMetrics {
+    fn count(&self, did: Did) {
+        self.by_outcome[did as usize].inc();
+    }
 }
 
 impl Observer for PolicyMetrics {
     fn admitted(&self) {
-        self.admitted.inc();
+        self.count(Did::Admitted);
     }
     fn rejected(&self, _: &Rejection) {
-        self.rejected.inc();
+        self.count(Did::Rejected);
     }
     fn would_reject(&self, _: &Rejection) {
-        self.would_reject.inc();
+        self.count(Did::WouldReject);
     }
     fn replayed(&self) {
-        self.replayed.inc();
+        self.count(Did::Replayed);
     }
     fn queued(&self) {
-        self.queued.inc();
+        self.count(Did::Queued);
     }
     fn delayed(&self) {
-        self.delayed.inc();
+        self.count(Did::Delayed);
     }
     fn cancelled(&self) {
-        self.cancelled.inc();
+        self.count(Did::Cancelled);
     }
     fn retried(&self) {
-        self.retried.inc();
+        self.count(Did::Retried);
     }
     fn hedged(&self) {
-        self.hedged.inc();
+        self.count(Did::Hedged);
     }
     fn hedge_won(&self) {
-        self.hedge_won.inc();
+        self.count(Did::HedgeWon);
     }
     fn not_retried(&self, stop: Stop) {
-        if stop == Stop::Budget { &self.budget_spent } else { &self.not_retried }.inc();
+        self.count(if stop == Stop::Budget { Did::BudgetSpent } else { Did::NotRetried });
     }
     fn fell_back(&self) {
-        self.fell_back.inc();
+        self.count(Did::FellBack);
     }
     fn copied(&self, copied: Copied) {
-        match copied {
-            Copied::Answered(_) => &self.mirrored,
-            Copied::Full | Copied::TooLong | Copied::Unread => &self.mirror_dropped,
-            _ => &self.mirror_failed,
-        }
-        .inc();
+        self.count(match copied {
+            Copied::Answered(_) => Did::Mirrored,
+            Copied::Full | Copied::TooLong | Copied::Unread => Did::MirrorDropped,
+            _ => Did::MirrorFailed,
+        });
     }
     /// Each is told of one breaker; of those that are one for each key, seldom.
     fn transition(&self, transition: &Transition) {
         let Transition { from, to, cause, key, .. } = transition;
         if *to == Phase::Open {
-            self.opened.inc();
+            self.count(Did::Opened);
         }
         if key.is_none() || self.told.is_due() {
             let (policy, is_keyed) = (&self.policy, key.is_some());
@@ -704,7 +664,7 @@ impl Observer for EndpointMetrics {
     fn transition(&self, transition: &Transition) {
         let Transition { from, to, cause, .. } = transition;
         if *to == Phase::Open {
-            self.all.opened.inc();
+            self.all.count(Did::Opened);
         }
         let Self { upstream, endpoint, .. } = self;
         let (from, to) = (from.word(), to.word());

@@ -15,17 +15,24 @@
 
 use std::{
     fmt,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Arc, PoisonError},
     time::Duration,
 };
 
 use http::Extensions;
 use tokio::time::Instant;
 
-use crate::{clock::Now, context::Context};
+use crate::{
+    clock::Now,
+    context::Context,
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+#[cfg(all(test, naka_loom))]
+mod models;
 
 const STEPS: usize = 10;
 
@@ -125,7 +132,7 @@ impl Balance {
 impl Budget {
     /// Nothing was sent and nothing spent.
     pub fn new(config: BudgetConfig, now: Now) -> Self {
-        let requests = [const { AtomicU64::new(0) }; STEPS];
+        let requests = std::array::from_fn(|_| AtomicU64::new(0));
         Self { config, state: Arc::new(State { start: now.instant(), requests, retries: Mutex::default() }) }
     }
 

@@ -1,6 +1,6 @@
 //! How far a rejecting layer takes effect: all the way, in part, or only on paper.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// How far a rejecting layer takes effect.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -10,8 +10,8 @@ use crate::{classify::Outcome, clock::Now};
 /// entered when it is. In between somebody else may have taken the last probe: then the next candidate is asked.
 /// A [`Breaker`](crate::circuit_breaker::Breaker) is one.
 ///
-/// It is a trait object, one for each endpoint, and not a type parameter of the layer: most policies look at
-/// one or two endpoints, so it is one or two indirect calls, where a parameter would go through the type of
+/// It is a trait object, one for each endpoint, and not a type parameter of the layer: a choice looks at
+/// one or two gates, nearly always, so it is one or two indirect calls, where a parameter would go through the type of
 /// every body and service. For the same reason what is entered is a [`Ticket`] and no guard of the gate's own,
 /// which would have to be boxed for each request: the guard is that of the balancer, in the response body.
 pub trait Gate: fmt::Debug + Send + Sync + 'static {

@@ -104,6 +104,7 @@ pub mod reshape;
 pub mod retry;
 mod ring;
 pub mod split;
+mod sync;
 pub mod timeout;
 pub mod version;
 

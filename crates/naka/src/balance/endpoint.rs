@@ -2,22 +2,19 @@
 
 use std::{
     fmt,
-    sync::{
-        Arc,
-        atomic::{
-            AtomicU32, AtomicU64,
-            Ordering::{AcqRel, Relaxed},
-        },
-    },
+    sync::{Arc, atomic::AtomicU64 as Ids},
     time::Duration,
 };
 
 use http::{Extensions, HeaderMap, Response};
 use tokio::time::Instant;
 
-use super::policy::{
-    ewma::{Ewma, HalfLife},
-    slow_start,
+use super::{
+    block::{Blocks, Place, Word},
+    policy::{
+        ewma::{Ewma, HalfLife, tick_since},
+        slow_start,
+    },
 };
 use crate::{
     classify::{Classifier, Outcome, Seen},
@@ -25,6 +22,7 @@ use crate::{
     context::Context,
     gate::{Gate, Passage, Ticket},
     guard::{End, Guard},
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 
 /// What an endpoint is, as it is configured or found.
@@ -137,12 +135,15 @@ pub struct Endpoint(Arc<Inner>);
 struct Inner {
     target: Target,
     account: Arc<Account>,
+    /// That of the account.
+    place: Place,
     gate: Option<Arc<dyn Gate>>,
 }
 
 impl Endpoint {
     pub(super) fn new(target: Target, account: Arc<Account>, gate: Option<Arc<dyn Gate>>) -> Self {
-        Self(Arc::new(Inner { target, account, gate }))
+        let place = account.place.clone();
+        Self(Arc::new(Inner { target, account, place, gate }))
     }
 
     /// The endpoint that was chosen for a request.
@@ -169,7 +170,7 @@ impl Endpoint {
     /// How long it takes to answer, as far as is known: without what has been forgotten since. It is measured
     /// under the policies that go by it, and behind a gate.
     pub fn latency(&self) -> Option<Duration> {
-        let ewma = Ewma::unpack(self.account().latency.load(Relaxed));
+        let ewma = self.account().latency();
         (!ewma.is_empty()).then(|| Duration::from_micros(u64::from(ewma.last_us())))
     }
 
@@ -186,7 +187,7 @@ impl Endpoint {
 
     /// It is not to be chosen any more, for this reason too. What is under way goes on.
     pub fn withdraw(&self, absence: Absence) {
-        self.account().status.fetch_or(absence.bit(), AcqRel);
+        self.account().place.set(absence.bit());
     }
 
     /// This reason is gone. If it was the last one, the endpoint joins: its share grows from the floor.
@@ -195,12 +196,13 @@ impl Endpoint {
         if account.status() & ABSENT == absence.bit() {
             account.join(now); // Before it is seen to be back.
         }
-        account.status.fetch_and(!absence.bit(), AcqRel);
+        account.place.unset(absence.bit());
     }
 
     /// It is draining, and nothing is under way there any more.
     pub fn is_drained(&self) -> bool {
-        self.account().status() & DRAINING != 0 && self.in_flight() == 0
+        let word = self.account().word();
+        word.status() & DRAINING != 0 && word.in_flight() == 0
     }
 
     /// How busy it says it is, in thousandths of all it can do. After three minutes it is not known any more.
@@ -209,7 +211,7 @@ impl Endpoint {
         let ns = account.since_start(now);
         // The word of an average that never mixes: a value, and when it came.
         let load = Ewma::default().peak(thousandths, ns, HalfLife::new(Duration::ZERO));
-        account.load.store(load.pack(), Relaxed);
+        account.place.load().store(load.pack(), Relaxed);
     }
 
     pub(super) fn account(&self) -> &Arc<Account> {
@@ -236,13 +238,8 @@ impl Endpoint {
         measure: Option<Measure>,
         anyway: impl FnOnce() -> bool,
     ) -> Option<InFlight> {
-        let (account, capacity) = (self.account(), self.0.target.capacity);
-        match capacity {
-            None => _ = account.in_flight.fetch_add(1, Relaxed), // Relaxed: a count that orders nothing.
-            Some(capacity) => {
-                let next = |count| (count < capacity).then_some(count + 1);
-                account.in_flight.fetch_update(Relaxed, Relaxed, next).ok()?;
-            }
+        if !self.0.place.enter(self.0.target.capacity) {
+            return None;
         }
         let mut in_flight =
             InFlight { endpoint: self.clone(), ticket: None, entered: now, measure, answered: None };
@@ -274,10 +271,9 @@ pub(super) struct Account {
     id: u64,
     /// From which all times here count.
     start: Instant,
-    status: AtomicU32,
-    in_flight: AtomicU32,
-    latency: AtomicU64,
-    load: AtomicU64,
+    /// Where its numbers are.
+    place: Place,
+    blocks: Arc<Blocks>,
     joined_ns: AtomicU64,
     /// The latency of all endpoints of the layer.
     others: Arc<AtomicU64>,
@@ -285,15 +281,18 @@ pub(super) struct Account {
 
 impl Account {
     /// With `joined`, it begins with less than its share.
-    pub(super) fn new(start: Instant, others: &Arc<AtomicU64>, joined: Option<Now>) -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
+    pub(super) fn new(
+        start: Instant,
+        others: &Arc<AtomicU64>,
+        blocks: &Arc<Blocks>,
+        joined: Option<Now>,
+    ) -> Self {
+        static NEXT: Ids = Ids::new(1);
         let account = Self {
             id: NEXT.fetch_add(1, Relaxed),
             start,
-            status: AtomicU32::new(0),
-            in_flight: AtomicU32::new(0),
-            latency: AtomicU64::new(0),
-            load: AtomicU64::new(0),
+            place: blocks.take(),
+            blocks: Arc::clone(blocks),
             joined_ns: AtomicU64::new(0),
             others: Arc::clone(others),
         };
@@ -305,19 +304,31 @@ impl Account {
 
     fn join(&self, now: Now) {
         self.joined_ns.store(self.since_start(now), Relaxed);
-        self.status.fetch_or(JOINING, AcqRel);
+        self.place.set(JOINING);
     }
 
     fn since_start(&self, now: Now) -> u64 {
         now.since_ns(self.start)
     }
 
+    pub(super) fn place(&self) -> &Place {
+        &self.place
+    }
+
+    pub(super) fn word(&self) -> Word {
+        self.place.word()
+    }
+
     pub(super) fn in_flight(&self) -> u32 {
-        self.in_flight.load(Relaxed)
+        self.word().in_flight()
     }
 
     pub(super) fn status(&self) -> u32 {
-        self.status.load(Relaxed)
+        self.word().status()
+    }
+
+    fn latency(&self) -> Ewma {
+        Ewma::unpack(self.place.latency().load(Relaxed))
     }
 
     /// It is, whatever its gate says.
@@ -342,19 +353,19 @@ impl Account {
 
     /// It has all of its share: nobody has to look again.
     pub(super) fn settle(&self) {
-        self.status.fetch_and(!JOINING, AcqRel);
+        self.place.unset(JOINING);
     }
 
     /// How long it takes to answer: what is known, mixed with what all others take.
     pub(super) fn estimate_us(&self, now_ns: u64, half_life: HalfLife) -> u32 {
         let others = Ewma::unpack(self.others.load(Relaxed)).last_us();
-        Ewma::unpack(self.latency.load(Relaxed)).estimate_us(now_ns, others, half_life)
+        self.latency().estimate_us(now_ns, others, half_life)
     }
 
     /// How busy it says it is.
     pub(super) fn load(&self, now_ns: u64) -> Option<u32> {
-        let load = Ewma::unpack(self.load.load(Relaxed));
-        load.is_younger(now_ns, REPORT_NS).then(|| load.last_us())
+        let load = Ewma::unpack(self.place.load().load(Relaxed));
+        reported(load, reported_since(now_ns))
     }
 
     fn sample(&self, now: Now, latency: Duration, measure: &Measure, outcome: Outcome) {
@@ -370,6 +381,7 @@ impl Account {
             if new != old {
                 let _ = word.compare_exchange(old, new, Relaxed, Relaxed);
             }
+            new != old
         };
         if outcome == Outcome::Neutral {
             // It was given up: how long it would have taken is not known, only that it was longer.
@@ -377,11 +389,30 @@ impl Account {
                 return;
             }
         }
-        feed(&self.latency, &|ewma| ewma.peak(us, now_ns, measure.half_life));
+        if feed(self.place.latency(), &|ewma| ewma.peak(us, now_ns, measure.half_life)) {
+            self.place.estimate().store(0, Relaxed); // Whoever estimates just now is wrong until the next tick.
+        }
         if outcome == Outcome::Success {
             feed(&self.others, &|ewma| ewma.averaged(us, now_ns, measure.half_life));
         }
     }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        self.blocks.give_back(self.place.clone());
+    }
+}
+
+/// Since when what endpoints say of themselves counts.
+pub(super) fn reported_since(now_ns: u64) -> u64 {
+    tick_since(now_ns, REPORT_NS)
+}
+
+/// How busy an endpoint has said it is, if that counts.
+#[inline]
+pub(super) fn reported(load: Ewma, since: u64) -> Option<u32> {
+    load.is_since(since).then(|| load.last_us())
 }
 
 /// How samples are taken.
@@ -461,15 +492,14 @@ impl Guard for InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        let account = self.endpoint.account();
-        account.in_flight.fetch_sub(1, Relaxed);
+        self.endpoint.0.place.leave();
         let Some(measure) = &self.measure else { return };
         if let Some(Answered { latency, .. }) = self.answered {
             return self.leave(Outcome::Neutral, latency);
         }
         let now = Now::read();
         let waited = now.instant().saturating_duration_since(self.entered.instant());
-        account.sample(now, waited, measure, Outcome::Neutral);
+        self.endpoint.account().sample(now, waited, measure, Outcome::Neutral);
         self.leave(Outcome::Neutral, waited);
     }
 }

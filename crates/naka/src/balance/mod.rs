@@ -126,8 +126,11 @@ use std::{
 use http::request::Parts;
 use tokio::sync::Notify;
 
+mod block;
 mod config;
 mod endpoint;
+#[cfg(all(test, naka_loom))]
+mod models;
 pub mod policy;
 mod said;
 mod service;
@@ -182,12 +185,8 @@ impl<O: Observer> BalanceLayer<O> {
         targets: impl IntoIterator<Item = T>,
         observer: O,
     ) -> Self {
-        let state = Arc::new(State {
-            start: Now::read().instant(),
-            cursor: AtomicU64::new(0),
-            seed: config.seed.unwrap_or_else(|| RandomState::new().hash_one(0)),
-            others_latency: Arc::default(),
-        });
+        let seed = config.seed.unwrap_or_else(|| RandomState::new().hash_one(0));
+        let state = Arc::new(State::new(Now::read().instant(), seed));
         let setting = Setting { config, hash: None, region: None, subset: None, gates: None };
         let making = setting.making(&state, None);
         let snapshot = Snapshot::next(None, targets.into_iter().map(Into::into).collect(), &making);

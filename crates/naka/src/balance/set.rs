@@ -1,26 +1,16 @@
 //! The endpoints under one configuration, what was computed of them once, and the choice among them.
 
-use std::{
-    cell::OnceCell,
-    collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{
-            AtomicU64,
-            Ordering::{AcqRel, Acquire, Relaxed},
-        },
-    },
-    time::Duration,
-};
+use std::{cell::OnceCell, collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
 use super::{
     BalanceConfig, Endpoint, Policy, SubsetMiss, Target,
-    endpoint::{Account, Measure},
+    block::{Blocks, Place, Word},
+    endpoint::{Account, Measure, reported, reported_since},
     policy::{
         Candidates, bound, ejection,
-        ewma::HalfLife,
+        ewma::{self, Ewma, HalfLife},
         hash::{mix, stable},
         latency, least,
         maglev::Maglev,
@@ -40,6 +30,10 @@ use crate::{
     gate::{Availability, Gate},
     key::Key,
     reject::{Reason, Rejection},
+    sync::atomic::{
+        AtomicU64,
+        Ordering::{AcqRel, Acquire, Relaxed},
+    },
 };
 
 /// How many endpoints that are not listed any more are remembered, besides those that requests hold.
@@ -52,10 +46,16 @@ pub(super) struct State {
     /// One turn for each request that a policy needs one for.
     pub(super) cursor: AtomicU64,
     pub(super) seed: u64,
-    pub(super) others_latency: Arc<AtomicU64>,
+    others_latency: Arc<AtomicU64>,
+    blocks: Arc<Blocks>,
 }
 
 impl State {
+    pub(super) fn new(start: Instant, seed: u64) -> Self {
+        let (others_latency, blocks) = (Arc::default(), Arc::default());
+        Self { start, cursor: AtomicU64::new(0), seed, others_latency, blocks }
+    }
+
     pub(super) fn now_ns(&self, now: Now) -> u64 {
         now.since_ns(self.start)
     }
@@ -66,8 +66,6 @@ pub(super) struct Member {
     // What a look needs, without going through the endpoint.
     pub(super) account: Arc<Account>,
     pub(super) gate: Option<Arc<dyn Gate>>,
-    /// It has no gate and no capacity.
-    is_plain: bool,
     identity: u64,
     pub(super) weight: u32,
     capacity: u32,
@@ -76,9 +74,22 @@ pub(super) struct Member {
     pub(super) token: Option<u64>,
 }
 
+/// What a look at all members needs of each, and nothing else.
+struct Seat {
+    place: Place,
+    /// It has no gate and no capacity.
+    is_plain: bool,
+    weight: u32,
+    /// What a cost is multiplied by in place of a division by the weight, where that is so.
+    scale: u32,
+}
+
 /// The endpoints at one time.
 pub(super) struct Snapshot {
     pub(super) members: Box<[Member]>,
+    /// Of each member.
+    seats: Box<[Seat]>,
+    weights: Weights,
     /// Those that were listed once, and those that lack a label: they may come back.
     pub(super) kept: Box<[Endpoint]>,
     /// There are endpoints, and none has the labels that are wanted.
@@ -92,6 +103,17 @@ pub(super) struct Snapshot {
     tokens: Box<[(u64, u32)]>,
 }
 
+/// How the weights of a set are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Weights {
+    /// All the same, so that they say nothing.
+    Even,
+    /// Seats have scales.
+    Scaled,
+    /// Any.
+    Any,
+}
+
 enum Table {
     None,
     Cycle(Cycle),
@@ -101,8 +123,8 @@ enum Table {
 }
 
 struct Ranks {
-    lists: HashMap<Key, Box<[u8]>>,
-    default: Box<[u8]>,
+    lists: HashMap<Key, regions::Ranks>,
+    default: regions::Ranks,
 }
 
 /// Makes the gate of an address.
@@ -150,7 +172,6 @@ impl Snapshot {
         let member = |endpoint: Endpoint| Member {
             account: Arc::clone(endpoint.account()),
             gate: endpoint.gate().cloned(),
-            is_plain: endpoint.gate().is_none() && endpoint.target().capacity.is_none(),
             identity: stable(endpoint.address().as_bytes()),
             weight: if policy.is_weighted() { endpoint.target().weight.clamp(1, 65_535) } else { 1 },
             capacity: endpoint.target().capacity.unwrap_or(u32::MAX),
@@ -161,6 +182,14 @@ impl Snapshot {
         let members = endpoints.into_iter().map(member).collect::<Box<[_]>>();
         let weights = members.iter().map(|member| member.weight).collect::<Vec<_>>();
         let identities = members.iter().map(|it| (it.identity, it.weight)).collect::<Vec<_>>();
+        let scales = least::scales(&weights);
+        let seats = members.iter().enumerate().map(|(place, member)| Seat {
+            place: member.account.place().clone(),
+            is_plain: member.gate.is_none() && member.capacity == u32::MAX,
+            weight: member.weight,
+            scale: scales.as_ref().map_or(1, |scales| scales[place]),
+        });
+        let is_even = weights.windows(2).all(|two| two[0] == two[1]);
         let table = match policy {
             Policy::WeightedRoundRobin => Table::Cycle(Cycle::new(&weights)),
             Policy::RingHash { points } => Table::Ring(Ring::new(&identities, points)),
@@ -176,6 +205,12 @@ impl Snapshot {
         tokens.sort_unstable();
         Self {
             kept: kept.into(),
+            seats: seats.collect(),
+            weights: match &scales {
+                _ if is_even => Weights::Even,
+                Some(_) => Weights::Scaled,
+                None => Weights::Any,
+            },
             is_filtered: false,
             measure: is_measured.then_some(Measure {
                 half_life,
@@ -205,7 +240,12 @@ impl Making<'_> {
             Some(known) if *known.target() == target && is_same(known.gate(), gate.as_ref()) => known.clone(),
             Some(known) => Endpoint::new(target, Arc::clone(known.account()), gate),
             None => {
-                let account = Account::new(self.state.start, &self.state.others_latency, self.joined);
+                let account = Account::new(
+                    self.state.start,
+                    &self.state.others_latency,
+                    &self.state.blocks,
+                    self.joined,
+                );
                 Endpoint::new(target, Arc::new(account), gate)
             }
         }
@@ -226,14 +266,14 @@ impl Ranks {
         let ranks = |list: &Vec<String>| {
             let region =
                 |member: &Member| member.endpoint.target().label_value(&regions.label).map(str::to_owned);
-            members.iter().map(|member| regions::rank(list, region(member).as_ref())).collect()
+            regions::Ranks::new(members.iter().map(|member| regions::rank(list, region(member).as_ref())))
         };
         // Of two lists for one region the first counts.
         let lists = regions.lists.iter().rev().map(|(region, list)| (*region, ranks(list))).collect();
         Some(Self { lists, default: ranks(&regions.default) })
     }
 
-    fn of_region(&self, region: Option<Key>) -> &[u8] {
+    fn of_region(&self, region: Option<Key>) -> &regions::Ranks {
         region.and_then(|region| self.lists.get(&region)).unwrap_or(&self.default)
     }
 }
@@ -329,8 +369,8 @@ impl Chooser<'_> {
             }
             if let Some(ranks) = &self.snapshot.ranks {
                 let ranks = ranks.of_region(ask.region);
-                let Some(best) = regions::best(ranks, &view) else { continue };
-                view.rank = Some((ranks, best));
+                let Some(best) = ranks.best(&view) else { continue };
+                view.rank = Some((ranks.of_places(), best));
                 view.is_narrow = true;
             }
             view.wish = wish;
@@ -392,6 +432,7 @@ impl Chooser<'_> {
             snapshot: self.snapshot,
             now: ask.now,
             now_ns: self.state.now_ns(ask.now),
+            others_latency: &self.state.others_latency,
             random: ask.key.unwrap_or_else(|| mix(self.state.seed ^ mix(turn))),
             wish: WISHES[0],
             ask,
@@ -412,13 +453,18 @@ impl Chooser<'_> {
             (_, Table::Ring(ring)) => ring.pick(random, view),
             (_, Table::Maglev(maglev)) => maglev.pick(random, view),
             (_, Table::Rendezvous(rendezvous)) => rendezvous.pick(random, view),
-            (Policy::LeastRequest | Policy::WeightedLeastRequest, _) => {
-                view.least(|member| u64::from(member.account.in_flight()))
+            (Policy::LeastRequest | Policy::WeightedLeastRequest, _) => view.least_in_flight(),
+            (Policy::LeastLatency, _) => {
+                let tick = ewma::tick(view.now_ns);
+                view.least(|seat, word| view.latency_cost(seat, word, tick))
             }
-            (Policy::LeastLatency, _) => view.least(|member| view.latency_cost(member)),
-            (Policy::LeastLoad, _) => view.least(|member| view.load_cost(member)),
+            (Policy::LeastLoad, _) => {
+                let since = reported_since(view.now_ns);
+                view.least(|seat, word| load_cost(seat, word, since))
+            }
             (Policy::PeakEwma, _) => p2c::pick(&snapshot.sums, &mut Draws::new(random), view, |place| {
-                view.latency_cost(&snapshot.members[place])
+                let seat = &snapshot.seats[place];
+                view.latency_cost(seat, seat.place.word(), ewma::tick(view.now_ns))
             }),
             _ => random::pick(&snapshot.sums, &mut Draws::new(random), view),
         };
@@ -431,11 +477,12 @@ impl Chooser<'_> {
             return false;
         }
         let (mut all, mut available) = (0_u64, 0_u64);
-        for member in &self.snapshot.members {
-            let status = member.account.status();
+        for (seat, member) in self.snapshot.seats.iter().zip(&self.snapshot.members) {
+            let status = seat.place.word().status();
             let is_meant = !Account::is_withdrawn(status);
             all += u64::from(is_meant);
-            available += u64::from(is_meant && Account::is_present(status) && member.lets_pass(now));
+            let is_open = || seat.is_plain || member.lets_pass(now);
+            available += u64::from(is_meant && Account::is_present(status) && is_open());
         }
         available * 100 < all * u64::from(self.config.panic)
     }
@@ -444,7 +491,7 @@ impl Chooser<'_> {
     pub(super) fn settle(&self, place: usize, now: Now) {
         let account = &self.snapshot.members[place].account;
         let is_whole = |slow_start| account.share(self.state.now_ns(now), slow_start) == slow_start::WHOLE;
-        if Account::is_joining(account.status()) && self.config.slow_start.is_some_and(is_whole) {
+        if Account::is_joining(account.status()) && self.config.slow_start.is_none_or(is_whole) {
             account.settle();
         }
     }
@@ -471,6 +518,7 @@ struct View<'a> {
     snapshot: &'a Snapshot,
     now: Now,
     now_ns: u64,
+    others_latency: &'a AtomicU64,
     random: u64,
     wish: Wish,
     ask: &'a Ask<'a>,
@@ -484,6 +532,9 @@ struct View<'a> {
     is_narrow: bool,
 }
 
+/// How many that are the least, and are not to be had, are passed over before all are asked.
+const GLANCES: usize = 4;
+
 /// What is under way at all that are open, and their weights.
 #[derive(Clone, Copy)]
 struct Bound {
@@ -492,36 +543,117 @@ struct Bound {
     weights: u64,
 }
 
+#[inline]
+fn load_cost(seat: &Seat, word: Word, since: u64) -> u64 {
+    let load = reported(Ewma::unpack(seat.place.load().load(Relaxed)), since);
+    resource::cost(load, word.in_flight(), seat.weight)
+}
+
 impl View<'_> {
-    fn latency_cost(&self, member: &Member) -> u64 {
-        let Member { account, weight, .. } = member;
-        latency::cost(account.estimate_us(self.now_ns, self.snapshot.half_life), account.in_flight(), *weight)
+    #[inline]
+    fn latency_cost(&self, seat: &Seat, word: Word, tick: u64) -> u64 {
+        let known = Ewma::unpack(seat.place.estimate().load(Relaxed)).known_us(tick);
+        let estimate_us = known.unwrap_or_else(|| self.estimate_us(&seat.place, tick));
+        latency::cost(estimate_us, word.in_flight(), seat.weight)
     }
 
-    fn load_cost(&self, member: &Member) -> u64 {
-        let Member { account, weight, .. } = member;
-        resource::cost(account.load(self.now_ns), account.in_flight(), *weight)
+    #[cold]
+    fn estimate_us(&self, place: &Place, tick: u64) -> u32 {
+        let others_us = Ewma::unpack(self.others_latency.load(Relaxed)).last_us();
+        let known = Ewma::unpack(place.latency().load(Relaxed));
+        let estimate_us = known.estimate_us(self.now_ns, others_us, self.snapshot.half_life);
+        place.estimate().store(Ewma::estimated(estimate_us, tick).pack(), Relaxed);
+        estimate_us
     }
 
-    /// The least of all. Each endpoint is looked at once, as there are many.
-    fn least(&self, cost: impl Fn(&Member) -> u64) -> Option<usize> {
-        let members = &*self.snapshot.members;
+    /// The least under way of all, over weights. It is not made a part of `choose`, which other policies go through.
+    #[inline(never)]
+    fn least_in_flight(&self) -> Option<usize> {
+        let seats = &*self.snapshot.seats;
+        if !self.in_panic && !self.is_narrow && self.snapshot.weights == Weights::Even {
+            // A word without a status is how many are under way, and less than any with one.
+            let mut all = 0;
+            let word = |_, seat: &Seat| {
+                let word = seat.place.word();
+                all |= word.0;
+                word.0
+            };
+            let place = least::pick_scaled(self.random, seats, word, |_| 1)?;
+            if !Account::is_joining(Word(all).status()) && self.is_open(place) {
+                return Some(place);
+            }
+        }
+        self.least(|_, word| u64::from(word.in_flight()))
+    }
+
+    /// The least of all.
+    #[inline(never)]
+    fn least(&self, cost: impl Fn(&Seat, Word) -> u64) -> Option<usize> {
+        self.least_at_a_glance(&cost).or_else(|| self.least_of_available(cost))
+    }
+
+    /// By the words alone, which say what a whole set says of itself nearly always; gates and all else are asked of the
+    /// one that is found, and not of a hundred. None if that will not do.
+    fn least_at_a_glance(&self, cost: impl Fn(&Seat, Word) -> u64) -> Option<usize> {
+        let is_subset = self.wish.subset && self.ask.subset.is_some();
+        if self.in_panic || is_subset || self.snapshot.weights == Weights::Any {
+            return None;
+        }
+        let mut passed_over = [usize::MAX; GLANCES];
+        for tries in 0..GLANCES {
+            let place = if tries == 0 && self.rank.is_none() {
+                self.glance(&cost, |_| true)?
+            } else {
+                let is_ranked = |place: usize| self.rank.is_none_or(|(ranks, best)| ranks[place] == best);
+                self.glance(&cost, |place| is_ranked(place) && !passed_over.contains(&place))?
+            };
+            if self.is_open(place) {
+                return Some(place);
+            }
+            passed_over[tries] = place;
+        }
+        None
+    }
+
+    #[inline]
+    fn glance(&self, cost: impl Fn(&Seat, Word) -> u64, is_meant: impl Fn(usize) -> bool) -> Option<usize> {
+        let (seats, mut all) = (&*self.snapshot.seats, 0);
+        let mut look = |place, seat: &Seat| {
+            let word = seat.place.word();
+            all |= word.status();
+            let is_out = !Account::is_present(word.status()) || !is_meant(place);
+            if is_out { u64::MAX } else { cost(seat, word) }
+        };
+        let place = if self.snapshot.weights == Weights::Even {
+            least::pick_scaled(self.random, seats, look, |_| 1)
+        } else {
+            let scaled = |place, seat: &Seat| look(place, seat).saturating_mul(seat.scale.into());
+            least::pick_scaled(self.random, seats, scaled, |seat| seat.weight)
+        };
+        let is_any_new = Account::is_joining(all) && self.wish.fair && self.config.slow_start.is_some();
+        place.filter(|_| !is_any_new)
+    }
+
+    /// By all there is to ask. Each endpoint is looked at once, as there are many.
+    fn least_of_available(&self, cost: impl Fn(&Seat, Word) -> u64) -> Option<usize> {
+        let (members, seats) = (&*self.snapshot.members, &*self.snapshot.seats);
         least::pick(self.random, members.len(), |place| {
-            let member = &members[place];
-            let status = member.account.status();
-            if !self.is_plainly_available(member, status) && !self.is_available(place, member, status) {
+            let (member, seat) = (&members[place], &seats[place]);
+            let word = seat.place.word();
+            let status = word.status();
+            if !self.is_plainly_available(seat, status) && !self.is_available(place, member, status) {
                 return None;
             }
             let is_new = Account::is_joining(status) && self.wish.fair;
             let share = if is_new { self.share_of(&member.account) } else { slow_start::WHOLE };
-            Some(least::Look { cost: cost(member), weight: member.weight, share })
+            Some(least::Look { cost: cost(seat, word), weight: member.weight, share })
         })
     }
 
     /// Nothing is said against it: so it is of nearly all, nearly always.
     #[inline]
-    const fn is_plainly_available(&self, member: &Member, status: u32) -> bool {
-        status == 0 && member.is_plain && !self.is_narrow
+    const fn is_plainly_available(&self, seat: &Seat, status: u32) -> bool {
+        status == 0 && seat.is_plain && !self.is_narrow
     }
 
     fn is_available(&self, place: usize, member: &Member, status: u32) -> bool {
@@ -547,9 +679,14 @@ impl View<'_> {
 
     fn bound(&self, percent: u32) -> Bound {
         let mut bound = Bound { percent, in_flight: 0, weights: 0 };
-        for place in (0..self.count()).filter(|place| self.is_open(*place)) {
-            bound.in_flight += u64::from(self.snapshot.members[place].account.in_flight());
-            bound.weights += u64::from(self.weight(place));
+        for (place, seat) in self.snapshot.seats.iter().enumerate() {
+            let word = seat.place.word();
+            if self.is_plainly_available(seat, word.status())
+                || self.is_available(place, &self.snapshot.members[place], word.status())
+            {
+                bound.in_flight += u64::from(word.in_flight());
+                bound.weights += u64::from(seat.weight);
+            }
         }
         bound
     }
@@ -600,13 +737,15 @@ impl Candidates for View<'_> {
         self.snapshot.members.len()
     }
 
+    #[inline]
     fn is_open(&self, place: usize) -> bool {
-        let member = &self.snapshot.members[place];
-        let status = member.account.status();
-        self.is_plainly_available(member, status) || self.is_available(place, member, status)
+        let seat = &self.snapshot.seats[place];
+        let status = seat.place.word().status();
+        self.is_plainly_available(seat, status)
+            || self.is_available(place, &self.snapshot.members[place], status)
     }
 
     fn weight(&self, place: usize) -> u32 {
-        self.snapshot.members[place].weight
+        self.snapshot.seats[place].weight
     }
 }

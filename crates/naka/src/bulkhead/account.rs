@@ -1,21 +1,24 @@
 //! What outlives a configuration: the counts, and the rule that is in force for them.
 
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{
-        AtomicU32, AtomicU64,
-        Ordering::{Acquire, SeqCst},
-    },
-};
+use std::sync::{Arc, PoisonError};
 
 use http::{Response, StatusCode};
-use tokio::{
-    sync::{Notify, oneshot},
-    time::Instant,
-};
+use tokio::{sync::oneshot, time::Instant};
 
 use super::{BulkheadConfig, Counts, Limiter, Sample, slots::Slots};
-use crate::{clock::Now, enforce::Rejections, guard::Guard, reject::Rejection};
+use crate::{
+    clock::Now,
+    enforce::Rejections,
+    guard::Guard,
+    reject::Rejection,
+    sync::{
+        Mutex, MutexGuard, Notify,
+        atomic::{
+            AtomicU32, AtomicU64,
+            Ordering::{Acquire, SeqCst},
+        },
+    },
+};
 
 /// One place at work; given back when dropped.
 #[derive(Debug)]

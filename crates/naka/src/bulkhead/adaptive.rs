@@ -27,11 +27,18 @@ pub enum Adaptive {
     /// `limit = 4/5 * limit + 1/5 * (limit * gradient + sqrt(limit))`.
     ///
     /// There the baseline is a long mean of the same latencies. One that rises slowly takes it along, so
-    /// the gradient stays 1 and the limit drifts to its maximum. Here it is the lowest mean of any ten
-    /// samples, and rises in one way only: once in each `probe_every` the limit is lowered to a quarter
-    /// until ten requests have come and gone that found no more than that at work. What they took is the
-    /// new baseline. So waiting behind others never counts as the normal state, and a service that has
-    /// become slower by itself is known within one `probe_every`.
+    /// the gradient stays 1 and the limit drifts to its maximum. Here it is the mean of requests that found no
+    /// more than a quarter of the limit at work, and is measured anew in each `probe_every`: by all that came in
+    /// it, if there were fifty of them, which costs nothing; else the limit is lowered to that quarter until
+    /// twenty to fifty have come and gone (as Envoy's adaptive concurrency does for its `minRTT`). So waiting
+    /// behind others never counts as the normal state, and a service that has become slower or faster by itself
+    /// is known within one `probe_every`.
+    ///
+    /// It is a mean, and not the lowest of many means: of latencies that differ from request to request
+    /// the lowest mean is far below what they are, by chance alone. And of those that begin at once the short ones
+    /// come back first, so the first three for each place do not count while the limit is lowered. With either
+    /// of these a hundred workers whose times are spread exponentially seemed to take ten times as long as they
+    /// should, and the limit went down to four.
     Gradient2 {
         /// The lowest limit, and the first; 0 counts as 1.
         min: u32,
@@ -39,7 +46,7 @@ pub enum Adaptive {
         max: u32,
         /// How much slower than the baseline is well; 150 is half as slow again. At least 100.
         tolerance_percent: u32,
-        /// From one probe to the next.
+        /// From one baseline to the next.
         probe_every: Duration,
     },
 }
@@ -50,7 +57,7 @@ impl Adaptive {
         Self::Aimd { min, max, latency, backoff_percent: 90 }
     }
 
-    /// By the gradient of the latency, up to half above the baseline, which is probed every 30 seconds.
+    /// By the gradient of the latency, up to half above the baseline, which is measured every 30 seconds.
     pub const fn gradient2(min: u32, max: u32) -> Self {
         Self::Gradient2 { min, max, tolerance_percent: 150, probe_every: Duration::from_secs(30) }
     }
@@ -82,6 +89,8 @@ pub struct Limiter {
     limit_milli: u64,
     baseline_ns: Option<u64>,
     window: Window,
+    /// Of requests that found few at work, since the baseline was measured or a probe began.
+    quiet: Mean,
     probe: Probe,
 }
 
@@ -113,25 +122,31 @@ impl Mean {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Probe {
-    /// Not before the first sample.
+    /// Not before the first sample, with which the first one begins.
     Unknown,
+    /// From then on, unless there are enough quiet ones by then.
     From(u64),
-    Going {
-        until_ns: u64,
-        mean: Mean,
-    },
+    /// The limit is lowered; the next so many that come back are short ones.
+    Going { until_ns: u64, skips: u64 },
 }
 
 const SAMPLES: u64 = 10;
 const WINDOW_NS: u64 = 100_000_000;
-/// A probe that finds nothing ends: after this long, or forty times the baseline.
+/// A probe that finds too little ends: after this long, or forty times the baseline.
 const PROBE_NS: u64 = 1_000_000_000;
+/// By so many a baseline is known without a probe.
+const ENOUGH: u64 = 50;
+/// At the least, and at the most, by so many with one; and between these three for each place.
+const PROBED: (u64, u64) = (20, 50);
+/// So many for each place come back too early.
+const SKIPS: u64 = 3;
 
 impl Limiter {
     /// At its lowest.
     pub fn new(how: Adaptive) -> Self {
         let (limit_milli, _) = how.bounds();
-        Self { how, limit_milli, baseline_ns: None, window: Window::default(), probe: Probe::Unknown }
+        let (window, quiet) = (Window::default(), Mean::default());
+        Self { how, limit_milli, baseline_ns: None, window, quiet, probe: Probe::Unknown }
     }
 
     /// The same limit under other rules, within their bounds.
@@ -186,31 +201,42 @@ impl Limiter {
 
     /// Whether the sample belongs to a probe.
     fn probes(&mut self, sample: &Sample, every_ns: u64) -> bool {
-        let next = Probe::From(sample.now_ns.saturating_add(every_ns));
-        match self.probe {
-            Probe::Unknown => self.probe = next,
-            Probe::From(from_ns) if sample.now_ns >= from_ns => {
-                let longest_ns = self.baseline_ns.unwrap_or_default().saturating_mul(40).max(PROBE_NS);
-                let until_ns = sample.now_ns.saturating_add(longest_ns);
-                self.probe = Probe::Going { until_ns, mean: Mean::default() };
-                self.window = Window::default();
-            }
-            Probe::From(_) => {}
-            Probe::Going { until_ns, mut mean } => {
-                if !sample.is_dropped && sample.in_flight <= self.quarter() {
-                    mean.add(sample.latency_ns);
-                }
-                self.probe = Probe::Going { until_ns, mean };
-                if mean.count >= SAMPLES {
-                    self.baseline_ns = Some(mean.get());
-                    self.probe = next;
-                } else if sample.now_ns >= until_ns {
-                    self.probe = next; // The baseline stays.
-                }
-                return true;
+        let places = u64::from(self.quarter());
+        if !sample.is_dropped && u64::from(sample.in_flight) <= places {
+            match &mut self.probe {
+                Probe::Going { skips, .. } if *skips > 0 => *skips -= 1,
+                _ => self.quiet.add(sample.latency_ns),
             }
         }
-        false
+        match self.probe {
+            Probe::From(from_ns) if sample.now_ns < from_ns => return false,
+            Probe::From(_) if self.quiet.count >= ENOUGH => {
+                self.measured(sample.now_ns, every_ns);
+                return false;
+            }
+            Probe::Unknown | Probe::From(_) => {
+                let longest_ns = self.baseline_ns.unwrap_or_default().saturating_mul(40).max(PROBE_NS);
+                let until_ns = sample.now_ns.saturating_add(longest_ns);
+                (self.window, self.quiet) = (Window::default(), Mean::default());
+                self.probe = Probe::Going { until_ns, skips: places * SKIPS };
+            }
+            Probe::Going { until_ns, .. } => {
+                let (least, most) = PROBED;
+                if self.quiet.count >= (places * 3).clamp(least, most) || sample.now_ns >= until_ns {
+                    self.measured(sample.now_ns, every_ns);
+                }
+            }
+        }
+        true
+    }
+
+    /// What is known of quiet times is the baseline, if it is anything; else that stays.
+    fn measured(&mut self, now_ns: u64, every_ns: u64) {
+        let quiet = std::mem::take(&mut self.quiet);
+        if quiet.count >= SAMPLES {
+            self.baseline_ns = Some(quiet.get());
+        }
+        self.probe = Probe::From(now_ns.saturating_add(every_ns));
     }
 
     fn advance(&mut self, window: &Window) {
@@ -229,10 +255,6 @@ impl Limiter {
             }
             Adaptive::Gradient2 { tolerance_percent, .. } => {
                 let latency_ns = window.mean.get();
-                if window.mean.count >= SAMPLES {
-                    self.baseline_ns =
-                        Some(self.baseline_ns.map_or(latency_ns, |known| known.min(latency_ns)));
-                }
                 let tolerated_ns = u128::from(self.baseline_ns.unwrap_or(latency_ns))
                     * u128::from(tolerance_percent.max(100))
                     * 10;
@@ -250,9 +272,13 @@ impl Limiter {
 
 #[cfg(test)]
 mod tests {
-    use std::{cmp::Reverse, collections::BinaryHeap};
+    use std::{
+        cmp::Reverse,
+        collections::{BinaryHeap, VecDeque},
+    };
 
     use super::*;
+    use crate::random::mix;
 
     const MS: u64 = 1_000_000;
 
@@ -347,6 +373,101 @@ mod tests {
         let mut again = Service { now_ns: half.now_ns, ..Service::new(40, 10 * MS) };
         again.run(&mut limiter, 2 * MINUTE, u32::MAX);
         assert!(limiter.limit() >= 40, "{}", limiter.limit());
+    }
+
+    /// A service whose requests come by chance and take times that are spread exponentially: many are short, and some are
+    /// five times as long as the mean.
+    struct Spread {
+        workers: usize,
+        chance: u64,
+        now_s: f64,
+        waiting: VecDeque<(f64, u32)>,
+        /// When it ends, in nanoseconds, when it came, how many were at work then.
+        working: BinaryHeap<Reverse<(u64, u64, u32)>>,
+    }
+
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a test in seconds"
+    )]
+    impl Spread {
+        const MEAN_S: f64 = 0.1;
+
+        fn new(workers: usize) -> Self {
+            let (waiting, working) = (VecDeque::new(), BinaryHeap::new());
+            Self { workers, chance: 7, now_s: 0.0, waiting, working }
+        }
+
+        fn around(&mut self, mean_s: f64) -> f64 {
+            self.chance += 1;
+            let share = ((mix(self.chance) >> 11) as f64 + 1.0) / (1_u64 << 53) as f64;
+            -share.ln() * mean_s
+        }
+
+        fn work(&mut self, (came_s, in_flight): (f64, u32)) {
+            let ends_s = self.now_s + self.around(Self::MEAN_S);
+            self.working.push(Reverse(((ends_s * 1e9) as u64, (came_s * 1e9) as u64, in_flight)));
+        }
+
+        /// Goes on for so long under a load, of what it can do. Says how many of those that came were refused, and how
+        /// many were answered of those that could be.
+        fn run(&mut self, limiter: &mut Limiter, load: f64, for_s: f64) -> (f64, f64) {
+            let (end_s, can) = (self.now_s + for_s, self.workers as f64 / Self::MEAN_S);
+            let (mut came, mut refused, mut answered) = (0.0, 0.0, 0.0);
+            let mut next_s = self.now_s + self.around(1.0 / can / load);
+            loop {
+                let ends_s =
+                    self.working.peek().map_or(f64::MAX, |Reverse((ends_ns, ..))| *ends_ns as f64 / 1e9);
+                self.now_s = next_s.min(ends_s);
+                if self.now_s > end_s {
+                    return (refused / came, answered / (can * for_s));
+                }
+                let in_flight = u32::try_from(self.working.len() + self.waiting.len()).unwrap() + 1;
+                if next_s < ends_s {
+                    next_s = self.now_s + self.around(1.0 / can / load);
+                    came += 1.0;
+                    if in_flight > limiter.admits() {
+                        refused += 1.0;
+                    } else if self.working.len() < self.workers {
+                        self.work((self.now_s, in_flight));
+                    } else {
+                        self.waiting.push_back((self.now_s, in_flight));
+                    }
+                    continue;
+                }
+                let Reverse((now_ns, came_ns, in_flight)) = self.working.pop().unwrap();
+                answered += 1.0;
+                let latency_ns = now_ns - came_ns;
+                limiter.sample(Sample { now_ns, latency_ns, in_flight, is_dropped: false });
+                if let Some(next) = self.waiting.pop_front() {
+                    self.work(next);
+                }
+            }
+        }
+    }
+
+    /// The baseline was the lowest mean of ten, and a probe ended with the first ten that came back: three quarters of
+    /// what a hundred workers could have done were refused.
+    #[test]
+    fn r14_5_service_times_that_are_spread_exponentially_do_not_shrink_the_limit() {
+        for workers in [4, 10, 20, 100] {
+            let mut limiter = Limiter::new(Adaptive::gradient2(2, 1000));
+            let mut service = Spread::new(workers);
+            service.run(&mut limiter, 0.5, 60.0);
+            for load in [0.3, 0.5, 0.7] {
+                let (refused, _) = service.run(&mut limiter, load, 300.0);
+                assert!(refused < 0.01, "{workers} at {load}: {refused} refused, {}", limiter.limit());
+            }
+            service.run(&mut limiter, 2.0, 20.0);
+            let (_, answered) = service.run(&mut limiter, 2.0, 300.0);
+            let limit = limiter.limit() as usize;
+            assert!(
+                answered > 0.94 && limit < workers * 3 + 8,
+                "{workers} under twice of it: {answered}, {limit}"
+            );
+        }
     }
 
     #[test]

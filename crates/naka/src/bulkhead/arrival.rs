@@ -1,13 +1,6 @@
 //! What becomes of whoever arrives: a place, a wait for one, or a refusal.
 
-use std::{
-    pin::pin,
-    sync::{
-        Arc,
-        atomic::Ordering::{AcqRel, Acquire, SeqCst},
-    },
-    time::Duration,
-};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use tokio::{sync::oneshot, time::Instant};
 
@@ -23,6 +16,7 @@ use crate::{
     key::Key,
     observe::Observer,
     reject::{Dependency, Head, Reason, Rejection, Verdict},
+    sync::atomic::Ordering::{AcqRel, Acquire, SeqCst},
 };
 
 /// One place in the queue; left when dropped. Passing the wake-up on is `Notified`'s own doing.

@@ -95,7 +95,7 @@ use std::{
     future::Future,
     mem,
     pin::Pin,
-    sync::{Arc, Mutex, atomic::Ordering::Relaxed},
+    sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -110,6 +110,8 @@ mod adaptive;
 mod arrival;
 mod config;
 mod counts;
+#[cfg(all(test, naka_loom))]
+mod models;
 mod slots;
 
 pub use account::Permit;
@@ -131,6 +133,7 @@ use crate::{
     layered::layered,
     observe::Observer,
     reject::{Dependency, Head, Rejection, Verdict},
+    sync::Mutex,
 };
 
 /// Applies [`Bulkhead`]; see the [module docs](self) for an example.

@@ -4,13 +4,7 @@ use std::{
     collections::hash_map::RandomState,
     fmt,
     hash::{BuildHasher as _, Hasher as _},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{
-            AtomicU32,
-            Ordering::{Acquire, Relaxed, Release},
-        },
-    },
+    sync::{Arc, PoisonError},
     time::Duration,
 };
 
@@ -34,6 +28,13 @@ use crate::{
     observe::Observer,
     random::Numbers,
     reject::{Head, Reason, Rejection},
+    sync::{
+        Mutex, MutexGuard,
+        atomic::{
+            AtomicU32,
+            Ordering::{Acquire, Relaxed, Release},
+        },
+    },
 };
 
 /// A change of phase, and why.

@@ -14,15 +14,14 @@
 //! - A caller that is held up between reading the clock and writing, for nine tenths of the window, puts its
 //!   result where a later bucket is, and takes that one out of the window.
 
-use std::sync::atomic::{
-    AtomicU64,
-    Ordering::{AcqRel, Acquire, Relaxed, SeqCst},
-};
-
 use super::{
     config::Rule,
     phase::{self, Entry, Phase, State},
     window::{self, Answer, BUCKETS, Cause, Counts, Shape},
+};
+use crate::sync::atomic::{
+    AtomicU64,
+    Ordering::{AcqRel, Acquire, Relaxed, SeqCst},
 };
 
 #[derive(Debug)]

@@ -142,6 +142,8 @@ mod breaker;
 mod cell;
 mod config;
 mod endpoints;
+#[cfg(all(test, naka_loom))]
+mod models;
 mod phase;
 mod preset;
 mod table;

@@ -72,9 +72,21 @@ impl Ewma {
         u32::try_from(self.0 >> 32).unwrap_or(u32::MAX)
     }
 
-    /// It was fed less than so long ago.
-    pub fn is_younger(self, now_ns: u64, age_ns: u64) -> bool {
-        !self.is_empty() && self.age(now_ns) <= age_ns >> TICK_BITS
+    /// It was fed in this tick or later.
+    #[inline]
+    pub const fn is_since(self, tick: u64) -> bool {
+        self.0 & MAX_TICK >= tick
+    }
+
+    /// As one word, what is estimated in this tick; see [`known_us`](Self::known_us).
+    pub fn estimated(estimate_us: u32, tick: u64) -> Self {
+        Self(u64::from(estimate_us.min(MAX_US) * 16) << 32 | tick.min(MAX_TICK))
+    }
+
+    /// The estimate, if it was made in this tick.
+    #[inline]
+    pub fn known_us(self, tick: u64) -> Option<u32> {
+        (self.0 & MAX_TICK == tick).then(|| self.last_us())
     }
 
     /// The average now, where that of all is `others_us`.
@@ -114,12 +126,22 @@ impl Ewma {
 
     fn at(sixteenths: u32, now_ns: u64) -> Self {
         // Never 0, so that an average of nothing is not nothing.
-        Self(u64::from(sixteenths) << 32 | ((now_ns >> TICK_BITS) + 1).min(MAX_TICK))
+        Self(u64::from(sixteenths) << 32 | tick(now_ns))
     }
 
     fn age(self, now_ns: u64) -> u64 {
         ((now_ns >> TICK_BITS) + 1).saturating_sub(self.0 & MAX_TICK)
     }
+}
+
+/// The tick of a time, from 1.
+pub fn tick(now_ns: u64) -> u64 {
+    ((now_ns >> TICK_BITS) + 1).min(MAX_TICK)
+}
+
+/// The first tick that is not longer ago than this.
+pub fn tick_since(now_ns: u64, age_ns: u64) -> u64 {
+    ((now_ns >> TICK_BITS) + 1).saturating_sub(age_ns >> TICK_BITS).max(1)
 }
 
 /// `weight` of `old`, the rest of `new`.
@@ -176,6 +198,16 @@ mod tests {
             ewma = ewma.averaged(if ms % 2 == 0 { 900 } else { 1100 }, ms * 1_000_000, half_life());
         }
         assert!(ewma.last_us().abs_diff(1500) < 100, "halfway from 2000 to 1000: {ewma:?}");
+    }
+
+    #[test]
+    fn what_was_estimated_is_known_within_its_tick() {
+        let estimate = Ewma::estimated(7000, tick(5 * S));
+        assert_eq!(estimate.known_us(tick(5 * S)), Some(7000));
+        assert_eq!(estimate.known_us(tick(6 * S)), None);
+        assert_eq!(Ewma::default().known_us(tick(0)), None, "nothing is of no tick");
+        assert!(estimate.is_since(tick_since(9 * S, 5 * S)) && !estimate.is_since(tick_since(60 * S, 5 * S)));
+        assert!(!Ewma::default().is_since(tick_since(0, S)));
     }
 
     #[test]

@@ -33,8 +33,15 @@ impl Rendezvous {
         let key = mix(key);
         let hash = |place: usize| mix(key.wrapping_add(self.identities[place]));
         if self.is_even {
-            let open = (0..self.identities.len()).filter(|place| candidates.is_open(*place));
-            return open.max_by_key(|place| hash(*place));
+            let mut best = None::<(u64, usize)>;
+            for place in 0..self.identities.len() {
+                let hash = hash(place);
+                // Few are higher than all before them, and only these are asked whether they are open.
+                if best.is_none_or(|(highest, _)| hash >= highest) && candidates.is_open(place) {
+                    best = Some((hash, place));
+                }
+            }
+            return best.map(|(_, place)| place);
         }
         least::pick(key, self.identities.len(), |place| {
             let look =
