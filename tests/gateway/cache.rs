@@ -220,6 +220,8 @@ async fn a_reload_keeps_what_is_kept_unless_the_route_answers_otherwise() {
     gateway.send(get("/menus")).await;
     gateway.reload(&KITCHEN.replace("stale_if_error: 1h, max_bytes: 1MiB", "max_bytes: 2MiB")).unwrap();
     assert!(hit(gateway.send(get("/menus")).await));
+    let replayed = "naka_policy_decisions_total{policy=\"kept@route:menus\",outcome=\"replayed\"}";
+    assert_eq!(gateway.metric(replayed), Some(1.0), "it is still counted");
     let elsewhere =
         KITCHEN.replace("body: the usual}}\n    upstream: kitchen", "body: the usual}}\n    upstream: other");
     let elsewhere = elsewhere.replace("route: menus, upstream: kitchen", "route: menus, upstream: other");
@@ -233,7 +235,19 @@ async fn a_reload_keeps_what_is_kept_unless_the_route_answers_otherwise() {
         )
         .unwrap();
     assert_eq!(said(&gateway.send(get("/menus")).await).1, "a:1 /all for nobody");
-    assert_eq!(all.map(|kitchen| kitchen.upstream.requests()), [3, 1]);
+    assert_eq!(all.each_ref().map(|kitchen| kitchen.upstream.requests()), [3, 1]);
+    // What is stripped follows from what is matched.
+    let stripped = |prefix: &str| {
+        KITCHEN.replace(
+            "match: {prefix: /menus}",
+            &format!("match: {{prefix: {prefix}}}\n    strip_prefix: true"),
+        )
+    };
+    let tests = "expect: {route: menus, upstream: kitchen}";
+    gateway.reload(&stripped("/menus").replace(tests, "expect: {upstream: kitchen}")).unwrap();
+    assert_eq!(said(&gateway.send(get("/menus/a/b")).await).1, "a:1 /a/b for nobody");
+    gateway.reload(&stripped("/menus/a").replace("api.example/menus'", "api.example/menus/a'")).unwrap();
+    assert_eq!(said(&gateway.send(get("/menus/a/b")).await).1, "a:1 /b for nobody");
 }
 
 #[tokio::test(start_paused = true)]

@@ -23,6 +23,7 @@ routes:
   again: {match: {prefix: /again}, timeouts: {total: 10s}, retry: {max: 1, backoff: 1ms}, upstream: rides}
   narrow: {match: {prefix: /narrow}, timeouts: {total: 10s}, upstream: narrow}
   short: {match: {prefix: /short}, timeouts: {total: 10s}, upstream: short}
+  guarded: {match: {prefix: /guarded}, circuit_breaker: {consecutive: 2, failure_rate: never, open: 1h}, upstream: rides}
   never: {match: {prefix: /never}, timeouts: {total: never}, upstream: rides}
   copied: {match: {prefix: /copied}, timeouts: {total: 10s}, mirror: {upstream: shadow, methods: safe}, upstream: rides}
 tests:
@@ -165,4 +166,22 @@ async fn it_is_explained_as_it_is_told() {
     assert!(explained.contains("x-timeout-ms: 2000"), "{explained}");
     let refused = gateway.explain("GET http://api.example/short", &["x-timeout-ms: soon".into()]).to_string();
     assert!(refused.contains("400"), "{refused}");
+}
+
+/// Bug: a stranger who waited for a millisecond opened the breaker for everybody.
+#[tokio::test(start_paused = true)]
+async fn who_waits_too_short_a_time_opens_no_breaker() {
+    let gateway = Inside::new(RIDES);
+    let upstream = endpoint(&gateway, || answer(504, "", "no time for that"));
+    for _ in 0..10 {
+        let response = gateway.send(said("/guarded", &[("x-timeout-ms", "50")])).await;
+        assert_eq!((response.status().as_u16(), &response.body()[..]), (504, &b"no time for that"[..]));
+    }
+    assert_eq!(upstream.requests(), 10);
+    // Who waits as long as we do has seen a failure.
+    for status in [504, 504, 503] {
+        let response = gateway.send(said("/guarded", &[("x-timeout-ms", "70000")])).await;
+        assert_eq!(response.status(), status);
+    }
+    assert_eq!(upstream.requests(), 12);
 }

@@ -45,7 +45,7 @@ impl Deadlines {
         Ok(told)
     }
 
-    /// Says what is left, at most `limit`, where an endpoint would understand it.
+    /// Says what is left until `deadline`, where an endpoint would understand it.
     ///
     /// # Errors
     /// If nothing is left.
@@ -53,7 +53,6 @@ impl Deadlines {
         &self,
         headers: &mut HeaderMap,
         deadline: Option<Instant>,
-        limit: Option<Duration>,
         now: impl FnOnce() -> Now,
     ) -> Result<(), Reason> {
         let Some(deadline) = deadline else { return Ok(()) };
@@ -65,7 +64,6 @@ impl Deadlines {
         if left.is_zero() {
             return Err(Reason::DeadlineExpired);
         }
-        let left = limit.map_or(left, |limit| left.min(limit));
         if is_grpc {
             headers.insert(GRPC_TIMEOUT, to_grpc(left));
         }
@@ -133,24 +131,23 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_left_is_told_and_never_more_than_an_attempt_may_take() {
+    async fn what_is_left_is_told_to_who_understands_it() {
         let now = Now::read();
         let deadline = Some(now.instant() + Duration::from_secs(3));
         let later = || Now::from(now.instant() + Duration::from_millis(500));
-        let told = |deadlines: Deadlines, all: &[(&'static str, &'static str)], limit| {
+        let told = |deadlines: Deadlines, all: &[(&'static str, &'static str)]| {
             let mut headers = headers(all);
-            deadlines.tell(&mut headers, deadline, limit, later).unwrap();
+            deadlines.tell(&mut headers, deadline, later).unwrap();
             let value = |name: &str| headers.get(name).map(|it| it.to_str().unwrap().to_owned());
             (value("grpc-timeout"), value("x-timeout-ms"))
         };
-        assert_eq!(told(Deadlines::default(), &[], None), (None, None));
-        assert_eq!(told(milliseconds(), &[], None), (None, Some("2500".into())));
-        assert_eq!(told(Deadlines::default(), &[GRPC], None), (Some("2500000u".into()), None));
-        let second = Some(Duration::from_secs(1));
-        assert_eq!(told(milliseconds(), &[GRPC], second), (Some("1000000u".into()), Some("1000".into())));
+        assert_eq!(told(Deadlines::default(), &[]), (None, None));
+        assert_eq!(told(milliseconds(), &[]), (None, Some("2500".into())));
+        assert_eq!(told(Deadlines::default(), &[GRPC]), (Some("2500000u".into()), None));
+        assert_eq!(told(milliseconds(), &[GRPC]), (Some("2500000u".into()), Some("2500".into())));
         let over = || Now::from(now.instant() + Duration::from_secs(3));
-        let is_over = milliseconds().tell(&mut HeaderMap::new(), deadline, None, over);
+        let is_over = milliseconds().tell(&mut HeaderMap::new(), deadline, over);
         assert_eq!(is_over, Err(Reason::DeadlineExpired));
-        assert_eq!(milliseconds().tell(&mut HeaderMap::new(), None, None, over), Ok(()));
+        assert_eq!(milliseconds().tell(&mut HeaderMap::new(), None, over), Ok(()));
     }
 }

@@ -478,8 +478,10 @@ fn forwarded(
     let route = &generation.config.routes[route];
     let Upstream { protocol, timeouts, .. } = &generation.config.upstreams[upstream];
     let Parts { headers, extensions, .. } = parts;
-    // What nobody waits for any more has been refused before.
-    _ = generation.entry.deadlines.tell(headers, Deadline::of(extensions), timeouts.per_try, || now);
+    let until = timeouts.per_try.and_then(|limit| now.instant().checked_add(limit));
+    let deadline = Deadline::of(extensions).into_iter().chain(until).min();
+    // What nobody waits for has been refused further out.
+    _ = generation.entry.deadlines.tell(headers, deadline, || now);
     let edit = &route.headers.request;
     let is_configured = |name: &HeaderName| edit.set.iter().chain(&edit.add).any(|(known, _)| known == name);
     let headers = parts.headers.iter().map(|(name, value)| Field {

@@ -138,6 +138,7 @@ pub fn refuse(
 fn note(parts: &mut Parts, plan: &Plan, captures: Captures) {
     if let Some(context) = parts.extensions.get_mut::<Context>() {
         let own = plan.total.and_then(|total| context.now.instant().checked_add(total));
+        context.is_hurried = context.deadline.is_some_and(|told| own.is_none_or(|own| told < own));
         context.deadline = own.into_iter().chain(context.deadline).min();
     }
     if plan.needs_match || !captures.is_empty() {

@@ -124,14 +124,16 @@ pub type Caches = Carried<(Cache, Answering), CacheLayer<Arc<PolicyMetrics>>>;
 /// What an answer depends on besides the request.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Answering {
+    /// What it matches of the path, as it is shown: what is stripped and captured follows from it.
+    pub path: String,
     /// Where it goes.
     pub destination: Destination,
     /// What is changed of the target.
     pub rewrite: Rewrite,
     /// What is changed of headers.
     pub headers: HeaderEdits,
-    /// Headers that say who asks.
-    pub of_identity: Vec<HeaderName>,
+    /// Headers that say who asks, and how long is waited.
+    pub written: Vec<HeaderName>,
 }
 /// Whoever splits, by what it is called among policies.
 pub type Splits = Carried<Split, SplitLayer<ArmMetrics>>;
@@ -245,10 +247,17 @@ impl State {
         let kept = self.idempotency.iter().chain(self.idempotency.buried()).map(|(name, _)| name.clone());
         let breakers = self.breakers.iter().chain(self.breakers.buried()).map(|(name, _)| name.clone());
         let faults = self.faults.iter().map(|(name, _)| name.clone());
+        let caches = self.caches.iter().map(|(name, _)| name.clone());
         let of_endpoints = self.endpoint_breakers.iter().chain(self.endpoint_breakers.buried());
         let breakers = breakers.chain(of_endpoints.map(|(upstream, _)| breakers_name(upstream)));
         let splits = self.splits.iter().chain(self.splits.buried()).map(|(name, _)| name.clone());
-        let all = rate_limits.chain(bulkheads).chain(versions).chain(kept).chain(breakers).chain(faults);
+        let all = rate_limits
+            .chain(bulkheads)
+            .chain(versions)
+            .chain(kept)
+            .chain(breakers)
+            .chain(faults)
+            .chain(caches);
         all.chain(splits).collect()
     }
 

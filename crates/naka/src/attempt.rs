@@ -57,6 +57,16 @@ pub struct StandIn {
     pub was_sent: bool,
 }
 
+/// In the extensions of a request: another attempt at it is under way, so that nothing is known of the endpoint that was
+/// tried before, but that it takes longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Beside;
+
+/// In the extensions of a response: the caller waits for less time than we would. That it was not answered in time, or
+/// was refused for want of it, is no failure of whoever was asked ([`classify`](crate::classify)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hurried;
+
 /// How many endpoints of one request are remembered; those after them are not avoided.
 pub const MAX_TRIED: usize = 8;
 

@@ -7,11 +7,13 @@
 //!    [`Reason::TotalTimeout`]: whoever classifies stands outside of that timeout then, which is the only
 //!    witness of what hangs. Else [`Outcome::Neutral`]: what was refused for a reason of our own is no
 //!    evidence. (Counting it ejected healthy hosts: envoy 25487.)
-//! 3. Its status is one of the failures: a failure, at once.
-//! 4. It is gRPC (`application/grpc`): the `grpc-status` counts as the HTTP status that it stands for
+//! 3. Its caller was in a [hurry](Hurried), and it is 503, 504 or gRPC: neutral, because a stranger who waits for a
+//!    millisecond could open the breaker for everybody.
+//! 4. Its status is one of the failures: a failure, at once.
+//! 5. It is gRPC (`application/grpc`): the `grpc-status` counts as the HTTP status that it stands for
 //!    ([`http_status`]), whether it comes with the head or in the trailers; `CANCELLED` is neutral, and a
 //!    response that ends without any is a failure, as clients take it for `UNKNOWN`.
-//! 5. Else it depends on the body: a failure if that ends in an error (a reset, or fewer bytes than were
+//! 6. Else it depends on the body: a failure if that ends in an error (a reset, or fewer bytes than were
 //!    announced), neutral if it is dropped, because the client went, and a success if it comes to its end.
 //!
 //! A future that is dropped before there is a response is neutral as well.
@@ -50,6 +52,7 @@ use std::ops::RangeInclusive;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header::CONTENT_TYPE};
 
 use crate::{
+    attempt::Hurried,
     guard::End,
     reject::{Reason, Rejection},
 };
@@ -133,6 +136,10 @@ impl Classifier {
             let blames = reason.blames_upstream() || reason == Reason::TotalTimeout;
             return Seen::Decided(if blames { Outcome::Failure } else { Outcome::Neutral });
         }
+        let is_hurried = response.extensions().get::<Hurried>().is_some();
+        if is_hurried && (is_for_want_of_time(response.status()) || is_grpc(response.headers())) {
+            return Seen::Decided(Outcome::Neutral);
+        }
         if self.is_failure(response.status()) {
             return Seen::Decided(Outcome::Failure);
         }
@@ -206,6 +213,11 @@ pub fn http_status(grpc_status: &HeaderValue) -> Option<StatusCode> {
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
+/// What is said by those who hear that nobody waits long enough.
+const fn is_for_want_of_time(status: StatusCode) -> bool {
+    matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
+}
+
 /// Whether the body is gRPC. Not gRPC-Web, which has its trailers in the body.
 pub fn is_grpc(headers: &HeaderMap) -> bool {
     let value = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
@@ -260,6 +272,20 @@ mod tests {
             assert_eq!(of(reason), Seen::Decided(Outcome::Failure), "{reason}");
         }
         assert_eq!(SEEN.result::<(), _>(&Err(())), Seen::Decided(Outcome::Failure));
+    }
+
+    #[test]
+    fn r3_2_who_waits_too_short_a_time_fails_nobody() {
+        let hurried = |status: u16| {
+            let mut response = Response::builder().status(status).body(()).unwrap();
+            response.extensions_mut().insert(Hurried);
+            SEEN.head(&response).end(End::Complete)
+        };
+        assert_eq!([503, 504].map(hurried), [Outcome::Neutral; 2]);
+        assert_eq!([200, 404, 500].map(hurried), [Outcome::Success, Outcome::Success, Outcome::Failure]);
+        let mut grpc = Response::builder().header(CONTENT_TYPE, "application/grpc").body(()).unwrap();
+        grpc.extensions_mut().insert(Hurried);
+        assert_eq!(SEEN.head(&grpc), Seen::Decided(Outcome::Neutral));
     }
 
     #[test]

@@ -32,6 +32,8 @@ pub struct Context {
     pub arm: Option<Arc<str>>,
     /// Until when an answer is of use.
     pub deadline: Option<Instant>,
+    /// The caller waits for less time than we would.
+    pub is_hurried: bool,
     /// In which budget it was counted.
     pub(crate) counted: Option<Counted>,
 }
@@ -48,6 +50,7 @@ impl Context {
             version: None,
             arm: None,
             deadline: None,
+            is_hurried: false,
             counted: None,
         }
     }

@@ -463,7 +463,7 @@ impl Reason {
                 "The request with this idempotency key was given up on its way, and how far it came is not known; look for what it did."
             }
             Self::IdempotencyStoreFull => "No more idempotency keys can be remembered now; try again later.",
-            Self::DeadlineExpired => "The time the caller allows is over before a place became free.",
+            Self::DeadlineExpired => "The time the caller allows is over before it could be sent on.",
             Self::Shed => "More important requests need the capacity; try again later.",
             Self::PartitionsFull => "Too many different callers are at work; try again later.",
             Self::ResponseTooLarge => "The response is larger than this gateway can change on its way.",
@@ -485,6 +485,7 @@ impl Reason {
                 | Self::ConnectionsFull
                 | Self::ConnectFailed
                 | Self::ConnectTimeout
+                | Self::DeadlineExpired
                 | Self::UpstreamRefused
         )
     }

@@ -128,6 +128,9 @@ impl Explain for TimeoutLayer {
             return if matches!(self.limit, Limit::Off) { Finding::Off } else { Finding::Passes };
         };
         let within = deadline.saturating_duration_since(now.instant());
+        if within.is_zero() {
+            return Finding::Reject(Rejection::new(Reason::TotalTimeout));
+        }
         Finding::WouldAsk(Dependency::Response { within })
     }
 }

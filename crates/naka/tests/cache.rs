@@ -384,6 +384,7 @@ async fn r3_8_what_is_stale_stands_in_for_a_failure_for_as_long_as_is_said() {
         Says::Refuses(Reason::ConnectFailed),
         Says::Refuses(Reason::NoEndpoint),
         Says::Refuses(Reason::BulkheadFull),
+        Says::Refuses(Reason::FaultInjected(StatusCode::BAD_GATEWAY)),
         Says::Refuses(Reason::ResponseTimeout),
     ];
     ask(&layer, &origin, get("/")).await;
@@ -444,20 +445,24 @@ async fn many(
 
 #[tokio::test(start_paused = true)]
 async fn nobody_waits_one_after_the_other_for_what_cannot_be_kept_or_fails() {
-    for (what, headers) in [
-        (vec![("cache-control", "no-store")], &[][..]),
-        (vec![MINUTE], &[("cookie", "session=1")]),
-        (vec![MINUTE], &[("if-none-match", "\"one\"")]),
+    let cookie: &[_] = &[("cookie", "session=1")];
+    for (what, headers, asked_again) in [
+        (vec![("cache-control", "no-store")], &[][..], 50),
+        (vec![MINUTE], cookie, 50),
+        (vec![MINUTE], &[("if-none-match", "\"one\"")], 0), // It was kept, whoever has asked for it.
+        // It is kept, and has to be asked about by each.
+        (vec![("cache-control", "no-cache"), ("etag", "\"one\"")], &[], 50),
+        (vec![("etag", "\"one\"")], &[], 50),
     ] {
-        let (layer, origin) = (layer(), Origin::new(Says::This(200, what, "menu", 400)));
+        let (layer, origin) = (layer(), Origin::new(Says::This(200, what.clone(), "menu", 400)));
         let began = tokio::time::Instant::now();
         assert!(many(&layer, &origin, headers).await.iter().all(|it| it.0 == 200));
-        assert!(began.elapsed() <= Duration::from_millis(800), "{headers:?}: {:?}", began.elapsed());
-        assert!(origin.peak.load(SeqCst) >= 49);
+        assert!(began.elapsed() <= Duration::from_millis(800), "{what:?}: {:?}", began.elapsed());
+        assert!(origin.peak.load(SeqCst) >= 49, "{what:?}");
         let (again, before) = (tokio::time::Instant::now(), origin.count());
         many(&layer, &origin, headers).await;
-        assert!(again.elapsed() <= Duration::from_millis(400), "{headers:?}");
-        assert!(origin.count() == before || origin.count() == before + 50);
+        assert!(again.elapsed() <= Duration::from_millis(800), "{what:?}");
+        assert_eq!(origin.count() - before, asked_again, "{what:?}");
     }
     let (layer, origin) = (layer(), Origin::new(Says::This(503, vec![], "busy", 400)));
     let began = tokio::time::Instant::now();
@@ -468,6 +473,102 @@ async fn nobody_waits_one_after_the_other_for_what_cannot_be_kept_or_fails() {
     let began = tokio::time::Instant::now();
     many(&layer, &origin, &[]).await;
     assert_eq!((began.elapsed(), origin.count()), (Duration::from_secs(6), 50));
+}
+
+/// Bug: what a layer behind does to a body is said with the body alone, and a 304 has none.
+#[tokio::test(start_paused = true)]
+async fn what_is_still_good_depends_on_what_it_did_and_has_the_tag_it_had() {
+    let packed =
+        [MINUTE, ("etag", "W/\"one\""), ("vary", "origin, accept-encoding"), ("content-encoding", "gzip")];
+    let (layer, origin) = (layer(), Origin::new(says(&packed, "packed")));
+    let gzip = [("accept-encoding", "gzip")];
+    ask(&layer, &origin, with("/", &gzip)).await;
+    s(60).await;
+    origin.says(Says::This(304, vec![MINUTE, ("etag", "\"one\""), ("vary", "origin")], "", 0));
+    let response = layer.layer(origin.clone()).oneshot(with("/", &gzip)).await.unwrap();
+    assert_eq!(
+        (&response.headers()["etag"], &response.headers()["content-encoding"]),
+        (&"W/\"one\"".parse().unwrap(), &"gzip".parse().unwrap())
+    );
+    origin.says(says(&[MINUTE, ("vary", "origin, accept-encoding")], "plain"));
+    assert_eq!(ask(&layer, &origin, get("/")).await, got(200, "plain", "naka; fwd=vary-miss; stored"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_304_that_is_for_one_reaches_that_one_whole_and_nobody_else() {
+    let (layer, origin) = (layer(), Origin::new(says(&[MINUTE, ("etag", "\"one\"")], "menu")));
+    ask(&layer, &origin, get("/")).await;
+    s(60).await;
+    origin.says(Says::This(304, vec![MINUTE, ("etag", "\"one\""), ("set-cookie", "session=1")], "", 0));
+    let response = layer.layer(origin.clone()).oneshot(get("/")).await.unwrap();
+    assert_eq!(
+        (response.status().as_u16(), &response.headers()["set-cookie"]),
+        (200, &"session=1".parse().unwrap())
+    );
+    origin.says(says(&[MINUTE], "menu"));
+    assert_eq!(ask(&layer, &origin, get("/")).await.2, "naka; fwd=uri-miss; stored");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_one_client_wants_for_itself_changes_nothing_for_others() {
+    let (layer, origin) = (layer(), Origin::new(says(&[MINUTE], "menu")));
+    assert_eq!(
+        ask(&layer, &origin, with("/", &[("cache-control", "no-store")])).await.2,
+        "naka; fwd=uri-miss"
+    );
+    assert_eq!(ask(&layer, &origin, get("/")).await.2, "naka; fwd=uri-miss; stored");
+    origin.says(Says::This(403, vec![], "not you", 0));
+    ask(&layer, &origin, get("/other")).await;
+    origin.says(says(&[MINUTE], "menu"));
+    assert_eq!(ask(&layer, &origin, get("/other")).await.2, "naka; fwd=uri-miss; stored");
+    // What some services take for another target, or another method.
+    for header in ["x-original-url", "x-rewrite-url", "x-http-method-override"] {
+        let (how, before) = (ask(&layer, &origin, with("/", &[(header, "/admin")])).await.2, origin.count());
+        assert_eq!((&*how, origin.count()), ("", before), "{header}");
+    }
+    // What a proxy says of the host is told apart, and whom it has asked for is not.
+    for host in ["a.example", "b.example"] {
+        let by = [("x-forwarded-host", host), ("x-forwarded-for", "192.0.2.1")];
+        assert_eq!(ask(&layer, &origin, with("/", &by)).await.2, "naka; fwd=uri-miss; stored");
+        let by = [("x-forwarded-host", host), ("x-forwarded-for", "192.0.2.2")];
+        assert!(ask(&layer, &origin, with("/", &by)).await.2.starts_with("naka; hit"));
+    }
+    let forwarded = |value| [("forwarded", value)];
+    assert!(
+        ask(&layer, &origin, with("/", &forwarded("for=192.0.2.1; Host=c.example")))
+            .await
+            .2
+            .ends_with("stored")
+    );
+    assert!(
+        ask(&layer, &origin, with("/", &forwarded("for=192.0.2.7;host=c.example")))
+            .await
+            .2
+            .ends_with("stored")
+    );
+    assert!(
+        ask(&layer, &origin, with("/", &forwarded("for=192.0.2.9;host=c.example")))
+            .await
+            .2
+            .starts_with("naka; hit")
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_asked_for_before_it_changed_is_not_kept() {
+    let (layer, origin) = (layer(), Origin::new(Says::This(200, vec![MINUTE], "old", 400)));
+    let reads = tokio::spawn({
+        let (layer, origin) = (layer.clone(), origin.clone());
+        async move { ask(&layer, &origin, get("/")).await }
+    });
+    sleep(Duration::from_millis(100)).await;
+    origin.says(Says::This(204, vec![], "", 100));
+    let mut post = get("/");
+    *post.method_mut() = Method::POST;
+    ask(&layer, &origin, post).await;
+    assert_eq!(reads.await.unwrap().1, "old");
+    origin.says(says(&[MINUTE], "new"));
+    assert_eq!(ask(&layer, &origin, get("/")).await.1, "new");
 }
 
 #[tokio::test(start_paused = true)]
@@ -590,6 +691,10 @@ async fn told_and_explained_as_it_is_done() {
         layer.explain(Now::read(), &mut head)
     };
     assert_eq!(explained(Method::GET), Finding::Admit("nothing is kept".into()));
+    let mut head = with("/", &[("cache-control", "only-if-cached")]).into_parts().0;
+    assert!(
+        matches!(layer.explain(Now::read(), &mut head), Finding::Reject(it) if it.reason.status() == 504)
+    );
     assert_eq!(explained(Method::POST), Finding::Admit("not looked up: only GET and HEAD are".into()));
     ask(&layer, &origin, get("/")).await;
     s(10).await;

@@ -22,7 +22,7 @@ use http_body::{Body, Frame};
 use http_body_util::{BodyExt as _, Full, combinators::BoxBody};
 use naka::{
     attempt::{ATTEMPT, Sent as MaybeSeen, Stop},
-    balance::{BalanceLayer, Endpoint},
+    balance::{BalanceConfig, BalanceLayer, Endpoint, Sticky},
     budget::{Budget, BudgetConfig},
     clock::Now,
     context::Deadline,
@@ -540,4 +540,27 @@ async fn explained_as_it_is_done() {
     let off = HedgeLayer::<()>::off();
     let (mut head, ()) = Request::new(()).into_parts();
     assert_eq!(off.explain(Now::read(), &mut head), Finding::Off);
+}
+
+/// Bug: one slow answer moved a session to the endpoint that was asked beside its own.
+#[tokio::test(start_paused = true)]
+async fn a_session_stays_with_its_endpoint_although_another_answers_first() {
+    let answer = service_fn(|request: Request<Replay<Sent>>| async move {
+        let is_slow = request.headers().contains_key("slow") && request.headers().get(ATTEMPT).is_none();
+        if is_slow {
+            std::future::pending::<()>().await;
+        }
+        Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
+    });
+    let config = BalanceConfig::default().sticky(Sticky::new("session", b"a secret").unwrap());
+    let balanced =
+        BalanceLayer::new(["pune", "nashik"]).reconfigured(config, ["pune", "nashik"]).layer(answer);
+    let service = HedgeLayer::new(after_50(), budget()).layer(balanced);
+    let first = service.clone().oneshot(get()).await.unwrap();
+    let cookie = first.headers()["set-cookie"].to_str().unwrap().split(';').next().unwrap().to_owned();
+    let mut slow = get();
+    slow.headers_mut().insert("cookie", cookie.parse().unwrap());
+    slow.headers_mut().insert("slow", HeaderValue::from(1));
+    let response = service.oneshot(slow).await.unwrap();
+    assert_eq!((response.status().as_u16(), response.headers().get("set-cookie")), (200, None));
 }

@@ -10,6 +10,7 @@ use naka::{
     circuit_breaker::EndpointBreakers,
     clock::Now,
     context::ApiVersion,
+    deadline::GRPC_TIMEOUT,
     fault::FaultLayer,
     forward_auth::ForwardAuthLayer,
     health::Health,
@@ -43,7 +44,6 @@ use crate::{
     },
     control::{AskAuthority, FetchKeys, TellKeys},
     discover::Discovery,
-    entry,
     observe::{EndpointMetrics, PolicyMetrics},
     probe::Probe,
     stack::Leaf,
@@ -225,15 +225,19 @@ impl Step<'_> {
     /// What was answered, of each route for itself.
     fn caches(&mut self) -> Caches {
         let (config, metrics) = (self.config, self.around.metrics);
+        let of_identity = config.gateway.identity_headers.iter().map(|(name, _)| name.clone());
+        let of_time = config.gateway.deadline_header.iter().cloned().chain([GRPC_TIMEOUT]);
+        let written = of_identity.chain(of_time).collect::<Vec<_>>();
         let wanted = config.routes.iter().filter_map(|(name, route)| {
             let policy = route.policies.one(Kind::Cache)?;
             let PolicyKind::Cache(cache) = config.policies[policy].kind else { return None };
             let here = Place { route: Some(name), upstream: upstream_of(route) };
             let answering = Answering {
+                path: format!("{:?}", route.matches.path),
                 destination: route.destination.clone(),
                 rewrite: route.rewrite.clone(),
                 headers: route.headers.clone(),
-                of_identity: config.gateway.identity_headers.iter().map(|(name, _)| name.clone()).collect(),
+                written: written.clone(),
             };
             Some((here.identity(policy, &config.policies[policy]), (cache, answering)))
         });
@@ -241,8 +245,7 @@ impl Step<'_> {
         let steps = Steps {
             make: &|identity, (cache, answering): &(Cache, Answering)| {
                 let layer = CacheLayer::observed(cache_config(cache), metrics.policy(identity));
-                let layer = layer.written_behind(written_behind(answering)).named(identity);
-                layer.keyed(|head| entry::scheme(head.headers).to_owned())
+                layer.written_behind(written_behind(answering)).named(identity)
             },
             change: &|layer, (cache, _)| layer.reconfigured(cache_config(cache)),
             is_same: &|(_, old), (_, new)| old == new,
@@ -611,7 +614,7 @@ impl Step<'_> {
 fn written_behind(answering: &Answering) -> impl Iterator<Item = HeaderName> {
     let edit = &answering.headers.request;
     let edited = edit.set.iter().chain(&edit.add).map(|(name, _)| name).chain(&edit.remove);
-    edited.chain(&answering.of_identity).cloned()
+    edited.chain(&answering.written).cloned()
 }
 
 /// Where requests go that no worker has sent yet.

@@ -31,7 +31,6 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use naka::{
     attempt::Sent,
-    context::Deadline,
     guard::{End, Guard},
     reject::Reason,
 };
@@ -68,7 +67,7 @@ impl Client {
             // Said aloud: else hyper sends no body with a GET that has one.
             request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
-        let (deadline, mut is_again) = (Deadline::of(request.extensions()), false);
+        let (deadline, mut is_again) = (waits.deadline(request.extensions()), false);
         loop {
             let kept = if is_again { None } else { pool.take(self.keep_alive) };
             let (mut lease, is_kept) = match kept {
@@ -87,7 +86,11 @@ impl Client {
             waits.for_endpoint();
             if let Err(reason) = self.tell_deadline(request.headers_mut(), deadline) {
                 lease.give_back();
-                return refuse(reason);
+                let mut refused = refuse(reason);
+                if is_again {
+                    refused.extensions_mut().insert(Sent); // It was, the first time.
+                }
+                return refused;
             }
             let again = if is_kept { copied(&request) } else { None };
             let read_before = lease.bytes_read();

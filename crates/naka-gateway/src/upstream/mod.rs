@@ -22,14 +22,16 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderMap, HeaderValue, Request, Response, header::HOST};
+use http::{Extensions, HeaderMap, HeaderValue, Request, Response, header::HOST};
 use naka::{
+    attempt::Hurried,
     balance::Endpoint,
     clock::Now,
+    context::{Context, Deadline},
     guard::{End, Guard},
     reject::{Reason, Rejection},
 };
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
 mod body;
 mod connect;
@@ -76,12 +78,22 @@ pub struct Client {
 impl Client {
     /// One exchange. The request is as the endpoint shall see it.
     pub async fn exchange(&self, request: Request<Body>) -> Response<Body> {
-        let waits = Waits::default();
+        let is_hurried = request.extensions().get::<Context>().is_some_and(|context| context.is_hurried);
+        let mut response = self.in_one_try(request).await;
+        if is_hurried {
+            response.extensions_mut().insert(Hurried);
+        }
+        response
+    }
+
+    async fn in_one_try(&self, request: Request<Body>) -> Response<Body> {
+        let until = self.timeouts.per_try.map(|limit| Now::read().instant() + limit);
+        let waits = Waits { is_for_endpoint: AtomicBool::new(false), until };
         let one_try = self.one_try(request, &waits);
-        let Some(limit) = self.timeouts.per_try else { return one_try.await };
-        timeout(limit, one_try).await.unwrap_or_else(|_| {
+        let Some(until) = until else { return one_try.await };
+        timeout_at(until, one_try).await.unwrap_or_else(|_| {
             // A bound of ours is nobody's fault.
-            let is_theirs = waits.0.load(Relaxed);
+            let is_theirs = waits.is_for_endpoint.load(Relaxed);
             refuse(if is_theirs { Reason::ResponseTimeout } else { Reason::ConnectionsFull })
         })
     }
@@ -106,7 +118,7 @@ impl Client {
 
     /// Says in the head of a request how long its answer is waited for, now that it is sent.
     fn tell_deadline(&self, headers: &mut HeaderMap, deadline: Option<Instant>) -> Result<(), Reason> {
-        self.deadlines.tell(headers, deadline, self.timeouts.per_try, Now::read)
+        self.deadlines.tell(headers, deadline, Now::read)
     }
 
     /// How many connections there may be: to the endpoint, and in the process.
@@ -134,13 +146,23 @@ impl Client {
     }
 }
 
-/// Whether a request waits for its endpoint, and not for the right to a connection.
-#[derive(Debug, Default)]
-struct Waits(AtomicBool);
+/// What a request waits for, and how long.
+#[derive(Debug)]
+struct Waits {
+    /// For its endpoint, and not for the right to a connection.
+    is_for_endpoint: AtomicBool,
+    /// The end of this attempt.
+    until: Option<Instant>,
+}
 
 impl Waits {
     fn for_endpoint(&self) {
-        self.0.store(true, Relaxed);
+        self.is_for_endpoint.store(true, Relaxed);
+    }
+
+    /// Until when an answer to this attempt is of use.
+    fn deadline(&self, extensions: &Extensions) -> Option<Instant> {
+        Deadline::of(extensions).into_iter().chain(self.until).min()
     }
 }
 

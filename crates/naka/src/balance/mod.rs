@@ -146,7 +146,7 @@ use set::{Ask, Chooser, GateFn, Making, Snapshot, State};
 pub use sticky::{Sticky, StickyNameError};
 
 use crate::{
-    attempt::Tried,
+    attempt::{Beside, Tried},
     clock::Now,
     context::ClientAddr,
     explain::{Explain, Finding},
@@ -436,6 +436,7 @@ impl Setting {
             subset: self.subset.as_ref().and_then(|(_, subset)| subset(head)),
             token: config.sticky.as_ref().and_then(|sticky| sticky.read(head.headers)),
             tried: Tried::of(head.extensions),
+            is_beside: config.sticky.is_some() && head.extensions.get::<Beside>().is_some(),
         }
     }
 }

@@ -143,7 +143,8 @@ impl<O: Observer> Shared<O> {
         if let Some(tried) = ask.tried {
             tried.add(endpoint.id());
         }
-        let cookie = self.setting.config.sticky.as_ref().and_then(|sticky| {
+        let sticky = self.setting.config.sticky.as_ref().filter(|_| !ask.is_beside);
+        let cookie = sticky.and_then(|sticky| {
             let token = snapshot.members[place].token?;
             if ask.token == Some(token) { None } else { sticky.cookie(token) }
         });

@@ -287,6 +287,8 @@ pub(super) struct Ask<'a> {
     pub(super) subset: Option<Key>,
     pub(super) token: Option<u64>,
     pub(super) tried: Option<&'a Tried>,
+    /// Another attempt at it is under way: its cookie stays with the endpoint that it is of.
+    pub(super) is_beside: bool,
 }
 
 /// What was chosen.

@@ -10,6 +10,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
+use tokio::time::Instant;
 
 use super::{
     rules::Asked,
@@ -98,6 +99,8 @@ pub(super) struct Recorder {
     pub(super) entry: Entry,
     pub(super) asked: Asked,
     pub(super) flight: Option<Flight>,
+    /// When it was asked for.
+    pub(super) sent: Instant,
     pub(super) written: BytesMut,
     pub(super) share: Share,
     pub(super) max_body: usize,
@@ -124,6 +127,9 @@ impl Recorder {
                     let len = self.written.len().saturating_add(data.len());
                     if len > self.max_body || !self.share.grow(len) {
                         self.store.pass(&self.entry.key, &self.asked, Now::read());
+                        if let Some(flight) = self.flight {
+                            flight.land();
+                        }
                         return None;
                     }
                     self.written.extend_from_slice(data);
@@ -142,9 +148,12 @@ impl Recorder {
 
     /// All of it has gone by.
     fn finish(self) {
-        let Self { store, mut entry, written, max_bytes, .. } = self;
+        let Self { store, mut entry, flight, sent, written, max_bytes, .. } = self;
         // A copy of its own, that is as large as it is.
         entry.body = Bytes::from(written.to_vec().into_boxed_slice());
-        store.put(entry, max_bytes);
+        store.put(entry, sent, max_bytes);
+        if let Some(flight) = flight {
+            flight.land();
+        }
     }
 }

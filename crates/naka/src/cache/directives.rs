@@ -18,6 +18,7 @@ pub(super) struct Directives {
     pub(super) private: bool,
     pub(super) public: bool,
     pub(super) must_revalidate: bool,
+    pub(super) proxy_revalidate: bool,
     pub(super) only_if_cached: bool,
     pub(super) max_age: Option<Duration>,
     pub(super) s_maxage: Option<Duration>,
@@ -86,7 +87,9 @@ impl Directives {
             "no-cache" => self.no_cache = true,
             "private" => self.private = true,
             "public" => self.public = true,
-            "must-revalidate" | "proxy-revalidate" => self.must_revalidate = true,
+            "must-revalidate" => self.must_revalidate = true,
+            // Less than the other: it does not say that it is for all (RFC 9111, section 3.5).
+            "proxy-revalidate" => self.proxy_revalidate = true,
             "only-if-cached" => self.only_if_cached = true,
             "max-age" => self.max_age = least(self.max_age),
             "s-maxage" => self.s_maxage = least(self.s_maxage),
@@ -159,7 +162,7 @@ mod tests {
             (Some(s(60)), Some(s(30)), true, false)
         );
         let it = of(&["private=\"x-user\", no-cache=set-cookie, proxy-revalidate, stale-if-error=9"]);
-        assert!(it.private && it.no_cache && it.must_revalidate);
+        assert!(it.private && it.no_cache && it.proxy_revalidate && !it.must_revalidate);
         assert_eq!(it.stale_if_error, Some(s(9)));
         assert_eq!(
             (of(&["max-stale"]).max_stale, of(&["max-stale=5"]).max_stale),

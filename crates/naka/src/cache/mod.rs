@@ -4,9 +4,12 @@
 //! choice, the careful one is made: what is for one user never reaches another.
 //!
 //! # Decision
-//! 1. GET and HEAD are looked up, but for those with `Range`, `If-Range`, `If-Match` or `If-Unmodified-Since`. All others
-//!    pass; an answer without an error to one that is not safe forgets what is kept under its target.
-//! 2. What is kept is found by [key](CacheLayer::keyed), and by the headers that its `Vary` names. If it is fresh, and
+//! 1. GET and HEAD are looked up, but for those with `Range`, `If-Range`, `If-Match` or `If-Unmodified-Since`, and those that
+//!    say another target or method in a header (`X-Original-URL`, `X-HTTP-Method-Override` and the like). All others
+//!    pass; an answer without an error to one that is not safe forgets what is kept under its target, and what was asked for
+//!    before is not kept.
+//! 2. What is kept is found by host, target, version, `Forwarded` and `X-Forwarded-*` but for addresses, and
+//!    [whatever else](CacheLayer::keyed) is said, and by the headers that its `Vary` names. If it is fresh, and
 //!    the client does not ask for better (`no-cache`, `max-age`, `min-fresh`), it is the answer, with its `Age`, or 304 if
 //!    the client has it already.
 //! 3. If it is not, whoever is behind is asked, by its `ETag` or `Last-Modified` if there is one: 304 makes what is kept
@@ -15,16 +18,17 @@
 //!    endpoint, a full bulkhead), a stale one stands in, for `stale-if-error` of its own or
 //!    [`stale_if_error`](CacheConfig::stale_if_error); never one that says `must-revalidate`, `proxy-revalidate`, `no-cache` or
 //!    `s-maxage`, and not if the client asks for `no-cache`.
-//! 5. Of the same requests at one time one goes, and the others wait for its answer, for
-//!    [`coalesce`](CacheConfig::coalesce) at most. If it fails they all go; if what comes cannot be kept, nobody waits for it in the
-//!    next ten seconds. Those who say who they are wait for their like only, and those with conditions of their own only
-//!    where something is kept already.
+//! 5. Of the same requests at one time one goes, and the others wait for its answer, once, and for
+//!    [`coalesce`](CacheConfig::coalesce) at most. If it fails, or is not for them, they all go; if one gives up, the next one
+//!    goes. If what comes cannot be kept, nobody waits for it in the next ten seconds. Those who say who they are wait for
+//!    their like only, and those with conditions of their own only where something is kept already.
 //!
 //! # What is kept
 //! Answers to GET that say for how long (`s-maxage`, `max-age`, `Expires`), or can be asked about; without a word for
 //! [`default_ttl`](CacheConfig::default_ttl). Never `no-store`, `private`, `Vary: *`, what depends on headers that are
 //! [written behind](CacheLayer::written_behind) this layer, what sets a cookie, parts (206), nor what a layer
-//! of ours answered. Of a caller who says who it is (`Authorization`, `Cookie`, or an
+//! of ours answered. Of a caller who says who it is (`Authorization`, `Cookie`, any header
+//! with `auth`, `token`, `key`, `secret`, `session`, `password` or `cookie` in its name, or an
 //! [`Identity`](crate::identity::Identity) that a layer found) only what says `public`, `s-maxage` or `must-revalidate` is kept, and
 //! is answered with nothing else.
 //!
@@ -69,7 +73,12 @@
 
 use std::{fmt, sync::Arc};
 
-use http::{HeaderName, header::HOST, request::Parts, uri::Authority};
+use http::{
+    HeaderMap, HeaderName, StatusCode,
+    header::{FORWARDED, HOST},
+    request::Parts,
+    uri::Authority,
+};
 
 use crate::{
     buffered::Buffering,
@@ -78,7 +87,7 @@ use crate::{
     explain::{Explain, Finding},
     identity::Identity,
     observe::Observer,
-    reject::Head,
+    reject::{Head, Reason, Rejection},
 };
 
 mod body;
@@ -158,8 +167,8 @@ impl<O> CacheLayer<O> {
         self.changed(|shared| shared.name = Some(Arc::clone(name)))
     }
 
-    /// Besides host, target and [version](ApiVersion) this tells things apart: the scheme, for one, or a tenant.
-    /// It must not depend on what [`Vary`](http::header::VARY) says already.
+    /// Besides host, target, [version](ApiVersion) and what proxies say of these (`Forwarded`, `X-Forwarded-*`), this tells
+    /// things apart: a tenant, for one. It must not depend on what [`Vary`](http::header::VARY) says already.
     pub fn keyed(self, of: impl Fn(&Head<'_>) -> String + Send + Sync + 'static) -> Self
     where
         O: Clone,
@@ -212,7 +221,7 @@ impl<O> CacheLayer<O> {
     /// Forgets all that is kept.
     pub fn clear(&self) {
         if let Some(shared) = &self.shared {
-            shared.store.clear();
+            shared.store.clear(Now::read());
         }
     }
 
@@ -248,9 +257,9 @@ impl<O> Shared<O> {
         let version = ApiVersion::of(head.extensions).map(|version| &**version).unwrap_or_default();
         let more = self.of.as_ref().map(|of| of(head)).unwrap_or_default();
         let target = target.as_str();
-        let mut key = String::with_capacity(host.len() + target.len() + version.len() + more.len() + 3);
+        let mut key = String::with_capacity(host.len() + target.len() + version.len() + more.len() + 16);
         host.chars().for_each(|c| push(&mut key, c.to_ascii_lowercase()));
-        for part in [target, version, &more] {
+        for part in [target, version, &more].into_iter().chain(forwarded(head.headers)) {
             key.push(' ');
             part.chars().for_each(|c| push(&mut key, c));
         }
@@ -261,6 +270,27 @@ impl<O> Shared<O> {
 /// What may be answered with what is kept, or why not.
 fn asked(head: &Head<'_>) -> Result<Asked, Why> {
     Asked::of(head.method, head.headers, Identity::of(head.extensions).is_some())
+}
+
+/// What `only-if-cached` gets in vain.
+fn not_cached() -> Rejection {
+    let reason = Reason::Custom(StatusCode::GATEWAY_TIMEOUT, "not_cached");
+    Rejection::new(reason).detail("It is not kept here, and nobody else may be asked.")
+}
+
+/// What proxies say of how the client has asked: an answer may depend on it, and no `Vary` says so.
+fn forwarded(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    const NAMES: [&str; 4] =
+        ["x-forwarded-proto", "x-forwarded-host", "x-forwarded-port", "x-forwarded-prefix"];
+    let lines = NAMES.into_iter().flat_map(|name| headers.get_all(name));
+    let lines = lines.map(|line| line.to_str().unwrap_or("?"));
+    let parts = headers.get_all(FORWARDED).into_iter();
+    let parts = parts.flat_map(|line| line.to_str().unwrap_or("host=?").split([',', ';']));
+    let is_said = |part: &&str| {
+        let name = part.split('=').next().unwrap_or_default();
+        ["host", "proto"].iter().any(|known| name.eq_ignore_ascii_case(known))
+    };
+    lines.chain(parts.map(str::trim).filter(is_said))
 }
 
 /// Writes a part of a key. None has a space in it, or one could be taken for another.
@@ -289,9 +319,11 @@ impl<O: Observer> Explain for CacheLayer<O> {
             Err(Why(why)) => return Finding::Admit(format!("not looked up: {why}")),
         };
         let Some(key) = shared.key(&head) else { return Finding::Passes };
-        let Some((entry, how)) = shared.store.look(&key, head.headers, &asked, now) else {
-            return Finding::Admit("nothing is kept".to_owned());
-        };
+        let found = shared.store.look(&key, head.headers, &asked, now);
+        if asked.directives.only_if_cached && !matches!(found, Some((_, Use::Fresh))) {
+            return Finding::Reject(not_cached());
+        }
+        let Some((entry, how)) = found else { return Finding::Admit("nothing is kept".to_owned()) };
         let (age, late) = (entry.age(now).as_secs(), entry.life.late(entry.age(now)).as_secs());
         match how {
             Use::Fresh => Finding::Answer(entry.status, format!("kept, {age} s old")),

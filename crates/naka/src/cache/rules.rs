@@ -8,8 +8,8 @@ use std::time::{Duration, SystemTime};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, StatusCode,
     header::{
-        AGE, AUTHORIZATION, CONTENT_RANGE, COOKIE, DATE, ETAG, EXPIRES, IF_MATCH, IF_MODIFIED_SINCE,
-        IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, LAST_MODIFIED, RANGE, SET_COOKIE, VARY,
+        AGE, CONTENT_RANGE, DATE, ETAG, EXPIRES, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE,
+        IF_UNMODIFIED_SINCE, LAST_MODIFIED, RANGE, SET_COOKIE, VARY,
     },
 };
 
@@ -27,7 +27,7 @@ pub(super) struct Why(pub(super) &'static str);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Asked {
     pub(super) directives: Directives,
-    /// Somebody said who it is, or the gateway found out.
+    /// Somebody said who it is, or a layer found out.
     pub(super) is_credentialed: bool,
     /// It asks whether what it has is still good.
     pub(super) is_conditional: bool,
@@ -42,10 +42,31 @@ impl Asked {
         if [RANGE, IF_RANGE, IF_MATCH, IF_UNMODIFIED_SINCE].iter().any(|name| headers.contains_key(name)) {
             return Err(Why("a part of it is asked for, or on a condition that only the origin can judge"));
         }
-        let is_credentialed = is_known || headers.contains_key(AUTHORIZATION) || headers.contains_key(COOKIE);
+        if headers.keys().any(|name| REWRITES.contains(&name.as_str())) {
+            return Err(Why("a header says another target, or another method"));
+        }
+        let is_credentialed = is_known || headers.keys().any(is_credential);
         let is_conditional = headers.contains_key(IF_NONE_MATCH) || headers.contains_key(IF_MODIFIED_SINCE);
         Ok(Self { directives: Directives::of(headers), is_credentialed, is_conditional })
     }
+}
+
+/// What some services take for the target or the method. It is not in the key, so that with it anybody could
+/// put one thing in place of another.
+const REWRITES: [&str; 6] = [
+    "x-original-url",
+    "x-rewrite-url",
+    "x-original-uri",
+    "x-http-method-override",
+    "x-http-method",
+    "x-method-override",
+];
+
+/// Whether a header says, by its name, who somebody is: `authorization` and `cookie`, and those that an application has
+/// of its own, such as `x-api-key`.
+fn is_credential(name: &HeaderName) -> bool {
+    const WORDS: [&str; 7] = ["auth", "cookie", "token", "secret", "key", "password", "session"];
+    WORDS.iter().any(|word| name.as_str().contains(word))
 }
 
 /// How long a response may be used.
@@ -118,7 +139,8 @@ pub(super) fn life(
         None => Duration::ZERO,
     };
     let fresh_for = if says.no_cache { Duration::ZERO } else { fresh_for };
-    let may_be_stale = !(says.no_cache || says.must_revalidate || says.s_maxage.is_some());
+    let is_strict = says.no_cache || says.must_revalidate || says.proxy_revalidate;
+    let may_be_stale = !(is_strict || says.s_maxage.is_some());
     let stale_if_error = says.stale_if_error.unwrap_or(config.stale_if_error);
     let stale_if_error = if may_be_stale { stale_if_error } else { Duration::ZERO };
     if fresh_for.is_zero() && stale_if_error.is_zero() && !has_validator(headers) {
@@ -220,6 +242,12 @@ fn tags(line: &str) -> Vec<&str> {
     all
 }
 
+/// Whether both have an entity tag, and it is the same but for its strength.
+pub(super) fn is_one_tag(one: &HeaderMap, other: &HeaderMap) -> bool {
+    let tag = |headers: &HeaderMap| Some(opaque(headers.get(ETAG)?.to_str().ok()?).to_owned());
+    tag(one).is_some_and(|known| tag(other) == Some(known))
+}
+
 /// Weak and strong ones are compared alike.
 fn opaque(tag: &str) -> &str {
     tag.strip_prefix("W/").unwrap_or(tag)
@@ -238,8 +266,10 @@ pub(super) fn make_conditional(request: &mut HeaderMap, kept: &HeaderMap) -> boo
 }
 
 /// Whether this refusal of ours says that whoever is behind is not well: then a stale answer may stand in.
-pub(super) const fn is_trouble(reason: Reason) -> bool {
-    reason.blames_upstream()
+pub(super) fn is_trouble(reason: Reason) -> bool {
+    let is_played = matches!(reason, Reason::FaultInjected(status) if is_error(status));
+    is_played
+        || reason.blames_upstream()
         || matches!(
             reason,
             Reason::CircuitOpen
@@ -301,7 +331,15 @@ mod tests {
     ) -> Option<Life> {
         let config = CacheConfig::new().stale_if_error(s(60));
         let status = StatusCode::from_u16(status).unwrap();
-        life(&config, &asked(request), status, &headers(response), &[COOKIE], (Duration::ZERO, NOW)).ok()
+        life(
+            &config,
+            &asked(request),
+            status,
+            &headers(response),
+            &[http::header::COOKIE],
+            (Duration::ZERO, NOW),
+        )
+        .ok()
     }
 
     fn fresh(
@@ -341,8 +379,18 @@ mod tests {
 
     #[test]
     fn what_is_for_somebody_is_kept_only_if_it_says_that_it_is_for_all() {
-        for who in [("authorization", "Bearer x"), ("cookie", "session=1")] {
+        let max_age = ("cache-control", "max-age=9");
+        for plain in ["host", "accept-language", "user-agent", "x-forwarded-for", "x-request-id", "referer"] {
+            assert_eq!(fresh(&[(plain, "x")], 200, &[max_age]), Some(9), "{plain}");
+        }
+        for who in [
+            ("authorization", "Bearer x"),
+            ("cookie", "session=1"),
+            ("x-api-key", "x"),
+            ("x-auth-token", "x"),
+        ] {
             assert_eq!(fresh(&[who], 200, &[("cache-control", "max-age=9")]), None, "{who:?}");
+            assert_eq!(fresh(&[who], 200, &[("cache-control", "max-age=9, proxy-revalidate")]), None);
             for word in ["public, max-age=9", "s-maxage=9", "max-age=9, must-revalidate"] {
                 assert_eq!(fresh(&[who], 200, &[("cache-control", word)]), Some(9), "{who:?} {word}");
             }

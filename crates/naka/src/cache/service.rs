@@ -14,8 +14,8 @@ use bytes::{Bytes, BytesMut};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode,
     header::{
-        AGE, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, IF_MODIFIED_SINCE, IF_NONE_MATCH,
-        TRANSFER_ENCODING,
+        AGE, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_MODIFIED_SINCE,
+        IF_NONE_MATCH, TRANSFER_ENCODING, VARY,
     },
 };
 use http_body::Body;
@@ -26,7 +26,8 @@ use tower_service::Service;
 use super::{
     CACHE_STATUS, CacheLayer, Shared, asked,
     body::{CacheBody, Recorder},
-    rules::{self, Asked, has_validator},
+    not_cached,
+    rules::{self, Asked, has_validator, is_one_tag},
     store::{Entry, Flight, Found},
 };
 use crate::{
@@ -36,7 +37,7 @@ use crate::{
     headers::without_connection,
     layered::layered,
     observe::Observer,
-    reject::{Head, Reason, Rejection},
+    reject::{Head, Rejection},
 };
 
 layered! {
@@ -64,8 +65,7 @@ where
         };
         let Ok(asked) = asked(&Head::from(&request)) else {
             // What changes something is told when it has (RFC 9111, section 4.4).
-            let may_change = !request.method().is_safe() && !shared.store.is_empty();
-            let key = may_change.then(|| shared.key(&Head::from(&request))).flatten();
+            let key = (!request.method().is_safe()).then(|| shared.key(&Head::from(&request))).flatten();
             let changes = key.map(|key| (Arc::clone(shared), key));
             return CacheFuture { state: State::Pass { future: self.inner.call(request), changes } };
         };
@@ -76,7 +76,7 @@ where
         let inner = mem::replace(&mut self.inner, clone);
         let asking = Asking { shared: Arc::clone(shared), asked, key, request, inner };
         let coalesces = !shared.config.coalesce.is_zero() && asking.request.method() == Method::GET;
-        CacheFuture { state: asking.go_on(coalesces, false) }
+        CacheFuture { state: asking.go_on(coalesces, (false, None)) }
     }
 }
 
@@ -102,8 +102,8 @@ pin_project! {
     }
 }
 
-/// Whether somebody else has failed.
-type Waiting = Pin<Box<dyn Future<Output = bool> + Send>>;
+/// Until when it may be waited for another, if the one that was waited for has given up.
+type Waiting = Pin<Box<dyn Future<Output = Option<Instant>> + Send>>;
 
 /// A request that is looked up.
 struct Asking<S, B, O> {
@@ -139,8 +139,8 @@ impl Client {
 }
 
 impl<S, B, O: Observer> Asking<S, B, O> {
-    /// Looks, and goes on with what is found. `has_waited`: somebody else was waited for.
-    fn go_on<F>(self, coalesces: bool, has_waited: bool) -> State<S, F, B, O>
+    /// Looks, and goes on with what is found. `until` is as long as it waits for others, if it has waited.
+    fn go_on<F>(self, coalesces: bool, (has_waited, until): (bool, Option<Instant>)) -> State<S, F, B, O>
     where
         S: Service<Request<B>, Future = F>,
     {
@@ -158,11 +158,12 @@ impl<S, B, O: Observer> Asking<S, B, O> {
                 };
             }
             Found::UnderWay(mut under_way) => {
-                let wait = shared.config.coalesce;
+                let until = until.unwrap_or_else(|| Now::read().instant() + shared.config.coalesce);
                 let waiting = async move {
-                    let landed = tokio::time::timeout(wait, under_way.changed()).await;
-                    // Too late, or failed: whoever waits goes alone.
-                    landed.is_err() || *under_way.borrow()
+                    let change = tokio::time::timeout_at(until, under_way.changed()).await;
+                    // One that was given up is followed by another; whatever else has come of it, or if it takes too
+                    // long: whoever has waited does not wait again.
+                    matches!(change, Ok(Err(_))).then_some(until)
                 };
                 let asking = Some(Self { shared, asked, key, request, inner });
                 return State::Wait { waiting: Box::pin(waiting), asking };
@@ -174,9 +175,7 @@ impl<S, B, O: Observer> Asking<S, B, O> {
             Found::Pass => (None, None, "bypass"),
         };
         if asked.directives.only_if_cached {
-            let reason = Reason::Custom(StatusCode::GATEWAY_TIMEOUT, "not_cached");
-            let rejection =
-                Rejection::new(reason).detail("It is not kept here, and nobody else may be asked.");
+            let rejection = not_cached();
             shared.observer.rejected(&rejection);
             return State::Answer { answer: Some(Answer::Refused(rejection)) };
         }
@@ -215,14 +214,14 @@ where
                 Projection::Pass { future, changes } => {
                     let response = ready!(future.poll(cx))?;
                     if let Some((shared, key)) = changes.take().filter(|_| !is_failure(response.status())) {
-                        shared.store.invalidate(&key);
+                        shared.store.invalidate(&key, Now::read());
                     }
                     return Poll::Ready(Ok(plain(response)));
                 }
                 Projection::Wait { waiting, asking } => {
-                    let goes_alone = ready!(waiting.as_mut().poll(cx));
+                    let until = ready!(waiting.as_mut().poll(cx));
                     let asking = asking.take().expect("one waits once");
-                    asking.go_on(!goes_alone, true)
+                    asking.go_on(until.is_some(), (true, until))
                 }
                 Projection::Work { future, work } => {
                     let result = ready!(future.poll(cx));
@@ -290,6 +289,7 @@ impl<O: Observer> Work<O> {
             if !is_ours {
                 self.tell(&mut response, "");
             }
+            self.land();
             return Ok(plain(response));
         }
         if response.status() == StatusCode::NOT_MODIFIED && self.is_revalidated {
@@ -303,11 +303,13 @@ impl<O: Observer> Work<O> {
         let lower = usize::try_from(hint.lower()).unwrap_or(usize::MAX);
         let mut share = self.shared.buffering.share(config.max_bytes);
         let Some(life) = life.ok().filter(|_| lower <= config.max_body && share.grow(lower)) else {
-            // What comes of a condition of the client's own says nothing of others.
-            if self.is_revalidated || !self.asked.is_conditional {
+            // What is an error, or comes of what the client alone asks for, says nothing of others.
+            let is_own = self.asked.directives.no_store || self.asked.is_conditional && !self.is_revalidated;
+            if !is_own && !is_failure(response.status()) {
                 self.shared.store.pass(&self.key, &self.asked, now);
             }
             self.tell(&mut response, "");
+            self.land();
             return Ok(plain(response));
         };
         let entry = self.entry(response.status(), kept(response.headers()), life, now.instant());
@@ -318,6 +320,7 @@ impl<O: Observer> Work<O> {
             entry,
             asked: self.asked,
             flight: self.flight.take(),
+            sent: self.sent.instant(),
             written: BytesMut::with_capacity(lower),
             share,
             max_body: config.max_body,
@@ -336,7 +339,14 @@ impl<O: Observer> Work<O> {
             if [CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE].contains(name) {
                 continue;
             }
-            updated.remove(name);
+            // Whoever changes bodies on their way says so with the body alone: what is kept goes on to depend on what it did, and
+            // has the tag it had.
+            if *name == ETAG && is_one_tag(&old.headers, &news) {
+                continue;
+            }
+            if *name != VARY {
+                updated.remove(name);
+            }
             for value in news.get_all(name) {
                 updated.append(name, value.clone());
             }
@@ -350,14 +360,21 @@ impl<O: Observer> Work<O> {
         let life = self.life(old.status, &said, delay, now);
         let how = format!("{}; fwd-status=304", self.how);
         let Ok(life) = life else {
-            self.shared.store.invalidate(&self.key);
-            return Answer::Kept { entry: Arc::clone(old), client: self.client, how };
+            // It says so of what must not be kept: the client hears all that was said, and nobody else does.
+            self.shared.store.invalidate(&self.key, now);
+            let mut entry = self.entry(old.status, updated, old.life, now.instant());
+            entry.body = old.body.clone();
+            entry.trailers.clone_from(&old.trailers);
+            return Answer::Kept { entry: Arc::new(entry), client: self.client, how };
         };
         let mut entry = self.entry(old.status, updated, life, now.instant());
         entry.body = old.body.clone();
         entry.trailers.clone_from(&old.trailers);
         let answered = self.entry_for(&entry);
-        self.shared.store.put(entry, self.shared.config.max_bytes);
+        self.shared.store.put(entry, self.sent.instant(), self.shared.config.max_bytes);
+        if let Some(flight) = self.flight {
+            flight.land();
+        }
         Answer::Kept { entry: answered, client: self.client, how }
     }
 
@@ -388,6 +405,13 @@ impl<O: Observer> Work<O> {
         copy.body = entry.body.clone();
         copy.trailers.clone_from(&entry.trailers);
         Arc::new(copy)
+    }
+
+    /// Whoever waits looks whether this was for them.
+    fn land(mut self) {
+        if let Some(flight) = self.flight.take() {
+            flight.land();
+        }
     }
 
     fn tell<R>(&self, response: &mut Response<R>, more: &str) {

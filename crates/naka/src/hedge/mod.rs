@@ -19,6 +19,7 @@
 //!    under way: what failed *before* there was a second attempt is the business of [retries](crate::retry).
 //! 6. The other attempts are dropped then, which is no failure of whoever was asked: who balances, and who breaks circuits,
 //!    know only that it took longer than that.
+//!    A balancer's cookie stays with the endpoint that it is of.
 //! 7. Attempts after the first say [`ATTEMPT`], and whoever is behind sends them once. One that somebody in
 //!    front has sent again is not hedged. If all of several attempts failed, the answer says how many there were.
 //!
@@ -87,7 +88,7 @@ use tower_service::Service;
 
 use crate::{
     BoxError,
-    attempt::{ATTEMPT, Sent, Stop, Tried, is_unsent},
+    attempt::{ATTEMPT, Beside, Sent, Stop, Tried, is_unsent},
     budget::{Balance, Budget},
     classify::{Classifier, Outcome, Seen},
     clock::Now,
@@ -363,6 +364,7 @@ where
         self.attempts += 1;
         let mut head = self.head.clone();
         head.headers.insert(ATTEMPT, HeaderValue::from(self.attempts));
+        head.extensions.insert(Beside);
         Request::from_parts(head, self.source.again())
     }
 

@@ -42,7 +42,7 @@ use http::{
     uri::{Authority, Scheme},
 };
 use http_body::Body as _;
-use naka::{attempt::Sent, context::Deadline, reject::Reason};
+use naka::{attempt::Sent, reject::Reason};
 use tracing::debug;
 
 use super::{
@@ -73,7 +73,7 @@ impl Client {
         waits: &Waits,
     ) -> Response<Body> {
         let (parts, body) = request.into_parts();
-        let deadline = Deadline::of(&parts.extensions);
+        let deadline = waits.deadline(&parts.extensions);
         let Some(mut head) = head(parts, &body) else { return refuse(Reason::BadRequest) };
         // A body at its end is dropped here: whoever looks at its progress sees that.
         let mut body = if body.is_end_stream() { None } else { Some(Box::pin(body)) };
