@@ -920,11 +920,9 @@ async fn a_dead_endpoint_is_found_by_a_ping_and_one_that_is_only_slow_is_not_tak
     assert!((4..=9).contains(&count), "{count}");
 }
 
-/// Requests that come and go do not keep a dead connection alive.
-#[tokio::test(start_paused = true)]
-async fn a_dead_endpoint_is_found_by_a_ping_however_many_requests_still_come() {
-    let gateway = gateway("timeouts: {response_headers: 1h, per_try: 3s}");
-    let connections = raw(&gateway, |number, stream| async move {
+/// An endpoint whose first connection is dead, and each further one well.
+fn dead_at_first(gateway: &Inside) -> Arc<AtomicUsize> {
+    raw(gateway, |number, stream| async move {
         let mut raw = Raw::begin(stream).await;
         if number == 1 {
             sleep(Duration::from_hours(2)).await;
@@ -933,13 +931,117 @@ async fn a_dead_endpoint_is_found_by_a_ping_however_many_requests_still_come() {
             let Some(stream) = raw.requests(1).await.pop() else { return };
             raw.answer(stream, b"fine").await;
         }
-    });
+    })
+}
+
+/// Requests that come and go do not keep a dead connection alive.
+#[tokio::test(start_paused = true)]
+async fn a_dead_endpoint_is_found_by_a_ping_however_many_requests_still_come() {
+    let yaml = file("timeouts: {response_headers: 1h}").replace("total: never", "total: 3s");
+    let gateway = Arc::new(Inside::new(&yaml));
+    let connections = dead_at_first(&gateway);
     let began = Instant::now();
     while gateway.send(get("/")).await.status() != 200 {
         sleep(Duration::from_secs(1)).await;
     }
     assert!((20..=60).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
     assert_eq!(connections.load(SeqCst), 2);
+}
+
+/// Bug: only who waited for `response_headers` found that nothing came.
+#[tokio::test(start_paused = true)]
+async fn a_dead_connection_costs_no_more_than_one_attempt_has_time() {
+    let gateway = gateway("timeouts: {response_headers: 1h, per_try: 3s}");
+    let connections = dead_at_first(&gateway);
+    let began = Instant::now();
+    assert_eq!(reason(&gateway.send(get("/")).await), (504, "response_timeout"));
+    assert_eq!((gateway.send(get("/")).await.status().as_u16(), began.elapsed().as_secs()), (200, 3));
+    assert_eq!(connections.load(SeqCst), 2);
+}
+
+/// Bug: what still came for requests that were given up ended the connection for everybody.
+#[tokio::test(start_paused = true)]
+async fn what_still_comes_for_those_who_have_gone_ends_nothing_for_others() {
+    let gateway = gateway("connections: {streams: 10}");
+    let connections = raw(&gateway, |_, stream| async move {
+        let mut raw = Raw::begin(stream).await;
+        let first = raw.requests(1).await[0];
+        let mut gone = Vec::new();
+        for _ in 0..1300 {
+            let stream = raw.requests(1).await[0];
+            raw.send(HEADERS, END_HEADERS, stream, &[0x88]).await; // :status 200
+            gone.push(stream);
+        }
+        sleep(Duration::from_secs(1)).await;
+        for stream in gone {
+            for _ in 0..8 {
+                raw.send(DATA, 0, stream, b"late").await;
+            }
+        }
+        raw.answer(first, b"fine").await;
+        raw.rest().await;
+    });
+    let first = tokio::spawn({
+        let gateway = Arc::clone(&gateway);
+        async move { gateway.send(get("/")).await }
+    });
+    sleep(Duration::from_millis(10)).await;
+    for _ in 0..1300 {
+        drop(gateway.client().await.head(get("/")).await);
+        sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(first.await.unwrap().body(), "fine");
+    assert_eq!(connections.load(SeqCst), 1);
+}
+
+/// Bug: they heard of it only when no connection was being made any more, and one always was.
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_a_connection_that_is_made_in_vain_hears_of_that_while_others_are_made() {
+    let gateway = gateway("timeouts: {connect: 1s}, connections: {streams: 2}");
+    let _connections = raw(&gateway, |_, stream| async move {
+        sleep(Duration::from_hours(2)).await;
+        drop(stream);
+    });
+    let mut all = tokio::task::JoinSet::new();
+    for _ in 0..40 {
+        let gateway = Arc::clone(&gateway);
+        all.spawn(async move {
+            let began = Instant::now();
+            let response = gateway.send(get("/")).await;
+            (reason(&response).0, reason(&response).1.to_owned(), began.elapsed() <= Duration::from_secs(2))
+        });
+        sleep(Duration::from_millis(200)).await;
+    }
+    while let Some(one) = all.join_next().await {
+        assert_eq!(one.unwrap(), (504, "connect_timeout".to_owned(), true));
+    }
+}
+
+/// Bug: the end of a body waited for room that it does not need.
+#[tokio::test(start_paused = true)]
+async fn the_end_of_a_body_needs_no_window() {
+    let gateway = gateway("");
+    let _connections = raw(&gateway, |_, mut stream| async move {
+        let mut preface = [0; 24];
+        stream.read_exact(&mut preface).await.unwrap();
+        let mut raw = Raw(stream);
+        raw.send(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 4]).await; // Four bytes for each stream.
+        while let Some((kind, flags, stream)) = raw.next().await {
+            if kind == DATA && flags & END_STREAM != 0 {
+                raw.answer(stream, b"all of it").await;
+            }
+        }
+    });
+    let mut sender = h2c(&gateway).await;
+    let (upload, frames) = frames();
+    let asking = sender.send_request(Request::post("http://api.example/").body(frames).unwrap());
+    let asking = tokio::spawn(asking);
+    sleep(Duration::from_millis(10)).await;
+    upload.send(Frame::data(Bytes::from("four"))).unwrap();
+    sleep(Duration::from_millis(10)).await;
+    drop(upload);
+    let response = tokio::time::timeout(Duration::from_secs(5), asking).await.unwrap().unwrap().unwrap();
+    assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "all of it");
 }
 
 /// What h2 puts into the pings that its users send.

@@ -95,7 +95,7 @@ impl Client {
             let again = if is_kept { copied(&request) } else { None };
             let read_before = lease.bytes_read();
             let answer = lease.send(request);
-            match self.in_time(answer, upload.as_deref()).await {
+            match self.in_time(answer, upload.as_deref(), waits).await {
                 Ok(Ok(response)) => {
                     let lease = lease.with_upload(upload);
                     return response.map(|body| {

@@ -128,8 +128,19 @@ impl Client {
         [Bound { max, waiting: pending }, Bound { max: all, waiting: all }]
     }
 
-    /// The answer, or the reason why it took too long.
+    /// The answer, or the reason why it took too long: for its head, or for this attempt.
     async fn in_time<T>(
+        &self,
+        answer: impl Future<Output = T>,
+        upload: Option<&Upload>,
+        waits: &Waits,
+    ) -> Result<T, Reason> {
+        let answer = self.in_its_time(answer, upload);
+        let Some(until) = waits.until else { return answer.await };
+        timeout_at(until, answer).await.unwrap_or(Err(Reason::ResponseTimeout))
+    }
+
+    async fn in_its_time<T>(
         &self,
         answer: impl Future<Output = T>,
         upload: Option<&Upload>,

@@ -71,7 +71,12 @@ impl Upload {
 
     fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Stop>> {
         loop {
-            let room = ready!(self.poll_room(cx))?;
+            let room = match self.poll_room(cx) {
+                Poll::Ready(room) => room?,
+                // The end needs no room, and others may wait for it: once the body has begun, one piece more is taken.
+                Poll::Pending if self.held.is_empty() && self.is_touched => 0,
+                Poll::Pending => return Poll::Pending,
+            };
             if !self.held.is_empty() {
                 let piece = self.held.split_to(room.min(self.held.len()));
                 let is_last = self.held.is_empty() && self.body.is_end_stream();

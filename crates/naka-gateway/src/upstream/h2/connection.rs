@@ -41,6 +41,9 @@ const SEND_BUFFER: usize = 64 << 10;
 /// Bytes of a response's header list, and of its trailers.
 const HEADER_LIST: u32 = 128 << 10;
 
+/// How long a request that was given up is remembered.
+const REMEMBERED: Duration = Duration::from_secs(30);
+
 /// How long nothing may come while an answer is waited for, until it is asked whether the other end is there.
 const QUIET: Duration = Duration::from_secs(20);
 /// How long it has for an answer to that.
@@ -157,8 +160,14 @@ pub(crate) async fn begin<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    let remembered = streams.saturating_mul(4);
     let streams = u32::try_from(streams).unwrap_or(u32::MAX);
     let begun = client::Builder::new()
+        // What still comes for requests that were given up is dropped. What comes for those that are forgotten is answered
+        // with a reset, and of these so many would end the connection for everybody: it is not they who are to blame.
+        .max_concurrent_reset_streams(remembered)
+        .reset_stream_duration(REMEMBERED)
+        .max_local_error_reset_streams(None)
         .enable_push(false)
         .initial_max_send_streams(0) // Until the settings come.
         .initial_window_size(STREAM_WINDOW)
@@ -228,7 +237,15 @@ async fn watch(mut pings: PingPong, pulse: &Pulse) {
         if begun == asked_about && waited < wait {
             continue;
         }
-        match timeout(PONG, pings.ping(Ping::opaque())).await {
+        let mut pong = pin!(pings.ping(Ping::opaque()));
+        let answer = loop {
+            let answer = timeout(PONG, &mut pong).await;
+            if answer.is_ok() || read() == read_before {
+                break answer;
+            }
+            read_before = read(); // What came instead stands before it in the queue of the other end.
+        };
+        match answer {
             Ok(Ok(_)) => {
                 wait = if begun == asked_about { (wait * 4).min(LONGEST) } else { 4 };
                 (read_before, asked_about, waited) = (read(), begun, 0);

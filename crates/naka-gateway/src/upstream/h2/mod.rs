@@ -110,7 +110,7 @@ impl Client {
                     return refused(Reason::UpstreamRefused, was_sent);
                 }
             };
-            let answer = self.in_time(poll_fn(|cx| exchange.poll(cx)), progress.as_deref()).await;
+            let answer = self.in_time(poll_fn(|cx| exchange.poll(cx)), progress.as_deref(), waits).await;
             let failed = match answer {
                 Ok(Ok(response)) => return exchange.answered(self, lease, response, head.method()),
                 Ok(Err(failed)) => failed,

@@ -204,7 +204,7 @@ impl Pool {
             return Arrival::Stream(room.lease(self, terms));
         }
         state.queue.retain(|waiter| !waiter.tell.is_closed());
-        let room = state.making.saturating_mul(state.known.unwrap_or(usize::MAX).min(terms.streams));
+        let room = state.room_to_come(terms);
         let has_joined = state.queue.len() < room;
         state.turns += 1;
         let (number, (tell, told)) = (state.turns, oneshot::channel());
@@ -235,19 +235,19 @@ impl Pool {
                 Connection::open(stream, &pool, terms.keep, terms.streams, places).await
             };
             let (reason, error) = match timeout(limit, making).await {
-                Ok(Ok(connection)) => return pool.made(Ok(connection)),
+                Ok(Ok(connection)) => return pool.made(Ok(connection), terms),
                 Ok(Err(error)) => (Reason::ConnectFailed, error),
                 Err(elapsed) => (Reason::ConnectTimeout, io::Error::from(elapsed)),
             };
             if pool.trouble.is_due() {
                 warn!(%upstream, endpoint = &*pool.address, %error, "no connection to an endpoint");
             }
-            pool.made(Err(reason));
+            pool.made(Err(reason), terms);
         });
     }
 
     /// Gives what was made to who waits for it, and tells those who have waited in vain.
-    fn made(self: &Arc<Self>, made: Result<Arc<Connection>, Reason>) {
+    fn made(self: &Arc<Self>, made: Result<Arc<Connection>, Reason>, terms: Terms) {
         let failed = made.as_ref().err().copied();
         {
             let mut state = self.lock();
@@ -258,16 +258,7 @@ impl Pool {
             }
         }
         self.hand_out();
-        let mut in_vain = VecDeque::new();
-        {
-            let mut state = self.lock();
-            if state.making == 0 {
-                let (joined, others) = state.queue.drain(..).partition(|waiter| waiter.has_joined);
-                state.queue = others;
-                in_vain = joined;
-            }
-        }
-        for waiter in in_vain {
+        for waiter in self.lock().take_in_vain(terms) {
             // Who is gone need not hear of it.
             let _ = waiter.tell.send(failed.map_or(Turn::Again, Turn::Failed));
         }
@@ -339,6 +330,30 @@ impl Drop for Seeks<'_> {
 }
 
 impl State {
+    /// So many requests have room on the connections that are being made.
+    fn room_to_come(&self, terms: Terms) -> usize {
+        self.making.saturating_mul(self.known.unwrap_or(usize::MAX).min(terms.streams))
+    }
+
+    /// Those for whom there will be no room on what is still being made: the oldest, who have waited for what is there by
+    /// now, or is not.
+    fn take_in_vain(&mut self, terms: Terms) -> Vec<Waiter> {
+        let joined = self.queue.iter().filter(|waiter| waiter.has_joined).count();
+        let mut surplus = joined.saturating_sub(self.room_to_come(terms));
+        let mut kept = VecDeque::with_capacity(self.queue.len());
+        let mut in_vain = Vec::new();
+        for waiter in self.queue.drain(..) {
+            if surplus > 0 && waiter.has_joined {
+                surplus -= 1;
+                in_vain.push(waiter);
+            } else {
+                kept.push_back(waiter);
+            }
+        }
+        self.queue = kept;
+        in_vain
+    }
+
     /// The first with room, which is counted with that; what takes no more is forgotten.
     fn take(&mut self, now: Instant, terms: Terms) -> Option<Room> {
         let mut place = 0;
