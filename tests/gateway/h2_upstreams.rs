@@ -975,7 +975,7 @@ async fn what_still_comes_for_those_who_have_gone_ends_nothing_for_others() {
         sleep(Duration::from_secs(1)).await;
         for stream in gone {
             for _ in 0..8 {
-                raw.send(DATA, 0, stream, b"late").await;
+                raw.send(DATA, 0, stream, &[b' '; 1024]).await;
             }
         }
         raw.answer(first, b"fine").await;
