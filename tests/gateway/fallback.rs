@@ -31,6 +31,7 @@ routes:
   carts: {match: {prefix: /carts}, use: [other], retry: {max: 1, when: [connect_error, reset, response_timeout, 503]}, headers: {response: {set: {x-seen: 'yes'}}}, upstream: shop}
   guarded: {match: {prefix: /guarded}, use: [other], circuit_breaker: {consecutive: 2, failure_rate: never, open: 1h}, upstream: shop}
   narrow: {match: {prefix: /narrow}, use: [usual], bulkhead: {max: 1}, upstream: shop}
+  less: {match: {prefix: '/less/{city}'}, fallback: {upstream: other, rewrite: {path: '/best-sellers/{city}'}}, rewrite: {path: '/for-you/{city}'}, upstream: shop}
   picky: {match: {prefix: /picky}, fallback: {upstream: other, when: [502]}, upstream: shop}
 tests:
   - {request: 'GET http://api.example/carts', expect: {route: carts, upstream: shop}}
@@ -196,6 +197,16 @@ async fn r3_9_a_delete_that_was_sent_over_a_kept_connection_is_not_asked_elsewhe
         assert_eq!((said(&response).0, said(&response).2), (502, None));
         assert_eq!((done.load(SeqCst), other.requests()), (1, 0));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn r3_8_the_other_upstream_may_be_asked_for_something_else() {
+    let gateway = Inside::new(SHOP);
+    let ((says, shop), (_, other)) = (service(&gateway, "a:1"), service(&gateway, "o:1"));
+    assert_eq!(said(&gateway.send(get("/less/pune")).await), (200, "a:1", None));
+    says.store(503, SeqCst);
+    assert_eq!(said(&gateway.send(get("/less/pune")).await), (200, "o:1", Some("less/fallback")));
+    assert_eq!((shop.last().target(), other.last().target()), ("/for-you/pune", "/best-sellers/pune"));
 }
 
 #[tokio::test(start_paused = true)]

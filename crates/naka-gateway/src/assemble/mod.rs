@@ -278,12 +278,17 @@ fn alternate(
     transform: &Transform,
     route: &RouteConfig,
 ) -> Option<Arc<ArmPlan>> {
-    let upstream = config.fallback(route)?.1.upstream()?;
+    let fallback = config.fallback(route)?.1;
+    let upstream = fallback.upstream()?;
     let mut layers =
         ArmLayers::balanced(state.balancers.get(upstream).cloned().unwrap_or_else(BalanceLayer::off));
     layers.upstream_bulkhead = upstream_bulkhead(config, state, upstream);
     let to = ArmTarget::Upstream(Arc::clone(upstream));
-    Some(Arc::new(ArmPlan { layers, transform: transform.clone(), to }))
+    let mut transform = transform.clone();
+    if let Some(rewrite) = &fallback.rewrite {
+        transform.rewrite = rewrite.clone();
+    }
+    Some(Arc::new(ArmPlan { layers, transform, to }))
 }
 
 fn upstream_bulkhead(config: &Config, state: &State, upstream: &Name) -> BulkheadLayer<Arc<PolicyMetrics>> {

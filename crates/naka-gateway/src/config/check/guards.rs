@@ -4,7 +4,13 @@ use std::{sync::Arc, time::Duration};
 
 use http::{HeaderName, Method};
 
-use super::{Tables, limits::scope, policies::Unnamed, routes::respond, unique};
+use super::{
+    Tables,
+    limits::scope,
+    policies::Unnamed,
+    routes::{respond, rewrite_of},
+    unique,
+};
 use crate::config::{
     checked::{
         self, Cache, CircuitBreaker, Compress, Cors, Fallback, Fault, Hedge, HedgeAfter, Idempotency,
@@ -249,6 +255,10 @@ pub(super) fn fallback(raw: &RawFallback, at: Span, tables: &Tables<'_>, cx: &mu
                 cx.error(Code::Conflict, max_body.key, "`max_body` beside `respond` has no effect")
                     .help("take it away: no body has to be kept for an answer of the gateway's own");
             }
+            if let Some(rewrite) = &raw.rewrite {
+                cx.error(Code::Conflict, rewrite.key, "`rewrite` beside `respond` has no effect")
+                    .help("take it away: nobody is asked");
+            }
         }
         (None, Some(_)) => {}
     }
@@ -266,6 +276,8 @@ pub(super) fn fallback(raw: &RawFallback, at: Span, tables: &Tables<'_>, cx: &mu
     });
     Some(Unnamed::stateless(PolicyKind::Fallback(Fallback {
         instead: respond.or(upstream.map(Instead::Upstream))?,
+        // Which captures there are, each route knows.
+        rewrite: raw.rewrite.as_ref().map(|at| rewrite_of(&at.value, None, cx)),
         when: checked::FallbackWhen {
             connect_error: has(FallbackWhen::ConnectError),
             reset: has(FallbackWhen::Reset),

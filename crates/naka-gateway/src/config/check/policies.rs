@@ -13,7 +13,7 @@ use super::{
     origin, unique,
 };
 use crate::config::{
-    checked::{self, KeyPart, Kind, Name, Policy, PolicyKind, Route, Scope, Uses},
+    checked::{self, KeyPart, Kind, Name, Policy, PolicyKind, Route, Scope, TemplatePart, Uses},
     decode::{At, Cx, OneOrMany, Or},
     diagnostic::Code,
     node::Span,
@@ -398,6 +398,23 @@ impl Policies {
 
     /// Reports captures that the keys of these rate limits need and the route does not have.
     pub(super) fn captures(&self, route: &str, level: &Level, captures: &[Arc<str>], cx: &mut Cx) {
+        for (name, span) in level.all(Kind::Fallback) {
+            let Some(PolicyKind::Fallback(fallback)) = self.checked.get(name).map(|it| &it.kind) else {
+                continue;
+            };
+            let template = fallback.rewrite.as_ref().and_then(|rewrite| rewrite.path.as_ref());
+            for part in template.iter().flat_map(|template| &template.0) {
+                let TemplatePart::Capture(capture) = part else { continue };
+                if !captures.contains(capture) {
+                    let message = format!(
+                        "the route `{route}` has no capture `{{{capture}}}`, which `{name}` writes into its path"
+                    );
+                    cx.error(Code::UnknownName, *span, message).combined().help(format!(
+                        "add `/{{{capture}}}` to the path of `{route}`, or use a fallback with another `rewrite` there"
+                    ));
+                }
+            }
+        }
         let counted = [Kind::RateLimit, Kind::Bulkhead, Kind::CircuitBreaker].map(|kind| level.all(kind));
         for (name, span) in counted.into_iter().flatten() {
             let parts = match self.checked.get(name).map(|policy| &policy.kind) {

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 use http::{HeaderName, HeaderValue, Method, StatusCode, uri::PathAndQuery};
 use ipnet::IpNet;
 
-use super::{Name, Origin, Respond};
+use super::{Name, Origin, Respond, Rewrite};
 
 /// A policy with a name.
 #[derive(Clone, Debug, PartialEq)]
@@ -659,6 +659,8 @@ impl HedgeAfter {
 pub struct Fallback {
     /// In which.
     pub instead: Instead,
+    /// What is asked of another upstream, if it is not what the route rewrites.
+    pub rewrite: Option<Rewrite>,
     /// After what.
     pub when: FallbackWhen,
     /// The longest body that is kept, in bytes.

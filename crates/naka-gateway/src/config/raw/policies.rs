@@ -6,7 +6,7 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 use ipnet::IpNet;
 use serde_json::{Value as Json, json};
 
-use super::{Count, RawRespond};
+use super::{Count, RawRespond, RawRewrite};
 use crate::config::{
     checked::{BreakerWindow, Enforce, IdentityPart, KeyPart, Rate},
     decode::{At, Cx, Decode, Named, OneOrMany, Or, Scalar, Text, Wrong},
@@ -769,17 +769,19 @@ record! {
         respond: RawRespond = optional;
         /// Another upstream, which is asked for what is safe or was never sent.
         upstream: Id = optional;
+        /// What is asked there, in place of what the route rewrites.
+        rewrite: RawRewrite = optional;
         /// After what: `connect_error`, `reset`, `refused_stream`, `response_timeout`, `circuit_open`, `no_endpoint`,
         /// `bulkhead_full`, and responses with these statuses; all of these words and 503 if nothing is said.
         when: OneOrMany<FallbackWhen> = optional;
         /// The longest body that is kept for the other upstream.
         max_body: Size = "64KiB";
     }
-    not_built: route;
     instead: response => "write `respond: {status: 200, body: …}`",
         status => "write `respond: {status: 200, body: …}`",
         body => "write `respond: {status: 200, body: …}`",
         service => "write `upstream:`",
+        route => "write `upstream:` and `rewrite: {path: …}` with what is asked there",
         cache => "write `cache: {stale_if_error: 1h}` into the route: it comes before the fallback",
         stale_cache => "write `cache: {stale_if_error: 1h}` into the route: it comes before the fallback",
         on => "write `when: [circuit_open, 503]`",
