@@ -1002,7 +1002,7 @@ async fn who_waits_for_a_connection_that_is_made_in_vain_hears_of_that_while_oth
         sleep(Duration::from_hours(2)).await;
         drop(stream);
     });
-    let mut all = tokio::task::JoinSet::new();
+    let mut all = JoinSet::new();
     for _ in 0..40 {
         let gateway = Arc::clone(&gateway);
         all.spawn(async move {

@@ -38,8 +38,9 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use naka::{
-    balance::{Absence, BalanceLayer, Endpoint},
+    balance::{Absence, Endpoint},
     bulkhead::Counts,
+    cache::Counts as Kept,
     circuit_breaker::{CircuitBreakerLayer, Phase},
     clock::Now,
     health::{Condition, EndpointHealth, Health},
@@ -62,7 +63,7 @@ use crate::{
     discover::Status,
     explain::explain,
     generation::{Generation, InForce},
-    observe::{Metrics, PolicyMetrics, ReloadResult},
+    observe::{Balancer, Metrics, PolicyMetrics, ReloadResult},
     patience::{Patience, Patient, Progress},
     reload,
     state::{Checks, State, breakers_name},
@@ -262,7 +263,7 @@ impl Admin {
             .iter()
             .flat_map(|(name, levels)| levels.iter().map(|(level, value)| (&**name, *level, *value)));
         let of_endpoints = state.endpoint_breakers.iter().map(|(upstream, breakers)| {
-            let endpoints = state.balancers.get(upstream).map(BalanceLayer::endpoints).unwrap_or_default();
+            let endpoints = state.balancers.get(upstream).map(Balancer::endpoints).unwrap_or_default();
             let is_closed = |endpoint: &Endpoint| {
                 let breaker = breakers.breaker(endpoint.address());
                 breaker.is_none_or(|breaker| breaker.snapshot(now).phase == Phase::Closed)
@@ -302,6 +303,11 @@ impl Admin {
             .chain(breakers)
             .chain(of_endpoints)
             .chain(budgets);
+        let caches = state.caches.iter().flat_map(|(identity, layer)| {
+            let Kept { entries, bytes } = layer.counts();
+            [("entries", entries), ("bytes", bytes)].map(|(level, value)| (&**identity, level, value))
+        });
+        let all = all.chain(caches);
         self.metrics.levels(all.chain(waiting(state).map(|it| (&**it.identity, it.level, it.count))));
         let arms = state.splits.iter().flat_map(|(name, layer)| {
             layer.arms(now).into_iter().map(move |is| (&**name, is.name, is.in_force, is.held.is_some()))
@@ -400,7 +406,7 @@ fn shares(split: &Split) -> String {
 fn upstreams(generation: &Generation) -> Value {
     let now = Now::read();
     let of = |name: &str| {
-        let endpoints = generation.state.balancers.get(name).map(BalanceLayer::endpoints).unwrap_or_default();
+        let endpoints = generation.state.balancers.get(name).map(Balancer::endpoints).unwrap_or_default();
         let pools = generation.state.pools.iter().filter_map(|pools| pools.get(name)).collect::<Vec<_>>();
         let health = generation.state.checks.get(name).map(|checks| &checks.health);
         let protocol = generation.config.upstreams[name].protocol;
@@ -500,7 +506,8 @@ fn policies(generation: &Generation) -> Value {
     let now = Now::read();
     let breakers = state.breakers.iter().map(|(identity, layer)| {
         let (keys, open) = breakers(layer, now);
-        let one = layer.breaker().map(|breaker| breaker.snapshot(now).to_string());
+        let one = layer.breaker().filter(|_| !layer.is_keyed());
+        let one = one.map(|breaker| breaker.snapshot(now).to_string());
         (identity.to_string(), json!({"kind": "circuit_breaker", "is": one, "keys": keys, "open": open}))
     });
     let splits = state.splits.iter().map(|(name, layer)| {
@@ -510,9 +517,12 @@ fn policies(generation: &Generation) -> Value {
     });
     let waiting =
         waiting(state).map(|it| (it.identity.to_string(), json!({"kind": it.kind, it.level: it.count})));
-    Value::Object(
-        limits.chain(bulkheads).chain(repetitions).chain(breakers).chain(splits).chain(waiting).collect(),
-    )
+    let caches = state.caches.iter().map(|(identity, layer)| {
+        let Kept { entries, bytes } = layer.counts();
+        (identity.to_string(), json!({"kind": "cache", "entries": entries, "bytes": bytes}))
+    });
+    let accounts = limits.chain(bulkheads).chain(repetitions).chain(caches);
+    Value::Object(accounts.chain(breakers).chain(splits).chain(waiting).collect())
 }
 
 /// One arm of a split: what it gets, and why it is held if it is.
@@ -535,7 +545,7 @@ fn of_arm(is: &ArmStatus) -> Value {
 
 /// How many breakers there are, and how many of them are not closed.
 fn breakers(layer: &CircuitBreakerLayer<Arc<PolicyMetrics>>, now: Now) -> (usize, usize) {
-    match layer.breaker() {
+    match layer.breaker().filter(|_| !layer.is_keyed()) {
         Some(breaker) => (1, usize::from(breaker.snapshot(now).phase != Phase::Closed)),
         None => layer.keys(),
     }
@@ -549,8 +559,7 @@ struct Waiting<'a> {
     count: usize,
 }
 
-/// Who waits: for a check of a password, for another service, for a fault to be over; copies under way; and what caches
-/// keep.
+/// Who waits: for a check of a password, for another service, for a fault to be over; and copies under way.
 fn waiting(state: &State) -> impl Iterator<Item = Waiting<'_>> {
     let of = |kind, level| move |(identity, count)| Waiting { identity, kind, level, count };
     let passwords = state.passwords.iter().map(|(identity, layer)| (identity, layer.waiting()));
@@ -559,13 +568,7 @@ fn waiting(state: &State) -> impl Iterator<Item = Waiting<'_>> {
     let authentication =
         passwords.map(of("basic_auth", "waiting")).chain(authorities.map(of("forward_auth", "asking")));
     let mirrors = state.mirrors.iter().map(|(identity, layer)| (identity, layer.under_way()));
-    let entries = state.caches.iter().map(|(identity, layer)| (identity, layer.counts().entries));
-    let bytes = state.caches.iter().map(|(identity, layer)| (identity, layer.counts().bytes));
-    let caches = entries.map(of("cache", "entries")).chain(bytes.map(of("cache", "bytes")));
-    let waiting = authentication
-        .chain(faults.map(of("fault", "delayed")))
-        .chain(mirrors.map(of("mirror", "under_way")));
-    waiting.chain(caches)
+    authentication.chain(faults.map(of("fault", "delayed"))).chain(mirrors.map(of("mirror", "under_way")))
 }
 
 /// The versions of each route, and who uses them.

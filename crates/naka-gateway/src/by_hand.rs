@@ -77,6 +77,11 @@ pub fn to_policy(state: &State, query: &str) -> Result<String, String> {
     let layer = layer.ok_or_else(|| {
         format!("there is no circuit breaker, no split and no cache `{policy}`; see `/policies`\n")
     })?;
+    if layer.is_keyed() {
+        return Err(format!(
+            "`{policy}` has a breaker for each key, and they are not told apart here: take `key` out of the file, or change what it counts\n"
+        ));
+    }
     let breaker = layer.breaker().ok_or("it is off\n")?;
     force(&breaker, &word).ok_or(TO_POLICIES)?;
     warn!(%policy, word, "a circuit breaker was told so by hand");

@@ -83,7 +83,10 @@ fn taken(
     let Some(value) = headers.remove(name) else { return Ok(None) };
     match read(&value) {
         Ok(told) if is_once => Ok(Some(told)),
-        _ => Err(Reason::BadRequest.into()),
+        _ => {
+            let what = format!("`{name}` does not say, once, how long is waited.");
+            Err(Rejection::new(Reason::BadRequest).detail(&what))
+        }
     }
 }
 

@@ -226,6 +226,17 @@ impl Explanation {
         parts: &mut Parts,
         now: Now,
     ) -> Option<Result<Verdict, Rejection>> {
+        // An older answer stands in before anybody else is asked.
+        let cache = &plan.layers.cache;
+        if self.layers.iter().any(|said| said.kind == cache.kind())
+            && let Some(finding) = cache.explain_refusal(refused, now, parts)
+        {
+            let (kind, name) = (cache.kind(), cache.name().map(str::to_owned));
+            self.layers.push(Said { kind, name, finding: finding.clone() });
+            if let Finding::Answer(status, _) = finding {
+                return Some(Ok(Verdict::Answered(status)));
+            }
+        }
         let fallback = &plan.layers.fallback;
         if !self.layers.iter().any(|said| said.kind == fallback.kind()) {
             return None; // It stands behind whoever refused, and hears nothing of it.
@@ -495,12 +506,15 @@ fn forwarded(
         protocol: *protocol,
         request_line: format!("{} {}", parts.method, parts.uri),
         headers: headers.collect(),
-        timers: vec![
+        timers: [
             ("total", route.total_timeout),
             ("connect", Some(timeouts.connect)),
             ("response_headers", Some(timeouts.response_headers)),
             ("idle", route.idle_timeout.unwrap_or(timeouts.idle)),
-        ],
+        ]
+        .into_iter()
+        .chain(timeouts.per_try.map(|limit| ("per_try", Some(limit))))
+        .collect(),
     }
 }
 

@@ -13,7 +13,7 @@ use std::{
 
 use http::StatusCode;
 use naka::{
-    balance::Absence,
+    balance::{Absence, BalanceLayer},
     circuit_breaker::{Phase, Transition},
     classify::Outcome,
     health::{Change, Standing},
@@ -52,6 +52,7 @@ pub struct Metrics {
     endpoints: Family<EndpointLabels, Gauge>,
     checks: Family<CheckLabels, Counter>,
     discoveries: Family<DiscoveryLabels, Counter>,
+    panics: Family<PanicLabels, Counter>,
     discovery_levels: Family<UpstreamLevelLabels, Gauge>,
     reloads: Family<ReloadLabels, Counter>,
     config: Family<ConfigLabels, Gauge>,
@@ -131,6 +132,11 @@ struct CheckLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PanicLabels {
+    upstream: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct DiscoveryLabels {
     upstream: String,
     result: &'static str,
@@ -206,6 +212,7 @@ impl Metrics {
             endpoints: Family::default(),
             checks: Family::default(),
             discoveries: Family::default(),
+            panics: Family::default(),
             discovery_levels: Family::default(),
             reloads: Family::default(),
             config: Family::default(),
@@ -247,6 +254,11 @@ impl Metrics {
             self.endpoints.clone(),
         );
         registry.register("health_checks", "Health checks that have ended", self.checks.clone());
+        registry.register(
+            "upstream_panics",
+            "Requests that went to endpoints which are not well, because too few are",
+            self.panics.clone(),
+        );
         registry.register("discovery_looks", "Looks for endpoints, by result", self.discoveries.clone());
         registry.register("discovery_level", "What was found, and how it is", self.discovery_levels.clone());
         registry.register("reloads", "Changes of the configuration, by result", self.reloads.clone());
@@ -310,6 +322,13 @@ impl Metrics {
         Arc::clone(&self.bodies)
     }
 
+    /// The handles of one upstream's balancer.
+    pub fn balancer(&self, upstream: &Name) -> Arc<BalanceMetrics> {
+        self.labelled(|labelled| labelled.upstreams.insert(Arc::clone(upstream)));
+        let panicked = self.panics.get_or_create_owned(&PanicLabels { upstream: upstream.to_string() });
+        Arc::new(BalanceMetrics { upstream: Arc::clone(upstream), told: Seldom::new(), panicked })
+    }
+
     /// The handles of one upstream, whose endpoints are checked.
     pub fn upstream(&self, upstream: &Name) -> UpstreamMetrics {
         self.labelled(|labelled| labelled.upstreams.insert(Arc::clone(upstream)));
@@ -360,6 +379,7 @@ impl Metrics {
 
     /// Always false: nothing is kept.
     fn forget_upstream(&self, upstream: &Name) -> bool {
+        self.panics.remove(&PanicLabels { upstream: upstream.to_string() });
         for result in RESULTS {
             self.checks.remove(&CheckLabels { upstream: upstream.to_string(), result });
         }
@@ -669,6 +689,27 @@ impl Observer for EndpointMetrics {
         let Self { upstream, endpoint, .. } = self;
         let (from, to) = (from.word(), to.word());
         info!(%upstream, %endpoint, from, to, ?cause, "the circuit breaker of an endpoint has changed");
+    }
+}
+
+/// A balancer of the gateway.
+pub type Balancer = BalanceLayer<Arc<BalanceMetrics>>;
+
+/// What the balancer of one upstream reports to.
+#[derive(Debug)]
+pub struct BalanceMetrics {
+    upstream: Name,
+    told: Seldom,
+    panicked: Counter,
+}
+
+impl Observer for BalanceMetrics {
+    /// Each request counts, and seldom one is told.
+    fn panicked(&self) {
+        self.panicked.inc();
+        if self.told.is_due() {
+            warn!(upstream = %self.upstream, "too few endpoints are well: requests go to those that are not, too (`balance.panic`)");
+        }
     }
 }
 

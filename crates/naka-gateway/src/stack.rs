@@ -17,7 +17,7 @@ use http::{Request, Response};
 use naka::{
     api_key::ApiKeyLayer,
     authorize::AuthorizeLayer,
-    balance::{BalanceLayer, InFlight},
+    balance::InFlight,
     basic_auth::BasicAuthLayer,
     body_limit::BodyLimitLayer,
     bulkhead::{BulkheadLayer, Permit},
@@ -44,7 +44,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::{
-    observe::{ArmMetrics, PolicyMetrics},
+    observe::{ArmMetrics, Balancer, PolicyMetrics},
     upstream::{Body, LayeredBody},
 };
 
@@ -98,7 +98,7 @@ pub struct Layers {
     /// Sends again what failed.
     pub retry: RetryLayer<Arc<PolicyMetrics>>,
     /// Chooses the endpoint.
-    pub balance: BalanceLayer,
+    pub balance: Balancer,
 }
 
 /// What the layers make of the leaf's body.
@@ -134,7 +134,7 @@ pub struct ArmLayers {
     /// Sends again what failed.
     pub retry: RetryLayer<Arc<PolicyMetrics>>,
     /// Chooses the endpoint.
-    pub balance: BalanceLayer,
+    pub balance: Balancer,
 }
 
 /// What the guards behind a choice make of the leaf's body.
@@ -196,7 +196,7 @@ impl Layers {
 
 impl ArmLayers {
     /// Nobody but a balancer.
-    pub fn balanced(balance: BalanceLayer) -> Self {
+    pub fn balanced(balance: Balancer) -> Self {
         Self {
             rate_limits: RateLimitLayer::off(),
             split: SplitLayer::off(),

@@ -11,7 +11,7 @@ use std::{
 
 use http::HeaderName;
 use naka::{
-    balance::{BalanceLayer, Target},
+    balance::Target,
     basic_auth::BasicAuthLayer,
     bulkhead::{BulkheadLayer, Counts},
     cache::CacheLayer,
@@ -40,7 +40,7 @@ use crate::{
     },
     discover::Discovery,
     generation::Alive,
-    observe::{ArmMetrics, EndpointMetrics, PolicyMetrics},
+    observe::{ArmMetrics, Balancer, EndpointMetrics, PolicyMetrics},
     upstream::{Places, Pools, UpstreamPlaces},
 };
 
@@ -98,7 +98,7 @@ pub type Bulkheads = Carried<(Bulkhead, Enforce), BulkheadLayer<Arc<PolicyMetric
 /// Whoever looks for endpoints, by upstream.
 pub type Discoveries = Carried<checked::Discovery, Arc<Discovery>>;
 /// Balancers, by upstream.
-pub type Balancers = Carried<Balancing, BalanceLayer>;
+pub type Balancers = Carried<Balancing, Balancer>;
 /// What a balancer is made of.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Balancing {

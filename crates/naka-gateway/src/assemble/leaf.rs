@@ -5,7 +5,6 @@ use std::{collections::BTreeMap, sync::Arc};
 use bytes::Bytes;
 use http::{Request, Response, header::CONTENT_TYPE};
 use naka::{
-    balance::BalanceLayer,
     clock::Now,
     context::ApiVersion,
     fallback::AnyBody,
@@ -23,7 +22,7 @@ use crate::{
     deadline::Deadlines,
     entry,
     generation::{ArmPlan, ArmTarget, Arms, Plan},
-    observe::PolicyMetrics,
+    observe::{Balancer, PolicyMetrics},
     stack::{Arm, ArmLayers, Layers, Leaf, Route, RouteBody, Stack},
     state::State,
     transform::{Transform, redirected},
@@ -92,7 +91,7 @@ impl Leaves<'_> {
     fn mirror(&self, route: &RouteConfig, transform: &Transform, layer: Mirroring) -> Mirroring {
         let Some((_, mirror)) = self.config.mirror(route).filter(|_| !layer.is_off()) else { return layer };
         let upstream = Arc::clone(&mirror.upstream);
-        let balance = self.state.balancers.get(&upstream).cloned().unwrap_or_else(BalanceLayer::off);
+        let balance = self.state.balancers.get(&upstream).cloned().unwrap_or_else(Balancer::off);
         let mut transform = transform.clone();
         // What takes the place of withheld credentials is withheld, too.
         let withheld = withheld(self.config, route, mirror);
@@ -161,7 +160,8 @@ async fn answer(plan: Arc<Plan>, target: Arc<Target>, request: Request<Body>) ->
                 &*target,
                 Target::Upstream(_) | Target::Versions(_) | Target::Split(_) | Target::Alternate(_)
             );
-            compress.around(request, is_sent, |request| changed(&plan, &target, request)).await
+            // In a box of its own: it is larger, and the others shall not pay for that.
+            Box::pin(compress.around(request, is_sent, |request| changed(&plan, &target, request))).await
         }
         _ => changed(&plan, &target, request).await,
     }

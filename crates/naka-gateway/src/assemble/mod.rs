@@ -10,12 +10,12 @@ use http::{
     header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION},
 };
 use naka::{
-    api_key::ApiKeyLayer, authorize::AuthorizeLayer, balance::BalanceLayer, basic_auth::BasicAuthLayer,
-    body_limit::BodyLimitLayer, bulkhead::BulkheadLayer, cache::CacheLayer,
-    circuit_breaker::CircuitBreakerLayer, cors::CorsLayer, fallback::FallbackLayer, fault::FaultLayer,
-    forward_auth::ForwardAuthLayer, hedge::HedgeLayer, idempotency::IdempotencyLayer, jwt::JwtLayer,
-    mirror::MirrorLayer, problem::ProblemLayer, rate_limit::RateLimitLayer, retry::RetryLayer,
-    split::SplitLayer, timeout::TimeoutLayer, version::VersionLayer,
+    api_key::ApiKeyLayer, authorize::AuthorizeLayer, basic_auth::BasicAuthLayer, body_limit::BodyLimitLayer,
+    bulkhead::BulkheadLayer, cache::CacheLayer, circuit_breaker::CircuitBreakerLayer, cors::CorsLayer,
+    fallback::FallbackLayer, fault::FaultLayer, forward_auth::ForwardAuthLayer, hedge::HedgeLayer,
+    idempotency::IdempotencyLayer, jwt::JwtLayer, mirror::MirrorLayer, problem::ProblemLayer,
+    rate_limit::RateLimitLayer, retry::RetryLayer, split::SplitLayer, timeout::TimeoutLayer,
+    version::VersionLayer,
 };
 use tokio::time::Instant;
 
@@ -37,7 +37,7 @@ use crate::{
     entry::Entry,
     generation::{Alive, ArmPlan, ArmTarget, Arms, Generation, Plan, Served},
     identity,
-    observe::{ArmMetrics, Metrics, PolicyMetrics},
+    observe::{ArmMetrics, Balancer, Metrics, PolicyMetrics},
     route::{RouteError, Table},
     stack::{ArmLayers, Layers},
     state::{State, fallback_name, latencies_name},
@@ -226,7 +226,7 @@ fn arms(
             mirror: mirror(config, state, route, Some(upstream)),
             hedge: hedge(config, state, around, (name, route), Some(upstream)),
             retry: retry(config, state, around, route, Some(upstream)),
-            balance: state.balancers.get(upstream).cloned().unwrap_or_else(BalanceLayer::off),
+            balance: state.balancers.get(upstream).cloned().unwrap_or_else(Balancer::off),
         };
         ArmPlan { layers, transform: transform.clone(), to: ArmTarget::Upstream(Arc::clone(upstream)) }
     };
@@ -248,7 +248,7 @@ fn arms(
                     mirror: MirrorLayer::off(),
                     hedge: HedgeLayer::off(),
                     retry: RetryLayer::off(),
-                    balance: BalanceLayer::off(),
+                    balance: Balancer::off(),
                 };
                 ArmPlan { layers, to: ArmTarget::Split(of_split(split, &transform)), transform }
             }
@@ -281,7 +281,7 @@ fn alternate(
     let fallback = config.fallback(route)?.1;
     let upstream = fallback.upstream()?;
     let mut layers =
-        ArmLayers::balanced(state.balancers.get(upstream).cloned().unwrap_or_else(BalanceLayer::off));
+        ArmLayers::balanced(state.balancers.get(upstream).cloned().unwrap_or_else(Balancer::off));
     layers.upstream_bulkhead = upstream_bulkhead(config, state, upstream);
     let to = ArmTarget::Upstream(Arc::clone(upstream));
     let mut transform = transform.clone();
@@ -469,6 +469,6 @@ fn layers(
         retry: retry(config, state, around, route, upstream_of(route)),
         balance: upstream_of(route)
             .and_then(|upstream| state.balancers.get(upstream).cloned())
-            .unwrap_or_else(BalanceLayer::off),
+            .unwrap_or_else(Balancer::off),
     }
 }

@@ -4,7 +4,6 @@ use std::{collections::BTreeMap, convert::Infallible, sync::Arc};
 
 use http::{HeaderName, Request, Response};
 use naka::{
-    balance::BalanceLayer,
     basic_auth::BasicAuthLayer,
     cache::CacheLayer,
     circuit_breaker::EndpointBreakers,
@@ -44,7 +43,7 @@ use crate::{
     },
     control::{AskAuthority, FetchKeys, TellKeys},
     discover::Discovery,
-    observe::{EndpointMetrics, PolicyMetrics},
+    observe::{Balancer, EndpointMetrics, PolicyMetrics},
     probe::Probe,
     stack::Leaf,
     state::{
@@ -463,7 +462,8 @@ impl Step<'_> {
     }
 
     fn balancers(&mut self, breakers: &BreakersOfEndpoints) -> Balancers {
-        let dressed = |layer: BalanceLayer, is: &Balancing| {
+        let metrics = self.around.metrics;
+        let dressed = |layer: Balancer, is: &Balancing| {
             let key = &is.balance.key;
             let layer = if key.is_empty() { layer } else { layer.hash_by(hash_of(key)) };
             let layer = match &is.balance.regions {
@@ -484,9 +484,12 @@ impl Step<'_> {
             make: &|_, is: &Balancing| {
                 let layer = match &is.endpoints {
                     Endpoints::Listed(listed) => {
-                        BalanceLayer::with_config(config(is), listed.iter().map(target))
+                        let metrics = metrics.balancer(&is.upstream);
+                        Balancer::observed(config(is), listed.iter().map(target), metrics)
                     }
-                    Endpoints::Found(stand_in) => BalanceLayer::with_config(config(is), [stand_in.clone()]),
+                    Endpoints::Found(stand_in) => {
+                        Balancer::observed(config(is), [stand_in.clone()], metrics.balancer(&is.upstream))
+                    }
                 };
                 dressed(layer, is)
             },
@@ -548,7 +551,7 @@ impl Step<'_> {
     fn checks(&mut self, balancers: &Balancers) -> HealthChecks {
         type Wanted = (HealthCheck, Balancing);
         let around = self.around;
-        let off = BalanceLayer::off();
+        let off = Balancer::off();
         let balancer = |upstream: &Name| balancers.get(upstream).unwrap_or(&off);
         let probe = |check: &HealthCheck, endpoints: &Endpoints| {
             Probe::new(check.probe.clone(), endpoints.listed(), around.connector.clone())

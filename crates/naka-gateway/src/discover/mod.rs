@@ -36,10 +36,7 @@ use std::{
     time::Duration,
 };
 
-use naka::{
-    balance::{BalanceLayer, Target},
-    clock::Now,
-};
+use naka::{balance::Target, clock::Now};
 use tokio::{
     sync::watch,
     task::AbortHandle,
@@ -64,7 +61,7 @@ use self::{
 use crate::{
     config::checked::{Discovery as Config, EndpointSource, Name},
     generation::Alive,
-    observe::DiscoveryMetrics,
+    observe::{Balancer, DiscoveryMetrics},
     seldom::Seldom,
 };
 
@@ -162,7 +159,7 @@ impl Discovery {
 
     /// What is found goes to this balancer from now on, for as long as its generation serves. Begins to look, if
     /// nobody does: that needs a runtime, on which it goes on.
-    pub fn start(&self, balancer: &BalanceLayer, alive: &Alive) {
+    pub fn start(&self, balancer: &Balancer, alive: &Alive) {
         let mut known = self.shared.known();
         known.followers.retain(|(alive, _)| alive.strong_count() > 0);
         known.followers.push((Arc::downgrade(alive), balancer.clone()));
@@ -270,7 +267,7 @@ struct Known {
     good: Option<Instant>,
     told: Option<(String, Instant)>,
     /// Balancers, each as long as a generation with it serves.
-    followers: Vec<(Weak<()>, BalanceLayer)>,
+    followers: Vec<(Weak<()>, Balancer)>,
 }
 
 impl Known {
@@ -430,13 +427,13 @@ fn bounded(mut look: Look) -> Look {
 }
 
 /// Has a balancer choose among these, unless it does already.
-fn show(balancer: &BalanceLayer, set: &[Target]) {
+fn show(balancer: &Balancer, set: &[Target]) {
     if !balancer.endpoints().iter().map(naka::balance::Endpoint::target).eq(set) {
         balancer.update(set.iter().cloned());
     }
 }
 
-fn without_stand_ins(balancer: &BalanceLayer) -> Vec<Target> {
+fn without_stand_ins(balancer: &Balancer) -> Vec<Target> {
     let all = balancer.endpoints();
     let targets = all.iter().map(|endpoint| endpoint.target().clone());
     targets.filter(|target| target.label_value(STAND_IN).is_none()).collect()

@@ -15,10 +15,12 @@ use std::{
     collections::hash_map::RandomState,
     future::Future,
     hash::BuildHasher as _,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
+    task::{self, Poll},
     time::Duration,
 };
 
@@ -31,7 +33,8 @@ use naka::{
     guard::{End, Guard},
     reject::{Reason, Rejection},
 };
-use tokio::time::{Instant, timeout, timeout_at};
+use pin_project_lite::pin_project;
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 mod body;
 mod connect;
@@ -79,23 +82,18 @@ impl Client {
     /// One exchange. The request is as the endpoint shall see it.
     pub async fn exchange(&self, request: Request<Body>) -> Response<Body> {
         let is_hurried = request.extensions().get::<Context>().is_some_and(|context| context.is_hurried);
-        let mut response = self.in_one_try(request).await;
+        let until = self.timeouts.per_try.map(|limit| Now::read().instant() + limit);
+        let waits = Waits { is_for_endpoint: AtomicBool::new(false), until };
+        let response = EndedBy::new(self.one_try(request, &waits), until).await;
+        let mut response = response.unwrap_or_else(|| {
+            // A bound of ours is nobody's fault.
+            let is_theirs = waits.is_for_endpoint.load(Relaxed);
+            refuse(if is_theirs { Reason::ResponseTimeout } else { Reason::ConnectionsFull })
+        });
         if is_hurried {
             response.extensions_mut().insert(Hurried);
         }
         response
-    }
-
-    async fn in_one_try(&self, request: Request<Body>) -> Response<Body> {
-        let until = self.timeouts.per_try.map(|limit| Now::read().instant() + limit);
-        let waits = Waits { is_for_endpoint: AtomicBool::new(false), until };
-        let one_try = self.one_try(request, &waits);
-        let Some(until) = until else { return one_try.await };
-        timeout_at(until, one_try).await.unwrap_or_else(|_| {
-            // A bound of ours is nobody's fault.
-            let is_theirs = waits.is_for_endpoint.load(Relaxed);
-            refuse(if is_theirs { Reason::ResponseTimeout } else { Reason::ConnectionsFull })
-        })
     }
 
     async fn one_try(&self, mut request: Request<Body>, waits: &Waits) -> Response<Body> {
@@ -135,25 +133,45 @@ impl Client {
         upload: Option<&Upload>,
         waits: &Waits,
     ) -> Result<T, Reason> {
-        let answer = self.in_its_time(answer, upload);
-        let Some(until) = waits.until else { return answer.await };
-        timeout_at(until, answer).await.unwrap_or(Err(Reason::ResponseTimeout))
-    }
-
-    async fn in_its_time<T>(
-        &self,
-        answer: impl Future<Output = T>,
-        upload: Option<&Upload>,
-    ) -> Result<T, Reason> {
-        let limit = self.timeouts.response_headers;
+        let (answer, limit) = (EndedBy::new(answer, waits.until), self.timeouts.response_headers);
         let Some(upload) = upload else {
-            return timeout(limit, answer).await.map_err(|_| Reason::ResponseTimeout);
+            let answer = timeout(limit, answer).await.ok().flatten();
+            return answer.ok_or(Reason::ResponseTimeout);
         };
         tokio::select! {
             biased;
-            answer = answer => Ok(answer),
+            answer = answer => answer.ok_or(Reason::ResponseTimeout),
             reason = stalled(upload, self.timeouts.idle, limit) => Err(reason),
         }
+    }
+}
+
+pin_project! {
+    /// A future that is over at a time, if there is one: then it comes to nothing. It is there once, and so is what it holds.
+    struct EndedBy<F> {
+        #[pin]
+        future: F,
+        #[pin]
+        end: Option<Sleep>,
+    }
+}
+
+impl<F> EndedBy<F> {
+    fn new(future: F, until: Option<Instant>) -> Self {
+        Self { future, end: until.map(sleep_until) }
+    }
+}
+
+impl<F: Future> Future for EndedBy<F> {
+    type Output = Option<F::Output>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        if let Poll::Ready(output) = this.future.poll(cx) {
+            return Poll::Ready(Some(output));
+        }
+        let is_over = this.end.as_pin_mut().is_some_and(|end| end.poll(cx).is_ready());
+        if is_over { Poll::Ready(None) } else { Poll::Pending }
     }
 }
 

@@ -29,7 +29,7 @@
 //! [written behind](CacheLayer::written_behind) this layer, what sets a cookie, parts (206), nor what a layer
 //! of ours answered. Of a caller who says who it is (`Authorization`, `Cookie`, any header
 //! with `auth`, `token`, `key`, `secret`, `session`, `password` or `cookie` in its name, or an
-//! [`Identity`](crate::identity::Identity) that a layer found) only what says `public`, `s-maxage` or `must-revalidate` is kept, and
+//! [`Identity`] that a layer found) only what says `public`, `s-maxage` or `must-revalidate` is kept, and
 //! is answered with nothing else.
 //!
 //! # Where it stands
@@ -299,6 +299,19 @@ fn push(key: &mut String, c: char) {
         ' ' => key.push_str("%20"),
         '%' => key.push_str("%25"),
         c => key.push(c),
+    }
+}
+
+impl<O: Observer> CacheLayer<O> {
+    /// What would be answered if somebody behind has refused the request in this way; `None` if that refusal.
+    pub fn explain_refusal(&self, refused: &Rejection, now: Now, head: &Parts) -> Option<Finding> {
+        let shared = self.shared.as_ref().filter(|_| rules::is_trouble(refused.reason))?;
+        let head = Head::from(head);
+        let asked = asked(&head).ok()?;
+        let (entry, how) = shared.store.look(&shared.key(&head)?, head.headers, &asked, now)?;
+        let stands_in = how == Use::Stale { stands_in: true };
+        let late = entry.life.late(entry.age(now)).as_secs();
+        stands_in.then(|| Finding::Answer(entry.status, format!("kept, and stale for {late} s")))
     }
 }
 

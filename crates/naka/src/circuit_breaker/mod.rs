@@ -248,6 +248,11 @@ impl<O: Observer> CircuitBreakerLayer<O> {
         table.map_or((0, 0), table::Table::len)
     }
 
+    /// Whether each key has a breaker of its own.
+    pub fn is_keyed(&self) -> bool {
+        self.shared.as_ref().is_some_and(|shared| shared.account.table.is_some())
+    }
+
     fn of(shared: Shared<O>) -> Self {
         Self { shared: Some(Arc::new(shared)) }
     }

@@ -434,7 +434,7 @@ impl<O: Observer> Explain for FallbackLayer<O> {
                 let left = budget.as_ref().map(|budget| budget.balance(now));
                 let left = left.map(|it| {
                     format!(
-                        "; {} of {} attempts left for what was",
+                        "; {} of {} attempts left for what may have been seen",
                         it.allowed.saturating_sub(it.spent),
                         it.allowed
                     )

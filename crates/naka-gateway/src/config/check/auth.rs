@@ -455,7 +455,7 @@ static TAKEN: [HeaderName; 17] = [
 /// A header that HTTP or we need for something else.
 pub(super) fn is_taken(name: &HeaderName) -> bool {
     let text = name.as_str();
-    let ours = ["x-real-ip", "x-request-id"];
+    let ours = ["x-real-ip", "x-request-id", "grpc-timeout", "naka-attempt"];
     TAKEN.contains(name) || text.starts_with("x-forwarded-") || ours.contains(&text)
 }
 

@@ -13,8 +13,8 @@ use super::{
 };
 use crate::config::{
     checked::{
-        self, Cache, CircuitBreaker, Compress, Cors, Fallback, Fault, Hedge, HedgeAfter, Idempotency,
-        Instead, Mirror, MirrorMethods, PolicyKind, Retry, RetryMethods, Scope,
+        self, BreakerWindow, Cache, CircuitBreaker, Compress, Cors, Fallback, Fault, Hedge, HedgeAfter,
+        Idempotency, Instead, Mirror, MirrorMethods, PolicyKind, Retry, RetryMethods, Scope,
     },
     decode::{At, Cx, OneOrMany},
     diagnostic::Code,
@@ -87,6 +87,17 @@ pub(super) fn circuit_breaker(raw: &RawCircuitBreaker, cx: &mut Cx) -> Unnamed {
     {
         cx.error(Code::Unused, at.span, "this breaker never opens")
             .help("write `consecutive`, `failure_rate` or `slow_call`, or take it away");
+    }
+    // Presets say both in a way that fits.
+    let window =
+        raw.window.as_ref().map(|at| at.value).or(raw.preset.is_none().then_some(BreakerWindow::Count(100)));
+    if let (Some(at), Some(BreakerWindow::Count(results))) = (&raw.min_requests, window)
+        && at.value.0 > u64::from(results)
+    {
+        let message =
+            format!("a window of {results} results never has {} requests: no rate opens it", at.value.0);
+        cx.error(Code::Unused, at.span, message)
+            .help(format!("write `min_requests: {results}` or less, or a larger `window`"));
     }
     let small = |number: u64| u8::try_from(number).unwrap_or(u8::MAX);
     let kind = PolicyKind::CircuitBreaker(CircuitBreaker {

@@ -567,6 +567,10 @@ impl Scalar for CountOrNever {
         let Whole(number) = Whole::<1, 1_000_000>::parse(text)?;
         Ok(Self(u32::try_from(number).unwrap_or(u32::MAX)))
     }
+
+    fn schema() -> Json {
+        json!({"anyOf": [{"type": "integer", "minimum": 1, "maximum": 1_000_000}, {"enum": ["never"]}]})
+    }
 }
 
 /// So many of a hundred, or `never`.
@@ -593,6 +597,10 @@ impl Scalar for BreakerWindow {
             return Ok(Self::Count(u32::try_from(results).unwrap_or(u32::MAX)));
         }
         Duration::parse(text).map(Self::Time)
+    }
+
+    fn schema() -> Json {
+        json!({"type": ["integer", "string"], "examples": [100, "10s"]})
     }
 }
 
