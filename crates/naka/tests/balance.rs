@@ -962,6 +962,77 @@ async fn an_ejected_endpoint_is_never_entered_and_one_probe_passes_while_its_bod
     }
 }
 
+/// Each look for another one drew anew from the same number, which had chosen the closed one: its neighbour inherited
+/// its share, and one of three had a half.
+#[tokio::test(start_paused = true)]
+async fn nobody_inherits_the_share_of_a_neighbour_whose_gate_is_closed() {
+    for policy in [
+        Policy::Random,
+        Policy::LeastRequest,
+        Policy::WeightedLeastRequest,
+        Policy::LeastLatency,
+        Policy::LeastLoad,
+        Policy::PeakEwma,
+    ] {
+        // One, as many as are passed over at a glance, and more.
+        for closed in [1, 4, 6] {
+            let says =
+                |number| if number < closed { Availability::Ejected(None) } else { Availability::Ready };
+            let gates = (0..closed + 3).map(|number| Script::saying(says(number), 0)).collect::<Vec<_>>();
+            let counts = gated(policy, &gates).counts(6000);
+            assert!(
+                counts.len() == 3 && counts.values().all(|count| (1850..2150).contains(count)),
+                "{policy:?}, {closed}: {counts:?}"
+            );
+        }
+    }
+}
+
+/// It goes between the choice, which asks its gate, and the entry.
+#[derive(Debug, Default)]
+struct Leaving(Mutex<Option<Endpoint>>);
+
+impl Gate for Leaving {
+    fn availability(&self, _: Now) -> Availability {
+        if let Some(endpoint) = &*self.0.lock().unwrap() {
+            endpoint.withdraw(Absence::Draining);
+            assert!(endpoint.is_drained());
+        }
+        Availability::Ready
+    }
+    fn enter(&self, _: Now) -> Option<Ticket> {
+        Some(Ticket(0))
+    }
+    fn leave(&self, _: Ticket, _: &Passage) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn r9_7_nobody_enters_what_was_said_to_be_drained() {
+    for policy in ALL {
+        for (count, capacity) in [(1, None), (3, None), (3, Some(30))] {
+            let bounded = |target: Target| match capacity {
+                Some(capacity) => target.capacity(capacity),
+                None => target,
+            };
+            let targets = even(count).map(bounded);
+            let layer = by_header(BalanceLayer::with_config(BalanceConfig::new(policy), targets));
+            let gates = (0..count).map(|_| Arc::<Leaving>::default()).collect::<Vec<_>>();
+            let scripts = gates.clone();
+            let layer = layer.gated(move |address| {
+                let number = address.strip_prefix("node_").unwrap().parse::<usize>().unwrap();
+                Arc::clone(&scripts[number]) as Arc<dyn Gate>
+            });
+            let bench = Bench { layer };
+            let node = bench.endpoint("node_0");
+            *gates[0].0.lock().unwrap() = Some(node.clone());
+            let kept = (0..20).map(|number| bench.ask(keyed(number))).collect::<Vec<_>>();
+            assert!(node.is_drained(), "{policy:?}: {} of {count}", node.in_flight());
+            let is_answered = |response: &Kept| response.status() == if count > 1 { 200 } else { 503 };
+            assert!(kept.iter().all(is_answered), "{policy:?}");
+        }
+    }
+}
+
 /// A gate that says it is open and lets nobody in, as when others were faster.
 #[derive(Debug)]
 struct Unlucky;

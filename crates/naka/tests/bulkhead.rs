@@ -469,6 +469,41 @@ async fn r14_5_a_limit_that_rises_wakes_who_waits() {
     assert_eq!((layer.adaptive_limit(), layer.counts()), (Some(11), Counts { working: 11, waiting: 1 }));
 }
 
+/// By the gradient, at a limit of eight, of which a probe leaves two.
+async fn at_eight() -> BulkheadLayer {
+    let config = BulkheadConfig::new(64).adapt(Enforce::Always);
+    let first = BulkheadLayer::new(config.adaptive(Adaptive::aimd(8, 8, Duration::from_secs(1))));
+    drop(call(&first).await);
+    first.reconfigured(&config.adaptive(Adaptive::gradient2(1, 8)))
+}
+
+/// Two streams are all of the quarter of a limit that a probe leaves. Nobody could begin, so nobody was answered,
+/// and only an answer could have ended the probe.
+#[tokio::test(start_paused = true)]
+async fn r14_5_a_probe_that_lets_nobody_in_beside_streams_ends_when_its_time_is_over() {
+    let layer = at_eight().await;
+    let streams = [call(&layer).await, call(&layer).await, call(&layer).await];
+    assert!(streams[..2].iter().all(|response| reason(response).is_none()));
+    assert_eq!(reason(&streams[2]), Some(Reason::BulkheadFull), "the first answer began a probe");
+    assert_eq!(explained(&layer, Request::new(())), Finding::Reject(Reason::BulkheadFull.into()));
+    tokio::time::advance(Duration::from_millis(1001)).await;
+    assert_eq!(explained(&layer, Request::new(())), Finding::Admit("6 of 8 places free".into()));
+    assert_eq!(reason(&call(&layer).await), None);
+}
+
+/// Each time it would find out no more than that the streams are still there.
+#[tokio::test(start_paused = true)]
+async fn r14_5_probes_that_let_nobody_in_become_rare() {
+    let layer = at_eight().await;
+    let _streams = [call(&layer).await, call(&layer).await];
+    let mut refused = 0;
+    for _ in 0..6000 {
+        tokio::time::advance(Duration::from_millis(100)).await;
+        refused += u32::from(reason(&call(&layer).await).is_some());
+    }
+    assert!(refused < 80, "{refused} of 6000");
+}
+
 /// Given up before the first poll, while waiting, just when a place came, and at work.
 #[tokio::test(start_paused = true)]
 async fn r14_4_a_million_cancellations_leave_nothing_behind() {

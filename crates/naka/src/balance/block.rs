@@ -72,20 +72,28 @@ impl Place {
         self.block.words[self.at()].fetch_or(u64::from(status) << 32, AcqRel);
     }
 
-    pub(super) fn unset(&self, status: u32) {
-        self.block.words[self.at()].fetch_and(!(u64::from(status) << 32), AcqRel);
+    /// Another status in place of this one, in one step; none leaves it as it is.
+    pub(super) fn change(&self, next: impl Fn(u32) -> Option<u32>) {
+        let next = |word| {
+            let status = next(Word(word).status())?;
+            Some(u64::from(status) << 32 | u64::from(Word(word).in_flight()))
+        };
+        let _ = self.block.words[self.at()].fetch_update(AcqRel, Acquire, next);
     }
 
-    /// One more is under way, if there is room for it.
-    pub(super) fn enter(&self, capacity: Option<u32>) -> bool {
+    /// One more is under way, if there is room for it and none of this is said of it.
+    pub(super) fn enter(&self, capacity: Option<u32>, unless: u32) -> bool {
         let word = &self.block.words[self.at()];
-        // Relaxed: a count that orders nothing. It never has 2³² of them, which are as many requests at a time.
+        // Relaxed: what is asked for is in the word itself. It never has 2³² under way, which are as many requests at a time.
         let Some(capacity) = capacity else {
-            word.fetch_add(1, Relaxed);
-            return true;
+            let is_in = Word(word.fetch_add(1, Relaxed)).status() & unless == 0;
+            if !is_in {
+                self.leave();
+            }
+            return is_in;
         };
-        let next = |word| (Word(word).in_flight() < capacity).then_some(word + 1);
-        word.fetch_update(Relaxed, Relaxed, next).is_ok()
+        let is_in = |word: Word| word.in_flight() < capacity && word.status() & unless == 0;
+        word.fetch_update(Relaxed, Relaxed, |word| is_in(Word(word)).then_some(word + 1)).is_ok()
     }
 
     pub(super) fn leave(&self) {

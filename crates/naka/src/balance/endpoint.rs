@@ -124,6 +124,9 @@ const ABSENT: u32 = DRAINING | MAINTENANCE | UNHEALTHY | OUTLIER;
 const WITHDRAWN: u32 = DRAINING | MAINTENANCE;
 /// It has joined and is not known to have all of its share yet.
 const JOINING: u32 = 16;
+/// Which joining that is: the rest of a status says it, so that nobody ends another one than was looked at. As many
+/// nanoseconds come again after an eighth of a second.
+const JOINED: u32 = u32::MAX << 5;
 
 /// How long a report of load counts.
 const REPORT_NS: u64 = 180_000_000_000;
@@ -192,14 +195,18 @@ impl Endpoint {
 
     /// This reason is gone. If it was the last one, the endpoint joins: its share grows from the floor.
     pub fn restore(&self, absence: Absence, now: Now) {
-        let account = self.account();
-        if account.status() & ABSENT == absence.bit() {
-            account.join(now); // Before it is seen to be back.
+        let (account, bit) = (self.account(), absence.bit());
+        if account.status() & bit == 0 {
+            return;
         }
-        account.place.unset(absence.bit());
+        let joining = account.joining(now); // Before it is seen to be back.
+        account.place.change(|status| {
+            let rest = status & !bit;
+            (rest != status).then(|| if Account::is_present(rest) { joining } else { rest })
+        });
     }
 
-    /// It is draining, and nothing is under way there any more.
+    /// It is draining, and nothing is under way there any more; nor will be, for as long as it is draining.
     pub fn is_drained(&self) -> bool {
         let word = self.account().word();
         word.status() & DRAINING != 0 && word.in_flight() == 0
@@ -230,15 +237,15 @@ impl Endpoint {
         }
     }
 
-    /// Takes a place there, unless it is full or its gate has closed in the meantime; `anyway` says whether a
-    /// closed gate keeps nobody out.
+    /// Takes a place there, unless it is full, or was taken out on purpose or its gate has closed in the meantime; `anyway`
+    /// says whether a closed gate keeps nobody out.
     pub(super) fn enter(
         &self,
         now: Now,
         measure: Option<Measure>,
         anyway: impl FnOnce() -> bool,
     ) -> Option<InFlight> {
-        if !self.0.place.enter(self.0.target.capacity) {
+        if !self.0.place.enter(self.0.target.capacity, WITHDRAWN) {
             return None;
         }
         let mut in_flight =
@@ -297,14 +304,17 @@ impl Account {
             others: Arc::clone(others),
         };
         if let Some(now) = joined {
-            account.join(now);
+            account.place.set(account.joining(now));
         }
         account
     }
 
-    fn join(&self, now: Now) {
-        self.joined_ns.store(self.since_start(now), Relaxed);
-        self.place.set(JOINING);
+    /// The status of one that joins now; when that is, is written down.
+    #[expect(clippy::cast_possible_truncation, reason = "the lower bits tell two times apart")]
+    fn joining(&self, now: Now) -> u32 {
+        let joined_ns = self.since_start(now);
+        self.joined_ns.store(joined_ns, Relaxed); // Whoever sees the status sees it, which is released.
+        JOINING | (joined_ns as u32) << JOINED.trailing_zeros()
     }
 
     fn since_start(&self, now: Now) -> u64 {
@@ -351,9 +361,13 @@ impl Account {
         slow_start::share(now_ns.saturating_sub(self.joined_ns.load(Relaxed)), duration, slow_start.floor)
     }
 
-    /// It has all of its share: nobody has to look again.
-    pub(super) fn settle(&self) {
-        self.place.unset(JOINING);
+    /// If it has all of its share, nobody has to look again.
+    pub(super) fn settle(&self, now_ns: u64, slow_start: Option<super::SlowStart>) {
+        let seen = self.status();
+        let is_whole = |slow_start| self.share(now_ns, slow_start) == slow_start::WHOLE;
+        if Self::is_joining(seen) && slow_start.is_none_or(is_whole) {
+            self.place.change(|status| (status == seen).then_some(status & !(JOINING | JOINED)));
+        }
     }
 
     /// How long it takes to answer: what is known, mixed with what all others take.

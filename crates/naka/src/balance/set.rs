@@ -492,10 +492,7 @@ impl Chooser<'_> {
     /// The newcomer has all of its share: that need not be computed again.
     pub(super) fn settle(&self, place: usize, now: Now) {
         let account = &self.snapshot.members[place].account;
-        let is_whole = |slow_start| account.share(self.state.now_ns(now), slow_start) == slow_start::WHOLE;
-        if Account::is_joining(account.status()) && self.config.slow_start.is_none_or(is_whole) {
-            account.settle();
-        }
+        account.settle(self.state.now_ns(now), self.config.slow_start);
     }
 
     /// Whether anything here changes with time.
@@ -568,6 +565,12 @@ impl View<'_> {
         estimate_us
     }
 
+    /// The number of one look among all: another one for each, for one that has found who is closed would find the same
+    /// neighbour in its place each time, who would get two shares.
+    fn draw(&self, look: usize) -> u64 {
+        if look == 0 { self.random } else { mix(self.random.wrapping_add(short(look).into())) }
+    }
+
     /// The least under way of all, over weights. It is not made a part of `choose`, which other policies go through.
     #[inline(never)]
     fn least_in_flight(&self) -> Option<usize> {
@@ -580,7 +583,7 @@ impl View<'_> {
                 all |= word.0;
                 word.0
             };
-            let place = least::pick_scaled(self.random, seats, word, |_| 1)?;
+            let place = least::pick_scaled(self.draw(0), seats, word, |_| 1)?;
             if !Account::is_joining(Word(all).status()) && self.is_open(place) {
                 return Some(place);
             }
@@ -604,10 +607,10 @@ impl View<'_> {
         let mut passed_over = [usize::MAX; GLANCES];
         for tries in 0..GLANCES {
             let place = if tries == 0 && self.rank.is_none() {
-                self.glance(&cost, |_| true)?
+                self.glance(tries, &cost, |_| true)?
             } else {
                 let is_ranked = |place: usize| self.rank.is_none_or(|(ranks, best)| ranks[place] == best);
-                self.glance(&cost, |place| is_ranked(place) && !passed_over.contains(&place))?
+                self.glance(tries, &cost, |place| is_ranked(place) && !passed_over.contains(&place))?
             };
             if self.is_open(place) {
                 return Some(place);
@@ -618,8 +621,13 @@ impl View<'_> {
     }
 
     #[inline]
-    fn glance(&self, cost: impl Fn(&Seat, Word) -> u64, is_meant: impl Fn(usize) -> bool) -> Option<usize> {
-        let (seats, mut all) = (&*self.snapshot.seats, 0);
+    fn glance(
+        &self,
+        tries: usize,
+        cost: impl Fn(&Seat, Word) -> u64,
+        is_meant: impl Fn(usize) -> bool,
+    ) -> Option<usize> {
+        let (seats, random, mut all) = (&*self.snapshot.seats, self.draw(1 + tries), 0);
         let mut look = |place, seat: &Seat| {
             let word = seat.place.word();
             all |= word.status();
@@ -627,10 +635,10 @@ impl View<'_> {
             if is_out { u64::MAX } else { cost(seat, word) }
         };
         let place = if self.snapshot.weights == Weights::Even {
-            least::pick_scaled(self.random, seats, look, |_| 1)
+            least::pick_scaled(random, seats, look, |_| 1)
         } else {
             let scaled = |place, seat: &Seat| look(place, seat).saturating_mul(seat.scale.into());
-            least::pick_scaled(self.random, seats, scaled, |seat| seat.weight)
+            least::pick_scaled(random, seats, scaled, |seat| seat.weight)
         };
         let is_any_new = Account::is_joining(all) && self.wish.fair && self.config.slow_start.is_some();
         place.filter(|_| !is_any_new)
@@ -639,7 +647,7 @@ impl View<'_> {
     /// By all there is to ask. Each endpoint is looked at once, as there are many.
     fn least_of_available(&self, cost: impl Fn(&Seat, Word) -> u64) -> Option<usize> {
         let (members, seats) = (&*self.snapshot.members, &*self.snapshot.seats);
-        least::pick(self.random, members.len(), |place| {
+        least::pick(self.draw(1 + GLANCES), members.len(), |place| {
             let (member, seat) = (&members[place], &seats[place]);
             let word = seat.place.word();
             let status = word.status();

@@ -15,7 +15,7 @@ use crate::{
         Mutex, MutexGuard, Notify,
         atomic::{
             AtomicU32, AtomicU64,
-            Ordering::{Acquire, SeqCst},
+            Ordering::{Acquire, Relaxed, SeqCst},
         },
     },
 };
@@ -91,7 +91,9 @@ pub(super) struct Account {
     pub(super) freed: Arc<Notify>,
     adapting: Mutex<Option<Adapting>>,
     /// What the adaptive limit admits, where it is in force; 0 where it is not.
-    pub(super) limit: AtomicU32,
+    limit: AtomicU32,
+    /// 1 where the adaptive limit is lowered, until somebody sees that it was for long enough.
+    probing: AtomicU32,
 }
 
 /// An adaptive limit, under the newest configuration that has seen a request.
@@ -113,6 +115,10 @@ impl Adapting {
 
     pub(super) fn limit(&self) -> u32 {
         if self.acts { self.limiter.admits() } else { 0 }
+    }
+
+    fn pass(&mut self, now: Now) {
+        self.limiter.pass(now.since_ns(self.start));
     }
 }
 
@@ -161,7 +167,7 @@ impl Account {
             let mut adapting = self.adapting();
             if self.rule() == rule {
                 *adapting = Adapting::next(adapting.as_ref(), config);
-                self.limit.store(adapting.as_ref().map_or(0, Adapting::limit), SeqCst);
+                self.tell(adapting.as_ref());
             }
         }
         self.wake();
@@ -187,9 +193,44 @@ impl Account {
             let latency_ns = now.since_ns(began.now.instant());
             let (now_ns, in_flight) = (now.since_ns(*start), began.in_flight);
             limiter.sample(Sample { now_ns, latency_ns, in_flight, is_dropped });
-            let limit = adapting.as_ref().map_or(0, Adapting::limit);
-            if self.limit.swap(limit, SeqCst) >= limit {
-                return; // There is no more room than there was.
+            if !self.tell(adapting.as_ref()) {
+                return;
+            }
+        }
+        self.wake();
+    }
+
+    /// Under the lock: writes what it says to where it is read. Whether there is more room than there was.
+    fn tell(&self, adapting: Option<&Adapting>) -> bool {
+        let is_probing = adapting.is_some_and(|adapting| adapting.limiter.is_probing());
+        self.probing.store(u32::from(is_probing), Relaxed); // A hint: who follows it takes the lock.
+        let limit = adapting.map_or(0, Adapting::limit);
+        self.limit.swap(limit, SeqCst) < limit
+    }
+
+    /// What the adaptive limit admits now, whether or not somebody has seen that a probe's time is over.
+    pub(super) fn limit(&self) -> u32 {
+        if self.probing.load(Relaxed) == 0 {
+            return self.limit.load(SeqCst);
+        }
+        let passed = |mut adapting: Adapting| {
+            adapting.pass(Now::read());
+            adapting.limit()
+        };
+        self.adapting().map_or(0, passed)
+    }
+
+    /// Ends a probe whose time is over: it may have let nobody in whose answer would.
+    pub(super) fn pass(&self) {
+        if self.probing.load(Relaxed) == 0 {
+            return;
+        }
+        {
+            let mut adapting = self.adapting();
+            let Some(known) = &mut *adapting else { return };
+            known.pass(Now::read());
+            if !self.tell(adapting.as_ref()) {
+                return;
             }
         }
         self.wake();
@@ -202,6 +243,7 @@ impl Account {
         if before.working <= self.max() {
             self.freed.notify_one();
         }
+        self.pass();
     }
 }
 

@@ -3,7 +3,7 @@
 //! Samples are taken together until there are ten of them and a tenth of a second has gone by; then the
 //! limit moves once. It never leaves `min..=max`, and does not rise while less than half of it is used.
 
-use std::time::Duration;
+use std::{mem, time::Duration};
 
 /// How a limit follows what is behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +33,10 @@ pub enum Adaptive {
     /// twenty to fifty have come and gone (as Envoy's adaptive concurrency does for its `minRTT`). So waiting
     /// behind others never counts as the normal state, and a service that has become slower or faster by itself
     /// is known within one `probe_every`.
+    ///
+    /// A probe is given up after a second, or forty times the baseline or what answers took just before it, if that is longer.
+    /// What it found is kept for the next one if it was too little. Where nobody came back that it had let in, as others
+    /// held all of the quarter for so long (streams), the next one comes after twice the time, up to sixteen `probe_every`.
     ///
     /// It is a mean, and not the lowest of many means: of latencies that differ from request to request
     /// the lowest mean is far below what they are, by chance alone. And of those that begin at once the short ones
@@ -89,9 +93,15 @@ pub struct Limiter {
     limit_milli: u64,
     baseline_ns: Option<u64>,
     window: Window,
-    /// Of requests that found few at work, since the baseline was measured or a probe began.
+    /// How long answers took in the last window that had any.
+    seen_ns: u64,
+    /// Of requests that found few at work, since the baseline was measured or a probe began that followed no failed one.
     quiet: Mean,
     probe: Probe,
+    /// The last probe found too little.
+    has_failed: bool,
+    /// So many probes in a row let nobody in.
+    idle: u32,
 }
 
 /// The samples since the last move.
@@ -126,14 +136,16 @@ enum Probe {
     Unknown,
     /// From then on, unless there are enough quiet ones by then.
     From(u64),
-    /// The limit is lowered; the next so many that come back are short ones.
-    Going { until_ns: u64, skips: u64 },
+    /// The limit is lowered; the next so many that come back are short ones. Nobody has come back yet if it is idle.
+    Going { until_ns: u64, skips: u64, is_idle: bool },
 }
 
 const SAMPLES: u64 = 10;
 const WINDOW_NS: u64 = 100_000_000;
-/// A probe that finds too little ends: after this long, or forty times the baseline.
+/// A probe that finds too little ends: after this long, or forty times what is known of latencies.
 const PROBE_NS: u64 = 1_000_000_000;
+/// So often the time to the next probe is doubled.
+const MAX_IDLE: u32 = 4;
 /// By so many a baseline is known without a probe.
 const ENOUGH: u64 = 50;
 /// At the least, and at the most, by so many with one; and between these three for each place.
@@ -145,17 +157,27 @@ impl Limiter {
     /// At its lowest.
     pub fn new(how: Adaptive) -> Self {
         let (limit_milli, _) = how.bounds();
-        let (window, quiet) = (Window::default(), Mean::default());
-        Self { how, limit_milli, baseline_ns: None, window, quiet, probe: Probe::Unknown }
+        Self {
+            how,
+            limit_milli,
+            baseline_ns: None,
+            window: Window::default(),
+            seen_ns: 0,
+            quiet: Mean::default(),
+            probe: Probe::Unknown,
+            has_failed: false,
+            idle: 0,
+        }
     }
 
-    /// The same limit under other rules, within their bounds.
+    /// The same limit under other rules, within their bounds. Where they are of another kind, nothing else is kept.
     #[must_use]
-    pub fn reconfigured(mut self, how: Adaptive) -> Self {
+    pub fn reconfigured(self, how: Adaptive) -> Self {
         let (min, max) = how.bounds();
-        self.limit_milli = self.limit_milli.clamp(min, max);
-        self.how = how;
-        self
+        let limit_milli = self.limit_milli.clamp(min, max);
+        let is_same = mem::discriminant(&how) == mem::discriminant(&self.how);
+        let known = if is_same { self } else { Self::new(how) };
+        Self { how, limit_milli, ..known }
     }
 
     /// How it moves.
@@ -170,13 +192,28 @@ impl Limiter {
 
     /// What may be at work now: the limit, or the quarter of it that a probe allows.
     pub fn admits(&self) -> u32 {
-        if matches!(self.probe, Probe::Going { .. }) { self.quarter() } else { self.limit() }
+        if self.is_probing() { self.quarter() } else { self.limit() }
+    }
+
+    /// Whether the limit is lowered for a while.
+    pub fn is_probing(&self) -> bool {
+        matches!(self.probe, Probe::Going { .. })
+    }
+
+    /// So late it is: a probe whose time is over ends, though nobody has been answered.
+    pub fn pass(&mut self, now_ns: u64) {
+        if let (Adaptive::Gradient2 { probe_every, .. }, Probe::Going { until_ns, .. }) =
+            (self.how, self.probe)
+            && now_ns >= until_ns
+        {
+            self.measured(now_ns, nanos(probe_every));
+        }
     }
 
     /// One more sample.
     pub fn sample(&mut self, sample: Sample) {
         if let Adaptive::Gradient2 { probe_every, .. } = self.how
-            && self.probes(&sample, u64::try_from(probe_every.as_nanos()).unwrap_or(u64::MAX))
+            && self.probes(&sample, nanos(probe_every))
         {
             return;
         }
@@ -189,7 +226,7 @@ impl Limiter {
         }
         let is_enough = window.mean.count >= SAMPLES || window.any_dropped;
         if is_enough && sample.now_ns.saturating_sub(since_ns) >= WINDOW_NS {
-            let window = std::mem::take(&mut self.window);
+            let window = mem::take(&mut self.window);
             self.advance(&window);
         }
     }
@@ -202,11 +239,15 @@ impl Limiter {
     /// Whether the sample belongs to a probe.
     fn probes(&mut self, sample: &Sample, every_ns: u64) -> bool {
         let places = u64::from(self.quarter());
-        if !sample.is_dropped && u64::from(sample.in_flight) <= places {
-            match &mut self.probe {
-                Probe::Going { skips, .. } if *skips > 0 => *skips -= 1,
-                _ => self.quiet.add(sample.latency_ns),
-            }
+        let is_quiet = u64::from(sample.in_flight) <= places;
+        if let Probe::Going { skips, is_idle, .. } = &mut self.probe
+            && is_quiet
+            && (*is_idle || *skips > 0)
+        {
+            *is_idle = false;
+            *skips = skips.saturating_sub(u64::from(!sample.is_dropped));
+        } else if is_quiet && !sample.is_dropped {
+            self.quiet.add(sample.latency_ns);
         }
         match self.probe {
             Probe::From(from_ns) if sample.now_ns < from_ns => return false,
@@ -215,10 +256,16 @@ impl Limiter {
                 return false;
             }
             Probe::Unknown | Probe::From(_) => {
-                let longest_ns = self.baseline_ns.unwrap_or_default().saturating_mul(40).max(PROBE_NS);
-                let until_ns = sample.now_ns.saturating_add(longest_ns);
-                (self.window, self.quiet) = (Window::default(), Mean::default());
-                self.probe = Probe::Going { until_ns, skips: places * SKIPS };
+                let Window { mean, .. } = mem::take(&mut self.window);
+                if mean.count > 0 {
+                    self.seen_ns = mean.get();
+                }
+                let latency_ns = self.baseline_ns.unwrap_or(sample.latency_ns).max(self.seen_ns);
+                let until_ns = sample.now_ns.saturating_add(latency_ns.saturating_mul(40).max(PROBE_NS));
+                if !self.has_failed {
+                    self.quiet = Mean::default();
+                }
+                self.probe = Probe::Going { until_ns, skips: places * SKIPS, is_idle: true };
             }
             Probe::Going { until_ns, .. } => {
                 let (least, most) = PROBED;
@@ -230,16 +277,21 @@ impl Limiter {
         true
     }
 
-    /// What is known of quiet times is the baseline, if it is anything; else that stays.
+    /// What is known of quiet times is the baseline, if it is enough; else that stays, and more is added to it.
     fn measured(&mut self, now_ns: u64, every_ns: u64) {
-        let quiet = std::mem::take(&mut self.quiet);
-        if quiet.count >= SAMPLES {
-            self.baseline_ns = Some(quiet.get());
+        self.has_failed = self.quiet.count < SAMPLES;
+        if !self.has_failed {
+            self.baseline_ns = Some(mem::take(&mut self.quiet).get());
         }
-        self.probe = Probe::From(now_ns.saturating_add(every_ns));
+        let is_idle = matches!(self.probe, Probe::Going { is_idle: true, .. });
+        self.idle = if is_idle { (self.idle + 1).min(MAX_IDLE) } else { 0 };
+        self.probe = Probe::From(now_ns.saturating_add(every_ns.saturating_mul(1 << self.idle)));
     }
 
     fn advance(&mut self, window: &Window) {
+        if window.mean.count > 0 {
+            self.seen_ns = window.mean.get();
+        }
         let limit = self.limit_milli;
         let is_used = u64::from(window.in_flight) * 2000 >= limit;
         let next = match self.how {
@@ -268,6 +320,10 @@ impl Limiter {
         let (min, max) = self.how.bounds();
         self.limit_milli = next.clamp(min, max);
     }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -373,6 +429,37 @@ mod tests {
         let mut again = Service { now_ns: half.now_ns, ..Service::new(40, 10 * MS) };
         again.run(&mut limiter, 2 * MINUTE, u32::MAX);
         assert!(limiter.limit() >= 40, "{}", limiter.limit());
+    }
+
+    /// The bound of a probe was forty of the old latencies: at the lowest limit too few came back within it, and what came
+    /// was forgotten, so the limit stayed at four with forty workers for good.
+    #[test]
+    fn r14_5_a_service_that_takes_many_times_as_long_from_one_moment_to_the_next_gets_its_limit_back() {
+        for times in [5, 20, 50, 100] {
+            let mut limiter = Limiter::new(Adaptive::gradient2(1, 1000));
+            let mut service = Service::new(40, 10 * MS);
+            service.run(&mut limiter, 2 * MINUTE, u32::MAX);
+            service.takes_ns *= times;
+            service.run(&mut limiter, 5 * MINUTE, u32::MAX);
+            let (low, high) = service.run(&mut limiter, 5 * MINUTE, u32::MAX);
+            assert!(low >= 40 && high <= 90, "{times} times: {low} to {high}");
+            assert_eq!(limiter.baseline_ns, Some(times * 10 * MS));
+        }
+    }
+
+    #[test]
+    fn r14_5_no_rest_of_a_probe_stays_under_rules_that_know_none() {
+        let mut limiter = Limiter::new(Adaptive::gradient2(2, 200));
+        Service::new(100, 10 * MS).run(&mut limiter, MINUTE, u32::MAX);
+        limiter.probe = Probe::From(0);
+        limiter.sample(Sample { now_ns: MINUTE, latency_ns: MS, in_flight: 100, is_dropped: false });
+        assert!(limiter.admits() < limiter.limit());
+        let other = limiter.reconfigured(Adaptive::aimd(2, 200, Duration::from_secs(1)));
+        assert_eq!((other.admits(), other.limit()), (limiter.limit(), limiter.limit()));
+        let again = other.reconfigured(Adaptive::gradient2(2, 200));
+        assert_eq!((again.baseline_ns, again.probe), (None, Probe::Unknown));
+        let same = limiter.reconfigured(Adaptive::gradient2(2, 300));
+        assert_eq!((same.baseline_ns, same.probe), (limiter.baseline_ns, limiter.probe));
     }
 
     /// A service whose requests come by chance and take times that are spread exponentially: many are short, and some are

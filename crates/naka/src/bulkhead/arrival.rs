@@ -16,7 +16,7 @@ use crate::{
     key::Key,
     observe::Observer,
     reject::{Dependency, Head, Reason, Rejection, Verdict},
-    sync::atomic::Ordering::{AcqRel, Acquire, SeqCst},
+    sync::atomic::Ordering::{AcqRel, Acquire},
 };
 
 /// One place in the queue; left when dropped. Passing the wake-up on is `Notified`'s own doing.
@@ -157,7 +157,7 @@ impl<O> Shared<O> {
             let next = Adapting::next(self.account.adapting().as_ref(), &self.config);
             limited(rule.max, next.as_ref().map_or(0, Adapting::limit))
         } else {
-            limited(known.max, self.account.limit.load(SeqCst))
+            limited(known.max, self.account.limit())
         };
         BulkheadConfig { max, ..self.config }
     }
@@ -208,6 +208,7 @@ impl<O: Observer> Shared<O> {
         }
         let account = &self.account;
         account.follow(self.rule(), &self.config);
+        account.pass();
         if is_expired {
             return self.turned_away(Rejection::new(Reason::DeadlineExpired), || self.over());
         }

@@ -46,7 +46,8 @@
 //! # Units and limits
 //! `max`: requests at work, at least 1. `queue`: requests waiting; default 0. `max_wait`: default
 //! 200 ms. Priorities: percent of the places, rounded down, at least one place. Both counts are in one
-//! atomic word, and only waiting allocates; an adaptive limit locks and allocates once for each answer. Partitions and
+//! atomic word, and only waiting allocates; an adaptive limit locks and allocates once for each answer,
+//! and while a probe lowers it, it locks for each that comes or goes, too: any of them may see that its time is over. Partitions and
 //! tiers stand behind one lock, in a table that holds those with anybody at work or waiting: at most
 //! 10,000 by default, with at most `queue` waiting in each. A place that comes free is given in the order
 //! of arrival over all of them, and no more are passed over (their own account is full) than are at work.
