@@ -99,6 +99,14 @@ async fn r3_6_each_restaurant_has_a_breaker_of_its_own() {
     assert_eq!(gateway.send(get("/trains")).await.status(), 200);
     let generation = gateway.generation();
     assert_eq!(generation.state.breakers.get("orders/circuit_breaker").unwrap().keys(), (2, 1));
+    // Bug: the admin port showed one breaker, which nobody has, and forced that.
+    let (_, policies) = admin(&gateway, "GET", "/policies").await;
+    let json: serde_json::Value = serde_json::from_str(policies.split_once("\r\n\r\n").unwrap().1).unwrap();
+    let is = &json["orders/circuit_breaker"];
+    assert_eq!((&is["keys"], &is["open"], &is["is"]), (&2.into(), &1.into(), &serde_json::Value::Null));
+    let (status, why) =
+        admin(&gateway, "POST", "/policies?policy=orders/circuit_breaker&do=force_open").await;
+    assert!(status == 400 && why.contains("a breaker for each key"), "{status}: {why}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -296,12 +304,16 @@ async fn r10_3_an_endpoint_that_passes_its_checks_and_fails_its_requests_is_degr
     assert_eq!(said, ["healthy", "degraded", "healthy"]);
 }
 
-async fn post(gateway: &Inside, target: &str) -> (u16, String) {
+async fn admin(gateway: &Inside, method: &str, target: &str) -> (u16, String) {
     let (mut ours, theirs) = tokio::io::duplex(1 << 16);
     tokio::spawn(naka_gateway::admin::serve_connection(gateway.admin(), theirs));
-    let request = format!("POST {target} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+    let request = format!("{method} {target} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
     ours.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     ours.read_to_string(&mut answer).await.unwrap();
     (answer[9..12].parse().unwrap(), answer)
+}
+
+async fn post(gateway: &Inside, target: &str) -> (u16, String) {
+    admin(gateway, "POST", target).await
 }

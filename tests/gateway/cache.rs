@@ -133,6 +133,13 @@ async fn r3_8_what_is_stale_comes_before_a_fallback_and_while_the_breaker_is_ope
         gateway.metric("naka_policy_decisions_total{policy=\"kept@route:menus\",outcome=\"fell_back\"}"),
         Some(3.0)
     );
+    // Bug: it was explained that the fallback answers.
+    let explained = gateway.explain("GET http://api.example/menus", &[]).to_string();
+    assert!(
+        explained.contains("kept, and stale for 1 s")
+            && explained.ends_with("answered by the gateway: 200 OK"),
+        "{explained}"
+    );
     // What was never answered falls back.
     let other = gateway.send(get("/menus/other")).await;
     assert_eq!(

@@ -565,3 +565,29 @@ async fn r10_2_an_endpoint_that_speaks_http_2_is_asked_for_a_path_in_http_2() {
     let why = verdict_over_h2(check, page(200, &"x".repeat(80 << 10))).await;
     assert_eq!(why.as_deref(), Some("`body_contains` is not in the first 64 KiB of the answer"));
 }
+
+/// Bug: nobody heard of it but who asked for an explanation.
+#[tokio::test(start_paused = true)]
+async fn r9_3_a_panic_is_counted() {
+    let gateway = Inside::new(
+        "
+gateway: {admin: none}
+listeners: {public: {listen: ':1'}}
+upstreams:
+  app: {endpoints: ['a:1', 'b:1'], balance: {panic: 60%}, health_check: {path: /healthz, interval: 5s}}
+routes: {all: {match: {prefix: /}, upstream: app}}
+",
+    );
+    let ((_a, a_well), (_b, _)) = (endpoint(&gateway, "a:1"), endpoint(&gateway, "b:1"));
+    let panics = |gateway: &Inside| gateway.metric("naka_upstream_panics_total{upstream=\"app\"}");
+    gateway.send(get("/")).await;
+    assert_eq!(panics(&gateway), Some(0.0));
+    a_well.set(false);
+    sleep(ROUND * 5).await;
+    let mut statuses = Vec::new();
+    for _ in 0..4 {
+        statuses.push(gateway.send(get("/")).await.status().as_u16());
+    }
+    statuses.sort_unstable();
+    assert_eq!((statuses, panics(&gateway)), (vec![200, 200, 503, 503], Some(4.0)));
+}
