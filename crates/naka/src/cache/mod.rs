@@ -250,7 +250,7 @@ impl<O> fmt::Debug for CacheLayer<O> {
 impl<O> Shared<O> {
     /// What it is kept under: host, target, version, and what [`keyed`](CacheLayer::keyed) says. None of a request that
     /// does not say its target.
-    fn key(&self, head: &Head<'_>) -> Option<Arc<str>> {
+    fn key(&self, head: &Head<'_>) -> Option<String> {
         let target = head.uri.path_and_query()?;
         let host = head.uri.authority().map(Authority::as_str);
         let host = host.or_else(|| head.headers.get(HOST)?.to_str().ok()).unwrap_or_default();
@@ -263,7 +263,7 @@ impl<O> Shared<O> {
             key.push(' ');
             part.chars().for_each(|c| push(&mut key, c));
         }
-        Some(key.into())
+        Some(key)
     }
 }
 

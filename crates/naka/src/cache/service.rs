@@ -74,7 +74,7 @@ where
         };
         let clone = self.inner.clone();
         let inner = mem::replace(&mut self.inner, clone);
-        let asking = Asking { shared: Arc::clone(shared), asked, key, request, inner };
+        let asking = Asking { shared: Arc::clone(shared), asked, key: key.into(), request, inner };
         let coalesces = !shared.config.coalesce.is_zero() && asking.request.method() == Method::GET;
         CacheFuture { state: asking.go_on(coalesces, (false, None)) }
     }
@@ -92,7 +92,7 @@ pin_project! {
     #[project = Projection]
     enum State<S, F, B, O> {
         /// Not looked up.
-        Pass { #[pin] future: F, changes: Option<(Arc<Shared<O>>, Arc<str>)> },
+        Pass { #[pin] future: F, changes: Option<(Arc<Shared<O>>, String)> },
         /// Somebody else is on the way to get it.
         Wait { waiting: Waiting, asking: Option<Asking<S, B, O>> },
         /// On its way.
