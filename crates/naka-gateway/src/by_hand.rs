@@ -130,9 +130,10 @@ fn no_breaker(word: &str, upstream: &str) -> String {
 }
 
 fn said(endpoint: &Endpoint, now: Now) -> String {
-    let absences = endpoint.absences().collect::<Vec<_>>();
+    let absences = endpoint.absences().map(Absence::word).collect::<Vec<_>>();
+    let absent = if absences.is_empty() { "there".to_owned() } else { absences.join(" and ") };
     let gate = endpoint.gate().map(|gate| format!(", breaker {}", gate.explain(now))).unwrap_or_default();
-    format!("{}: {} under way, absent {absences:?}{gate}\n", endpoint.address(), endpoint.in_flight())
+    format!("{}: {absent}, {} under way{gate}\n", endpoint.address(), endpoint.in_flight())
 }
 
 fn parameter(query: &str, name: &str) -> Result<String, String> {

@@ -1355,7 +1355,7 @@ async fn explain_says_which_and_why() {
     bench.endpoint("node_1").withdraw(Absence::Maintenance);
     let said = told(&bench.layer);
     assert!(said.starts_with("peak EWMA chooses node_"), "{said}");
-    assert!(said.contains("node_1 (0 × 0ns, [Maintenance])") && said.ends_with(" and 2 more"), "{said}");
+    assert!(said.contains("node_1 (0 × 0ns, maintenance)") && said.ends_with(" and 2 more"), "{said}");
 }
 
 proptest! {

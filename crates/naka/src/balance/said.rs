@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use super::{
     Policy,
-    endpoint::Account,
+    endpoint::{Absence, Account},
     policy::slow_start::WHOLE,
     set::{Ask, Choice, Chooser},
 };
@@ -73,7 +73,8 @@ impl Said<'_> {
             write!(f, ", weight {}", member.weight)?;
         }
         if !Account::is_present(status) {
-            write!(f, ", {:?}", member.endpoint.absences().collect::<Vec<_>>())?;
+            let absences = member.endpoint.absences().map(Absence::word).collect::<Vec<_>>();
+            write!(f, ", {}", absences.join(" and "))?;
         } else if let Some(gate) = member.gate.as_ref().filter(|gate| gate.availability(self.now) != Ready) {
             write!(f, ", {}", gate.explain(self.now))?;
             if !gate.availability(self.now).is_open() && chooser.is_spared(self.ask, place) {

@@ -128,6 +128,7 @@ impl Around<'_, '_> {
             self.hedges_in_vain(&level, destination, timeouts.total().0, policies, cx);
             self.hedges_of_one(&own, destination, cx);
             one_answer_for_all_arms(at, &level, destination, cx);
+            self.cookies_are_not_kept(&level, destination, cx);
             copies_go_elsewhere(at, &level, destination, policies, cx);
             self.falls_back_elsewhere(at, &level, destination, timeouts.total().0, policies, cx);
             let captures = captures.as_deref().unwrap_or_default();
@@ -302,6 +303,21 @@ impl Around<'_, '_> {
                     .help("write a shorter `after`, or `max_after` beside a percentile; or a longer timeout");
             }
         }
+    }
+
+    /// Warns of a cache in front of an upstream that sets a cookie with the first answer to each client.
+    fn cookies_are_not_kept(&self, level: &Level, destination: &Destination, cx: &mut Cx) {
+        let Some((name, span)) = level.all(Kind::Cache).first() else { return };
+        let is_sticky =
+            |upstream: &&Name| self.upstreams.get(*upstream).is_some_and(|it| it.balance.sticky.is_some());
+        let Some(upstream) = destination.upstreams().into_iter().find(is_sticky) else { return };
+        let message = format!(
+            "`{name}` keeps little: `{upstream}` is sticky, so that the first answer to each client sets a cookie, and who has one says who it is"
+        );
+        cx.error(Code::Unused, *span, message)
+            .warning()
+            .combined()
+            .help("send what is kept to an upstream without `sticky`; or have its answers say `public`, which is kept for those with a cookie");
     }
 
     /// Warns of hedges that a route asks for itself and that have nobody else to ask.
