@@ -120,3 +120,24 @@ routes: {all: {match: {prefix: /}, headers: {request: {set: {x-internal: hunter2
         assert!(text.contains("x-internal") && text.contains("all"), "{text}");
     }
 }
+
+/// A bulkhead may stand before a route and before its upstream: what is at work in one place is not called off.
+#[tokio::test(start_paused = true)]
+async fn what_is_off_is_said_once_and_only_of_what_is_off_everywhere() {
+    let gateway = Inside::new(
+        "
+listeners: {public: {listen: ':1'}}
+upstreams: {app: {endpoints: ['app:1']}}
+routes:
+  full: {match: {prefix: /full}, bulkhead: {max: 5}, upstream: app}
+  bare: {match: {prefix: /bare}, upstream: app}
+",
+    );
+    for (path, is_off) in [("full", false), ("bare", true)] {
+        let said = gateway.explain(&format!("http://a.example/{path}"), &[]).to_string();
+        let off = said.lines().find_map(|line| line.trim().strip_prefix("off: ")).unwrap();
+        let off: Vec<_> = off.split(", ").collect();
+        let once = off.iter().collect::<std::collections::BTreeSet<_>>();
+        assert_eq!((off.len(), off.contains(&"bulkhead")), (once.len(), is_off), "{said}");
+    }
+}

@@ -564,7 +564,14 @@ impl fmt::Display for Explanation {
             let name = name.as_deref().unwrap_or_default();
             writeln!(f, "    {:<36} {}", format!("{kind} {name}"), words(finding).1)?;
         }
-        let off: Vec<_> = self.layers.iter().filter(is_off).map(|said| said.kind).collect();
+        // A kind may stand in several places: once is enough, and not if it is at work in another of them.
+        let is_at_work = |kind| self.layers.iter().any(|said| said.kind == kind && !is_off(&said));
+        let mut off: Vec<_> = Vec::new();
+        for Said { kind, .. } in self.layers.iter().filter(is_off) {
+            if !off.contains(kind) && !is_at_work(*kind) {
+                off.push(*kind);
+            }
+        }
         if !off.is_empty() {
             writeln!(f, "    off: {}", off.join(", "))?;
         }

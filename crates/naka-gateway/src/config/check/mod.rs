@@ -64,7 +64,7 @@ pub(crate) fn check(files: &[File], unclear: Unclear, now_s: u64, cx: &mut Cx) -
     let listeners = gateway::listeners(&tables, &mut policies, cx);
     let gateway = gateway::gateway(entry.raw.as_ref(), &listeners.checked, cx);
     let mut used = BTreeSet::new();
-    let upstreams = upstreams::upstreams(&tables, &listeners.checked, &mut policies, &gateway.servers, cx);
+    let upstreams = upstreams::upstreams(&tables, &listeners.checked, &mut policies, &gateway, cx);
     let body =
         entry.raw.as_ref().and_then(|raw| raw.gateway.as_ref()).and_then(|it| it.value.limits.as_ref());
     let body = body.map_or_else(|| RawServerLimits::default().body(), |it| it.value.body()).0;

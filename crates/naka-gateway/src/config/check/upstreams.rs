@@ -14,9 +14,9 @@ use http::{HeaderName, HeaderValue};
 use super::{Tables, auth, guards, limits, origin, policies::Policies, unique};
 use crate::config::{
     checked::{
-        Balance, BalancePolicy, Connections, Discovery, Endpoint, EndpointSource, Enforce, HealthCheck,
-        HealthProbe, KeepAlive, KeyPart, Kind, Listener, Name, PolicyKind, Protocol, Regions, RetryBudget,
-        Sticky, Subset, Upstream, UpstreamTimeouts,
+        Balance, BalancePolicy, Connections, Discovery, Endpoint, EndpointSource, Enforce, Gateway,
+        HealthCheck, HealthProbe, KeepAlive, KeyPart, Kind, Listener, Name, PolicyKind, Protocol, Regions,
+        RetryBudget, Sticky, Subset, Upstream, UpstreamTimeouts, Workers,
     },
     decode::{At, Cx, Decode as _, Named, OneOrMany, Or},
     diagnostic::{Code, Diagnostics, Source},
@@ -27,16 +27,17 @@ use crate::config::{
         RawHealthType, RawList, RawRegions, RawSticky, RawSubset, RawSubsetMiss, RawWhenEmpty,
     },
     suggest::one_of,
-    units::Between,
+    units::{Between, Whole},
     values::{HostPort, Id},
 };
 
-/// `servers` are the name servers that are asked where endpoints are found by name.
+/// Of `gateway`: the name servers that are asked where endpoints are found by name, and how many workers share
+/// the connections.
 pub(super) fn upstreams(
     tables: &Tables<'_>,
     listeners: &BTreeMap<Name, Listener>,
     policies: &mut Policies,
-    servers: &[SocketAddr],
+    gateway: &Gateway,
     cx: &mut Cx,
 ) -> BTreeMap<Name, Upstream> {
     let mut it = BTreeMap::new();
@@ -58,7 +59,7 @@ pub(super) fn upstreams(
                 (endpoints(list, listeners, cx), None)
             }
             Some(at @ At { value: RawEndpoints::Found(raw), .. }) => {
-                (Vec::new(), discovery(raw, at.span, servers, cx))
+                (Vec::new(), discovery(raw, at.span, &gateway.servers, cx))
             }
             None => (Vec::new(), None),
         };
@@ -88,6 +89,9 @@ pub(super) fn upstreams(
             cx.error(Code::Conflict, at.key, "`streams` is for `protocol: h2`").help(
                 "take it away, or write `protocol: h2`: over HTTP/1.1 a connection has one request at a time",
             );
+        }
+        if let (Protocol::H2, Some(max)) = (protocol, &connections.max) {
+            workers_without_a_connection(max, gateway.workers, cx);
         }
         let upstream = Upstream {
             endpoints,
@@ -123,6 +127,21 @@ pub(super) fn upstreams(
         it.insert(Arc::clone(name), upstream);
     }
     it
+}
+
+/// Warns of workers that are never given a connection: over HTTP/2 each has its own, for all its requests.
+fn workers_without_a_connection(max: &At<Whole<1, 1_000_000>>, workers: Workers, cx: &mut Cx) {
+    let Workers::Count(workers) = workers else { return };
+    if usize::try_from(max.value.0).is_ok_and(|max| max < workers) {
+        let message = format!(
+            "{workers} workers share {} to each endpoint, and over HTTP/2 each needs its own: the others refuse",
+            if max.value.0 == 1 { "1 connection".into() } else { format!("{} connections", max.value.0) }
+        );
+        cx.error(Code::Conflict, max.span, message)
+            .warning()
+            .combined()
+            .help(format!("write `max: {workers}` or more, or fewer `gateway.workers`"));
+    }
 }
 
 /// What a breaker cannot be in front of endpoints. Of one that is written in place a key was reported already.
