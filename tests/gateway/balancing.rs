@@ -146,6 +146,8 @@ routes: {{all: {{match: {{prefix: /}}, upstream: rides}}}}
         (refused.status().as_u16(), &refused.headers()["naka-reason"]),
         (503, &"subset_empty".parse().unwrap())
     );
+    let said = gateway.explain("GET http://api.example/", &["x-rider: helicopter".to_owned()]).to_string();
+    assert!(said.contains("refuses: 503 subset_empty; of b:1 (of another subset), "), "{said}");
     assert_eq!(chosen(&gateway, by("bike")).await, "b");
     let said = gateway.explain("GET http://api.example/", &["x-rider: bike".to_owned()]).to_string();
     assert!(said.contains("chooses b:1"), "{said}");

@@ -358,6 +358,8 @@ async fn an_answer_that_there_is_none_counts_where_the_file_says_so() {
     zone.has("app", &[], 10);
     after(Duration::from_mins(1)).await;
     assert_eq!(who(&gateway, 1).await, each(&["no_endpoint"], 1));
+    let would = gateway.explain("GET http://api.example/", &[]).to_string();
+    assert!(would.contains("refuses: 503 no_endpoint; there is no endpoint"), "{would}");
 }
 
 /// What goes by weight, and how much fits, is said by the source.
@@ -411,13 +413,16 @@ async fn r1_4_labels_select_and_an_empty_selection_has_a_word_of_its_own() {
     reload(&gateway, &yaml.replace("version: v2", "version: v3")).await;
     assert_eq!(who(&gateway, 1).await, each(&["subset_empty"], 1));
     let would = gateway.explain("GET http://api.example/", &[]).to_string();
-    assert!(would.contains("subset_empty"), "{would}");
+    assert!(would.contains("503 subset_empty; no endpoint has the labels that are asked for"), "{would}");
     gateway.write("endpoints.yaml", &list.replace("v1", "v3"));
     after(LOOKED).await;
     assert_eq!(who(&gateway, 2).await, each(&all[..1], 2));
     gateway.generation().state.balancers.get("app").unwrap().endpoints()[0]
         .withdraw(naka::balance::Absence::Unhealthy);
     assert_eq!(who(&gateway, 1).await, each(&["no_endpoint"], 1));
+    let would = gateway.explain("GET http://api.example/", &[]).to_string();
+    let unhealthy = naka::balance::Absence::Unhealthy.word();
+    assert!(would.contains(&format!("503 no_endpoint; of 10.0.0.1:80 ({unhealthy})")), "{would}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -75,6 +75,8 @@ pub struct Said {
     pub name: Option<String>,
     /// What it says.
     pub finding: Finding,
+    /// What led to a refusal, where its reason alone does not say it.
+    pub because: Option<String>,
 }
 
 /// The request as an upstream would see it.
@@ -232,7 +234,7 @@ impl Explanation {
             && let Some(finding) = cache.explain_refusal(refused, now, parts)
         {
             let (kind, name) = (cache.kind(), cache.name().map(str::to_owned));
-            self.layers.push(Said { kind, name, finding: finding.clone() });
+            self.layers.push(Said { kind, name, finding: finding.clone(), because: None });
             if let Finding::Answer(status, _) = finding {
                 return Some(Ok(Verdict::Answered(status)));
             }
@@ -243,7 +245,7 @@ impl Explanation {
         }
         let finding = fallback.explain_refusal(refused, parts)?;
         let (kind, name) = (fallback.kind(), fallback.name().map(str::to_owned));
-        self.layers.push(Said { kind, name, finding: finding.clone() });
+        self.layers.push(Said { kind, name, finding: finding.clone(), because: None });
         if let Finding::Answer(status, _) = finding {
             return Some(Ok(Verdict::Answered(status)));
         }
@@ -300,7 +302,9 @@ impl Explanation {
                 }
                 _ => String::new(),
             };
-            self.layers.push(Said { kind, name, finding: finding.clone() });
+            let refuses = matches!(finding, Finding::Reject(_));
+            let because = refuses.then(|| layer.because(now, parts)).flatten();
+            self.layers.push(Said { kind, name, finding: finding.clone(), because });
             match finding {
                 Finding::Reject(rejection) => return Err(rejection),
                 Finding::Answer(status, _) => return Ok(Some(Verdict::Answered(status))),
@@ -322,7 +326,7 @@ impl Explanation {
     pub fn to_json(&self) -> Value {
         let said = |said: &Said| {
             let (verdict, text) = words(&said.finding);
-            json!({"kind": said.kind, "name": said.name, "verdict": verdict, "says": text})
+            json!({"kind": said.kind, "name": said.name, "verdict": verdict, "says": text, "because": said.because})
         };
         let forwarded = self.forwarded.as_ref().map(|forwarded| {
             json!({
@@ -560,9 +564,10 @@ impl fmt::Display for Explanation {
             writeln!(f, "layers, outermost first")?;
         }
         let is_off = |said: &&Said| matches!(said.finding, Finding::Off);
-        for Said { kind, name, finding } in self.layers.iter().filter(|said| !is_off(said)) {
+        for Said { kind, name, finding, because } in self.layers.iter().filter(|said| !is_off(said)) {
             let name = name.as_deref().unwrap_or_default();
-            writeln!(f, "    {:<36} {}", format!("{kind} {name}"), words(finding).1)?;
+            let because = because.as_deref().map(|why| format!("; {why}")).unwrap_or_default();
+            writeln!(f, "    {:<36} {}{because}", format!("{kind} {name}"), words(finding).1)?;
         }
         // A kind may stand in several places: once is enough, and not if it is at work in another of them.
         let is_at_work = |kind| self.layers.iter().any(|said| said.kind == kind && !is_off(&said));

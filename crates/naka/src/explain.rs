@@ -24,6 +24,12 @@ pub trait Explain: Send + Sync {
     /// it, so that a later layer sees the endpoint an earlier one chose.
     fn explain(&self, now: Now, head: &mut Parts) -> Finding;
 
+    /// What led to a refusal, in words, where its reason alone does not say it: each endpoint, and what it is out
+    /// for. For people, bounded, and with the same `head` that was refused; `None` by default.
+    fn because(&self, _now: Now, _head: &Parts) -> Option<String> {
+        None
+    }
+
     /// Hands out the parts that explain themselves: the layer itself, or each of several in one.
     fn each<'a>(&'a self, visit: &mut dyn FnMut(&'a dyn Explain))
     where

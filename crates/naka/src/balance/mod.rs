@@ -140,7 +140,7 @@ mod sticky;
 pub use crate::key::HashKey;
 pub use config::{BalanceConfig, Latency, Policy, Regions, SlowStart, SubsetMiss};
 pub use endpoint::{Absence, Endpoint, InFlight, Target};
-use said::Said;
+use said::{Candidates, Refused, Said};
 pub use service::BalanceFuture;
 use set::{Ask, Chooser, GateFn, Making, Snapshot, State};
 pub use sticky::{Sticky, StickyNameError};
@@ -473,8 +473,8 @@ impl<O: Observer> Explain for BalanceLayer<O> {
         let said = {
             let ask = shared.setting.ask(&Head::from(&*head), now);
             let choice = chooser.choose(&ask, chooser.turn(), &[]);
-            let said = choice
-                .map(|choice| (choice.place, Said { chooser: &chooser, ask: &ask, choice, now }.to_string()));
+            let candidates = Candidates { chooser: &chooser, ask: &ask, now };
+            let said = choice.map(|choice| (choice.place, Said { candidates, choice }.to_string()));
             said.ok_or_else(|| chooser.refusal(&ask))
         };
         let (place, said) = match said {
@@ -483,6 +483,14 @@ impl<O: Observer> Explain for BalanceLayer<O> {
         };
         snapshot.members[place].endpoint.clone().tell(&mut head.extensions);
         Finding::Admit(said)
+    }
+
+    fn because(&self, now: Now, head: &Parts) -> Option<String> {
+        let shared = self.shared()?;
+        let snapshot = shared.current();
+        let chooser = shared.chooser(&snapshot);
+        let ask = shared.setting.ask(&Head::from(head), now);
+        Some(Refused(Candidates { chooser: &chooser, ask: &ask, now }).to_string())
     }
 }
 

@@ -69,7 +69,7 @@ pub(super) struct Member {
     identity: u64,
     pub(super) weight: u32,
     capacity: u32,
-    subset: Option<Key>,
+    pub(super) subset: Option<Key>,
     /// What brings a client back here.
     pub(super) token: Option<u64>,
 }
@@ -93,7 +93,7 @@ pub(super) struct Snapshot {
     /// Those that were listed once, and those that lack a label: they may come back.
     pub(super) kept: Box<[Endpoint]>,
     /// There are endpoints, and none has the labels that are wanted.
-    is_filtered: bool,
+    pub(super) is_filtered: bool,
     pub(super) measure: Option<Measure>,
     pub(super) half_life: HalfLife,
     table: Table,
