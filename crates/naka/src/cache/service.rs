@@ -261,6 +261,12 @@ struct Work<O> {
     how: String,
 }
 
+/// A layer has made it: nobody was asked, or nobody has answered.
+fn is_ours<R>(response: &Response<R>) -> bool {
+    let said = response.extensions();
+    said.get::<Rejection>().is_some() || said.get::<StandIn>().is_some()
+}
+
 impl<O: Observer> Work<O> {
     fn judge<R, E>(mut self, result: Result<Response<R>, E>) -> Result<Response<CacheBody<R>>, E>
     where
@@ -276,15 +282,16 @@ impl<O: Observer> Work<O> {
             }
             if let Some((entry, true)) = self.stale {
                 self.shared.observer.fell_back();
-                let fwd = result.as_ref().ok().map(|response| response.status().as_u16());
-                let fwd = fwd.map(|status| format!("; fwd-status={status}")).unwrap_or_default();
+                // A status that the gateway itself has made is nobody's answer (RFC 9211, section 2.3).
+                let answered = result.as_ref().ok().filter(|it| !is_ours(it));
+                let fwd =
+                    answered.map(|it| format!("; fwd-status={}", it.status().as_u16())).unwrap_or_default();
                 let how = format!("{}{fwd}; detail=stale-if-error", self.how);
                 return Ok(Answer::Kept { entry, client: self.client, how }.into_response());
             }
         }
         let mut response = result?;
-        let is_ours = response.extensions().get::<Rejection>().is_some()
-            || response.extensions().get::<StandIn>().is_some();
+        let is_ours = is_ours(&response);
         if is_ours || is_trouble || !self.is_kept {
             if !is_ours {
                 self.tell(&mut response, "");
