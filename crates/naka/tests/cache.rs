@@ -330,6 +330,36 @@ async fn what_is_stale_is_asked_about_and_304_makes_it_fresh() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_checked_again_and_again_does_not_grow() {
+    let tagged = [MINUTE, ("etag", "\"one\""), ("vary", "accept")];
+    let (layer, origin) = (layer(), Origin::new(says(&tagged, "menu")));
+    ask(&layer, &origin, get("/")).await;
+    let news = vec![MINUTE, ("etag", "\"one\""), ("vary", "Accept, accept-language")];
+    origin.says(Says::This(304, news, "", 0));
+    let mut kept = Vec::new();
+    for _ in 0..10 {
+        s(60).await;
+        let response = layer.layer(origin.clone()).oneshot(get("/")).await.unwrap();
+        let names = response.headers().get_all("vary").iter().map(|it| it.to_str().unwrap());
+        assert_eq!(names.collect::<Vec<_>>().join(", "), "accept, accept-language");
+        response.into_body().collect().await.unwrap();
+        kept.push(layer.counts().bytes);
+    }
+    assert_eq!((kept[0], origin.count()), (kept[9], 11));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_depends_on_very_much_is_not_kept() {
+    let names = |many| (0..many).map(|number| format!("x-{number}")).collect::<Vec<_>>().join(",");
+    for (many, is_kept) in [(32, true), (33, false)] {
+        let names: &'static str = names(many).leak();
+        let (layer, origin) = (layer(), Origin::new(says(&[MINUTE, ("vary", names)], "menu")));
+        assert_eq!(ask(&layer, &origin, get("/")).await.2.ends_with("stored"), is_kept, "{many}");
+        assert_eq!(layer.counts().entries, usize::from(is_kept));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_has_it_already_gets_no_body() {
     let tagged = [MINUTE, ("etag", "\"one\""), ("content-type", "text/plain")];
     let (layer, origin) = (layer(), Origin::new(says(&tagged, "menu")));

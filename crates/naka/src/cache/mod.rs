@@ -25,7 +25,7 @@
 //!
 //! # What is kept
 //! Answers to GET that say for how long (`s-maxage`, `max-age`, `Expires`), or can be asked about; without a word for
-//! [`default_ttl`](CacheConfig::default_ttl). Never `no-store`, `private`, `Vary: *`, what depends on headers that are
+//! [`default_ttl`](CacheConfig::default_ttl). Never `no-store`, `private`, `Vary: *` or more than 32 names there, what depends on headers that are
 //! [written behind](CacheLayer::written_behind) this layer, what sets a cookie, parts (206), nor what a layer
 //! of ours answered. Of a caller who says who it is (`Authorization`, `Cookie`, any header
 //! with `auth`, `token`, `key`, `secret`, `session`, `password` or `cookie` in its name, or an

@@ -117,7 +117,7 @@ pub(super) fn life(
         return Err(Why("it is a part"));
     }
     match vary(headers) {
-        None => return Err(Why("nobody can say what it depends on (`Vary: *`)")),
+        None => return Err(Why("nobody can say what it depends on (`Vary: *`, or more than 32 names)")),
         Some(names) if names.iter().any(|name| written.contains(name)) => {
             return Err(Why("it depends on what is written behind this layer"));
         }
@@ -195,7 +195,10 @@ impl Life {
     }
 }
 
-/// The names of the headers that a response depends on; none if that cannot be said.
+/// How many headers a response may depend on: more of them than that would hardly be said twice.
+const MAX_VARY: usize = 32;
+
+/// The names of the headers that a response depends on; none if that cannot be said, or they are too many.
 pub(super) fn vary(headers: &HeaderMap) -> Option<Vec<HeaderName>> {
     let mut names = Vec::new();
     for line in headers.get_all(VARY) {
@@ -204,12 +207,29 @@ pub(super) fn vary(headers: &HeaderMap) -> Option<Vec<HeaderName>> {
                 return None;
             }
             let name = name.parse::<HeaderName>().ok()?;
-            if !names.contains(&name) {
-                names.push(name);
+            if names.contains(&name) {
+                continue;
             }
+            if names.len() == MAX_VARY {
+                return None;
+            }
+            names.push(name);
         }
     }
     Some(names)
+}
+
+/// Has what is kept depend on what `news` depends on, too. What is known already is not said again, so that it does not
+/// grow with each time that it is checked.
+pub(super) fn widen(kept: &mut HeaderMap, news: &HeaderMap) {
+    let (Some(known), Some(names)) = (vary(kept), vary(news)) else {
+        // Nobody can say what it depends on: then it is not kept any longer.
+        kept.insert(VARY, HeaderValue::from_static("*"));
+        return;
+    };
+    for name in names.into_iter().filter(|name| !known.contains(name)) {
+        kept.append(VARY, name.into());
+    }
 }
 
 /// Whether what the client has is what is kept: `If-None-Match`, else `If-Modified-Since` (RFC 9110, section 13.2.2).

@@ -351,9 +351,11 @@ impl<O: Observer> Work<O> {
             if *name == ETAG && is_one_tag(&old.headers, &news) {
                 continue;
             }
-            if *name != VARY {
-                updated.remove(name);
+            if *name == VARY {
+                rules::widen(&mut updated, &news);
+                continue;
             }
+            updated.remove(name);
             for value in news.get_all(name) {
                 updated.append(name, value.clone());
             }
