@@ -122,6 +122,11 @@ const HAPPY: &[Row] = &[
     Row::new("timeout", 0, || runs(timeout().layer(Bare), Sample::new())),
     Row::new("balance", 0, || runs(balance().layer(Bare), Sample::new())),
     Row::new("balance.weighted", 0, || balanced(Policy::WeightedRoundRobin)),
+    // What it takes to measure, without much of a choice.
+    Row::new("balance.measured", 0, || {
+        let config = BalanceConfig::new(Policy::LeastLatency);
+        runs(BalanceLayer::with_config(config, ["10.0.0.1:80", "10.0.0.2:80"]).layer(Bare), Sample::new())
+    }),
     Row::new("balance.random", 0, || balanced(Policy::Random)),
     Row::new("balance.least_request", 0, || balanced(Policy::LeastRequest)),
     Row::new("balance.weighted_least", 0, || balanced(Policy::WeightedLeastRequest)),

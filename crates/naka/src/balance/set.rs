@@ -90,6 +90,8 @@ pub(super) struct Snapshot {
     /// Of each member.
     seats: Box<[Seat]>,
     weights: Weights,
+    /// The sum of the weights, where no member has a gate or a capacity.
+    plain_weights: Option<u64>,
     /// Those that were listed once, and those that lack a label: they may come back.
     pub(super) kept: Box<[Endpoint]>,
     /// There are endpoints, and none has the labels that are wanted.
@@ -189,6 +191,8 @@ impl Snapshot {
             weight: member.weight,
             scale: scales.as_ref().map_or(1, |scales| scales[place]),
         });
+        let seats = seats.collect::<Box<[_]>>();
+        let all_weights = || weights.iter().copied().map(u64::from).sum();
         let is_even = weights.windows(2).all(|two| two[0] == two[1]);
         let table = match policy {
             Policy::WeightedRoundRobin => Table::Cycle(Cycle::new(&weights)),
@@ -205,7 +209,8 @@ impl Snapshot {
         tokens.sort_unstable();
         Self {
             kept: kept.into(),
-            seats: seats.collect(),
+            plain_weights: seats.iter().all(|seat| seat.is_plain).then(all_weights),
+            seats,
             weights: match &scales {
                 _ if is_even => Weights::Even,
                 Some(_) => Weights::Scaled,
@@ -478,6 +483,8 @@ impl Chooser<'_> {
         if self.config.panic == 0 {
             return false;
         }
+        // Enough of all there are is enough of those that are meant: the rest need not be asked.
+        let enough = self.snapshot.seats.len() as u64 * u64::from(self.config.panic);
         let (mut all, mut available) = (0_u64, 0_u64);
         for (seat, member) in self.snapshot.seats.iter().zip(&self.snapshot.members) {
             let status = seat.place.word().status();
@@ -485,6 +492,9 @@ impl Chooser<'_> {
             all += u64::from(is_meant);
             let is_open = || seat.is_plain || member.lets_pass(now);
             available += u64::from(is_meant && Account::is_present(status) && is_open());
+            if available * 100 >= enough {
+                return false;
+            }
         }
         available * 100 < all * u64::from(self.config.panic)
     }
@@ -688,6 +698,16 @@ impl View<'_> {
     }
 
     fn bound(&self, percent: u32) -> Bound {
+        if let Some(weights) = self.snapshot.plain_weights.filter(|_| !self.is_narrow) {
+            let words = self.snapshot.seats.iter().map(|seat| seat.place.word());
+            let sums = |(statuses, in_flight), word: Word| {
+                (statuses | word.status(), in_flight + u64::from(word.in_flight()))
+            };
+            let (statuses, in_flight) = words.fold((0, 0), sums);
+            if statuses == 0 {
+                return Bound { percent, in_flight, weights };
+            }
+        }
         let mut bound = Bound { percent, in_flight: 0, weights: 0 };
         for (place, seat) in self.snapshot.seats.iter().enumerate() {
             let word = seat.place.word();
