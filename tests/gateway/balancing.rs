@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use http::Request;
 use http_body_util::Full;
-use naka_testkit::upstream::{Step, Upstream, ok};
+use naka_testkit::upstream::{Step, Upstream, answer, ok};
 
 use crate::inside::{Inside, get};
 
@@ -157,6 +157,34 @@ routes: {{all: {{match: {{prefix: /}}, upstream: rides}}}}
     let mut seen = std::collections::BTreeSet::new();
     for _ in 0..6 {
         seen.insert(chosen(&gateway, by("bike")).await);
+    }
+    assert_eq!(seen.len(), 3);
+}
+
+/// By the field of ORCA, which clients do not see.
+#[tokio::test(start_paused = true)]
+async fn r9_1_who_says_that_it_is_the_least_busy_is_chosen() {
+    let gateway = Inside::new(&file("{policy: least_load}", [1, 1, 1]));
+    let _endpoints = [("b:1", "0.9"), ("d:1", "0.2"), ("m:1", "0.7")].map(|(address, load)| {
+        let field = format!("Endpoint-Load-Metrics: TEXT cpu_utilization={load}, mem_utilization=0.1\r\n");
+        Upstream::inside(&gateway.network, address, move |_| answer(200, &field, &address[..1]))
+    });
+    // Who has said nothing counts as half busy: so all are asked, until one says less.
+    for _ in 0..20 {
+        let response = gateway.send(get("/")).await;
+        assert!(!response.headers().contains_key("endpoint-load-metrics"));
+    }
+    for _ in 0..20 {
+        assert_eq!(chosen(&gateway, get("/")).await, "d");
+    }
+    let said = gateway.explain("GET http://api.example/", &[]).to_string();
+    assert!(said.contains("least load chooses d:1"), "{said}");
+    // What was said long ago is not known any more.
+    tokio::time::advance(std::time::Duration::from_secs(200)).await;
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..20 {
+        seen.insert(chosen(&gateway, get("/")).await);
+        tokio::time::advance(std::time::Duration::from_secs(200)).await;
     }
     assert_eq!(seen.len(), 3);
 }

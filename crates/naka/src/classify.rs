@@ -211,6 +211,16 @@ pub fn http_status(grpc_status: &HeaderValue) -> Option<StatusCode> {
     })
 }
 
+/// The status of a response whose head says it all: its own, or the one that its `grpc-status` stands for, where a gRPC
+/// response has one before any message ("Trailers-Only"). `None` if that is the caller's doing.
+pub(crate) fn status_of_head<R>(response: &Response<R>) -> Option<StatusCode> {
+    let said = || response.headers().get(GRPC_STATUS).filter(|_| is_grpc(response.headers()));
+    match said().filter(|_| response.status() == StatusCode::OK) {
+        Some(grpc_status) => http_status(grpc_status),
+        None => Some(response.status()),
+    }
+}
+
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 /// What is said by those who hear that nobody waits long enough.

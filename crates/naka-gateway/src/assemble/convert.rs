@@ -325,6 +325,7 @@ pub(super) fn balance_config(balance: &Balance, breaking: Option<&Breaking>) -> 
         BalancePolicy::WeightedLeastRequest => Choice::WeightedLeastRequest,
         BalancePolicy::PeakEwma => Choice::PeakEwma,
         BalancePolicy::LeastLatency => Choice::LeastLatency,
+        BalancePolicy::LeastLoad => Choice::LeastLoad,
         BalancePolicy::RingHash => Choice::RING_HASH,
         BalancePolicy::Maglev => Choice::MAGLEV,
         BalancePolicy::Rendezvous => Choice::Rendezvous,

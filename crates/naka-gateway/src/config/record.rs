@@ -248,6 +248,7 @@ macro_rules! words {
         $(#[doc = $docs:literal])*
         $name:ident ($what:literal) { $( $variant:ident = $word:literal ),+ $(,)? }
         $( not_built: $($not_built:literal)+ ; )?
+        $( help: { $($other:literal => $help:literal),+ $(,)? } )?
     ) => {
         $(#[doc = $docs])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -260,7 +261,7 @@ macro_rules! words {
                 match text.text {
                     $( $word => Ok(Self::$variant), )+
                     other => Err($crate::config::record::wrong_word(
-                        other, &[$($word),+], &[$( $($not_built),+ )?],
+                        other, &[$($word),+], &[$( $($not_built),+ )?], &[$( $(($other, $help)),+ )?],
                     )),
                 }
             }
@@ -274,11 +275,14 @@ macro_rules! words {
 pub(crate) use words;
 
 /// Why a word is none of the words.
-pub(crate) fn wrong_word(word: &str, words: &[&str], not_built: &[&str]) -> Wrong {
+pub(crate) fn wrong_word(word: &str, words: &[&str], not_built: &[&str], help: &[(&str, &str)]) -> Wrong {
     if not_built.contains(&word) {
         return Wrong::not_built(word).help(format!("this version has {}", one_of(words.iter().copied())));
     }
     let wrong = Wrong::new(format!("{} is not {}", quoted(word), one_of(words.iter().copied())));
+    if let Some((_, help)) = help.iter().find(|(known, _)| *known == word) {
+        return wrong.help(*help);
+    }
     match nearest(word, words.iter().chain(not_built).copied()) {
         Some(meant) => wrong.help(format!("did you mean `{meant}`?")),
         None => wrong.help(format!("write {}", one_of(words.iter().copied()))),

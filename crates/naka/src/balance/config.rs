@@ -24,7 +24,7 @@ pub enum Policy {
     PeakEwma,
     /// The best of all by the same measure, for its weight.
     LeastLatency,
-    /// The one that is the least busy for its weight, as [told](super::Endpoint::report_load).
+    /// The one that is the least busy for its weight, as it says itself, or as [told](super::Endpoint::report_load).
     LeastLoad,
     /// By the hash of a key, on a ring with so many points for each unit of weight.
     RingHash {

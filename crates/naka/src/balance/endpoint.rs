@@ -458,6 +458,10 @@ struct Answered {
 }
 
 impl InFlight {
+    pub(super) const fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
     /// The response's head is there, or an error.
     pub(super) fn answered<R, E>(&mut self, result: &Result<Response<R>, E>) {
         let Some(measure) = &self.measure else { return };

@@ -30,7 +30,7 @@
 //! | `LeastRequest`, `WeightedLeastRequest` | fewest under way, ties at random | O(n) | |
 //! | `PeakEwma` | the better of two: latency times what is under way | O(log n) | Finagle; Mitzenmacher 2001, [`policy::p2c`], [`policy::ewma`] |
 //! | `LeastLatency` | the best of all by the same | O(n) | |
-//! | `LeastLoad` | the least busy, as [told](Endpoint::report_load), times what is under way | O(n) | |
+//! | `LeastLoad` | the least busy, as they say themselves, times what is under way | O(n) | ORCA's `endpoint-load-metrics` |
 //! | `RingHash` | by key | O(log n) | Karger et al. 1997, [`policy::ring`] |
 //! | `Maglev` | by key | O(1) | Eisenbud et al. 2016, [`policy::maglev`] |
 //! | `Rendezvous` | by key | O(n) | Thaler and Ravishankar 1998, [`policy::rendezvous`] |
@@ -52,6 +52,10 @@
 //! gate. What the [classifier](BalanceConfig::classifier) takes for a failure counts as
 //! [`failure`](Latency::failure) if it came faster. What was given up counts only if it took longer than was
 //! expected. Who has no sample, or none for long, is as fast as all are on average.
+//!
+//! **Load** is what endpoints say in their responses under `LeastLoad`, in the field `endpoint-load-metrics: TEXT
+//! cpu_utilization=0.31` of ORCA, which is taken out, or what somebody [tells](Endpoint::report_load). It counts for three
+//! minutes; who says nothing counts as half busy.
 //!
 //! # Units and limits
 //! As many endpoints as are given; addresses that come twice count once. Weights 1 to 65,535. A turn of weighted
@@ -129,6 +133,7 @@ use tokio::sync::Notify;
 mod block;
 mod config;
 mod endpoint;
+mod load;
 #[cfg(all(test, naka_loom))]
 mod models;
 pub mod policy;

@@ -11,7 +11,7 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use super::{Balance, Endpoint, InFlight, Shared, Snapshot, set::Ask};
+use super::{Balance, Endpoint, InFlight, Policy, Shared, Snapshot, load, set::Ask};
 use crate::{
     clock::Now,
     guard::Guarded,
@@ -35,7 +35,8 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let Some(handle) = &mut self.layer.handle else {
-            return BalanceFuture::Forward { future: self.inner.call(request), guard: None, cookie: None };
+            let future = self.inner.call(request);
+            return BalanceFuture::Forward { future, guard: None, cookie: None, says_load: false };
         };
         handle.refresh();
         let taken = match handle.shared.take(&handle.seen, &Head::from(&request)) {
@@ -48,7 +49,8 @@ where
         handle.shared.observer.admitted();
         taken.endpoint.tell(request.extensions_mut());
         let future = self.inner.call(request);
-        BalanceFuture::Forward { future, guard: Some(taken.guard), cookie: taken.cookie }
+        let says_load = handle.shared.setting.config.policy == Policy::LeastLoad;
+        BalanceFuture::Forward { future, guard: Some(taken.guard), cookie: taken.cookie, says_load }
     }
 }
 
@@ -59,7 +61,7 @@ pin_project! {
     pub enum BalanceFuture<F> {
         /// On its way.
         #[doc(hidden)]
-        Forward { #[pin] future: F, guard: Option<InFlight>, cookie: Option<HeaderValue> },
+        Forward { #[pin] future: F, guard: Option<InFlight>, cookie: Option<HeaderValue>, says_load: bool },
         /// Refused.
         #[doc(hidden)]
         Reject { rejection: Option<Rejection> },
@@ -75,12 +77,15 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project() {
-            Projection::Forward { future, guard, cookie } => {
+            Projection::Forward { future, guard, cookie, says_load } => {
                 let result = ready!(future.poll(cx));
                 if let Some(guard) = guard {
                     guard.answered(&result);
                 }
                 let mut response = result?;
+                if let Some(guard) = guard.as_ref().filter(|_| *says_load) {
+                    load::hear(guard.endpoint(), response.headers_mut());
+                }
                 if let Some(cookie) = cookie.take() {
                     response.headers_mut().append(SET_COOKIE, cookie);
                 }

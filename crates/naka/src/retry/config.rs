@@ -45,7 +45,8 @@ pub struct When {
     pub refused_stream: bool,
     /// No response came in time; default no, because the endpoint is at it still.
     pub response_timeout: bool,
-    /// Responses with one of these; default 503.
+    /// Responses with one of these; default 503. A gRPC response without a message counts as the status that its
+    /// `grpc-status` [stands for](crate::classify::http_status): 503 is `UNAVAILABLE`.
     pub statuses: Vec<StatusCode>,
 }
 

@@ -10,6 +10,7 @@ use http::{HeaderMap, Method, Response, StatusCode, header::RETRY_AFTER};
 use super::config::{Methods, RetryConfig};
 use crate::{
     attempt::{Stop, is_unsent},
+    classify::{is_grpc, status_of_head},
     reject::{Reason, Rejection},
 };
 
@@ -56,13 +57,19 @@ impl Failure {
             };
             return is_wanted.then(|| Self { is_unsent: is_unsent(response), retry_after: None });
         }
-        let is_wanted = when.statuses.contains(&response.status());
+        let is_wanted = status_of_head(response).is_some_and(|status| when.statuses.contains(&status));
         is_wanted.then(|| Self { is_unsent: false, retry_after: retry_after(response) })
     }
 }
 
-/// The seconds of a `Retry-After`; a date is as good as none, because it would take another clock to read.
+/// The seconds of a `Retry-After`; a date is as good as none, because it would take another clock to read. Of gRPC, the
+/// `grpc-retry-pushback-ms` (gRFC A6): what is no such number asks for no retry at all.
 fn retry_after<R>(response: &Response<R>) -> Option<Duration> {
+    if is_grpc(response.headers()) {
+        let pushback = response.headers().get("grpc-retry-pushback-ms")?;
+        let ms = pushback.to_str().ok().and_then(|text| text.parse().ok());
+        return Some(ms.map_or(Duration::MAX, Duration::from_millis));
+    }
     let may_say =
         [StatusCode::SERVICE_UNAVAILABLE, StatusCode::TOO_MANY_REQUESTS].contains(&response.status());
     let text = response.headers().get(RETRY_AFTER).filter(|_| may_say)?.to_str().ok()?;
@@ -137,6 +144,29 @@ mod tests {
             [200, 404, 429, 500, 502, 503, 504].map(failed),
             [false, false, false, false, false, true, false]
         );
+    }
+
+    #[test]
+    fn a_grpc_status_in_the_head_counts_as_the_status_that_it_stands_for() {
+        let config = RetryConfig::new(1);
+        let failed = |headers: &[_]| Failure::of(&config, &head(200, headers)).map(|it| it.is_unsent);
+        let grpc = ("content-type", "application/grpc+proto");
+        assert_eq!(failed(&[grpc, ("grpc-status", "14")]), Some(false), "UNAVAILABLE is a 503");
+        for status in ["0", "1", "4", "8", "13", "anything"] {
+            assert_eq!(failed(&[grpc, ("grpc-status", status)]), None, "{status}");
+        }
+        assert_eq!(
+            failed(&[grpc]),
+            None,
+            "it comes with the trailers, after messages that are passed on already"
+        );
+        assert_eq!(failed(&[("content-type", "text/plain"), ("grpc-status", "14")]), None);
+        let pushed_back = |text| {
+            let headers = [grpc, ("grpc-status", "14"), ("grpc-retry-pushback-ms", text)];
+            evaluate(&config, REPEATABLE, Failure::of(&config, &head(200, &headers)).unwrap(), true, 1)
+        };
+        assert_eq!(pushed_back("250"), Ok(Duration::from_millis(250)));
+        assert_eq!(["1001", "-1", "soon"].map(pushed_back), [Err(Stop::RetryAfter); 3]);
     }
 
     #[test]

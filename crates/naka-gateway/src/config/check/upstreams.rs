@@ -190,6 +190,7 @@ fn balance(at: &At<RawBalance>, cx: &mut Cx) -> Balance {
         RawBalancePolicy::WeightedLeastRequest => BalancePolicy::WeightedLeastRequest,
         RawBalancePolicy::P2cEwma => BalancePolicy::PeakEwma,
         RawBalancePolicy::LeastLatency => BalancePolicy::LeastLatency,
+        RawBalancePolicy::LeastLoad => BalancePolicy::LeastLoad,
         RawBalancePolicy::RingHash => BalancePolicy::RingHash,
         RawBalancePolicy::Maglev => BalancePolicy::Maglev,
         RawBalancePolicy::Rendezvous => BalancePolicy::Rendezvous,

@@ -401,6 +401,8 @@ pub enum BalancePolicy {
     PeakEwma,
     /// The best of all by the same.
     LeastLatency,
+    /// The least busy for its weight, as they say themselves.
+    LeastLoad,
     /// By key, on a ring.
     RingHash,
     /// By key, in a table.

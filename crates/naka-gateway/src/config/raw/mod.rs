@@ -259,7 +259,7 @@ impl Scalar for Protocol {
                 Err(Wrong::new("`h2c` is `h2` here: to upstreams it is spoken without TLS")
                     .help("write `h2`"))
             }
-            other => Err(wrong_word(other, &words, &["h3"])),
+            other => Err(wrong_word(other, &words, &["h3"], &[])),
         }
     }
 
@@ -508,12 +508,15 @@ words! {
         WeightedLeastRequest = "weighted_least_request",
         P2cEwma = "p2c_ewma",
         LeastLatency = "least_latency",
+        LeastLoad = "least_load",
         RingHash = "ring_hash",
         Maglev = "maglev",
         Rendezvous = "rendezvous",
         IpHash = "ip_hash",
     }
-    not_built: "least_load" "geographic";
+    help: {
+        "geographic" => "the nearest region comes first by `balance.regions`, under any policy: write `regions: {by: 'header:x-region', of: {south: [south, west]}, otherwise: [west, south]}`",
+    }
 }
 
 record! {

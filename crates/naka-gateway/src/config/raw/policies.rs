@@ -684,7 +684,7 @@ impl Scalar for RetryWhen {
             }
             other => {
                 let words = ["connect_error", "reset", "refused_stream", "response_timeout"];
-                Err(wrong_word(other, &words, &[]))
+                Err(wrong_word(other, &words, &[], &[]))
             }
         }
     }
@@ -840,7 +840,7 @@ impl Scalar for FallbackWhen {
         let known = Self::WORDS.iter().find(|(word, _)| *word == text.text);
         known
             .map(|(_, when)| *when)
-            .ok_or_else(|| wrong_word(text.text, &Self::WORDS.map(|(word, _)| word), &[]))
+            .ok_or_else(|| wrong_word(text.text, &Self::WORDS.map(|(word, _)| word), &[], &[]))
     }
 
     fn schema() -> Json {
