@@ -3,6 +3,7 @@
 //! charts in `docs/simulation/`.
 #![allow(clippy::unwrap_used, reason = "tests may")]
 
+mod keys;
 mod report;
 mod world;
 
