@@ -67,7 +67,9 @@ impl By {
 /// The largest share of keys over the mean.
 fn largest(owners: &[u64], count: u64) -> f64 {
     let mut shares = vec![0_u32; usize::try_from(count).unwrap()];
-    owners.iter().for_each(|owner| shares[usize::try_from(*owner).unwrap()] += 1);
+    for owner in owners {
+        shares[usize::try_from(*owner).unwrap()] += 1;
+    }
     f64::from(shares.iter().copied().max().unwrap()) * f64::from(u32::try_from(count).unwrap())
         / f64::from(u32::try_from(owners.len()).unwrap())
 }
@@ -115,8 +117,12 @@ fn r9_4_balance_and_disruption_beside_the_figures_of_the_paper() {
                     );
                     assert!(moves[0] < 1.0 && moves[1] < 20.0, "{moves:?}");
                 }
-                By::Ring(_) => assert!(largest < 1.5 && moves == [0.0; 2], "{largest}, {moves:?}"),
-                By::Rendezvous => assert!(largest < 1.55 && moves == [0.0; 2], "{largest}, {moves:?}"),
+                By::Ring(_) => {
+                    assert!(largest < 1.5 && moves.iter().all(|part| *part <= 0.0), "{largest}, {moves:?}");
+                }
+                By::Rendezvous => {
+                    assert!(largest < 1.55 && moves.iter().all(|part| *part <= 0.0), "{largest}, {moves:?}");
+                }
             }
             rows.push(vec![
                 count.to_string(),
