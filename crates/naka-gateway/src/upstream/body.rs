@@ -325,8 +325,11 @@ impl Drop for ClientBody {
 /// How far the body of a request has got on its way to the upstream.
 #[derive(Debug, Default)]
 pub struct Upload {
-    frames: AtomicU64,
+    /// How often some of it went on.
+    moves: AtomicU64,
     waits_for_client: AtomicBool,
+    /// A piece was taken and is not sent yet.
+    is_held: AtomicBool,
     /// Nothing more comes.
     is_over: AtomicBool,
     /// Nothing more comes, and nothing is missing.
@@ -335,8 +338,13 @@ pub struct Upload {
 }
 
 impl Upload {
-    pub(super) fn frames(&self) -> u64 {
-        self.frames.load(Relaxed)
+    pub(super) fn moves(&self) -> u64 {
+        self.moves.load(Relaxed)
+    }
+
+    /// Some of it went on.
+    pub(super) fn moved(&self) {
+        self.moves.fetch_add(1, Relaxed);
     }
 
     /// Whether the last thing asked for was more from the client.
@@ -344,19 +352,27 @@ impl Upload {
         self.waits_for_client.load(Relaxed)
     }
 
+    /// Whether a piece that was taken is not sent yet.
+    pub(super) fn holds(&self, is_held: bool) {
+        self.is_held.store(is_held, Release);
+        if !is_held {
+            self.over.notify_one();
+        }
+    }
+
+    /// Whether nothing more is to be sent.
     pub(super) fn is_over(&self) -> bool {
-        self.is_over.load(Acquire)
+        self.is_over.load(Acquire) && !self.is_held.load(Acquire)
     }
 
     pub(super) fn is_whole(&self) -> bool {
         self.is_whole.load(Acquire)
     }
 
-    /// Ready when nothing more comes.
+    /// Ready when nothing more is to be sent.
     pub(super) async fn over(&self) {
-        let over = self.over.notified();
-        if !self.is_over() {
-            over.await;
+        while !self.is_over() {
+            self.over.notified().await; // What was notified before counts.
         }
     }
 
@@ -365,7 +381,7 @@ impl Upload {
         if frame.is_pending() {
             return;
         }
-        self.frames.fetch_add(1, Relaxed);
+        self.moved();
         if is_at_end || is_end(frame) {
             self.is_whole.store(true, Release);
             self.finish();

@@ -220,9 +220,9 @@ async fn stalled(upload: &Upload, idle: Option<Duration>, response_headers: Dura
             upload.over().await;
             break;
         };
-        let seen = upload.frames();
+        let seen = upload.moves();
         let is_over = timeout(idle, upload.over()).await.is_ok();
-        if !is_over && upload.frames() == seen {
+        if !is_over && upload.moves() == seen {
             let is_client = upload.waits_for_client();
             return if is_client { Reason::RequestTimeout } else { Reason::ResponseTimeout };
         }

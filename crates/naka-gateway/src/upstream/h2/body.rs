@@ -3,6 +3,7 @@
 use std::{
     fmt,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -17,7 +18,7 @@ use http::{
 };
 use http_body::{Body as _, Frame, SizeHint};
 
-use super::super::Body;
+use super::super::{Body, body::Upload as Progress};
 use crate::headers::strip_hop_by_hop;
 
 /// Sends a request's body: a piece is asked for when there is room to send some of it. Dropped together with what comes
@@ -30,6 +31,8 @@ pub(super) struct Upload {
     held: Bytes,
     /// The trailers that were announced: others are not passed on.
     announced: Vec<HeaderName>,
+    /// Who looks whether it gets on.
+    progress: Option<Arc<Progress>>,
     /// Something of it was taken.
     is_touched: bool,
     is_over: bool,
@@ -40,8 +43,13 @@ pub(super) struct Upload {
 pub(super) struct BrokenOff;
 
 impl Upload {
-    pub(super) fn new(body: Pin<Box<Body>>, stream: SendStream<Bytes>, announced: Vec<HeaderName>) -> Self {
-        Self { body, stream, held: Bytes::new(), announced, is_touched: false, is_over: false }
+    pub(super) fn new(
+        body: Pin<Box<Body>>,
+        stream: SendStream<Bytes>,
+        announced: Vec<HeaderName>,
+        progress: Option<Arc<Progress>>,
+    ) -> Self {
+        Self { body, stream, held: Bytes::new(), announced, progress, is_touched: false, is_over: false }
     }
 
     /// The body, if nothing of it was taken.
@@ -81,6 +89,10 @@ impl Upload {
                 let piece = self.held.split_to(room.min(self.held.len()));
                 let is_last = self.held.is_empty() && self.body.is_end_stream();
                 self.stream.send_data(piece, is_last)?;
+                if let Some(progress) = &self.progress {
+                    progress.moved(); // A piece is often only a part of what was taken.
+                    progress.holds(!self.held.is_empty());
+                }
                 if is_last {
                     return Poll::Ready(Ok(()));
                 }
@@ -96,7 +108,12 @@ impl Upload {
                     self.stream.send_data(data, true)?;
                     return Poll::Ready(Ok(()));
                 }
-                Ok(data) => self.held = data,
+                Ok(data) => {
+                    if let Some(progress) = self.progress.as_ref().filter(|_| !data.is_empty()) {
+                        progress.holds(true);
+                    }
+                    self.held = data;
+                }
                 Err(frame) => {
                     let trailers = frame.into_trailers().unwrap_or_default();
                     match self.passed_on(&trailers) {

@@ -2,7 +2,7 @@
 
 use std::{
     future::{Future as _, poll_fn},
-    io,
+    io, mem,
     pin::{Pin, pin},
     sync::{
         Arc, Weak,
@@ -102,7 +102,7 @@ impl Connection {
         let (sender, connection) = begin(stream, streams).await?;
         let until = keep.max_lifetime.map(|time| Instant::now() + jittered(time));
         let (weak, watched) = (Arc::downgrade(pool), Arc::clone(&pulse));
-        let driver = tokio::spawn(drive(connection, watched, weak)).abort_handle();
+        let driver = tokio::spawn(drive(connection, sender.clone(), watched, weak)).abort_handle();
         Ok(Arc::new(Self { sender, driver, pulse, until, _places: places }))
     }
 
@@ -190,12 +190,18 @@ fn strange(what: &str) -> io::Error {
     io::Error::other(format!("it does not begin to speak HTTP/2 (without TLS, by prior knowledge): {what}"))
 }
 
-/// Drives a connection until it ends, or the other end is gone.
-async fn drive<S>(mut connection: client::Connection<S, Bytes>, pulse: Arc<Pulse>, pool: Weak<Pool>)
-where
+/// Drives a connection until it ends, or the other end is gone. When the other end takes more requests than before, those
+/// who wait hear of that.
+async fn drive<S>(
+    mut connection: client::Connection<S, Bytes>,
+    sender: SendRequest<Bytes>,
+    pulse: Arc<Pulse>,
+    pool: Weak<Pool>,
+) where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let pings = connection.ping_pong();
+    let mut streams = sender.current_max_send_streams();
     {
         let watch = async {
             match pings {
@@ -205,7 +211,14 @@ where
         };
         tokio::select! {
             biased;
-            ended = pin!(&mut connection) => {
+            ended = poll_fn(|cx| {
+                let ended = Pin::new(&mut connection).poll(cx);
+                let before = mem::replace(&mut streams, sender.current_max_send_streams());
+                if streams > before && let Some(pool) = pool.upgrade() {
+                    pool.hand_out();
+                }
+                ended
+            }) => {
                 if let Err(error) = ended {
                     debug!(%error, "a connection to an endpoint ended in an error");
                 }

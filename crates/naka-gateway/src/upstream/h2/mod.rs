@@ -95,7 +95,7 @@ impl Client {
             if let Err(reason) = self.tell_deadline(head.headers_mut(), deadline) {
                 return refused(reason, was_sent);
             }
-            let mut exchange = match Exchange::begin(&mut lease, &head, body.take()) {
+            let mut exchange = match Exchange::begin(&mut lease, &head, body.take(), progress.clone()) {
                 Ok(exchange) => exchange,
                 Err(Unsent { error, body: unsent }) => {
                     debug!(upstream = %self.name, %error, "a request could not be sent");
@@ -152,10 +152,15 @@ struct Unsent {
 }
 
 impl Exchange {
-    fn begin(lease: &mut Lease, head: &Request<()>, body: Option<Pin<Box<Body>>>) -> Result<Self, Unsent> {
+    fn begin(
+        lease: &mut Lease,
+        head: &Request<()>,
+        body: Option<Pin<Box<Body>>>,
+        progress: Option<Arc<Progress>>,
+    ) -> Result<Self, Unsent> {
         match lease.sender().send_request(head.clone(), body.is_none()) {
             Ok((response, stream)) => {
-                let upload = body.map(|body| Upload::new(body, stream, announced(head.headers())));
+                let upload = body.map(|body| Upload::new(body, stream, announced(head.headers()), progress));
                 Ok(Self { response, upload })
             }
             Err(error) => Err(Unsent { error, body }),

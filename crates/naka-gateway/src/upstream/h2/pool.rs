@@ -229,19 +229,24 @@ impl Pool {
         }
         let (pool, connector) = (Arc::clone(self), client.connector.clone());
         let (limit, upstream) = (client.timeouts.connect, Arc::clone(&client.name));
+        let in_vain = InVain { pool: Some(Arc::clone(self)), terms };
         tokio::spawn(async move {
             let making = async {
                 let stream = connector.connect(&pool.address, &pool.resolver).await?;
                 Connection::open(stream, &pool, terms.keep, terms.streams, places).await
             };
             let (reason, error) = match timeout(limit, making).await {
-                Ok(Ok(connection)) => return pool.made(Ok(connection), terms),
+                Ok(Ok(connection)) => {
+                    in_vain.disarm();
+                    return pool.made(Ok(connection), terms);
+                }
                 Ok(Err(error)) => (Reason::ConnectFailed, error),
                 Err(elapsed) => (Reason::ConnectTimeout, io::Error::from(elapsed)),
             };
             if pool.trouble.is_due() {
                 warn!(%upstream, endpoint = &*pool.address, %error, "no connection to an endpoint");
             }
+            in_vain.disarm();
             pool.made(Err(reason), terms);
         });
     }
@@ -266,19 +271,13 @@ impl Pool {
     }
 
     /// What there is room for goes to who waits, in turn.
-    fn hand_out(self: &Arc<Self>) {
+    pub(super) fn hand_out(self: &Arc<Self>) {
         loop {
-            let (tell, lease) = {
-                let mut state = self.lock();
-                while state.queue.front().is_some_and(|waiter| waiter.tell.is_closed()) {
-                    state.queue.pop_front();
-                }
-                let Some(terms) = state.queue.front().map(|waiter| waiter.terms) else { return };
-                let Some(room) = state.take(Instant::now(), terms) else { return };
-                let waiter = state.queue.pop_front().expect("the front was just seen under this lock");
-                (waiter.tell, room.lease(self, terms))
-            };
-            let _ = tell.send(Turn::Stream(lease)); // Who has gone just now gives it back with that.
+            // In a statement of its own, at whose end it is unlocked: who has gone just now gives back what it is sent.
+            let next = self.lock().next();
+            let Some((waiter, room)) = next else { return };
+            let lease = room.lease(self, waiter.terms);
+            let _ = waiter.tell.send(Turn::Stream(lease));
         }
     }
 
@@ -309,6 +308,27 @@ impl Pool {
     /// A panic cannot leave it half written: each change is one of a list or of a number.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A connection that is being made: dropped before that is over, as in a panic, it was made in vain, and who waits for it
+/// hears of that.
+struct InVain {
+    pool: Option<Arc<Pool>>,
+    terms: Terms,
+}
+
+impl InVain {
+    fn disarm(mut self) {
+        self.pool = None;
+    }
+}
+
+impl Drop for InVain {
+    fn drop(&mut self) {
+        if let Some(pool) = self.pool.take() {
+            pool.made(Err(Reason::ConnectFailed), self.terms);
+        }
     }
 }
 
@@ -352,6 +372,27 @@ impl State {
         }
         self.queue = kept;
         in_vain
+    }
+
+    /// Who waits and has its turn, with room for it: the first for whom there is any. One that came before a change of the
+    /// configuration may want connections with fewer requests than those behind it, and keeps nobody waiting.
+    fn next(&mut self) -> Option<(Waiter, Room)> {
+        while self.queue.front().is_some_and(|waiter| waiter.tell.is_closed()) {
+            self.queue.pop_front();
+        }
+        let (now, mut place, mut in_vain) = (Instant::now(), 0, 0);
+        while let Some(waiter) = self.queue.get(place) {
+            let terms = waiter.terms;
+            // Where there is no room among so many, there is none among fewer.
+            if terms.streams > in_vain {
+                if let Some(room) = self.take(now, terms) {
+                    return Some((self.queue.remove(place)?, room));
+                }
+                in_vain = terms.streams;
+            }
+            place += 1;
+        }
+        None
     }
 
     /// The first with room, which is counted with that; what takes no more is forgotten.
@@ -462,5 +503,23 @@ impl Drop for Lease {
 impl fmt::Debug for Lease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Lease").field("pool", &self.pool).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bug: after a panic of whoever makes a connection nobody told those who wait for it.
+    #[test]
+    fn who_waits_for_a_connection_whose_maker_is_gone_hears_of_that() {
+        let pool = Pool::new(&"app:1".into(), Default::default());
+        let keep = KeepAlive { max_idle: 1, timeout: std::time::Duration::from_secs(1), max_lifetime: None };
+        let terms = Terms { keep, streams: 2 };
+        pool.lock().making = 1;
+        let Arrival::Joins(mut told) = pool.arrive(terms) else { panic!("there will be room for it") };
+        drop(InVain { pool: Some(Arc::clone(&pool)), terms });
+        assert!(matches!(told.try_recv(), Ok(Turn::Failed(Reason::ConnectFailed))));
+        assert_eq!(pool.lock().making, 0);
     }
 }
