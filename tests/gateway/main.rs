@@ -15,6 +15,7 @@ mod cache;
 mod cli;
 mod connections;
 mod deadlines;
+mod diff;
 mod discovery;
 mod documents;
 mod drain;

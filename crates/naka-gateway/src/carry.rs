@@ -87,6 +87,7 @@ impl<C: Clone + PartialEq, H: Clone> Carried<C, H> {
     ) -> Self {
         let mut next = Self::new(self.kind, self.history);
         let mut tombstones = self.tombstones.clone();
+        let gone = Gone::between(&self.kept, &wanted);
         for (identity, config) in wanted {
             let is_same = |old: &Kept<C, H>| (steps.is_same)(&old.config, &config);
             let old =
@@ -101,7 +102,8 @@ impl<C: Clone + PartialEq, H: Clone> Carried<C, H> {
                 Some((old, What::Restored)) => ((steps.change)(&old.handle, &config), What::Restored),
                 Some((old, _)) => ((steps.change)(&old.handle, &config), What::Migrated),
             };
-            report.push(Change { kind: self.kind, identity: Arc::clone(&identity), what });
+            let was = (what == What::Created).then(|| gone.of(&config)).flatten();
+            report.push(Change { kind: self.kind, identity: Arc::clone(&identity), what, was });
             next.kept.insert(identity, Kept { config, handle });
         }
         next.tombstones = self.bury(tombstones, &next.kept, now, report, steps);
@@ -134,13 +136,48 @@ impl<C: Clone + PartialEq, H: Clone> Carried<C, H> {
             let is_kept = place < TOMBSTONES && !self.is_expired(&tombstone, now);
             if is_new || !is_kept {
                 let what = if is_kept { What::Buried } else { What::Dropped };
-                report.push(Change { kind: self.kind, identity: Arc::clone(&tombstone.identity), what });
+                let identity = Arc::clone(&tombstone.identity);
+                report.push(Change { kind: self.kind, identity, what, was: None });
             }
             if is_kept {
                 kept.push(tombstone);
             }
         }
         kept
+    }
+}
+
+/// What no configuration names any more, and what is named for the first time: with the same settings it is probably the
+/// same under another name.
+struct Gone<C> {
+    gone: Vec<(Arc<str>, C)>,
+    new: Vec<C>,
+}
+
+/// More than so many at once is no renaming.
+const RENAMED: usize = 64;
+
+impl<C: Clone + PartialEq> Gone<C> {
+    fn between<H>(kept: &BTreeMap<Arc<str>, Kept<C, H>>, wanted: &BTreeMap<Arc<str>, C>) -> Self {
+        let gone = kept.iter().filter(|(identity, _)| !wanted.contains_key(*identity));
+        let gone = gone.map(|(identity, kept)| (Arc::clone(identity), kept.config.clone()));
+        let gone = gone.take(RENAMED + 1).collect::<Vec<_>>();
+        let is_some = (1..=RENAMED).contains(&gone.len());
+        let new = wanted.iter().filter(|(identity, _)| is_some && !kept.contains_key(*identity));
+        let new = new.map(|(_, config)| config.clone()).take(RENAMED + 1).collect();
+        Self { gone, new }
+    }
+
+    /// The only one that is gone and had these settings, if only one that is new has them.
+    fn of(&self, config: &C) -> Option<Arc<str>> {
+        if self.gone.len().max(self.new.len()) > RENAMED
+            || self.new.iter().filter(|it| *it == config).count() != 1
+        {
+            return None;
+        }
+        let mut alike = self.gone.iter().filter(|(_, it)| it == config);
+        let (identity, _) = alike.next()?;
+        alike.next().is_none().then(|| Arc::clone(identity))
     }
 }
 
@@ -169,6 +206,8 @@ pub struct Change {
     pub identity: Arc<str>,
     /// What happened to it.
     pub what: What,
+    /// Of what is new: what is gone, and had the same settings. If it was renamed, its state was lost.
+    pub was: Option<Arc<str>>,
 }
 
 /// What happened to a piece of state.
@@ -204,7 +243,8 @@ impl What {
 
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} {}", self.kind, self.identity, self.what.word())
+        write!(f, "{} {} {}", self.kind, self.identity, self.what.word())?;
+        self.was.as_ref().map_or(Ok(()), |was| write!(f, " (`{was}`, which is gone, had the same settings)"))
     }
 }
 
@@ -265,6 +305,28 @@ mod tests {
         let (four, report) = step(&three, &[("a", 1002)], now);
         assert_eq!((report, four.get("a")), (vec!["a restored".into(), "a buried".into()], Some(&101_102)));
         assert_eq!(all(&four), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_looks_renamed_is_told() {
+        let now = Instant::now();
+        let told = |before: &[(&str, u32)], after: &[(&str, u32)]| {
+            let (one, _) = step(&fresh(), before, now);
+            let mut report = Vec::new();
+            let wanted = after.iter().map(|(name, config)| ((*name).into(), *config)).collect();
+            let steps =
+                Steps { make: &|_, config| *config, change: &|_, config| *config, is_same: &|_, _| true };
+            let _ = one.next(wanted, now, &mut report, &steps);
+            report
+                .into_iter()
+                .filter_map(|it| Some(format!("{} was {}", it.identity, it.was?)))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(told(&[("a", 1), ("b", 2)], &[("a", 1), ("c", 2)]), ["c was b"]);
+        assert_eq!(told(&[("a", 1)], &[("a", 1), ("c", 1)]), Vec::<String>::new(), "nothing is gone");
+        assert_eq!(told(&[("a", 1)], &[("c", 2)]), Vec::<String>::new(), "it is another");
+        assert_eq!(told(&[("a", 1), ("b", 1)], &[("c", 1)]), Vec::<String>::new(), "it could be either");
+        assert_eq!(told(&[("a", 1)], &[("c", 1), ("d", 1)]), Vec::<String>::new(), "either could be it");
     }
 
     #[tokio::test(start_paused = true)]

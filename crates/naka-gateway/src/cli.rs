@@ -23,6 +23,7 @@ use crate::{
         self,
         checked::{Config, Name, Origin},
     },
+    diff::diff,
     explain::{Explanation, explain},
     live,
     observe::Metrics,
@@ -73,6 +74,19 @@ enum Command {
         #[arg(long, value_enum, default_value_t)]
         format: Format,
     },
+    /// Say what would change between two configurations, and what would become of the state
+    Diff {
+        /// The configuration as it is
+        old: PathBuf,
+        /// The configuration as it would be
+        new: PathBuf,
+        /// End with 1 if they differ, as `git diff --exit-code` does
+        #[arg(long)]
+        exit_code: bool,
+        /// How to say it
+        #[arg(long, value_enum, default_value_t)]
+        format: Format,
+    },
     /// Print the JSON Schema of the configuration, for editors
     Schema,
 }
@@ -105,6 +119,7 @@ impl Command {
             Self::Check { files, format } => check(&files, format),
             Self::Explain { asked, live: Some(admin), format, .. } => explain_live(&asked, &admin, format),
             Self::Explain { asked, config, live: None, format } => explain_offline(&asked, &config, format),
+            Self::Diff { old, new, exit_code, format } => compare(&old, &new, exit_code, format),
             Self::Schema => say(format_args!("{:#}\n", config::schema()), ExitCode::SUCCESS),
         }
     }
@@ -220,6 +235,34 @@ fn checked_json(file: &Path, result: &Result<Prepared, Refusal>) -> serde_json::
             "public": public_routes(&prepared.generation.config).map(|(name, _)| &**name).collect::<Vec<_>>(),
         }),
         Err(refusal) => json!({"file": file, "ok": false, "errors": refusal.to_json()}),
+    }
+}
+
+fn compare(old: &Path, new: &Path, exit_code: bool, format: Format) -> ExitCode {
+    let refused = |file: &Path, refusal: &Refusal| {
+        let errors = count(refusal.count(), "error", "errors");
+        complain(format_args!("{}", refusal.render(std::io::stderr().is_terminal())));
+        complain(format_args!("naka: nothing to compare: {} has {errors}\n", file.display()));
+        ExitCode::from(2)
+    };
+    let before = match prepare_offline(old, RunTests::Never) {
+        Ok(before) => before,
+        Err(refusal) => return refused(old, &refusal),
+    };
+    let state = &|_: &Config| before.generation.state.clone();
+    let after = Before { entry: new, sources: None, state, number: 2, tests: RunTests::Always };
+    let after = match prepare(&after, &Metrics::new(), &Outside::default()) {
+        Ok(after) => after,
+        Err(refusal) => return refused(new, &refusal),
+    };
+    let difference = diff(&before, &after);
+    let code = ExitCode::from(u8::from(exit_code && !difference.is_empty()));
+    match format {
+        Format::Text => {
+            let color = std::io::stdout().is_terminal();
+            say(format_args!("{}", difference.render(old, new, color)), code)
+        }
+        Format::Json => say(format_args!("{:#}\n", difference.to_json()), code),
     }
 }
 

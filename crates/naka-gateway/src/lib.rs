@@ -19,6 +19,7 @@ pub mod config;
 pub mod connection;
 pub mod control;
 pub mod deadline;
+pub mod diff;
 pub mod discover;
 pub mod entry;
 pub mod explain;

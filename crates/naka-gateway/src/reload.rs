@@ -208,6 +208,9 @@ impl Reloader {
         if warnings.iter().next().is_some() {
             warn!("{}", warnings.render(false));
         }
+        for change in generation.report.iter().filter(|change| change.was.is_some()) {
+            warn!("{change}: if it was renamed, it begins anew; under its old name it goes on");
+        }
         let (number, hash) = (generation.number, generation.hash());
         let summary = summarize(&generation.report);
         let report =
@@ -319,19 +322,29 @@ fn listeners(old: &Config, new: &Config) -> (Vec<SocketAddr>, Vec<SocketAddr>) {
 }
 
 fn say_restart(old: &Config, new: &Config) {
+    for key in restart_keys(old, new) {
+        warn!("`{key}` was changed; it takes effect at the next start");
+    }
+}
+
+/// What a reload cannot change, and this one would.
+pub(crate) fn restart_keys(old: &Config, new: &Config) -> Vec<&'static str> {
     let (old, new) = (&old.gateway, &new.gateway);
     let keys = [
         ("gateway.workers", old.workers != new.workers),
         ("gateway.admin", old.admin != new.admin),
         ("gateway.limits.connections", old.limits.connections != new.limits.connections),
     ];
-    for (key, _) in keys.iter().filter(|(_, is_changed)| *is_changed) {
-        warn!("`{key}` was changed; it takes effect at the next start");
-    }
+    keys.into_iter().filter(|(_, is_changed)| *is_changed).map(|(key, _)| key).collect()
 }
 
-/// One line: `generation in force: 2 rate_limits kept, 1 migrated; …`.
+/// One line: `a new generation is in force; rate_limit: 2 kept, 1 migrated; …`.
 fn summarize(report: &[Change]) -> String {
+    format!("a new generation is in force; {}", counts(report))
+}
+
+/// How many of each kind had what happen to them: `rate_limit: 2 kept, 1 migrated; …`.
+pub(crate) fn counts(report: &[Change]) -> String {
     let kinds = report.iter().map(|change| change.kind).collect::<BTreeSet<_>>();
     let of_kind = |kind: &&str| {
         let all = [What::Kept, What::Migrated, What::Created, What::Restored, What::Buried, What::Dropped];
@@ -341,8 +354,7 @@ fn summarize(report: &[Change]) -> String {
         });
         format!("{kind}: {}", counts.collect::<Vec<_>>().join(", "))
     };
-    let kinds = kinds.iter().map(of_kind).collect::<Vec<_>>().join("; ");
-    format!("a new generation is in force; {kinds}")
+    kinds.iter().map(of_kind).collect::<Vec<_>>().join("; ")
 }
 
 /// A cheap fingerprint of what is watched: names, sizes and times, links followed.

@@ -11,6 +11,7 @@ use super::{
     diagnostic::{Code, Diagnostic, Diagnostics, Place, Severity, Source},
     documents::Documents,
     node::{Node, Span, Value},
+    outline::{Tracer, flow},
     suggest::quoted,
 };
 
@@ -174,6 +175,14 @@ pub(crate) trait Decode: Sized {
     fn decode(node: &Node, cx: &mut Cx) -> Option<Self>;
     /// Its JSON Schema.
     fn schema() -> Json;
+    /// What it says, in one line: the same for all that means the same.
+    fn text(node: &Node) -> String {
+        flow(node)
+    }
+    /// What it says, key by key.
+    fn outline(node: &Node, tracer: &mut Tracer<'_>) {
+        tracer.say(node, Self::text(node));
+    }
 }
 
 /// Text as it stands in the file.
@@ -224,6 +233,10 @@ pub(crate) trait Scalar: Sized {
     fn schema() -> Json {
         json!({"type": "string", "description": Self::WHAT})
     }
+    /// The one text for all that mean the same, if there are several.
+    fn canonical(&self) -> Option<String> {
+        None
+    }
 }
 
 impl<T: Scalar> Decode for T {
@@ -266,6 +279,12 @@ impl<T: Scalar> Decode for T {
 
     fn schema() -> Json {
         <T as Scalar>::schema()
+    }
+
+    fn text(node: &Node) -> String {
+        let Value::Scalar(scalar) = &node.value else { return flow(node) };
+        let value = T::parse(Text { text: &scalar.text, plain: scalar.plain }).ok();
+        value.and_then(|value| value.canonical()).unwrap_or_else(|| scalar.text.clone())
     }
 }
 
@@ -336,6 +355,13 @@ impl<K: Scalar, V: Decode> Decode for Named<K, V> {
     fn schema() -> Json {
         json!({"type": "object", "additionalProperties": V::schema()})
     }
+
+    fn outline(node: &Node, tracer: &mut Tracer<'_>) {
+        let Value::Map(entries) = &node.value else { return tracer.say(node, flow(node)) };
+        for (key, value) in entries {
+            tracer.within(&key.text, |tracer| V::outline(value, tracer));
+        }
+    }
 }
 
 /// A list.
@@ -363,6 +389,13 @@ impl<T: Decode> Decode for Vec<At<T>> {
     fn schema() -> Json {
         json!({"type": "array", "items": T::schema()})
     }
+
+    fn outline(node: &Node, tracer: &mut Tracer<'_>) {
+        match &node.value {
+            Value::Seq(items) => tracer.list::<T>(items, node),
+            _ => tracer.say(node, flow(node)),
+        }
+    }
 }
 
 /// One value, or a list of them.
@@ -383,6 +416,13 @@ impl<T: Decode> Decode for OneOrMany<T> {
 
     fn schema() -> Json {
         json!({"anyOf": [T::schema(), {"type": "array", "items": T::schema()}]})
+    }
+
+    fn outline(node: &Node, tracer: &mut Tracer<'_>) {
+        match &node.value {
+            Value::Seq(items) => tracer.list::<T>(items, node),
+            _ => tracer.list::<T>(std::slice::from_ref(node), node),
+        }
     }
 }
 
@@ -411,5 +451,12 @@ impl<S: Scalar, T: Decode> Decode for Or<S, T> {
 
     fn schema() -> Json {
         json!({"anyOf": [<S as Scalar>::schema(), T::schema()]})
+    }
+
+    fn outline(node: &Node, tracer: &mut Tracer<'_>) {
+        match &node.value {
+            Value::Map(_) => T::outline(node, tracer),
+            _ => <S as Decode>::outline(node, tracer),
+        }
     }
 }

@@ -26,6 +26,7 @@ use super::{
     diagnostic::{Code, Diagnostic, Diagnostics, Severity, Source},
     documents::Documents,
     node::{self, Span},
+    outline::Outline,
     raw::{RawFile, RawRuleKeys},
 };
 
@@ -87,6 +88,28 @@ impl Sources {
     /// The text of a file that is in effect.
     pub fn text(&self, file: &Path) -> Option<&str> {
         self.0.files.get(file).map(|text| &**text)
+    }
+}
+
+impl Sources {
+    /// What the texts say, key by key.
+    pub fn outline(&self) -> Outline {
+        let text =
+            |(path, text): (&PathBuf, &Arc<str>)| Text { path: path.clone(), text: Ok(Arc::clone(text)) };
+        let files = Files {
+            texts: self.0.files.iter().map(text).collect(),
+            wrong_includes: Vec::new(),
+            dirs: BTreeSet::new(),
+            documents: Rc::default(),
+        };
+        // Reading it finds out what is secret.
+        let (mut cx, mut outline) = (Attempt::of(&files).cx, Outline::default());
+        for number in 0..files.texts.len() {
+            if let Some(node) = node::parse(number, &mut cx) {
+                outline.add::<RawFile>(&node, &cx);
+            }
+        }
+        outline
     }
 }
 

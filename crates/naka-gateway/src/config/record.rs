@@ -7,6 +7,7 @@ use super::{
     decode::{Cx, Scalar, Text, Wrong},
     diagnostic::Code,
     node::{Node, Span, Value},
+    outline::{Tracer, flow},
     suggest::{nearest, one_of, quoted},
 };
 
@@ -26,6 +27,7 @@ pub(crate) struct Field {
     pub(crate) mode: Mode,
     pub(crate) schema: fn() -> Json,
     pub(crate) what: fn() -> String,
+    pub(crate) outline: fn(&Node, &mut Tracer<'_>),
 }
 
 /// What happens when a field is not there.
@@ -118,6 +120,17 @@ impl Shape {
         }
     }
 
+    pub(crate) fn outline(&self, node: &Node, tracer: &mut Tracer<'_>) {
+        let Value::Map(entries) = &node.value else { return tracer.say(node, flow(node)) };
+        for field in self.fields {
+            match (entries.iter().find(|(key, _)| key.text == field.key), field.mode) {
+                (Some((_, value)), _) => tracer.within(field.key, |tracer| (field.outline)(value, tracer)),
+                (None, Mode::Default(text)) => tracer.default(field.key, text),
+                (None, Mode::Required | Mode::Optional) => {}
+            }
+        }
+    }
+
     pub(crate) fn schema(&self) -> Json {
         let mut properties = Object::new();
         let mut required = Vec::new();
@@ -196,6 +209,7 @@ macro_rules! record {
                     mode: record!(@mode $mode),
                     schema: <$type as $crate::config::decode::Decode>::schema,
                     what: <$type as $crate::config::decode::Decode>::what,
+                    outline: <$type as $crate::config::decode::Decode>::outline,
                 } ),*],
                 not_built: &[$( $( $crate::config::record::bare(stringify!($not_built)) ),+ )?],
                 instead: &[$( $( ($crate::config::record::bare(stringify!($word)), $help) ),+ )?],
@@ -226,6 +240,13 @@ macro_rules! record {
 
             fn schema() -> serde_json::Value {
                 Self::SHAPE.schema()
+            }
+
+            fn outline(
+                node: &$crate::config::node::Node,
+                tracer: &mut $crate::config::outline::Tracer<'_>,
+            ) {
+                Self::SHAPE.outline(node, tracer);
             }
         }
     };

@@ -103,6 +103,10 @@ impl Scalar for Duration {
     fn schema() -> Json {
         json!({"type": "string", "pattern": DURATION, "examples": ["5s", "200ms", "2m"]})
     }
+
+    fn canonical(&self) -> Option<String> {
+        Some(show_duration(*self))
+    }
 }
 
 /// A duration that may be `0s`.
@@ -118,6 +122,10 @@ impl Scalar for OrZero {
 
     fn schema() -> Json {
         <Duration as Scalar>::schema()
+    }
+
+    fn canonical(&self) -> Option<String> {
+        Some(show_duration(self.0))
     }
 }
 
@@ -145,6 +153,10 @@ impl Scalar for Between {
     fn schema() -> Json {
         json!({"type": "string", "pattern": r"^[0-9]+(ms|s|m|h|d)(\.\.[0-9]+(ms|s|m|h|d))?$", "examples": ["1s..5m"]})
     }
+
+    fn canonical(&self) -> Option<String> {
+        Some(format!("{}..{}", show_duration(self.0), show_duration(self.1)))
+    }
 }
 
 /// A duration, or `never`.
@@ -168,6 +180,10 @@ impl Scalar for OrNever {
     fn schema() -> Json {
         json!({"anyOf": [<Duration as Scalar>::schema(), {"const": "never"}]})
     }
+
+    fn canonical(&self) -> Option<String> {
+        self.0.map(show_duration)
+    }
 }
 
 /// A size, or `never`.
@@ -189,6 +205,10 @@ impl Scalar for SizeOrNever {
 
     fn schema() -> Json {
         json!({"anyOf": [Size::schema(), {"const": "never"}]})
+    }
+
+    fn canonical(&self) -> Option<String> {
+        self.0.map(show_size)
     }
 }
 
@@ -409,6 +429,10 @@ impl Scalar for Rate {
     fn schema() -> Json {
         json!({"type": "string", "pattern": "^[0-9]+/[smhd]$", "examples": ["100/s", "20/m"]})
     }
+
+    fn canonical(&self) -> Option<String> {
+        Some(show_rate(*self))
+    }
 }
 
 /// `100/s`.
@@ -463,6 +487,10 @@ impl Scalar for Size {
             {"type": "string", "pattern": "^[0-9]+(B|KiB|MiB|GiB)?$", "examples": ["32KiB"]},
             {"type": "integer", "minimum": 1},
         ]})
+    }
+
+    fn canonical(&self) -> Option<String> {
+        Some(show_size(self.0))
     }
 }
 

@@ -14,6 +14,7 @@ use super::{
     checked::{HostPattern, IdentityPart, KeyPart, Template, Workers},
     decode::{At, Cx, Decode, Named, OneOrMany, Or, Scalar, Text, Wrong},
     node::{Node, Value},
+    outline::Tracer,
     path::{PathRegex, PrefixPath, WholePath},
     record::{record, words, wrong_word},
     suggest::quoted,
@@ -361,6 +362,13 @@ impl Decode for RawEndpoints {
 
     fn schema() -> Json {
         json!({"anyOf": [RawList::schema(), RawDiscovery::schema()]})
+    }
+
+    fn outline(node: &Node, tracer: &mut Tracer<'_>) {
+        match node.value {
+            Value::Map(_) => RawDiscovery::outline(node, tracer),
+            _ => RawList::outline(node, tracer),
+        }
     }
 }
 

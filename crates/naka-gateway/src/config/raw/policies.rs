@@ -11,6 +11,7 @@ use crate::config::{
     checked::{BreakerWindow, Enforce, IdentityPart, KeyPart, Rate},
     decode::{At, Cx, Decode, Named, OneOrMany, Or, Scalar, Text, Wrong},
     node::{Key, Node, Value},
+    outline::Tracer,
     record::{record, words, wrong_word},
     suggest::quoted,
     units::{OrNever, OrZero, Percent, Size, Time, Whole, factor},
@@ -346,6 +347,10 @@ impl Decode for RawSecret {
 
     fn schema() -> Json {
         Or::<Arc<str>, RawSecretRef>::schema()
+    }
+
+    fn outline(node: &Node, tracer: &mut Tracer<'_>) {
+        Or::<Arc<str>, RawSecretRef>::outline(node, tracer);
     }
 }
 

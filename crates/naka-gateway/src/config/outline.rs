@@ -1,0 +1,136 @@
+//! What a configuration says, key by key, with what it says by not saying it.
+//!
+//! Two texts that mean the same have the same outline: files, the order of keys and of entries with names, quotes, comments, and
+//! the way in which a duration is written are not in it. A default is in it where the record that has it was written.
+
+use std::{collections::BTreeMap, fmt};
+
+use super::{
+    decode::{Cx, Decode},
+    diagnostic::Place,
+    node::{Node, Value},
+};
+
+/// All that is said, by path.
+#[derive(Clone, Debug, Default)]
+pub struct Outline(BTreeMap<Vec<String>, Said>);
+
+/// One value.
+#[derive(Clone)]
+pub struct Said {
+    text: String,
+    is_secret: bool,
+    /// Where it was written; nowhere if it is the default.
+    pub place: Option<Place>,
+}
+
+impl Said {
+    /// As it may be shown.
+    pub fn shown(&self) -> &str {
+        if self.is_secret { "…" } else { &self.text }
+    }
+
+    /// Whether it was not written.
+    pub const fn is_default(&self) -> bool {
+        self.place.is_none()
+    }
+
+    /// Whether both say the same.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl fmt::Debug for Said {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.shown())
+    }
+}
+
+impl Outline {
+    /// Every path, and what is said there.
+    pub fn iter(&self) -> impl Iterator<Item = (&[String], &Said)> {
+        self.0.iter().map(|(path, said)| (path.as_slice(), said))
+    }
+
+    /// What is said at a path.
+    pub fn get(&self, path: &[String]) -> Option<&Said> {
+        self.0.get(path)
+    }
+
+    pub(crate) fn add<T: Decode>(&mut self, node: &Node, cx: &Cx) {
+        T::outline(node, &mut Tracer { outline: self, path: Vec::new(), cx });
+    }
+}
+
+/// Where the tracing is.
+pub(crate) struct Tracer<'a> {
+    outline: &'a mut Outline,
+    path: Vec<String>,
+    cx: &'a Cx,
+}
+
+impl Tracer<'_> {
+    pub(crate) fn within(&mut self, key: &str, inside: impl FnOnce(&mut Self)) {
+        self.path.push(key.to_owned());
+        inside(self);
+        self.path.pop();
+    }
+
+    /// This is said here.
+    pub(crate) fn say(&mut self, node: &Node, text: String) {
+        let (is_secret, place) = (self.cx.hides(node.span), Some(self.cx.place(node.span)));
+        self.outline.0.insert(self.path.clone(), Said { text, is_secret, place });
+    }
+
+    /// Nothing is said here, and so this.
+    pub(crate) fn default(&mut self, key: &str, text: &str) {
+        let path = self.path.iter().cloned().chain([key.to_owned()]).collect();
+        self.outline.0.insert(path, Said { text: text.to_owned(), is_secret: false, place: None });
+    }
+
+    /// Of a list each has its name, or where it stands; if all are plain text, they are one value.
+    pub(crate) fn list<T: Decode>(&mut self, items: &[Node], node: &Node) {
+        let is_text = |item: &Node| matches!(item.value, Value::Scalar(_));
+        if items.iter().all(is_text) {
+            let texts = items.iter().map(T::text).collect::<Vec<_>>();
+            return match texts.as_slice() {
+                [one] => self.say(node, one.clone()),
+                all => self.say(node, format!("[{}]", all.join(", "))),
+            };
+        }
+        for (place, item) in items.iter().enumerate() {
+            let name = name_of(item).unwrap_or_else(|| place.to_string());
+            self.within(&name, |tracer| T::outline(item, tracer));
+        }
+    }
+}
+
+/// What tells an item of a list from others.
+fn name_of(item: &Node) -> Option<String> {
+    match &item.value {
+        Value::Scalar(scalar) => Some(scalar.text.clone()),
+        Value::Map(entries) => {
+            let named = |(key, value): &(super::node::Key, Node)| match &value.value {
+                Value::Scalar(scalar) if ["address", "request", "name"].contains(&key.text.as_str()) => {
+                    Some(scalar.text.clone())
+                }
+                _ => None,
+            };
+            entries.iter().find_map(named)
+        }
+        Value::Seq(_) => None,
+    }
+}
+
+/// In one line, as YAML has it.
+pub(crate) fn flow(node: &Node) -> String {
+    match &node.value {
+        Value::Scalar(scalar) => scalar.text.clone(),
+        Value::Seq(items) => format!("[{}]", items.iter().map(flow).collect::<Vec<_>>().join(", ")),
+        Value::Map(entries) => {
+            let pairs = entries.iter().map(|(key, value)| format!("{}: {}", key.text, flow(value)));
+            format!("{{{}}}", pairs.collect::<Vec<_>>().join(", "))
+        }
+    }
+}
