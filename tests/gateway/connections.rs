@@ -285,6 +285,47 @@ async fn a_bound_that_is_lowered_is_not_filled_by_what_nobody_uses() {
     assert_eq!(gateway.generation().state.all_places.open(), 3);
 }
 
+/// Bug: what was given back stayed where somebody waited for it, and always somebody did; the others waited in vain.
+#[tokio::test(start_paused = true)]
+async fn r14_7_an_upstream_that_is_always_busy_starves_no_other() {
+    for (protocol, bounds) in [("h1", "max: 3, pending: 99"), ("h2", "max: 3, pending: 99, streams: 2")] {
+        let config = BOUNDED.replace("max: 2, pending: 3", bounds);
+        let app = format!("endpoints: ['app:1'], protocol: {protocol},");
+        let config = config.replace("endpoints: ['app:1'],", &app);
+        assert!(config.contains(protocol), "{config}");
+        let gateway = Arc::new(Inside::new(&config));
+        let busy = Duration::from_millis(50);
+        let _app = match protocol {
+            "h1" => Some(Upstream::inside(&gateway.network, "app:1", move |_| {
+                std::iter::once(Step::Wait(busy)).chain(ok("fine")).collect()
+            })),
+            _ => {
+                crate::h2_upstreams::slow(&gateway, busy);
+                None
+            }
+        };
+        let _others = [slow(&gateway, "other:1", 0), slow(&gateway, "more:1", 0)];
+        let mut clients = JoinSet::new();
+        for target in std::iter::repeat_n("/app", 30).chain(["/other"; 3]) {
+            let gateway = Arc::clone(&gateway);
+            clients.spawn(async move {
+                let mut statuses = HashMap::<_, usize>::new();
+                let end = tokio::time::Instant::now() + Duration::from_secs(10);
+                while tokio::time::Instant::now() < end {
+                    *statuses.entry(gateway.send(get(target)).await.status().as_u16()).or_default() += 1;
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                (target, statuses)
+            });
+        }
+        while let Some(client) = clients.join_next().await {
+            let (target, statuses) = client.unwrap();
+            assert!(statuses.keys().eq([&200]), "{protocol} {target}: {statuses:?}");
+            assert!(statuses[&200] >= 10, "{protocol} {target}: {statuses:?}");
+        }
+    }
+}
+
 /// Whoever waits in turn gets a kept connection, and is not worse off if that closes just then.
 #[tokio::test(start_paused = true)]
 async fn a_connection_that_is_handed_over_may_close_just_then_as_any_kept_one() {

@@ -104,6 +104,14 @@ where
 
 fn plain(_: &mut h2::server::Builder) {}
 
+/// An endpoint that answers after a while.
+pub(crate) fn slow(gateway: &Inside, wait: Duration) {
+    answering(gateway, plain, move |_, (_, mut respond)| async move {
+        sleep(wait).await;
+        say(&mut respond, "fine");
+    });
+}
+
 /// Answers with this, whole.
 fn say(respond: &mut SendResponse<Bytes>, body: impl Into<Bytes>) {
     let Ok(mut stream) = respond.send_response(Response::new(()), false) else { return };

@@ -46,7 +46,7 @@ use super::{
     body::{Arriving, Body, Upload},
     connect::{Connector, Counted, Resolver},
     jittered,
-    places::{Bound, Full, Places, Taken},
+    places::{Bound, Full, Owner, Places, TURN, Taken},
     refuse,
 };
 use crate::{config::checked::KeepAlive, seldom::Seldom};
@@ -190,6 +190,7 @@ struct Connection {
     driver: AbortHandle,
     /// What came from the endpoint, in bytes.
     read: Arc<AtomicU64>,
+    made: Instant,
     /// Until when it takes requests.
     until: Option<Instant>,
     places: [Taken; 2],
@@ -219,6 +220,10 @@ impl Pool {
             waiting: AtomicUsize::new(0),
             given_back: Notify::new(),
         })
+    }
+
+    fn owner(&self) -> Owner {
+        Owner::of(self)
     }
 
     /// Where it leads.
@@ -254,8 +259,8 @@ impl Pool {
     ) -> Result<Room, Full> {
         let [endpoint, all] = &self.places;
         let taken = async {
-            let taken = endpoint.take(bounds[0]).await?;
-            Ok(Room::New([taken, all.take(bounds[1]).await?]))
+            let taken = endpoint.take(self.owner(), bounds[0]).await?;
+            Ok(Room::New([taken, all.take(self.owner(), bounds[1]).await?]))
         };
         if is_new {
             return taken.await;
@@ -272,7 +277,9 @@ impl Pool {
         impl Drop for Waits<'_> {
             fn drop(&mut self) {
                 self.0.waiting.fetch_sub(1, AcqRel);
-                self.0.yield_to_others(); // What was kept for us is not wanted any more.
+                // What was kept for us is not wanted any more; we may have been the one who was told of it.
+                self.0.given_back.notify_one();
+                self.0.yield_to_others();
             }
         }
         self.waiting.fetch_add(1, AcqRel);
@@ -328,14 +335,16 @@ impl Pool {
         let read = Arc::clone(&stream.read);
         let handshake = http1::Builder::new().max_buf_size(BUFFER).handshake(TokioIo::new(stream)).await;
         let (sender, connection) = handshake.map_err(io::Error::other)?;
-        let until = keep.max_lifetime.map(|time| Instant::now() + jittered(time));
+        let made = Instant::now();
+        let until = keep.max_lifetime.map(|time| made + jittered(time));
         let address = Arc::clone(&self.address);
         let driver = tokio::spawn(async move {
             if let Err(error) = connection.await {
                 debug!(%address, %error, "a connection to an endpoint ended in an error");
             }
         });
-        let connection = Some(Connection { sender, driver: driver.abort_handle(), read, until, places });
+        let connection =
+            Some(Connection { sender, driver: driver.abort_handle(), read, made, until, places });
         Ok(Lease { connection, upload: None, pool: Arc::clone(self), keep })
     }
 
@@ -346,7 +355,8 @@ impl Pool {
         }
         let mut idle = self.lock();
         let waiting = self.waiting.load(Acquire);
-        if waiting <= idle.len() && connection.places.iter().any(Taken::is_wanted) {
+        let has_had_its_turn = waiting <= idle.len() || connection.made + TURN <= now;
+        if has_had_its_turn && connection.places.iter().any(|taken| taken.is_wanted_by_other(self.owner())) {
             drop(idle);
             return; // Closed, for somebody of another worker, or to somewhere else.
         }

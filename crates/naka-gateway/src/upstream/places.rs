@@ -5,6 +5,10 @@
 //! finds none of those, waits in turn, if not too many do already, until one is given back or closed. How many
 //! there may be is the configuration's of whoever asks, so that nothing is written before a generation is in force:
 //! under a lower bound the connections that there are go on, and no new ones are made.
+//!
+//! A connection that is given back goes to whoever waits in its own pool first, which saves making another. Where the next in
+//! turn is of another pool (of another worker, or upstream), that is so for [`TURN`] from when it was made; after that it is
+//! closed, and its place is the next one's. So nobody is starved by who is always busy.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -16,11 +20,26 @@ use std::{
             Ordering::{Acquire, Release},
         },
     },
+    time::Duration,
 };
 
 use tokio::sync::oneshot;
 
 use super::pools::{Pool, WeakPool};
+
+/// How long a pool may use a place while others wait for one.
+pub(super) const TURN: Duration = Duration::from_millis(100);
+
+/// Who waits for a place, as a number of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Owner(usize);
+
+impl Owner {
+    /// A pool, for as long as it is there.
+    pub(super) fn of<T>(pool: &T) -> Self {
+        Self(std::ptr::from_ref(pool).addr())
+    }
+}
 
 /// How many there may be, and how many may wait for one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,8 +66,15 @@ pub struct Places {
 #[derive(Default)]
 struct State {
     open: usize,
-    /// In turn, each with how many there may be for it.
-    queue: VecDeque<(usize, oneshot::Sender<Taken>)>,
+    /// In turn.
+    queue: VecDeque<Waiter>,
+}
+
+struct Waiter {
+    owner: Owner,
+    /// How many there may be for it.
+    max: usize,
+    tell: oneshot::Sender<Taken>,
 }
 
 impl Places {
@@ -63,7 +89,7 @@ impl Places {
     }
 
     /// A place, now or later; in turn. Who gives up waiting takes nothing along.
-    pub(super) async fn take(self: &Arc<Self>, bound: Bound) -> Result<Taken, Full> {
+    pub(super) async fn take(self: &Arc<Self>, owner: Owner, bound: Bound) -> Result<Taken, Full> {
         loop {
             if let Some(taken) = self.try_take(bound.max) {
                 return Ok(taken);
@@ -73,7 +99,7 @@ impl Places {
             }
         }
         let _forget = Forget(self); // Dropped after the turn is.
-        let turn = self.wait(bound)?;
+        let turn = self.wait(owner, bound)?;
         // What was given back before anybody could know that we wait; who gives back after that looks himself.
         self.close_one();
         Ok(turn.await.expect("whoever waits is told as long as there are places"))
@@ -82,6 +108,11 @@ impl Places {
     /// Whether somebody waits. Takes no lock.
     pub(super) fn is_wanted(&self) -> bool {
         self.queued.load(Acquire) > 0
+    }
+
+    /// Whether the next in turn is somebody else. Takes the lock only if anybody waits.
+    fn is_wanted_by_other(&self, owner: Owner) -> bool {
+        self.is_wanted() && self.state().queue.front().is_some_and(|next| next.owner != owner)
     }
 
     /// A pool that may be asked to close what it keeps.
@@ -103,7 +134,7 @@ impl Places {
         Some(Taken(Some(Arc::clone(self))))
     }
 
-    fn wait(self: &Arc<Self>, bound: Bound) -> Result<oneshot::Receiver<Taken>, Full> {
+    fn wait(self: &Arc<Self>, owner: Owner, bound: Bound) -> Result<oneshot::Receiver<Taken>, Full> {
         let mut state = self.state();
         if state.open < bound.max {
             // Freed since it was looked.
@@ -115,7 +146,7 @@ impl Places {
             return Err(Full);
         }
         let (tell, turn) = oneshot::channel();
-        state.queue.push_back((bound.max, tell));
+        state.queue.push_back(Waiter { owner, max: bound.max, tell });
         self.queued.store(state.queue.len(), Release);
         Ok(turn)
     }
@@ -155,15 +186,15 @@ struct Forget<'a>(&'a Places);
 impl Drop for Forget<'_> {
     fn drop(&mut self) {
         let mut state = self.0.state();
-        state.queue.retain(|(_, tell)| !tell.is_closed());
+        state.queue.retain(|waiter| !waiter.tell.is_closed());
         self.0.queued.store(state.queue.len(), Release);
     }
 }
 
 impl State {
     fn next_in_turn(&mut self) -> Option<oneshot::Sender<Taken>> {
-        let next = self.queue.iter().position(|(max, _)| self.open < *max)?;
-        self.queue.remove(next).map(|(_, tell)| tell)
+        let next = self.queue.iter().position(|waiter| self.open < waiter.max)?;
+        self.queue.remove(next).map(|waiter| waiter.tell)
     }
 
     /// Says whether it was wanted still.
@@ -187,9 +218,9 @@ impl fmt::Debug for Places {
 pub(super) struct Taken(Option<Arc<Places>>);
 
 impl Taken {
-    /// Whether somebody waits for it. Takes no lock.
-    pub(super) fn is_wanted(&self) -> bool {
-        self.0.as_ref().is_some_and(|places| places.is_wanted())
+    /// Whether somebody else than its owner is next.
+    pub(super) fn is_wanted_by_other(&self, owner: Owner) -> bool {
+        self.0.as_ref().is_some_and(|places| places.is_wanted_by_other(owner))
     }
 
     fn forget(mut self) {
@@ -245,24 +276,25 @@ mod tests {
 
     use super::*;
 
+    const ME: Owner = Owner(1);
     const TWO: Bound = Bound { max: 2, waiting: 3 };
 
     #[tokio::test(start_paused = true)]
     async fn places_are_given_in_turn_and_so_many_wait() {
         let places = Arc::new(Places::default());
-        let (first, second) = (places.take(TWO).await.unwrap(), places.take(TWO).await.unwrap());
+        let (first, second) = (places.take(ME, TWO).await.unwrap(), places.take(ME, TWO).await.unwrap());
         let (order, mut waiters) = (Arc::new(Mutex::new(Vec::new())), Vec::new());
         for number in 0..3 {
             let (places, order) = (Arc::clone(&places), Arc::clone(&order));
             waiters.push(tokio::spawn(async move {
-                let taken = places.take(TWO).await.unwrap();
+                let taken = places.take(ME, TWO).await.unwrap();
                 order.lock().unwrap().push(number);
                 taken
             }));
             tokio::task::yield_now().await;
         }
         assert_eq!((places.open(), places.waiting()), (2, 3));
-        assert_eq!(places.take(TWO).await.unwrap_err(), Full);
+        assert_eq!(places.take(ME, TWO).await.unwrap_err(), Full);
         // The second in turn gives up.
         waiters.remove(1).abort();
         tokio::task::yield_now().await;
@@ -281,10 +313,10 @@ mod tests {
     async fn who_asks_under_a_lower_bound_waits_and_a_higher_one_finds_a_place() {
         let places = Arc::new(Places::default());
         let three = Bound { max: 3, waiting: 1 };
-        let taken = [places.take(three).await.unwrap(), places.take(three).await.unwrap()];
+        let taken = [places.take(ME, three).await.unwrap(), places.take(ME, three).await.unwrap()];
         let waits = {
             let places = Arc::clone(&places);
-            tokio::spawn(async move { places.take(Bound { max: 1, waiting: 1 }).await })
+            tokio::spawn(async move { places.take(ME, Bound { max: 1, waiting: 1 }).await })
         };
         tokio::task::yield_now().await;
         let [first, second] = taken;
@@ -305,7 +337,7 @@ mod tests {
         for number in 0..400_u64 {
             let (places, peak) = (Arc::clone(&places), Arc::clone(&peak));
             tasks.spawn(async move {
-                let take = places.take(bound);
+                let take = places.take(ME, bound);
                 let patience = std::time::Duration::from_micros(number % 7 * 300);
                 if let Ok(Ok(taken)) = tokio::time::timeout(patience, take).await {
                     peak.fetch_max(places.open(), AcqRel);
@@ -317,6 +349,6 @@ mod tests {
         while tasks.join_next().await.is_some() {}
         assert!((1..=4).contains(&peak.load(Acquire)), "{peak:?}");
         assert_eq!((places.open(), places.waiting()), (0, 0));
-        assert!(places.take(bound).await.is_ok(), "no turn was lost");
+        assert!(places.take(ME, bound).await.is_ok(), "no turn was lost");
     }
 }

@@ -28,7 +28,11 @@ use tokio::{
 use tracing::debug;
 
 use super::{
-    super::{connect::Counted, jittered, places::Taken},
+    super::{
+        connect::Counted,
+        jittered,
+        places::{Owner, TURN, Taken},
+    },
     Pool,
 };
 use crate::config::checked::KeepAlive;
@@ -58,10 +62,11 @@ pub(super) struct Connection {
     sender: SendRequest<Bytes>,
     driver: AbortHandle,
     pulse: Arc<Pulse>,
+    made: Instant,
     /// Until when it takes requests.
     until: Option<Instant>,
     /// With the endpoint, and in the process.
-    _places: [Taken; 2],
+    places: [Taken; 2],
 }
 
 /// What is known of a connection besides what it says.
@@ -100,10 +105,11 @@ impl Connection {
         let stream = Counted::new(stream);
         let pulse = Arc::new(Pulse { read: Arc::clone(&stream.read), ..Pulse::default() });
         let (sender, connection) = begin(stream, streams).await?;
-        let until = keep.max_lifetime.map(|time| Instant::now() + jittered(time));
+        let made = Instant::now();
+        let until = keep.max_lifetime.map(|time| made + jittered(time));
         let (weak, watched) = (Arc::downgrade(pool), Arc::clone(&pulse));
         let driver = tokio::spawn(drive(connection, sender.clone(), watched, weak)).abort_handle();
-        Ok(Arc::new(Self { sender, driver, pulse, until, _places: places }))
+        Ok(Arc::new(Self { sender, driver, pulse, made, until, places }))
     }
 
     /// Whether it takes one more, beside so many at the most.
@@ -117,6 +123,11 @@ impl Connection {
             Poll::Ready(Ok(())) if self.under_way() < streams.min(self.streams()) => Fit::Free(sender),
             Poll::Ready(Ok(())) | Poll::Pending => Fit::Full,
         }
+    }
+
+    /// Whether it was used for long enough, and somebody else is next to make one.
+    pub(super) fn has_had_its_turn(&self, owner: Owner) -> bool {
+        self.made + TURN <= Instant::now() && self.places.iter().any(|taken| taken.is_wanted_by_other(owner))
     }
 
     /// Requests at a time that the endpoint allows.

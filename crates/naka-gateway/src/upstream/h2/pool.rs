@@ -26,7 +26,7 @@ use super::{
     super::{
         Client, Waits,
         connect::Resolver,
-        places::{Bound, Full, Places, Taken},
+        places::{Bound, Full, Owner, Places, Taken},
     },
     connection::{Connection, Fit},
 };
@@ -129,6 +129,10 @@ impl Pool {
         })
     }
 
+    fn owner(&self) -> Owner {
+        Owner::of(self)
+    }
+
     /// Where it leads.
     pub(in super::super) fn address(&self) -> &str {
         &self.address
@@ -214,8 +218,8 @@ impl Pool {
 
     async fn place(&self, bounds: [Bound; 2]) -> Result<[Taken; 2], Full> {
         let [endpoint, all] = &self.places;
-        let taken = endpoint.take(bounds[0]).await?;
-        Ok([taken, all.take(bounds[1]).await?])
+        let taken = endpoint.take(self.owner(), bounds[0]).await?;
+        Ok([taken, all.take(self.owner(), bounds[1]).await?])
     }
 
     /// Makes a connection, as a task: who wanted it first may go, and others have joined.
@@ -285,6 +289,9 @@ impl Pool {
     fn give_back(self: &Arc<Self>, connection: &Arc<Connection>, keep: &KeepAlive, is_last: bool) {
         if is_last {
             self.lock().touch(connection);
+        }
+        if connection.has_had_its_turn(self.owner()) {
+            self.retire(connection); // It is closed with the last request that it has.
         }
         self.hand_out();
         if is_last {
