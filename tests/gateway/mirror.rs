@@ -227,6 +227,25 @@ async fn r7_6_the_breakers_of_the_mirrors_endpoints_are_its_own() {
     assert!(mirror.iter().any(|endpoint| endpoint.requests() == 2), "one of them is left alone");
 }
 
+/// Bug: a copy was given up before its endpoint could be said to hang, so that those who hang got all copies.
+#[tokio::test(start_paused = true)]
+async fn r7_6_an_endpoint_of_the_mirror_that_hangs_is_left_alone_too() {
+    let breaker = "circuit_breaker: {consecutive: 2, failure_rate: never, open: 1h, max_ejected: 100%}";
+    let gateway = Inside::new(&SHOP.replace("bulkhead: {max: 1}}", &format!("{breaker}}}")));
+    let (shop, (says, mirror)) = (shop(&gateway), next(&gateway));
+    says.store(0, SeqCst);
+    for _ in 0..20 {
+        assert_eq!(gateway.send(get("/api/carts")).await.status(), 200);
+        sleep(Duration::from_secs(6)).await;
+    }
+    assert_eq!(shop.requests(), 20);
+    assert!(
+        mirror.iter().any(|endpoint| endpoint.requests() == 2),
+        "{:?}",
+        mirror.each_ref().map(Upstream::requests)
+    );
+}
+
 #[tokio::test(start_paused = true)]
 async fn credentials_can_be_withheld_and_what_is_put_in_their_place_is() {
     let set = "headers: {request: {set: {cookie: 'internal=1', x-kept: '1'}}}";

@@ -77,6 +77,33 @@ async fn a_response_body_that_stalls_is_cut_and_one_that_trickles_is_not() {
     assert_eq!(seconds(start), 20);
 }
 
+/// But not what has no end: that may go on for as long as something comes.
+#[tokio::test(start_paused = true)]
+async fn the_total_cuts_no_stream_that_has_begun() {
+    let (gateway, _upstream) = gateway(|_| {
+        let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n";
+        let mut steps = vec![Step::ReadBody, Step::send(head)];
+        for _ in 0..10 {
+            steps.extend([Step::Wait(Duration::from_secs(1)), Step::send("data: ride\n\n")]);
+        }
+        steps.push(Step::Hang);
+        steps
+    });
+    let began = Instant::now();
+    let response = gateway.client().await.head(get("/short")).await;
+    let mut body = response.into_body();
+    let mut events = Vec::new();
+    let ended = loop {
+        match body.frame().await {
+            Some(Ok(frame)) => events.extend_from_slice(&frame.into_data().unwrap()),
+            ended => break ended,
+        }
+    };
+    assert_eq!(events.len(), "data: ride\n\n".len() * 10, "total is 2s");
+    assert!(ended.unwrap().is_err());
+    assert_eq!(seconds(began), 30, "and nothing came for as long as `idle` of the upstream");
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_total_covers_the_body_too() {
     let (gateway, _upstream) = gateway(|_| {

@@ -2,7 +2,8 @@
 //!
 //! gRPC says it in `grpc-timeout`; all else in a header that `gateway.deadline_header` names, in whole milliseconds. Anybody
 //! may say it, because it can only be made shorter: an answer is never waited for longer than `timeouts.total`.
-//! It is taken away where it is read, and written anew for each attempt, with what is left by then.
+//! It is taken away where it is read, and written anew for each attempt, with what is left by then. What a gRPC client says is
+//! kept to over all of its call; of what `timeouts.total` says gRPC hears nothing, as that ends where a stream begins.
 
 use std::time::Duration;
 
@@ -45,7 +46,8 @@ impl Deadlines {
         Ok(told)
     }
 
-    /// Says what is left until `deadline`, where an endpoint would understand it.
+    /// Says what is left until `deadline`, where an endpoint would understand it. gRPC hears only what the client `told`: its
+    /// timeout is that of the whole call, and a call may be a stream, which has all the time once it has begun.
     ///
     /// # Errors
     /// If nothing is left.
@@ -53,6 +55,7 @@ impl Deadlines {
         &self,
         headers: &mut HeaderMap,
         deadline: Option<Instant>,
+        told: Option<Instant>,
         now: impl FnOnce() -> Now,
     ) -> Result<(), Reason> {
         let Some(deadline) = deadline else { return Ok(()) };
@@ -60,12 +63,13 @@ impl Deadlines {
         if !is_grpc && self.header.is_none() {
             return Ok(()); // Nobody would hear it: the clock is not read.
         }
-        let left = deadline.saturating_duration_since(now().instant());
+        let now = now().instant();
+        let left = deadline.saturating_duration_since(now);
         if left.is_zero() {
             return Err(Reason::DeadlineExpired);
         }
-        if is_grpc {
-            headers.insert(GRPC_TIMEOUT, to_grpc(left));
+        if let Some(told) = told.filter(|_| is_grpc) {
+            headers.insert(GRPC_TIMEOUT, to_grpc(told.saturating_duration_since(now)));
         }
         if let Some(header) = &self.header {
             headers.insert(header.clone(), to_ms(left));
@@ -138,19 +142,25 @@ mod tests {
         let now = Now::read();
         let deadline = Some(now.instant() + Duration::from_secs(3));
         let later = || Now::from(now.instant() + Duration::from_millis(500));
-        let told = |deadlines: Deadlines, all: &[(&'static str, &'static str)]| {
+        let tell = |deadlines: Deadlines, told, all: &[(&'static str, &'static str)]| {
             let mut headers = headers(all);
-            deadlines.tell(&mut headers, deadline, later).unwrap();
+            deadlines.tell(&mut headers, deadline, told, later).unwrap();
             let value = |name: &str| headers.get(name).map(|it| it.to_str().unwrap().to_owned());
             (value("grpc-timeout"), value("x-timeout-ms"))
         };
-        assert_eq!(told(Deadlines::default(), &[]), (None, None));
-        assert_eq!(told(milliseconds(), &[]), (None, Some("2500".into())));
-        assert_eq!(told(Deadlines::default(), &[GRPC]), (Some("2500000u".into()), None));
-        assert_eq!(told(milliseconds(), &[GRPC]), (Some("2500000u".into()), Some("2500".into())));
+        assert_eq!(tell(Deadlines::default(), None, &[]), (None, None));
+        assert_eq!(tell(milliseconds(), None, &[]), (None, Some("2500".into())));
+        assert_eq!(tell(Deadlines::default(), deadline, &[GRPC]), (Some("2500000u".into()), None));
+        assert_eq!(tell(milliseconds(), deadline, &[GRPC]), (Some("2500000u".into()), Some("2500".into())));
+        let of_the_client = deadline.map(|deadline| deadline + Duration::from_secs(7));
+        assert_eq!(
+            tell(milliseconds(), of_the_client, &[GRPC]),
+            (Some("9500000u".into()), Some("2500".into()))
+        );
+        assert_eq!(tell(milliseconds(), None, &[GRPC]), (None, Some("2500".into())), "it may be a stream");
         let over = || Now::from(now.instant() + Duration::from_secs(3));
-        let is_over = milliseconds().tell(&mut HeaderMap::new(), deadline, over);
+        let is_over = milliseconds().tell(&mut HeaderMap::new(), deadline, None, over);
         assert_eq!(is_over, Err(Reason::DeadlineExpired));
-        assert_eq!(milliseconds().tell(&mut HeaderMap::new(), None, over), Ok(()));
+        assert_eq!(milliseconds().tell(&mut HeaderMap::new(), None, None, over), Ok(()));
     }
 }

@@ -117,7 +117,8 @@ impl Entry {
         settle_request_id(headers, is_trusted);
         parts.version = Version::HTTP_11;
         let mut context = Context::new(now).with_client(client);
-        context.deadline = told.and_then(|told| now.instant().checked_add(told));
+        context.told = told.and_then(|told| now.instant().checked_add(told));
+        context.deadline = context.told;
         context.identity.clone_from(&peer.identity);
         parts.extensions.insert(context);
         Ok(())

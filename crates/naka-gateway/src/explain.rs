@@ -9,7 +9,7 @@ use http::{HeaderName, Request, StatusCode, header::HOST, request::Parts};
 use naka::{
     balance::Endpoint,
     clock::Now,
-    context::{ApiVersion, Deadline},
+    context::{ApiVersion, Context, Deadline},
     explain::{Explain, Finding},
     reject::{Dependency, Reason, Rejection},
     split::SplitArm,
@@ -495,8 +495,9 @@ fn forwarded(
     let Parts { headers, extensions, .. } = parts;
     let until = timeouts.per_try.and_then(|limit| now.instant().checked_add(limit));
     let deadline = Deadline::of(extensions).into_iter().chain(until).min();
+    let told = extensions.get::<Context>().and_then(|context| context.told);
     // What nobody waits for has been refused further out.
-    _ = generation.entry.deadlines.tell(headers, deadline, || now);
+    _ = generation.entry.deadlines.tell(headers, deadline, told, || now);
     let edit = &route.headers.request;
     let is_configured = |name: &HeaderName| edit.set.iter().chain(&edit.add).any(|(known, _)| known == name);
     let headers = parts.headers.iter().map(|(name, value)| Field {

@@ -32,6 +32,8 @@ pub struct Context {
     pub arm: Option<Arc<str>>,
     /// Until when an answer is of use.
     pub deadline: Option<Instant>,
+    /// Until when its caller says that it waits.
+    pub told: Option<Instant>,
     /// The caller waits for less time than we would.
     pub is_hurried: bool,
     /// In which budget it was counted.
@@ -50,6 +52,7 @@ impl Context {
             version: None,
             arm: None,
             deadline: None,
+            told: None,
             is_hurried: false,
             counted: None,
         }

@@ -11,7 +11,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
@@ -58,9 +58,9 @@ impl<B: Body<Data = Bytes> + Default> Source<B> {
         }
         let tape = Tape(Mutex::new(Reel {
             body: Box::pin(body),
-            data: Vec::new(),
+            first: Bytes::new(),
+            rest: BytesMut::new(),
             trailers: None,
-            bytes: 0,
             max_bytes,
             attempt: 0,
             has_ended: false,
@@ -98,7 +98,7 @@ impl<B: Body<Data = Bytes> + Default> Source<B> {
             Self::Empty => Replay::once(B::default()),
             Self::Tape(tape) => {
                 let attempt = tape.lock().attempt;
-                Replay { plain: None, taped: Some(Taped { tape: Arc::clone(tape), attempt, given: 0 }) }
+                Replay { plain: None, taped: Some(Taped::new(tape, attempt)) }
             }
         }
     }
@@ -113,7 +113,7 @@ impl<B: Body<Data = Bytes> + Default> Source<B> {
                     reel.attempt += 1;
                     reel.attempt
                 };
-                Replay { plain: None, taped: Some(Taped { tape: Arc::clone(tape), attempt, given: 0 }) }
+                Replay { plain: None, taped: Some(Taped::new(tape, attempt)) }
             }
         }
     }
@@ -136,9 +136,11 @@ impl<B> fmt::Debug for Tape<B> {
 
 struct Reel<B> {
     body: Pin<Box<B>>,
-    data: Vec<Bytes>,
+    /// What came first, as it came: of most bodies that is all.
+    first: Bytes,
+    /// All that came after it, in one piece. A slice of a buffer would keep all of that, and a byte may come alone.
+    rest: BytesMut,
     trailers: Option<HeaderMap>,
-    bytes: usize,
     max_bytes: usize,
     /// Which copy may read.
     attempt: u32,
@@ -152,7 +154,15 @@ struct Reel<B> {
 pub(crate) struct Taped<B> {
     tape: Arc<Tape<B>>,
     attempt: u32,
+    /// In bytes.
     given: usize,
+    is_over: bool,
+}
+
+impl<B> Taped<B> {
+    fn new(tape: &Arc<Tape<B>>, attempt: u32) -> Self {
+        Self { tape: Arc::clone(tape), attempt, given: 0, is_over: false }
+    }
 }
 
 impl<B: Body<Data = Bytes, Error: Into<BoxError>>> Taped<B> {
@@ -161,32 +171,35 @@ impl<B: Body<Data = Bytes, Error: Into<BoxError>>> Taped<B> {
         if reel.attempt != self.attempt {
             return Poll::Ready(Some(Err(Superseded.into())));
         }
-        if let Some(data) = reel.data.get(self.given) {
-            self.given += 1;
-            return Poll::Ready(Some(Ok(Frame::data(data.clone()))));
+        if let Some(data) = reel.from(self.given) {
+            self.given += data.len();
+            return Poll::Ready(Some(Ok(Frame::data(data))));
         }
         if reel.has_ended {
-            let trailers = reel.trailers.clone().filter(|_| self.given == reel.data.len());
-            self.given = reel.data.len() + 1;
+            let trailers = reel.trailers.clone().filter(|_| !self.is_over);
+            self.is_over = true;
             return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
         }
         let frame = ready!(reel.body.as_mut().poll_frame(cx));
-        self.given += 1;
-        Poll::Ready(reel.record(frame))
+        let frame = reel.record(frame);
+        match &frame {
+            Some(Ok(frame)) if frame.is_data() => self.given += frame.data_ref().map_or(0, Bytes::len),
+            _ => self.is_over = true,
+        }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
         let reel = self.tape.lock();
-        let is_given = self.given >= reel.data.len() || reel.is_lost;
-        let has_trailers = reel.trailers.is_some() && self.given <= reel.data.len();
+        let is_given = self.given >= reel.kept() || reel.is_lost;
+        let has_trailers = reel.trailers.is_some() && !self.is_over;
         is_given && !has_trailers && (reel.has_ended || reel.body.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
         let reel = self.tape.lock();
         let mut hint = if reel.has_ended { SizeHint::with_exact(0) } else { reel.body.size_hint() };
-        let kept = reel.data.iter().skip(self.given).map(Bytes::len).sum::<usize>();
-        let kept = u64::try_from(kept).unwrap_or(u64::MAX);
+        let kept = u64::try_from(reel.kept().saturating_sub(self.given)).unwrap_or(u64::MAX);
         let upper = hint.upper().map(|upper| upper.saturating_add(kept));
         hint = {
             let mut whole = SizeHint::new();
@@ -197,6 +210,22 @@ impl<B: Body<Data = Bytes, Error: Into<BoxError>>> Taped<B> {
             whole
         };
         hint
+    }
+}
+
+impl<B> Reel<B> {
+    /// How much of the body is kept, from its beginning.
+    fn kept(&self) -> usize {
+        self.first.len() + self.rest.len()
+    }
+
+    /// What is kept behind so many bytes: a piece of it, if there is any.
+    fn from(&self, given: usize) -> Option<Bytes> {
+        if given < self.first.len() {
+            return Some(self.first.slice(given..));
+        }
+        let rest = self.rest.get(given - self.first.len()..)?;
+        (!rest.is_empty()).then(|| Bytes::copy_from_slice(rest))
     }
 }
 
@@ -219,13 +248,14 @@ impl<B: Body<Data = Bytes, Error: Into<BoxError>>> Reel<B> {
         };
         match (frame.data_ref(), frame.trailers_ref()) {
             (Some(data), _) => {
-                self.bytes = self.bytes.saturating_add(data.len());
-                if self.bytes > self.max_bytes {
+                if self.kept().saturating_add(data.len()) > self.max_bytes {
                     self.is_lost = true;
-                    self.data = Vec::new();
+                    (self.first, self.rest) = (Bytes::new(), BytesMut::new());
                 }
-                if !self.is_lost {
-                    self.data.push(data.clone());
+                match () {
+                    () if self.is_lost => {}
+                    () if self.kept() == 0 => self.first = data.clone(),
+                    () => self.rest.extend_from_slice(data),
                 }
             }
             (None, trailers) => {
@@ -285,5 +315,68 @@ impl<B: Default> Default for Replay<B> {
 impl<B> From<B> for Replay<B> {
     fn from(body: B) -> Self {
         Self::once(body)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::VecDeque, convert::Infallible};
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Frames(VecDeque<Frame<Bytes>>);
+
+    impl Body for Frames {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            Poll::Ready(self.0.pop_front().map(Ok))
+        }
+    }
+
+    fn read(mut copy: Replay<Frames>, frames: usize) -> (Vec<u8>, bool) {
+        let (mut data, mut has_trailers) = (Vec::new(), false);
+        for _ in 0..frames {
+            let frame = Pin::new(&mut copy).poll_frame(&mut Context::from_waker(std::task::Waker::noop()));
+            match frame {
+                Poll::Ready(Some(Ok(frame))) if frame.is_data() => data.extend(frame.into_data().unwrap()),
+                Poll::Ready(Some(Ok(_))) => has_trailers = true,
+                Poll::Ready(None) => break,
+                other => panic!("{other:?}"),
+            }
+        }
+        (data, has_trailers)
+    }
+
+    /// Bug: each frame was kept with all of the buffer that it was a slice of: 65,000 of one byte held 2 MB and more.
+    #[test]
+    fn single_bytes_cost_no_more_than_bytes() {
+        let buffer = Bytes::from(vec![7; 1 << 20]);
+        let mut frames = (0..65_000).map(|at| Frame::data(buffer.slice(at..=at))).collect::<VecDeque<_>>();
+        frames.push_back(Frame::trailers(HeaderMap::new()));
+        let (source, first) = Source::of(Frames(frames), 64 << 10);
+        assert_eq!(read(first, 30_000), (vec![7; 30_000], false));
+        assert_eq!(read(source.copy(), usize::MAX), (vec![7; 65_000], true), "what was kept, and the rest");
+        assert_eq!(read(source.copy(), usize::MAX), (vec![7; 65_000], true));
+        assert!(source.is_taped() && source.is_whole());
+        let Source::Tape(tape) = &source else { panic!("it has a body") };
+        let reel = tape.lock();
+        assert_eq!((reel.first.len(), reel.rest.len()), (1, 64_999));
+        assert!(reel.rest.capacity() <= 128 << 10, "{}", reel.rest.capacity());
+    }
+
+    #[test]
+    fn what_is_longer_than_is_kept_is_sent_once() {
+        let frames = (0..3).map(|_| Frame::data(Bytes::from(vec![7; 1000]))).collect();
+        let (source, first) = Source::of(Frames(frames), 2500);
+        assert_eq!(read(first, usize::MAX), (vec![7; 3000], false));
+        assert!(!source.is_whole());
+        let Source::Tape(tape) = &source else { panic!("it has a body") };
+        assert_eq!(tape.lock().kept(), 0);
     }
 }

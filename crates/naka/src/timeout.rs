@@ -10,6 +10,10 @@
 //! 3. The head is there but the body has not ended by then: the body ends in an [`Elapsed`] error,
 //!    which cuts the connection, because nothing else can still tell the client. A body that always
 //!    has more is looked at with each frame but the first.
+//! 4. A stream has no end that could be told beforehand: where the head says that it is one (`text/event-stream`, or gRPC,
+//!    whose calls may be streams), the time allowed ends with the head, and only a [`Deadline`] of the caller's
+//!    own, if it is earlier, is kept to further on. What stops coming is somebody else's matter (an idle timeout). A route's
+//!    timer that cut event streams has cost people days (envoy 35812).
 //!
 //! Bodies are asked, they do not act: a server that stops polling, because its client takes nothing,
 //! cannot be timed out here. It needs a timer of its own where it writes.
@@ -49,7 +53,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Extensions, Request, Response, request::Parts};
+use http::{Extensions, HeaderMap, HeaderValue, Request, Response, header::CONTENT_TYPE, request::Parts};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -58,6 +62,7 @@ use tower_service::Service;
 
 use crate::{
     BoxError,
+    classify::is_grpc,
     clock::Now,
     context::Deadline,
     explain::{Explain, Finding},
@@ -83,13 +88,26 @@ enum Limit {
 impl Limit {
     /// Until when an answer to this request is of use.
     fn deadline(self, extensions: &Extensions) -> Option<Instant> {
-        let told = match self {
+        self.own(extensions).into_iter().chain(self.told(extensions)).min()
+    }
+
+    /// Until when a stream is of use once it has begun: what was told, if that is less than would be allowed.
+    fn of_stream(self, extensions: &Extensions) -> Option<Instant> {
+        let own = self.own(extensions);
+        self.told(extensions).filter(|told| own.is_none_or(|own| *told < own))
+    }
+
+    fn told(self, extensions: &Extensions) -> Option<Instant> {
+        match self {
             Self::Off => None,
             Self::Total(_) | Self::Told => Deadline::of(extensions),
-        };
-        let Self::Total(total) = self else { return told };
-        let own = Now::of(extensions).instant().checked_add(total); // None: after the end of time.
-        own.into_iter().chain(told).min()
+        }
+    }
+
+    /// None: after the end of time, or no such end.
+    fn own(self, extensions: &Extensions) -> Option<Instant> {
+        let Self::Total(total) = self else { return None };
+        Now::of(extensions).instant().checked_add(total)
     }
 }
 
@@ -158,8 +176,9 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let deadline = self.limit.deadline(request.extensions());
         let is_over = deadline.is_some_and(|deadline| deadline <= Now::of(request.extensions()).instant());
+        let of_stream = self.limit.of_stream(request.extensions());
         let future = if is_over { None } else { Some(self.inner.call(request)) };
-        TimeoutFuture { alarm: Alarm::at(deadline), future }
+        TimeoutFuture { alarm: Alarm::at(deadline), of_stream, future }
     }
 }
 
@@ -172,6 +191,7 @@ pin_project! {
         future: Option<F>,
         #[pin]
         alarm: Alarm,
+        of_stream: Option<Instant>,
     }
 }
 
@@ -189,12 +209,28 @@ where
             return Poll::Ready(Ok(Rejection::new(Reason::TotalTimeout).into_response()));
         };
         if let Poll::Ready(result) = future.poll(cx) {
-            let timed = |body| TimeoutBody::new(body, deadline);
-            return Poll::Ready(result.map(|response| response.map(timed)));
+            let timed = |response: Response<R>| {
+                let deadline = if is_stream(response.headers()) { *this.of_stream } else { deadline };
+                response.map(|body| TimeoutBody::new(body, deadline))
+            };
+            return Poll::Ready(result.map(timed));
         }
         ready!(this.alarm.poll(cx));
         Poll::Ready(Ok(Rejection::new(Reason::TotalTimeout).into_response()))
     }
+}
+
+/// Whether the head says that what comes may go on for any time.
+fn is_stream(headers: &HeaderMap) -> bool {
+    const EVENTS: &[u8] = b"text/event-stream";
+    let is_of_events = |value: &HeaderValue| {
+        let value = value.as_bytes();
+        let rest = value.get(EVENTS.len()..).unwrap_or_default();
+        value.len() >= EVENTS.len()
+            && value[..EVENTS.len()].eq_ignore_ascii_case(EVENTS)
+            && matches!(rest.first(), None | Some(b';' | b' '))
+    };
+    headers.get(CONTENT_TYPE).is_some_and(is_of_events) || is_grpc(headers)
 }
 
 pin_project! {

@@ -60,6 +60,48 @@ async fn a_body_whose_frames_are_always_ready_ends_at_the_deadline() {
     assert!(body.frame().await.is_none());
 }
 
+/// Bug: a stream of events, or a call that goes on, was cut by the time that is for answers.
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_has_begun_has_all_the_time_but_what_its_caller_said() {
+    let lasts = async |content_type: &'static str, told: Option<u64>| {
+        let service = TimeoutLayer::new(Duration::from_secs(10)).layer(tower::service_fn(
+            move |_: Request<()>| async move {
+                let frames = (0..100).map(|_| Frame::data(Bytes::from_static(b"event")));
+                let response = Response::builder().header("content-type", content_type);
+                Ok::<_, ()>(response.body(Frames(frames.collect())).unwrap())
+            },
+        ));
+        let mut request = Request::new(());
+        if let Some(told) = told {
+            request.extensions_mut().insert(Deadline(Instant::now() + Duration::from_secs(told)));
+        }
+        let mut body = Box::pin(service.oneshot(request).await.unwrap().into_body());
+        let mut seconds = 0;
+        while let Some(Ok(_)) = body.frame().await {
+            tokio::time::advance(Duration::from_secs(1)).await;
+            seconds += 1;
+        }
+        seconds
+    };
+    for stream in [
+        "text/event-stream",
+        "Text/Event-Stream; charset=utf-8",
+        "application/grpc",
+        "application/grpc+proto",
+    ] {
+        assert_eq!(lasts(stream, None).await, 100, "{stream}");
+        assert_eq!(
+            lasts(stream, Some(60)).await,
+            100,
+            "{stream}: more than is allowed is not what it waits for"
+        );
+        assert_eq!(lasts(stream, Some(4)).await, 4, "{stream}");
+    }
+    for other in ["text/plain", "text/event-streams", "application/grpc-web", ""] {
+        assert_eq!(lasts(other, None).await, 10, "{other}");
+    }
+}
+
 /// A place in a queue inside that becomes free too late is not taken.
 #[tokio::test(start_paused = true)]
 async fn after_the_deadline_no_request_is_sent_only_to_be_cancelled() {

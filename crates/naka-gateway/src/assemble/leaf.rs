@@ -1,6 +1,6 @@
 //! What is innermost: whoever answers, or sends on.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, Response, header::CONTENT_TYPE};
@@ -67,8 +67,17 @@ impl Leaves<'_> {
     }
 
     fn arm(&self, route: &RouteConfig, plan: &Arc<ArmPlan>) -> Arm {
+        self.arm_within(route, plan, None)
+    }
+
+    /// With an end to each attempt, if it is before that of its upstream.
+    fn arm_within(&self, route: &RouteConfig, plan: &Arc<ArmPlan>, limit: Option<Duration>) -> Arm {
         let behind = Arc::new(match &plan.to {
-            ArmTarget::Upstream(upstream) => Behind::Upstream(self.client(upstream, route)),
+            ArmTarget::Upstream(upstream) => {
+                let mut client = self.client(upstream, route);
+                client.timeouts.per_try = client.timeouts.per_try.into_iter().chain(limit).min();
+                Behind::Upstream(client)
+            }
             ArmTarget::Split(arms) => Behind::Split(self.arms(route, arms)),
         });
         let leaf_plan = Arc::clone(plan);
@@ -100,7 +109,8 @@ impl Leaves<'_> {
         edit.add.retain(|(name, _)| !withheld.contains(name));
         let to = ArmTarget::Upstream(upstream);
         let plan = ArmPlan { layers: ArmLayers::balanced(balance), transform, to };
-        let arm = self.arm(route, &Arc::new(plan));
+        // Who is given up from outside is nobody's failure: so it ends here, a little before the copy does, and counts.
+        let arm = self.arm_within(route, &Arc::new(plan), Some(mirror.timeout * 9 / 10));
         layer.to(Leaf(move |copy: Request<Bytes>| {
             let arm = arm.clone();
             async move { arm.call(copy.map(Body::from)).await }

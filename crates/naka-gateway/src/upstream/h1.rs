@@ -84,7 +84,7 @@ impl Client {
                 },
             };
             waits.for_endpoint();
-            if let Err(reason) = self.tell_deadline(request.headers_mut(), deadline) {
+            if let Err(reason) = self.tell_deadline(request.headers_mut(), deadline, waits) {
                 lease.give_back();
                 let mut refused = refuse(reason);
                 if is_again {

@@ -81,9 +81,11 @@ pub struct Client {
 impl Client {
     /// One exchange. The request is as the endpoint shall see it.
     pub async fn exchange(&self, request: Request<Body>) -> Response<Body> {
-        let is_hurried = request.extensions().get::<Context>().is_some_and(|context| context.is_hurried);
+        let context = request.extensions().get::<Context>();
+        let is_hurried = context.is_some_and(|context| context.is_hurried);
+        let told = context.and_then(|context| context.told);
         let until = self.timeouts.per_try.map(|limit| Now::read().instant() + limit);
-        let waits = Waits { is_for_endpoint: AtomicBool::new(false), until };
+        let waits = Waits { is_for_endpoint: AtomicBool::new(false), until, told };
         let response = EndedBy::new(self.one_try(request, &waits), until).await;
         let mut response = response.unwrap_or_else(|| {
             // A bound of ours is nobody's fault.
@@ -115,8 +117,13 @@ impl Client {
     }
 
     /// Says in the head of a request how long its answer is waited for, now that it is sent.
-    fn tell_deadline(&self, headers: &mut HeaderMap, deadline: Option<Instant>) -> Result<(), Reason> {
-        self.deadlines.tell(headers, deadline, Now::read)
+    fn tell_deadline(
+        &self,
+        headers: &mut HeaderMap,
+        deadline: Option<Instant>,
+        waits: &Waits,
+    ) -> Result<(), Reason> {
+        self.deadlines.tell(headers, deadline, waits.told, Now::read)
     }
 
     /// How many connections there may be: to the endpoint, and in the process.
@@ -182,6 +189,8 @@ struct Waits {
     is_for_endpoint: AtomicBool,
     /// The end of this attempt.
     until: Option<Instant>,
+    /// Until when the client says that it waits.
+    told: Option<Instant>,
 }
 
 impl Waits {

@@ -338,7 +338,7 @@ mod tests {
             let (places, peak) = (Arc::clone(&places), Arc::clone(&peak));
             tasks.spawn(async move {
                 let take = places.take(ME, bound);
-                let patience = std::time::Duration::from_micros(number % 7 * 300);
+                let patience = Duration::from_micros(number % 7 * 300);
                 if let Ok(Ok(taken)) = tokio::time::timeout(patience, take).await {
                     peak.fetch_max(places.open(), AcqRel);
                     tokio::task::yield_now().await;

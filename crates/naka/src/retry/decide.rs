@@ -3,14 +3,18 @@
 //! # State
 //! None: what was asked for, how it failed, and how often, in; what to do, out.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use http::{HeaderMap, Method, Response, StatusCode, header::RETRY_AFTER};
+use http::{
+    HeaderMap, Method, Response, StatusCode,
+    header::{DATE, RETRY_AFTER},
+};
 
 use super::config::{Methods, RetryConfig};
 use crate::{
     attempt::{Stop, is_unsent},
     classify::{is_grpc, status_of_head},
+    clock::{Now, WallClock},
     reject::{Reason, Rejection},
 };
 
@@ -62,8 +66,9 @@ impl Failure {
     }
 }
 
-/// The seconds of a `Retry-After`; a date is as good as none, because it would take another clock to read. Of gRPC, the
-/// `grpc-retry-pushback-ms` (gRFC A6): what is no such number asks for no retry at all.
+/// What a `Retry-After` asks for: seconds, or a date (RFC 9110, section 10.2.3), seen from that of the response itself, so that
+/// it is no matter whose clock is wrong. Of gRPC, the `grpc-retry-pushback-ms` (gRFC A6): what is no such number asks
+/// for no retry at all.
 fn retry_after<R>(response: &Response<R>) -> Option<Duration> {
     if is_grpc(response.headers()) {
         let pushback = response.headers().get("grpc-retry-pushback-ms")?;
@@ -73,7 +78,18 @@ fn retry_after<R>(response: &Response<R>) -> Option<Duration> {
     let may_say =
         [StatusCode::SERVICE_UNAVAILABLE, StatusCode::TOO_MANY_REQUESTS].contains(&response.status());
     let text = response.headers().get(RETRY_AFTER).filter(|_| may_say)?.to_str().ok()?;
-    text.parse().ok().map(Duration::from_secs)
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let at = unix_s(text)?;
+    let said = response.headers().get(DATE).and_then(|date| unix_s(date.to_str().ok()?));
+    let now = said.unwrap_or_else(|| WallClock::system().unix_s(Now::read()));
+    Some(Duration::from_secs(at.saturating_sub(now)))
+}
+
+fn unix_s(date: &str) -> Option<u64> {
+    let date = httpdate::parse_http_date(date).ok()?;
+    Some(date.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs())
 }
 
 /// Whether there is another attempt after `attempts`, and the least time until then.
@@ -203,8 +219,17 @@ mod tests {
         };
         assert_eq!(after("1"), Ok(Duration::from_secs(1)));
         assert_eq!(after("2"), Err(Stop::RetryAfter));
-        assert_eq!(after("Wed, 21 Oct 2026 07:28:00 GMT"), Ok(Duration::ZERO));
         assert_eq!(after("-1"), Ok(Duration::ZERO));
+        // Bug: a date counted as nothing, so what wanted to be left alone for a day was asked again at once.
+        assert_eq!(after("Thu, 21 Oct 9999 07:28:00 GMT"), Err(Stop::RetryAfter));
+        assert_eq!(after("Wed, 21 Oct 2015 07:28:00 GMT"), Ok(Duration::ZERO));
+        let after = |seconds: u64| {
+            let at = format!("Wed, 21 Oct 2015 07:28:{seconds:02} GMT");
+            let headers = [("date", "Wed, 21 Oct 2015 07:28:10 GMT"), ("retry-after", &at)];
+            evaluate(&config, REPEATABLE, Failure::of(&config, &head(503, &headers)).unwrap(), true, 1)
+        };
+        assert_eq!(after(11), Ok(Duration::from_secs(1)), "by the clock of whoever says it");
+        assert_eq!((after(12), after(9)), (Err(Stop::RetryAfter), Ok(Duration::ZERO)));
     }
 
     #[test]

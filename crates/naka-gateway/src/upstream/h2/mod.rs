@@ -92,7 +92,7 @@ impl Client {
                 Err(reason) => return refused(reason, was_sent),
             };
             waits.for_endpoint();
-            if let Err(reason) = self.tell_deadline(head.headers_mut(), deadline) {
+            if let Err(reason) = self.tell_deadline(head.headers_mut(), deadline, waits) {
                 return refused(reason, was_sent);
             }
             let mut exchange = match Exchange::begin(&mut lease, &head, body.take(), progress.clone()) {
