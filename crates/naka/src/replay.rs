@@ -43,7 +43,25 @@ impl<B> Replay<B> {
     }
 }
 
+/// A body of which there may be another copy: for a client of one's own.
+#[derive(Debug)]
+pub struct Repeatable<B>(Source<B>);
+
+impl<B: Body<Data = Bytes> + Default> Repeatable<B> {
+    /// Keeps a body while it is sent, up to so many bytes; with the first copy of it.
+    pub fn of(body: B, max_bytes: usize) -> (Self, Replay<B>) {
+        let (source, first) = Source::of(body, max_bytes);
+        (Self(source), first)
+    }
+
+    /// Another copy, which takes the place of all before it; `None` if not all of it is there any more.
+    pub fn copy(&self) -> Option<Replay<B>> {
+        self.0.is_whole().then(|| self.0.copy())
+    }
+}
+
 /// What is needed to send a body again.
+#[derive(Debug)]
 pub(crate) enum Source<B> {
     /// It has nothing in it.
     Empty,

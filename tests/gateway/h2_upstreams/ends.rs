@@ -57,7 +57,11 @@ async fn r2_6_a_connection_that_dies_ends_its_requests_and_the_next_is_another()
 /// As over HTTP/1.1: an endpoint may close at any time what nobody uses.
 #[tokio::test(start_paused = true)]
 async fn a_connection_that_nobody_used_and_that_ends_just_then_costs_no_get() {
-    for (method, expected) in [(Method::GET, (200, "")), (Method::POST, (502, "upstream_reset"))] {
+    for (method, body, expected) in [
+        (Method::GET, "", (200, "")),
+        (Method::PUT, "whole", (200, "")),
+        (Method::POST, "", (502, "upstream_reset")),
+    ] {
         let gateway = gateway("");
         let connections = raw(&gateway, |number, stream| async move {
             let mut raw = Raw::begin(stream).await;
@@ -70,7 +74,7 @@ async fn a_connection_that_nobody_used_and_that_ends_just_then_costs_no_get() {
             }
         });
         assert_eq!(gateway.send(get("/")).await.status(), 200);
-        let mut request = get("/");
+        let mut request = post("/", body);
         *request.method_mut() = method;
         assert_eq!(reason(&gateway.send(request).await), expected);
         assert_eq!(connections.load(SeqCst), if expected.0 == 200 { 2 } else { 1 });

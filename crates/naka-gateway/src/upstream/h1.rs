@@ -42,7 +42,7 @@ use tokio::{
 use tracing::{debug, warn};
 
 use super::{
-    Client, Waits,
+    Again, Client, Waits,
     body::{Arriving, Body, Upload},
     connect::{Connector, Counted, Resolver},
     jittered,
@@ -60,7 +60,8 @@ impl Client {
         &self,
         pool: &Arc<Pool>,
         mut request: Request<Body>,
-        upload: Option<Arc<Upload>>,
+        again: Option<Again>,
+        mut upload: Option<Arc<Upload>>,
         waits: &Waits,
     ) -> Response<Body> {
         if request.body().size_hint().exact().is_none() {
@@ -92,7 +93,7 @@ impl Client {
                 }
                 return refused;
             }
-            let again = if is_kept { copied(&request) } else { None };
+            let again = again.as_ref().filter(|_| is_kept).map(|again| (copied(&request), again));
             let read_before = lease.bytes_read();
             let answer = lease.send(request);
             match self.in_time(answer, upload.as_deref(), waits).await {
@@ -104,10 +105,19 @@ impl Client {
                 }
                 Ok(Err(mut failed)) => match failed.take_message() {
                     Some(unsent) if is_kept => request = unsent,
-                    None if again.is_some() && lease.bytes_read() == read_before => {
-                        (request, is_again) = (again.expect("just seen"), true);
+                    _ => {
+                        let is_silent = lease.bytes_read() == read_before;
+                        let again = again.filter(|_| is_silent);
+                        let again = again.and_then(|(head, again)| {
+                            let body = again.body()?;
+                            Some(head.map(|()| body))
+                        });
+                        let Some(copy) = again else {
+                            return refuse(self.blame(&failed.into_error(), upload.as_deref()));
+                        };
+                        (request, is_again) = (copy, true);
+                        upload = request.body_mut().watch_upload();
                     }
-                    _ => return refuse(self.blame(&failed.into_error(), upload.as_deref())),
                 },
                 Err(reason) => return refuse(reason),
             }
@@ -149,17 +159,13 @@ impl Client {
     }
 }
 
-/// The same request once more, if twice has the effect of once and there is no body. Nobody behind us asks for
-/// its extensions.
-fn copied(request: &Request<Body>) -> Option<Request<Body>> {
-    if !request.method().is_idempotent() || !request.body().is_end_stream() {
-        return None;
-    }
-    let mut copy = Request::new(Body::Empty);
+/// The same head once more. Nobody behind us asks for its extensions.
+fn copied(request: &Request<Body>) -> Request<()> {
+    let mut copy = Request::new(());
     *copy.method_mut() = request.method().clone();
     *copy.uri_mut() = request.uri().clone();
     *copy.headers_mut() = request.headers().clone();
-    Some(copy)
+    copy
 }
 
 /// The connections of one worker to one endpoint that wait for a request, the latest used first.

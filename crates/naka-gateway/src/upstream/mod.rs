@@ -15,6 +15,7 @@ use std::{
     collections::hash_map::RandomState,
     future::Future,
     hash::BuildHasher as _,
+    mem,
     pin::Pin,
     sync::{
         Arc,
@@ -25,6 +26,7 @@ use std::{
 };
 
 use http::{Extensions, HeaderMap, HeaderValue, Request, Response, header::HOST};
+use http_body::Body as _;
 use naka::{
     attempt::Hurried,
     balance::Endpoint,
@@ -32,6 +34,7 @@ use naka::{
     context::{Context, Deadline},
     guard::{End, Guard},
     reject::{Reason, Rejection},
+    replay::Repeatable,
 };
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
@@ -103,6 +106,7 @@ impl Client {
         let Some(pool) = endpoint.map(|endpoint| self.pools.pool(endpoint.address())) else {
             return refuse(Reason::NoEndpoint);
         };
+        let again = Again::of(&mut request);
         let upload = request.body_mut().watch_upload();
         if !request.headers().contains_key(HOST)
             && let Ok(host) = HeaderValue::from_str(pool.address())
@@ -110,9 +114,9 @@ impl Client {
             request.headers_mut().insert(HOST, host); // HTTP/1.0 may come without; what we speak may not.
         }
         match &pool {
-            Pool::H1(pool) => self.over_h1(pool, request, upload, waits).await,
+            Pool::H1(pool) => self.over_h1(pool, request, again, upload, waits).await,
             // In a box of its own: it is larger, and the other shall not pay for that.
-            Pool::H2(pool) => Box::pin(self.over_h2(pool, request, upload, waits)).await,
+            Pool::H2(pool) => Box::pin(self.over_h2(pool, request, again, upload, waits)).await,
         }
     }
 
@@ -150,6 +154,30 @@ impl Client {
             answer = answer => answer.ok_or(Reason::ResponseTimeout),
             reason = stalled(upload, self.timeouts.idle, limit) => Err(reason),
         }
+    }
+}
+
+/// What it takes to send a request once more, if twice has the effect of once: when a connection that was kept ends just then.
+#[derive(Debug)]
+struct Again(Repeatable<Body>);
+
+/// A longer body is sent once, and so is one whose length nobody knows.
+const REPEATED: usize = 64 << 10;
+
+impl Again {
+    fn of(request: &mut Request<Body>) -> Option<Self> {
+        let length = request.body().size_hint().exact()?;
+        if !request.method().is_idempotent() || length > REPEATED as u64 {
+            return None;
+        }
+        let (again, first) = Repeatable::of(mem::take(request.body_mut()), REPEATED);
+        *request.body_mut() = first.into();
+        Some(Self(again))
+    }
+
+    /// The body once more.
+    fn body(&self) -> Option<Body> {
+        self.0.copy().map(Body::from)
     }
 }
 

@@ -46,7 +46,7 @@ use naka::{attempt::Sent, reject::Reason};
 use tracing::debug;
 
 use super::{
-    Client, Waits,
+    Again, Client, Waits,
     body::{Arriving, Body, Upload as Progress},
     refuse,
 };
@@ -69,7 +69,8 @@ impl Client {
         &self,
         pool: &Arc<Pool>,
         request: Request<Body>,
-        progress: Option<Arc<Progress>>,
+        again: Option<Again>,
+        mut progress: Option<Arc<Progress>>,
         waits: &Waits,
     ) -> Response<Body> {
         let (parts, body) = request.into_parts();
@@ -77,7 +78,6 @@ impl Client {
         let Some(mut head) = head(parts, &body) else { return refuse(Reason::BadRequest) };
         // A body at its end is dropped here: whoever looks at its progress sees that.
         let mut body = if body.is_end_stream() { None } else { Some(Box::pin(body)) };
-        let may_be_repeated = head.method().is_idempotent() && body.is_none();
         let (mut is_again, mut was_sent, mut ends) = (false, false, 0);
         let refused = |reason, was_sent| {
             let mut refused = refuse(reason);
@@ -130,11 +130,12 @@ impl Client {
                 return refused(reason, was_sent);
             } else if reason == Reason::UpstreamRefused && is_calm && is_there {
                 (body, is_again) = (untouched, true);
-            } else if may_be_repeated && failed.is_end() && lease.met_an_end() {
-                (is_again, was_sent) = (true, true);
-            } else {
-                return refused(reason, was_sent);
+                continue;
             }
+            let again = again.as_ref().filter(|_| failed.is_end() && lease.met_an_end());
+            let Some(mut copy) = again.and_then(Again::body) else { return refused(reason, was_sent) };
+            (is_again, was_sent, progress) = (true, true, copy.watch_upload());
+            body = if copy.is_end_stream() { None } else { Some(Box::pin(copy)) };
         }
     }
 }
