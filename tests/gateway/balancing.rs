@@ -189,6 +189,121 @@ async fn r9_1_who_says_that_it_is_the_least_busy_is_chosen() {
     assert_eq!(seen.len(), 3);
 }
 
+/// Each source of a key that the row names: header, cookie, address, and a part of the path.
+#[tokio::test(start_paused = true)]
+async fn r9_4_a_key_comes_from_a_cookie_or_the_path_as_well() {
+    let yaml = file("{policy: rendezvous, key: ['cookie:rider']}", [1; 3]);
+    let gateway = Inside::new(&yaml);
+    let _endpoints = endpoints(&gateway);
+    let with = |cookie: String| {
+        let mut request = get("/");
+        request.headers_mut().insert("cookie", cookie.parse().unwrap());
+        request
+    };
+    let mut owners = std::collections::BTreeSet::new();
+    for rider in 0..20 {
+        let owner = chosen(&gateway, with(format!("a=b; rider={rider}"))).await;
+        for _ in 0..3 {
+            assert_eq!(chosen(&gateway, with(format!("rider={rider}; rider2=x"))).await, owner);
+        }
+        owners.insert(owner);
+    }
+    assert_eq!(owners.len(), 3);
+    // Of two nobody knows which one counts, and without one there is no key: any will do.
+    for cookie in ["rider=1; rider=2", "rider=", "other=1"] {
+        let mut anywhere = std::collections::BTreeSet::new();
+        for _ in 0..50 {
+            anywhere.insert(chosen(&gateway, with(cookie.to_owned())).await);
+        }
+        assert_eq!(anywhere.len(), 3, "{cookie}");
+    }
+    let by_path =
+        yaml.replace("'cookie:rider'", "'{ride}'").replace("{prefix: /}", "{path: '/rides/{ride}'}");
+    gateway.reload(&by_path).unwrap();
+    let mut owners = std::collections::BTreeSet::new();
+    for ride in 0..20 {
+        let owner = chosen(&gateway, get(&format!("/rides/{ride}"))).await;
+        for _ in 0..3 {
+            assert_eq!(chosen(&gateway, get(&format!("/rides/{ride}"))).await, owner);
+        }
+        owners.insert(owner);
+    }
+    assert_eq!(owners.len(), 3);
+}
+
+/// A key that everybody asks for goes on to its next endpoint when the first has more than its fair share.
+#[tokio::test(start_paused = true)]
+async fn r9_4_a_hot_key_is_spread_by_bounded_loads() {
+    for (max_load, most) in [("", 30), (", max_load: 1.2x", 13)] {
+        let balance = format!("{{policy: ring_hash, key: ['header:x-rider']{max_load}}}");
+        let gateway = Inside::new(&file(&balance, [1; 3]));
+        let endpoints = endpoints(&gateway);
+        let asking = (0..30).map(|_| {
+            let mut request = by("everybody");
+            *request.uri_mut() = "/hangs".parse().unwrap();
+            gateway.send(request)
+        });
+        let all = futures(asking.collect());
+        let _ = tokio::time::timeout(std::time::Duration::from_secs(1), all).await;
+        let counts = endpoints.each_ref().map(Upstream::requests);
+        assert_eq!(counts.iter().sum::<u64>(), 30, "{counts:?}");
+        assert!(counts.iter().max().is_some_and(|count| *count <= most), "{max_load}: {counts:?}");
+    }
+}
+
+async fn futures<F: Future>(mut all: Vec<F>) {
+    let mut all = all.drain(..).map(Box::pin).collect::<Vec<_>>();
+    std::future::poll_fn(|cx| {
+        all.retain_mut(|one| one.as_mut().poll(cx).is_pending());
+        if all.is_empty() { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+    })
+    .await;
+}
+
+/// By the client's address, where nothing else says it.
+#[tokio::test(start_paused = true)]
+async fn r9_5_a_region_comes_from_the_network_of_the_client() {
+    let gateway = Inside::new(
+        "
+gateway: {trusted_proxies: ['192.0.2.0/24']}
+listeners: {public: {listen: ':1'}}
+upstreams:
+  shop:
+    endpoints:
+      - {address: 'b:1', labels: {region: south}}
+      - {address: 'd:1', labels: {region: north}}
+      - {address: 'm:1', labels: {region: west}}
+    balance:
+      regions:
+        by: 'header:x-rider'
+        networks: {bangalore: ['10.0.0.0/8'], delhi: ['10.1.0.0/16', '2001:db8::/32']}
+        of: {bangalore: [south], delhi: [north]}
+        otherwise: [west]
+routes: {all: {match: {prefix: /}, upstream: shop}}
+",
+    );
+    let _endpoints = endpoints(&gateway);
+    let from = |client: &str| {
+        let mut request = get("/");
+        request.headers_mut().insert("x-forwarded-for", client.parse().unwrap());
+        request
+    };
+    for (client, region) in [
+        ("10.2.3.4", "b"),
+        ("10.1.3.4", "d"),
+        ("2001:db8::7", "d"),
+        ("198.51.100.1", "m"),
+        ("2001:db9::7", "m"),
+    ] {
+        for _ in 0..3 {
+            assert_eq!(chosen(&gateway, from(client)).await, region, "{client}");
+        }
+    }
+    let mut said = from("10.1.3.4");
+    said.headers_mut().insert("x-rider", "bangalore".parse().unwrap());
+    assert_eq!(chosen(&gateway, said).await, "b", "what is said counts first");
+}
+
 #[tokio::test(start_paused = true)]
 async fn r9_5_a_near_region_is_asked_first_and_the_next_where_it_has_no_room() {
     let gateway = Inside::new(

@@ -141,8 +141,8 @@ async fn a_put_that_met_a_closing_connection_is_sent_once_more_whole() {
     });
     let mut client = gateway.client().await;
     // Each but the first is the second on its connection.
-    const KEPT: usize = 64 << 10;
-    for (length, status) in [(8, 200), (8, 200), (KEPT, 200), (KEPT + 1, 502)] {
+    let kept = 64 << 10;
+    for (length, status) in [(8, 200), (8, 200), (kept, 200), (kept + 1, 502)] {
         let request = Request::put("/").header("host", "api.example").body(Full::from(vec![b'x'; length]));
         assert_eq!(client.send(request.unwrap()).await.status(), status, "{length} bytes");
         // It is only answered once all of it was read.
@@ -322,15 +322,11 @@ async fn r14_7_an_upstream_that_is_always_busy_starves_no_other() {
         assert!(config.contains(protocol), "{config}");
         let gateway = Arc::new(Inside::new(&config));
         let busy = Duration::from_millis(50);
-        let _app = match protocol {
-            "h1" => Some(Upstream::inside(&gateway.network, "app:1", move |_| {
-                std::iter::once(Step::Wait(busy)).chain(ok("fine")).collect()
-            })),
-            _ => {
-                crate::h2_upstreams::slow(&gateway, busy);
-                None
-            }
-        };
+        let answer_late = move |_: &_| std::iter::once(Step::Wait(busy)).chain(ok("fine")).collect();
+        let _app = (protocol == "h1").then(|| Upstream::inside(&gateway.network, "app:1", answer_late));
+        if protocol == "h2" {
+            crate::h2_upstreams::slow(&gateway, busy);
+        }
         let _others = [slow(&gateway, "other:1", 0), slow(&gateway, "more:1", 0)];
         let mut clients = JoinSet::new();
         for target in std::iter::repeat_n("/app", 30).chain(["/other"; 3]) {

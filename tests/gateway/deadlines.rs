@@ -153,7 +153,7 @@ async fn copies_have_a_time_of_their_own() {
     while shadow.requests() == 0 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    assert_eq!(shadow.last().header("x-timeout-ms"), None);
+    assert_eq!(shadow.last().header("x-timeout-ms"), Some("4500"), "nine tenths of the mirror's");
 }
 
 #[tokio::test(start_paused = true)]

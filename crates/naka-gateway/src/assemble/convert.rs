@@ -1,8 +1,8 @@
 //! From checked policies to the configurations of layers, and to keys.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{cmp::Reverse, net::IpAddr, sync::Arc};
 
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header::COOKIE};
 use naka::{
     api_key::{ApiKey, ApiKeyConfig, ApiKeys},
     authorize::{Network, Rule},
@@ -247,6 +247,15 @@ fn header_value<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h Hea
     values.all(|other| other == value).then_some(value)
 }
 
+/// The value of the only cookie of that name: of two nobody knows which one the upstream believes.
+fn cookie_value<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
+    let lines = headers.get_all(COOKIE).into_iter().map(HeaderValue::as_bytes);
+    let pairs = lines.flat_map(|line| line.split(|byte| *byte == b';')).map(<[u8]>::trim_ascii);
+    let mut values = pairs.filter_map(|pair| pair.strip_prefix(name.as_bytes())?.strip_prefix(b"="));
+    let value = values.next().filter(|value| !value.is_empty())?;
+    values.all(|other| other == value).then_some(value)
+}
+
 /// The words of `key:` as a function. No parts: one key for everybody.
 pub(super) fn key_of(parts: &[KeyPart]) -> impl Fn(&Head<'_>) -> Option<Key> + Send + Sync + 'static {
     let parts: Arc<[KeyPart]> = parts.into();
@@ -260,6 +269,7 @@ pub(super) fn key_of(parts: &[KeyPart]) -> impl Fn(&Head<'_>) -> Option<Key> + S
                 KeyPart::Method => key.part(head.method.as_str()),
                 KeyPart::Header(name) => key.part(header_value(head.headers, name)?.as_bytes()),
                 KeyPart::Query(name) => key.part(query_value(head.uri.query()?, name)?),
+                KeyPart::Cookie(name) => key.part(cookie_value(head.headers, name)?),
                 KeyPart::Capture(name) => {
                     let matched = head.extensions.get::<Matched>()?;
                     key.part(matched.captures.get(head.uri.path(), name)?)
@@ -304,6 +314,7 @@ fn with_part<T>(head: &Head<'_>, part: &KeyPart, show: impl FnOnce(&[u8]) -> T) 
         KeyPart::Method => show(head.method.as_str().as_bytes()),
         KeyPart::Header(name) => show(header_value(head.headers, name)?.as_bytes()),
         KeyPart::Query(name) => show(&query_value(head.uri.query()?, name)?),
+        KeyPart::Cookie(name) => show(cookie_value(head.headers, name)?),
         KeyPart::Capture(name) => {
             let matched = head.extensions.get::<Matched>()?;
             show(matched.captures.get(head.uri.path(), name)?.as_ref())
@@ -341,6 +352,7 @@ pub(super) fn balance_config(balance: &Balance, breaking: Option<&Breaking>) -> 
     for (name, value) in &balance.only {
         config = config.label(name, value);
     }
+    config.max_load = balance.max_load;
     if let Some(regions) = &balance.regions {
         config.regions = Some(of_regions(regions));
     }
@@ -372,6 +384,24 @@ pub(super) fn text_of(part: &KeyPart) -> impl Fn(&Head<'_>) -> Option<Key> + Sen
         KeyPart::Identity(part) => Some(Key::of(identity::part(head.extensions, part)?.to_string())),
         // A label is a text, and what is none is nobody's.
         part => with_part(head, part, |bytes| str::from_utf8(bytes).ok().map(Key::of)).flatten(),
+    }
+}
+
+/// The region that a request comes from: what it says, else that of the smallest network that its client is in.
+pub(super) fn region_of(
+    regions: &checked::Regions,
+) -> impl Fn(&Head<'_>) -> Option<Key> + Send + Sync + 'static {
+    let said = regions.by.as_ref().map(text_of);
+    let mut networks = regions.networks.clone();
+    networks.sort_by_key(|(network, _)| Reverse(network.prefix_len()));
+    move |head| {
+        said.as_ref().and_then(|said| said(head)).or_else(|| {
+            let client = ClientAddr::of(head.extensions).filter(|_| !networks.is_empty())?;
+            networks
+                .iter()
+                .find(|(network, _)| network.contains(&client))
+                .map(|(_, region)| Key::of(&**region))
+        })
     }
 }
 

@@ -30,7 +30,8 @@ use super::{
         balance_config, basic_auth_config, budget_config, bulkhead_layer, bulkhead_reconfigured,
         cache_config, circuit_breaker_config, circuit_breaker_layer, cors_rules, fault_config, fetch_config,
         forward_auth_config, hash_of, health_config, idempotency_config, jwt_config, mirror_config,
-        rate_limit_layer, rate_limit_reconfigured, split_keyed, splitting, target, text_of, versioning,
+        rate_limit_layer, rate_limit_reconfigured, region_of, split_keyed, splitting, target, text_of,
+        versioning,
     },
     upstream_of,
 };
@@ -467,7 +468,7 @@ impl Step<'_> {
             let key = &is.balance.key;
             let layer = if key.is_empty() { layer } else { layer.hash_by(hash_of(key)) };
             let layer = match &is.balance.regions {
-                Some(regions) => layer.region_by(text_of(&regions.by)),
+                Some(regions) => layer.region_by(region_of(regions)),
                 None => layer,
             };
             let layer = match &is.balance.subset {

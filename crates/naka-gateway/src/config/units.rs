@@ -225,6 +225,25 @@ pub(crate) fn factor(text: &str) -> Option<u32> {
     (1..=100_000).contains(&percent).then_some(percent)
 }
 
+/// A multiple of a fair share, from `1x` on, in percent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct MaxLoad(pub(crate) u32);
+
+impl Scalar for MaxLoad {
+    const WHAT: &'static str = "a multiple of the fair share such as `1.25x`";
+
+    fn parse(text: Text<'_>) -> Result<Self, Wrong> {
+        factor(text.text).filter(|percent| (100..=10_000).contains(percent)).map(Self).ok_or_else(|| {
+            Wrong::new(format!("{} is not a multiple of the fair share", quoted(text.text)))
+                .help("write `1.25x`: from `1x` to `100x`")
+        })
+    }
+
+    fn schema() -> Json {
+        json!({"type": "string", "pattern": r"^[0-9]+(\.[0-9]{1,2})?x$", "examples": ["1.25x"]})
+    }
+}
+
 /// A share of all, in percent: 1 to 100.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Percent(pub(crate) u8);

@@ -520,6 +520,23 @@ impl Scalar for Authority {
     }
 }
 
+/// The name of a cookie.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct CookieName(pub(crate) Arc<str>);
+
+impl Scalar for CookieName {
+    const WHAT: &'static str = "the name of a cookie";
+
+    fn parse(text: Text<'_>) -> Result<Self, Wrong> {
+        // A token (RFC 6265, 4.1.1), as the name of a header is, but cases differ.
+        let is_token = HeaderName::try_from(text.text).is_ok();
+        is_token.then(|| Self(text.text.into())).ok_or_else(|| {
+            Wrong::new(format!("{} is not the name of a cookie", quoted(text.text)))
+                .help("letters, digits and `-`, `_` or `.`: `release`")
+        })
+    }
+}
+
 /// One part of the key of a rate limit.
 impl Scalar for KeyPart {
     const WHAT: &'static str = "a part of a key such as `client_ip` or `header:x-api-key`";
@@ -543,6 +560,10 @@ impl Scalar for KeyPart {
         if let Some(name) = text.strip_prefix("query:").map(str::trim).filter(|name| !name.is_empty()) {
             return Ok(Self::Query(name.into()));
         }
+        if let Some(name) = text.strip_prefix("cookie:") {
+            let CookieName(name) = CookieName::parse(Text { text: name.trim(), plain: true })?;
+            return Ok(Self::Cookie(name));
+        }
         if let Some(name) = capture(text) {
             return Ok(Self::Capture(name.into()));
         }
@@ -556,7 +577,7 @@ impl Scalar for KeyPart {
             }
             Some(meant) => wrong.help(format!("did you mean `{meant}`?")),
             None => wrong.help(format!(
-                "write {}, `jwt.CLAIM`, `header:NAME`, `query:NAME` or `\"{{capture}}\"`",
+                "write {}, `jwt.CLAIM`, `header:NAME`, `query:NAME`, `cookie:NAME` or `\"{{capture}}\"`",
                 one_of(WORDS)
             )),
         })

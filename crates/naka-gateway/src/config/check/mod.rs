@@ -79,6 +79,7 @@ pub(crate) fn check(files: &[File], unclear: Unclear, now_s: u64, cx: &mut Cx) -
         .filter_map(|(_, _, raw)| raw.forward_auth.as_ref()?.value.copy_headers.as_ref());
     let copied = copied.flat_map(|list| &list.value.0);
     reach::taken_away(&told.chain(copied).collect::<Vec<_>>(), &policies, &routes, cx);
+    reach::keys_without_captures(&tables, &routes, cx);
     let tests = tests::tests(files, &tables, cx);
     if !cx.is_clean() {
         // Whoever makes tables of the routes says so of those that are clean.

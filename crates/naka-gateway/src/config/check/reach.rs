@@ -1,11 +1,18 @@
 //! What a request reaches from a route: the limits of versions and upstreams, which have to find there what
 //! they count by; no other route's place; and no header that is taken away before it is read.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use http::HeaderName;
 
-use super::policies::{Level, Policies};
+use super::{
+    Tables,
+    policies::{Level, Policies},
+    routes::captures_of,
+};
 use crate::{
     config::{
         checked::{
@@ -23,6 +30,26 @@ use crate::{
 
 /// Policies that keep somebody out.
 const GUARDS: [Kind; 5] = [Kind::Jwt, Kind::ApiKey, Kind::BasicAuth, Kind::ForwardAuth, Kind::Authorize];
+
+/// Captures that the key of a balancer needs and that no route has: all requests would go anywhere.
+pub(super) fn keys_without_captures(tables: &Tables<'_>, routes: &BTreeMap<Name, Route>, cx: &mut Cx) {
+    if !tables.routes.complete {
+        return;
+    }
+    let captures = routes.values().flat_map(|route| captures_of(&route.matches)).collect::<BTreeSet<_>>();
+    for (_, _, raw) in tables.upstreams.read() {
+        let key = raw.balance.as_ref().and_then(|balance| balance.value.key.as_ref());
+        for part in key.iter().flat_map(|key| &key.value.0) {
+            let KeyPart::Capture(capture) = &part.value else { continue };
+            if !captures.contains(capture) {
+                cx.error(Code::UnknownName, part.span, format!("no route has a capture `{{{capture}}}`"))
+                    .help(format!(
+                        "add `/{{{capture}}}` to the path of a route that leads here, or take another part"
+                    ));
+            }
+        }
+    }
+}
 
 /// A route, while it is checked.
 pub(super) struct From<'a> {

@@ -748,7 +748,7 @@ fn value_matches<K: Clone>(named: Option<&At<ValueMatches<K>>>) -> Vec<(K, Value
     entries.filter_map(one).collect()
 }
 
-fn captures_of(matches: &Match) -> Vec<Arc<str>> {
+pub(super) fn captures_of(matches: &Match) -> Vec<Arc<str>> {
     match &matches.path {
         PathPattern::Whole(segments) | PathPattern::Prefix(segments) => names_of(segments),
         PathPattern::Regex(regex) => regex.capture_names().flatten().map(Arc::from).collect(),

@@ -211,19 +211,25 @@ fn balance(at: &At<RawBalance>, cx: &mut Cx) -> Balance {
     }
     let parts = raw.key.iter().flat_map(|key| &key.value.0);
     for part in parts.clone() {
-        if matches!(part.value, KeyPart::Capture(_) | KeyPart::Identity(_) | KeyPart::Route) {
-            cx.error(Code::Conflict, part.span, "an upstream does not know the routes that lead to it")
-                .help("write `client_ip`, `host`, `method`, `header:NAME` or `query:NAME`");
+        if part.value == KeyPart::Route {
+            cx.error(Code::Conflict, part.span, "an upstream does not know the routes that lead to it").help(
+                "write `client_ip`, `host`, `method`, `header:NAME`, `query:NAME`, `cookie:NAME`, a capture or `jwt.CLAIM`",
+            );
         }
+    }
+    if let (Some(max_load), false) = (&raw.max_load, goes_by_key || policy == BalancePolicy::IpHash) {
+        cx.error(Code::Conflict, max_load.key, "only what goes by a key can be too much for one endpoint")
+            .help("take it away, or write `ring_hash`, `maglev`, `rendezvous` or `ip_hash`");
     }
     Balance {
         policy,
         key: parts.map(|part| part.value.clone()).collect(),
         slow_start: raw.slow_start.as_ref().map(|at| at.value),
         panic: raw.panic.as_ref().map(|at| at.value.0),
+        max_load: raw.max_load.as_ref().map(|at| at.value.0),
         only: labels(raw.only.as_ref()),
         subset: raw.subset.as_ref().and_then(|at| subset(&at.value, cx)),
-        regions: raw.regions.as_ref().and_then(|at| regions(&at.value, cx)),
+        regions: raw.regions.as_ref().and_then(|at| regions(at, cx)),
         sticky: raw.sticky.as_ref().and_then(|at| sticky(&at.value, cx)),
     }
 }
@@ -244,7 +250,8 @@ fn subset(raw: &RawSubset, cx: &mut Cx) -> Option<Subset> {
     Some(Subset { label: Arc::clone(&raw.label.as_ref()?.value.0), by, refuses })
 }
 
-fn regions(raw: &RawRegions, cx: &mut Cx) -> Option<Regions> {
+fn regions(at: &At<RawRegions>, cx: &mut Cx) -> Option<Regions> {
+    let raw = &at.value;
     let list = |list: &OneOrMany<Arc<str>>, span: Span, cx: &mut Cx| {
         if list.0.is_empty() {
             cx.error(Code::Value, span, "a list of no regions")
@@ -253,14 +260,24 @@ fn regions(raw: &RawRegions, cx: &mut Cx) -> Option<Regions> {
         unique(&list.0, "region", cx);
         list.0.iter().map(|at| Arc::clone(&at.value)).collect::<Vec<_>>()
     };
-    let by = told_by(raw.by.as_ref()?, cx);
+    let by = raw.by.as_ref().map(|by| told_by(by, cx));
+    let networks = raw.networks.iter().flat_map(|networks| &networks.value.0);
+    let networks = networks.flat_map(|(name, at)| {
+        let all = at.iter().flat_map(|at| &at.0);
+        all.map(|network| (network.value, Arc::clone(&name.value.0)))
+    });
+    let networks = networks.collect::<Vec<_>>();
+    if by.is_none() && networks.is_empty() && raw.said("by").is_none() && raw.said("networks").is_none() {
+        cx.error(Code::Missing, at.span, "nothing says where a request comes from")
+            .help("write `by: \"header:x-region\"`, or `networks: {south: [\"10.1.0.0/16\"]}`");
+    }
     let of = raw.of.iter().flat_map(|of| &of.value.0);
     let of = of
         .filter_map(|(name, at)| Some((Arc::clone(&name.value.0), list(at.as_ref()?, name.span, cx))))
         .collect();
     let otherwise = raw.otherwise.as_ref()?;
     let otherwise = list(&otherwise.value, otherwise.span, cx);
-    Some(Regions { label: Arc::clone(&raw.label().0), by, of, otherwise })
+    Some(Regions { label: Arc::clone(&raw.label().0), by, networks, of, otherwise })
 }
 
 fn sticky(raw: &RawSticky, cx: &mut Cx) -> Option<Sticky> {

@@ -338,6 +338,8 @@ pub struct Balance {
     pub slow_start: Option<Duration>,
     /// Below so many percent one is chosen among all.
     pub panic: Option<u8>,
+    /// No endpoint has more than so many percent of its fair share.
+    pub max_load: Option<u32>,
     /// Only endpoints with all of these labels.
     pub only: Vec<(Name, Arc<str>)>,
     /// Only endpoints whose label is what the request says.
@@ -365,7 +367,9 @@ pub struct Regions {
     /// The label that says the region of an endpoint.
     pub label: Name,
     /// What says where a request comes from.
-    pub by: KeyPart,
+    pub by: Option<KeyPart>,
+    /// Where it comes from by its address, if nothing else says it.
+    pub networks: Vec<(IpNet, Name)>,
     /// For each region of clients, the nearest first.
     pub of: Vec<(Name, Vec<Arc<str>>)>,
     /// For all others.

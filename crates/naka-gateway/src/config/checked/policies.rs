@@ -270,6 +270,8 @@ pub enum KeyPart {
     Header(HeaderName),
     /// A query parameter.
     Query(Arc<str>),
+    /// A cookie.
+    Cookie(Arc<str>),
     /// A capture of the path.
     Capture(Arc<str>),
     /// Who asks, or something that is known of whoever it is.

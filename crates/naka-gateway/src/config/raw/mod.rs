@@ -18,7 +18,7 @@ use super::{
     path::{PathRegex, PrefixPath, WholePath},
     record::{record, words, wrong_word},
     suggest::quoted,
-    units::{Between, OrNever, OrZero, Percent, Size, SizeOrNever, Whole},
+    units::{Between, MaxLoad, OrNever, OrZero, Percent, Size, SizeOrNever, Whole},
     values::{
         Authority, DnsHost, DnsService, GrpcService, HostPort, Id, NameServer, OriginForm, RedirectStatus,
         RequestLine, Statuses,
@@ -447,6 +447,9 @@ record! {
         slow_start: Duration = optional;
         /// If fewer of the endpoints are available, one is chosen among all that are not taken out on purpose.
         panic: Percent = optional;
+        /// At most so much of its fair share of what is under way goes to one endpoint; what is over that, to the next of its
+        /// key. For what goes by a key.
+        max_load: MaxLoad = optional;
         /// Only endpoints with all of these labels.
         only: Named<Id, Arc<str>> = optional;
         /// Only endpoints whose label is what the request says.
@@ -484,7 +487,9 @@ record! {
         /// The label of endpoints that says their region.
         label: Id = "region";
         /// What says where a request comes from.
-        by: KeyPart = required;
+        by: KeyPart = optional;
+        /// Where a request comes from by its client's address, if nothing else says it: the smallest network counts.
+        networks: Named<Id, OneOrMany<IpNet>> = optional;
         /// For each region of clients: regions of endpoints, the nearest first.
         of: Named<Id, OneOrMany<Arc<str>>> = required;
         /// For all others.

@@ -66,7 +66,7 @@ record! {
         rate: OneOrMany<Rate> = required;
         /// At once, for each window; the count of the rate if nothing is said.
         burst: OneOrMany<Whole<1, 4_294_967_295>> = optional;
-        /// What makes a key: `client_ip`, `route`, `host`, `method`, `header:NAME`, `query:NAME`, `"{capture}"`.
+        /// What makes a key: `client_ip`, `route`, `host`, `method`, `header:NAME`, `query:NAME`, `cookie:NAME`, `"{capture}"`.
         key: OneOrMany<KeyPart> = optional;
         /// Whom one account is for.
         scope: RawScope = "policy";

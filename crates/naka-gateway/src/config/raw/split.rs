@@ -11,7 +11,7 @@ use crate::config::{
     record::record,
     suggest::quoted,
     units::Whole,
-    values::Id,
+    values::{CookieName, Id},
 };
 
 record! {
@@ -107,23 +107,6 @@ fn above(number: &str) -> Option<u32> {
     }
     let part = part.parse::<u32>().ok()? * if part.len() == 1 { 10 } else { 1 };
     Some(whole.parse::<u32>().ok()? * 100 + part).filter(|bp| *bp <= 10_000)
-}
-
-/// The name of a cookie.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct CookieName(pub(crate) Arc<str>);
-
-impl Scalar for CookieName {
-    const WHAT: &'static str = "the name of a cookie";
-
-    fn parse(text: Text<'_>) -> Result<Self, Wrong> {
-        // A token (RFC 6265, 4.1.1), as the name of a header is, but cases differ.
-        let is_token = HeaderName::try_from(text.text).is_ok();
-        is_token.then(|| Self(text.text.into())).ok_or_else(|| {
-            Wrong::new(format!("{} is not the name of a cookie", quoted(text.text)))
-                .help("letters, digits and `-`, `_` or `.`: `release`")
-        })
-    }
 }
 
 /// The value of a cookie.
