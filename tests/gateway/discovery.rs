@@ -479,6 +479,48 @@ async fn r1_7_an_endpoint_that_flaps_keeps_its_account() {
     }
 }
 
+/// Twenty minutes of a name that says six addresses, then three, then fails, then says one, then nothing, each for a few
+/// seconds, while requests come: none is lost, and in the end all six are asked again.
+#[tokio::test(start_paused = true)]
+async fn r1_3_a_name_that_flaps_for_twenty_minutes_loses_no_request() {
+    let zone = Zone::new();
+    let all = (1..=6).map(|number| format!("10.0.0.{number}")).collect::<Vec<_>>();
+    let some = |count: usize| all[..count].iter().map(String::as_str).collect::<Vec<_>>();
+    zone.has("app", &some(6), 1);
+    let gateway = Inside::resolving(&file("{dns: 'app:80'}"), &[], Some(zone.clone()));
+    let addresses = all.iter().map(|ip| format!("{ip}:80")).collect::<Vec<_>>();
+    let _servers = servers(&gateway.network, &addresses.iter().map(String::as_str).collect::<Vec<_>>());
+    found(&gateway).await;
+    let (mut asked, mut seen) = (0, BTreeSet::new());
+    for round in 0..48 {
+        for phase in 0..5 {
+            match phase {
+                0 => zone.has("app", &some(6), 1),
+                1 => zone.has("app", &some(3), 1),
+                2 => zone.fails("app"),
+                3 => zone.has("app", &some(1), 1),
+                _ => zone.has("app", &[], 1),
+            }
+            for _ in 0..5 {
+                after(SECOND).await;
+                let response = gateway.send(get("/")).await;
+                assert_eq!(response.status(), 200, "round {round}, phase {phase}");
+                seen.insert(status(&gateway).endpoints);
+                asked += 1;
+            }
+        }
+    }
+    zone.has("app", &some(6), 1);
+    after(5 * SECOND).await;
+    assert_eq!(who(&gateway, 12).await.len(), 6);
+    assert!(asked == 1200 && seen.len() > 1 && !seen.contains(&0), "{asked}: {seen:?}");
+    assert!(
+        zone.asked("app") < 2000,
+        "as often as it says, and not with each request: {}",
+        zone.asked("app")
+    );
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_reload_that_changes_nothing_of_it_neither_asks_anew_nor_forgets() {
     let zone = Zone::new();

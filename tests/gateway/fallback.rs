@@ -54,6 +54,20 @@ fn post(target: &str) -> Request<Full<Bytes>> {
     Request::post(target).header("host", "api.example").body(Full::from("an order")).unwrap()
 }
 
+/// Who stands in has a breaker of its own, though it is one endpoint.
+#[tokio::test(start_paused = true)]
+async fn r3_8_who_stands_in_is_left_alone_by_its_own_breaker() {
+    let breaker = "circuit_breaker: {consecutive: 2, failure_rate: never, open: 1h, max_ejected: all}";
+    let gateway = Inside::new(&SHOP.replace("bulkhead: {max: 1}}\nroutes", &format!("{breaker}}}\nroutes")));
+    let ((shop, _shop), (other, stands_in)) = (service(&gateway, "a:1"), service(&gateway, "o:1"));
+    shop.store(503, SeqCst);
+    other.store(500, SeqCst);
+    for _ in 0..10 {
+        assert!(gateway.send(get("/carts")).await.status().is_server_error());
+    }
+    assert_eq!(stands_in.requests(), 2);
+}
+
 /// Status, body, and who says that it stands in.
 fn said(response: &Response<Bytes>) -> (u16, &str, Option<&str>) {
     let by = response.headers().get("x-fallback").map(|it| it.to_str().unwrap());

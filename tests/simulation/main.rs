@@ -456,8 +456,9 @@ async fn a_set_that_flaps_loses_no_request_and_no_account() {
     let mut report = Report::new(
         "dns-flap",
         "A name that flaps",
-        "A name says six addresses for five seconds, then three for five, for five minutes. The sixth is ten times as slow; what is known of an\n\
-         address outlives its absence, so whoever looks at latencies does not find that out each time.",
+        "What a name says flaps: six addresses for five seconds, then three for five, for five minutes. The sixth is ten times as slow; what is\n\
+         known of an address outlives its absence, so whoever looks at latencies does not find that out each time. (How names are asked, held and\n\
+         believed, over twenty minutes of flapping, is a test of the gateway: `r1_3_a_name_that_flaps_for_twenty_minutes_loses_no_request`.)",
     );
     let rows = runs.iter().map(|(run, slow)| {
         vec![run.name.into(), run.failed().to_string(), run.asked().to_string(), slow.to_string()]

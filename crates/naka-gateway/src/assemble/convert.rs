@@ -365,7 +365,8 @@ pub(super) fn balance_config(balance: &Balance, breaking: Option<&Breaking>) -> 
         config = config.sticky(made.secure(sticky.is_secure));
     }
     if let Some((breaker, _)) = breaking {
-        config = config.max_ejected(breaker.max_ejected).classifier(classifier(breaker));
+        config.max_ejected = breaker.max_ejected;
+        config = config.classifier(classifier(breaker));
     }
     config
 }

@@ -172,11 +172,11 @@ fn breaker_of_endpoints(
         .combined()
         .help("write `enforce: always`, or `enforce: observe`");
     }
-    if endpoints == 1 {
+    if endpoints == 1 && breaker.max_ejected.is_some() {
         cx.error(Code::Unused, span, "an upstream with one endpoint: it is never left alone")
             .warning()
             .combined()
-            .help("`max_ejected` never takes out the last endpoint: write `circuit_breaker` into the route, if it should answer 503");
+            .help("write `max_ejected: all`, if it should answer 503 while its breaker is open");
     }
 }
 

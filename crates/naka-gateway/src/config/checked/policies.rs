@@ -540,7 +540,7 @@ pub struct CircuitBreaker {
     /// Keys that have a breaker.
     pub max_keys: usize,
     /// Of an upstream: so many percent of its endpoints are left alone at most.
-    pub max_ejected: u8,
+    pub max_ejected: Option<u8>,
 }
 
 /// Which results count for the rates of a breaker.

@@ -524,8 +524,8 @@ record! {
         key: OneOrMany<KeyPart> = optional;
         /// Keys that have a breaker.
         max_keys: Whole<32, 1_000_000> = "10000";
-        /// Of an upstream: at most so many of its endpoints are left alone at once, and never all.
-        max_ejected: Percent = "30%";
+        /// Of an upstream: at most so many of its endpoints are left alone at once, and never all unless it says `all`.
+        max_ejected: PercentOrAll = "30%";
         /// Whom one account is for.
         scope: RawScope = "policy";
         /// How far it takes effect.
@@ -590,6 +590,25 @@ impl Scalar for PercentOrNever {
             return Ok(Self(0));
         }
         Percent::parse(text).map(|Percent(percent)| Self(percent))
+    }
+}
+
+/// A percentage, or `all`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PercentOrAll(pub(crate) Option<u8>);
+
+impl Scalar for PercentOrAll {
+    const WHAT: &'static str = "a percentage such as `30%`, or `all`";
+
+    fn parse(text: Text<'_>) -> Result<Self, Wrong> {
+        match text.text {
+            "all" => Ok(Self(None)),
+            _ => Percent::parse(text).map(|Percent(percent)| Self(Some(percent))),
+        }
+    }
+
+    fn schema() -> Json {
+        json!({"anyOf": [<Percent as Scalar>::schema(), {"const": "all"}]})
     }
 }
 
