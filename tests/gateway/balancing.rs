@@ -161,6 +161,43 @@ routes: {{all: {{match: {{prefix: /}}, upstream: rides}}}}
     assert_eq!(seen.len(), 3);
 }
 
+/// Each word of the grammar, also with a slow start: all endpoints are asked, and none is forgotten.
+#[tokio::test(start_paused = true)]
+async fn r9_1_under_each_policy_all_endpoints_are_asked() {
+    let by_key = ["ring_hash", "maglev", "rendezvous"];
+    let others = [
+        "round_robin",
+        "weighted_round_robin",
+        "random",
+        "least_request",
+        "weighted_least_request",
+        "p2c_ewma",
+        "least_latency",
+        "least_load",
+    ];
+    for policy in by_key.into_iter().chain(others) {
+        let key = if by_key.contains(&policy) { ", key: 'header:x-rider'" } else { "" };
+        let gateway = Inside::new(&file(&format!("{{policy: {policy}{key}, slow_start: 10s}}"), [1, 2, 3]));
+        let endpoints = endpoints(&gateway);
+        for rider in 0..300 {
+            assert_eq!(gateway.send(by(&rider.to_string())).await.status(), 200, "{policy}");
+            tokio::time::advance(std::time::Duration::from_millis(5)).await;
+        }
+        let counts = endpoints.each_ref().map(Upstream::requests);
+        assert_eq!(counts.iter().sum::<u64>(), 300);
+        assert!(counts.iter().all(|count| *count >= 20), "{policy}: {counts:?}");
+    }
+    // All of these clients have one address.
+    let gateway = Inside::new(&file("{policy: ip_hash}", [1; 3]));
+    let endpoints = endpoints(&gateway);
+    for rider in 0..30 {
+        gateway.send(by(&rider.to_string())).await;
+    }
+    let mut counts = endpoints.each_ref().map(Upstream::requests);
+    counts.sort_unstable();
+    assert_eq!(counts, [0, 0, 30]);
+}
+
 /// By the field of ORCA, which clients do not see.
 #[tokio::test(start_paused = true)]
 async fn r9_1_who_says_that_it_is_the_least_busy_is_chosen() {

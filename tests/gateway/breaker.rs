@@ -86,6 +86,35 @@ async fn r3_3_an_open_breaker_answers_for_the_upstream_until_it_is_half_open() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn r3_4_of_500_callers_at_half_open_the_probes_reach_the_upstream() {
+    let yaml = KITCHENS.replace("probes: 1, successes: 1", "probes: 3, successes: 3");
+    let gateway = Arc::new(Inside::new(&yaml));
+    let kitchen = kitchen(&gateway);
+    kitchen.status.store(500, SeqCst);
+    for _ in 0..3 {
+        gateway.send(get("/restaurants/tanjore/orders")).await;
+    }
+    kitchen.status.store(200, SeqCst);
+    kitchen.after_ms.store(1000, SeqCst);
+    advance(Duration::from_secs(41)).await;
+    let mut callers = tokio::task::JoinSet::new();
+    for _ in 0..500 {
+        let gateway = Arc::clone(&gateway);
+        callers
+            .spawn(async move { gateway.send(get("/restaurants/tanjore/orders")).await.status().as_u16() });
+    }
+    let mut answered = 0;
+    while let Some(status) = callers.join_next().await {
+        match status.unwrap() {
+            200 => answered += 1,
+            503 => {}
+            other => panic!("{other}"),
+        }
+    }
+    assert_eq!((answered, kitchen.upstream.requests()), (3, 6), "three opened it, and three are probes");
+}
+
+#[tokio::test(start_paused = true)]
 async fn r3_6_each_restaurant_has_a_breaker_of_its_own() {
     let gateway = Inside::new(KITCHENS);
     let kitchen = kitchen(&gateway);
