@@ -7,6 +7,7 @@ use http::Request;
 use http_body_util::Full;
 use naka_gateway::admin;
 use naka_testkit::upstream::{Step, Upstream, ok};
+use rustix::process::Signal;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
     net::TcpStream,
@@ -15,7 +16,7 @@ use tokio::{
 
 use crate::{
     inside::{Inside, get},
-    process::{Process, raw},
+    process::{Process, TOKEN, raw},
 };
 
 const CONFIG: &str = "
@@ -28,7 +29,7 @@ routes: {all: {match: {prefix: /}, use: [few], respond: {body: fine}}}
 
 fn connect(gateway: &Inside) -> DuplexStream {
     let (ours, theirs) = tokio::io::duplex(1 << 10);
-    tokio::spawn(admin::serve_connection(gateway.admin(), theirs));
+    tokio::spawn(admin::serve_connection(gateway.admin(), admin::Way::Socket, theirs));
     ours
 }
 
@@ -54,7 +55,7 @@ async fn a6_a_body_that_does_not_come_is_given_up() {
 async fn a6_whoever_takes_no_answer_is_given_up() {
     let gateway = gateway();
     let (mut ours, theirs) = tokio::io::duplex(64);
-    let served = tokio::spawn(admin::serve_connection(gateway.admin(), theirs));
+    let served = tokio::spawn(admin::serve_connection(gateway.admin(), admin::Way::Socket, theirs));
     ours.write_all(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
     let ended = tokio::time::timeout(Duration::from_mins(1), served).await;
     assert!(ended.is_ok(), "it is still being served");
@@ -264,4 +265,122 @@ async fn what_is_bounded_is_shown() {
     let config = serde_json::from_str::<serde_json::Value>(&shown(&gateway, "/config").await).unwrap();
     assert_eq!(config["buried"], serde_json::json!(["idempotency pay/idempotency", "versions shop"]));
     all.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+/// Asks a running gateway; `token` is shown if there is one.
+async fn asked(process: &Process, line: &str, token: Option<&str>) -> (u16, String) {
+    let shown = token.map_or_else(String::new, |token| format!("authorization: {token}\r\n"));
+    let request = format!(
+        "{line} HTTP/1.1\r\nhost: localhost\r\n{shown}connection: close\r\ncontent-length: 0\r\n\r\n"
+    );
+    let answer = String::from_utf8(raw(process.admin, request.as_bytes()).await).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+}
+
+#[tokio::test]
+async fn only_who_shows_the_token_may_change_something_over_the_address() {
+    let mut process = Process::start(CONFIG).await;
+    let writes =
+        ["POST /reload", "POST /rollback", "POST /policies?policy=few&do=reset", "POST /upstreams?do=drain"];
+    let right = format!("Bearer {TOKEN}");
+    for write in writes {
+        for wrong in [None, Some("Bearer "), Some("Bearer what-only-the-tests-knew"), Some(TOKEN)] {
+            assert_eq!(asked(&process, write, wrong).await.0, 401, "{write} {wrong:?}");
+        }
+        assert!(![401, 403].contains(&asked(&process, write, Some(&right)).await.0), "{write}");
+    }
+    for read in ["GET /readyz", "GET /routes", "GET /generations", "GET /metrics"] {
+        assert_eq!(asked(&process, read, None).await.0, 200, "{read}");
+    }
+    // Without a token in the file nobody may; a change of it takes effect at once.
+    process.save("gateway.yaml", &CONFIG.replace("{listen: ADMIN}", "{listen: LISTEN}"));
+    let text = std::fs::read_to_string(process.path("gateway.yaml")).unwrap();
+    std::fs::write(process.path("gateway.yaml"), text.replace("LISTEN", &process.admin.to_string())).unwrap();
+    process
+        .until("the token is gone", async || asked(&process, "POST /reload", Some(&right)).await.0 == 403)
+        .await;
+    let (_, why) = asked(&process, "POST /reload", Some(&right)).await;
+    assert!(why.contains("write `gateway.admin.token`"), "{why}");
+    assert!(!process.log().contains(TOKEN));
+    process.signal(Signal::TERM);
+    process.end().await;
+}
+
+/// Whoever may open it may change things, and that is the user of the process.
+#[tokio::test]
+async fn the_socket_needs_no_token_and_is_nobody_elses() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("admin.sock");
+    let yaml = CONFIG.replace("{listen: ADMIN}", &format!("{{listen: ADMIN, socket: {}}}", socket.display()));
+    // One that a process left behind is replaced.
+    drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+    let mut process = Process::start_in(folder, &yaml).await;
+    let mode = std::fs::metadata(&socket).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let naka = |args: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_naka-under-test"));
+        let output = command.args(args).env_remove("NAKA_ADMIN_TOKEN").output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8(said).unwrap())
+    };
+    let live = format!("--live=unix:{}", socket.display());
+    let (code, said) = naka(&["explain", "GET http://a/", &live]);
+    assert!(code == Some(0) && said.contains("verdict:"), "{said}");
+    let (code, said) = naka(&["rollback", "--live", &format!("unix:{}", socket.display())]);
+    assert!(code == Some(1) && said.contains("no earlier generation is kept"), "{said}");
+    // A second process is not let in, and takes nothing away.
+    let (code, said) = naka(&["run", "-c", process.path("gateway.yaml").to_str().unwrap()]);
+    assert!(code == Some(2), "{said}");
+    assert_eq!(naka(&["explain", "GET http://a/", &live]).0, Some(0));
+    process.signal(Signal::TERM);
+    process.end().await;
+    assert!(!socket.exists(), "it goes with the process");
+}
+
+/// One generation back, and what the files say is left alone until they say something else.
+#[tokio::test]
+async fn an_earlier_generation_is_in_force_again_until_the_files_change() {
+    let routes = |body: &str| {
+        format!(
+            "routes:\n  all: {{match: {{prefix: /}}, respond: {{body: {body}}}}}\n  few: {{match: {{path: /few}}, use: [few], respond: {{body: few}}}}\n"
+        )
+    };
+    let with = |body: &str| CONFIG.split_once("routes:").unwrap().0.to_owned() + &routes(body);
+    let mut process = Process::start(&with("one")).await;
+    assert_eq!(process.public("GET /").await, (200, "one".to_owned()));
+    assert_eq!(process.post("/rollback", "").await.0, 422, "there is none");
+    process.save("gateway.yaml", &with("two"));
+    process.answers("/", "two").await;
+    let known = process.json("/generations").await;
+    assert_eq!(
+        (&known["generations"][0]["generation"], &known["rolled_back"]),
+        (&1.into(), &serde_json::Value::Null)
+    );
+    let (status, said) = process.post("/rollback", "").await;
+    assert_eq!((status, &said["rolled_back_to"], &said["generation"]), (200, &1.into(), &3.into()), "{said}");
+    assert_eq!(process.public("GET /").await.1, "one");
+    for _ in 0..5 {
+        assert_eq!(process.public("GET /few").await.0, 200);
+    }
+    // Neither a reload nor the same text once more changes that.
+    let (_, said) = process.post("/reload", "").await;
+    assert_eq!(said["result"], "unchanged");
+    process.save("gateway.yaml", &with("two"));
+    assert_eq!(process.post("/reload", "").await.1["result"], "unchanged");
+    let ready = process.json("/readyz").await;
+    let said = ready["reload"]["rolled_back"].as_str().unwrap();
+    assert!(said.contains("generation 1 is in force again, in place of 2"), "{said}");
+    // Forward again, by number; and a change of the files counts as ever.
+    assert_eq!(process.post("/rollback?to=2", "").await.0, 200);
+    assert_eq!(process.public("GET /").await.1, "two");
+    assert_eq!(process.post("/rollback?to=77", "").await.0, 422);
+    assert_eq!(process.post("/rollback?to=x", "").await.0, 400);
+    assert_eq!(process.public("GET /few").await.0, 429, "a rollback refills nobody");
+    process.save("gateway.yaml", &with("three"));
+    process.answers("/", "three").await;
+    assert_eq!(process.json("/readyz").await["reload"]["rolled_back"], serde_json::Value::Null);
+    process.signal(Signal::TERM);
+    process.end().await;
 }

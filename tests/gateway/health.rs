@@ -73,7 +73,7 @@ async fn checked(upstream: &Upstream, more: usize) {
 /// The endpoint of this address, as the admin port shows it.
 async fn shown(gateway: &Inside, upstream: &str, address: &str) -> Value {
     let (mut ours, theirs) = tokio::io::duplex(64 << 10);
-    tokio::spawn(admin::serve_connection(gateway.admin(), theirs));
+    tokio::spawn(admin::serve_connection(gateway.admin(), admin::Way::Socket, theirs));
     ours.write_all(b"GET /upstreams HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await.unwrap();
     let mut text = String::new();
     ours.read_to_string(&mut text).await.unwrap();

@@ -150,7 +150,7 @@ impl Inside {
             status: Arc::default(),
             is_draining: AtomicBool::new(false),
             has_begun: AtomicBool::new(false),
-            reload: mpsc::channel(1).0,
+            ask: mpsc::channel(1).0,
         })
     }
 

@@ -31,6 +31,9 @@ pub(crate) struct Process {
     log: Arc<Mutex<String>>,
 }
 
+/// Of the admin port.
+pub(crate) const TOKEN: &str = "what-only-the-tests-know";
+
 impl Process {
     /// Starts it and waits until it is ready. `PUBLIC` and `ADMIN` in the text become free addresses.
     pub(crate) async fn start(yaml: &str) -> Self {
@@ -123,7 +126,7 @@ impl Process {
     pub(crate) async fn post(&self, path: &str, body: &str) -> (u16, Value) {
         let (at, len) = (self.admin, body.len());
         let head = format!(
-            "POST {path} HTTP/1.1\r\nhost: {at}\r\nconnection: close\r\ncontent-length: {len}\r\n\r\n"
+            "POST {path} HTTP/1.1\r\nhost: {at}\r\nauthorization: Bearer {TOKEN}\r\nconnection: close\r\ncontent-length: {len}\r\n\r\n"
         );
         let (status, text) = ask(at, &(head + body)).await.expect("the admin port answers");
         (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
@@ -229,11 +232,13 @@ fn dechunked(mut body: &str) -> String {
 }
 
 fn with_addresses(yaml: &str, public: SocketAddr, admin: SocketAddr) -> String {
-    yaml.replace("PUBLIC", &public.to_string()).replace("ADMIN", &admin.to_string())
+    let admin = format!("{admin}, token: {{env: NAKA_ADMIN_TOKEN}}");
+    yaml.replace("PUBLIC", &public.to_string()).replace("ADMIN", &admin)
 }
 
 fn spawn(config: &Path, certificates: Option<&Path>) -> (Child, Arc<Mutex<String>>) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_naka-under-test"));
+    command.env("NAKA_ADMIN_TOKEN", TOKEN);
     command.args(["run", "-c"]).arg(config).env("NAKA_LOG", "info").env_remove("RUST_BACKTRACE");
     command.env_remove("SSL_CERT_DIR").env_remove("SSL_CERT_FILE"); // Whoever runs the tests may trust others.
     command.envs(certificates.map(|file| ("SSL_CERT_FILE", file)));

@@ -390,7 +390,7 @@ async fn what_needs_a_restart_is_named() {
         .replace("listen: ADMIN", &format!("listen: '{}'", free_address()));
     process.save("gateway.yaml", &changed);
     process.answers("/", "two").await;
-    for key in ["gateway.workers", "gateway.admin", "gateway.limits.connections"] {
+    for key in ["gateway.workers", "gateway.admin.listen", "gateway.limits.connections"] {
         let said = format!("`{key}` was changed; it takes effect at the next start");
         assert!(process.log().contains(&said), "{said} is missing in\n{}", process.log());
     }

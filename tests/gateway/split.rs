@@ -470,7 +470,11 @@ async fn shown(gateway: &Inside) -> Value {
 
 async fn admin(gateway: &Inside, method: &str, target: &str) -> (u16, String) {
     let (mut ours, theirs) = tokio::io::duplex(1 << 16);
-    tokio::spawn(naka_gateway::admin::serve_connection(gateway.admin(), theirs));
+    tokio::spawn(naka_gateway::admin::serve_connection(
+        gateway.admin(),
+        naka_gateway::admin::Way::Socket,
+        theirs,
+    ));
     let request = format!("{method} {target} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
     ours.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();

@@ -254,7 +254,11 @@ async fn r11_5_caches_are_told_what_decided_and_clients_what_they_got() {
 
 async fn admin(shop: &Shop, path: &str) -> serde_json::Value {
     let (mut ours, theirs) = tokio::io::duplex(64 << 10);
-    tokio::spawn(naka_gateway::admin::serve_connection(shop.gateway.admin(), theirs));
+    tokio::spawn(naka_gateway::admin::serve_connection(
+        shop.gateway.admin(),
+        naka_gateway::admin::Way::Socket,
+        theirs,
+    ));
     let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
     ours.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();

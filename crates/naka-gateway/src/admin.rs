@@ -15,8 +15,12 @@
 //! | `POST /policies?policy=…&do=…` | The same of the circuit breaker of a policy |
 //! | `POST /policies?policy=…&arm=…&do=…` | Holds one arm of a split (`hold`: it gets no share), or lets it have its share again (`release`) |
 //!
+//! | `/generations` | Those that can be rolled back to |
+//! | `POST /rollback?to=…` | Goes back to an earlier generation: the one before if nothing is said |
+//!
 //! `Host` must name this machine, and a request that a web page sent (it has an `Origin`) is refused:
-//! otherwise any page in a browser here could talk to this port (DNS rebinding).
+//! otherwise any page in a browser here could talk to this port (DNS rebinding). Whoever wants to change something needs the
+//! token (`Authorization: Bearer …`), or comes through the Unix socket, which only the user of the process can open.
 
 use std::{
     collections::BTreeMap,
@@ -29,10 +33,11 @@ use std::{
     time::Duration,
 };
 
+use aws_lc_rs::constant_time::verify_slices_are_equal;
 use bytes::Bytes;
 use http::{
-    HeaderValue, Method, Request, Response, StatusCode,
-    header::{CONTENT_TYPE, HOST, ORIGIN},
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode,
+    header::{AUTHORIZATION, CONTENT_TYPE, HOST, ORIGIN, WWW_AUTHENTICATE},
 };
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
@@ -49,7 +54,7 @@ use naka::{
 };
 use serde_json::{Value, json};
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
     sync::{Semaphore, mpsc, oneshot},
     time::timeout,
 };
@@ -66,6 +71,7 @@ use crate::{
     observe::{Balancer, Metrics, PolicyMetrics, ReloadResult},
     patience::{Patience, Patient, Progress},
     reload,
+    route::query_value,
     state::{Checks, State, breakers_name},
     upstream::Pools,
     versions,
@@ -78,8 +84,23 @@ const BODY: usize = 64 << 10;
 /// How long a client may take over a request head, over a body, and over taking a piece of a response.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Asks for a reload; answered when it is done.
-pub type ReloadRequest = oneshot::Sender<ReloadResult>;
+/// Asks for another generation; answered when it is there, or not.
+#[derive(Debug)]
+pub enum Ask {
+    /// What the files say now.
+    Reload(oneshot::Sender<ReloadResult>),
+    /// An earlier one: this, or the one before.
+    Rollback(Option<u64>, oneshot::Sender<Result<u64, String>>),
+}
+
+/// How a request came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// From whoever can connect to the address.
+    Address,
+    /// From whoever may open the Unix socket.
+    Socket,
+}
 
 /// What the admin port shows.
 #[derive(Debug)]
@@ -94,32 +115,58 @@ pub struct Admin {
     pub is_draining: AtomicBool,
     /// Whether all keys that tokens need have been there at once, at some time.
     pub has_begun: AtomicBool,
-    /// Asks for a reload.
-    pub reload: mpsc::Sender<ReloadRequest>,
+    /// Asks for another generation.
+    pub ask: mpsc::Sender<Ask>,
+}
+
+/// Where connections come from.
+#[derive(Debug)]
+pub enum Listener {
+    /// An address.
+    Address(TcpListener),
+    /// A Unix socket.
+    Socket(UnixListener),
+}
+
+enum Accepted {
+    Address(TcpStream),
+    Socket(UnixStream),
+}
+
+impl Listener {
+    async fn accept(&self) -> std::io::Result<Accepted> {
+        Ok(match self {
+            Self::Address(listener) => Accepted::Address(listener.accept().await?.0),
+            Self::Socket(listener) => Accepted::Socket(listener.accept().await?.0),
+        })
+    }
 }
 
 /// Serves the admin port for ever.
-pub async fn serve(admin: Arc<Admin>, listener: TcpListener) {
+pub async fn serve(admin: Arc<Admin>, listener: Listener) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-        let Ok((stream, _)) = listener.accept().await else {
+        let Ok(accepted) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         };
         let admin = Arc::clone(&admin);
         tokio::spawn(async move {
-            serve_connection(admin, stream).await;
+            match accepted {
+                Accepted::Address(stream) => serve_connection(admin, Way::Address, stream).await,
+                Accepted::Socket(stream) => serve_connection(admin, Way::Socket, stream).await,
+            }
             drop(place);
         });
     }
 }
 
 /// Serves one connection to the admin port.
-pub async fn serve_connection<S: Stream>(admin: Arc<Admin>, stream: S) {
+pub async fn serve_connection<S: Stream>(admin: Arc<Admin>, way: Way, stream: S) {
     let service = service_fn(|request| {
         let admin = Arc::clone(&admin);
-        async move { Ok::<_, Infallible>(admin.answer(request).await) }
+        async move { Ok::<_, Infallible>(admin.answer(way, request).await) }
     });
     let mut server = http1::Builder::new();
     server.timer(TokioTimer::new()).header_read_timeout(PATIENCE);
@@ -134,13 +181,17 @@ pub async fn serve_connection<S: Stream>(admin: Arc<Admin>, stream: S) {
 type Answer = Response<Full<Bytes>>;
 
 impl Admin {
-    async fn answer(&self, request: Request<Incoming>) -> Answer {
+    async fn answer(&self, way: Way, request: Request<Incoming>) -> Answer {
         if !is_local(&request) || is_of_a_page(&request) {
             let why = "this port answers only to `Host: localhost` or an address, and to no web page\n";
             return text(StatusCode::FORBIDDEN, why.into());
         }
         let generation = self.in_force.get();
         let method = if request.method() == Method::HEAD { &Method::GET } else { request.method() };
+        let is_write = method == Method::POST && request.uri().path() != "/explain";
+        if let Some(refused) = refused(&generation, way, request.headers()).filter(|_| is_write) {
+            return refused;
+        }
         match (method, request.uri().path()) {
             (&Method::GET, "/livez") => text(StatusCode::OK, "ok\n".into()),
             (&Method::GET, "/readyz") => self.ready(&generation),
@@ -155,10 +206,14 @@ impl Admin {
             (&Method::GET, "/policies") => reply(&policies(&generation)),
             (&Method::GET, "/versions") => reply(&of_versions(&generation)),
             (&Method::POST, "/explain") => explained(&generation, request).await,
+            (&Method::GET, "/generations") => reply(&self.status.generations()),
             (&Method::POST, "/reload") => self.reload().await,
+            (&Method::POST, "/rollback") => self.rollback(query(&request)).await,
             (&Method::POST, "/upstreams") => told(by_hand::to_endpoint(&generation.state, query(&request))),
             (&Method::POST, "/policies") => told(by_hand::to_policy(&generation.state, query(&request))),
-            (_, "/explain" | "/reload") => text(StatusCode::METHOD_NOT_ALLOWED, "POST it\n".into()),
+            (_, "/explain" | "/reload" | "/rollback") => {
+                text(StatusCode::METHOD_NOT_ALLOWED, "POST it\n".into())
+            }
             _ => text(StatusCode::NOT_FOUND, PATHS.into()),
         }
     }
@@ -318,9 +373,36 @@ impl Admin {
             .endpoints(conditions(state).iter().map(|(name, state, count)| (&**name, *state, *count)));
     }
 
+    async fn rollback(&self, query: &str) -> Answer {
+        let to =
+            query_value(query, "to").map(|to| str::from_utf8(&to).ok().and_then(|to| to.parse::<u64>().ok()));
+        let to = match to {
+            None => None,
+            Some(Some(to)) => Some(to),
+            Some(None) => {
+                return text(StatusCode::BAD_REQUEST, "`to` is the number of a generation\n".into());
+            }
+        };
+        let (done, result) = oneshot::channel();
+        let leaving = || text(StatusCode::SERVICE_UNAVAILABLE, "the process is on its way out\n".into());
+        if self.ask.send(Ask::Rollback(to, done)).await.is_err() {
+            return leaving();
+        }
+        match result.await {
+            Ok(Ok(number)) => reply(&json!({
+                "rolled_back_to": number,
+                "generation": self.in_force.with(|generation| generation.number),
+                "hash": self.in_force.with(Generation::hash),
+                "reload": self.status.to_json(),
+            })),
+            Ok(Err(why)) => text(StatusCode::UNPROCESSABLE_ENTITY, why),
+            Err(_) => leaving(),
+        }
+    }
+
     async fn reload(&self) -> Answer {
         let (done, result) = oneshot::channel();
-        if self.reload.send(done).await.is_err() {
+        if self.ask.send(Ask::Reload(done)).await.is_err() {
             return text(StatusCode::SERVICE_UNAVAILABLE, "the process is on its way out\n".into());
         }
         let Ok(result) = result.await else {
@@ -340,8 +422,30 @@ impl Admin {
     }
 }
 
-const PATHS: &str = "/livez /readyz /metrics /config /routes /upstreams /discovery /policies /versions, POST /explain, \
-     POST /reload, POST /upstreams, POST /policies\n";
+const PATHS: &str = "/livez /readyz /metrics /config /routes /upstreams /discovery /policies /versions /generations, POST /explain, \
+     POST /reload, POST /rollback, POST /upstreams, POST /policies\n";
+
+/// Why this one may change nothing.
+fn refused(generation: &Generation, way: Way, headers: &HeaderMap) -> Option<Answer> {
+    if way == Way::Socket {
+        return None;
+    }
+    let token = generation.config.gateway.admin.as_ref().and_then(|admin| admin.token.as_ref());
+    let Some(token) = token else {
+        let why = "nothing can be changed over this address: write `gateway.admin.token`, or `gateway.admin.socket` and ask there\n";
+        return Some(text(StatusCode::FORBIDDEN, why.into()));
+    };
+    let shown = headers.get(AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
+    if shown.is_some_and(|shown| verify_slices_are_equal(shown, token.bytes()).is_ok()) {
+        return None;
+    }
+    let mut answer = text(
+        StatusCode::UNAUTHORIZED,
+        "show the token of `gateway.admin.token`: `Authorization: Bearer …`\n".into(),
+    );
+    answer.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"naka\""));
+    Some(answer)
+}
 
 async fn explained(generation: &Generation, request: Request<Incoming>) -> Answer {
     let body = Limited::new(request.into_body(), BODY).collect();

@@ -13,7 +13,7 @@ use std::{
 
 use clap::{Parser, Subcommand, ValueEnum};
 use http::StatusCode;
-use naka::clock::Now;
+use naka::{BoxError, clock::Now};
 use serde_json::json;
 use tracing_subscriber::EnvFilter;
 
@@ -87,6 +87,17 @@ enum Command {
         #[arg(long, value_enum, default_value_t)]
         format: Format,
     },
+    /// Put an earlier generation of a running gateway in force again. It needs `NAKA_ADMIN_TOKEN`, or the Unix socket
+    Rollback {
+        /// Which one; the one before if nothing is said
+        to: Option<u64>,
+        /// Only say which are kept
+        #[arg(long)]
+        list: bool,
+        /// The admin port, or `unix:` and the path of its socket
+        #[arg(long, value_name = "ADMIN", default_value = "127.0.0.1:9901")]
+        live: String,
+    },
     /// Print the JSON Schema of the configuration, for editors
     Schema,
 }
@@ -120,6 +131,11 @@ impl Command {
             Self::Explain { asked, live: Some(admin), format, .. } => explain_live(&asked, &admin, format),
             Self::Explain { asked, config, live: None, format } => explain_offline(&asked, &config, format),
             Self::Diff { old, new, exit_code, format } => compare(&old, &new, exit_code, format),
+            Self::Rollback { list: true, live, .. } => answered(&live, live::get(&live, "/generations")),
+            Self::Rollback { to, live, .. } => {
+                let path = to.map_or_else(|| "/rollback".to_owned(), |to| format!("/rollback?to={to}"));
+                answered(&live, live::post(&live, &path, &json!({})))
+            }
             Self::Schema => say(format_args!("{:#}\n", config::schema()), ExitCode::SUCCESS),
         }
     }
@@ -294,6 +310,25 @@ fn say_explained(explanation: &Explanation, format: Format) -> ExitCode {
     }
 }
 
+/// What the admin port answers, as it is.
+fn answered(admin: &str, answer: Result<(StatusCode, serde_json::Value), BoxError>) -> ExitCode {
+    match answer {
+        Ok((StatusCode::OK, answer)) => say(format_args!("{answer:#}\n"), ExitCode::SUCCESS),
+        Ok((status, answer)) => {
+            let why = answer.as_str().map_or_else(|| answer.to_string(), str::to_owned);
+            complain(format_args!("naka: the gateway at {admin} answered {status}: {why}\n"));
+            ExitCode::FAILURE
+        }
+        Err(why) => unreachable_admin(admin, &why),
+    }
+}
+
+fn unreachable_admin(admin: &str, why: &BoxError) -> ExitCode {
+    complain(format_args!("naka: the gateway's admin port {admin} cannot be asked: {why}\n"));
+    complain(format_args!("  help: is it running? `gateway.admin.listen` says where its admin port is\n"));
+    ExitCode::FAILURE
+}
+
 fn explain_live(asked: &Asked, admin: &str, format: Format) -> ExitCode {
     match live::post(admin, "/explain", &asked.to_json()) {
         Ok((StatusCode::OK, answer)) => match (format, answer["text"].as_str()) {
@@ -305,12 +340,6 @@ fn explain_live(asked: &Asked, admin: &str, format: Format) -> ExitCode {
             complain(format_args!("naka: the gateway at {admin} answered {status}: {why}\n"));
             ExitCode::FAILURE
         }
-        Err(why) => {
-            complain(format_args!("naka: the gateway's admin port {admin} cannot be asked: {why}\n"));
-            complain(format_args!(
-                "  help: is it running? `gateway.admin.listen` says where its admin port is\n"
-            ));
-            ExitCode::FAILURE
-        }
+        Err(why) => unreachable_admin(admin, &why),
     }
 }

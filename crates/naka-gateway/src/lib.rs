@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 pub mod admin;
+pub mod admin_socket;
 pub mod ask;
 pub mod assemble;
 pub mod by_hand;

@@ -340,6 +340,11 @@ fn failed_test(failed: &FailedTest) -> Diagnostic {
     it
 }
 
+/// What was read before, once more.
+pub(crate) fn again(entry: &Path, sources: &Sources) -> Result<Loaded, Diagnostics> {
+    config::again(entry, sources, |listeners, routes| said_of_routes(&unroutable(listeners, routes), routes))
+}
+
 /// Reads the files, and says of the routes what only whoever makes tables of them can.
 pub fn look(entry: &Path, sources: Option<&Sources>) -> (Watched, Result<Loaded, Diagnostics>) {
     config::look(entry, sources, |listeners, routes| said_of_routes(&unroutable(listeners, routes), routes))

@@ -4,24 +4,29 @@
 //! swap one pointer`. Whatever fails before the swap leaves the generation before in force, whole.
 
 use std::{
-    collections::BTreeSet,
-    fs,
+    collections::{BTreeSet, VecDeque},
+    fs, mem,
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, Weak},
     time::{Duration, SystemTime},
 };
 
+use naka::clock::{Now, WallClock};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use crate::{
     carry::{Change, What},
-    config::{Held, Loaded, Sources, Watched, checked::Config},
+    config::{
+        Held, Loaded, Sources, Watched,
+        checked::{Config, Gateway},
+        show_time,
+    },
     generation::{Generation, InForce},
     observe::{Metrics, ReloadResult},
-    prepare::{Before, Outside, Prepared, Refusal, RunTests, look},
+    prepare::{Before, Outside, Prepared, Refusal, RunTests, again, look},
     worker::Workers,
 };
 
@@ -40,6 +45,8 @@ struct StatusInner {
     last_error: Option<LastError>,
     report: Vec<String>,
     alive: Vec<Weak<()>>,
+    kept: Vec<Value>,
+    rolled_back: Option<String>,
 }
 
 #[derive(Debug)]
@@ -71,13 +78,23 @@ impl Status {
             let more = inner.report.len().saturating_sub(REPORTED);
             let more = (more > 0).then(|| format!("and {more} more"));
             let report = report.chain(more.as_deref()).collect::<Vec<_>>();
-            json!({"held": inner.held, "last_error": inner.last_error.as_ref().map(error), "report": report})
+            json!({
+                "held": inner.held,
+                "last_error": inner.last_error.as_ref().map(error),
+                "report": report,
+                "rolled_back": inner.rolled_back,
+            })
         })
     }
 
     /// Everything that is wrong with the files, as it was logged; nothing if they are in force.
     pub fn last_error(&self) -> Option<String> {
         self.with(|inner| Some(inner.last_error.as_ref()?.text.clone()))
+    }
+
+    /// Those that can be rolled back to, the latest first.
+    pub fn generations(&self) -> Value {
+        self.with(|inner| json!({"rolled_back": inner.rolled_back, "generations": inner.kept}))
     }
 
     /// What has ended is forgotten here too: what is left is bounded by the exchanges under way.
@@ -105,6 +122,20 @@ pub struct Reloader {
     status: Arc<Status>,
     /// What was last said of a refusal, so that it is said once and not at each look.
     refused: Option<String>,
+    /// Earlier generations, the latest last.
+    kept: VecDeque<Earlier>,
+    /// What the files said when somebody went back from it: until they say something else, nothing of them takes effect.
+    left: Option<u64>,
+}
+
+/// A generation that was in force.
+#[derive(Debug)]
+struct Earlier {
+    number: u64,
+    hash: String,
+    sources: Sources,
+    /// When it was no longer in force, in seconds since 1970.
+    until_s: u64,
 }
 
 impl Reloader {
@@ -131,6 +162,8 @@ impl Reloader {
             outside,
             status,
             refused: None,
+            kept: VecDeque::new(),
+            left: None,
         }
     }
 
@@ -165,6 +198,80 @@ impl Reloader {
         result
     }
 
+    /// Puts an earlier generation in force again, under a number of its own: that one, or the one before. Until the files say
+    /// something else than they do now, they are left alone.
+    ///
+    /// # Errors
+    /// Why nothing was done.
+    pub async fn rollback(&mut self, to: Option<u64>, workers: &Workers) -> Result<u64, String> {
+        let current = self.in_force.get();
+        let place = match to {
+            None => self.kept.len().checked_sub(1),
+            Some(to) => self.kept.iter().position(|earlier| earlier.number == to),
+        };
+        let Some(earlier) = place.and_then(|place| self.kept.get(place)) else {
+            let known =
+                self.kept.iter().map(|earlier| earlier.number.to_string()).collect::<Vec<_>>().join(", ");
+            return Err(match to {
+                Some(to) if !known.is_empty() => format!("generation {to} is not kept; these are: {known}\n"),
+                _ => "no earlier generation is kept\n".to_owned(),
+            });
+        };
+        let (number, sources) = (earlier.number, earlier.sources.clone());
+        let prepared = self.prepare_again(&sources, &current).await.map_err(|refusal| refusal.to_string())?;
+        let files = self.left.unwrap_or(current.config.hash);
+        self.put_in_force(prepared, &current, workers).await.map_err(|refusal| refusal.to_string())?;
+        self.left = Some(files);
+        let from = current.number;
+        let said = format!(
+            "generation {number} is in force again, in place of {from}; what the files say is left alone until they change"
+        );
+        warn!("{said}");
+        self.refused = None;
+        self.status.with(|inner| {
+            inner.rolled_back = Some(said);
+            inner.last_error = None;
+        });
+        self.metrics.reloaded(ReloadResult::Applied);
+        self.forget();
+        Ok(number)
+    }
+
+    async fn prepare_again(&self, sources: &Sources, current: &Arc<Generation>) -> Result<Prepared, Refusal> {
+        let (entry, sources, current) = (self.entry.clone(), sources.clone(), Arc::clone(current));
+        let (metrics, outside) = (Arc::clone(&self.metrics), self.outside.clone());
+        let prepared = tokio::task::spawn_blocking(move || {
+            let loaded = again(&entry, &sources).map_err(Refusal::Config)?;
+            let before = Before {
+                entry: &entry,
+                sources: Some(&sources),
+                state: &|_| current.state.clone(),
+                number: current.number + 1,
+                tests: RunTests::Never, // They held when it took effect, and there is no time to mend them now.
+            };
+            before.prepare(loaded, &metrics, &outside)
+        });
+        prepared.await.map_err(|_| Refusal::Panic)?
+    }
+
+    /// What was in force until now can be rolled back to.
+    fn keep(&mut self, before: &Generation, sources: Sources, keep: usize) {
+        self.kept.push_back(Earlier {
+            number: before.number,
+            hash: before.hash(),
+            sources,
+            until_s: WallClock::system().unix_s(Now::read()),
+        });
+        while self.kept.len() > keep {
+            self.kept.pop_front();
+        }
+        let shown = self.kept.iter().rev().map(|earlier| {
+            json!({"generation": earlier.number, "hash": earlier.hash, "until": show_time(earlier.until_s)})
+        });
+        let shown = shown.collect();
+        self.status.with(|inner| inner.kept = shown);
+    }
+
     fn refuse(&mut self, refusal: &Refusal) {
         let text = refusal.to_string();
         if self.refused.as_ref() != Some(&text) {
@@ -184,14 +291,34 @@ impl Reloader {
         let current = self.in_force.get();
         let (attempted, next) = self.next(&current).await?;
         self.attempted = attempted;
-        let Prepared { generation, sources, held, warnings } = match next? {
+        let prepared = match next? {
             Next::New(prepared) => *prepared,
             Next::Same(loaded) => {
                 self.say_held(&loaded.held);
                 self.sources = loaded.sources;
+                self.follow();
                 return Ok(ReloadResult::Unchanged);
             }
+            Next::Left => return Ok(ReloadResult::Unchanged),
         };
+        self.put_in_force(prepared, &current, workers).await?;
+        self.follow();
+        Ok(ReloadResult::Applied)
+    }
+
+    /// The files count again.
+    fn follow(&mut self) {
+        self.left = None;
+        self.status.with(|inner| inner.rolled_back = None);
+    }
+
+    async fn put_in_force(
+        &mut self,
+        prepared: Prepared,
+        current: &Generation,
+        workers: &Workers,
+    ) -> Result<(), Refusal> {
+        let Prepared { generation, sources, held, warnings } = prepared;
         let (added, removed) = listeners(&current.config, &generation.config);
         let ours = current.config.listeners.values().map(|is| is.listen).collect::<Vec<_>>();
         let bound = added
@@ -219,6 +346,7 @@ impl Reloader {
         generation.start();
         generation.state.found().await;
         self.status.track(&generation);
+        let keep = generation.config.gateway.reload.keep;
         self.in_force.swap(generation);
         for open in open {
             workers.accept(open);
@@ -229,8 +357,9 @@ impl Reloader {
         self.metrics.in_force(number, hash.clone());
         info!(generation = number, %hash, "{summary}");
         self.status.with(|inner| inner.report = report);
-        self.sources = sources;
-        Ok(ReloadResult::Applied)
+        let before = mem::replace(&mut self.sources, sources);
+        self.keep(current, before, keep);
+        Ok(())
     }
 
     /// Forgets what is buried and has no history left. Each reload does that, too; this is for the time
@@ -245,7 +374,7 @@ impl Reloader {
     /// Reads the files and prepares what they say, where neither requests nor the admin port wait for it.
     async fn next(&self, current: &Arc<Generation>) -> Result<(Watched, Result<Next, Refusal>), Refusal> {
         let (entry, sources, current) = (self.entry.clone(), self.sources.clone(), Arc::clone(current));
-        let (metrics, outside) = (Arc::clone(&self.metrics), self.outside.clone());
+        let (metrics, outside, left) = (Arc::clone(&self.metrics), self.outside.clone(), self.left);
         let next = tokio::task::spawn_blocking(move || {
             let (attempted, loaded) = look(&entry, Some(&sources));
             let before = Before {
@@ -258,6 +387,9 @@ impl Reloader {
             let next = loaded.map_err(Refusal::Config).and_then(|loaded| {
                 if loaded.config.hash == current.config.hash {
                     return Ok(Next::Same(Box::new(loaded)));
+                }
+                if left == Some(loaded.config.hash) {
+                    return Ok(Next::Left);
                 }
                 before.prepare(loaded, &metrics, &outside).map(|prepared| Next::New(Box::new(prepared)))
             });
@@ -310,6 +442,8 @@ fn cut(text: &str) -> String {
 enum Next {
     /// The texts that are in force.
     Same(Box<Loaded>),
+    /// The texts that somebody went back from.
+    Left,
     /// Something else.
     New(Box<Prepared>),
 }
@@ -330,9 +464,12 @@ fn say_restart(old: &Config, new: &Config) {
 /// What a reload cannot change, and this one would.
 pub(crate) fn restart_keys(old: &Config, new: &Config) -> Vec<&'static str> {
     let (old, new) = (&old.gateway, &new.gateway);
+    let listen = |gateway: &Gateway| gateway.admin.as_ref().map(|admin| admin.listen);
+    let socket = |gateway: &Gateway| gateway.admin.as_ref().and_then(|admin| admin.socket.clone());
     let keys = [
         ("gateway.workers", old.workers != new.workers),
-        ("gateway.admin", old.admin != new.admin),
+        ("gateway.admin.listen", listen(old) != listen(new)),
+        ("gateway.admin.socket", socket(old) != socket(new)),
         ("gateway.limits.connections", old.limits.connections != new.limits.connections),
     ];
     keys.into_iter().filter(|(_, is_changed)| *is_changed).map(|(key, _)| key).collect()

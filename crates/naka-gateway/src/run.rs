@@ -18,7 +18,8 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
-    admin::{self, Admin, ReloadRequest},
+    admin::{self, Admin, Ask, Listener},
+    admin_socket::Socket,
     config::checked::Reload,
     generation::{Generation, InForce},
     observe::Metrics,
@@ -72,24 +73,27 @@ async fn start(entry: &Path, metrics: Arc<Metrics>) -> Result<(), Failure> {
         Workers::start(&shared, config.gateway.workers).map_err(|error| Failure::Io("a worker", error))?;
     let signals = Signals::listen().map_err(|error| Failure::Io("a signal handler", error))?;
     let cannot = |address| move |error| Failure::Refused(Refusal::Bind(address, error));
-    let admin_socket = match config.gateway.admin {
+    let said = config.gateway.admin.as_ref();
+    let admin_listener = match said.map(|admin| admin.listen) {
         Some(address) => Some((address, TcpListener::bind(address).await.map_err(cannot(address))?)),
         None => None,
     };
+    let admin_socket = said.and_then(|admin| admin.socket.as_deref()).map(Socket::bind).transpose();
+    let admin_socket = admin_socket.map_err(|error| Failure::Io("`gateway.admin.socket`", error))?;
     // All or none: nobody can connect until it is clear that everything comes up.
     let addresses = config.listeners.values().map(|listener| listener.listen);
     let bound = addresses.map(|address| workers.bind(address, &[]).map_err(cannot(address)));
     let bound = bound.collect::<Result<Vec<_>, _>>()?;
     let reloader =
         Reloader::new(entry, first.sources, Arc::clone(&in_force), Arc::clone(&metrics), Outside::default());
-    let (reload, requests) = mpsc::channel(16);
+    let (ask, requests) = mpsc::channel(16);
     let admin = Arc::new(Admin {
         in_force,
         metrics,
         status: reloader.status(),
         is_draining: AtomicBool::new(false),
         has_begun: AtomicBool::new(false),
-        reload,
+        ask,
     });
     let open = bound.into_iter().map(|bound| {
         let name = bound.name;
@@ -101,10 +105,14 @@ async fn start(entry: &Path, metrics: Arc<Metrics>) -> Result<(), Failure> {
     for open in open {
         workers.accept(open);
     }
-    if let Some((address, socket)) = admin_socket {
+    if let Some((address, listener)) = admin_listener {
         info!(%address, "admin port");
-        tokio::spawn(admin::serve(Arc::clone(&admin), socket));
+        tokio::spawn(admin::serve(Arc::clone(&admin), Listener::Address(listener)));
     }
+    let _until_the_end = admin_socket.map(|Socket { listener, file }| {
+        tokio::spawn(admin::serve(Arc::clone(&admin), Listener::Socket(listener)));
+        file
+    });
     let (routes, waits_for) = (config.routes.len(), admin.waits_for());
     let is_ready = waits_for.is_empty();
     if is_ready {
@@ -132,7 +140,7 @@ struct Control {
     reloader: Reloader,
     workers: Workers,
     admin: Arc<Admin>,
-    requests: mpsc::Receiver<ReloadRequest>,
+    requests: mpsc::Receiver<Ask>,
     /// It has been said.
     is_ready: bool,
 }
@@ -174,12 +182,15 @@ impl Control {
         let stop = loop {
             let Reload { watch: is_watching, debounce, max_wait, .. } =
                 self.admin.in_force.with(|generation| generation.config.gateway.reload.clone());
-            let mut askers = Vec::new();
+            let (mut askers, mut rollback) = (Vec::new(), None);
             tokio::select! {
                 _ = self.signals.terminate.recv() => break Stop::Gracefully,
                 _ = self.signals.interrupt.recv() => break Stop::Now,
                 _ = self.signals.hangup.recv() => {}
-                Some(asker) = self.requests.recv() => askers.push(asker),
+                Some(ask) = self.requests.recv() => match ask {
+                    Ask::Reload(asker) => askers.push(asker),
+                    Ask::Rollback(to, asker) => rollback = Some((to, asker)),
+                },
                 () = watch.changed(debounce, max_wait), if is_watching => {}
                 () = has_keys(&self.admin), if !self.is_ready => {
                     self.is_ready = true;
@@ -199,7 +210,24 @@ impl Control {
                     continue;
                 }
             }
-            askers.extend(std::iter::from_fn(|| self.requests.try_recv().ok())); // One reading for all of them.
+            if let Some((to, asker)) = rollback {
+                let result = tokio::select! {
+                    result = self.reloader.rollback(to, &self.workers) => result,
+                    _ = self.signals.terminate.recv() => break Stop::Gracefully,
+                    _ = self.signals.interrupt.recv() => break Stop::Now,
+                };
+                let _ = asker.send(result); // The asker may have gone.
+                continue;
+            }
+            // One reading for all of them; whoever wants to go back has a turn of its own.
+            while let Ok(ask) = self.requests.try_recv() {
+                match ask {
+                    Ask::Reload(asker) => askers.push(asker),
+                    Ask::Rollback(_, asker) => {
+                        let _ = asker.send(Err("a reload is under way: ask again\n".to_owned()));
+                    }
+                }
+            }
             signature = Signature::of(&self.reloader.watched()); // Before reading: a later change is seen again.
             // A file may be on a disk that does not answer.
             let result = tokio::select! {

@@ -187,6 +187,19 @@ pub(crate) fn look(
     (watched, checked)
 }
 
+/// What was read before, once more; documents are as they are now.
+pub(crate) fn again(entry: &Path, sources: &Sources, unclear: Unclear) -> Result<Loaded, Diagnostics> {
+    let text = |(path, text): (&PathBuf, &Arc<str>)| Text { path: path.clone(), text: Ok(Arc::clone(text)) };
+    let (first, others) = sources.0.files.iter().partition::<Vec<_>, _>(|(path, _)| *path == entry);
+    let files = Files {
+        texts: first.into_iter().chain(others).map(text).collect(),
+        wrong_includes: Vec::new(),
+        dirs: sources.0.dirs.clone(),
+        documents: Rc::new(Documents::after(sources.0.lists.clone())),
+    };
+    files.check(folder(entry), None, unclear)
+}
+
 /// Reads one text as a whole configuration; `include` is not followed.
 pub fn parse_str(name: &str, text: &str) -> Result<(Config, Diagnostics), Diagnostics> {
     let texts = vec![Text { path: name.into(), text: Ok(text.into()) }];

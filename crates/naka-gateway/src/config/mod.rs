@@ -18,7 +18,7 @@ mod values;
 pub(crate) use check::upstreams::endpoints_of;
 pub use diagnostic::{Code, Diagnostic, Diagnostics, Place, Severity};
 pub(crate) use documents::read as read_document;
-pub(crate) use load::look;
 pub use load::{Held, Loaded, Sources, Watched, load, parse_str, schema};
+pub(crate) use load::{again, look};
 pub use outline::{Outline, Said};
 pub use units::{show_duration, show_rate, show_size, show_time};

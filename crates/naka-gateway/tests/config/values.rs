@@ -45,7 +45,11 @@ fn defaults() {
     let config = read(SMALLEST);
     let gateway = &config.gateway;
     assert_eq!(gateway.workers, Workers::PerCore);
-    assert_eq!(gateway.admin, Some("127.0.0.1:9901".parse().unwrap()));
+    let admin = gateway.admin.as_ref().unwrap();
+    assert_eq!(
+        (admin.listen, &admin.socket, &admin.token),
+        ("127.0.0.1:9901".parse().unwrap(), &None, &None)
+    );
     assert_eq!((gateway.reload.watch, gateway.reload.run_tests, gateway.reload.strict), (true, true, false));
     assert_eq!(
         (gateway.reload.debounce, gateway.reload.max_wait),
@@ -262,7 +266,7 @@ fn an_exposed_admin_port_is_a_warning_and_no_error() {
     let text = format!("{SMALLEST}gateway: {{admin: {{listen: ':9901'}}}}\n");
     let (config, warnings) = parse_str("gateway.yaml", &text).unwrap();
     assert_eq!(warnings.iter().map(|it| it.code).collect::<Vec<_>>(), [Code::Exposed]);
-    assert_eq!(config.gateway.admin.map(|admin| admin.port()), Some(9901));
+    assert_eq!(config.gateway.admin.map(|admin| admin.listen.port()), Some(9901));
 }
 
 /// Each would be a 400 for every request.

@@ -36,7 +36,7 @@ pub fn addresses(file: &Path) -> Result<Addresses, String> {
     let config =
         loaded.map_err(|wrong| format!("the configuration is wrong\n{}", wrong.render(false)))?.config;
     let public = config.listeners.values().next().expect("a checked configuration has a listener").listen;
-    let admin = config.gateway.admin.ok_or_else(|| {
+    let admin = config.gateway.admin.map(|admin| admin.listen).ok_or_else(|| {
         let file = file.display();
         format!(
             "{file} has no admin listener, and only that tells when the gateway is ready: write \

@@ -14,7 +14,7 @@ use super::{
     unique,
 };
 use crate::config::{
-    checked::{Drain, Gateway, IdentityPart, Listener, Name, Protocols, Reload, ServerLimits},
+    checked::{Admin, Drain, Gateway, IdentityPart, Listener, Name, Protocols, Reload, ServerLimits},
     decode::{At, Cx, OneOrMany, Or},
     diagnostic::Code,
     raw::{ListenerProtocol, RawAdmin, RawFile, RawGateway},
@@ -94,7 +94,7 @@ pub(super) fn gateway(entry: Option<&RawFile>, listeners: &BTreeMap<Name, Listen
     }
 }
 
-fn admin(raw: &RawGateway, listeners: &BTreeMap<Name, Listener>, cx: &mut Cx) -> Option<SocketAddr> {
+fn admin(raw: &RawGateway, listeners: &BTreeMap<Name, Listener>, cx: &mut Cx) -> Option<Admin> {
     let default = RawAdmin::default();
     let raw = match raw.admin.as_ref().map(|admin| &admin.value) {
         Some(Or::Text(_)) => return None,
@@ -115,11 +115,22 @@ fn admin(raw: &RawGateway, listeners: &BTreeMap<Name, Listener>, cx: &mut Cx) ->
     if let Some(listen) = raw.listen.as_ref().filter(|_| !address.ip().is_loopback()) {
         cx.error(Code::Exposed, listen.span, "the admin port can be reached from other machines")
             .warning()
-            .label("it asks for no password")
-            .help("write `127.0.0.1:9901`, or see to it that only those reach it who may read and reload");
+            .label("all can be read there without a password")
+            .help("write `127.0.0.1:9901`, or see to it that only those reach it who may read it");
     }
-    Some(address)
+    let token = raw.token.as_ref().and_then(|token| {
+        let secret = auth::secret(token, cx)?;
+        if secret.bytes().len() < TOKEN {
+            cx.error(Code::Value, token.span, format!("the token has {} bytes", secret.bytes().len()))
+                .help(format!("take at least {TOKEN} that nobody can guess: `openssl rand -hex 32`"));
+        }
+        Some(secret)
+    });
+    Some(Admin { listen: address, socket: raw.socket.as_ref().map(|at| Arc::clone(&at.value)), token })
 }
+
+/// The shortest token of the admin port, in bytes.
+const TOKEN: usize = 16;
 
 fn reload(raw: &RawGateway, cx: &mut Cx) -> Reload {
     let raw = raw.reload.as_ref().map(|it| it.value.clone()).unwrap_or_default();
@@ -129,6 +140,7 @@ fn reload(raw: &RawGateway, cx: &mut Cx) -> Reload {
         max_wait: raw.max_wait().0,
         run_tests: raw.run_tests(),
         strict: raw.strict(),
+        keep: usize::try_from(raw.keep().0).unwrap_or_default(),
     };
     if let Some(at) = raw.max_wait.as_ref().or(raw.debounce.as_ref()).filter(|_| it.max_wait < it.debounce) {
         cx.error(Code::Conflict, at.span, "`max_wait` is shorter than `debounce`").help(

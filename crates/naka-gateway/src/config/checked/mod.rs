@@ -136,7 +136,7 @@ pub struct Gateway {
     /// How the process is spread over cores; needs a restart.
     pub workers: Workers,
     /// The admin listener, if there is one; needs a restart.
-    pub admin: Option<SocketAddr>,
+    pub admin: Option<Admin>,
     /// How changes of the files take effect.
     pub reload: Reload,
     /// Peers whose forwarding headers are believed.
@@ -177,6 +177,8 @@ pub struct Reload {
     pub run_tests: bool,
     /// Refuse the whole change when one included file is wrong.
     pub strict: bool,
+    /// Earlier generations that can be rolled back to.
+    pub keep: usize,
 }
 
 /// Bounds on what a client may send and hold.
@@ -348,6 +350,17 @@ pub struct Balance {
     pub regions: Option<Regions>,
     /// A cookie that brings a client back.
     pub sticky: Option<Sticky>,
+}
+
+/// The admin listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admin {
+    /// Its address; needs a restart.
+    pub listen: SocketAddr,
+    /// A Unix socket besides; needs a restart.
+    pub socket: Option<Arc<str>>,
+    /// What those have to show who want to change something over the address.
+    pub token: Option<Secret>,
 }
 
 /// Only endpoints whose label is what the request says.

@@ -134,6 +134,10 @@ record! {
     RawAdmin ("the admin listener") {
         /// Its address; loopback unless you protect it otherwise.
         listen: SocketAddr = "127.0.0.1:9901";
+        /// A Unix socket besides, for the user that the process runs as. Whoever reaches it may change things.
+        socket: Arc<str> = optional;
+        /// What those have to show who want to change something over the address; without it nobody can.
+        token: RawSecret = optional;
     }
 }
 
@@ -150,8 +154,9 @@ record! {
         run_tests: bool = "true";
         /// Refuse the whole change when one included file is wrong.
         strict: bool = "false";
+        /// Earlier generations that can be rolled back to.
+        keep: Whole<0, 100> = "10";
     }
-    not_built: keep;
 }
 
 record! {

@@ -1,0 +1,59 @@
+//! The Unix socket of the admin port: whoever may open it may change things, so only the user of the process can.
+
+use std::{
+    fs,
+    io::{Error, ErrorKind, Result},
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use tokio::net::UnixListener;
+
+/// A socket, and the file that it is.
+#[derive(Debug)]
+pub struct Socket {
+    /// Where connections come from.
+    pub listener: UnixListener,
+    /// Held for as long as it is served.
+    pub file: SocketFile,
+}
+
+/// The file of a socket; dropped, it is removed.
+#[derive(Debug)]
+pub struct SocketFile(PathBuf);
+
+impl Socket {
+    /// Binds a path. The file of a process that is gone is replaced; that of one that listens is not.
+    ///
+    /// # Errors
+    /// If somebody listens there, or it is no socket, or the folder does not let us.
+    pub fn bind(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        if let Ok(known) = fs::symlink_metadata(path) {
+            use std::os::unix::fs::FileTypeExt as _;
+            if !known.file_type().is_socket() {
+                return Err(Error::new(ErrorKind::AlreadyExists, format!("{} is no socket", path.display())));
+            }
+            if std::os::unix::net::UnixStream::connect(path).is_ok() {
+                return Err(Error::new(
+                    ErrorKind::AddrInUse,
+                    format!("somebody listens at {}", path.display()),
+                ));
+            }
+        }
+        // Under another name until nobody else may open it.
+        let name = path.file_name().ok_or_else(|| Error::new(ErrorKind::InvalidInput, "it names no file"))?;
+        let made = path.with_file_name(format!(".{}.{}", name.to_string_lossy(), std::process::id()));
+        let _ = fs::remove_file(&made); // Of a process with our number.
+        let listener = UnixListener::bind(&made)?;
+        fs::set_permissions(&made, fs::Permissions::from_mode(0o600))?;
+        fs::rename(&made, path)?;
+        Ok(Self { listener, file: SocketFile(path.to_owned()) })
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0); // Somebody may have been faster.
+    }
+}
