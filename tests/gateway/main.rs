@@ -30,6 +30,7 @@ mod isolation;
 mod limits;
 mod mirror;
 mod reload;
+mod replay;
 mod retry;
 mod split;
 mod state;

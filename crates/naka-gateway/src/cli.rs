@@ -28,6 +28,7 @@ use crate::{
     live,
     observe::Metrics,
     prepare::{Before, Outside, Prepared, Refusal, RunTests, prepare},
+    replay::replay,
     run::{self, Failure},
     state::State,
 };
@@ -87,6 +88,24 @@ enum Command {
         #[arg(long, value_enum, default_value_t)]
         format: Format,
     },
+    /// Say which of the requests of an access log would be routed, answered, limited or rewritten differently
+    Replay {
+        /// The log, a line of JSON for each request; `-` for standard input
+        #[arg(long)]
+        log: PathBuf,
+        /// The configuration as it would be
+        #[arg(long)]
+        against: PathBuf,
+        /// The configuration as it is
+        #[arg(short, long, default_value = "gateway.yaml")]
+        config: PathBuf,
+        /// End with 1 if any would be
+        #[arg(long)]
+        exit_code: bool,
+        /// How to say it
+        #[arg(long, value_enum, default_value_t)]
+        format: Format,
+    },
     /// Put an earlier generation of a running gateway in force again. It needs `NAKA_ADMIN_TOKEN`, or the Unix socket
     Rollback {
         /// Which one; the one before if nothing is said
@@ -131,6 +150,9 @@ impl Command {
             Self::Explain { asked, live: Some(admin), format, .. } => explain_live(&asked, &admin, format),
             Self::Explain { asked, config, live: None, format } => explain_offline(&asked, &config, format),
             Self::Diff { old, new, exit_code, format } => compare(&old, &new, exit_code, format),
+            Self::Replay { log, against, config, exit_code, format } => {
+                replayed(&log, &config, &against, exit_code, format)
+            }
             Self::Rollback { list: true, live, .. } => answered(&live, live::get(&live, "/generations")),
             Self::Rollback { to, live, .. } => {
                 let path = to.map_or_else(|| "/rollback".to_owned(), |to| format!("/rollback?to={to}"));
@@ -254,22 +276,51 @@ fn checked_json(file: &Path, result: &Result<Prepared, Refusal>) -> serde_json::
     }
 }
 
-fn compare(old: &Path, new: &Path, exit_code: bool, format: Format) -> ExitCode {
+/// Two configurations, the second from the state of the first; or how it ends if one is wrong.
+fn both(old: &Path, new: &Path) -> Result<(Prepared, Prepared), ExitCode> {
     let refused = |file: &Path, refusal: &Refusal| {
         let errors = count(refusal.count(), "error", "errors");
         complain(format_args!("{}", refusal.render(std::io::stderr().is_terminal())));
         complain(format_args!("naka: nothing to compare: {} has {errors}\n", file.display()));
         ExitCode::from(2)
     };
-    let before = match prepare_offline(old, RunTests::Never) {
-        Ok(before) => before,
-        Err(refusal) => return refused(old, &refusal),
-    };
+    let before = prepare_offline(old, RunTests::Never).map_err(|refusal| refused(old, &refusal))?;
     let state = &|_: &Config| before.generation.state.clone();
     let after = Before { entry: new, sources: None, state, number: 2, tests: RunTests::Always };
-    let after = match prepare(&after, &Metrics::new(), &Outside::default()) {
-        Ok(after) => after,
-        Err(refusal) => return refused(new, &refusal),
+    let after = prepare(&after, &Metrics::new(), &Outside::default());
+    let after = after.map_err(|refusal| refused(new, &refusal))?;
+    Ok((before, after))
+}
+
+fn replayed(log: &Path, old: &Path, new: &Path, exit_code: bool, format: Format) -> ExitCode {
+    let (old, new) = match both(old, new) {
+        Ok(both) => both,
+        Err(code) => return code,
+    };
+    let result = if log == Path::new("-") {
+        replay(std::io::stdin().lock(), &old.generation, &new.generation)
+    } else {
+        let file = std::fs::File::open(log).map(std::io::BufReader::new);
+        file.and_then(|file| replay(file, &old.generation, &new.generation))
+    };
+    let replayed = match result {
+        Ok(replayed) => replayed,
+        Err(error) => {
+            complain(format_args!("naka: {} cannot be read: {error}\n", log.display()));
+            return ExitCode::from(2);
+        }
+    };
+    let code = ExitCode::from(u8::from(exit_code && replayed.different > 0));
+    match format {
+        Format::Text => say(format_args!("{replayed}"), code),
+        Format::Json => say(format_args!("{:#}\n", replayed.to_json()), code),
+    }
+}
+
+fn compare(old: &Path, new: &Path, exit_code: bool, format: Format) -> ExitCode {
+    let (before, after) = match both(old, new) {
+        Ok(both) => both,
+        Err(code) => return code,
     };
     let difference = diff(&before, &after);
     let code = ExitCode::from(u8::from(exit_code && !difference.is_empty()));

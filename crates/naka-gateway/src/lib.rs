@@ -34,6 +34,7 @@ pub mod prepare;
 pub mod probe;
 pub mod random;
 pub mod reload;
+pub mod replay;
 pub mod route;
 pub mod run;
 pub mod seldom;
