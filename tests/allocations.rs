@@ -105,8 +105,10 @@ fn who_is_known_already_costs_a_proxied_request_few_allocations_more() {
 }
 
 /// Each request costs at most so many.
+/// All of the process is counted.
+static ALONE: Mutex<()> = Mutex::new(());
+
 fn hold(yaml: &str, requests: &[(&str, &[u8], usize)]) {
-    static ALONE: Mutex<()> = Mutex::new(()); // All of the process is counted.
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let (workers, gateway) = gateway(&yaml.replace("UPSTREAM", &upstream().to_string()));
     for (name, request, at_most) in requests {
@@ -193,4 +195,81 @@ fn gateway(yaml: &str) -> (Workers, SocketAddr) {
     let at = open.address();
     workers.accept(open);
     (workers, at)
+}
+
+/// Every kind of state; `more` has what comes and goes.
+fn stateful(rate: u32, more: &str) -> String {
+    format!(
+        "
+gateway: {{admin: none}}
+listeners: {{public: {{listen: '127.0.0.1:0'}}}}
+policies:
+  each: {{rate_limit: {{rate: {rate}/m, key: [client_ip]}}}}
+  room: {{bulkhead: {{max: {rate}}}}}
+  shadow: {{mirror: {{upstream: next, methods: safe}}}}
+upstreams:
+  app:
+    endpoints: ['127.0.0.1:1', '127.0.0.1:2']
+    balance: {{policy: weighted_round_robin}}
+    health_check: {{path: /healthz}}
+    circuit_breaker: {{consecutive: 5}}
+    retry_budget: {{ratio: 20%}}
+    bulkhead: {{max: 10}}
+  next: {{endpoints: ['127.0.0.1:3']}}
+routes:
+  all: {{match: {{prefix: /api}}, use: [each, room, shadow], retry: {{max: 1}}, hedge: {{after: 100ms}}, cache: {{}}, upstream: app}}
+  orders: {{match: {{path: /orders, methods: [POST]}}, idempotency: {{required: true}}, circuit_breaker: {{consecutive: {rate}}}, fallback: {{respond: {{body: later}}}}, upstream: app}}
+  canary: {{match: {{prefix: /canary}}, split: {{to: {{app: 95, next: 5}}, by: client_ip}}}}
+{more}"
+    )
+}
+
+/// Routes, policies and upstreams that come and go, rates that change, and in between what is wrong: after ten thousand of them the
+/// process holds what it held after a thousand.
+#[test]
+fn ten_thousand_reloads_leave_memory_as_it_was() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let folder = tempfile::tempdir().unwrap();
+    let entry = folder.path().join("gateway.yaml");
+    let texts = [
+        stateful(10, ""),
+        stateful(
+            20,
+            "  gone: {match: {prefix: /gone}, rate_limit: {rate: 5/m, key: [client_ip]}, bulkhead: {max: 3}, respond: {body: gone}}\n",
+        ),
+        stateful(10, "  gone: {match: {prefix: /gone}, upstream: nowhere}\n"),
+        stateful(
+            30,
+            "  other: {match: {prefix: /other}, circuit_breaker: {consecutive: 3}, upstream: next}\n",
+        ),
+    ];
+    let (metrics, mut state, mut accepted) = (Metrics::new(), State::new(1), 0_u64);
+    let region = Region::new(ALLOCATOR);
+    let mut held = Vec::new();
+    for number in 1..=10_000_u64 {
+        std::fs::write(&entry, &texts[usize::try_from(number % 4).unwrap()]).unwrap();
+        let before = state.clone();
+        let prepared = prepare(
+            &Before {
+                entry: &entry,
+                sources: None,
+                state: &|_| before.clone(),
+                number,
+                tests: RunTests::Never,
+            },
+            &metrics,
+            &Outside::default(),
+        );
+        match prepared {
+            Ok(prepared) => (state, accepted) = (prepared.generation.state, accepted + 1),
+            Err(refusal) => assert_eq!(number % 4, 2, "{refusal}"),
+        }
+        if number % 1000 == 0 {
+            let change = region.change();
+            held.push(change.bytes_allocated - change.bytes_deallocated);
+        }
+    }
+    assert_eq!(accepted, 7500);
+    let (first, last) = (held[0], held[9]);
+    assert!(last * 100 <= first * 105, "{held:?}");
 }

@@ -564,3 +564,58 @@ async fn a_listener_is_widened_and_narrowed_on_its_own_port() {
     says("three").await;
     assert_eq!(exchange(&mut kept, "/").await.unwrap(), (200, "three".to_owned()));
 }
+
+/// Whatever becomes of the file: the generation in force goes on, each time it is said why, and once the file is right again it
+/// counts again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_running_generation_survives_whatever_becomes_of_the_file() {
+    let upstream = Upstream::start(|_| ok("fine")).await;
+    let process = Process::start(&versioned(&upstream, "v0", "")).await;
+    let load = Load::start(process.public, "/");
+    let file = process.path("gateway.yaml");
+    let bomb = (1..30).fold("a0: &a0 [x, x, x, x, x, x, x, x, x]\n".to_owned(), |text, level| {
+        let nine = vec![format!("*a{}", level - 1); 9].join(", ");
+        format!("{text}a{level}: &a{level} [{nine}]\n")
+    });
+    let deep = format!("routes: {}", "[".repeat(100_000));
+    let mishaps: [(&str, &dyn Fn()); 9] = [
+        ("it is empty", &|| std::fs::write(&file, "").unwrap()),
+        ("it is cut off", &|| {
+            let text = std::fs::read_to_string(&file).unwrap();
+            std::fs::write(&file, &text[..text.len() / 2]).unwrap();
+        }),
+        ("it is gone", &|| std::fs::remove_file(&file).unwrap()),
+        ("it is a folder", &|| {
+            std::fs::remove_file(&file).unwrap();
+            std::fs::create_dir(&file).unwrap();
+        }),
+        ("it is a link to nowhere", &|| {
+            std::fs::remove_file(&file).unwrap();
+            symlink("nowhere", &file).unwrap();
+        }),
+        ("it has 100 MB", &|| std::fs::write(&file, "# tea\n".repeat(100_000_000 / 6)).unwrap()),
+        ("it is no text", &|| std::fs::write(&file, [0xff, 0xfe, 0, 1, 2]).unwrap()),
+        ("it is an alias bomb", &|| std::fs::write(&file, &bomb).unwrap()),
+        ("it is a hundred thousand deep", &|| std::fs::write(&file, &deep).unwrap()),
+    ];
+    for (number, (what, mishap)) in mishaps.into_iter().enumerate() {
+        let (before, after) = (format!("v{number}"), format!("v{}", number + 1));
+        mishap();
+        let (status, said) = process.post("/reload", "").await;
+        assert_eq!((status, &said["result"]), (422, &"refused".into()), "{what}: {said}");
+        let why = &said["reload"]["last_error"]["first"];
+        assert!(why.as_str().is_some_and(|why| why.contains("gateway.yaml")), "{what}: {why}");
+        assert_eq!(process.public("GET /version").await, (200, before), "{what}");
+        load.goes_on(&process).await;
+        // It returns, whatever is in its place.
+        if file.is_dir() {
+            std::fs::remove_dir(&file).unwrap();
+        }
+        process.write("gateway.yaml", &versioned(&upstream, &after, ""));
+        process.answers("/version", &after).await;
+    }
+    load.goes_on(&process).await;
+    load.all_were_answered().await;
+    assert_eq!(process.metric("naka_generation ").await, Some(10.0));
+    assert!(process.peak_memory() < 256 << 20, "{}", process.peak_memory());
+}
