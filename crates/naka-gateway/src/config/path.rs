@@ -49,6 +49,11 @@ impl Scalar for PrefixPath {
     }
 }
 
+/// As it has to stand in the file: YAML takes `{` for the beginning of a map.
+fn as_written(path: &str) -> String {
+    if path.contains('{') { format!("\"{path}\"") } else { path.to_owned() }
+}
+
 /// The segments of a path, their literals normalised.
 fn segments(text: &str, whole: bool) -> Result<Vec<Segment>, Wrong> {
     let shown = quoted(text);
@@ -58,9 +63,20 @@ fn segments(text: &str, whole: bool) -> Result<Vec<Segment>, Wrong> {
             None if text.contains("://") => Wrong::new(format!("{shown} is a URL, not a path"))
                 .help("write the path alone, beginning with `/`, and the host under `host:`"),
             None => Wrong::new(format!("{shown} does not start with `/`"))
-                .help(format!("write `/{}`", text.trim_start())),
+                .help(format!("write `{}`", as_written(&format!("/{}", text.trim_start())))),
         });
     };
+    if let Some(above) =
+        text.strip_suffix("/*").or_else(|| text.strip_suffix("/**")).filter(|it| !it.contains('*'))
+    {
+        let wrong = Wrong::new(format!("{} is no pattern here", quoted(&text[above.len() + 1..])));
+        let (above, rest) = (if above.is_empty() { "/" } else { above }, format!("{above}/{{rest...}}"));
+        return Err(wrong.piece(&text[text.len().min(above.len() + 1)..]).help(if whole {
+            format!("write `{}`, or `prefix: {above}`", as_written(&rest))
+        } else {
+            format!("write `{}`: a prefix has all that is below it", as_written(above))
+        }));
+    }
     if text.len() > LONGEST {
         return Err(Wrong::new(format!("a path of {} bytes", text.len())).help(format!("at most {LONGEST}")));
     }

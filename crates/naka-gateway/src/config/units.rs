@@ -254,13 +254,28 @@ impl Scalar for Percent {
     fn parse(text: Text<'_>) -> Result<Self, Wrong> {
         let number = text.text.strip_suffix('%').and_then(|number| number.parse().ok());
         number.filter(|number| (1..=100).contains(number)).map(Self).ok_or_else(|| {
-            Wrong::new(format!("{} is not a share", quoted(text.text))).help("write `1%` to `100%`")
+            let wrong = Wrong::new(format!("{} is not a share", quoted(text.text)));
+            match meant_percent(text.text) {
+                Some(percent) => wrong.help(format!("write `{percent}%`")),
+                None => wrong.help("write `1%` to `100%`"),
+            }
         })
     }
 
     fn schema() -> Json {
         json!({"type": "string", "pattern": "^[0-9]+%$", "examples": ["70%"]})
     }
+}
+
+/// What somebody means who writes `20` or `0.2` for a share.
+fn meant_percent(text: &str) -> Option<u8> {
+    let whole = text.parse::<u8>().ok();
+    let part = || {
+        let digits =
+            text.strip_prefix("0.").filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))?;
+        format!("{digits:0<2}").parse::<u8>().ok()
+    };
+    whole.or_else(part).filter(|percent| (1..=100).contains(percent))
 }
 
 /// A moment, in seconds since 1970: a day in UTC, or RFC 3339.

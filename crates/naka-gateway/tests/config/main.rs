@@ -4,6 +4,7 @@
 
 mod docs;
 mod files;
+mod fixes;
 mod mistakes;
 mod properties;
 mod real;
