@@ -233,11 +233,8 @@ async fn who_waits_for_a_connection_that_is_made_in_vain_hears_of_that_while_oth
 #[tokio::test(start_paused = true)]
 async fn the_end_of_a_body_needs_no_window() {
     let gateway = gateway("");
-    let _connections = raw(&gateway, |_, mut stream| async move {
-        let mut preface = [0; 24];
-        stream.read_exact(&mut preface).await.unwrap();
-        let mut raw = Raw(stream);
-        raw.send(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 4]).await; // Four bytes for each stream.
+    let _connections = raw(&gateway, |_, stream| async move {
+        let mut raw = Raw::begin_with(stream, &[0, 4, 0, 0, 0, 4]).await; // Four bytes for each stream.
         while let Some((kind, flags, stream)) = raw.next().await {
             if kind == DATA && flags & END_STREAM != 0 {
                 raw.answer(stream, b"all of it").await;

@@ -206,11 +206,16 @@ const END_HEADERS: u8 = 4;
 
 impl Raw {
     /// After the preface, and with settings sent.
-    async fn begin(mut stream: DuplexStream) -> Self {
+    async fn begin(stream: DuplexStream) -> Self {
+        Self::begin_with(stream, &[]).await
+    }
+
+    /// The same, with these settings.
+    async fn begin_with(mut stream: DuplexStream, settings: &[u8]) -> Self {
         let mut preface = [0; 24];
         stream.read_exact(&mut preface).await.unwrap();
         let mut raw = Self(stream);
-        raw.send(SETTINGS, 0, 0, &[]).await;
+        raw.send(SETTINGS, 0, 0, settings).await;
         raw
     }
 

@@ -147,11 +147,8 @@ async fn who_waits_for_a_connection_that_is_made_in_vain_hears_of_that_at_once()
 async fn an_endpoint_that_takes_more_requests_than_before_gets_them_at_once() {
     const MAX_CONCURRENT_STREAMS: u8 = 3;
     let gateway = gateway("connections: {max: 1, streams: 9}, timeouts: {connect: 1m, response_headers: 1m}");
-    let _connections = raw(&gateway, |_, mut stream| async move {
-        let mut preface = [0; 24];
-        stream.read_exact(&mut preface).await.unwrap();
-        let mut raw = Raw(stream);
-        raw.send(SETTINGS, 0, 0, &[0, MAX_CONCURRENT_STREAMS, 0, 0, 0, 1]).await;
+    let _connections = raw(&gateway, |_, stream| async move {
+        let mut raw = Raw::begin_with(stream, &[0, MAX_CONCURRENT_STREAMS, 0, 0, 0, 1]).await;
         let first = raw.requests(1).await[0];
         sleep(Duration::from_secs(1)).await;
         raw.send(SETTINGS, 0, 0, &[0, MAX_CONCURRENT_STREAMS, 0, 0, 0, 2]).await;

@@ -93,11 +93,8 @@ async fn r2_6_an_answer_with_too_long_a_head_is_a_502_and_ends_nothing_else() {
 async fn a_body_that_goes_on_slowly_has_not_stalled() {
     const WINDOW_UPDATE: u8 = 8;
     let gateway = gateway("timeouts: {idle: 5s, response_headers: 5s}");
-    let _connections = raw(&gateway, |_, mut stream| async move {
-        let mut preface = [0; 24];
-        stream.read_exact(&mut preface).await.unwrap();
-        let mut raw = Raw(stream);
-        raw.send(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 4]).await; // Four bytes for each stream.
+    let _connections = raw(&gateway, |_, stream| async move {
+        let mut raw = Raw::begin_with(stream, &[0, 4, 0, 0, 0, 4]).await; // Four bytes for each stream.
         while let Some((kind, flags, stream)) = raw.next().await {
             if kind == DATA && flags & END_STREAM != 0 {
                 raw.answer(stream, b"all of it").await;
