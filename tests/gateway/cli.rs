@@ -234,3 +234,44 @@ routes:
     let said = says(&["check", "no-such.yaml"], 1);
     assert!(said.contains("help: give the path of a file that is there"), "{said}");
 }
+
+#[test]
+fn limits_says_every_bound_and_what_all_of_them_take() {
+    let folder = tempfile::tempdir().unwrap();
+    let yaml = "
+gateway: {admin: none, limits: {connections: 100, upstream_connections: 5}}
+listeners: {public: {listen: ':1'}}
+policies:
+  each: {rate_limit: {rate: 5/s, key: [client_ip], max_keys: 1000}}
+  room: {bulkhead: {max: 10, queue: 5}}
+upstreams:
+  a: {endpoints: ['b:1', 'c:1'], protocol: h2, connections: {max: 2, streams: 10}}
+  d: {endpoints: ['d:1']}
+routes:
+  all: {match: {prefix: /}, use: [each, room], retry: {max: 1}, cache: {max_bytes: 2MiB}, upstream: a}
+  other: {match: {prefix: /other}, retry: {max: 1, max_body: 1KiB}, upstream: d}
+";
+    let file = write(folder.path(), yaml);
+    let said = says(&["limits", &file], 0).replace(&file, "gateway.yaml");
+    assert_eq!(
+        said,
+        "\
+gateway.yaml: at most 43.1 MiB if all is at its bound at once
+      25 MiB  the process: 100 connections of clients of 256 KiB  (gateway.limits.connections)
+      15 MiB  a: 4 connections to endpoints of 3.7 MiB  (connections.max, streams; gateway.limits.upstream_connections)
+       2 MiB  all/cache@route:all: kept answers  (cache.max_bytes)
+     640 KiB  all/retry: 10 bodies to send again of 64 KiB  (retry.max_body)
+     320 KiB  d: connections to endpoints  (connections.max, streams; gateway.limits.upstream_connections)
+     100 KiB  other/retry: 100 bodies to send again of 1 KiB  (retry.max_body)
+      96 KiB  each: 1024 keys of a rate limit of 96 B  (rate_limit.max_keys)
+              room: 10 requests at work  (bulkhead.max, total)
+              room: 5 requests that wait  (bulkhead.queue)
+"
+    );
+    let json: serde_json::Value =
+        serde_json::from_str(&says(&["limits", "--format", "json", &file], 0)).unwrap();
+    let sum =
+        json["bounds"].as_array().unwrap().iter().filter_map(|bound| bound["bytes"].as_u64()).sum::<u64>();
+    assert_eq!(json["bytes"].as_u64(), Some(sum));
+    assert!(says(&["limits", "/nowhere.yaml"], 1).contains("error[file]"));
+}

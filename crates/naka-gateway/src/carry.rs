@@ -51,6 +51,11 @@ impl<C, H> Carried<C, H> {
         self.kept.iter().map(|(identity, kept)| (identity, &kept.handle))
     }
 
+    /// Everything that a configuration names, and what it says of it.
+    pub fn configs(&self) -> impl Iterator<Item = (&Arc<str>, &C)> {
+        self.kept.iter().map(|(identity, kept)| (identity, &kept.config))
+    }
+
     /// Everything that only a tombstone keeps.
     pub fn buried(&self) -> impl Iterator<Item = (&Arc<str>, &H)> {
         self.tombstones.iter().map(|tombstone| (&tombstone.identity, &tombstone.kept.handle))

@@ -25,6 +25,7 @@ use crate::{
     },
     diff::diff,
     explain::{Explanation, explain},
+    limits::limits,
     live,
     observe::Metrics,
     prepare::{Before, Outside, Prepared, Refusal, RunTests, prepare},
@@ -117,6 +118,15 @@ enum Command {
         #[arg(long, value_name = "ADMIN", default_value = "127.0.0.1:9901")]
         live: String,
     },
+    /// Say every bound of a configuration, and what it may take in memory at the most
+    Limits {
+        /// The configuration
+        #[arg(default_value = "gateway.yaml")]
+        file: PathBuf,
+        /// How to say it
+        #[arg(long, value_enum, default_value_t)]
+        format: Format,
+    },
     /// Print the JSON Schema of the configuration, for editors
     Schema,
 }
@@ -158,6 +168,7 @@ impl Command {
                 let path = to.map_or_else(|| "/rollback".to_owned(), |to| format!("/rollback?to={to}"));
                 answered(&live, live::post(&live, &path, &json!({})))
             }
+            Self::Limits { file, format } => bounds(&file, format),
             Self::Schema => say(format_args!("{:#}\n", config::schema()), ExitCode::SUCCESS),
         }
     }
@@ -330,6 +341,21 @@ fn compare(old: &Path, new: &Path, exit_code: bool, format: Format) -> ExitCode 
             say(format_args!("{}", difference.render(old, new, color)), code)
         }
         Format::Json => say(format_args!("{:#}\n", difference.to_json()), code),
+    }
+}
+
+fn bounds(file: &Path, format: Format) -> ExitCode {
+    let prepared = match prepare_offline(file, RunTests::Never) {
+        Ok(prepared) => prepared,
+        Err(refusal) => {
+            complain(format_args!("{}", refusal.render(std::io::stderr().is_terminal())));
+            return ExitCode::FAILURE;
+        }
+    };
+    let limits = limits(&prepared.generation);
+    match format {
+        Format::Text => say(format_args!("{}: {limits}", file.display()), ExitCode::SUCCESS),
+        Format::Json => say(format_args!("{:#}\n", limits.to_json()), ExitCode::SUCCESS),
     }
 }
 

@@ -27,6 +27,7 @@ pub mod explain;
 pub mod generation;
 pub mod headers;
 pub mod identity;
+pub mod limits;
 pub mod live;
 pub mod observe;
 pub mod patience;

@@ -43,7 +43,7 @@ use crate::{
 /// Requests at a time on one connection.
 pub const STREAMS: u32 = 128;
 /// Bytes of a response that wait to be sent, for each of them.
-const SEND_BUFFER: usize = 64 << 10;
+pub const SEND_BUFFER: usize = 64 << 10;
 /// How often it is asked whether the other end is still there, and how long that has for an answer.
 const PING: Duration = Duration::from_secs(20);
 

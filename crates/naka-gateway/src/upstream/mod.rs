@@ -50,7 +50,7 @@ use body::Upload;
 pub use body::{Body, Idle, LayeredBody, Stalled};
 pub(crate) use connect::Place;
 pub use connect::{Connector, MemoryConnect};
-pub(crate) use h2::begin as begin_h2;
+pub(crate) use h2::{STREAM as H2_STREAM, begin as begin_h2};
 use places::Bound;
 pub use places::{Places, UpstreamPlaces};
 pub use pools::{Pool, Pools};
@@ -162,7 +162,7 @@ impl Client {
 struct Again(Repeatable<Body>);
 
 /// A longer body is sent once, and so is one whose length nobody knows.
-const REPEATED: usize = 64 << 10;
+pub(crate) const REPEATED: usize = 64 << 10;
 
 impl Again {
     fn of(request: &mut Request<Body>) -> Option<Self> {

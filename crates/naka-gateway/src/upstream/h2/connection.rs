@@ -42,6 +42,8 @@ use crate::config::checked::KeepAlive;
 const STREAM_WINDOW: u32 = 256 << 10;
 /// Bytes of one request that wait to be sent.
 const SEND_BUFFER: usize = 64 << 10;
+/// What one request may have waiting, both ways.
+pub(crate) const STREAM: u64 = STREAM_WINDOW as u64 + SEND_BUFFER as u64;
 /// Bytes of a response's header list, and of its trailers.
 const HEADER_LIST: u32 = 128 << 10;
 

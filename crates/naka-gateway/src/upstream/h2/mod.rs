@@ -57,7 +57,7 @@ mod pool;
 
 pub(super) use body::Download;
 use body::{BrokenOff, Upload};
-pub(crate) use connection::begin;
+pub(crate) use connection::{STREAM, begin};
 pub(super) use pool::{Lease, Pool};
 
 /// How often a request finds that the connection it was to go over has just ended.
