@@ -9,7 +9,7 @@
 //! Each request is asked by itself: which limit it meets, and how much that allows, but not how much others have left of it.
 //!
 //! # Limits
-//! Lines of [`LINE`] bytes; [`GROUPS`] differences that are told apart.
+//! Lines of 64 KiB; a thousand differences that are told apart.
 
 use std::{
     collections::BTreeMap,
