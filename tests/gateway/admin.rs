@@ -384,3 +384,67 @@ async fn an_earlier_generation_is_in_force_again_until_the_files_change() {
     process.signal(Signal::TERM);
     process.end().await;
 }
+
+/// Bugs: a secret that was changed brought back what somebody had gone back from, or did not change; and a file that nobody had read
+/// yet took effect.
+#[tokio::test]
+async fn while_it_is_rolled_back_secrets_still_change_and_nothing_else_does() {
+    let with = |body: &str| {
+        format!(
+            "
+gateway: {{admin: {{listen: ADMIN}}, workers: 1, reload: {{watch: false}}}}
+listeners: {{public: {{listen: PUBLIC}}}}
+policies: {{who: {{api_key: {{file: keys.yaml}}}}}}
+routes: {{all: {{match: {{prefix: /}}, use: [who], respond: {{body: {body}}}}}}}
+"
+        )
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let keys = |hash: &str| format!("keys: [{{sha256: {hash}, subject: asha}}]");
+    let [old, new] = [
+        "2c70e12b7a0646f92279f427c7b38e7334d8e5389cff167a1dc30e73f826b683",
+        "b10253764c8b233fb37542e23401c7b450e5a6f9751f3b5a014f6f67e8bc999d",
+    ];
+    std::fs::write(folder.path().join("keys.yaml"), keys(old)).unwrap();
+    let mut process = Process::start_in(folder, &with("one")).await;
+    let says = async |key: &str| {
+        let request = format!("GET / HTTP/1.1\r\nhost: a\r\nx-api-key: {key}\r\nconnection: close\r\n\r\n");
+        let answer = String::from_utf8(raw(process.public, request.as_bytes()).await).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head.split(' ').nth(1).unwrap().parse::<u16>().unwrap(), body.to_owned())
+    };
+    process.save("gateway.yaml", &with("two"));
+    assert_eq!(process.post("/reload", "").await.1["result"], "applied");
+    assert_eq!(says("key").await, (200, "two".to_owned()));
+    // Somebody has saved a third version that nobody has read when somebody else goes back.
+    process.save("gateway.yaml", &with("three"));
+    assert_eq!(process.post("/rollback", "").await.0, 200);
+    assert_eq!(process.post("/reload", "").await.1["result"], "unchanged");
+    assert_eq!(says("key").await, (200, "one".to_owned()));
+    std::fs::write(process.path("keys.yaml"), keys(new)).unwrap();
+    assert_eq!(process.post("/reload", "").await.1["result"], "applied");
+    assert_eq!((says("key").await.0, says("key2").await), (401, (200, "one".to_owned())));
+    process.save("gateway.yaml", &with("four"));
+    assert_eq!(process.post("/reload", "").await.1["result"], "applied");
+    assert_eq!(says("key2").await, (200, "four".to_owned()));
+    process.signal(Signal::TERM);
+    process.end().await;
+}
+
+/// Nobody could go forward again.
+#[tokio::test]
+async fn nobody_goes_back_to_a_generation_in_which_nobody_may_change_anything() {
+    let mut process = Process::start(CONFIG).await;
+    let text = std::fs::read_to_string(process.path("gateway.yaml")).unwrap();
+    let without = text.replace(", token: {env: NAKA_ADMIN_TOKEN}", "");
+    assert_ne!(text, without);
+    std::fs::write(process.path("gateway.yaml"), &without).unwrap();
+    process.until("it has none", async || process.post("/reload", "").await.0 == 403).await;
+    std::fs::write(process.path("gateway.yaml"), &text).unwrap();
+    process.until("it has one", async || process.post("/reload", "").await.0 == 200).await;
+    let (status, why) = process.post("/rollback", "").await;
+    assert!(status == 422 && why.as_str().unwrap().contains("has no `gateway.admin.token`"), "{why}");
+    assert_eq!(process.post("/rollback?to=1", "").await.0, 200);
+    process.signal(Signal::TERM);
+    process.end().await;
+}

@@ -178,3 +178,29 @@ fn the_readme_shows_what_diff_says() {
     let (_, shown) = readme.split_once("$ naka diff gateway.yaml next.yaml\n").unwrap();
     assert_eq!(said.trim_end(), shown.split_once("\n```").unwrap().0);
 }
+
+/// Bugs: of two tests of one request the last was compared, and a comma in a text was as good as one between two.
+#[test]
+fn what_looks_alike_is_not_the_same() {
+    let tests = |one: &str, other: &str| {
+        let test = |value: &str| {
+            format!(
+                "  - {{request: GET http://a/one, with: {{headers: {{x-a: {value}}}}}, expect: {{route: one}}}}\n"
+            )
+        };
+        format!("{OLD}tests:\n{}{}", test(one), test(other))
+    };
+    let (said, code) = Files::new(&tests("'1'", "'2'"), &tests("'3'", "'2'")).says(&["--exit-code"]);
+    assert!(code == Some(1) && said.contains("with.headers.x-a: 1 → 3"), "{said}");
+    let hosts = |list: &str| OLD.replace("{path: /one}", &format!("{{path: /one, query: {{q: {list}}}}}"));
+    let (said, code) = Files::new(&hosts("'a, b'"), &hosts("'a,b'")).says(&["--exit-code"]);
+    assert!(code == Some(1), "{said}");
+    let with = |value: &str| {
+        OLD.replace("use: [looks], ", &format!("use: [looks], headers: {{request: {{set: {{authorization: '{value}', x-other: '{value}'}}}}}}, "))
+    };
+    let (said, _) = Files::new(&with("Basic b25l"), &with("Basic dHdv")).says(&[]);
+    assert!(
+        said.contains("authorization: … → …") && said.contains("x-other: Basic b25l → Basic dHdv"),
+        "{said}"
+    );
+}

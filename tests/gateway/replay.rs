@@ -83,8 +83,8 @@ limited differently
            first in line 1: GET http://shop.example/carts/7
 
 rewritten differently
-        1  GET /menus?city=pune → GET /?city=pune
-           first in line 4: GET http://shop.example/menus?city=pune
+        1  GET /menus?… → GET /?…
+           first in line 4: GET http://shop.example/menus?…
 
 routed differently
         1  orders to app → orders to new
@@ -137,4 +137,22 @@ fn a_wrong_configuration_or_no_log_is_said_and_ends_with_2() {
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(2));
+}
+
+/// Bug: what could not be read was shown, credentials and all.
+#[test]
+fn nothing_secret_of_a_log_is_shown() {
+    let log = r#"{"host": "a", "path": "/menus?token=SECRET1", "headers": ["Host: a", "accept: */*"]}
+{"host": "a", "path": "/menus", "headers": [{"name": "Authorization", "value": "Bearer SECRET2"}]}
+{"host": "a", "path": "/menus", "headers": {"cookie": "sid=SECRET3\u0001"}}
+{"request": "GET http://a/menus", "jwt": "{SECRET4"}
+{"request": "GET http://a/menus", "headers": [{"x": "SECRET5"}]}
+{"request": "GET http://a/ menus?SECRET6"}
+"#;
+    let new = OLD.replace("prefix: /menus}, upstream", "prefix: /menus}, strip_prefix: true, upstream");
+    let (said, _) = replay(OLD, &new, log, &[]);
+    assert!(said.starts_with("1 requests, 1 of them") && said.contains("5 lines are no requests"), "{said}");
+    assert!(!said.contains("SECRET"), "{said}");
+    let (said, _) = replay(OLD, &new, log, &["--format", "json"]);
+    assert!(!said.contains("SECRET"), "{said}");
 }

@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{Error, ErrorKind, Result},
-    os::unix::fs::PermissionsExt as _,
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -41,13 +41,19 @@ impl Socket {
                 ));
             }
         }
-        // Under another name until nobody else may open it.
+        // In a folder that nobody else may enter, until nobody else may open it.
         let name = path.file_name().ok_or_else(|| Error::new(ErrorKind::InvalidInput, "it names no file"))?;
-        let made = path.with_file_name(format!(".{}.{}", name.to_string_lossy(), std::process::id()));
-        let _ = fs::remove_file(&made); // Of a process with our number.
-        let listener = UnixListener::bind(&made)?;
-        fs::set_permissions(&made, fs::Permissions::from_mode(0o600))?;
-        fs::rename(&made, path)?;
+        let folder = path.with_file_name(format!(".{}.{}", name.to_string_lossy(), std::process::id()));
+        let made = folder.join("s");
+        let _ = fs::remove_dir_all(&folder); // Of a process with our number.
+        fs::DirBuilder::new().mode(0o700).create(&folder)?;
+        let bound = UnixListener::bind(&made).and_then(|listener| {
+            fs::set_permissions(&made, fs::Permissions::from_mode(0o600))?;
+            fs::rename(&made, path)?;
+            Ok(listener)
+        });
+        let _ = fs::remove_dir_all(&folder); // Nothing is in it any more, or nothing of use.
+        let listener = bound?;
         Ok(Self { listener, file: SocketFile(path.to_owned()) })
     }
 }

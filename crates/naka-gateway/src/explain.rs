@@ -503,7 +503,7 @@ fn forwarded(
     let headers = parts.headers.iter().map(|(name, value)| Field {
         name: name.to_string(),
         value: String::from_utf8_lossy(value.as_bytes()).into_owned(),
-        is_secret: is_secret(name) || is_configured(name),
+        is_secret: crate::headers::is_secret(name.as_str()) || is_configured(name),
     });
     Forwarded {
         upstream: Arc::clone(upstream),
@@ -521,12 +521,6 @@ fn forwarded(
         .chain(timeouts.per_try.map(|limit| ("per_try", Some(limit))))
         .collect(),
     }
-}
-
-/// A name that says so itself.
-fn is_secret(name: &HeaderName) -> bool {
-    const WORDS: [&str; 7] = ["auth", "cookie", "token", "secret", "key", "password", "session"];
-    WORDS.iter().any(|word| name.as_str().contains(word))
 }
 
 /// A finding as a word for machines and a sentence for people.

@@ -122,3 +122,10 @@ mod tests {
         }
     }
 }
+
+/// Whether a header has what nobody wants to read in a terminal or a ticket: its name says so itself.
+pub(crate) fn is_secret(name: &str) -> bool {
+    const WORDS: [&str; 7] = ["auth", "cookie", "token", "secret", "key", "password", "session"];
+    let name = name.to_ascii_lowercase();
+    WORDS.iter().any(|word| name.contains(word))
+}

@@ -124,7 +124,7 @@ pub struct Reloader {
     refused: Option<String>,
     /// Earlier generations, the latest last.
     kept: VecDeque<Earlier>,
-    /// What the files said when somebody went back from it: until they say something else, nothing of them takes effect.
+    /// What the files said when somebody went back: until they say something else, nothing of them takes effect.
     left: Option<u64>,
 }
 
@@ -219,7 +219,17 @@ impl Reloader {
         };
         let (number, sources) = (earlier.number, earlier.sources.clone());
         let prepared = self.prepare_again(&sources, &current).await.map_err(|refusal| refusal.to_string())?;
-        let files = self.left.unwrap_or(current.config.hash);
+        let token =
+            |config: &Config| config.gateway.admin.as_ref().is_some_and(|admin| admin.token.is_some());
+        if token(&current.config) && !token(&prepared.generation.config) {
+            return Err(format!(
+                "generation {number} has no `gateway.admin.token`, so nobody could change anything after that: change the file\n"
+            ));
+        }
+        let entry = self.entry.clone();
+        let looked = tokio::task::spawn_blocking(move || look(&entry, None).0).await;
+        self.attempted = looked.map_err(|_| Refusal::Panic.to_string())?;
+        let files = self.attempted.texts;
         self.put_in_force(prepared, &current, workers).await.map_err(|refusal| refusal.to_string())?;
         self.left = Some(files);
         let from = current.number;
@@ -300,6 +310,10 @@ impl Reloader {
                 return Ok(ReloadResult::Unchanged);
             }
             Next::Left => return Ok(ReloadResult::Unchanged),
+            Next::Documents(prepared) => {
+                self.put_in_force(*prepared, &current, workers).await?;
+                return Ok(ReloadResult::Applied);
+            }
         };
         self.put_in_force(prepared, &current, workers).await?;
         self.follow();
@@ -384,12 +398,20 @@ impl Reloader {
                 number: current.number + 1,
                 tests: RunTests::AsConfigured,
             };
+            if left == Some(attempted.texts) {
+                // Keys, tokens and passwords still change under what is in force.
+                let next = again(&entry, &sources).map_err(Refusal::Config).and_then(|loaded| {
+                    if loaded.config.hash == current.config.hash {
+                        return Ok(Next::Left);
+                    }
+                    let prepared = before.prepare(loaded, &metrics, &outside);
+                    prepared.map(|prepared| Next::Documents(Box::new(prepared)))
+                });
+                return (attempted, next);
+            }
             let next = loaded.map_err(Refusal::Config).and_then(|loaded| {
                 if loaded.config.hash == current.config.hash {
                     return Ok(Next::Same(Box::new(loaded)));
-                }
-                if left == Some(loaded.config.hash) {
-                    return Ok(Next::Left);
                 }
                 before.prepare(loaded, &metrics, &outside).map(|prepared| Next::New(Box::new(prepared)))
             });
@@ -442,8 +464,10 @@ fn cut(text: &str) -> String {
 enum Next {
     /// The texts that are in force.
     Same(Box<Loaded>),
-    /// The texts that somebody went back from.
+    /// Nothing but what somebody went back from.
     Left,
+    /// That, and what is in force names documents that have changed.
+    Documents(Box<Prepared>),
     /// Something else.
     New(Box<Prepared>),
 }

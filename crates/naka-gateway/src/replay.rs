@@ -93,11 +93,11 @@ pub fn replay(mut log: impl BufRead, old: &Generation, new: &Generation) -> io::
         }
         let record = serde_json::from_slice(&line).map_err(|error| format!("no JSON: {error}"));
         match record.and_then(|record: Value| asked_of(&record)) {
-            Ok(asked) => {
-                if let Err(why) = replayed.ask(number, &asked, old, new) {
-                    replayed.unreadable(number, why);
-                }
+            // Why not may show what nobody should read in a terminal.
+            Ok(asked) if replayed.ask(number, &asked, old, new).is_err() => {
+                replayed.unreadable(number, "its URL, a header, an address or claims cannot be read".into());
             }
+            Ok(_) => {}
             Err(why) => replayed.unreadable(number, why),
         }
     }
@@ -121,7 +121,8 @@ fn asked_of(record: &Value) -> Result<Asked, String> {
         return Err("no object".into());
     }
     if record["request"].is_string() {
-        return Asked::from_json(record);
+        return Asked::from_json(record)
+            .map_err(|_| "`headers` is a list of texts, and all else texts".to_owned());
     }
     let text = |keys: &[&str]| keys.iter().find_map(|key| record[*key].as_str());
     let method = text(&["method"]).unwrap_or("GET");
@@ -134,11 +135,16 @@ fn asked_of(record: &Value) -> Result<Asked, String> {
                 let values = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
                 values.iter().filter_map(move |value| Some(format!("{name}: {}", value.as_str()?)))
             });
-            let is_other = |text: &String| !text.to_ascii_lowercase().starts_with("host:");
-            Value::from(texts.filter(is_other).collect::<Vec<_>>())
+            texts.collect::<Vec<_>>()
         }
-        other => other.clone(),
+        Value::Array(all) => {
+            let texts = all.iter().map(|text| text.as_str().map(str::to_owned));
+            texts.collect::<Option<Vec<_>>>().ok_or("a header is a text `Name: value`")?
+        }
+        _ => Vec::new(),
     };
+    let is_other = |text: &String| !text.to_ascii_lowercase().starts_with("host:");
+    let headers = headers.into_iter().filter(is_other).collect::<Vec<_>>();
     Asked::from_json(&json!({
         "request": format!("{method} {scheme}://{host}{path}"),
         "headers": headers,
@@ -171,11 +177,16 @@ impl Replayed {
         for difference in differences {
             let is_full = self.groups.len() >= GROUPS && !self.groups.contains_key(&difference);
             let difference = if is_full { others(difference.what) } else { difference };
-            let first = || Group { count: 0, line, request: before.asked.clone() };
+            let first = || Group { count: 0, line, request: without_query(&before.asked) };
             self.groups.entry(difference).or_insert_with(first).count += 1;
         }
         Ok(())
     }
+}
+
+/// A query may have in it what nobody should read in a terminal.
+fn without_query(line: &str) -> String {
+    line.split_once('?').map_or_else(|| line.to_owned(), |(path, _)| format!("{path}?…"))
 }
 
 fn others(what: &'static str) -> Difference {
@@ -246,7 +257,7 @@ fn rewritten(explanation: &Explanation) -> String {
     // Each request has a number of its own.
     let headers = forwarded.headers.iter().filter(|field| field.name != "x-request-id");
     let headers = headers.map(|field| format!("; {}: {}", field.name, field.shown())).collect::<Vec<_>>();
-    format!("{}{}", forwarded.request_line, headers.concat())
+    format!("{}{}", without_query(&forwarded.request_line), headers.concat())
 }
 
 impl Replayed {

@@ -197,3 +197,37 @@ async fn who_waits_since_before_a_change_of_the_configuration_keeps_nobody_waiti
     }
     assert_eq!(connections.load(SeqCst), 1);
 }
+
+/// Bug: for one who waited, all connections that had room took no more requests, and streams without an end kept them from being closed.
+#[tokio::test(start_paused = true)]
+async fn streams_without_an_end_and_one_who_waits_put_nobody_out_of_service() {
+    let app = "connections: {max: 2, streams: 3}, timeouts: {connect: 1s, response_headers: 1h}";
+    let yaml = file(app)
+        .replace("admin: none", "admin: none, limits: {upstream_connections: 2}")
+        .replace("routes: {", "routes: {other: {match: {path: /other}, upstream: other}, ");
+    let gateway = Arc::new(Inside::new(&yaml));
+    let connections = answering(&gateway, plain, |_, (request, mut respond)| async move {
+        if request.uri().path() == "/endless" {
+            std::future::pending::<()>().await;
+        }
+        sleep(Duration::from_millis(10)).await;
+        say(&mut respond, "fine");
+    });
+    let _other = Upstream::inside(&gateway.network, "other:1", |_| ok("other"));
+    let mut endless = JoinSet::new();
+    for _ in 0..4 {
+        let gateway = Arc::clone(&gateway);
+        endless.spawn(async move { gateway.send(get("/endless")).await });
+        sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(connections.load(SeqCst), 2);
+    sleep(Duration::from_millis(200)).await;
+    let waits = Arc::clone(&gateway);
+    let waits = tokio::spawn(async move { waits.send(get("/other")).await.status() });
+    for _ in 0..100 {
+        assert_eq!(gateway.send(get("/")).await.status(), 200);
+        sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(waits.await.unwrap(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(at_once(&gateway, 2).await, fine(2));
+}

@@ -82,7 +82,7 @@ impl Sources {
     /// All that it takes to notice a change.
     pub fn watched(&self) -> Watched {
         let files = self.0.files.keys().chain(&self.0.documents).cloned().collect();
-        Watched { files, dirs: self.0.dirs.clone() }
+        Watched { files, dirs: self.0.dirs.clone(), texts: 0 }
     }
 
     /// The text of a file that is in effect.
@@ -120,6 +120,8 @@ pub struct Watched {
     pub files: BTreeSet<PathBuf>,
     /// Folders in which a file may change, appear or go.
     pub dirs: BTreeSet<PathBuf>,
+    /// A hash of what the files said, also if that was wrong; documents are not in it.
+    pub texts: u64,
 }
 
 impl Watched {
@@ -177,7 +179,7 @@ pub(crate) fn look(
     paths.remove(entry);
     files.texts.extend(paths.iter().take(MAX_FILES).map(|path| read(path)));
     let read = files.texts.iter().map(|text| text.path.clone());
-    let mut watched = Watched { files: read.collect(), dirs: files.dirs.clone() };
+    let mut watched = Watched { files: read.collect(), dirs: files.dirs.clone(), texts: files.texts_hash() };
     let documents = Rc::clone(&files.documents);
     let checked = files.check(dir, previous, unclear);
     documents.each(|path, _| {
@@ -307,6 +309,15 @@ impl Files {
             }
             held.extend(more);
         }
+    }
+
+    fn texts_hash(&self) -> u64 {
+        let mut hash = Hash::default();
+        for it in &self.texts {
+            let said = it.text.as_deref().unwrap_or_else(|why| why);
+            hash.add(&it.path, said.as_bytes());
+        }
+        hash.0
     }
 
     fn hash(&self, dir: &Path) -> u64 {

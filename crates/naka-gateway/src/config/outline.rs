@@ -3,13 +3,17 @@
 //! Two texts that mean the same have the same outline: files, the order of keys and of entries with names, quotes, comments, and
 //! the way in which a duration is written are not in it. A default is in it where the record that has it was written.
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use super::{
     decode::{Cx, Decode},
     diagnostic::Place,
     node::{Node, Value},
 };
+use crate::headers::is_secret;
 
 /// All that is said, by path.
 #[derive(Clone, Debug, Default)]
@@ -79,8 +83,16 @@ impl Tracer<'_> {
 
     /// This is said here.
     pub(crate) fn say(&mut self, node: &Node, text: String) {
-        let (is_secret, place) = (self.cx.hides(node.span), Some(self.cx.place(node.span)));
+        let is_secret = self.cx.hides(node.span) || self.is_credential();
+        let place = Some(self.cx.place(node.span));
         self.outline.0.insert(self.path.clone(), Said { text, is_secret, place });
+    }
+
+    /// Whether it is what a header says that lets somebody in, as far as names tell.
+    fn is_credential(&self) -> bool {
+        let mut path = self.path.iter().rev();
+        let is_named = path.next().is_some_and(|name| is_secret(name));
+        is_named && path.any(|key| key == "headers")
     }
 
     /// Nothing is said here, and so this.
@@ -96,11 +108,16 @@ impl Tracer<'_> {
             let texts = items.iter().map(T::text).collect::<Vec<_>>();
             return match texts.as_slice() {
                 [one] => self.say(node, one.clone()),
-                all => self.say(node, format!("[{}]", all.join(", "))),
+                all => {
+                    let all = all.iter().map(|text| quoted(text)).collect::<Vec<_>>();
+                    self.say(node, format!("[{}]", all.join(", ")));
+                }
             };
         }
+        let mut names = BTreeSet::new();
         for (place, item) in items.iter().enumerate() {
             let name = name_of(item).unwrap_or_else(|| place.to_string());
+            let name = if names.insert(name.clone()) { name } else { format!("{name} #{place}") };
             self.within(&name, |tracer| T::outline(item, tracer));
         }
     }
@@ -123,13 +140,29 @@ fn name_of(item: &Node) -> Option<String> {
     }
 }
 
+/// A text among others, so that nobody takes a piece of it for another one.
+fn quoted(text: &str) -> String {
+    if text.is_empty() || text.contains([',', '[', ']', '{', '}', ':', '"']) {
+        format!("{text:?}")
+    } else {
+        text.into()
+    }
+}
+
+fn within(node: &Node) -> String {
+    match &node.value {
+        Value::Scalar(scalar) => quoted(&scalar.text),
+        _ => flow(node),
+    }
+}
+
 /// In one line, as YAML has it.
 pub(crate) fn flow(node: &Node) -> String {
     match &node.value {
         Value::Scalar(scalar) => scalar.text.clone(),
-        Value::Seq(items) => format!("[{}]", items.iter().map(flow).collect::<Vec<_>>().join(", ")),
+        Value::Seq(items) => format!("[{}]", items.iter().map(within).collect::<Vec<_>>().join(", ")),
         Value::Map(entries) => {
-            let pairs = entries.iter().map(|(key, value)| format!("{}: {}", key.text, flow(value)));
+            let pairs = entries.iter().map(|(key, value)| format!("{}: {}", key.text, within(value)));
             format!("{{{}}}", pairs.collect::<Vec<_>>().join(", "))
         }
     }

@@ -62,6 +62,8 @@ fn segments(text: &str, whole: bool) -> Result<Vec<Segment>, Wrong> {
             Some(_) => Wrong::new(format!("{shown} is a regular expression")).help("write it under `regex:`"),
             None if text.contains("://") => Wrong::new(format!("{shown} is a URL, not a path"))
                 .help("write the path alone, beginning with `/`, and the host under `host:`"),
+            None if matches!(text, "*" | "**") => Wrong::new(format!("{shown} is no pattern here"))
+                .help("write `prefix: /`, which takes every path"),
             None => Wrong::new(format!("{shown} does not start with `/`"))
                 .help(format!("write `{}`", as_written(&format!("/{}", text.trim_start())))),
         });

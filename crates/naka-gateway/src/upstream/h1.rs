@@ -17,6 +17,7 @@ use std::{
             Ordering::{AcqRel, Acquire, Relaxed},
         },
     },
+    time::Duration,
 };
 
 use http::{HeaderValue, Request, Response, header::TRANSFER_ENCODING};
@@ -361,8 +362,9 @@ impl Pool {
         }
         let mut idle = self.lock();
         let waiting = self.waiting.load(Acquire);
-        let has_had_its_turn = waiting <= idle.len() || connection.made + TURN <= now;
-        if has_had_its_turn && connection.places.iter().any(|taken| taken.is_wanted_by_other(self.owner())) {
+        let patience = if waiting <= idle.len() { Duration::ZERO } else { TURN };
+        let is_wanted = |taken: &Taken| taken.is_wanted_by_other(self.owner(), patience);
+        if connection.made + patience <= now && connection.places.iter().any(is_wanted) {
             drop(idle);
             return; // Closed, for somebody of another worker, or to somewhere else.
         }

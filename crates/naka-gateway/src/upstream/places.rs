@@ -7,8 +7,10 @@
 //! under a lower bound the connections that there are go on, and no new ones are made.
 //!
 //! A connection that is given back goes to whoever waits in its own pool first, which saves making another. Where the next in
-//! turn is of another pool (of another worker, or upstream), that is so for [`TURN`] from when it was made; after that it is
-//! closed, and its place is the next one's. So nobody is starved by who is always busy.
+//! turn is of another pool (of another worker, or upstream), that is so for [`TURN`] from when it was made, and until that one has
+//! waited for as long; after that it is closed, and its place is the next one's. So nobody is starved by who is always busy.
+//! Over HTTP/2 it takes no more requests and is closed with the last that it has; one at a time, and for half a second: if a
+//! stream goes on for longer it takes requests again, so that streams which never end put nobody out of service.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -23,7 +25,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::Instant};
 
 use super::pools::{Pool, WeakPool};
 
@@ -72,6 +74,7 @@ struct State {
 
 struct Waiter {
     owner: Owner,
+    since: Instant,
     /// How many there may be for it.
     max: usize,
     tell: oneshot::Sender<Taken>,
@@ -110,9 +113,10 @@ impl Places {
         self.queued.load(Acquire) > 0
     }
 
-    /// Whether the next in turn is somebody else. Takes the lock only if anybody waits.
-    fn is_wanted_by_other(&self, owner: Owner) -> bool {
-        self.is_wanted() && self.state().queue.front().is_some_and(|next| next.owner != owner)
+    /// Whether the next in turn is somebody else, and has waited for so long. Takes the lock only if anybody waits.
+    fn is_wanted_by_other(&self, owner: Owner, patience: Duration) -> bool {
+        let is_other = |next: &Waiter| next.owner != owner && next.since + patience <= Instant::now();
+        self.is_wanted() && self.state().queue.front().is_some_and(is_other)
     }
 
     /// A pool that may be asked to close what it keeps.
@@ -146,7 +150,7 @@ impl Places {
             return Err(Full);
         }
         let (tell, turn) = oneshot::channel();
-        state.queue.push_back(Waiter { owner, max: bound.max, tell });
+        state.queue.push_back(Waiter { owner, since: Instant::now(), max: bound.max, tell });
         self.queued.store(state.queue.len(), Release);
         Ok(turn)
     }
@@ -218,9 +222,9 @@ impl fmt::Debug for Places {
 pub(super) struct Taken(Option<Arc<Places>>);
 
 impl Taken {
-    /// Whether somebody else than its owner is next.
-    pub(super) fn is_wanted_by_other(&self, owner: Owner) -> bool {
-        self.0.as_ref().is_some_and(|places| places.is_wanted_by_other(owner))
+    /// Whether somebody else than its owner is next, and has waited for so long.
+    pub(super) fn is_wanted_by_other(&self, owner: Owner, patience: Duration) -> bool {
+        self.0.as_ref().is_some_and(|places| places.is_wanted_by_other(owner, patience))
     }
 
     fn forget(mut self) {

@@ -14,8 +14,8 @@ use crate::clock::Now;
 
 const METRICS: HeaderName = HeaderName::from_static("endpoint-load-metrics");
 
-/// In order of what counts first.
-const UTILIZATIONS: [&str; 2] = ["application_utilization", "cpu_utilization"];
+const APPLICATION: &str = "application_utilization";
+const CPU: &str = "cpu_utilization";
 
 /// More than all it can do is possible; so much is as good as any more.
 const MOST: f64 = 1000.0;
@@ -33,9 +33,10 @@ fn thousandths(value: &HeaderValue) -> Option<u32> {
     let said = |name: &str| {
         let mut pairs = metrics.split(',').filter_map(|pair| pair.split_once('='));
         let (_, number) = pairs.find(|(known, _)| known.trim() == name)?;
-        number.trim().parse::<f64>().ok().filter(|number| number.is_finite() && *number > 0.0)
+        number.trim().parse::<f64>().ok().filter(|number| number.is_finite() && *number >= 0.0)
     };
-    let load = UTILIZATIONS.into_iter().find_map(said)?;
+    // Where applications do not say it, it is 0.
+    let load = said(APPLICATION).filter(|load| *load > 0.0).or_else(|| said(CPU))?;
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -59,6 +60,7 @@ mod tests {
             Some(300),
             "0 is nothing said"
         );
+        assert_eq!(read("TEXT cpu_utilization=0"), Some(0), "it has nothing to do");
         assert_eq!(read("TEXT cpu_utilization=1e300"), Some(1_000_000));
         for text in [
             "",

@@ -129,7 +129,8 @@ impl Connection {
 
     /// Whether it was used for long enough, and somebody else is next to make one.
     pub(super) fn has_had_its_turn(&self, owner: Owner) -> bool {
-        self.made + TURN <= Instant::now() && self.places.iter().any(|taken| taken.is_wanted_by_other(owner))
+        self.made + TURN <= Instant::now()
+            && self.places.iter().any(|taken| taken.is_wanted_by_other(owner, TURN))
     }
 
     /// Requests at a time that the endpoint allows.

@@ -2,14 +2,15 @@
 
 use std::{
     collections::VecDeque,
-    fmt, io,
+    fmt, io, mem,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{
             AtomicUsize,
             Ordering::{AcqRel, Acquire},
         },
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -18,7 +19,7 @@ use naka::reject::Reason;
 use tokio::{
     sync::oneshot,
     task::AbortHandle,
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 use tracing::warn;
 
@@ -60,7 +61,16 @@ struct State {
     /// How many requests the last of them took.
     known: Option<usize>,
     turns: u64,
+    /// The one that takes no more requests because somebody else is next.
+    leaving: Weak<Connection>,
+    /// Until when no other one does, because the last one did in vain.
+    stays_until: Option<Instant>,
 }
+
+/// How long a connection has to end what is under way on it once somebody else is next, and how long it is let alone if
+/// that was not enough.
+const LEAVES: Duration = Duration::from_millis(500);
+const STAYS: Duration = Duration::from_secs(10);
 
 struct Open {
     connection: Arc<Connection>,
@@ -291,7 +301,7 @@ impl Pool {
             self.lock().touch(connection);
         }
         if connection.has_had_its_turn(self.owner()) {
-            self.retire(connection); // It is closed with the last request that it has.
+            self.let_go(connection, is_last);
         }
         self.hand_out();
         if is_last {
@@ -302,6 +312,33 @@ impl Pool {
             drop(state);
             self.yield_to_others();
         }
+    }
+
+    /// It takes no more requests, so that it is closed with the last that it has. If that takes too long, because a stream goes
+    /// on, whoever waits is not served by it either: then it takes requests again.
+    fn let_go(self: &Arc<Self>, connection: &Arc<Connection>, is_last: bool) {
+        {
+            let mut state = self.lock();
+            let is_spared =
+                state.leaving.strong_count() > 0 || state.stays_until.is_some_and(|it| Instant::now() < it);
+            if is_spared && !is_last {
+                return;
+            }
+            state.leaving = Arc::downgrade(connection);
+            state.open.retain(|open| !Arc::ptr_eq(&open.connection, connection));
+        }
+        if is_last {
+            return; // Closed as soon as it is dropped here.
+        }
+        let pool = Arc::downgrade(self);
+        tokio::spawn(async move {
+            sleep(LEAVES).await;
+            let Some(pool) = pool.upgrade() else { return };
+            let is_back = pool.lock().take_back();
+            if is_back {
+                pool.hand_out();
+            }
+        });
     }
 
     /// Closes what nobody uses and somebody elsewhere waits for. Who waits here is given room, and wants no place then.
@@ -431,6 +468,14 @@ impl State {
         }
     }
 
+    /// Says whether there was one, which is used still.
+    fn take_back(&mut self) -> bool {
+        let leaving = mem::take(&mut self.leaving).upgrade();
+        let now = Instant::now();
+        self.stays_until = leaving.is_some().then_some(now + STAYS);
+        leaving.map(|connection| self.open.push(Open { connection, idle_since: now })).is_some()
+    }
+
     fn close_oldest(&mut self) -> bool {
         let idle = self.open.iter().enumerate().filter(|(_, open)| open.is_idle());
         let oldest = idle.min_by_key(|(_, open)| open.idle_since).map(|(place, _)| place);
@@ -521,7 +566,7 @@ mod tests {
     #[test]
     fn who_waits_for_a_connection_whose_maker_is_gone_hears_of_that() {
         let pool = Pool::new(&"app:1".into(), Default::default());
-        let keep = KeepAlive { max_idle: 1, timeout: std::time::Duration::from_secs(1), max_lifetime: None };
+        let keep = KeepAlive { max_idle: 1, timeout: Duration::from_secs(1), max_lifetime: None };
         let terms = Terms { keep, streams: 2 };
         pool.lock().making = 1;
         let Arrival::Joins(mut told) = pool.arrive(terms) else { panic!("there will be room for it") };
