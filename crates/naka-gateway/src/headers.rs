@@ -63,6 +63,13 @@ pub fn has_known_framing(headers: &HeaderMap) -> bool {
     codings.next().is_none() && first.is_none_or(|coding| coding.eq_ignore_ascii_case(b"chunked"))
 }
 
+/// Whether a header has what nobody wants to read in a terminal or a ticket: its name says so itself.
+pub(crate) fn is_secret(name: &str) -> bool {
+    const WORDS: [&str; 7] = ["auth", "cookie", "token", "secret", "key", "password", "session"];
+    let name = name.to_ascii_lowercase();
+    WORDS.iter().any(|word| name.contains(word))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -121,11 +128,4 @@ mod tests {
             assert_eq!(has_known_framing(&headers), expected, "{lines:?}");
         }
     }
-}
-
-/// Whether a header has what nobody wants to read in a terminal or a ticket: its name says so itself.
-pub(crate) fn is_secret(name: &str) -> bool {
-    const WORDS: [&str; 7] = ["auth", "cookie", "token", "secret", "key", "password", "session"];
-    let name = name.to_ascii_lowercase();
-    WORDS.iter().any(|word| name.contains(word))
 }
