@@ -617,5 +617,7 @@ async fn the_running_generation_survives_whatever_becomes_of_the_file() {
     load.goes_on(&process).await;
     load.all_were_answered().await;
     assert_eq!(process.metric("naka_generation ").await, Some(10.0));
-    assert!(process.peak_memory() < 256 << 20, "{}", process.peak_memory());
+    // Reading the bomb takes 135 MiB until its bound, a million nodes; another thread may read it the next time, and what the first
+    // one had is not given back at once.
+    assert!(process.peak_memory() < 512 << 20, "{}", process.peak_memory());
 }
