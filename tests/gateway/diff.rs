@@ -192,9 +192,12 @@ fn what_looks_alike_is_not_the_same() {
     };
     let (said, code) = Files::new(&tests("'1'", "'2'"), &tests("'3'", "'2'")).says(&["--exit-code"]);
     assert!(code == Some(1) && said.contains("with.headers.x-a: 1 → 3"), "{said}");
-    let hosts = |list: &str| OLD.replace("{path: /one}", &format!("{{path: /one, query: {{q: {list}}}}}"));
-    let (said, code) = Files::new(&hosts("'a, b'"), &hosts("'a,b'")).says(&["--exit-code"]);
-    assert!(code == Some(1), "{said}");
+    let lists = |list: &str| {
+        let regions = format!("{{by: host, of: {{south: {list}}}, otherwise: [z]}}");
+        OLD.replace("app: {", &format!("app: {{balance: {{regions: {regions}}}, "))
+    };
+    let (said, code) = Files::new(&lists("['a, b', c]"), &lists("[a, b, c]")).says(&["--exit-code"]);
+    assert!(code == Some(1) && said.contains("[\"a, b\", c] → [a, b, c]"), "{said}");
     let with = |value: &str| {
         OLD.replace("use: [looks], ", &format!("use: [looks], headers: {{request: {{set: {{authorization: '{value}', x-other: '{value}'}}}}}}, "))
     };

@@ -17,6 +17,7 @@ use bytes::Bytes;
 use h2::client::SendRequest;
 use naka::reject::Reason;
 use tokio::{
+    runtime::Handle,
     sync::oneshot,
     task::AbortHandle,
     time::{Instant, sleep, timeout, timeout_at},
@@ -331,7 +332,8 @@ impl Pool {
             return; // Closed as soon as it is dropped here.
         }
         let pool = Arc::downgrade(self);
-        tokio::spawn(async move {
+        let Ok(runtime) = Handle::try_current() else { return }; // It is dropped as the process ends.
+        runtime.spawn(async move {
             sleep(LEAVES).await;
             let Some(pool) = pool.upgrade() else { return };
             let is_back = pool.lock().take_back();
