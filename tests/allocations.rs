@@ -14,6 +14,7 @@ use std::{
 
 use naka_gateway::{
     config::checked::Workers as Layout,
+    custom::Kinds,
     generation::InForce,
     observe::Metrics,
     prepare::{Before, Outside, RunTests, prepare},
@@ -185,8 +186,14 @@ fn gateway(yaml: &str) -> (Workers, SocketAddr) {
     std::fs::write(folder.path().join("secret"), SECRET).unwrap();
     std::fs::write(folder.path().join("partners.yaml"), PARTNERS).unwrap();
     let metrics = Arc::new(Metrics::new());
-    let before =
-        Before { entry: &entry, sources: None, state: &|_| State::new(1), number: 1, tests: RunTests::Never };
+    let before = Before {
+        entry: &entry,
+        sources: None,
+        state: &|_| State::new(1),
+        number: 1,
+        tests: RunTests::Never,
+        kinds: &Kinds::default(),
+    };
     let first = prepare(&before, &metrics, &Outside::default()).unwrap_or_else(|refusal| panic!("{refusal}"));
     let name = first.generation.config.listeners["public"].listen;
     let shared = Shared::new(InForce::new(first.generation), metrics, 1);
@@ -243,7 +250,8 @@ fn ten_thousand_reloads_leave_memory_as_it_was() {
             "  other: {match: {prefix: /other}, circuit_breaker: {consecutive: 3}, upstream: next}\n",
         ),
     ];
-    let (metrics, mut state, mut accepted) = (Metrics::new(), State::new(1), 0_u64);
+    let (metrics, mut state, mut accepted) = (Arc::new(Metrics::new()), State::new(1), 0_u64);
+    let mut sources = None;
     let region = Region::new(ALLOCATOR);
     let mut held = Vec::new();
     for number in 1..=10_000_u64 {
@@ -252,16 +260,22 @@ fn ten_thousand_reloads_leave_memory_as_it_was() {
         let prepared = prepare(
             &Before {
                 entry: &entry,
-                sources: None,
+                sources: sources.as_ref(),
                 state: &|_| before.clone(),
                 number,
                 tests: RunTests::Never,
+                kinds: &Kinds::default(),
             },
             &metrics,
             &Outside::default(),
         );
         match prepared {
-            Ok(prepared) => (state, accepted) = (prepared.generation.state, accepted + 1),
+            Ok(prepared) => {
+                let served = prepared.generation.workers.iter().flat_map(|worker| worker.values());
+                served.for_each(|served| (0..served.table.len()).for_each(|route| _ = served.route(route)));
+                (state, accepted) = (prepared.generation.state, accepted + 1);
+                sources = Some(prepared.sources);
+            }
             Err(refusal) => assert_eq!(number % 4, 2, "{refusal}"),
         }
         if number % 1000 == 0 {

@@ -14,7 +14,9 @@ use hyper_util::rt::TokioIo;
 use naka_gateway::{
     admin::Admin,
     ask::Asked,
+    config::checked::Config,
     connection,
+    custom::Kinds,
     discover::Resolve,
     explain::{Explanation, explain},
     generation::{Generation, InForce},
@@ -41,6 +43,7 @@ pub(crate) struct Inside {
     draining: watch::Sender<bool>,
     folder: TempDir,
     outside: Outside,
+    kinds: Kinds,
 }
 
 impl Inside {
@@ -54,8 +57,17 @@ impl Inside {
         Self::resolving(yaml, files, None)
     }
 
+    /// With policies of these kinds, too.
+    pub(crate) fn with_kinds(yaml: &str, kinds: Kinds) -> Self {
+        Self::of(yaml, &[], None, kinds)
+    }
+
     /// The same, where somebody else resolves names of endpoints.
     pub(crate) fn resolving(yaml: &str, files: &[(&str, &str)], resolver: Option<Arc<dyn Resolve>>) -> Self {
+        Self::of(yaml, files, resolver, Kinds::default())
+    }
+
+    fn of(yaml: &str, files: &[(&str, &str)], resolver: Option<Arc<dyn Resolve>>, kinds: Kinds) -> Self {
         let (folder, network) = (tempfile::tempdir().unwrap(), Network::new());
         let outside = Outside { resolver, ..outside(&network) };
         for (name, text) in files {
@@ -63,12 +75,13 @@ impl Inside {
         }
         let metrics = Arc::new(Metrics::new());
         std::fs::write(folder.path().join("gateway.yaml"), yaml).unwrap();
-        let first = prepared(&folder.path().join("gateway.yaml"), &State::new(1), 1, &metrics, &outside);
+        let first =
+            prepared(&folder.path().join("gateway.yaml"), &State::new(1), 1, &metrics, &outside, &kinds);
         let first = first.unwrap_or_else(|refusal| panic!("{refusal}"));
         first.start();
         let in_force = InForce::new(first);
         let shared = Shared::new(in_force, Arc::clone(&metrics), 1);
-        Self { network, shared, metrics, draining: watch::Sender::new(false), folder, outside }
+        Self { network, shared, metrics, draining: watch::Sender::new(false), folder, outside, kinds }
     }
 
     /// Puts another configuration in force, or says why not.
@@ -76,7 +89,8 @@ impl Inside {
         let entry = self.folder.path().join("gateway.yaml");
         std::fs::write(&entry, yaml).unwrap();
         let current = self.generation();
-        let next = prepared(&entry, &current.state, current.number + 1, &self.metrics, &self.outside);
+        let next =
+            prepared(&entry, &current.state, current.number + 1, &self.metrics, &self.outside, &self.kinds);
         let next = next.map_err(|refusal| refusal.to_string())?;
         next.start();
         self.shared.in_force.swap(next);
@@ -200,11 +214,12 @@ fn prepared(
     entry: &PathBuf,
     state: &State,
     number: u64,
-    metrics: &Metrics,
+    metrics: &Arc<Metrics>,
     outside: &Outside,
+    kinds: &Kinds,
 ) -> Result<Generation, Refusal> {
-    let before =
-        Before { entry, sources: None, state: &|_| state.clone(), number, tests: RunTests::AsConfigured };
+    let (state, tests) = (&|_: &Config| state.clone(), RunTests::AsConfigured);
+    let before = Before { entry, sources: None, state, number, tests, kinds };
     prepare(&before, metrics, outside).map(|prepared| prepared.generation)
 }
 

@@ -9,6 +9,7 @@ use std::{
     io::{ErrorKind, IsTerminal, Write as _},
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::Arc,
 };
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -23,6 +24,7 @@ use crate::{
         self,
         checked::{Config, Name, Origin},
     },
+    custom::Kinds,
     diff::diff,
     explain::{Explanation, explain},
     limits::limits,
@@ -142,8 +144,13 @@ enum Format {
 
 /// The whole program: `args` begin with the program's name.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    main_with(args, &Kinds::default())
+}
+
+/// As [`main`], with these kinds of policies beside those that are built in.
+pub fn main_with(args: impl IntoIterator<Item = OsString>, kinds: &Kinds) -> ExitCode {
     match Cli::try_parse_from(args) {
-        Ok(cli) => cli.command.run(),
+        Ok(cli) => cli.command.run(kinds),
         Err(error) => {
             let _ = error.print(); // Nowhere to say that printing failed.
             ExitCode::from(if error.use_stderr() { 2 } else { 0 })
@@ -152,32 +159,34 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 impl Command {
-    fn run(self) -> ExitCode {
+    fn run(self, kinds: &Kinds) -> ExitCode {
         match self {
-            Self::Run { config, validate_only: true, .. } => check(&[config], Format::Text),
-            Self::Run { config, .. } => serve(&config),
-            Self::Check { files, format } => check(&files, format),
+            Self::Run { config, validate_only: true, .. } => check(&[config], Format::Text, kinds),
+            Self::Run { config, .. } => serve(&config, kinds),
+            Self::Check { files, format } => check(&files, format, kinds),
             Self::Explain { asked, live: Some(admin), format, .. } => explain_live(&asked, &admin, format),
-            Self::Explain { asked, config, live: None, format } => explain_offline(&asked, &config, format),
-            Self::Diff { old, new, exit_code, format } => compare(&old, &new, exit_code, format),
+            Self::Explain { asked, config, live: None, format } => {
+                explain_offline(&asked, &config, format, kinds)
+            }
+            Self::Diff { old, new, exit_code, format } => compare(&old, &new, exit_code, format, kinds),
             Self::Replay { log, against, config, exit_code, format } => {
-                replayed(&log, &config, &against, exit_code, format)
+                replayed(&log, (&config, &against), exit_code, format, kinds)
             }
             Self::Rollback { list: true, live, .. } => answered(&live, live::get(&live, "/generations")),
             Self::Rollback { to, live, .. } => {
                 let path = to.map_or_else(|| "/rollback".to_owned(), |to| format!("/rollback?to={to}"));
                 answered(&live, live::post(&live, &path, &json!({})))
             }
-            Self::Limits { file, format } => bounds(&file, format),
-            Self::Schema => say(format_args!("{:#}\n", config::schema()), ExitCode::SUCCESS),
+            Self::Limits { file, format } => bounds(&file, format, kinds),
+            Self::Schema => say(format_args!("{:#}\n", config::schema_with(kinds)), ExitCode::SUCCESS),
         }
     }
 }
 
-fn serve(entry: &Path) -> ExitCode {
+fn serve(entry: &Path, kinds: &Kinds) -> ExitCode {
     log_to_stderr();
     let color = std::io::stderr().is_terminal();
-    match run::run(entry) {
+    match run::run(entry, kinds) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Refused(refusal)) => {
             complain(format_args!("{}", refusal.render(color)));
@@ -222,16 +231,16 @@ fn complain(text: fmt::Arguments<'_>) {
 }
 
 /// Prepares a configuration as a cold start would, and binds nothing.
-fn prepare_offline(file: &Path, tests: RunTests) -> Result<Prepared, Refusal> {
-    let before = Before { entry: file, sources: None, state: &|_| State::new(1), number: 1, tests };
-    prepare(&before, &Metrics::new(), &Outside::default())
+fn prepare_offline(file: &Path, tests: RunTests, kinds: &Kinds) -> Result<Prepared, Refusal> {
+    let before = Before { entry: file, sources: None, state: &|_| State::new(1), number: 1, tests, kinds };
+    prepare(&before, &Arc::new(Metrics::new()), &Outside::default())
 }
 
-fn check(files: &[PathBuf], format: Format) -> ExitCode {
+fn check(files: &[PathBuf], format: Format, kinds: &Kinds) -> ExitCode {
     let mut code = ExitCode::SUCCESS;
     let color = std::io::stdout().is_terminal();
     for file in files {
-        let result = prepare_offline(file, RunTests::Always);
+        let result = prepare_offline(file, RunTests::Always, kinds);
         if result.is_err() {
             code = ExitCode::FAILURE;
         }
@@ -288,23 +297,29 @@ fn checked_json(file: &Path, result: &Result<Prepared, Refusal>) -> serde_json::
 }
 
 /// Two configurations, the second from the state of the first; or how it ends if one is wrong.
-fn both(old: &Path, new: &Path) -> Result<(Prepared, Prepared), ExitCode> {
+fn both(old: &Path, new: &Path, kinds: &Kinds) -> Result<(Prepared, Prepared), ExitCode> {
     let refused = |file: &Path, refusal: &Refusal| {
         let errors = count(refusal.count(), "error", "errors");
         complain(format_args!("{}", refusal.render(std::io::stderr().is_terminal())));
         complain(format_args!("naka: nothing to compare: {} has {errors}\n", file.display()));
         ExitCode::from(2)
     };
-    let before = prepare_offline(old, RunTests::Never).map_err(|refusal| refused(old, &refusal))?;
+    let before = prepare_offline(old, RunTests::Never, kinds).map_err(|refusal| refused(old, &refusal))?;
     let state = &|_: &Config| before.generation.state.clone();
-    let after = Before { entry: new, sources: None, state, number: 2, tests: RunTests::Always };
-    let after = prepare(&after, &Metrics::new(), &Outside::default());
+    let after = Before { entry: new, sources: None, state, number: 2, tests: RunTests::Always, kinds };
+    let after = prepare(&after, &Arc::new(Metrics::new()), &Outside::default());
     let after = after.map_err(|refusal| refused(new, &refusal))?;
     Ok((before, after))
 }
 
-fn replayed(log: &Path, old: &Path, new: &Path, exit_code: bool, format: Format) -> ExitCode {
-    let (old, new) = match both(old, new) {
+fn replayed(
+    log: &Path,
+    (old, new): (&Path, &Path),
+    exit_code: bool,
+    format: Format,
+    kinds: &Kinds,
+) -> ExitCode {
+    let (old, new) = match both(old, new, kinds) {
         Ok(both) => both,
         Err(code) => return code,
     };
@@ -328,8 +343,8 @@ fn replayed(log: &Path, old: &Path, new: &Path, exit_code: bool, format: Format)
     }
 }
 
-fn compare(old: &Path, new: &Path, exit_code: bool, format: Format) -> ExitCode {
-    let (before, after) = match both(old, new) {
+fn compare(old: &Path, new: &Path, exit_code: bool, format: Format, kinds: &Kinds) -> ExitCode {
+    let (before, after) = match both(old, new, kinds) {
         Ok(both) => both,
         Err(code) => return code,
     };
@@ -344,8 +359,8 @@ fn compare(old: &Path, new: &Path, exit_code: bool, format: Format) -> ExitCode 
     }
 }
 
-fn bounds(file: &Path, format: Format) -> ExitCode {
-    let prepared = match prepare_offline(file, RunTests::Never) {
+fn bounds(file: &Path, format: Format, kinds: &Kinds) -> ExitCode {
+    let prepared = match prepare_offline(file, RunTests::Never, kinds) {
         Ok(prepared) => prepared,
         Err(refusal) => {
             complain(format_args!("{}", refusal.render(std::io::stderr().is_terminal())));
@@ -359,9 +374,9 @@ fn bounds(file: &Path, format: Format) -> ExitCode {
     }
 }
 
-fn explain_offline(asked: &Asked, file: &Path, format: Format) -> ExitCode {
+fn explain_offline(asked: &Asked, file: &Path, format: Format, kinds: &Kinds) -> ExitCode {
     // A deadline in the future needs no runtime, but paused clocks do; a request is only thought of.
-    let prepared = match prepare_offline(file, RunTests::Never) {
+    let prepared = match prepare_offline(file, RunTests::Never, kinds) {
         Ok(prepared) => prepared,
         Err(refusal) => {
             complain(format_args!("{}", refusal.render(std::io::stderr().is_terminal())));

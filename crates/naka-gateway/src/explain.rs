@@ -466,13 +466,13 @@ fn candidates(generation: &Generation, served: &Served, parts: &Parts) -> Vec<Ca
     let of = |method| served.table.explain(&serve::query(parts, method));
     let is_answered = |outcomes: &Vec<(usize, Outcome<'_>)>| {
         let won = outcomes.iter().find(|(_, outcome)| matches!(outcome, Outcome::Won));
-        won.is_some_and(|(index, _)| !served.routes[*index].0.layers.cors.is_off())
+        won.is_some_and(|(index, _)| !served.route(*index).0.layers.cors.is_off())
     };
     let outcomes =
         asked.as_ref().map(of).filter(is_answered).unwrap_or_else(|| of(&parts.method)).into_iter();
     outcomes
         .map(|(index, outcome)| {
-            let name = &served.routes[index].0.name;
+            let name = &served.route(index).0.name;
             Candidate {
                 route: Arc::clone(name),
                 origin: generation.config.routes[name].origin.to_string(),

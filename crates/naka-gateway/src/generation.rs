@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     fmt,
     net::SocketAddr,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -83,7 +83,49 @@ pub struct Served {
     /// Which route takes a request.
     pub table: Arc<Table>,
     /// The routes, as the table counts them.
-    pub routes: Vec<(Arc<Plan>, Route)>,
+    pub routes: Routes,
+}
+
+impl Served {
+    /// A route, as the table counts them.
+    pub fn route(&self, index: usize) -> &(Arc<Plan>, Route) {
+        self.routes.get(index)
+    }
+}
+
+/// Makes the routes of one generation.
+pub trait MakeRoute: Send + Sync + fmt::Debug {
+    /// The route of this name, for this worker.
+    fn make(&self, worker: usize, name: &Name) -> (Arc<Plan>, Route);
+}
+
+/// The routes of one worker on one listener, each made when it is first asked for: so a generation costs what it is used
+/// for, and a reload of ten thousand routes as little as one of ten.
+#[derive(Debug)]
+pub struct Routes {
+    worker: usize,
+    names: Arc<[Name]>,
+    made: Box<[Slot]>,
+    maker: Arc<dyn MakeRoute>,
+}
+
+type Slot = OnceLock<(Arc<Plan>, Route)>;
+
+impl Routes {
+    /// None of them yet.
+    pub fn new(worker: usize, names: Arc<[Name]>, maker: Arc<dyn MakeRoute>) -> Self {
+        let made = names.iter().map(|_| Slot::new()).collect();
+        Self { worker, names, made, maker }
+    }
+
+    /// How many there are by now.
+    pub fn count(&self) -> usize {
+        self.made.iter().filter(|made| made.get().is_some()).count()
+    }
+
+    fn get(&self, index: usize) -> &(Arc<Plan>, Route) {
+        self.made[index].get_or_init(|| self.maker.make(self.worker, &self.names[index]))
+    }
 }
 
 /// One route, as all workers share it.

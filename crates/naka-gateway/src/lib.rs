@@ -19,6 +19,7 @@ pub mod compress;
 pub mod config;
 pub mod connection;
 pub mod control;
+pub mod custom;
 pub mod deadline;
 pub mod diff;
 pub mod discover;

@@ -286,6 +286,20 @@ impl Metrics {
         }
     }
 
+    /// Shows a route with zeros, if it is not shown yet.
+    pub fn show_route(&self, route: &Name) {
+        if !self.labelled(|labelled| labelled.routes.contains(route)) {
+            self.route(route);
+        }
+    }
+
+    /// Shows a policy with zeros, if it is not shown yet.
+    pub fn show_policy(&self, policy: &Name) {
+        if !self.labelled(|labelled| labelled.policies.contains(policy)) {
+            self.policy(policy);
+        }
+    }
+
     /// The handles of one policy.
     pub fn policy(&self, policy: &Name) -> Arc<PolicyMetrics> {
         self.labelled(|labelled| labelled.policies.insert(Arc::clone(policy)));

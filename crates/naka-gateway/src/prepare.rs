@@ -13,6 +13,7 @@ use crate::{
         self, Code, Diagnostic, Diagnostics, Held, Loaded, Severity, Sources, Watched,
         checked::{Config, Expect, Name, Route, Test},
     },
+    custom::Kinds,
     discover::Resolve,
     explain::{Explanation, Verdict, explain, forwarded_path},
     generation::Generation,
@@ -71,6 +72,8 @@ pub struct Before<'a> {
     pub number: u64,
     /// Whether the file's own tests are run.
     pub tests: RunTests,
+    /// Kinds of policies beside those that are built in.
+    pub kinds: &'a Kinds,
 }
 
 /// Whether a file's own tests are run before it counts as right.
@@ -118,8 +121,8 @@ impl fmt::Debug for Outside {
 ///
 /// # Errors
 /// Everything that is wrong, at the first stage where something is.
-pub fn prepare(before: &Before<'_>, metrics: &Metrics, outside: &Outside) -> Result<Prepared, Refusal> {
-    let loaded = look(before.entry, before.sources).1.map_err(Refusal::Config)?;
+pub fn prepare(before: &Before<'_>, metrics: &Arc<Metrics>, outside: &Outside) -> Result<Prepared, Refusal> {
+    let loaded = look(before.entry, before.sources, before.kinds).1.map_err(Refusal::Config)?;
     before.prepare(loaded, metrics, outside)
 }
 
@@ -128,7 +131,12 @@ impl Before<'_> {
     ///
     /// # Errors
     /// Everything that is wrong, at the first stage where something is.
-    pub fn prepare(&self, loaded: Loaded, metrics: &Metrics, outside: &Outside) -> Result<Prepared, Refusal> {
+    pub fn prepare(
+        &self,
+        loaded: Loaded,
+        metrics: &Arc<Metrics>,
+        outside: &Outside,
+    ) -> Result<Prepared, Refusal> {
         let config = Arc::new(loaded.config);
         let Outside { connector, resolver } = outside.clone();
         let around = Surroundings { metrics, connector, resolver, now: Instant::now() };
@@ -154,7 +162,7 @@ pub fn run_tests(config: &Arc<Config>) -> Vec<FailedTest> {
     if config.tests.is_empty() {
         return Vec::new();
     }
-    let metrics = Metrics::new();
+    let metrics = Arc::new(Metrics::new());
     let (connector, now) = (Connector::Tcp, Instant::now());
     let around = Surroundings { metrics: &metrics, connector, resolver: None, now };
     let Ok(generation) = assemble(config, 0, &State::new(1), &around) else { return Vec::new() };
@@ -312,7 +320,7 @@ fn said(all: &[Wrong], config: &Config) -> Vec<Diagnostic> {
     all.iter().flat_map(one).collect()
 }
 
-fn said_of_routes(all: &[Unroutable], routes: &BTreeMap<Name, Route>) -> Vec<Diagnostic> {
+fn said_of_routes(all: &[Unroutable], routes: &BTreeMap<Name, Arc<Route>>) -> Vec<Diagnostic> {
     let said = all.iter().filter_map(|one| {
         let help = match &one.error {
             RouteError::Ambiguous(_) => "make one match more, or say which goes first: `priority: 1`",
@@ -349,6 +357,12 @@ pub(crate) fn again(entry: &Path, sources: &Sources) -> Result<Loaded, Diagnosti
 }
 
 /// Reads the files, and says of the routes what only whoever makes tables of them can.
-pub fn look(entry: &Path, sources: Option<&Sources>) -> (Watched, Result<Loaded, Diagnostics>) {
-    config::look(entry, sources, |listeners, routes| said_of_routes(&unroutable(listeners, routes), routes))
+pub fn look(
+    entry: &Path,
+    sources: Option<&Sources>,
+    kinds: &Kinds,
+) -> (Watched, Result<Loaded, Diagnostics>) {
+    config::look(entry, sources, kinds, |listeners, routes| {
+        said_of_routes(&unroutable(listeners, routes), routes)
+    })
 }

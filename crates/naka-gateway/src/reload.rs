@@ -226,8 +226,8 @@ impl Reloader {
                 "generation {number} has no `gateway.admin.token`, so nobody could change anything after that: change the file\n"
             ));
         }
-        let entry = self.entry.clone();
-        let looked = tokio::task::spawn_blocking(move || look(&entry, None).0).await;
+        let (entry, kinds) = (self.entry.clone(), self.sources.kinds().clone());
+        let looked = tokio::task::spawn_blocking(move || look(&entry, None, &kinds).0).await;
         self.attempted = looked.map_err(|_| Refusal::Panic.to_string())?;
         let files = self.attempted.texts;
         self.put_in_force(prepared, &current, workers).await.map_err(|refusal| refusal.to_string())?;
@@ -257,6 +257,7 @@ impl Reloader {
                 sources: Some(&sources),
                 state: &|_| current.state.clone(),
                 number: current.number + 1,
+                kinds: sources.kinds(),
                 tests: RunTests::Never, // They held when it took effect, and there is no time to mend them now.
             };
             before.prepare(loaded, &metrics, &outside)
@@ -390,12 +391,13 @@ impl Reloader {
         let (entry, sources, current) = (self.entry.clone(), self.sources.clone(), Arc::clone(current));
         let (metrics, outside, left) = (Arc::clone(&self.metrics), self.outside.clone(), self.left);
         let next = tokio::task::spawn_blocking(move || {
-            let (attempted, loaded) = look(&entry, Some(&sources));
+            let (attempted, loaded) = look(&entry, Some(&sources), sources.kinds());
             let before = Before {
                 entry: &entry,
                 sources: Some(&sources),
                 state: &|_| current.state.clone(),
                 number: current.number + 1,
+                kinds: sources.kinds(),
                 tests: RunTests::AsConfigured,
             };
             if left == Some(attempted.texts) {

@@ -21,6 +21,7 @@ use crate::{
     admin::{self, Admin, Ask, Listener},
     admin_socket::Socket,
     config::checked::Reload,
+    custom::Kinds,
     generation::{Generation, InForce},
     observe::Metrics,
     prepare::{Before, Outside, Refusal, RunTests, prepare},
@@ -40,26 +41,28 @@ pub enum Failure {
     Io(&'static str, std::io::Error),
 }
 
-/// Runs the configuration of this entry file until told to stop, on this thread and those of the workers.
+/// Runs the configuration of this entry file until told to stop, on this thread and those of the workers; `kinds` of policies are there
+/// beside those that are built in.
 ///
 /// # Errors
 /// If it does not come up. Once it has, it ends by a signal.
-pub fn run(entry: &Path) -> Result<(), Failure> {
+pub fn run(entry: &Path, kinds: &Kinds) -> Result<(), Failure> {
     let metrics = Arc::new(Metrics::new());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::Io("a runtime", error))?;
-    let ended = runtime.block_on(start(entry, metrics));
+    let ended = runtime.block_on(start(entry, kinds, metrics));
     runtime.shutdown_background(); // A file that is still being read is not waited for.
     ended
 }
 
-async fn start(entry: &Path, metrics: Arc<Metrics>) -> Result<(), Failure> {
+async fn start(entry: &Path, kinds: &Kinds, metrics: Arc<Metrics>) -> Result<(), Failure> {
     let before = Before {
         entry,
         sources: None,
         state: &|config| State::new(count(config.gateway.workers)),
         number: 1,
         tests: RunTests::AsConfigured,
+        kinds,
     };
     let first = prepare(&before, &metrics, &Outside::default()).map_err(Failure::Refused)?;
     if first.warnings.iter().next().is_some() {

@@ -45,9 +45,9 @@ pub fn find<'a, T: Trace>(
 ) -> Result<&'a (Arc<Plan>, Route), NoRoute> {
     if let Some(method) = preflight(&parts.method, &parts.headers)
         && let Found::Route { index, captures } = served.table.find(&query(parts, &method), trace)
-        && !served.routes[index].0.layers.cors.is_off()
+        && !served.route(index).0.layers.cors.is_off()
     {
-        let found = &served.routes[index];
+        let found = served.route(index);
         note(parts, &found.0, captures);
         return Ok(found);
     }
@@ -59,7 +59,7 @@ pub fn find<'a, T: Trace>(
         }
         Found::NotFound => return Err(Box::new((Reason::RouteNotFound.into(), None))),
     };
-    let found = &served.routes[index];
+    let found = served.route(index);
     note(parts, &found.0, captures);
     Ok(found)
 }

@@ -44,6 +44,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::{
+    custom::{CustomBody, CustomLayers},
     observe::{ArmMetrics, Balancer, PolicyMetrics},
     upstream::{Body, LayeredBody},
 };
@@ -59,6 +60,8 @@ pub struct Layers {
     pub rate_limits: RateLimitLayer<Arc<PolicyMetrics>>,
     /// The end of the whole exchange, waiting included.
     pub total_timeout: TimeoutLayer,
+    /// Policies of one's own that do not ask who it is.
+    pub before_auth: CustomLayers,
     /// Who it is, by a signed token.
     pub jwt: JwtLayer<Arc<PolicyMetrics>>,
     /// Who it is, by a key.
@@ -69,6 +72,8 @@ pub struct Layers {
     pub forward_auth: ForwardAuthLayer<Arc<PolicyMetrics>>,
     /// Who may.
     pub authorize: AuthorizeLayer<Arc<PolicyMetrics>>,
+    /// Policies of one's own that know who it is.
+    pub after_auth: CustomLayers,
     /// Which version of an API is meant.
     pub version: VersionLayer<Arc<PolicyMetrics>>,
     /// All rate limits of the route that ask who it is.
@@ -102,17 +107,17 @@ pub struct Layers {
 }
 
 /// What the layers make of the leaf's body.
-pub type RouteBody = TimeoutBody<
-    IdempotencyBody<
-        FallbackBody<
-            CacheBody<
+pub type RouteBody = TimeoutBody<CustomBody<CustomBody<InnerBody>>>;
+
+type InnerBody = IdempotencyBody<
+    FallbackBody<
+        CacheBody<
+            Guarded<
                 Guarded<
-                    Guarded<
-                        Guarded<Guarded<Guarded<Body, InFlight>, Permit>, OfArm<ArmMetrics>>,
-                        Pass<Arc<PolicyMetrics>>,
-                    >,
-                    Permit,
+                    Guarded<Guarded<Guarded<Body, InFlight>, Permit>, OfArm<ArmMetrics>>,
+                    Pass<Arc<PolicyMetrics>>,
                 >,
+                Permit,
             >,
         >,
     >,
@@ -171,11 +176,13 @@ impl Layers {
         cors,
         rate_limits,
         total_timeout,
+        before_auth,
         jwt,
         api_key,
         basic_auth,
         forward_auth,
         authorize,
+        after_auth,
         version,
         identity_rate_limits,
         body_limit,

@@ -38,6 +38,7 @@ use crate::{
         ForwardAuth, HeaderEdits, HealthCheck, Idempotency, Jwt, JwtKeys, Mirror, Name, Protocol, RateLimit,
         RetryBudget, Rewrite, Split, Versions,
     },
+    custom::{Custom, HISTORY, Made},
     discover::Discovery,
     generation::Alive,
     observe::{ArmMetrics, Balancer, EndpointMetrics, PolicyMetrics},
@@ -67,6 +68,8 @@ pub struct State {
     pub faults: Carried<Fault, FaultLayer<Arc<PolicyMetrics>>>,
     /// What was answered, by identity.
     pub caches: Caches,
+    /// Policies of one's own, by name.
+    pub customs: Customs,
     /// Copies under way, by identity.
     pub mirrors: Carried<Mirror, MirrorLayer<Arc<PolicyMetrics>>>,
     /// Whoever finds versions, by route; the use of each version goes with it.
@@ -139,6 +142,8 @@ pub struct Answering {
 pub type Splits = Carried<Split, SplitLayer<ArmMetrics>>;
 /// Circuit breakers, by identity.
 pub type Breakers = Carried<Breaking, CircuitBreakerLayer<Arc<PolicyMetrics>>>;
+/// Policies of one's own, by name.
+pub type Customs = Carried<Custom, Made>;
 /// Whoever checks passwords, by policy.
 pub type Passwords = Carried<(Name, BasicAuth), BasicAuthLayer<Arc<PolicyMetrics>>>;
 /// Whoever asks other services, by policy.
@@ -181,6 +186,7 @@ impl State {
             endpoint_breakers: Carried::new("endpoint_breakers", |_| Duration::from_hours(1)),
             faults: Carried::new("fault", |_| Duration::ZERO),
             caches: Carried::new("cache", |_| Duration::ZERO),
+            customs: Carried::new("custom", |_| HISTORY),
             mirrors: Carried::new("mirror", |_| Duration::ZERO),
             versions: Carried::new("versions", |_| Duration::from_hours(24 * u64::from(DAYS))),
             // As long as that of circuit breakers: what is held is held until somebody does something about it.
@@ -275,6 +281,7 @@ impl State {
             || self.splits.has_expired(now)
             || self.idempotency.has_expired(now)
             || self.breakers.has_expired(now)
+            || self.customs.has_expired(now)
             || self.endpoint_breakers.has_expired(now);
         has_expired.then(|| Self {
             rate_limits: self.rate_limits.without_expired(now),
@@ -283,6 +290,7 @@ impl State {
             splits: self.splits.without_expired(now),
             idempotency: self.idempotency.without_expired(now),
             breakers: self.breakers.without_expired(now),
+            customs: self.customs.without_expired(now),
             endpoint_breakers: self.endpoint_breakers.without_expired(now),
             ..self.clone()
         })

@@ -3,7 +3,12 @@
 //! The only room that knows both configuration and layers. It does no I/O and binds nothing; what it
 //! makes can be thrown away, and then nothing has happened.
 
-use std::{collections::BTreeMap, fmt, net::SocketAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+};
 
 use http::{
     HeaderName,
@@ -32,14 +37,15 @@ use crate::{
         Config, Destination, Instead, Kind, Listener, Mirror, Name, PolicyKind, Route as RouteConfig, Split,
         Version, VersionTarget, split_name, version_split_name,
     },
+    custom::CustomLayers,
     deadline::Deadlines,
     discover::Resolve,
     entry::Entry,
-    generation::{Alive, ArmPlan, ArmTarget, Arms, Generation, Plan, Served},
+    generation::{Alive, ArmPlan, ArmTarget, Arms, Generation, MakeRoute, Plan, Routes, Served},
     identity,
     observe::{ArmMetrics, Balancer, Metrics, PolicyMetrics},
     route::{RouteError, Table},
-    stack::{ArmLayers, Layers},
+    stack::{ArmLayers, Layers, Route},
     state::{State, fallback_name, latencies_name},
     transform::Transform,
     upstream::Connector,
@@ -48,7 +54,7 @@ use crate::{
 /// What assembling needs besides the configuration.
 pub struct Surroundings<'a> {
     /// Where layers report.
-    pub metrics: &'a Metrics,
+    pub metrics: &'a Arc<Metrics>,
     /// How connections are made.
     pub connector: Connector,
     /// Whoever resolves names of endpoints that are found, in place of the name servers.
@@ -108,12 +114,8 @@ pub fn assemble(
     let tables = tables.map_err(|all| all.into_iter().map(Wrong::Routes).collect::<Vec<_>>())?;
     let mut report = Vec::new();
     let state = state::carry(config, before, around, &mut report)?;
+    shown(config, around.metrics);
     let alive = Alive::default();
-    let plans = config.routes.iter().map(|(name, route)| {
-        let plan = plan(config, &state, around, &alive, (name, route));
-        (Arc::clone(name), Arc::new(plan))
-    });
-    let plans = plans.collect::<BTreeMap<_, _>>();
     let entry = Entry {
         trusted_proxies: config.gateway.trusted_proxies.clone(),
         uri: config.gateway.limits.uri,
@@ -121,17 +123,21 @@ pub fn assemble(
         of_identity: identity::names(config),
         deadlines: Deadlines::named(config),
     };
-    let workers = state.pools.iter().map(|pools| {
-        let leaves = Leaves { config, state: &state, pools, connector: &around.connector };
+    let maker = Arc::new(Maker {
+        config: Arc::clone(config),
+        state: state.clone(),
+        metrics: Arc::clone(around.metrics),
+        connector: around.connector.clone(),
+        alive: Arc::clone(&alive),
+        plans: config.routes.keys().map(|name| (Arc::clone(name), OnceLock::new())).collect(),
+    });
+    let workers = (0..state.pools.len()).map(|worker| {
         let serve = |listener: &Listening| {
-            let routes = listener.routes.iter().map(|name| {
-                let plan = Arc::clone(&plans[name]);
-                let route = leaves.route(&config.routes[name], &plan);
-                (plan, route)
-            });
-            let routes = routes.collect();
+            let names = Arc::clone(&listener.routes);
+            let routes = Routes::new(worker, names, Arc::clone(&maker) as Arc<dyn MakeRoute>);
             let table = Arc::clone(&listener.table);
-            (listener.address, Arc::new(Served { generation: number, entry: entry.clone(), table, routes }))
+            let served = Served { generation: number, entry: entry.clone(), table, routes };
+            (listener.address, Arc::new(served))
         };
         tables.iter().map(serve).collect()
     });
@@ -140,23 +146,57 @@ pub fn assemble(
     Ok(Generation { number, config: Arc::clone(config), state, report, entry, limits, workers, alive })
 }
 
+/// What is shown of routes and policies, with zeros before anybody asks for them.
+fn shown(config: &Config, metrics: &Metrics) {
+    config.routes.keys().for_each(|route| metrics.show_route(route));
+    let of_routes = |policy: &&Name| {
+        let kind = &config.policies[*policy].kind;
+        matches!(kind, PolicyKind::Fallback(_) | PolicyKind::Hedge(_) | PolicyKind::Retry(_))
+            || matches!(kind, PolicyKind::ApiKey(_) | PolicyKind::Authorize(_) | PolicyKind::Cors(_))
+    };
+    let used = config.routes.values().flat_map(|route| route.policies.iter());
+    used.filter(of_routes).for_each(|policy| metrics.show_policy(policy));
+}
+
+/// Makes the routes of one generation.
+#[derive(Debug)]
+struct Maker {
+    config: Arc<Config>,
+    state: State,
+    metrics: Arc<Metrics>,
+    connector: Connector,
+    alive: Alive,
+    plans: HashMap<Name, OnceLock<Arc<Plan>>>,
+}
+
+impl MakeRoute for Maker {
+    fn make(&self, worker: usize, name: &Name) -> (Arc<Plan>, Route) {
+        let Self { config, state, metrics, connector, .. } = self;
+        let route = &config.routes[name];
+        let plan = || Arc::new(plan(config, state, metrics, &self.alive, (name, route)));
+        let plan = self.plans[name].get_or_init(plan);
+        let leaves = Leaves { config, state, pools: &state.pools[worker], connector };
+        (Arc::clone(plan), leaves.route(route, plan))
+    }
+}
+
 struct Listening {
     address: SocketAddr,
     table: Arc<Table>,
-    routes: Vec<Name>,
+    routes: Arc<[Name]>,
 }
 
 /// What is wrong with the routes of each listener.
 pub fn unroutable(
     listeners: &BTreeMap<Name, Listener>,
-    routes: &BTreeMap<Name, RouteConfig>,
+    routes: &BTreeMap<Name, Arc<RouteConfig>>,
 ) -> Vec<Unroutable> {
     tables(listeners, routes).err().unwrap_or_default()
 }
 
 fn tables(
     listeners: &BTreeMap<Name, Listener>,
-    routes: &BTreeMap<Name, RouteConfig>,
+    routes: &BTreeMap<Name, Arc<RouteConfig>>,
 ) -> Result<Vec<Listening>, Vec<Unroutable>> {
     let (mut tables, mut wrong) = (Vec::new(), Vec::new());
     for (name, listener) in listeners {
@@ -186,7 +226,7 @@ fn upstream_of(route: &RouteConfig) -> Option<&Name> {
 fn plan(
     config: &Config,
     state: &State,
-    around: &Surroundings<'_>,
+    metrics: &Metrics,
     alive: &Alive,
     (name, route): (&Name, &RouteConfig),
 ) -> Plan {
@@ -197,15 +237,15 @@ fn plan(
     };
     let is_kept = route.policies.one(Kind::Idempotency).is_some();
     let needs_match = is_kept || config.counts_by_route(route) || route.rewrite.strip_prefix;
-    let layers = layers(config, state, around, (name, route));
+    let layers = layers(config, state, metrics, (name, route));
     let compress =
         route.policies.one(Kind::Compress).and_then(|policy| match &config.policies[policy].kind {
             PolicyKind::Compress(how) => Some(Compress::new(*how)),
             _ => None,
         });
-    let arms = arms(config, state, around, &transform, (name, route));
+    let arms = arms(config, state, metrics, &transform, (name, route));
     let alternate = alternate(config, state, &transform, route);
-    let metrics = around.metrics.route(name);
+    let metrics = metrics.route(name);
     let (name, total, alive) = (Arc::clone(name), route.total_timeout, Arc::clone(alive));
     Plan { name, layers, transform, compress, is_kept, arms, alternate, total, needs_match, metrics, alive }
 }
@@ -214,7 +254,7 @@ fn plan(
 fn arms(
     config: &Config,
     state: &State,
-    around: &Surroundings<'_>,
+    metrics: &Metrics,
     transform: &Transform,
     (name, route): (&Name, &RouteConfig),
 ) -> Arms {
@@ -224,8 +264,8 @@ fn arms(
             split: SplitLayer::off(),
             upstream_bulkhead: upstream_bulkhead(config, state, upstream),
             mirror: mirror(config, state, route, Some(upstream)),
-            hedge: hedge(config, state, around, (name, route), Some(upstream)),
-            retry: retry(config, state, around, route, Some(upstream)),
+            hedge: hedge(config, state, metrics, (name, route), Some(upstream)),
+            retry: retry(config, state, metrics, route, Some(upstream)),
             balance: state.balancers.get(upstream).cloned().unwrap_or_else(Balancer::off),
         };
         ArmPlan { layers, transform: transform.clone(), to: ArmTarget::Upstream(Arc::clone(upstream)) }
@@ -303,12 +343,12 @@ fn upstream_bulkhead(config: &Config, state: &State, upstream: &Name) -> Bulkhea
 fn fallback(
     config: &Config,
     state: &State,
-    around: &Surroundings<'_>,
+    metrics: &Metrics,
     (name, route): (&Name, &RouteConfig),
 ) -> FallbackLayer<Arc<PolicyMetrics>> {
     let made = || {
         let (policy, fallback) = config.fallback(route).filter(|_| !route.destination.is_local())?;
-        let (is, metrics) = (convert::fallback_config(fallback), around.metrics.policy(policy));
+        let (is, metrics) = (convert::fallback_config(fallback), metrics.policy(policy));
         let layer = match &fallback.instead {
             Instead::Respond(respond) => {
                 FallbackLayer::respond_observed(is, leaf::responded(respond), metrics)
@@ -356,7 +396,7 @@ fn withheld(config: &Config, route: &RouteConfig, mirror: &Mirror) -> Vec<Header
 fn hedge(
     config: &Config,
     state: &State,
-    around: &Surroundings<'_>,
+    metrics: &Metrics,
     (name, route): (&Name, &RouteConfig),
     upstream: Option<&Name>,
 ) -> HedgeLayer<Arc<PolicyMetrics>> {
@@ -366,7 +406,7 @@ fn hedge(
             state.retry_budgets.get(upstream?)?.clone(),
             state.latencies.get(&latencies_name(name, upstream?))?.clone(),
         );
-        let (is, metrics) = (convert::hedge_config(hedge), around.metrics.policy(policy));
+        let (is, metrics) = (convert::hedge_config(hedge), metrics.policy(policy));
         Some(HedgeLayer::observed(is, budget, latencies, metrics).named(policy))
     };
     made().unwrap_or_else(HedgeLayer::off)
@@ -376,7 +416,7 @@ fn hedge(
 fn retry(
     config: &Config,
     state: &State,
-    around: &Surroundings<'_>,
+    metrics: &Metrics,
     route: &RouteConfig,
     upstream: Option<&Name>,
 ) -> RetryLayer<Arc<PolicyMetrics>> {
@@ -384,18 +424,13 @@ fn retry(
         let policy = route.policies.one(Kind::Retry)?;
         let PolicyKind::Retry(retry) = &config.policies[policy].kind else { return None };
         let budget = state.retry_budgets.get(upstream?)?.clone();
-        let (config, metrics) = (convert::retry_config(retry), around.metrics.policy(policy));
+        let (config, metrics) = (convert::retry_config(retry), metrics.policy(policy));
         Some(RetryLayer::observed(config, budget, metrics).named(policy))
     };
     made().unwrap_or_else(RetryLayer::off)
 }
 
-fn layers(
-    config: &Config,
-    state: &State,
-    around: &Surroundings<'_>,
-    (name, route): (&Name, &RouteConfig),
-) -> Layers {
+fn layers(config: &Config, state: &State, metrics: &Metrics, (name, route): (&Name, &RouteConfig)) -> Layers {
     let here = Place { route: Some(name), upstream: upstream_of(route) };
     let there = Place { route: None, upstream: upstream_of(route) };
     let bulkhead = |place: Place<'_>, policy: Option<&Name>| {
@@ -414,12 +449,12 @@ fn layers(
     };
     let authorize = route.policies.all(Kind::Authorize).iter().filter_map(|policy| {
         let PolicyKind::Authorize(rule) = &config.policies[policy].kind else { return None };
-        let metrics = around.metrics.policy(policy);
+        let metrics = metrics.policy(policy);
         Some(AuthorizeLayer::observed(convert::rule(rule), metrics).named(policy))
     });
     let api_key = route.policies.one(Kind::ApiKey).and_then(|policy| {
         let PolicyKind::ApiKey(keys) = &config.policies[policy].kind else { return None };
-        let metrics = around.metrics.policy(policy);
+        let metrics = metrics.policy(policy);
         Some(ApiKeyLayer::observed(api_key_config(keys), metrics).named(policy))
     });
     let basic_auth = route.policies.one(Kind::BasicAuth).and_then(|policy| state.passwords.get(policy));
@@ -427,7 +462,7 @@ fn layers(
     let cors = route.policies.one(Kind::Cors).and_then(|policy| {
         let PolicyKind::Cors(cors) = &config.policies[policy].kind else { return None };
         let rules = convert::cors_rules(cors).ok()?; // They were checked with the state.
-        Some(CorsLayer::observed(rules, around.metrics.policy(policy)).named(policy))
+        Some(CorsLayer::observed(rules, metrics.policy(policy)).named(policy))
     });
     let idempotency = route.policies.one(Kind::Idempotency);
     let idempotency = idempotency
@@ -439,6 +474,10 @@ fn layers(
     let circuit_breaker = route.policies.one(Kind::CircuitBreaker);
     let circuit_breaker = circuit_breaker
         .and_then(|policy| state.breakers.get(&here.identity(policy, &config.policies[policy])));
+    let customs = |kind| {
+        let all = route.policies.all(kind).iter().filter_map(|policy| state.customs.get(policy));
+        CustomLayers::new(all.map(|made| Arc::clone(&made.policy)).collect())
+    };
     let jwt = route.policies.one(Kind::Jwt).and_then(|policy| state.tokens.get(policy));
     let upstream = upstream_of(route).map(|upstream| &config.upstreams[upstream]);
     Layers {
@@ -446,18 +485,20 @@ fn layers(
         cors: cors.unwrap_or_else(CorsLayer::off),
         rate_limits: rate_limits(false),
         total_timeout: route.total_timeout.map_or_else(TimeoutLayer::told, TimeoutLayer::new),
+        before_auth: customs(Kind::CustomBeforeAuth),
         jwt: jwt.map_or_else(JwtLayer::off, |tokens| tokens.layer.clone()),
         api_key: api_key.unwrap_or_else(ApiKeyLayer::off),
         basic_auth: basic_auth.cloned().unwrap_or_else(BasicAuthLayer::off),
         forward_auth: forward_auth.cloned().unwrap_or_else(ForwardAuthLayer::off),
         authorize: authorize.collect(),
+        after_auth: customs(Kind::CustomAfterAuth),
         version: state.versions.get(name).cloned().unwrap_or_else(VersionLayer::off),
         identity_rate_limits: rate_limits(true),
         body_limit: route.body.map_or_else(BodyLimitLayer::off, |bytes| {
-            BodyLimitLayer::observed(u64::try_from(bytes).unwrap_or(u64::MAX), around.metrics.body_limit())
+            BodyLimitLayer::observed(u64::try_from(bytes).unwrap_or(u64::MAX), metrics.body_limit())
         }),
         idempotency: idempotency.map_or_else(IdempotencyLayer::off, |kept| kept.layer.clone()),
-        fallback: fallback(config, state, around, (name, route)),
+        fallback: fallback(config, state, metrics, (name, route)),
         cache: cache.cloned().unwrap_or_else(CacheLayer::off),
         bulkhead: bulkhead(here, route.policies.one(Kind::Bulkhead)),
         fault: fault.cloned().unwrap_or_else(FaultLayer::off),
@@ -465,8 +506,8 @@ fn layers(
         split: split_of(state, &split_name(name)),
         upstream_bulkhead: bulkhead(there, upstream.and_then(|upstream| upstream.bulkhead.as_ref())),
         mirror: mirror(config, state, route, upstream_of(route)),
-        hedge: hedge(config, state, around, (name, route), upstream_of(route)),
-        retry: retry(config, state, around, route, upstream_of(route)),
+        hedge: hedge(config, state, metrics, (name, route), upstream_of(route)),
+        retry: retry(config, state, metrics, route, upstream_of(route)),
         balance: upstream_of(route)
             .and_then(|upstream| state.balancers.get(upstream).cloned())
             .unwrap_or_else(Balancer::off),

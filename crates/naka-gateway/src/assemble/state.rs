@@ -43,14 +43,15 @@ use crate::{
         Protocol, RateLimit, RetryBudget, Scope, Split, Upstream, Versions,
     },
     control::{AskAuthority, FetchKeys, TellKeys},
+    custom::{Custom, Made},
     discover::Discovery,
     observe::{Balancer, EndpointMetrics, PolicyMetrics},
     probe::Probe,
     stack::Leaf,
     state::{
         Answering, Authorities, Background, Balancers, Balancing, Breakers, BreakersOfEndpoints, Breaking,
-        Bulkheads, Caches, Checks, Discoveries, Endpoints, HealthChecks, Kept, Passwords, RateLimits, Splits,
-        State, Tokens, breakers_name, fallback_name, latencies_name, versions_name,
+        Bulkheads, Caches, Checks, Customs, Discoveries, Endpoints, HealthChecks, Kept, Passwords,
+        RateLimits, Splits, State, Tokens, breakers_name, fallback_name, latencies_name, versions_name,
     },
     transform::Matched,
     upstream::{Body, Pools, UpstreamPlaces},
@@ -67,7 +68,7 @@ pub(super) fn carry(
     report: &mut Vec<Change>,
 ) -> Result<State, Vec<Wrong>> {
     none_of(wrong_cors(config))?;
-    let mut step = Step { config, before, around, report };
+    let mut step = Step { config, before, around, report, uses: uses(config) };
     let places = step.places();
     let endpoint_breakers = step.endpoint_breakers();
     let balancers = step.balancers(&endpoint_breakers);
@@ -82,6 +83,7 @@ pub(super) fn carry(
         faults: step.faults(),
         caches: step.caches(),
         mirrors: step.mirrors(),
+        customs: step.customs(),
         versions: step.versions()?,
         splits: step.splits()?,
         checks: step.checks(&balancers),
@@ -102,13 +104,16 @@ struct Step<'a> {
     before: &'a State,
     around: &'a Surroundings<'a>,
     report: &'a mut Vec<Change>,
+    /// Every account that policies need: its identity, and its policy.
+    uses: BTreeMap<Arc<str>, Name>,
 }
 
 impl Step<'_> {
     /// The accounts that policies of one sort need.
     fn accounts<C>(&self, of: impl Fn(&Policy) -> Option<C>) -> BTreeMap<Arc<str>, C> {
-        let all = uses(self.config).into_iter();
-        all.filter_map(|(identity, name)| Some((identity, of(&self.config.policies[&name])?))).collect()
+        let all = self.uses.iter();
+        all.filter_map(|(identity, name)| Some((Arc::clone(identity), of(&self.config.policies[name])?)))
+            .collect()
     }
 
     /// Goes on with one kind of state.
@@ -220,6 +225,20 @@ impl Step<'_> {
             is_same: &|_, _| true,
         };
         self.next(&self.before.faults, wanted, &steps)
+    }
+
+    /// Policies of one's own.
+    fn customs(&mut self) -> Customs {
+        let wanted = self.accounts(|policy| match &policy.kind {
+            PolicyKind::Custom(custom) => Some(custom.clone()),
+            _ => None,
+        });
+        let steps = Steps {
+            make: &|name, custom: &Custom| custom.make(name, None),
+            change: &|made: &Made, custom| custom.make(&made.name, Some(made)),
+            is_same: &|old, new| old.kind == new.kind,
+        };
+        self.next(&self.before.customs, wanted, &steps)
     }
 
     /// What was answered, of each route for itself.
@@ -741,11 +760,10 @@ fn fetching(driver: KeyDriver<FetchKeys>, tell: TellKeys) -> Arc<Background> {
     Background::new(async { _ = tokio::join!(tell.run(), driver.run()) })
 }
 
-/// Every account that policies need: its identity, and its policy.
-fn uses(config: &Config) -> Vec<(Arc<str>, Name)> {
-    let mut all = Vec::new();
+fn uses(config: &Config) -> BTreeMap<Arc<str>, Name> {
+    let mut all = BTreeMap::new();
     let mut add = |place: Place<'_>, policy: &Name| {
-        all.push((place.identity(policy, &config.policies[policy]), Arc::clone(policy)));
+        all.insert(place.identity(policy, &config.policies[policy]), Arc::clone(policy));
     };
     for (route, is) in &config.routes {
         let place = Place { route: Some(route), upstream: upstream_of(is) };

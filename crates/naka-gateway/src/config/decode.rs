@@ -14,6 +14,7 @@ use super::{
     outline::{Tracer, flow},
     suggest::quoted,
 };
+use crate::custom::Kinds;
 
 const MAX_FOUND: usize = 1000;
 
@@ -24,11 +25,17 @@ pub(crate) struct Cx {
     found: Vec<Diagnostic>,
     spare: Option<Diagnostic>,
     documents: Rc<Documents>,
+    kinds: Kinds,
 }
 
 impl Cx {
-    pub(crate) fn new(sources: Vec<Arc<Source>>, documents: Rc<Documents>) -> Self {
-        Self { sources, path: Vec::new(), found: Vec::new(), spare: None, documents }
+    pub(crate) fn new(sources: Vec<Arc<Source>>, documents: Rc<Documents>, kinds: Kinds) -> Self {
+        Self { sources, path: Vec::new(), found: Vec::new(), spare: None, documents, kinds }
+    }
+
+    /// Kinds of policies beside those that are built in.
+    pub(crate) const fn kinds(&self) -> &Kinds {
+        &self.kinds
     }
 
     /// What stands in a file that the file at `span` names, as seen from there.
@@ -92,6 +99,11 @@ impl Cx {
             return self.found.last_mut().expect("it was pushed just now");
         }
         self.spare.insert(it)
+    }
+
+    /// How much was found so far, warnings included.
+    pub(crate) fn count(&self) -> usize {
+        self.found.len() + usize::from(self.spare.is_some())
     }
 
     pub(crate) fn is_clean(&self) -> bool {
@@ -364,6 +376,29 @@ impl<K: Scalar, V: Decode> Decode for Named<K, V> {
     }
 }
 
+/// What is large, and may be used again as it is.
+impl<T: Decode> Decode for Arc<T> {
+    fn what() -> String {
+        T::what()
+    }
+
+    fn decode(node: &Node, cx: &mut Cx) -> Option<Self> {
+        T::decode(node, cx).map(Self::new)
+    }
+
+    fn schema() -> Json {
+        T::schema()
+    }
+
+    fn text(node: &Node) -> String {
+        T::text(node)
+    }
+
+    fn outline(node: &Node, tracer: &mut Tracer<'_>) {
+        T::outline(node, tracer);
+    }
+}
+
 /// A list.
 impl<T: Decode> Decode for Vec<At<T>> {
     fn what() -> String {
@@ -430,7 +465,8 @@ impl<T: Decode> Decode for OneOrMany<T> {
 #[derive(Clone, Debug)]
 pub(crate) enum Or<S, T> {
     Text(S),
-    Record(T),
+    /// Apart: records are large, and most are not there.
+    Record(Box<T>),
 }
 
 impl<S: Scalar, T: Decode> Decode for Or<S, T> {
@@ -441,7 +477,9 @@ impl<S: Scalar, T: Decode> Decode for Or<S, T> {
     fn decode(node: &Node, cx: &mut Cx) -> Option<Self> {
         match &node.value {
             Value::Scalar(_) => S::decode(node, cx).map(Self::Text),
-            Value::Map(_) if node.unquoted_capture().is_none() => T::decode(node, cx).map(Self::Record),
+            Value::Map(_) if node.unquoted_capture().is_none() => {
+                T::decode(node, cx).map(Box::new).map(Self::Record)
+            }
             _ => {
                 cx.wrong_shape(node, &Self::what());
                 None

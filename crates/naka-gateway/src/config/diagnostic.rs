@@ -42,7 +42,10 @@ impl Source {
 
     /// Shows nothing of this piece of it from now on.
     pub(crate) fn hide(&self, range: Range<usize>) {
-        self.hidden.lock().unwrap_or_else(PoisonError::into_inner).push(range);
+        let mut hidden = self.hidden.lock().unwrap_or_else(PoisonError::into_inner);
+        if !hidden.contains(&range) {
+            hidden.push(range); // It is said again with each reading, and this may outlive many.
+        }
     }
 
     /// Whether all of this is hidden.

@@ -20,15 +20,16 @@ use std::{
 use naka::clock::{Now, WallClock};
 
 use super::{
-    check::{File, Unclear, check},
+    check::{File, Known, Unclear, check},
     checked::Config,
     decode::{Cx, Decode as _},
     diagnostic::{Code, Diagnostic, Diagnostics, Severity, Source},
     documents::Documents,
     node::{self, Span},
     outline::Outline,
-    raw::{RawFile, RawRuleKeys},
+    raw::{RawFile, RawPolicy, RawRuleKeys},
 };
+use crate::custom::Kinds;
 
 const MAX_BYTES: u64 = 16 << 20;
 const MAX_FILES: usize = 1000;
@@ -44,6 +45,17 @@ pub struct Loaded {
     pub warnings: Diagnostics,
     /// Included files whose last accepted version is in effect.
     pub held: Vec<Held>,
+    /// What of it was not known from before.
+    pub fresh: Fresh,
+}
+
+/// How much a reading had to do: what is as it was is neither read nor checked again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fresh {
+    /// Files whose text was read into values.
+    pub files: usize,
+    /// Routes that were checked.
+    pub routes: usize,
 }
 
 /// An included file that is wrong by itself, so that its last accepted version is in effect.
@@ -55,7 +67,7 @@ pub struct Held {
     pub diagnostics: Diagnostics,
 }
 
-/// The last accepted text of each file, and what to watch; cheap to clone.
+/// The last accepted text of each file, what was read out of it, and what to watch; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Sources(Arc<Texts>);
 
@@ -66,6 +78,21 @@ struct Texts {
     /// Lists of endpoints that were not wrong, or held.
     lists: BTreeSet<PathBuf>,
     dirs: BTreeSet<PathBuf>,
+    /// Files that need not be read again as long as they say what they say.
+    read: BTreeMap<PathBuf, Read>,
+    /// Routes that need not be checked again.
+    known: Known,
+    /// Kinds of policies beside those that are built in.
+    kinds: Kinds,
+}
+
+/// A file of which nothing was reported when it was read.
+#[derive(Clone, Debug)]
+struct Read {
+    /// Its number in `Cx`, which all places in `raw` have.
+    number: usize,
+    source: Arc<Source>,
+    raw: Arc<RawFile>,
 }
 
 impl Sources {
@@ -85,6 +112,11 @@ impl Sources {
         Watched { files, dirs: self.0.dirs.clone(), texts: 0 }
     }
 
+    /// The kinds of policies it was read with, beside those that are built in.
+    pub fn kinds(&self) -> &Kinds {
+        &self.0.kinds
+    }
+
     /// The text of a file that is in effect.
     pub fn text(&self, file: &Path) -> Option<&str> {
         self.0.files.get(file).map(|text| &**text)
@@ -101,9 +133,10 @@ impl Sources {
             wrong_includes: Vec::new(),
             dirs: BTreeSet::new(),
             documents: Rc::default(),
+            kinds: self.0.kinds.clone(),
         };
         // Reading it finds out what is secret.
-        let (mut cx, mut outline) = (Attempt::of(&files).cx, Outline::default());
+        let (mut cx, mut outline) = (Attempt::of(&files, &BTreeMap::new()).cx, Outline::default());
         for number in 0..files.texts.len() {
             if let Some(node) = node::parse(number, &mut cx) {
                 outline.add::<RawFile>(&node, &cx);
@@ -141,7 +174,7 @@ impl Watched {
 
 /// Reads the entry file and what it includes, as one configuration.
 pub fn load(entry: &Path, previous: Option<&Sources>) -> Result<Loaded, Diagnostics> {
-    look(entry, previous, |_, _| Vec::new()).1
+    look(entry, previous, &Kinds::default(), |_, _| Vec::new()).1
 }
 
 /// As [`load`], and tells where it looked, also if what it found is wrong: there it can be mended.
@@ -149,16 +182,20 @@ pub fn load(entry: &Path, previous: Option<&Sources>) -> Result<Loaded, Diagnost
 pub(crate) fn look(
     entry: &Path,
     previous: Option<&Sources>,
+    kinds: &Kinds,
     unclear: Unclear,
 ) -> (Watched, Result<Loaded, Diagnostics>) {
     let dir = folder(entry);
     let mut files = Files {
-        texts: vec![read(entry)],
+        texts: vec![read_from(entry)],
         wrong_includes: Vec::new(),
         dirs: BTreeSet::from([dir.to_owned()]),
         documents: Rc::new(Documents::after(previous.map(|it| it.0.lists.clone()).unwrap_or_default())),
+        kinds: kinds.clone(),
     };
-    let mut alone = Attempt::of(&files);
+    let mut read = previous.map(|it| it.0.read.clone()).unwrap_or_default();
+    let mut alone = Attempt::of(&files, &read);
+    read.append(&mut alone.read);
     let include = alone.files[0].raw.as_ref().and_then(|raw| raw.include.as_ref());
     let mut paths = BTreeSet::new();
     for pattern in include.iter().flat_map(|it| it.value.0.iter()) {
@@ -177,11 +214,11 @@ pub(crate) fn look(
     }
     paths.remove(entry.strip_prefix(".").unwrap_or(entry));
     paths.remove(entry);
-    files.texts.extend(paths.iter().take(MAX_FILES).map(|path| read(path)));
-    let read = files.texts.iter().map(|text| text.path.clone());
-    let mut watched = Watched { files: read.collect(), dirs: files.dirs.clone(), texts: files.texts_hash() };
+    files.texts.extend(paths.iter().take(MAX_FILES).map(|path| read_from(path)));
+    let names = files.texts.iter().map(|text| text.path.clone());
+    let mut watched = Watched { files: names.collect(), dirs: files.dirs.clone(), texts: files.texts_hash() };
     let documents = Rc::clone(&files.documents);
-    let checked = files.check(dir, previous, unclear);
+    let checked = files.check(dir, previous, &read, unclear);
     documents.each(|path, _| {
         watched.files.insert(path.to_owned());
         watched.dirs.insert(folder(path).to_owned());
@@ -198,19 +235,37 @@ pub(crate) fn again(entry: &Path, sources: &Sources, unclear: Unclear) -> Result
         wrong_includes: Vec::new(),
         dirs: sources.0.dirs.clone(),
         documents: Rc::new(Documents::after(sources.0.lists.clone())),
+        kinds: sources.0.kinds.clone(),
     };
-    files.check(folder(entry), None, unclear)
+    files.check(folder(entry), None, &BTreeMap::new(), unclear)
 }
 
 /// Reads one text as a whole configuration; `include` is not followed.
 pub fn parse_str(name: &str, text: &str) -> Result<(Config, Diagnostics), Diagnostics> {
     let texts = vec![Text { path: name.into(), text: Ok(text.into()) }];
-    let files = Files { texts, wrong_includes: Vec::new(), dirs: BTreeSet::new(), documents: Rc::default() };
-    let mut at = Attempt::of(&files);
-    let config = check(&at.files, |_, _| Vec::new(), now_s(), &mut at.cx);
-    let config = config.map(|config| Config { hash: files.hash(Path::new("")), ..config });
+    let (wrong_includes, dirs) = (Vec::new(), BTreeSet::new());
+    let files = Files { texts, wrong_includes, dirs, documents: Rc::default(), kinds: Kinds::default() };
+    let mut at = Attempt::of(&files, &BTreeMap::new());
+    let config = check(&at.files, |_, _| Vec::new(), now_s(), &Known::default(), &mut at.cx);
+    let config = config.map(|(config, _)| Config { hash: files.hash(Path::new("")), ..config });
     let found = at.cx.finish();
     config.map(|config| (config, found.clone())).ok_or(found)
+}
+
+/// Whether this kind of policy needs nobody to add it.
+pub(crate) fn is_built_in(kind: &str) -> bool {
+    RawPolicy::SHAPE.fields.iter().any(|field| field.key == kind)
+        || RawPolicy::SHAPE.not_built.contains(&kind)
+}
+
+/// As [`schema`], with these kinds of policies.
+pub fn schema_with(kinds: &Kinds) -> serde_json::Value {
+    let mut it = schema();
+    let policy = &mut it["properties"]["policies"]["additionalProperties"]["properties"];
+    for kind in kinds.iter() {
+        policy[kind.name] = kind.schema();
+    }
+    it
 }
 
 /// The JSON Schema (2020-12) of a whole file.
@@ -235,42 +290,79 @@ struct Files {
     wrong_includes: Vec<Diagnostic>,
     dirs: BTreeSet<PathBuf>,
     documents: Rc<Documents>,
+    kinds: Kinds,
 }
 
 /// All files, read as far as each goes by itself.
 struct Attempt {
     cx: Cx,
     files: Vec<File>,
+    read: BTreeMap<PathBuf, Read>,
 }
 
 impl Attempt {
-    fn of(on_disk: &Files) -> Self {
+    /// Reads what was not read before.
+    fn of(on_disk: &Files, before: &BTreeMap<PathBuf, Read>) -> Self {
+        let numbers = numbers(&on_disk.texts, before);
         let source = |it: &Text| Arc::new(Source::new(it.path.clone(), it.text.clone().unwrap_or_default()));
-        let mut cx = Cx::new(on_disk.texts.iter().map(source).collect(), Rc::clone(&on_disk.documents));
+        let known = |it: &Text, number: usize| {
+            let known = before.get(&it.path).filter(|known| known.number == number)?;
+            it.text.as_ref().is_ok_and(|text| **text == *known.source.text()).then_some(known)
+        };
+        let nothing = Arc::new(Source::new("", ""));
+        let mut sources = vec![nothing; numbers.iter().max().map_or(0, |last| last + 1)];
+        for (it, number) in on_disk.texts.iter().zip(&numbers) {
+            sources[*number] = known(it, *number).map_or_else(|| source(it), |it| Arc::clone(&it.source));
+        }
+        let mut cx = Cx::new(sources, Rc::clone(&on_disk.documents), on_disk.kinds.clone());
         cx.adopt(&on_disk.wrong_includes);
-        let mut files = Vec::with_capacity(on_disk.texts.len());
-        for (number, text) in on_disk.texts.iter().enumerate() {
-            let raw = match &text.text {
-                Ok(_) => node::parse(number, &mut cx).and_then(|node| RawFile::decode(&node, &mut cx)),
-                Err(why) => {
-                    let start = Span { file: number, start: 0, end: 0 };
-                    let help = if number == 0 {
-                        "give the path of a file that is there: `-c FILE`; the README shows the smallest one"
-                    } else {
-                        "an `include:` names it: correct that, or make the file"
-                    };
-                    cx.error(Code::File, start, format!("{}: {why}", text.path.display())).help(help);
-                    None
-                }
-            };
+        let (mut files, mut read) = (Vec::with_capacity(on_disk.texts.len()), BTreeMap::new());
+        for (it, number) in on_disk.texts.iter().zip(numbers) {
+            if let Some(known) = known(it, number) {
+                files.push(File { number, raw: Some(Arc::clone(&known.raw)) });
+                read.insert(it.path.clone(), known.clone());
+                continue;
+            }
+            let found = cx.count();
+            let raw = read_file(it, number, &mut cx).map(Arc::new);
+            if let Some(raw) = raw.as_ref().filter(|_| cx.count() == found) {
+                let one = Read { number, source: cx.source(number), raw: Arc::clone(raw) };
+                read.insert(it.path.clone(), one);
+            }
             files.push(File { number, raw });
         }
-        Self { cx, files }
+        Self { cx, files, read }
     }
 
     fn is_strict(&self) -> bool {
         let gateway = self.files[0].raw.as_ref().and_then(|raw| raw.gateway.as_ref());
         gateway.and_then(|it| it.value.reload.as_ref()).is_some_and(|it| it.value.strict())
+    }
+}
+
+/// Each file keeps its number as long as it is there, so that what was read of it stays true. The entry has 0.
+fn numbers(texts: &[Text], before: &BTreeMap<PathBuf, Read>) -> Vec<usize> {
+    let kept = texts.iter().skip(1).map(|it| before.get(&it.path).map(|known| known.number));
+    let kept = kept.map(|number| number.filter(|number| *number > 0)).collect::<Vec<_>>();
+    let taken = kept.iter().flatten().copied().collect::<BTreeSet<_>>();
+    let mut free = (1..).filter(|number| !taken.contains(number));
+    let others = kept.into_iter().map(|number| number.or_else(|| free.next()).unwrap_or_default());
+    std::iter::once(0).chain(others).take(texts.len()).collect()
+}
+
+fn read_file(it: &Text, number: usize, cx: &mut Cx) -> Option<RawFile> {
+    match &it.text {
+        Ok(_) => node::parse(number, cx).and_then(|node| RawFile::decode(&node, cx)),
+        Err(why) => {
+            let start = Span { file: number, start: 0, end: 0 };
+            let help = if number == 0 {
+                "give the path of a file that is there: `-c FILE`; the README shows the smallest one"
+            } else {
+                "an `include:` names it: correct that, or make the file"
+            };
+            cx.error(Code::File, start, format!("{}: {why}", it.path.display())).help(help);
+            None
+        }
     }
 }
 
@@ -280,27 +372,35 @@ impl Files {
         mut self,
         dir: &Path,
         previous: Option<&Sources>,
+        read: &BTreeMap<PathBuf, Read>,
         unclear: Unclear,
     ) -> Result<Loaded, Diagnostics> {
         let mut held: Vec<Held> = Vec::new();
+        let known = previous.map(|it| it.0.known.clone()).unwrap_or_default();
         loop {
-            let mut at = Attempt::of(&self);
+            let mut at = Attempt::of(&self, read);
             let previous = previous.filter(|_| !at.is_strict());
-            let config = check(&at.files, unclear, now_s(), &mut at.cx);
+            let config = check(&at.files, unclear, now_s(), &known, &mut at.cx);
             let found = at.cx.finish();
-            if let Some(config) = config {
+            if let Some((config, known)) = config {
                 let config = Config { hash: self.hash(dir), ..config };
                 self.documents.each(|path, _| _ = self.dirs.insert(folder(path).to_owned()));
                 let mut documents = BTreeSet::new();
                 self.documents.each(|path, _| _ = documents.insert(path.to_owned()));
                 let files = self.texts.into_iter().map(|it| (it.path, it.text.unwrap_or_default())).collect();
-                let sources = Sources(Arc::new(Texts {
-                    files,
-                    documents,
-                    lists: self.documents.lists(),
-                    dirs: self.dirs,
-                }));
-                return Ok(Loaded { config, sources, warnings: found, held });
+                let lists = self.documents.lists();
+                let read_before = |(path, it): &(&PathBuf, &Read)| {
+                    let before = previous.and_then(|previous| previous.0.read.get(*path));
+                    before.is_some_and(|before| Arc::ptr_eq(&before.raw, &it.raw))
+                };
+                let fresh = Fresh {
+                    files: at.files.len() - at.read.iter().filter(read_before).count(),
+                    routes: known.fresh(),
+                };
+                let (dirs, kinds) = (self.dirs, self.kinds);
+                let texts = Texts { files, documents, lists, dirs, read: at.read, known, kinds };
+                let sources = Sources(Arc::new(texts));
+                return Ok(Loaded { config, sources, warnings: found, held, fresh });
             }
             let more = hold_back(&mut self.texts, &found, &held, previous);
             if more.is_empty() {
@@ -361,7 +461,7 @@ fn hold_back(
     it
 }
 
-fn read(path: &Path) -> Text {
+fn read_from(path: &Path) -> Text {
     Text { path: path.to_owned(), text: read_text(path) }
 }
 

@@ -107,6 +107,31 @@ pub(crate) fn parse(file: usize, cx: &mut Cx) -> Option<Node> {
 /// Stops the reading: the reason is reported already.
 struct Stop;
 
+/// Which keys a map has. Most have few, and those are looked through.
+#[derive(Default)]
+struct Seen(HashMap<String, Span>);
+
+const FEW: usize = 16;
+
+impl Seen {
+    fn find(&self, key: &str, entries: &[(Key, Node)]) -> Option<Span> {
+        if entries.len() <= FEW {
+            return entries.iter().find(|(it, _)| it.text == key).map(|(it, _)| it.span);
+        }
+        self.0.get(key).copied()
+    }
+
+    fn push(&mut self, entry: (Key, Node), entries: &mut Vec<(Key, Node)>) {
+        entries.push(entry);
+        let unknown = match entries.len() {
+            ..=FEW => &[],
+            len if self.0.is_empty() => &entries[..len],
+            len => &entries[len - 1..],
+        };
+        self.0.extend(unknown.iter().map(|(key, _)| (key.text.clone(), key.span)));
+    }
+}
+
 struct Builder<'t, 'c> {
     parser: Parser<'t, granit_parser::StrInput<'t>>,
     text: &'t str,
@@ -215,7 +240,7 @@ impl<'t> Builder<'t, '_> {
 
     fn mapping(&mut self, span: Span, depth: usize) -> Result<Node, Stop> {
         let mut entries: Vec<(Key, Node)> = Vec::new();
-        let mut seen: HashMap<String, Span> = HashMap::new();
+        let mut seen = Seen::default();
         let mut merged: Vec<(Key, Node)> = Vec::new();
         loop {
             let (event, at) = self.next()?;
@@ -223,8 +248,8 @@ impl<'t> Builder<'t, '_> {
                 let last = entries.last().map_or(span, |(_, node)| node.span);
                 // Keys that were said win over merged ones, earlier merged ones over later.
                 for (key, value) in merged {
-                    if seen.insert(key.text.clone(), key.span).is_none() {
-                        entries.push((key, value));
+                    if seen.find(&key.text, &entries).is_none() {
+                        seen.push((key, value), &mut entries);
                     }
                 }
                 return Ok(Node { value: Value::Map(entries), span: whole(span, last, at) });
@@ -240,8 +265,8 @@ impl<'t> Builder<'t, '_> {
                 merged.extend(self.merged(value));
                 continue;
             }
-            if let Some(first) = seen.get(&text) {
-                let first = self.cx.place(*first);
+            if let Some(first) = seen.find(&text, &entries) {
+                let first = self.cx.place(first);
                 self.cx
                     .error(Code::Duplicate, key.span, format!("the key {} is there twice", quoted(&text)))
                     .label("again here")
@@ -249,8 +274,7 @@ impl<'t> Builder<'t, '_> {
                     .help("keep one of the two");
                 continue;
             }
-            seen.insert(text.clone(), key.span);
-            entries.push((Key { text, span: key.span }, value));
+            seen.push((Key { text, span: key.span }, value), &mut entries);
         }
     }
 

@@ -46,6 +46,8 @@ pub(crate) struct Shape {
     pub(crate) not_built: &'static [&'static str],
     /// Keys of other gateways, or of other places, and what to write here.
     pub(crate) instead: &'static [(&'static str, &'static str)],
+    /// Which other keys there are, where they are not known here.
+    pub(crate) also: Option<fn(&str, &Cx) -> bool>,
 }
 
 impl Shape {
@@ -64,6 +66,11 @@ impl Shape {
         for (key, value) in entries {
             let text = key.text.as_str();
             let known = self.fields.iter().find(|field| field.key == text);
+            if self.also.is_some_and(|knows| knows(text, cx)) {
+                field(text, value, key.span, cx);
+                said.push(Said { exact: true, meant: text.to_owned(), span: key.span });
+                continue;
+            }
             if let Some(known) = known.filter(|_| value.is_null()) {
                 cx.within(text, key.span, |cx| cx.wrong_shape(value, &(known.what)()));
             } else if known.is_some() {
@@ -122,6 +129,10 @@ impl Shape {
 
     pub(crate) fn outline(&self, node: &Node, tracer: &mut Tracer<'_>) {
         let Value::Map(entries) = &node.value else { return tracer.say(node, flow(node)) };
+        let is_known = |key: &str| self.fields.iter().any(|field| field.key == key);
+        for (key, value) in entries.iter().filter(|(key, _)| self.also.is_some() && !is_known(&key.text)) {
+            tracer.within(&key.text, |tracer| tracer.say(value, flow(value)));
+        }
         for field in self.fields {
             match (entries.iter().find(|(key, _)| key.text == field.key), field.mode) {
                 (Some((_, value)), _) => tracer.within(field.key, |tracer| (field.outline)(value, tracer)),
@@ -180,7 +191,8 @@ pub(crate) const fn bare(name: &'static str) -> &'static str {
 /// Declares a record of the file: a map with known keys.
 ///
 /// A field is `name: Type = required`, `= optional`, or `= "the default as text"`; the last has
-/// an accessor of its name that fills the default in.
+/// an accessor of its name that fills the default in. `also: name: Type;` keeps what stands under a key that is not known here, and
+/// that `Type` knows.
 macro_rules! record {
     (
         $(#[doc = $docs:literal])*
@@ -189,11 +201,14 @@ macro_rules! record {
         }
         $( not_built: $($not_built:ident)+ ; )?
         $( instead: $($word:ident => $help:literal),+ $(,)? ; )?
+        $( also: $also:ident : $also_type:ty ; )?
     ) => {
         $(#[doc = $docs])*
         #[derive(Clone, Debug, Default)]
         pub(crate) struct $name {
             $( $(#[doc = $field_docs])* pub(crate) $field: Option<$crate::config::decode::At<$type>>, )*
+            $( /// What stands under a key that is not known here.
+            pub(crate) $also: Option<$crate::config::decode::At<$also_type>>, )?
             /// All keys that were written.
             pub(crate) said: Vec<$crate::config::record::Said>,
         }
@@ -213,6 +228,7 @@ macro_rules! record {
                 } ),*],
                 not_built: &[$( $( $crate::config::record::bare(stringify!($not_built)) ),+ )?],
                 instead: &[$( $( ($crate::config::record::bare(stringify!($word)), $help) ),+ )?],
+                also: record!(@also $($also_type)?),
             };
             $( record!(@accessor $field, $type, $mode); )*
 
@@ -234,6 +250,10 @@ macro_rules! record {
                     $( if key == $crate::config::record::bare(stringify!($field)) {
                         it.$field = $crate::config::decode::At::decode_field(value, (key, span), cx);
                     } )*
+                    $( if <$also_type>::knows(key, cx) {
+                        it.$also = <$also_type>::decode(key, value, cx)
+                            .map(|it| $crate::config::decode::At { value: it, span: value.span, key: span });
+                    } )?
                 })?;
                 Some(it)
             }
@@ -250,6 +270,8 @@ macro_rules! record {
             }
         }
     };
+    (@also) => { None };
+    (@also $also_type:ty) => { Some(<$also_type>::knows) };
     (@mode required) => { $crate::config::record::Mode::Required };
     (@mode optional) => { $crate::config::record::Mode::Optional };
     (@mode $text:literal) => { $crate::config::record::Mode::Default($text) };

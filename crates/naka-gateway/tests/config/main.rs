@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod again;
 mod docs;
 mod files;
 mod fixes;

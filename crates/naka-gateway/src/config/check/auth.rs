@@ -186,7 +186,7 @@ pub(super) fn secret(at: &At<RawSecret>, cx: &mut Cx) -> Option<Secret> {
                 .help("refer to it: `{env: NAME}` or `{file: /run/secrets/name}`");
             return Some(Secret(text.as_bytes().into()));
         }
-        Or::Record(raw) => raw,
+        Or::Record(raw) => &**raw,
     };
     match raw {
         RawSecretRef { env: Some(name), file: None, .. } => {

@@ -21,6 +21,7 @@ use crate::config::{
 };
 
 /// The checked listeners, and what stands at each.
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Listeners {
     pub(super) checked: BTreeMap<Name, Listener>,
     pub(super) levels: BTreeMap<Name, Level>,

@@ -8,6 +8,7 @@ mod auth;
 mod gateway;
 mod guards;
 mod headers;
+mod known;
 mod limits;
 mod policies;
 mod reach;
@@ -33,21 +34,29 @@ use super::{
     values::Id,
 };
 use guards::Stage;
+pub(crate) use known::Known;
+use known::{Against, Remembering};
 use policies::Policies;
 
 /// A file that was read, or not: `None` where `cx` knows why.
 pub(crate) struct File {
     /// Its number in `cx`.
     pub(crate) number: usize,
-    pub(crate) raw: Option<RawFile>,
+    pub(crate) raw: Option<Arc<RawFile>>,
 }
 
 /// Says which routes of a configuration that is wrong elsewhere leave open which of them takes a request.
-pub(crate) type Unclear = fn(&BTreeMap<Name, Listener>, &BTreeMap<Name, Route>) -> Vec<Diagnostic>;
+pub(crate) type Unclear = fn(&BTreeMap<Name, Listener>, &BTreeMap<Name, Arc<Route>>) -> Vec<Diagnostic>;
 
 /// Checks all files as one configuration; the first is the entry. `now_s` is the time of day, in seconds since
-/// 1970. `None`: `cx` knows why.
-pub(crate) fn check(files: &[File], unclear: Unclear, now_s: u64, cx: &mut Cx) -> Option<Config> {
+/// 1970, and `known` what was checked before; answers with what is known now, too. `None`: `cx` knows why.
+pub(crate) fn check(
+    files: &[File],
+    unclear: Unclear,
+    now_s: u64,
+    known: &Known,
+    cx: &mut Cx,
+) -> Option<(Config, Known)> {
     let entry = files.first()?;
     included_keys(&files[1..], cx);
     let tables = Tables::gather(files, cx);
@@ -62,13 +71,22 @@ pub(crate) fn check(files: &[File], unclear: Unclear, now_s: u64, cx: &mut Cx) -
     let stage = Stage { environment: environment.unwrap_or(RawEnvironment::Production), now_s };
     let mut policies = Policies::named(&tables, stage, cx);
     let listeners = gateway::listeners(&tables, &mut policies, cx);
-    let gateway = gateway::gateway(entry.raw.as_ref(), &listeners.checked, cx);
+    let gateway = gateway::gateway(entry.raw.as_deref(), &listeners.checked, cx);
     let mut used = BTreeSet::new();
     let upstreams = upstreams::upstreams(&tables, &listeners.checked, &mut policies, &gateway, cx);
     let body =
         entry.raw.as_ref().and_then(|raw| raw.gateway.as_ref()).and_then(|it| it.value.limits.as_ref());
     let body = body.map_or_else(|| RawServerLimits::default().body(), |it| it.value.body()).0;
-    let routes = routes::routes(&tables, &listeners, &upstreams, &mut policies, &mut used, body, cx);
+    let against = Against::new((&gateway, body), &listeners, &upstreams, &policies, tables.are_complete());
+    let mut remembering = Remembering::new(known, against);
+    let routes = routes::routes(
+        &tables,
+        (&listeners, &upstreams, body),
+        &mut policies,
+        &mut used,
+        &mut remembering,
+        cx,
+    );
     let gateway_raw = entry.raw.as_ref().and_then(|raw| raw.gateway.as_ref()).map(|it| &it.value);
     let told = gateway_raw.and_then(|raw| raw.identity_headers.as_ref()).into_iter();
     let told = told.flat_map(|it| it.value.0.iter().map(|(name, _)| name));
@@ -87,15 +105,9 @@ pub(crate) fn check(files: &[File], unclear: Unclear, now_s: u64, cx: &mut Cx) -
         return None;
     }
     unused(&tables, &policies, &used, cx);
-    Some(Config {
-        gateway,
-        listeners: listeners.checked,
-        policies: policies.checked,
-        upstreams,
-        routes,
-        tests,
-        hash: 0,
-    })
+    let (listeners, policies) = (listeners.checked, policies.checked);
+    let config = Config { gateway, listeners, policies, upstreams, routes, tests, hash: 0 };
+    Some((config, remembering.finish()))
 }
 
 /// What only the entry file may say.
@@ -114,7 +126,7 @@ fn included_keys(included: &[File], cx: &mut Cx) {
 pub(crate) struct Table<'a, T> {
     sort: &'static str,
     key: &'static str,
-    entries: BTreeMap<Name, (&'a At<Id>, Option<&'a T>)>,
+    entries: BTreeMap<Name, (&'a At<Id>, Option<&'a Arc<T>>)>,
     /// `false`: a part of the configuration could not be read, so that a missing name proves nothing.
     complete: bool,
 }
@@ -123,7 +135,7 @@ impl<'a, T> Table<'a, T> {
     fn gather<'f: 'a>(
         (sort, key): (&'static str, &'static str),
         files: &'f [File],
-        field: impl Fn(&'f RawFile) -> Option<&'f At<Named<Id, T>>>,
+        field: impl Fn(&'f RawFile) -> Option<&'f At<Named<Id, Arc<T>>>>,
         cx: &mut Cx,
     ) -> Self
     where
@@ -144,7 +156,7 @@ impl<'a, T> Table<'a, T> {
         it
     }
 
-    fn add(&mut self, named: &'a Named<Id, T>, cx: &mut Cx) {
+    fn add(&mut self, named: &'a Named<Id, Arc<T>>, cx: &mut Cx) {
         self.complete &= named.1;
         for (name, value) in &named.0 {
             let Some((first, _)) = self.entries.get(&name.value.0) else {
@@ -191,7 +203,7 @@ impl<'a, T> Table<'a, T> {
     }
 
     /// Those that could be read.
-    fn read(&self) -> impl Iterator<Item = (&Name, &'a At<Id>, &'a T)> {
+    fn read(&self) -> impl Iterator<Item = (&Name, &'a At<Id>, &'a Arc<T>)> {
         self.entries.iter().filter_map(|(name, (at, value))| Some((name, *at, (*value)?)))
     }
 }
@@ -208,6 +220,11 @@ pub(crate) struct Tables<'a> {
 }
 
 impl<'a> Tables<'a> {
+    /// Whether all that routes refer to could be read.
+    fn are_complete(&self) -> bool {
+        self.listeners.complete && self.policies.complete && self.upstreams.complete && self.groups.complete
+    }
+
     fn gather(files: &'a [File], cx: &mut Cx) -> Self {
         let mut it = Self {
             listeners: Table::gather(("listener", "listeners"), files, |raw| raw.listeners.as_ref(), cx),

@@ -32,10 +32,18 @@ pub(super) struct Policies {
     places: BTreeMap<Name, Span>,
     keys: BTreeMap<Name, Span>,
     stage: Stage,
+    journal: Journal,
+}
+
+/// What was written down since the last look.
+#[derive(Debug, Default)]
+pub(super) struct Journal {
+    pub(super) inserted: Vec<Name>,
+    pub(super) used: Vec<Name>,
 }
 
 /// The policies of one route, group or listener, by sort, and where they were named.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Level {
     of: BTreeMap<Kind, Vec<(Name, Span)>>,
     /// One that may find out who asks could not be read, or is not there: that nobody does proves nothing.
@@ -160,8 +168,8 @@ impl Unnamed {
 impl Policies {
     /// Those under `policies:`.
     pub(super) fn named(tables: &Tables<'_>, stage: Stage, cx: &mut Cx) -> Self {
-        let (checked, used, places, keys) = Default::default();
-        let mut it = Self { checked, used, places, keys, stage };
+        let (checked, used, places, keys, journal) = Default::default();
+        let mut it = Self { checked, used, places, keys, stage, journal };
         for (name, at, raw) in tables.policies.read() {
             if one_kind(name, at, raw, cx)
                 && let Some(unnamed) = unnamed(raw, tables, stage, cx)
@@ -173,6 +181,11 @@ impl Policies {
     }
 
     fn insert(&mut self, name: Name, span: Span, unnamed: Unnamed, cx: &mut Cx) {
+        let Unnamed { kind, enforce, scope, key } = unnamed;
+        self.add(name, span, key, Policy { kind, enforce, scope, origin: origin(span, cx) }, cx);
+    }
+
+    pub(super) fn add(&mut self, name: Name, span: Span, key: Option<Span>, policy: Policy, cx: &mut Cx) {
         if let Some(first) = self.places.get(&name) {
             let first = cx.place(*first);
             cx.error(Code::Duplicate, span, format!("two policies would be called `{name}`"))
@@ -182,10 +195,25 @@ impl Policies {
                 .combined();
             return;
         }
-        let Unnamed { kind, enforce, scope, key } = unnamed;
         self.places.insert(Arc::clone(&name), span);
         self.keys.extend(key.map(|key| (Arc::clone(&name), key)));
-        self.checked.insert(name, Policy { kind, enforce, scope, origin: origin(span, cx) });
+        self.journal.inserted.push(Arc::clone(&name));
+        self.checked.insert(name, policy);
+    }
+
+    /// One of them, where it was said, and where its key.
+    pub(super) fn get(&self, name: &Name) -> Option<(Span, Option<Span>, &Policy)> {
+        Some((*self.places.get(name)?, self.keys.get(name).copied(), self.checked.get(name)?))
+    }
+
+    /// What was added and used since this was called last.
+    pub(super) fn journal(&mut self) -> Journal {
+        std::mem::take(&mut self.journal)
+    }
+
+    fn uses(&mut self, name: &Name) {
+        self.used.insert(Arc::clone(name));
+        self.journal.used.push(Arc::clone(name));
     }
 
     /// What stands at the level of `owner`.
@@ -300,7 +328,7 @@ impl Policies {
             Or::Record(raw) => {
                 let name: Name = format!("{}/{}", owner.value, kind.word()).into();
                 self.insert(Arc::clone(&name), at.key, unnamed(raw, at.span, cx)?, cx);
-                self.used.insert(Arc::clone(&name));
+                self.uses(&name);
                 name
             }
         };
@@ -310,7 +338,7 @@ impl Policies {
     /// A named policy that could be read.
     fn resolve(&mut self, tables: &Tables<'_>, at: &At<Id>, cx: &mut Cx) -> Option<Name> {
         let name = tables.policies.resolve(at, cx)?;
-        self.used.insert(Arc::clone(&name));
+        self.uses(&name);
         self.checked.contains_key(&name).then_some(name)
     }
 
@@ -497,6 +525,7 @@ fn unnamed(raw: &RawPolicy, tables: &Tables<'_>, stage: Stage, cx: &mut Cx) -> O
     let cors = raw.cors.as_ref().and_then(|raw| guards::cors(&raw.value, cx));
     let fault = raw.fault.as_ref().and_then(|raw| guards::fault(&raw.value, raw.span, stage, cx));
     let authorize = raw.authorize.as_ref().and_then(|raw| auth::authorize(&raw.value, raw.span, cx));
+    let custom = raw.custom.as_ref().map(|at| Unnamed::stateless(PolicyKind::Custom(at.value.0.clone())));
     rate_limit
         .or(bulkhead)
         .or(jwt)
@@ -514,4 +543,5 @@ fn unnamed(raw: &RawPolicy, tables: &Tables<'_>, stage: Stage, cx: &mut Cx) -> O
         .or(cache)
         .or(mirror)
         .or(fallback)
+        .or(custom)
 }

@@ -2,6 +2,7 @@
 //! they count by; no other route's place; and no header that is taken away before it is read.
 
 use std::{
+    cell::LazyCell,
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
@@ -32,11 +33,13 @@ use crate::{
 const GUARDS: [Kind; 5] = [Kind::Jwt, Kind::ApiKey, Kind::BasicAuth, Kind::ForwardAuth, Kind::Authorize];
 
 /// Captures that the key of a balancer needs and that no route has: all requests would go anywhere.
-pub(super) fn keys_without_captures(tables: &Tables<'_>, routes: &BTreeMap<Name, Route>, cx: &mut Cx) {
+pub(super) fn keys_without_captures(tables: &Tables<'_>, routes: &BTreeMap<Name, Arc<Route>>, cx: &mut Cx) {
     if !tables.routes.complete {
         return;
     }
-    let captures = routes.values().flat_map(|route| captures_of(&route.matches)).collect::<BTreeSet<_>>();
+    let captures = LazyCell::new(|| {
+        routes.values().flat_map(|route| captures_of(&route.matches)).collect::<BTreeSet<_>>()
+    });
     for (_, _, raw) in tables.upstreams.read() {
         let key = raw.balance.as_ref().and_then(|balance| balance.value.key.as_ref());
         for part in key.iter().flat_map(|key| &key.value.0) {
@@ -162,7 +165,7 @@ impl From<'_> {
 
 /// Reports routes that take a segment away and so reach what another route guards: nobody looks again whose
 /// place the shorter path is.
-pub(super) fn walks_past(routes: &BTreeMap<Name, Route>, stripping: &[(Name, Span)], cx: &mut Cx) {
+pub(super) fn walks_past(routes: &BTreeMap<Name, Arc<Route>>, stripping: &[(Name, Span)], cx: &mut Cx) {
     for (name, span) in stripping {
         let Some(route) = routes.get(name) else { continue };
         let guards = |other: &Route| {
@@ -212,7 +215,7 @@ fn lies_under(prefix: &Match, other: &Match) -> bool {
 pub(super) fn taken_away(
     names: &[&At<HeaderName>],
     policies: &Policies,
-    routes: &BTreeMap<Name, Route>,
+    routes: &BTreeMap<Name, Arc<Route>>,
     cx: &mut Cx,
 ) {
     for at in names {
@@ -228,7 +231,7 @@ pub(super) fn taken_away(
 /// writes there comes after.
 pub(super) fn pinned_in_vain<'a>(
     told: impl Iterator<Item = &'a At<HeaderName>>,
-    routes: &BTreeMap<Name, Route>,
+    routes: &BTreeMap<Name, Arc<Route>>,
     cx: &mut Cx,
 ) {
     for at in told {
@@ -253,7 +256,7 @@ pub(super) fn pinned_in_vain<'a>(
 }
 
 /// Who reads a header of the client's.
-fn reader(name: &HeaderName, policies: &Policies, routes: &BTreeMap<Name, Route>) -> Option<String> {
+fn reader(name: &HeaderName, policies: &Policies, routes: &BTreeMap<Name, Arc<Route>>) -> Option<String> {
     let is = |other: &HeaderName| compared(other) == compared(name);
     let by_policy = |kind: &PolicyKind| match kind {
         PolicyKind::ApiKey(keys) => is(&keys.header),

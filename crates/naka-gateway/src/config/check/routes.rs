@@ -12,7 +12,9 @@ use http::{HeaderValue, Method};
 use super::{
     Tables,
     gateway::Listeners,
-    headers, origin,
+    headers,
+    known::Remembering,
+    origin,
     policies::{Level, Policies, level_keys},
     reach,
     split::Place,
@@ -42,20 +44,19 @@ struct Around<'a, 't> {
     tables: &'a Tables<'t>,
     listeners: &'a Listeners,
     upstreams: &'a BTreeMap<Name, Upstream>,
-    groups: BTreeMap<Name, (&'t RawGroup, Level)>,
+    groups: BTreeMap<Name, (&'t Arc<RawGroup>, Level)>,
     /// Bytes of a request body, where nothing else says so.
     body: Option<usize>,
 }
 
 pub(super) fn routes(
     tables: &Tables<'_>,
-    listeners: &Listeners,
-    upstreams: &BTreeMap<Name, Upstream>,
+    (listeners, upstreams, body): (&Listeners, &BTreeMap<Name, Upstream>, Option<usize>),
     policies: &mut Policies,
     used: &mut BTreeSet<Name>,
-    body: Option<usize>,
+    remembering: &mut Remembering<'_>,
     cx: &mut Cx,
-) -> BTreeMap<Name, Route> {
+) -> BTreeMap<Name, Arc<Route>> {
     let mut groups = BTreeMap::new();
     for (name, at, raw) in tables.groups.read() {
         let level = policies.level(tables, at, &level_keys!(raw), cx);
@@ -66,7 +67,17 @@ pub(super) fn routes(
     for (name, at, raw) in tables.routes.read() {
         let strip = raw.versions.as_ref().and_then(|it| it.value.strip.as_ref());
         stripping.extend(strip.filter(|strip| strip.value).map(|strip| (Arc::clone(name), strip.key)));
-        let route = around.route(at, raw, policies, cx);
+        let group = around.group_of(name);
+        let route = remembering.recall(name, raw, group, policies, cx).or_else(|| {
+            remembering.count();
+            let (found, _) = (cx.count(), policies.journal());
+            let route = Arc::new(around.route(at, raw, policies, cx)?);
+            if cx.count() == found {
+                let journal = policies.journal();
+                remembering.remember(name, raw, group, &route, journal, policies);
+            }
+            Some(route)
+        });
         let upstreams = route.iter().flat_map(|route| route.destination.upstreams());
         used.extend(upstreams.cloned());
         let beside = route.iter().flat_map(|route| policies.beside(route));
@@ -78,12 +89,16 @@ pub(super) fn routes(
 }
 
 impl Around<'_, '_> {
+    fn group_of(&self, route: &Name) -> Option<(&Arc<RawGroup>, &Level)> {
+        let (raw, level) = self.groups.get(self.tables.group_of.get(route)?)?;
+        Some((raw, level))
+    }
+
     /// Every part is looked at before the first missing one ends it.
     fn route(&self, at: &At<Id>, raw: &RawRoute, policies: &mut Policies, cx: &mut Cx) -> Option<Route> {
         let group = self.tables.group_of.get(&at.value.0);
-        let (shared, group_level) = group
-            .and_then(|group| self.groups.get(group))
-            .map_or((None, None), |(raw, level)| (Some(*raw), Some(level)));
+        let (shared, group_level) =
+            self.group_of(&at.value.0).map_or((None, None), |(raw, level)| (Some(&**raw), Some(level)));
         let listeners = self.listeners_of(at, raw, shared, cx);
         let own = policies.level(self.tables, at, &level_keys!(raw), cx);
         let outer = self.listener_level(at, listeners.as_deref().unwrap_or_default(), cx);

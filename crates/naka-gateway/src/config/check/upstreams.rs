@@ -30,6 +30,7 @@ use crate::config::{
     units::{Between, Whole},
     values::{HostPort, Id},
 };
+use crate::custom::Kinds;
 
 /// Of `gateway`: the name servers that are asked where endpoints are found by name, and how many workers share
 /// the connections.
@@ -429,7 +430,7 @@ fn endpoints(list: &RawList, listeners: &BTreeMap<Name, Listener>, cx: &mut Cx) 
         let (address, raw) = match &item.value {
             Or::Text(address) => (address, &plain),
             Or::Record(raw) => match &raw.address {
-                Some(address) => (&address.value, raw),
+                Some(address) => (&address.value, &**raw),
                 None => continue,
             },
         };
@@ -596,7 +597,8 @@ fn read_endpoints(path: &Path) -> Result<Vec<Endpoint>, Unreadable> {
 /// What is wrong with it.
 pub(crate) fn endpoints_of(bytes: &[u8], path: &Path) -> Result<Vec<Endpoint>, Diagnostics> {
     let text = str::from_utf8(bytes);
-    let mut cx = Cx::new(vec![Arc::new(Source::new(path, text.unwrap_or_default()))], Rc::default());
+    let sources = vec![Arc::new(Source::new(path, text.unwrap_or_default()))];
+    let mut cx = Cx::new(sources, Rc::default(), Kinds::default());
     if let Err(error) = text {
         let start = Span { file: 0, start: 0, end: 0 };
         cx.error(Code::File, start, format!("not UTF-8 at byte {}", error.valid_up_to()))

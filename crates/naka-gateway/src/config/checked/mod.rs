@@ -68,7 +68,7 @@ pub struct Config {
     /// Where requests can go.
     pub upstreams: BTreeMap<Name, Upstream>,
     /// All routes, those of groups included.
-    pub routes: BTreeMap<Name, Route>,
+    pub routes: BTreeMap<Name, Arc<Route>>,
     /// The file's own tests.
     pub tests: Vec<Test>,
     /// Names the effective configuration: equal bytes in all files give equal hashes.

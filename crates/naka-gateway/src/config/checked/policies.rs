@@ -6,6 +6,7 @@ use http::{HeaderName, HeaderValue, Method, StatusCode, uri::PathAndQuery};
 use ipnet::IpNet;
 
 use super::{Name, Origin, Respond, Rewrite};
+use crate::custom::{Custom, Slot};
 
 /// A policy with a name.
 #[derive(Clone, Debug, PartialEq)]
@@ -57,6 +58,8 @@ pub enum PolicyKind {
     Cors(Cors),
     /// Make responses smaller.
     Compress(Compress),
+    /// A kind of one's own.
+    Custom(Custom),
 }
 
 impl PolicyKind {
@@ -80,6 +83,8 @@ impl PolicyKind {
             Self::Fault(_) => Kind::Fault,
             Self::Cors(_) => Kind::Cors,
             Self::Compress(_) => Kind::Compress,
+            Self::Custom(Custom { slot: Slot::BeforeAuth, .. }) => Kind::CustomBeforeAuth,
+            Self::Custom(Custom { slot: Slot::AfterAuth, .. }) => Kind::CustomAfterAuth,
         }
     }
 }
@@ -91,6 +96,8 @@ pub enum Kind {
     Cors,
     /// So many requests in so much time; before those that authenticate, or behind them if its key asks who it is.
     RateLimit,
+    /// Kinds of one's own that do not ask who it is.
+    CustomBeforeAuth,
     /// Signed tokens.
     Jwt,
     /// Keys in a header.
@@ -101,6 +108,8 @@ pub enum Kind {
     ForwardAuth,
     /// Rules.
     Authorize,
+    /// Kinds of one's own that know who it is.
+    CustomAfterAuth,
     /// What is repeated.
     Idempotency,
     /// Another answer.
@@ -144,12 +153,14 @@ impl Kind {
             Self::Hedge => "hedge",
             Self::Retry => "retry",
             Self::Compress => "compress",
+            Self::CustomBeforeAuth | Self::CustomAfterAuth => "custom",
         }
     }
 
     /// Whether all that stand over a route count; of the others the closest does.
     pub const fn adds_up(self) -> bool {
-        matches!(self, Self::RateLimit | Self::Authorize) || self.authenticates()
+        let is_custom = matches!(self, Self::CustomBeforeAuth | Self::CustomAfterAuth);
+        matches!(self, Self::RateLimit | Self::Authorize) || is_custom || self.authenticates()
     }
 
     /// Whether it finds out who asks.

@@ -48,15 +48,15 @@ record! {
         /// What concerns the process.
         gateway: RawGateway = optional;
         /// Where the gateway listens.
-        listeners: Named<Id, RawListener> = optional;
+        listeners: Named<Id, Arc<RawListener>> = optional;
         /// Policies with a name; the name is the identity of their state.
-        policies: Named<Id, RawPolicy> = optional;
+        policies: Named<Id, Arc<RawPolicy>> = optional;
         /// Where requests can go.
-        upstreams: Named<Id, RawUpstream> = optional;
+        upstreams: Named<Id, Arc<RawUpstream>> = optional;
         /// Routes that share something.
-        groups: Named<Id, RawGroup> = optional;
+        groups: Named<Id, Arc<RawGroup>> = optional;
         /// Which requests go where.
-        routes: Named<Id, RawRoute> = optional;
+        routes: Named<Id, Arc<RawRoute>> = optional;
         /// Requests, and what must come of them; run before a change takes effect.
         tests: Vec<At<RawTest>> = optional;
     }
@@ -680,7 +680,7 @@ record! {
         /// Changes of headers; a route's change of the same header wins.
         headers: RawHeaders = optional;
         /// The routes.
-        routes: Named<Id, RawRoute> = required;
+        routes: Named<Id, Arc<RawRoute>> = required;
     }
     not_built: enforce auth;
     instead: groups => "groups have one level: write the routes of both here",

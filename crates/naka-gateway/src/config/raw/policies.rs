@@ -10,13 +10,15 @@ use super::{Count, RawRespond, RawRewrite};
 use crate::config::{
     checked::{BreakerWindow, Enforce, IdentityPart, KeyPart, Rate},
     decode::{At, Cx, Decode, Named, OneOrMany, Or, Scalar, Text, Wrong},
-    node::{Key, Node, Value},
+    diagnostic::Code,
+    node::{Key, Node, Span, Value},
     outline::Tracer,
     record::{record, words, wrong_word},
     suggest::quoted,
     units::{OrNever, OrZero, Percent, Size, Time, Whole, factor},
     values::{ErrorStatuses, Hash, Id, Url},
 };
+use crate::custom::{Custom, Step};
 
 record! {
     /// A policy with a name: exactly one kind.
@@ -57,6 +59,76 @@ record! {
         compress: RawCompress = optional;
     }
     not_built: sticky timeouts headers limits;
+    also: custom: RawCustom;
+}
+
+/// A policy of one's own.
+#[derive(Clone, Debug)]
+pub(crate) struct RawCustom(pub(crate) Custom);
+
+impl RawCustom {
+    pub(crate) fn knows(kind: &str, cx: &Cx) -> bool {
+        cx.kinds().get(kind).is_some()
+    }
+
+    pub(crate) fn decode(kind: &str, node: &Node, cx: &mut Cx) -> Option<Self> {
+        let kind = cx.kinds().get(kind)?.clone();
+        let config = plain(node);
+        match kind.read(&config) {
+            Ok(make) => Some(Self(Custom { kind: kind.name, slot: kind.slot, config, make })),
+            Err(wrong) => {
+                let steps = wrong.steps.iter().map(ToString::to_string).collect::<String>();
+                let message = format!("`{}.{}{steps}`: {}", cx.here(), kind.name, wrong.message);
+                // Serde says so of a key, and of all else of its value.
+                let is_key = wrong.message.starts_with("unknown field");
+                let span = inside(node, &wrong.steps, is_key);
+                cx.error(Code::Value, span, message)
+                    .help(format!("write what a `{}` takes; `schema` of this program shows it", kind.name));
+                None
+            }
+        }
+    }
+}
+
+/// As JSON has it; a plain scalar is what YAML 1.2 (its core schema) makes of it.
+fn plain(node: &Node) -> Json {
+    match &node.value {
+        Value::Map(entries) => {
+            Json::Object(entries.iter().map(|(key, value)| (key.text.clone(), plain(value))).collect())
+        }
+        Value::Seq(items) => Json::Array(items.iter().map(plain).collect()),
+        Value::Scalar(_) if node.is_null() => Json::Null,
+        Value::Scalar(scalar) if scalar.plain => match scalar.text.as_str() {
+            "true" => Json::Bool(true),
+            "false" => Json::Bool(false),
+            text => number(text).unwrap_or_else(|| Json::String(text.to_owned())),
+        },
+        Value::Scalar(scalar) => Json::String(scalar.text.clone()),
+    }
+}
+
+fn number(text: &str) -> Option<Json> {
+    if !text.starts_with(|c: char| c.is_ascii_digit() || c == '-') || text.contains(['i', 'n', 'N']) {
+        return None; // What Rust takes for infinite, or for no number, is text.
+    }
+    let whole = text.parse::<i64>().map(Json::from).or_else(|_| text.parse::<u64>().map(Json::from));
+    whole.ok().or_else(|| text.parse::<f64>().ok().map(Json::from))
+}
+
+/// As far as the steps lead; to the last key, if it is what is meant.
+fn inside(node: &Node, steps: &[Step], is_key: bool) -> Span {
+    let Some((step, steps)) = steps.split_first() else { return node.span };
+    match (step, &node.value) {
+        (Step::Key(key), Value::Map(entries)) => match entries.iter().find(|(it, _)| it.text == *key) {
+            Some((key, _)) if is_key && steps.is_empty() => key.span,
+            Some((_, value)) => inside(value, steps, is_key),
+            None => node.span,
+        },
+        (Step::Index(index), Value::Seq(items)) => {
+            items.get(*index).map_or(node.span, |item| inside(item, steps, is_key))
+        }
+        _ => node.span,
+    }
 }
 
 record! {
