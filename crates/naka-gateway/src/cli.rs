@@ -25,6 +25,7 @@ use crate::{
     },
     diff::diff,
     explain::{Explanation, explain},
+    fmt::{LeftAlone, layout_of},
     limits::limits,
     live,
     observe::Metrics,
@@ -127,6 +128,15 @@ enum Command {
         #[arg(long, value_enum, default_value_t)]
         format: Format,
     },
+    /// Lay out configurations in the one way there is, comments kept: keys in the order of the documentation
+    Fmt {
+        /// The files, each by itself: what a configuration includes has to be named; `-` is from standard input to standard output
+        #[arg(default_value = "gateway.yaml")]
+        files: Vec<PathBuf>,
+        /// Change nothing; end with 1 if something would be, and show what
+        #[arg(long)]
+        check: bool,
+    },
     /// Print the JSON Schema of the configuration, for editors
     Schema,
 }
@@ -169,6 +179,7 @@ impl Command {
                 answered(&live, live::post(&live, &path, &json!({})))
             }
             Self::Limits { file, format } => bounds(&file, format),
+            Self::Fmt { files, check } => lay_out(&files, check),
             Self::Schema => say(format_args!("{:#}\n", config::schema()), ExitCode::SUCCESS),
         }
     }
@@ -342,6 +353,24 @@ fn compare(old: &Path, new: &Path, exit_code: bool, format: Format) -> ExitCode 
         }
         Format::Json => say(format_args!("{:#}\n", difference.to_json()), code),
     }
+}
+
+fn lay_out(files: &[PathBuf], only_check: bool) -> ExitCode {
+    let left_alone = |file: &Path, why: &LeftAlone| {
+        complain(format_args!("{}", why.render(std::io::stderr().is_terminal())));
+        complain(format_args!("naka: {} is left as it is\n", file.display()));
+        ExitCode::FAILURE
+    };
+    files.iter().fold(ExitCode::SUCCESS, |code, file| match layout_of(file) {
+        Ok(layout) if layout.is_stream() && !only_check => say(format_args!("{}", layout.text()), code),
+        Ok(layout) if layout.is_as_it_was() => code,
+        Ok(layout) if only_check => say(format_args!("{}", layout.difference(file)), ExitCode::FAILURE),
+        Ok(layout) => match layout.put_in_place() {
+            Ok(()) => say(format_args!("{}: laid out\n", file.display()), code),
+            Err(why) => left_alone(file, &why),
+        },
+        Err(why) => left_alone(file, &why),
+    })
 }
 
 fn bounds(file: &Path, format: Format) -> ExitCode {

@@ -12,6 +12,7 @@ use super::{
     documents::Documents,
     node::{Node, Span, Value},
     outline::{Tracer, flow},
+    record::Shape,
     suggest::quoted,
 };
 
@@ -109,6 +110,11 @@ impl Cx {
         found.map_or(span, |at| Span { start: span.start + at, end: span.start + at + piece.len(), ..span })
     }
 
+    /// What was found so far.
+    pub(crate) fn found(&self) -> &[Diagnostic] {
+        &self.found
+    }
+
     /// Takes over what was found earlier.
     pub(crate) fn adopt(&mut self, earlier: &[Diagnostic]) {
         self.found.extend_from_slice(earlier);
@@ -175,6 +181,8 @@ pub(crate) trait Decode: Sized {
     fn decode(node: &Node, cx: &mut Cx) -> Option<Self>;
     /// Its JSON Schema.
     fn schema() -> Json;
+    /// What it is made of.
+    fn form() -> Form;
     /// What it says, in one line: the same for all that means the same.
     fn text(node: &Node) -> String {
         flow(node)
@@ -182,6 +190,53 @@ pub(crate) trait Decode: Sized {
     /// What it says, key by key.
     fn outline(node: &Node, tracer: &mut Tracer<'_>) {
         tracer.say(node, Self::text(node));
+    }
+}
+
+/// What values are made of, for whoever does not read them.
+#[derive(Clone)]
+pub(crate) enum Form {
+    /// One piece of text.
+    Text,
+    /// A map with known keys.
+    Record(&'static Shape),
+    /// A map from names to such.
+    Named(Box<Form>),
+    /// A list of such.
+    List(Box<Form>),
+    /// One or the other; at most one of both is a map, and one a list.
+    Either(Box<Form>, Box<Form>),
+}
+
+impl Form {
+    /// The record, if a map there is one.
+    pub(crate) fn record(&self) -> Option<&'static Shape> {
+        match self {
+            Self::Record(shape) => Some(shape),
+            Self::Either(one, other) => one.record().or_else(|| other.record()),
+            Self::Text | Self::Named(_) | Self::List(_) => None,
+        }
+    }
+
+    /// What stands under this key of a map.
+    pub(crate) fn under(&self, key: &str) -> Option<Self> {
+        match self {
+            Self::Record(shape) => {
+                shape.fields.iter().find(|field| field.key == key).map(|field| (field.form)())
+            }
+            Self::Named(each) => Some((**each).clone()),
+            Self::Either(one, other) => one.under(key).or_else(|| other.under(key)),
+            Self::Text | Self::List(_) => None,
+        }
+    }
+
+    /// What a list has.
+    pub(crate) fn each(&self) -> Option<&Self> {
+        match self {
+            Self::List(each) => Some(each),
+            Self::Either(one, other) => one.each().or_else(|| other.each()),
+            Self::Text | Self::Record(_) | Self::Named(_) => None,
+        }
     }
 }
 
@@ -281,6 +336,10 @@ impl<T: Scalar> Decode for T {
         <T as Scalar>::schema()
     }
 
+    fn form() -> Form {
+        Form::Text
+    }
+
     fn text(node: &Node) -> String {
         let Value::Scalar(scalar) = &node.value else { return flow(node) };
         let value = T::parse(Text { text: &scalar.text, plain: scalar.plain }).ok();
@@ -356,6 +415,10 @@ impl<K: Scalar, V: Decode> Decode for Named<K, V> {
         json!({"type": "object", "additionalProperties": V::schema()})
     }
 
+    fn form() -> Form {
+        Form::Named(Box::new(V::form()))
+    }
+
     fn outline(node: &Node, tracer: &mut Tracer<'_>) {
         let Value::Map(entries) = &node.value else { return tracer.say(node, flow(node)) };
         for (key, value) in entries {
@@ -390,6 +453,10 @@ impl<T: Decode> Decode for Vec<At<T>> {
         json!({"type": "array", "items": T::schema()})
     }
 
+    fn form() -> Form {
+        Form::List(Box::new(T::form()))
+    }
+
     fn outline(node: &Node, tracer: &mut Tracer<'_>) {
         match &node.value {
             Value::Seq(items) => tracer.list::<T>(items, node),
@@ -416,6 +483,10 @@ impl<T: Decode> Decode for OneOrMany<T> {
 
     fn schema() -> Json {
         json!({"anyOf": [T::schema(), {"type": "array", "items": T::schema()}]})
+    }
+
+    fn form() -> Form {
+        Form::Either(Box::new(T::form()), Box::new(Form::List(Box::new(T::form()))))
     }
 
     fn outline(node: &Node, tracer: &mut Tracer<'_>) {
@@ -451,6 +522,10 @@ impl<S: Scalar, T: Decode> Decode for Or<S, T> {
 
     fn schema() -> Json {
         json!({"anyOf": [<S as Scalar>::schema(), T::schema()]})
+    }
+
+    fn form() -> Form {
+        Form::Either(Box::new(Form::Text), Box::new(T::form()))
     }
 
     fn outline(node: &Node, tracer: &mut Tracer<'_>) {

@@ -11,7 +11,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    io::Read as _,
+    io::Read,
     path::{Path, PathBuf},
     rc::Rc,
     sync::Arc,
@@ -366,8 +366,13 @@ fn read(path: &Path) -> Text {
 }
 
 fn read_text(path: &Path) -> Result<Arc<str>, String> {
-    let mut bytes = Vec::new();
     let file = fs::File::open(path).map_err(|error| format!("cannot be read: {error}"))?;
+    text_of(file)
+}
+
+/// A file's text, if it may be that of a configuration.
+pub(crate) fn text_of(file: impl Read) -> Result<Arc<str>, String> {
+    let mut bytes = Vec::new();
     file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(|error| format!("cannot be read: {error}"))?;
     if bytes.len() as u64 > MAX_BYTES {
         return Err(format!("larger than {} MiB", MAX_BYTES >> 20));

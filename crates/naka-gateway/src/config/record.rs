@@ -4,7 +4,7 @@
 use serde_json::{Map as Object, Value as Json, json};
 
 use super::{
-    decode::{Cx, Scalar, Text, Wrong},
+    decode::{Cx, Form, Scalar, Text, Wrong},
     diagnostic::Code,
     node::{Node, Span, Value},
     outline::{Tracer, flow},
@@ -27,6 +27,7 @@ pub(crate) struct Field {
     pub(crate) mode: Mode,
     pub(crate) schema: fn() -> Json,
     pub(crate) what: fn() -> String,
+    pub(crate) form: fn() -> Form,
     pub(crate) outline: fn(&Node, &mut Tracer<'_>),
 }
 
@@ -209,6 +210,7 @@ macro_rules! record {
                     mode: record!(@mode $mode),
                     schema: <$type as $crate::config::decode::Decode>::schema,
                     what: <$type as $crate::config::decode::Decode>::what,
+                    form: <$type as $crate::config::decode::Decode>::form,
                     outline: <$type as $crate::config::decode::Decode>::outline,
                 } ),*],
                 not_built: &[$( $( $crate::config::record::bare(stringify!($not_built)) ),+ )?],
@@ -240,6 +242,10 @@ macro_rules! record {
 
             fn schema() -> serde_json::Value {
                 Self::SHAPE.schema()
+            }
+
+            fn form() -> $crate::config::decode::Form {
+                $crate::config::decode::Form::Record(&Self::SHAPE)
             }
 
             fn outline(

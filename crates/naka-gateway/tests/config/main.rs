@@ -5,6 +5,7 @@
 mod docs;
 mod files;
 mod fixes;
+mod layout;
 mod mistakes;
 mod properties;
 mod real;

@@ -12,7 +12,7 @@ use serde_json::{Value as Json, json};
 
 use super::{
     checked::{HostPattern, IdentityPart, KeyPart, Template, Workers},
-    decode::{At, Cx, Decode, Named, OneOrMany, Or, Scalar, Text, Wrong},
+    decode::{At, Cx, Decode, Form, Named, OneOrMany, Or, Scalar, Text, Wrong},
     node::{Node, Value},
     outline::Tracer,
     path::{PathRegex, PrefixPath, WholePath},
@@ -367,6 +367,10 @@ impl Decode for RawEndpoints {
 
     fn schema() -> Json {
         json!({"anyOf": [RawList::schema(), RawDiscovery::schema()]})
+    }
+
+    fn form() -> Form {
+        Form::Either(Box::new(RawList::form()), Box::new(RawDiscovery::form()))
     }
 
     fn outline(node: &Node, tracer: &mut Tracer<'_>) {

@@ -9,7 +9,7 @@ use serde_json::{Value as Json, json};
 use super::{Count, RawRespond, RawRewrite};
 use crate::config::{
     checked::{BreakerWindow, Enforce, IdentityPart, KeyPart, Rate},
-    decode::{At, Cx, Decode, Named, OneOrMany, Or, Scalar, Text, Wrong},
+    decode::{At, Cx, Decode, Form, Named, OneOrMany, Or, Scalar, Text, Wrong},
     node::{Key, Node, Value},
     outline::Tracer,
     record::{record, words, wrong_word},
@@ -347,6 +347,10 @@ impl Decode for RawSecret {
 
     fn schema() -> Json {
         Or::<Arc<str>, RawSecretRef>::schema()
+    }
+
+    fn form() -> Form {
+        Or::<Arc<str>, RawSecretRef>::form()
     }
 
     fn outline(node: &Node, tracer: &mut Tracer<'_>) {
@@ -1066,5 +1070,9 @@ impl Decode for RawRule {
     /// By reference: rules stand within rules.
     fn schema() -> Json {
         json!({"$ref": "#/$defs/rule"})
+    }
+
+    fn form() -> Form {
+        RawRuleKeys::form()
     }
 }
