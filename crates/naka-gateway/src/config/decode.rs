@@ -10,6 +10,7 @@ use serde_json::{Value as Json, json};
 use super::{
     diagnostic::{Code, Diagnostic, Diagnostics, Place, Severity, Source},
     documents::Documents,
+    layout::in_flow,
     node::{Node, Span, Value},
     outline::{Tracer, flow},
     record::Shape,
@@ -197,15 +198,37 @@ pub(crate) trait Decode: Sized {
 #[derive(Clone)]
 pub(crate) enum Form {
     /// One piece of text.
-    Text,
+    Text(Plain),
     /// A map with known keys.
     Record(&'static Shape),
     /// A map from names to such.
-    Named(Box<Form>),
+    Named(Plain, Box<Form>),
     /// A list of such.
     List(Box<Form>),
     /// One or the other; at most one of both is a map, and one a list.
     Either(Box<Form>, Box<Form>),
+}
+
+/// What is known of a piece of text.
+#[derive(Clone, Copy)]
+pub(crate) struct Plain {
+    pub(crate) what: &'static str,
+    pub(crate) words: &'static [&'static str],
+    pub(crate) unit: &'static str,
+    pub(crate) examples: fn() -> Vec<&'static str>,
+    pub(crate) schema: fn() -> Json,
+}
+
+impl Plain {
+    pub(crate) fn of<T: Scalar>() -> Self {
+        Self {
+            what: T::WHAT,
+            words: T::WORDS,
+            unit: T::UNIT,
+            examples: T::examples,
+            schema: <T as Scalar>::schema,
+        }
+    }
 }
 
 impl Form {
@@ -214,7 +237,7 @@ impl Form {
         match self {
             Self::Record(shape) => Some(shape),
             Self::Either(one, other) => one.record().or_else(|| other.record()),
-            Self::Text | Self::Named(_) | Self::List(_) => None,
+            Self::Text(_) | Self::Named(..) | Self::List(_) => None,
         }
     }
 
@@ -224,9 +247,9 @@ impl Form {
             Self::Record(shape) => {
                 shape.fields.iter().find(|field| field.key == key).map(|field| (field.form)())
             }
-            Self::Named(each) => Some((**each).clone()),
+            Self::Named(_, each) => Some((**each).clone()),
             Self::Either(one, other) => one.under(key).or_else(|| other.under(key)),
-            Self::Text | Self::List(_) => None,
+            Self::Text(_) | Self::List(_) => None,
         }
     }
 
@@ -235,9 +258,45 @@ impl Form {
         match self {
             Self::List(each) => Some(each),
             Self::Either(one, other) => one.each().or_else(|| other.each()),
-            Self::Text | Self::Record(_) | Self::Named(_) => None,
+            Self::Text(_) | Self::Record(_) | Self::Named(..) => None,
         }
     }
+
+    /// In what it is counted; nothing, if it is not.
+    pub(crate) fn unit(&self) -> &'static str {
+        match self {
+            Self::Text(plain) => plain.unit,
+            Self::List(each) => each.unit(),
+            Self::Either(one, other) if one.unit().is_empty() => other.unit(),
+            Self::Either(one, _) => one.unit(),
+            Self::Record(_) | Self::Named(..) => "",
+        }
+    }
+
+    /// Such values, as YAML in one line.
+    pub(crate) fn examples(&self) -> Vec<String> {
+        match self {
+            Self::Text(plain) => (plain.examples)().into_iter().map(in_flow).collect(),
+            Self::Record(shape) => shape.examples(),
+            Self::Named(name, each) => {
+                let name = (name.examples)().first().copied().unwrap_or("name");
+                each.examples().iter().take(1).map(|each| format!("{{{}: {each}}}", in_flow(name))).collect()
+            }
+            Self::List(each) => each.examples().iter().take(1).map(|each| format!("[{each}]")).collect(),
+            // What can be named shows itself better than a name.
+            Self::Either(one, other) if matches!(**one, Self::Text(_)) && other.record().is_some() => {
+                other.examples()
+            }
+            Self::Either(one, other) => one.examples().into_iter().chain(other.examples()).collect(),
+        }
+    }
+}
+
+/// What stands in backticks in a sentence, up to a bracket.
+pub(crate) fn said_in(what: &'static str) -> Vec<&'static str> {
+    let pieces: Vec<_> = what.split('`').collect();
+    let before_bracket = pieces.chunks(2).take_while(|pair| !pair[0].contains('('));
+    before_bracket.filter_map(|pair| pair.get(1).copied()).collect()
 }
 
 /// Text as it stands in the file.
@@ -284,6 +343,14 @@ pub(crate) trait Scalar: Sized {
     const WHAT: &'static str;
     /// Whether what stands there by mistake may be what nobody shall see.
     const IS_SECRET: bool = false;
+    /// All of them, if they are words.
+    const WORDS: &'static [&'static str] = &[];
+    /// In what it is counted.
+    const UNIT: &'static str = "";
+    /// Some of them.
+    fn examples() -> Vec<&'static str> {
+        if Self::WORDS.is_empty() { said_in(Self::WHAT) } else { Self::WORDS.to_vec() }
+    }
     fn parse(text: Text<'_>) -> Result<Self, Wrong>;
     fn schema() -> Json {
         json!({"type": "string", "description": Self::WHAT})
@@ -337,7 +404,7 @@ impl<T: Scalar> Decode for T {
     }
 
     fn form() -> Form {
-        Form::Text
+        Form::Text(Plain::of::<T>())
     }
 
     fn text(node: &Node) -> String {
@@ -416,7 +483,7 @@ impl<K: Scalar, V: Decode> Decode for Named<K, V> {
     }
 
     fn form() -> Form {
-        Form::Named(Box::new(V::form()))
+        Form::Named(Plain::of::<K>(), Box::new(V::form()))
     }
 
     fn outline(node: &Node, tracer: &mut Tracer<'_>) {
@@ -525,7 +592,7 @@ impl<S: Scalar, T: Decode> Decode for Or<S, T> {
     }
 
     fn form() -> Form {
-        Form::Either(Box::new(Form::Text), Box::new(T::form()))
+        Form::Either(Box::new(S::form()), Box::new(T::form()))
     }
 
     fn outline(node: &Node, tracer: &mut Tracer<'_>) {

@@ -4,11 +4,16 @@
 //! One document of at most [`MAX_NODES`] nodes, [`MAX_DEPTH`] deep. An alias counts as all that
 //! it stands for, so that a few lines cannot unfold into millions.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, rc::Rc, sync::Arc};
 
 use granit_parser::{Event, Parser, ScalarStyle, Span as YamlSpan};
+use serde_json::Value as Json;
 
-use super::{decode::Cx, diagnostic::Code, suggest::quoted};
+use super::{
+    decode::Cx,
+    diagnostic::{Code, Source},
+    suggest::quoted,
+};
 
 pub(crate) const MAX_NODES: usize = 1_000_000;
 pub(crate) const MAX_DEPTH: usize = 64;
@@ -102,6 +107,27 @@ pub(crate) fn parse(file: usize, cx: &mut Cx) -> Option<Node> {
         nodes: 0,
     };
     builder.document()
+}
+
+/// A piece of YAML as JSON; nothing, if it is none.
+pub(crate) fn json_of(text: &str) -> Json {
+    let mut cx = Cx::new(vec![Arc::new(Source::new("", text))], Rc::default());
+    parse(0, &mut cx).filter(|_| cx.is_clean()).map_or(Json::Null, |node| json(&node))
+}
+
+fn json(node: &Node) -> Json {
+    match &node.value {
+        Value::Scalar(_) if node.is_null() => Json::Null,
+        Value::Scalar(Scalar { text, plain: true }) => match text.parse::<i64>() {
+            Ok(number) => number.into(),
+            Err(_) => text.parse::<bool>().map_or_else(|_| text.as_str().into(), Json::Bool),
+        },
+        Value::Scalar(Scalar { text, plain: false }) => text.as_str().into(),
+        Value::Seq(items) => items.iter().map(json).collect(),
+        Value::Map(entries) => {
+            Json::Object(entries.iter().map(|(key, value)| (key.text.clone(), json(value))).collect())
+        }
+    }
 }
 
 /// Stops the reading: the reason is reported already.

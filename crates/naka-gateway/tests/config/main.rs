@@ -9,4 +9,5 @@ mod layout;
 mod mistakes;
 mod properties;
 mod real;
+mod reference;
 mod values;

@@ -18,6 +18,8 @@ mod written;
 
 use std::{fmt, rc::Rc, sync::Arc};
 
+use granit_parser::ScalarStyle;
+
 use self::{order::Places, written::Written};
 use super::{
     decode::{Cx, Decode, Form},
@@ -84,6 +86,11 @@ pub fn format_str(name: &str, text: &str) -> Result<Formatted, Unformatted> {
         return Err(Unformatted::Bug(format!("the comment at {name}:{line}")));
     }
     Ok(Formatted { shown_before: before.shown(), shown: after.shown(), text: printed })
+}
+
+/// A text as it stands within brackets: as it is, if it is a number or something like it.
+pub(crate) fn in_flow(text: &str) -> String {
+    quotes::notation(text, text, ScalarStyle::Plain)
 }
 
 /// The line of a comment that is not in both.
