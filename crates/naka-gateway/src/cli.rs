@@ -20,10 +20,10 @@ use tracing_subscriber::EnvFilter;
 use crate::{
     ask::Asked,
     config::{
-        self,
+        self, Outline,
         checked::{Config, Name, Origin},
     },
-    diff::diff,
+    diff::{Difference, diff, diff_live},
     explain::{Explanation, explain},
     fmt::{LeftAlone, layout_of},
     limits::limits,
@@ -79,10 +79,14 @@ enum Command {
     },
     /// Say what would change between two configurations, and what would become of the state
     Diff {
-        /// The configuration as it is
+        /// The configuration as it is; with `--live`, the only one: as it would be
         old: PathBuf,
         /// The configuration as it would be
-        new: PathBuf,
+        #[arg(required_unless_present = "live", conflicts_with = "live")]
+        new: Option<PathBuf>,
+        /// Compare with what a running gateway has in force, at its admin port or at `unix:` and the path of its socket
+        #[arg(long, value_name = "ADMIN", num_args = 0..=1, default_missing_value = "127.0.0.1:9901", require_equals = true)]
+        live: Option<String>,
         /// End with 1 if they differ, as `git diff --exit-code` does
         #[arg(long)]
         exit_code: bool,
@@ -169,7 +173,12 @@ impl Command {
             Self::Check { files, format } => check(&files, format),
             Self::Explain { asked, live: Some(admin), format, .. } => explain_live(&asked, &admin, format),
             Self::Explain { asked, config, live: None, format } => explain_offline(&asked, &config, format),
-            Self::Diff { old, new, exit_code, format } => compare(&old, &new, exit_code, format),
+            Self::Diff { old: file, live: Some(admin), exit_code, format, .. } => {
+                compare_live(&admin, &file, exit_code, format)
+            }
+            Self::Diff { old, new, exit_code, format, .. } => {
+                compare(&old, &new.unwrap_or_default(), exit_code, format)
+            }
             Self::Replay { log, against, config, exit_code, format } => {
                 replayed(&log, &config, &against, exit_code, format)
             }
@@ -300,18 +309,19 @@ fn checked_json(file: &Path, result: &Result<Prepared, Refusal>) -> serde_json::
 
 /// Two configurations, the second from the state of the first; or how it ends if one is wrong.
 fn both(old: &Path, new: &Path) -> Result<(Prepared, Prepared), ExitCode> {
-    let refused = |file: &Path, refusal: &Refusal| {
-        let errors = count(refusal.count(), "error", "errors");
-        complain(format_args!("{}", refusal.render(std::io::stderr().is_terminal())));
-        complain(format_args!("naka: nothing to compare: {} has {errors}\n", file.display()));
-        ExitCode::from(2)
-    };
-    let before = prepare_offline(old, RunTests::Never).map_err(|refusal| refused(old, &refusal))?;
+    let before = prepare_offline(old, RunTests::Never).map_err(|refusal| not_compared(old, &refusal))?;
     let state = &|_: &Config| before.generation.state.clone();
     let after = Before { entry: new, sources: None, state, number: 2, tests: RunTests::Always };
     let after = prepare(&after, &Metrics::new(), &Outside::default());
-    let after = after.map_err(|refusal| refused(new, &refusal))?;
+    let after = after.map_err(|refusal| not_compared(new, &refusal))?;
     Ok((before, after))
+}
+
+fn not_compared(file: &Path, refusal: &Refusal) -> ExitCode {
+    let errors = count(refusal.count(), "error", "errors");
+    complain(format_args!("{}", refusal.render(std::io::stderr().is_terminal())));
+    complain(format_args!("naka: nothing to compare: {} has {errors}\n", file.display()));
+    ExitCode::from(2)
 }
 
 fn replayed(log: &Path, old: &Path, new: &Path, exit_code: bool, format: Format) -> ExitCode {
@@ -344,7 +354,47 @@ fn compare(old: &Path, new: &Path, exit_code: bool, format: Format) -> ExitCode 
         Ok(both) => both,
         Err(code) => return code,
     };
-    let difference = diff(&before, &after);
+    say_different(&diff(&before, &after), &old.display().to_string(), new, exit_code, format)
+}
+
+fn compare_live(admin: &str, new: &Path, exit_code: bool, format: Format) -> ExitCode {
+    let after = match prepare_offline(new, RunTests::Always) {
+        Ok(after) => after,
+        Err(refusal) => return not_compared(new, &refusal),
+    };
+    let running = match live::get(admin, "/config") {
+        Ok((StatusCode::OK, running)) => running,
+        answer => {
+            answered(admin, answer);
+            return ExitCode::from(2);
+        }
+    };
+    let complain = |why: &str| {
+        complain(format_args!("naka: nothing to compare: the gateway at {admin} {why}\n"));
+        ExitCode::from(2)
+    };
+    if running["more_keys"] != 0 {
+        return complain(match running["more_keys"] {
+            serde_json::Value::Null => {
+                "does not say what is in force: ask again if it reloads just now; an older one never does"
+            }
+            _ => "has more keys in force than its admin port tells",
+        });
+    }
+    let Some(outline) = Outline::from_json(&running["keys"]) else {
+        return complain("says what is in force in a way that this version does not understand");
+    };
+    let name = format!("generation {} at {admin}", running["generation"]);
+    say_different(&diff_live(&outline, &after), &name, new, exit_code, format)
+}
+
+fn say_different(
+    difference: &Difference,
+    old: &str,
+    new: &Path,
+    exit_code: bool,
+    format: Format,
+) -> ExitCode {
     let code = ExitCode::from(u8::from(exit_code && !difference.is_empty()));
     match format {
         Format::Text => {

@@ -23,6 +23,7 @@ pub(crate) use documents::read as read_document;
 pub use layout::{Formatted, Unformatted, format_str};
 pub use load::{Held, Loaded, Sources, Watched, load, parse_str, schema};
 pub(crate) use load::{again, look, text_of};
-pub use outline::{Outline, Said};
+pub use outline::{Outline, Said, Spot};
+pub(crate) use raw::default_of;
 pub use reference::reference;
 pub use units::{show_duration, show_rate, show_size, show_time};

@@ -69,6 +69,13 @@ record! {
         http => "the keys of this file stand at the top: `listeners`, `upstreams`, `routes`";
 }
 
+/// What holds where nothing is said at a path of keys.
+pub(crate) fn default_of(path: &[&str]) -> Option<&'static str> {
+    let (key, records) = path.split_last()?;
+    let record = records.iter().try_fold(RawFile::form(), |form, key| form.under(key))?.record()?;
+    record.fields.iter().find(|field| field.key == *key)?.default()
+}
+
 record! {
     /// What concerns the process.
     RawGateway ("the gateway's own settings") {
