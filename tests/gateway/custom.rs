@@ -16,7 +16,7 @@ use naka::{
     reject::{Reason, Rejection},
 };
 use naka_gateway::{
-    config::schema_with,
+    config::{format_str, format_with, schema_with},
     custom::{Gateway, Kinds, Next, PolicyConfig, Slot},
     upstream::Body,
 };
@@ -199,6 +199,13 @@ fn the_schema_has_the_kinds_of_ones_own() {
     assert_eq!(policy["order_hours"]["required"][2], "max_rupees");
     assert_eq!(policy["ration"]["type"], "object");
     assert!(policy["rate_limit"]["properties"]["rate"].is_object());
+}
+
+#[test]
+fn a_file_with_kinds_of_ones_own_can_be_laid_out() {
+    let text = include_str!("../../examples/order_hours/gateway.yaml");
+    assert_eq!(format_with("gateway.yaml", text, &kinds()).unwrap().text, text);
+    assert!(format_str("gateway.yaml", text).is_err(), "others do not know it");
 }
 
 #[test]

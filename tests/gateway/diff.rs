@@ -5,7 +5,9 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-use serde_json::Value;
+use serde_json::{Value, json};
+
+use crate::process::{Process, TOKEN};
 
 const OLD: &str = "
 gateway: {admin: none}
@@ -206,4 +208,120 @@ fn what_looks_alike_is_not_the_same() {
         said.contains("authorization: … → …") && said.contains("x-other: Basic b25l → Basic dHdv"),
         "{said}"
     );
+}
+
+/// `use` is a set, and `naka fmt` sorts it.
+#[test]
+fn the_order_of_a_set_is_no_difference() {
+    let with = |set: &str| OLD.replace("use: [looks], ", &format!("use: {set}, "));
+    let files = Files::new(&with("[looks, asks]"), &with("[asks, looks]"));
+    assert_eq!(files.says(&["--exit-code"]), ("old.yaml and new.yaml say the same\n".into(), Some(0)));
+}
+
+const LIVE: &str = "
+gateway: {admin: {listen: ADMIN}}
+listeners: {public: {listen: 'PUBLIC'}}
+policies:
+  looks: {rate_limit: {rate: 120/m, key: [client_ip]}}
+  hs: {jwt: {secret: a-secret-of-thirty-two-characters, algorithms: [HS256], issuer: a, audiences: [b]}}
+upstreams: {app: {endpoints: ['127.0.0.1:1'], timeouts: {connect: 2s}}}
+routes:
+  one: {match: {path: /one}, use: [looks], headers: {request: {set: {authorization: Basic bGV0bWVpbg==}}}, upstream: app}
+  two: {match: {path: /two}, use: [hs], upstream: app}
+";
+
+/// `naka diff --live` with a file beside that of the process.
+fn diff_live(process: &Process, file: &str, args: &[&str]) -> (String, Option<i32>) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_naka-under-test"));
+    command.args(["diff", &format!("--live={}", process.admin)]).arg(process.path(file)).args(args);
+    let output = command.env("NAKA_ADMIN_TOKEN", TOKEN).stdin(Stdio::null()).output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
+    (said, output.status.code())
+}
+
+#[tokio::test]
+async fn a_running_gateway_is_compared_with_a_file() {
+    let process = Process::start(LIVE).await;
+    process.write("next.yaml", LIVE);
+    let (said, code) = diff_live(&process, "next.yaml", &["--exit-code"]);
+    let withheld = "
+not compared, as a running gateway tells no secrets
+  policies.hs.jwt.secret
+  routes.one.headers.request.set.authorization
+";
+    let next = process.path("next.yaml").display().to_string();
+    let live = format!("generation 1 at {}", process.admin);
+    assert_eq!((said, code), (format!("{live} and {next} say the same\n{withheld}"), Some(0)));
+
+    let new = LIVE.replace("120/m", "60/m").replace("connect: 2s", "idle: 30s");
+    process.write("next.yaml", &new.replace("{admin:", "{limits: {connections: 10}, admin:"));
+    // What stands in the file of the process, and is refused, is not in force.
+    process.write("gateway.yaml", &LIVE.replace("120/m", "no rate"));
+    process.until("it is refused", async || process.log().contains("the change is refused")).await;
+    let (said, code) = diff_live(&process, "next.yaml", &["--exit-code"]);
+    let old = process.path("gateway.yaml").display().to_string();
+    let expected = format!(
+        "{live} → {next}
+
+gateway
+  limits.connections: not said → 10  {next}:2:33
+
+policies
+  looks.rate_limit.rate: 120/m → 60/m  (of one)  {next}:5:30
+
+upstreams
+  app.timeouts.connect: 2s → 1s (the default)  {old}:7:67
+  app.timeouts.idle: 5m (the default) → 30s  {next}:7:64
+
+at the next start only
+  gateway.limits.connections
+{withheld}"
+    );
+    assert_eq!(said, expected);
+    assert_eq!(code, Some(1));
+    let (said, _) = diff_live(&process, "next.yaml", &["--format", "json"]);
+    let said: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!((&said["state"], &said["restart"]), (&Value::Null, &json!(["gateway.limits.connections"])));
+    assert_eq!(said["withheld"][0], "policies.hs.jwt.secret");
+
+    process.write("gateway.yaml", &new);
+    process.until("it is in force", async || process.json("/readyz").await["generation"] == 2).await;
+    process.write("next.yaml", &new);
+    let (said, _) = diff_live(&process, "next.yaml", &[]);
+    assert!(said.starts_with(&format!("generation 2 at {} and ", process.admin)), "{said}");
+    let (status, answer) = process.post("/rollback", "").await;
+    assert_eq!(status, 200, "{answer}");
+    let (said, _) = diff_live(&process, "next.yaml", &[]);
+    assert!(said.contains("looks.rate_limit.rate: 120/m → 60/m"), "{said}");
+}
+
+#[tokio::test]
+async fn what_is_in_force_is_shown_key_by_key_without_secrets() {
+    let process = Process::start(LIVE).await;
+    let (_, text) = process.get("/config").await.unwrap();
+    assert!(!text.contains("thirty-two") && !text.contains("bGV0bWVpbg"), "{text}");
+    let config: Value = serde_json::from_str(&text).unwrap();
+    let file = process.path("gateway.yaml").display().to_string();
+    let keys = config["keys"].as_array().unwrap();
+    for expected in [
+        json!({"path": ["policies", "looks", "rate_limit", "rate"], "value": "120/m", "file": file, "line": 5, "column": 30}),
+        json!({"path": ["upstreams", "app", "timeouts", "response_headers"], "value": "10s", "default": true}),
+        json!({"path": ["policies", "hs", "jwt", "secret"], "secret": true, "file": file, "line": 6, "column": 22}),
+    ] {
+        assert!(keys.contains(&expected), "{expected} is not in {keys:#?}");
+    }
+    assert_eq!((&config["more_keys"], &config["generation"]), (&json!(0), &json!(1)));
+}
+
+#[test]
+fn with_no_gateway_there_is_nothing_to_compare() {
+    let files = Files::new(OLD, OLD);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_naka-under-test"));
+    command.current_dir(files.folder()).args(["diff", "--live=127.0.0.1:1", "new.yaml"]);
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("the gateway's admin port 127.0.0.1:1 cannot be asked"), "{said}");
+    assert_eq!(output.status.code(), Some(2));
+    let (said, code) = files.says(&["--live"]);
+    assert!(code == Some(2) && said.contains("cannot be used with"), "{said}");
 }

@@ -22,6 +22,7 @@ mod documents;
 mod drain;
 mod explaining;
 mod fallback;
+mod fmt;
 mod forwarding;
 mod guards;
 mod h2_upstreams;

@@ -5,7 +5,7 @@
 //! | `/livez` | The process runs |
 //! | `/readyz` | It takes requests: generation, hash, files held back, last reload, policies without keys. 503 while draining, and until all keys have been fetched for the first time |
 //! | `/metrics` | Prometheus text |
-//! | `/config` | The generation in force, and what it was read from |
+//! | `/config` | The generation in force, and all that its files say, key by key, with file and line; secrets are withheld |
 //! | `/routes` `/upstreams` `/policies` | What is in force, with live state |
 //! | `/discovery` | Endpoints that are found: where, how many, and whether that is stale |
 //! | `/versions` | The versions of each route, who uses them, and which could go |
@@ -79,6 +79,8 @@ use crate::{
 
 /// Connections to the admin port.
 const CONNECTIONS: usize = 64;
+/// Keys of a configuration that are shown.
+const KEYS: usize = 50_000;
 /// The largest request body.
 const BODY: usize = 64 << 10;
 /// How long a client may take over a request head, over a body, and over taking a piece of a response.
@@ -199,7 +201,7 @@ impl Admin {
                 self.levels(&generation);
                 text(StatusCode::OK, self.metrics.render(self.status.alive()))
             }
-            (&Method::GET, "/config") => reply(&self.config(&generation)),
+            (&Method::GET, "/config") => reply(&self.config(&generation).await),
             (&Method::GET, "/routes") => reply(&routes(&generation.config)),
             (&Method::GET, "/upstreams") => reply(&upstreams(&generation)),
             (&Method::GET, "/discovery") => reply(&discovery(&generation)),
@@ -258,8 +260,17 @@ impl Admin {
         answer
     }
 
-    fn config(&self, generation: &Generation) -> Value {
+    async fn config(&self, generation: &Generation) -> Value {
+        let (status, number) = (Arc::clone(&self.status), generation.number);
+        // Large files take a while.
+        let keys = tokio::task::spawn_blocking(move || {
+            let outline = status.outline(number)?;
+            Some((outline.to_json(KEYS), outline.len().saturating_sub(KEYS)))
+        });
+        let (keys, more) = keys.await.ok().flatten().unzip();
         json!({
+            "keys": keys,
+            "more_keys": more,
             "generation": generation.number,
             "hash": generation.hash(),
             "reload": self.status.to_json(),

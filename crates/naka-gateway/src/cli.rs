@@ -21,12 +21,13 @@ use tracing_subscriber::EnvFilter;
 use crate::{
     ask::Asked,
     config::{
-        self,
+        self, Outline,
         checked::{Config, Name, Origin},
     },
     custom::Kinds,
-    diff::diff,
+    diff::{Difference, diff, diff_live},
     explain::{Explanation, explain},
+    fmt::{LeftAlone, layout_of},
     limits::limits,
     live,
     observe::Metrics,
@@ -80,10 +81,14 @@ enum Command {
     },
     /// Say what would change between two configurations, and what would become of the state
     Diff {
-        /// The configuration as it is
+        /// The configuration as it is; with `--live`, the only one: as it would be
         old: PathBuf,
         /// The configuration as it would be
-        new: PathBuf,
+        #[arg(required_unless_present = "live", conflicts_with = "live")]
+        new: Option<PathBuf>,
+        /// Compare with what a running gateway has in force, at its admin port or at `unix:` and the path of its socket
+        #[arg(long, value_name = "ADMIN", num_args = 0..=1, default_missing_value = "127.0.0.1:9901", require_equals = true)]
+        live: Option<String>,
         /// End with 1 if they differ, as `git diff --exit-code` does
         #[arg(long)]
         exit_code: bool,
@@ -129,6 +134,15 @@ enum Command {
         #[arg(long, value_enum, default_value_t)]
         format: Format,
     },
+    /// Lay out configurations in the one way there is, comments kept: keys in the order of the documentation
+    Fmt {
+        /// The files, each by itself: what a configuration includes has to be named; `-` is from standard input to standard output
+        #[arg(default_value = "gateway.yaml")]
+        files: Vec<PathBuf>,
+        /// Change nothing; end with 1 if something would be, and show what
+        #[arg(long)]
+        check: bool,
+    },
     /// Print the JSON Schema of the configuration, for editors
     Schema,
 }
@@ -168,7 +182,12 @@ impl Command {
             Self::Explain { asked, config, live: None, format } => {
                 explain_offline(&asked, &config, format, kinds)
             }
-            Self::Diff { old, new, exit_code, format } => compare(&old, &new, exit_code, format, kinds),
+            Self::Diff { old: file, live: Some(admin), exit_code, format, .. } => {
+                compare_live(&admin, &file, exit_code, format, kinds)
+            }
+            Self::Diff { old, new, exit_code, format, .. } => {
+                compare(&old, &new.unwrap_or_default(), exit_code, format, kinds)
+            }
             Self::Replay { log, against, config, exit_code, format } => {
                 replayed(&log, (&config, &against), exit_code, format, kinds)
             }
@@ -178,6 +197,7 @@ impl Command {
                 answered(&live, live::post(&live, &path, &json!({})))
             }
             Self::Limits { file, format } => bounds(&file, format, kinds),
+            Self::Fmt { files, check } => lay_out(&files, check, kinds),
             Self::Schema => say(format_args!("{:#}\n", config::schema_with(kinds)), ExitCode::SUCCESS),
         }
     }
@@ -298,18 +318,20 @@ fn checked_json(file: &Path, result: &Result<Prepared, Refusal>) -> serde_json::
 
 /// Two configurations, the second from the state of the first; or how it ends if one is wrong.
 fn both(old: &Path, new: &Path, kinds: &Kinds) -> Result<(Prepared, Prepared), ExitCode> {
-    let refused = |file: &Path, refusal: &Refusal| {
-        let errors = count(refusal.count(), "error", "errors");
-        complain(format_args!("{}", refusal.render(std::io::stderr().is_terminal())));
-        complain(format_args!("naka: nothing to compare: {} has {errors}\n", file.display()));
-        ExitCode::from(2)
-    };
-    let before = prepare_offline(old, RunTests::Never, kinds).map_err(|refusal| refused(old, &refusal))?;
+    let before =
+        prepare_offline(old, RunTests::Never, kinds).map_err(|refusal| not_compared(old, &refusal))?;
     let state = &|_: &Config| before.generation.state.clone();
     let after = Before { entry: new, sources: None, state, number: 2, tests: RunTests::Always, kinds };
     let after = prepare(&after, &Arc::new(Metrics::new()), &Outside::default());
-    let after = after.map_err(|refusal| refused(new, &refusal))?;
+    let after = after.map_err(|refusal| not_compared(new, &refusal))?;
     Ok((before, after))
+}
+
+fn not_compared(file: &Path, refusal: &Refusal) -> ExitCode {
+    let errors = count(refusal.count(), "error", "errors");
+    complain(format_args!("{}", refusal.render(std::io::stderr().is_terminal())));
+    complain(format_args!("naka: nothing to compare: {} has {errors}\n", file.display()));
+    ExitCode::from(2)
 }
 
 fn replayed(
@@ -348,7 +370,47 @@ fn compare(old: &Path, new: &Path, exit_code: bool, format: Format, kinds: &Kind
         Ok(both) => both,
         Err(code) => return code,
     };
-    let difference = diff(&before, &after);
+    say_different(&diff(&before, &after), &old.display().to_string(), new, exit_code, format)
+}
+
+fn compare_live(admin: &str, new: &Path, exit_code: bool, format: Format, kinds: &Kinds) -> ExitCode {
+    let after = match prepare_offline(new, RunTests::Always, kinds) {
+        Ok(after) => after,
+        Err(refusal) => return not_compared(new, &refusal),
+    };
+    let running = match live::get(admin, "/config") {
+        Ok((StatusCode::OK, running)) => running,
+        answer => {
+            answered(admin, answer);
+            return ExitCode::from(2);
+        }
+    };
+    let complain = |why: &str| {
+        complain(format_args!("naka: nothing to compare: the gateway at {admin} {why}\n"));
+        ExitCode::from(2)
+    };
+    if running["more_keys"] != 0 {
+        return complain(match running["more_keys"] {
+            serde_json::Value::Null => {
+                "does not say what is in force: ask again if it reloads just now; an older one never does"
+            }
+            _ => "has more keys in force than its admin port tells",
+        });
+    }
+    let Some(outline) = Outline::from_json(&running["keys"]) else {
+        return complain("says what is in force in a way that this version does not understand");
+    };
+    let name = format!("generation {} at {admin}", running["generation"]);
+    say_different(&diff_live(&outline, &after), &name, new, exit_code, format)
+}
+
+fn say_different(
+    difference: &Difference,
+    old: &str,
+    new: &Path,
+    exit_code: bool,
+    format: Format,
+) -> ExitCode {
     let code = ExitCode::from(u8::from(exit_code && !difference.is_empty()));
     match format {
         Format::Text => {
@@ -357,6 +419,24 @@ fn compare(old: &Path, new: &Path, exit_code: bool, format: Format, kinds: &Kind
         }
         Format::Json => say(format_args!("{:#}\n", difference.to_json()), code),
     }
+}
+
+fn lay_out(files: &[PathBuf], only_check: bool, kinds: &Kinds) -> ExitCode {
+    let left_alone = |file: &Path, why: &LeftAlone| {
+        complain(format_args!("{}", why.render(std::io::stderr().is_terminal())));
+        complain(format_args!("naka: {} is left as it is\n", file.display()));
+        ExitCode::FAILURE
+    };
+    files.iter().fold(ExitCode::SUCCESS, |code, file| match layout_of(file, kinds) {
+        Ok(layout) if layout.is_stream() && !only_check => say(format_args!("{}", layout.text()), code),
+        Ok(layout) if layout.is_as_it_was() => code,
+        Ok(layout) if only_check => say(format_args!("{}", layout.difference(file)), ExitCode::FAILURE),
+        Ok(layout) => match layout.put_in_place() {
+            Ok(()) => say(format_args!("{}: laid out\n", file.display()), code),
+            Err(why) => left_alone(file, &why),
+        },
+        Err(why) => left_alone(file, &why),
+    })
 }
 
 fn bounds(file: &Path, format: Format, kinds: &Kinds) -> ExitCode {

@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 
 use crate::{
     carry::{Change, What},
-    config::{Diagnostic, Diagnostics, Outline, Place, Said, checked::Config},
+    config::{Diagnostic, Diagnostics, Outline, Said, Spot, checked::Config, default_of},
     prepare::Prepared,
-    reload::{counts, restart_keys},
+    reload::{RESTART_KEYS, counts, restart_keys},
 };
 
 /// What would change.
@@ -19,8 +19,10 @@ use crate::{
 pub struct Difference {
     /// What is said differently.
     pub changes: Vec<Changed>,
-    /// What would become of the state.
-    pub state: Vec<Change>,
+    /// What would become of the state; nobody knows but whoever has it.
+    pub state: Option<Vec<Change>>,
+    /// Secrets of which nobody knows whether they are the same: a running gateway does not tell them.
+    pub withheld: Vec<Vec<String>>,
     /// What takes effect at the next start only.
     pub restart: Vec<&'static str>,
     /// Warnings that the first has not.
@@ -48,7 +50,7 @@ pub struct Told {
     /// In one line.
     pub text: String,
     /// Where; nowhere if it is the default.
-    pub place: Option<Place>,
+    pub place: Option<Spot>,
 }
 
 /// The keys of the file whose entries have names: one that is new or gone is one change.
@@ -68,11 +70,31 @@ pub fn diff(old: &Prepared, new: &Prepared) -> Difference {
     let is_new = |it: &&Diagnostic| !before.contains(&it.message);
     Difference {
         changes,
-        state: new.generation.report.clone(),
+        state: Some(new.generation.report.clone()),
+        withheld: Vec::new(),
         restart: restart_keys(&old.generation.config, &new.generation.config),
         warnings: Diagnostics::new(new.warnings.iter().filter(is_new).cloned().collect()),
         mended: before.difference(&after).count(),
     }
+}
+
+/// Compares what a running gateway says of itself with a configuration. What would become of its state, it finds out itself.
+pub fn diff_live(running: &Outline, new: &Prepared) -> Difference {
+    let outline = new.sources.outline();
+    let changes = changes(running, &outline, &new.generation.config);
+    let is_changed = |key: &&str| {
+        let path: Vec<_> = key.split('.').collect();
+        let default = default_of(&path);
+        // In a record that is new the default may be written down.
+        let is_default = |said: Option<&Told>| said.is_none_or(|said| Some(&*said.text) == default);
+        let change = changes.iter().find(|change| change.path == path);
+        change.is_some_and(|change| !(is_default(change.old.as_ref()) && is_default(change.new.as_ref())))
+    };
+    let restart = RESTART_KEYS.into_iter().filter(is_changed).collect();
+    let is_withheld = |(path, said): &(&[String], &Said)| said.is_withheld() && outline.get(path).is_some();
+    let withheld = running.iter().filter(is_withheld).map(|(path, _)| path.to_vec()).collect();
+    let (warnings, mended) = (Diagnostics::new(Vec::new()), 0);
+    Difference { changes, state: None, withheld, restart, warnings, mended }
 }
 
 fn changes(old: &Outline, new: &Outline, config: &Config) -> Vec<Changed> {
@@ -145,7 +167,7 @@ fn summary(outline: &Outline, entry: &[String]) -> Told {
     let text = text.collect::<Vec<_>>().join(", ");
     let cut = text.char_indices().nth(SHOWN).map(|(at, _)| format!("{}…", &text[..at]));
     let places = all.iter().filter_map(|(_, said)| said.place.as_ref());
-    let place = places.min_by_key(|place| (place.line(), place.column())).cloned();
+    let place = places.min_by_key(|place| (place.line, place.column)).cloned();
     Told { text: cut.unwrap_or(text), place }
 }
 
@@ -180,13 +202,12 @@ impl Difference {
                 "routes": change.routes,
             })
         });
-        let state = self
-            .state
-            .iter()
-            .map(|it| json!({"kind": it.kind, "identity": &*it.identity, "what": it.what.word(), "was": it.was.as_deref()}));
+        let one = |it: &Change| json!({"kind": it.kind, "identity": &*it.identity, "what": it.what.word(), "was": it.was.as_deref()});
+        let state = self.state.as_ref().map(|state| state.iter().map(one).collect::<Vec<_>>());
         json!({
             "changes": changes.collect::<Vec<_>>(),
-            "state": state.collect::<Vec<_>>(),
+            "state": state,
+            "withheld": self.withheld.iter().map(|path| path.join(".")).collect::<Vec<_>>(),
             "restart": self.restart,
             "new_warnings": self.warnings.to_json(),
             "mended_warnings": self.mended,
@@ -194,17 +215,18 @@ impl Difference {
     }
 
     /// For people.
-    pub fn render(&self, old: &Path, new: &Path, color: bool) -> String {
+    pub fn render(&self, old: &str, new: &Path, color: bool) -> String {
         let mut text = String::new();
         // Writing to a text does not fail.
         let _ = self.write(&mut text, (old, new), color);
         text
     }
 
-    fn write(&self, f: &mut impl fmt::Write, (old, new): (&Path, &Path), color: bool) -> fmt::Result {
-        let (old, new) = (old.display(), new.display());
+    fn write(&self, f: &mut impl fmt::Write, (old, new): (&str, &Path), color: bool) -> fmt::Result {
+        let new = new.display();
         if self.is_empty() {
-            return writeln!(f, "{old} and {new} say the same");
+            writeln!(f, "{old} and {new} say the same")?;
+            return self.write_withheld(f);
         }
         writeln!(f, "{old} → {new}")?;
         let mut section = None;
@@ -215,9 +237,11 @@ impl Difference {
             }
             writeln!(f, "  {change}")?;
         }
-        writeln!(f, "\nstate\n  {}", counts(&self.state))?;
-        for change in self.state.iter().filter(|it| it.what != What::Kept) {
-            writeln!(f, "  {change}{}", meaning(change.what))?;
+        if let Some(state) = &self.state {
+            writeln!(f, "\nstate\n  {}", counts(state))?;
+            for change in state.iter().filter(|it| it.what != What::Kept) {
+                writeln!(f, "  {change}{}", meaning(change.what))?;
+            }
         }
         if !self.restart.is_empty() {
             writeln!(f, "\nat the next start only\n  {}", self.restart.join(", "))?;
@@ -227,7 +251,15 @@ impl Difference {
             writeln!(f, "\nwarnings: {count} new, {} gone", self.mended)?;
             f.write_str(&self.warnings.render(color))?;
         }
-        Ok(())
+        self.write_withheld(f)
+    }
+
+    fn write_withheld(&self, f: &mut impl fmt::Write) -> fmt::Result {
+        if self.withheld.is_empty() {
+            return Ok(());
+        }
+        writeln!(f, "\nnot compared, as a running gateway tells no secrets")?;
+        self.withheld.iter().try_for_each(|path| writeln!(f, "  {}", path.join(".")))
     }
 }
 

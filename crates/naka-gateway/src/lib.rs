@@ -25,6 +25,7 @@ pub mod diff;
 pub mod discover;
 pub mod entry;
 pub mod explain;
+pub mod fmt;
 pub mod generation;
 pub mod headers;
 pub mod identity;

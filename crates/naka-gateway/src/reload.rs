@@ -20,7 +20,7 @@ use tracing::{error, info, warn};
 use crate::{
     carry::{Change, What},
     config::{
-        Held, Loaded, Sources, Watched,
+        Held, Loaded, Outline, Sources, Watched,
         checked::{Config, Gateway},
         show_time,
     },
@@ -37,7 +37,11 @@ const TEXT: usize = 64 << 10;
 
 /// What the outside may know of reloads.
 #[derive(Debug, Default)]
-pub struct Status(Mutex<StatusInner>);
+pub struct Status {
+    inner: Mutex<StatusInner>,
+    /// Held by whoever reads the texts in force once more: one at a time.
+    reading: Mutex<()>,
+}
 
 #[derive(Debug, Default)]
 struct StatusInner {
@@ -47,6 +51,8 @@ struct StatusInner {
     alive: Vec<Weak<()>>,
     kept: Vec<Value>,
     rolled_back: Option<String>,
+    /// The texts in force, and the number of their generation.
+    in_force: Option<(u64, Sources)>,
 }
 
 #[derive(Debug)]
@@ -97,6 +103,18 @@ impl Status {
         self.with(|inner| json!({"rolled_back": inner.rolled_back, "generations": inner.kept}))
     }
 
+    /// What the texts of a generation say, key by key; nothing, if it is not in force any more. It takes as long as reading them.
+    pub fn outline(&self, generation: u64) -> Option<Outline> {
+        let _one = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        let sources = self.with(|inner| inner.in_force.clone());
+        sources.filter(|(number, _)| *number == generation).map(|(_, sources)| sources.outline())
+    }
+
+    /// These texts are in force now.
+    fn follow(&self, generation: u64, sources: &Sources) {
+        self.with(|inner| inner.in_force = Some((generation, sources.clone())));
+    }
+
     /// What has ended is forgotten here too: what is left is bounded by the exchanges under way.
     fn track(&self, generation: &Generation) {
         self.alive();
@@ -104,7 +122,7 @@ impl Status {
     }
 
     fn with<T>(&self, look: impl FnOnce(&mut StatusInner) -> T) -> T {
-        look(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        look(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -150,6 +168,7 @@ impl Reloader {
         let status = Arc::new(Status::default());
         in_force.with(|generation| {
             status.track(generation);
+            status.follow(generation.number, &sources);
             metrics.in_force(generation.number, generation.hash());
         });
         Self {
@@ -361,6 +380,7 @@ impl Reloader {
         generation.start();
         generation.state.found().await;
         self.status.track(&generation);
+        self.status.follow(number, &sources);
         let keep = generation.config.gateway.reload.keep;
         self.in_force.swap(generation);
         for open in open {
@@ -487,18 +507,27 @@ fn say_restart(old: &Config, new: &Config) {
     }
 }
 
+/// What a reload cannot change.
+pub(crate) const RESTART_KEYS: [&str; 4] =
+    ["gateway.workers", "gateway.admin.listen", "gateway.admin.socket", "gateway.limits.connections"];
+
 /// What a reload cannot change, and this one would.
 pub(crate) fn restart_keys(old: &Config, new: &Config) -> Vec<&'static str> {
     let (old, new) = (&old.gateway, &new.gateway);
     let listen = |gateway: &Gateway| gateway.admin.as_ref().map(|admin| admin.listen);
     let socket = |gateway: &Gateway| gateway.admin.as_ref().and_then(|admin| admin.socket.clone());
-    let keys = [
-        ("gateway.workers", old.workers != new.workers),
-        ("gateway.admin.listen", listen(old) != listen(new)),
-        ("gateway.admin.socket", socket(old) != socket(new)),
-        ("gateway.limits.connections", old.limits.connections != new.limits.connections),
+    let is_changed = [
+        old.workers != new.workers,
+        listen(old) != listen(new),
+        socket(old) != socket(new),
+        old.limits.connections != new.limits.connections,
     ];
-    keys.into_iter().filter(|(_, is_changed)| *is_changed).map(|(key, _)| key).collect()
+    RESTART_KEYS
+        .into_iter()
+        .zip(is_changed)
+        .filter(|(_, is_changed)| *is_changed)
+        .map(|(key, _)| key)
+        .collect()
 }
 
 /// One line: `a new generation is in force; rate_limit: 2 kept, 1 migrated; …`.

@@ -10,8 +10,10 @@ use serde_json::{Value as Json, json};
 use super::{
     diagnostic::{Code, Diagnostic, Diagnostics, Place, Severity, Source},
     documents::Documents,
+    layout::in_flow,
     node::{Node, Span, Value},
     outline::{Tracer, flow},
+    record::Shape,
     suggest::quoted,
 };
 use crate::custom::Kinds;
@@ -121,6 +123,11 @@ impl Cx {
         found.map_or(span, |at| Span { start: span.start + at, end: span.start + at + piece.len(), ..span })
     }
 
+    /// What was found so far.
+    pub(crate) fn found(&self) -> &[Diagnostic] {
+        &self.found
+    }
+
     /// Takes over what was found earlier.
     pub(crate) fn adopt(&mut self, earlier: &[Diagnostic]) {
         self.found.extend_from_slice(earlier);
@@ -187,6 +194,8 @@ pub(crate) trait Decode: Sized {
     fn decode(node: &Node, cx: &mut Cx) -> Option<Self>;
     /// Its JSON Schema.
     fn schema() -> Json;
+    /// What it is made of.
+    fn form() -> Form;
     /// What it says, in one line: the same for all that means the same.
     fn text(node: &Node) -> String {
         flow(node)
@@ -195,6 +204,111 @@ pub(crate) trait Decode: Sized {
     fn outline(node: &Node, tracer: &mut Tracer<'_>) {
         tracer.say(node, Self::text(node));
     }
+}
+
+/// What values are made of, for whoever does not read them.
+#[derive(Clone)]
+pub(crate) enum Form {
+    /// One piece of text.
+    Text(Plain),
+    /// A map with known keys.
+    Record(&'static Shape),
+    /// A map from names to such.
+    Named(Plain, Box<Form>),
+    /// A list of such.
+    List(Box<Form>),
+    /// One or the other; at most one of both is a map, and one a list.
+    Either(Box<Form>, Box<Form>),
+}
+
+/// What is known of a piece of text.
+#[derive(Clone, Copy)]
+pub(crate) struct Plain {
+    pub(crate) what: &'static str,
+    pub(crate) words: &'static [&'static str],
+    pub(crate) unit: &'static str,
+    pub(crate) examples: fn() -> Vec<&'static str>,
+    pub(crate) schema: fn() -> Json,
+}
+
+impl Plain {
+    pub(crate) fn of<T: Scalar>() -> Self {
+        Self {
+            what: T::WHAT,
+            words: T::WORDS,
+            unit: T::UNIT,
+            examples: T::examples,
+            schema: <T as Scalar>::schema,
+        }
+    }
+}
+
+impl Form {
+    /// The record, if a map there is one.
+    pub(crate) fn record(&self) -> Option<&'static Shape> {
+        match self {
+            Self::Record(shape) => Some(shape),
+            Self::Either(one, other) => one.record().or_else(|| other.record()),
+            Self::Text(_) | Self::Named(..) | Self::List(_) => None,
+        }
+    }
+
+    /// What stands under this key of a map.
+    pub(crate) fn under(&self, key: &str) -> Option<Self> {
+        match self {
+            Self::Record(shape) => {
+                shape.fields.iter().find(|field| field.key == key).map(|field| (field.form)())
+            }
+            Self::Named(_, each) => Some((**each).clone()),
+            Self::Either(one, other) => one.under(key).or_else(|| other.under(key)),
+            Self::Text(_) | Self::List(_) => None,
+        }
+    }
+
+    /// What a list has.
+    pub(crate) fn each(&self) -> Option<&Self> {
+        match self {
+            Self::List(each) => Some(each),
+            Self::Either(one, other) => one.each().or_else(|| other.each()),
+            Self::Text(_) | Self::Record(_) | Self::Named(..) => None,
+        }
+    }
+
+    /// In what it is counted; nothing, if it is not.
+    pub(crate) fn unit(&self) -> &'static str {
+        match self {
+            Self::Text(plain) => plain.unit,
+            Self::List(each) => each.unit(),
+            Self::Either(one, other) if one.unit().is_empty() => other.unit(),
+            Self::Either(one, _) => one.unit(),
+            Self::Record(_) | Self::Named(..) => "",
+        }
+    }
+
+    /// Such values, as YAML in one line.
+    pub(crate) fn examples(&self) -> Vec<String> {
+        match self {
+            Self::Text(plain) => (plain.examples)().into_iter().map(in_flow).collect(),
+            Self::Record(shape) => shape.examples(),
+            Self::Named(name, each) => {
+                let name = (name.examples)().first().copied().unwrap_or("name");
+                each.examples().iter().take(1).map(|each| format!("{{{}: {each}}}", in_flow(name))).collect()
+            }
+            Self::List(each) => each.examples().iter().take(1).map(|each| format!("[{each}]")).collect(),
+            // What can be named shows itself better than a name.
+            Self::Either(one, other) if matches!(**one, Self::Text(_)) && other.record().is_some() => {
+                other.examples()
+            }
+            Self::Either(one, other) => one.examples().into_iter().chain(other.examples()).collect(),
+        }
+    }
+}
+
+/// What stands in backticks in a sentence, up to a bracket.
+pub(crate) fn said_in(what: &'static str) -> Vec<&'static str> {
+    let pieces: Vec<_> = what.split('`').collect();
+    let before_bracket = pieces.chunks(2).take_while(|pair| !pair[0].contains('('));
+    before_bracket.filter_map(|pair| pair.get(1).copied()).collect()
 }
 
 /// Text as it stands in the file.
@@ -241,6 +355,14 @@ pub(crate) trait Scalar: Sized {
     const WHAT: &'static str;
     /// Whether what stands there by mistake may be what nobody shall see.
     const IS_SECRET: bool = false;
+    /// All of them, if they are words.
+    const WORDS: &'static [&'static str] = &[];
+    /// In what it is counted.
+    const UNIT: &'static str = "";
+    /// Some of them.
+    fn examples() -> Vec<&'static str> {
+        if Self::WORDS.is_empty() { said_in(Self::WHAT) } else { Self::WORDS.to_vec() }
+    }
     fn parse(text: Text<'_>) -> Result<Self, Wrong>;
     fn schema() -> Json {
         json!({"type": "string", "description": Self::WHAT})
@@ -291,6 +413,10 @@ impl<T: Scalar> Decode for T {
 
     fn schema() -> Json {
         <T as Scalar>::schema()
+    }
+
+    fn form() -> Form {
+        Form::Text(Plain::of::<T>())
     }
 
     fn text(node: &Node) -> String {
@@ -368,6 +494,10 @@ impl<K: Scalar, V: Decode> Decode for Named<K, V> {
         json!({"type": "object", "additionalProperties": V::schema()})
     }
 
+    fn form() -> Form {
+        Form::Named(Plain::of::<K>(), Box::new(V::form()))
+    }
+
     fn outline(node: &Node, tracer: &mut Tracer<'_>) {
         let Value::Map(entries) = &node.value else { return tracer.say(node, flow(node)) };
         for (key, value) in entries {
@@ -384,6 +514,10 @@ impl<T: Decode> Decode for Arc<T> {
 
     fn decode(node: &Node, cx: &mut Cx) -> Option<Self> {
         T::decode(node, cx).map(Self::new)
+    }
+
+    fn form() -> Form {
+        T::form()
     }
 
     fn schema() -> Json {
@@ -425,6 +559,10 @@ impl<T: Decode> Decode for Vec<At<T>> {
         json!({"type": "array", "items": T::schema()})
     }
 
+    fn form() -> Form {
+        Form::List(Box::new(T::form()))
+    }
+
     fn outline(node: &Node, tracer: &mut Tracer<'_>) {
         match &node.value {
             Value::Seq(items) => tracer.list::<T>(items, node),
@@ -451,6 +589,10 @@ impl<T: Decode> Decode for OneOrMany<T> {
 
     fn schema() -> Json {
         json!({"anyOf": [T::schema(), {"type": "array", "items": T::schema()}]})
+    }
+
+    fn form() -> Form {
+        Form::Either(Box::new(T::form()), Box::new(Form::List(Box::new(T::form()))))
     }
 
     fn outline(node: &Node, tracer: &mut Tracer<'_>) {
@@ -489,6 +631,10 @@ impl<S: Scalar, T: Decode> Decode for Or<S, T> {
 
     fn schema() -> Json {
         json!({"anyOf": [<S as Scalar>::schema(), T::schema()]})
+    }
+
+    fn form() -> Form {
+        Form::Either(Box::new(S::form()), Box::new(T::form()))
     }
 
     fn outline(node: &Node, tracer: &mut Tracer<'_>) {

@@ -55,7 +55,7 @@ impl Source {
     }
 
     /// A piece of it, with stars for what is hidden.
-    fn shown(&self, range: Range<usize>) -> Cow<'_, str> {
+    pub(crate) fn shown(&self, range: Range<usize>) -> Cow<'_, str> {
         let hidden = self.hidden.lock().unwrap_or_else(PoisonError::into_inner);
         let is_hidden = |at: usize| hidden.iter().any(|range| range.contains(&at));
         let text = &self.text[range.clone()];

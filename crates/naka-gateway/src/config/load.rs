@@ -11,7 +11,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    io::Read as _,
+    io::Read,
     path::{Path, PathBuf},
     rc::Rc,
     sync::Arc,
@@ -79,7 +79,7 @@ struct Texts {
     lists: BTreeSet<PathBuf>,
     dirs: BTreeSet<PathBuf>,
     /// Files that need not be read again as long as they say what they say.
-    read: BTreeMap<PathBuf, Read>,
+    read: BTreeMap<PathBuf, FileRead>,
     /// Routes that need not be checked again.
     known: Known,
     /// Kinds of policies beside those that are built in.
@@ -88,7 +88,7 @@ struct Texts {
 
 /// A file of which nothing was reported when it was read.
 #[derive(Clone, Debug)]
-struct Read {
+struct FileRead {
     /// Its number in `Cx`, which all places in `raw` have.
     number: usize,
     source: Arc<Source>,
@@ -297,12 +297,12 @@ struct Files {
 struct Attempt {
     cx: Cx,
     files: Vec<File>,
-    read: BTreeMap<PathBuf, Read>,
+    read: BTreeMap<PathBuf, FileRead>,
 }
 
 impl Attempt {
     /// Reads what was not read before.
-    fn of(on_disk: &Files, before: &BTreeMap<PathBuf, Read>) -> Self {
+    fn of(on_disk: &Files, before: &BTreeMap<PathBuf, FileRead>) -> Self {
         let numbers = numbers(&on_disk.texts, before);
         let source = |it: &Text| Arc::new(Source::new(it.path.clone(), it.text.clone().unwrap_or_default()));
         let known = |it: &Text, number: usize| {
@@ -326,7 +326,7 @@ impl Attempt {
             let found = cx.count();
             let raw = read_file(it, number, &mut cx).map(Arc::new);
             if let Some(raw) = raw.as_ref().filter(|_| cx.count() == found) {
-                let one = Read { number, source: cx.source(number), raw: Arc::clone(raw) };
+                let one = FileRead { number, source: cx.source(number), raw: Arc::clone(raw) };
                 read.insert(it.path.clone(), one);
             }
             files.push(File { number, raw });
@@ -341,7 +341,7 @@ impl Attempt {
 }
 
 /// Each file keeps its number as long as it is there, so that what was read of it stays true. The entry has 0.
-fn numbers(texts: &[Text], before: &BTreeMap<PathBuf, Read>) -> Vec<usize> {
+fn numbers(texts: &[Text], before: &BTreeMap<PathBuf, FileRead>) -> Vec<usize> {
     let kept = texts.iter().skip(1).map(|it| before.get(&it.path).map(|known| known.number));
     let kept = kept.map(|number| number.filter(|number| *number > 0)).collect::<Vec<_>>();
     let taken = kept.iter().flatten().copied().collect::<BTreeSet<_>>();
@@ -372,7 +372,7 @@ impl Files {
         mut self,
         dir: &Path,
         previous: Option<&Sources>,
-        read: &BTreeMap<PathBuf, Read>,
+        read: &BTreeMap<PathBuf, FileRead>,
         unclear: Unclear,
     ) -> Result<Loaded, Diagnostics> {
         let mut held: Vec<Held> = Vec::new();
@@ -389,7 +389,7 @@ impl Files {
                 self.documents.each(|path, _| _ = documents.insert(path.to_owned()));
                 let files = self.texts.into_iter().map(|it| (it.path, it.text.unwrap_or_default())).collect();
                 let lists = self.documents.lists();
-                let read_before = |(path, it): &(&PathBuf, &Read)| {
+                let read_before = |(path, it): &(&PathBuf, &FileRead)| {
                     let before = previous.and_then(|previous| previous.0.read.get(*path));
                     before.is_some_and(|before| Arc::ptr_eq(&before.raw, &it.raw))
                 };
@@ -466,8 +466,13 @@ fn read_from(path: &Path) -> Text {
 }
 
 fn read_text(path: &Path) -> Result<Arc<str>, String> {
-    let mut bytes = Vec::new();
     let file = fs::File::open(path).map_err(|error| format!("cannot be read: {error}"))?;
+    text_of(file)
+}
+
+/// A file's text, if it may be that of a configuration.
+pub(crate) fn text_of(file: impl Read) -> Result<Arc<str>, String> {
+    let mut bytes = Vec::new();
     file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(|error| format!("cannot be read: {error}"))?;
     if bytes.len() as u64 > MAX_BYTES {
         return Err(format!("larger than {} MiB", MAX_BYTES >> 20));

@@ -4,11 +4,17 @@
 //! One document of at most [`MAX_NODES`] nodes, [`MAX_DEPTH`] deep. An alias counts as all that
 //! it stands for, so that a few lines cannot unfold into millions.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, rc::Rc, sync::Arc};
 
 use granit_parser::{Event, Parser, ScalarStyle, Span as YamlSpan};
+use serde_json::Value as Json;
 
-use super::{decode::Cx, diagnostic::Code, suggest::quoted};
+use super::{
+    decode::Cx,
+    diagnostic::{Code, Source},
+    suggest::quoted,
+};
+use crate::custom::Kinds;
 
 pub(crate) const MAX_NODES: usize = 1_000_000;
 pub(crate) const MAX_DEPTH: usize = 64;
@@ -74,6 +80,22 @@ impl Node {
         }
     }
 
+    /// As JSON has it.
+    pub(crate) fn to_json(&self) -> Json {
+        match &self.value {
+            Value::Map(entries) => {
+                Json::Object(entries.iter().map(|(key, value)| (key.text.clone(), value.to_json())).collect())
+            }
+            Value::Seq(items) => items.iter().map(Self::to_json).collect(),
+            Value::Scalar(_) if self.is_null() => Json::Null,
+            Value::Scalar(Scalar { text, plain: true }) => match text.parse::<bool>() {
+                Ok(is) => Json::Bool(is),
+                Err(_) => number(text).unwrap_or_else(|| text.as_str().into()),
+            },
+            Value::Scalar(Scalar { text, plain: false }) => text.as_str().into(),
+        }
+    }
+
     fn size(&self) -> usize {
         match &self.value {
             Value::Scalar(_) => 1,
@@ -102,6 +124,21 @@ pub(crate) fn parse(file: usize, cx: &mut Cx) -> Option<Node> {
         nodes: 0,
     };
     builder.document()
+}
+
+/// A piece of YAML as JSON; nothing, if it is none.
+pub(crate) fn json_of(text: &str) -> Json {
+    let mut cx = Cx::new(vec![Arc::new(Source::new("", text))], Rc::default(), Kinds::default());
+    parse(0, &mut cx).filter(|_| cx.is_clean()).map_or(Json::Null, |node| node.to_json())
+}
+
+/// A plain scalar that is a number to YAML 1.2 (its core schema), but for those that JSON has not.
+fn number(text: &str) -> Option<Json> {
+    if !text.starts_with(|c: char| c.is_ascii_digit() || c == '-') || text.contains(['i', 'n', 'N']) {
+        return None; // What Rust takes for infinite, or for no number, is text.
+    }
+    let whole = text.parse::<i64>().map(Json::from).or_else(|_| text.parse::<u64>().map(Json::from));
+    whole.ok().or_else(|| text.parse::<f64>().ok().map(Json::from))
 }
 
 /// Stops the reading: the reason is reported already.

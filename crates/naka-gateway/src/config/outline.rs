@@ -8,6 +8,8 @@ use std::{
     fmt,
 };
 
+use serde_json::{Value as Json, json};
+
 use super::{
     decode::{Cx, Decode},
     diagnostic::Place,
@@ -24,8 +26,33 @@ pub struct Outline(BTreeMap<Vec<String>, Said>);
 pub struct Said {
     text: String,
     is_secret: bool,
+    /// It is not there, only that it is said: whoever told does not tell secrets.
+    is_withheld: bool,
     /// Where it was written; nowhere if it is the default.
-    pub place: Option<Place>,
+    pub place: Option<Spot>,
+}
+
+/// Where a value was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Spot {
+    /// The file, as it was read.
+    pub file: String,
+    /// Its line, counted from 1.
+    pub line: usize,
+    /// The characters before it in its line, and one more.
+    pub column: usize,
+}
+
+impl From<Place> for Spot {
+    fn from(place: Place) -> Self {
+        Self { file: place.file().display().to_string(), line: place.line(), column: place.column() }
+    }
+}
+
+impl fmt::Display for Spot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}", self.file, self.line, self.column)
+    }
 }
 
 impl Said {
@@ -39,9 +66,19 @@ impl Said {
         self.place.is_none()
     }
 
-    /// Whether both say the same.
+    /// Whether both say the same, as far as it is known.
     pub fn is_same(&self, other: &Self) -> bool {
-        self.text == other.text
+        self.is_withheld || other.is_withheld || self.text == other.text
+    }
+
+    /// Whether it is a secret that whoever told has not told.
+    pub const fn is_withheld(&self) -> bool {
+        self.is_withheld
+    }
+
+    /// Whether this is what it says.
+    pub fn is(&self, text: &str) -> bool {
+        self.text == text
     }
 }
 
@@ -60,6 +97,56 @@ impl Outline {
     /// What is said at a path.
     pub fn get(&self, path: &[String]) -> Option<&Said> {
         self.0.get(path)
+    }
+
+    /// At most so many keys as they may be shown, secrets withheld.
+    pub fn to_json(&self, most: usize) -> Json {
+        let one = |(path, said): (&[String], &Said)| {
+            let mut it = json!({"path": path});
+            if said.is_secret {
+                it["secret"] = json!(true);
+            } else {
+                it["value"] = json!(said.text);
+            }
+            match &said.place {
+                Some(Spot { file, line, column }) => {
+                    (it["file"], it["line"], it["column"]) = (json!(file), json!(line), json!(column));
+                }
+                None => it["default"] = json!(true),
+            }
+            it
+        };
+        self.iter().take(most).map(one).collect()
+    }
+
+    /// What [`to_json`](Self::to_json) said. `None`: it is something else.
+    pub fn from_json(keys: &Json) -> Option<Self> {
+        let one = |it: &Json| {
+            let path = it["path"].as_array()?.iter().map(|key| Some(key.as_str()?.to_owned()));
+            let path = path.collect::<Option<Vec<_>>>().filter(|path| !path.is_empty())?;
+            let is_secret = it["secret"] == true;
+            let text = if is_secret { String::new() } else { it["value"].as_str()?.to_owned() };
+            let number = |key: &str| it[key].as_u64().and_then(|number| usize::try_from(number).ok());
+            let place = match &it["file"] {
+                Json::String(file) => {
+                    Some(Spot { file: file.clone(), line: number("line")?, column: number("column")? })
+                }
+                _ if it["default"] == true => None,
+                _ => return None,
+            };
+            Some((path, Said { text, is_secret, is_withheld: is_secret, place }))
+        };
+        keys.as_array()?.iter().map(one).collect::<Option<_>>().map(Self)
+    }
+
+    /// How many keys say something.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether nothing is said.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     pub(crate) fn add<T: Decode>(&mut self, node: &Node, cx: &Cx) {
@@ -83,9 +170,9 @@ impl Tracer<'_> {
 
     /// This is said here.
     pub(crate) fn say(&mut self, node: &Node, text: String) {
-        let is_secret = self.cx.hides(node.span) || self.is_credential();
-        let place = Some(self.cx.place(node.span));
-        self.outline.0.insert(self.path.clone(), Said { text, is_secret, place });
+        let is_secret = self.cx.hides(node.span) || self.is_credential() || has_query(&text);
+        let place = Some(self.cx.place(node.span).into());
+        self.outline.0.insert(self.path.clone(), Said { text, is_secret, is_withheld: false, place });
     }
 
     /// Whether it is what a header says that lets somebody in, as far as names tell.
@@ -98,14 +185,19 @@ impl Tracer<'_> {
     /// Nothing is said here, and so this.
     pub(crate) fn default(&mut self, key: &str, text: &str) {
         let path = self.path.iter().cloned().chain([key.to_owned()]).collect();
-        self.outline.0.insert(path, Said { text: text.to_owned(), is_secret: false, place: None });
+        self.outline
+            .0
+            .insert(path, Said { text: text.to_owned(), is_secret: false, is_withheld: false, place: None });
     }
 
     /// Of a list each has its name, or where it stands; if all are plain text, they are one value.
     pub(crate) fn list<T: Decode>(&mut self, items: &[Node], node: &Node) {
         let is_text = |item: &Node| matches!(item.value, Value::Scalar(_));
         if items.iter().all(is_text) {
-            let texts = items.iter().map(T::text).collect::<Vec<_>>();
+            let mut texts = items.iter().map(T::text).collect::<Vec<_>>();
+            if self.path.last().is_some_and(|key| key == "use") {
+                texts.sort(); // A set.
+            }
             return match texts.as_slice() {
                 [one] => self.say(node, one.clone()),
                 all => {
@@ -166,4 +258,9 @@ pub(crate) fn flow(node: &Node) -> String {
             format!("{{{}}}", pairs.collect::<Vec<_>>().join(", "))
         }
     }
+}
+
+/// Whether it is the URL of something that is fetched with a query: people write tokens into those.
+fn has_query(text: &str) -> bool {
+    (text.starts_with("http://") || text.starts_with("https://")) && text.contains('?')
 }

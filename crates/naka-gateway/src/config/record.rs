@@ -4,9 +4,10 @@
 use serde_json::{Map as Object, Value as Json, json};
 
 use super::{
-    decode::{Cx, Scalar, Text, Wrong},
+    decode::{Cx, Form, Scalar, Text, Wrong, said_in},
     diagnostic::Code,
-    node::{Node, Span, Value},
+    layout::in_flow,
+    node::{Node, Span, Value, json_of},
     outline::{Tracer, flow},
     suggest::{nearest, one_of, quoted},
 };
@@ -25,8 +26,11 @@ pub(crate) struct Field {
     pub(crate) key: &'static str,
     pub(crate) docs: &'static [&'static str],
     pub(crate) mode: Mode,
+    /// In place of what the type shows, as YAML.
+    pub(crate) example: Option<&'static str>,
     pub(crate) schema: fn() -> Json,
     pub(crate) what: fn() -> String,
+    pub(crate) form: fn() -> Form,
     pub(crate) outline: fn(&Node, &mut Tracer<'_>),
 }
 
@@ -40,6 +44,7 @@ pub(crate) enum Mode {
 
 /// What the macro knows of a record.
 pub(crate) struct Shape {
+    pub(crate) name: &'static str,
     pub(crate) what: &'static str,
     pub(crate) docs: &'static [&'static str],
     pub(crate) fields: &'static [Field],
@@ -48,7 +53,38 @@ pub(crate) struct Shape {
     pub(crate) instead: &'static [(&'static str, &'static str)],
     /// Which other keys there are, where they are not known here.
     pub(crate) also: Option<fn(&str, &Cx) -> bool>,
+    #[cfg(test)]
+    pub(crate) decode: fn(&Node, &mut Cx),
 }
+
+impl Field {
+    /// What may be written here, as YAML: what was said, else something of its kind that is not the default, else that.
+    pub(crate) fn examples(&self) -> Vec<String> {
+        if let Some(example) = self.example {
+            return vec![example.into()];
+        }
+        let form = (self.form)();
+        let default = self.default().map(in_flow);
+        let mut of_its_kind = form.examples();
+        of_its_kind.retain(|example| Some(example) != default.as_ref());
+        of_its_kind.truncate(MAX_EXAMPLES);
+        match default {
+            Some(default) if of_its_kind.is_empty() || !form.unit().is_empty() => vec![default],
+            _ => of_its_kind,
+        }
+    }
+
+    /// What holds if it is not there.
+    pub(crate) fn default(&self) -> Option<&'static str> {
+        match self.mode {
+            Mode::Default(text) => Some(text),
+            Mode::Required | Mode::Optional => None,
+        }
+    }
+}
+
+/// More than these nobody reads.
+const MAX_EXAMPLES: usize = 3;
 
 impl Shape {
     /// Reads the keys of a map, hands the known ones to `field`, and answers with all of them.
@@ -127,6 +163,22 @@ impl Shape {
         }
     }
 
+    /// What its name shows, or else its first keys.
+    pub(crate) fn examples(&self) -> Vec<String> {
+        let shown = said_in(self.what);
+        if !shown.is_empty() {
+            return shown.into_iter().map(str::to_owned).collect();
+        }
+        let is_required = |field: &&Field| matches!(field.mode, Mode::Required);
+        let mut fields: Vec<_> = self.fields.iter().filter(is_required).collect();
+        if fields.is_empty() {
+            fields.extend(self.fields.first());
+        }
+        let key = |field: &Field| Some(format!("{}: {}", field.key, field.examples().first()?));
+        let keys: Vec<_> = fields.into_iter().filter_map(key).collect();
+        vec![format!("{{{}}}", keys.join(", "))]
+    }
+
     pub(crate) fn outline(&self, node: &Node, tracer: &mut Tracer<'_>) {
         let Value::Map(entries) = &node.value else { return tracer.say(node, flow(node)) };
         let is_known = |key: &str| self.fields.iter().any(|field| field.key == key);
@@ -148,6 +200,7 @@ impl Shape {
         for field in self.fields {
             let mut schema = (field.schema)();
             schema["description"] = Json::String(prose(field.docs));
+            schema["examples"] = field.examples().iter().map(|example| json_of(example)).collect();
             match field.mode {
                 Mode::Required => required.push(field.key),
                 Mode::Default(text) => {
@@ -168,7 +221,7 @@ impl Shape {
     }
 }
 
-fn prose(docs: &[&str]) -> String {
+pub(crate) fn prose(docs: &[&str]) -> String {
     docs.iter().map(|line| line.trim()).collect::<Vec<_>>().join(" ")
 }
 
@@ -193,11 +246,12 @@ pub(crate) const fn bare(name: &'static str) -> &'static str {
 /// A field is `name: Type = required`, `= optional`, or `= "the default as text"`; the last has
 /// an accessor of its name that fills the default in. `also: name: Type;` keeps what stands under a key that is not known here, and
 /// that `Type` knows.
+/// An example may follow a mode, as YAML, where the type has none that fits.
 macro_rules! record {
     (
         $(#[doc = $docs:literal])*
         $name:ident ($what:literal) {
-            $( $(#[doc = $field_docs:literal])* $field:ident : $type:ty = $mode:tt ; )*
+            $( $(#[doc = $field_docs:literal])* $field:ident : $type:ty = $mode:tt $(, $example:literal)? ; )*
         }
         $( not_built: $($not_built:ident)+ ; )?
         $( instead: $($word:ident => $help:literal),+ $(,)? ; )?
@@ -216,19 +270,26 @@ macro_rules! record {
         #[allow(dead_code, reason = "some defaults serve the schema only")]
         impl $name {
             pub(crate) const SHAPE: $crate::config::record::Shape = $crate::config::record::Shape {
+                name: stringify!($name),
                 what: $what,
                 docs: &[$($docs),*],
                 fields: &[$( $crate::config::record::Field {
                     key: $crate::config::record::bare(stringify!($field)),
                     docs: &[$($field_docs),*],
                     mode: record!(@mode $mode),
+                    example: record!(@example $($example)?),
                     schema: <$type as $crate::config::decode::Decode>::schema,
                     what: <$type as $crate::config::decode::Decode>::what,
+                    form: <$type as $crate::config::decode::Decode>::form,
                     outline: <$type as $crate::config::decode::Decode>::outline,
                 } ),*],
                 not_built: &[$( $( $crate::config::record::bare(stringify!($not_built)) ),+ )?],
                 instead: &[$( $( ($crate::config::record::bare(stringify!($word)), $help) ),+ )?],
                 also: record!(@also $($also_type)?),
+                #[cfg(test)]
+                decode: |node, cx| {
+                    let _ = <Self as $crate::config::decode::Decode>::decode(node, cx);
+                },
             };
             $( record!(@accessor $field, $type, $mode); )*
 
@@ -262,6 +323,10 @@ macro_rules! record {
                 Self::SHAPE.schema()
             }
 
+            fn form() -> $crate::config::decode::Form {
+                $crate::config::decode::Form::Record(&Self::SHAPE)
+            }
+
             fn outline(
                 node: &$crate::config::node::Node,
                 tracer: &mut $crate::config::outline::Tracer<'_>,
@@ -275,6 +340,8 @@ macro_rules! record {
     (@mode required) => { $crate::config::record::Mode::Required };
     (@mode optional) => { $crate::config::record::Mode::Optional };
     (@mode $text:literal) => { $crate::config::record::Mode::Default($text) };
+    (@example) => { None };
+    (@example $example:literal) => { Some($example) };
     (@accessor $field:ident, $type:ty, required) => {};
     (@accessor $field:ident, $type:ty, optional) => {};
     (@accessor $field:ident, $type:ty, $text:literal) => {
@@ -299,6 +366,7 @@ macro_rules! words {
 
         impl $crate::config::decode::Scalar for $name {
             const WHAT: &'static str = $what;
+            const WORDS: &'static [&'static str] = &[$($word),+];
 
             fn parse(text: $crate::config::decode::Text<'_>) -> Result<Self, $crate::config::decode::Wrong> {
                 match text.text {
@@ -329,5 +397,73 @@ pub(crate) fn wrong_word(word: &str, words: &[&str], not_built: &[&str], help: &
     match nearest(word, words.iter().chain(not_built).copied()) {
         Some(meant) => wrong.help(format!("did you mean `{meant}`?")),
         None => wrong.help(format!("write {}", one_of(words.iter().copied()))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, rc::Rc, sync::Arc};
+
+    use super::*;
+    use crate::config::{
+        decode::Decode as _,
+        diagnostic::Source,
+        node::parse,
+        raw::{RawApiKeys, RawFile},
+    };
+    use crate::custom::Kinds;
+
+    /// All records of a form, each once.
+    fn records(form: &Form, found: &mut Vec<&'static Shape>, names: &mut BTreeSet<&'static str>) {
+        match form {
+            Form::Text(_) => {}
+            Form::Named(_, each) | Form::List(each) => records(each, found, names),
+            Form::Either(one, other) => {
+                records(one, found, names);
+                records(other, found, names);
+            }
+            Form::Record(shape) => {
+                if names.insert(shape.name) {
+                    found.push(shape);
+                    for field in shape.fields {
+                        records(&(field.form)(), found, names);
+                    }
+                }
+            }
+        }
+    }
+
+    /// What the schema and the page of all keys show is read by who reads files.
+    #[test]
+    fn every_example_is_right() {
+        let (mut found, mut names, mut wrong, mut read) = (Vec::new(), BTreeSet::new(), Vec::new(), 0);
+        records(&RawFile::form(), &mut found, &mut names);
+        records(&RawApiKeys::form(), &mut found, &mut names);
+        assert!(found.len() > 60, "{}", found.len());
+        for shape in found {
+            for field in shape.fields {
+                for example in field.examples() {
+                    let text = format!("{{{}: {example}}}", field.key);
+                    let source = Arc::new(Source::new("example", text.as_str()));
+                    let mut cx = Cx::new(vec![source], Rc::default(), Kinds::default());
+                    if let Some(node) = parse(0, &mut cx) {
+                        (shape.decode)(&node, &mut cx);
+                    }
+                    read += 1;
+                    // What else a record needs is not there.
+                    let is_wrong = |it: &&crate::config::Diagnostic| {
+                        it.code != Code::Missing || !it.message.ends_with("at the top of the file")
+                    };
+                    wrong.extend(
+                        cx.found()
+                            .iter()
+                            .filter(is_wrong)
+                            .map(|it| format!("{}: {text}: {}", shape.name, it.message)),
+                    );
+                }
+            }
+        }
+        assert!(read > 426, "{read}");
+        assert!(wrong.is_empty(), "{wrong:#?}");
     }
 }

@@ -84,11 +84,16 @@ impl Scalar for bool {
     }
 }
 
+/// In what time is counted.
+pub(crate) const TIME: &str = "`ms` `s` `m` `h` `d`";
+/// In what sizes are counted.
+const BYTES: &str = "bytes, `KiB` `MiB` `GiB`";
 const DURATION: &str = r"^[0-9]+(ms|s|m|h|d)$";
 
 /// More than nothing.
 impl Scalar for Duration {
     const WHAT: &'static str = "a duration such as `5s`";
+    const UNIT: &'static str = TIME;
 
     fn parse(text: Text<'_>) -> Result<Self, Wrong> {
         let it = duration(text.text)?;
@@ -115,6 +120,7 @@ pub(crate) struct OrZero(pub(crate) Duration);
 
 impl Scalar for OrZero {
     const WHAT: &'static str = "a duration such as `200ms`, or `0s`";
+    const UNIT: &'static str = TIME;
 
     fn parse(text: Text<'_>) -> Result<Self, Wrong> {
         duration(text.text).map(Self)
@@ -135,6 +141,7 @@ pub(crate) struct Between(pub(crate) Duration, pub(crate) Duration);
 
 impl Scalar for Between {
     const WHAT: &'static str = "a range such as `1s..5m`";
+    const UNIT: &'static str = TIME;
 
     fn parse(text: Text<'_>) -> Result<Self, Wrong> {
         let (least, most) = text.text.split_once("..").unwrap_or((text.text, text.text));
@@ -165,6 +172,7 @@ pub(crate) struct OrNever(pub(crate) Option<Duration>);
 
 impl Scalar for OrNever {
     const WHAT: &'static str = "a duration such as `30s`, or `never`";
+    const UNIT: &'static str = TIME;
 
     fn parse(text: Text<'_>) -> Result<Self, Wrong> {
         if text.text == "never" {
@@ -192,6 +200,7 @@ pub(crate) struct SizeOrNever(pub(crate) Option<usize>);
 
 impl Scalar for SizeOrNever {
     const WHAT: &'static str = "a size such as `10MiB`, or `never`";
+    const UNIT: &'static str = BYTES;
 
     fn parse(text: Text<'_>) -> Result<Self, Wrong> {
         if text.text == "never" {
@@ -231,6 +240,7 @@ pub(crate) struct MaxLoad(pub(crate) u32);
 
 impl Scalar for MaxLoad {
     const WHAT: &'static str = "a multiple of the fair share such as `1.25x`";
+    const UNIT: &'static str = "`x`";
 
     fn parse(text: Text<'_>) -> Result<Self, Wrong> {
         factor(text.text).filter(|percent| (100..=10_000).contains(percent)).map(Self).ok_or_else(|| {
@@ -250,6 +260,7 @@ pub(crate) struct Percent(pub(crate) u8);
 
 impl Scalar for Percent {
     const WHAT: &'static str = "a share such as `70%`";
+    const UNIT: &'static str = "`%`";
 
     fn parse(text: Text<'_>) -> Result<Self, Wrong> {
         let number = text.text.strip_suffix('%').and_then(|number| number.parse().ok());
@@ -422,6 +433,7 @@ pub fn show_duration(it: Duration) -> String {
 
 impl Scalar for Rate {
     const WHAT: &'static str = "a rate such as `100/s` or `20/m`";
+    const UNIT: &'static str = "`/s` `/m` `/h` `/d`";
 
     fn parse(text: Text<'_>) -> Result<Self, Wrong> {
         let shown = quoted(text.text);
@@ -486,6 +498,7 @@ pub(crate) struct Size(pub(crate) usize);
 
 impl Scalar for Size {
     const WHAT: &'static str = "a size such as `32KiB`";
+    const UNIT: &'static str = BYTES;
 
     fn parse(text: Text<'_>) -> Result<Self, Wrong> {
         let shown = quoted(text.text);

@@ -12,7 +12,7 @@ use serde_json::{Value as Json, json};
 
 use super::{
     checked::{HostPattern, IdentityPart, KeyPart, Template, Workers},
-    decode::{At, Cx, Decode, Named, OneOrMany, Or, Scalar, Text, Wrong},
+    decode::{At, Cx, Decode, Form, Named, OneOrMany, Or, Scalar, Text, Wrong},
     node::{Node, Value},
     outline::Tracer,
     path::{PathRegex, PrefixPath, WholePath},
@@ -44,19 +44,19 @@ record! {
         /// The version of this grammar.
         version: Whole<1, 1> = "1";
         /// Files that belong to this configuration: paths from this file, `*` in the last part.
-        include: OneOrMany<Arc<str>> = optional;
+        include: OneOrMany<Arc<str>> = optional, "[routes.d/*.yaml]";
         /// What concerns the process.
         gateway: RawGateway = optional;
         /// Where the gateway listens.
-        listeners: Named<Id, Arc<RawListener>> = optional;
+        listeners: Named<Id, Arc<RawListener>> = optional, "{web: {listen: \":8080\"}}";
         /// Policies with a name; the name is the identity of their state.
-        policies: Named<Id, Arc<RawPolicy>> = optional;
+        policies: Named<Id, Arc<RawPolicy>> = optional, "{per-ip: {rate_limit: {rate: 20/m, key: [client_ip]}}}";
         /// Where requests can go.
-        upstreams: Named<Id, Arc<RawUpstream>> = optional;
+        upstreams: Named<Id, Arc<RawUpstream>> = optional, "{app: {endpoints: [\"127.0.0.1:3000\"]}}";
         /// Routes that share something.
-        groups: Named<Id, Arc<RawGroup>> = optional;
+        groups: Named<Id, Arc<RawGroup>> = optional, "{rides: {host: api.example, routes: {all: {match: {prefix: /}, upstream: app}}}}";
         /// Which requests go where.
-        routes: Named<Id, Arc<RawRoute>> = optional;
+        routes: Named<Id, Arc<RawRoute>> = optional, "{all: {match: {prefix: /}, upstream: app}}";
         /// Requests, and what must come of them; run before a change takes effect.
         tests: Vec<At<RawTest>> = optional;
     }
@@ -67,6 +67,13 @@ record! {
         middlewares => "write `policies: {name: {rate_limit: {rate: 20/m}}}`",
         plugins => "write `policies: {name: {rate_limit: {rate: 20/m}}}`",
         http => "the keys of this file stand at the top: `listeners`, `upstreams`, `routes`";
+}
+
+/// What holds where nothing is said at a path of keys.
+pub(crate) fn default_of(path: &[&str]) -> Option<&'static str> {
+    let (key, records) = path.split_last()?;
+    let record = records.iter().try_fold(RawFile::form(), |form, key| form.under(key))?.record()?;
+    record.fields.iter().find(|field| field.key == *key)?.default()
 }
 
 record! {
@@ -86,10 +93,10 @@ record! {
         limits: RawServerLimits = optional;
         /// Headers that tell upstreams who asks: `identity`, `api_key`, `jwt.CLAIM`. What clients send under
         /// these names is always taken away.
-        identity_headers: Named<HeaderName, IdentityPart> = optional;
+        identity_headers: Named<HeaderName, IdentityPart> = optional, "{x-user-id: identity, x-user-tier: jwt.tier}";
         /// In which header clients may say how long they wait, in milliseconds, and endpoints are told what is
         /// left of it.
-        deadline_header: HeaderName = optional;
+        deadline_header: HeaderName = optional, "x-timeout-ms";
         /// How names of endpoints that are found are resolved.
         resolver: RawResolver = optional;
         /// How the process ends.
@@ -133,9 +140,9 @@ record! {
     /// The admin listener.
     RawAdmin ("the admin listener") {
         /// Its address; loopback unless you protect it otherwise.
-        listen: SocketAddr = "127.0.0.1:9901";
+        listen: SocketAddr = "127.0.0.1:9901", "\"127.0.0.1:9902\"";
         /// A Unix socket besides, for the user that the process runs as. Whoever reaches it may change things.
-        socket: Arc<str> = optional;
+        socket: Arc<str> = optional, "/run/naka/admin.sock";
         /// What those have to show who want to change something over the address; without it nobody can.
         token: RawSecret = optional;
     }
@@ -196,11 +203,11 @@ record! {
         /// What is spoken there; `h1` if nothing is said.
         protocols: OneOrMany<ListenerProtocol> = optional;
         /// PROXY protocol before each connection.
-        proxy_protocol: NotProxied = optional;
+        proxy_protocol: NotProxied = optional, "false";
         /// How long its clients may take.
         timeouts: RawListenerTimeouts = optional;
         /// Named policies for all its routes.
-        r#use: OneOrMany<Id> = optional;
+        r#use: OneOrMany<Id> = optional, "[per-ip]";
         /// A rate limit for all its routes together: a name, or the limit itself.
         rate_limit: Or<Id, RawRateLimit> = optional;
         /// A bulkhead for those of its routes that have none: a name, or the bulkhead itself.
@@ -369,6 +376,10 @@ impl Decode for RawEndpoints {
         json!({"anyOf": [RawList::schema(), RawDiscovery::schema()]})
     }
 
+    fn form() -> Form {
+        Form::Either(Box::new(RawList::form()), Box::new(RawDiscovery::form()))
+    }
+
     fn outline(node: &Node, tracer: &mut Tracer<'_>) {
         match node.value {
             Value::Map(_) => RawDiscovery::outline(node, tracer),
@@ -385,7 +396,7 @@ record! {
         /// A service name: its targets with the lowest priority are the endpoints, with their ports and weights.
         srv: DnsService = optional;
         /// A file with a list as it would stand here, seen from this file. It is looked at twice a second.
-        file: Arc<str> = optional;
+        file: Arc<str> = optional, "endpoints.yaml";
         /// An answer is good for no less and no more than this, whatever its time to live says.
         refresh: Between = "1s..5m";
         /// A set of three or more that loses more than this at once is held until it has been seen `confirm` times.
@@ -431,9 +442,9 @@ record! {
         /// Its share beside those of the others, for policies that go by weight.
         weight: Whole<1, 65_535> = "1";
         /// Requests that may be under way there; beyond that it is not chosen.
-        capacity: Whole<1, 1_000_000> = optional;
+        capacity: Whole<1, 1_000_000> = optional, "100";
         /// What else is said of it, such as its version; `balance.only` asks for that.
-        labels: Named<Id, Arc<str>> = optional;
+        labels: Named<Id, Arc<str>> = optional, "{version: v2}";
     }
     not_built: zone region;
     instead: url => "write `address: \"127.0.0.1:3000\"`",
@@ -456,7 +467,7 @@ record! {
         /// key. For what goes by a key.
         max_load: MaxLoad = optional;
         /// Only endpoints with all of these labels.
-        only: Named<Id, Arc<str>> = optional;
+        only: Named<Id, Arc<str>> = optional, "{version: v2}";
         /// Only endpoints whose label is what the request says.
         subset: RawSubset = optional;
         /// Endpoints of a region near to whoever asks, and of another where that has no room.
@@ -473,7 +484,7 @@ record! {
     /// Only endpoints whose label is what the request says.
     RawSubset ("a subset such as `{label: version, by: \"header:x-version\"}`") {
         /// The label of endpoints.
-        label: Id = required;
+        label: Id = required, "version";
         /// What it has to be.
         by: KeyPart = required;
         /// What becomes of a request for what no endpoint has; one that says nothing goes to any.
@@ -490,15 +501,15 @@ record! {
     /// Which regions of endpoints are preferred for whom.
     RawRegions ("regions such as `{label: region, by: \"header:x-region\", of: {south: [south, west]}, otherwise: [west]}`") {
         /// The label of endpoints that says their region.
-        label: Id = "region";
+        label: Id = "region", "zone";
         /// What says where a request comes from.
         by: KeyPart = optional;
         /// Where a request comes from by its client's address, if nothing else says it: the smallest network counts.
-        networks: Named<Id, OneOrMany<IpNet>> = optional;
+        networks: Named<Id, OneOrMany<IpNet>> = optional, "{south: 10.1.0.0/16}";
         /// For each region of clients: regions of endpoints, the nearest first.
-        of: Named<Id, OneOrMany<Arc<str>>> = required;
+        of: Named<Id, OneOrMany<Arc<str>>> = required, "{south: [south, west]}";
         /// For all others.
-        otherwise: OneOrMany<Arc<str>> = required;
+        otherwise: OneOrMany<Arc<str>> = required, "[west]";
     }
     instead: default => "write `otherwise:`";
 }
@@ -507,7 +518,7 @@ record! {
     /// A cookie that brings a client back.
     RawSticky ("a cookie such as `{cookie: shop_endpoint, secret: {env: STICKY_SECRET}}`") {
         /// Its name.
-        cookie: Arc<str> = required;
+        cookie: Arc<str> = required, "shop_endpoint";
         /// What endpoints are called by: the same at all gateways, and after a restart.
         secret: RawSecret = required;
         /// Over TLS only.
@@ -551,7 +562,7 @@ record! {
         /// The statuses that mean well, as `200`, `200-299` or `2xx`; `200-299` if nothing is said.
         statuses: OneOrMany<Statuses> = optional;
         /// Text that has to be in the first 64 KiB of the answer's body.
-        body_contains: Arc<str> = optional;
+        body_contains: Arc<str> = optional, "ok";
         /// The shortest time between the beginnings of two checks of an endpoint.
         interval: Duration = "5s";
         /// The same, of an endpoint that is out; `interval` if nothing is said.
@@ -642,11 +653,11 @@ record! {
     /// Routes that share something.
     RawGroup ("a group of routes") {
         /// The listeners its routes are served on.
-        listener: OneOrMany<Id> = optional;
+        listener: OneOrMany<Id> = optional, "public";
         /// The hosts of those routes that name none.
         host: OneOrMany<HostPattern> = optional;
         /// Named policies for all its routes.
-        r#use: OneOrMany<Id> = optional;
+        r#use: OneOrMany<Id> = optional, "[per-ip, signed-in]";
         /// A rate limit for all its routes together: a name, or the limit itself.
         rate_limit: Or<Id, RawRateLimit> = optional;
         /// A bulkhead for those of its routes that have none: a name, or the bulkhead itself.
@@ -680,7 +691,7 @@ record! {
         /// Changes of headers; a route's change of the same header wins.
         headers: RawHeaders = optional;
         /// The routes.
-        routes: Named<Id, Arc<RawRoute>> = required;
+        routes: Named<Id, Arc<RawRoute>> = required, "{all: {match: {prefix: /}, upstream: app}}";
     }
     not_built: enforce auth;
     instead: groups => "groups have one level: write the routes of both here",
@@ -692,15 +703,15 @@ record! {
     /// Which requests go where.
     RawRoute ("a route such as `{match: {prefix: /}, upstream: app}`") {
         /// The listeners it is served on; needed once there is more than one.
-        listener: OneOrMany<Id> = optional;
+        listener: OneOrMany<Id> = optional, "public";
         /// What it matches.
         r#match: RawMatch = required;
         /// Decides between routes of equal rank; higher wins.
-        priority: i32 = optional;
+        priority: i32 = optional, "10";
         /// `none`: it is public, whatever its group or listener asks for.
         auth: LetsIn = optional;
         /// Named policies, a set.
-        r#use: OneOrMany<Id> = optional;
+        r#use: OneOrMany<Id> = optional, "[per-ip, signed-in]";
         /// A rate limit: a name, or the limit itself.
         rate_limit: Or<Id, RawRateLimit> = optional;
         /// A bulkhead: a name, or the bulkhead itself.
@@ -738,7 +749,7 @@ record! {
         /// Take the matched prefix away.
         strip_prefix: bool = "false";
         /// Destination: an upstream.
-        upstream: Id = optional;
+        upstream: Id = optional, "app";
         /// Destination: an answer of the gateway's own.
         respond: RawRespond = optional;
         /// Destination: another URL.
@@ -748,7 +759,7 @@ record! {
         /// Destination: several upstreams, each for a share of the requests.
         split: RawSplit = optional;
         /// Destination: a list of the versions of these routes, as they are now.
-        list_versions: OneOrMany<Id> = optional;
+        list_versions: OneOrMany<Id> = optional, "[products]";
     }
     not_built: compose sticky enforce lifecycle;
     instead: path => "write it into the match: `match: {path: /healthz}`",
@@ -790,11 +801,11 @@ record! {
         /// Any of these hosts.
         host: OneOrMany<HostPattern> = optional;
         /// Any of these methods.
-        methods: OneOrMany<Method> = optional;
+        methods: OneOrMany<Method> = optional, "[GET, HEAD]";
         /// All of these headers: a value, or `{present: true}`.
-        headers: ValueMatches<HeaderName> = optional;
+        headers: ValueMatches<HeaderName> = optional, "{x-version: \"2\"}";
         /// All of these query parameters: a value, or `{present: true}`.
-        query: ValueMatches<Arc<str>> = optional;
+        query: ValueMatches<Arc<str>> = optional, "{page: {present: true}}";
     }
     instead: hosts => "write `host:`; it takes a list too",
         method => "write `methods: [GET]`",
@@ -883,11 +894,11 @@ record! {
     /// Changes of one message: first `remove`, then `set`, then `add`.
     RawHeaderEdit ("changes such as `{set: {x-a: \"1\"}}`") {
         /// Replaced, or put in.
-        set: Named<HeaderName, HeaderValue> = optional;
+        set: Named<HeaderName, HeaderValue> = optional, "{x-a: \"1\"}";
         /// Put beside what is there.
-        add: Named<HeaderName, HeaderValue> = optional;
+        add: Named<HeaderName, HeaderValue> = optional, "{vary: accept}";
         /// Taken away.
-        remove: OneOrMany<HeaderName> = optional;
+        remove: OneOrMany<HeaderName> = optional, "[server]";
     }
 }
 
@@ -909,9 +920,9 @@ record! {
         /// The status.
         status: StatusCode = "200";
         /// The body.
-        body: Arc<str> = "";
+        body: Arc<str> = "", "ok";
         /// Its type.
-        content_type: HeaderValue = "text/plain; charset=utf-8";
+        content_type: HeaderValue = "text/plain; charset=utf-8", "application/json";
     }
     not_built: headers file;
 }
@@ -955,19 +966,19 @@ record! {
     /// What else a test's request has.
     RawWith ("what else the request has") {
         /// Its headers.
-        headers: Named<HeaderName, HeaderValue> = optional;
+        headers: Named<HeaderName, HeaderValue> = optional, "{idempotency-key: \"1\"}";
         /// Where it comes from.
         client_ip: IpAddr = "127.0.0.1";
         /// The listener it arrives at.
-        listener: Id = optional;
+        listener: Id = optional, "public";
         /// The claims of a token that counts.
-        jwt: RawClaims = optional;
+        jwt: RawClaims = optional, "{sub: asha, roles: [driver]}";
         /// Whose key it has.
-        api_key: Arc<str> = optional;
+        api_key: Arc<str> = optional, "zomato";
         /// Who it is to those who check passwords, or ask another service.
-        identity: Arc<str> = optional;
+        identity: Arc<str> = optional, "asha";
         /// The headers with which another service lets it in.
-        forward_auth: Named<HeaderName, HeaderValue> = optional;
+        forward_auth: Named<HeaderName, HeaderValue> = optional, "{x-user: asha}";
     }
     not_built: cert client_cert body;
 }
@@ -976,13 +987,13 @@ record! {
     /// What must come of a test's request.
     RawExpect ("what must come of it, such as `{route: all}`") {
         /// The route that takes it.
-        route: Id = optional;
+        route: Id = optional, "all";
         /// The upstream it goes to.
-        upstream: Id = optional;
+        upstream: Id = optional, "app";
         /// The status that the gateway itself answers with.
         status: StatusCode = optional;
         /// The path the upstream sees.
-        path: Arc<str> = optional;
+        path: Arc<str> = optional, "/v2/rides";
     }
     not_built: headers identity version;
 }

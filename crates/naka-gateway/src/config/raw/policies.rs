@@ -9,13 +9,13 @@ use serde_json::{Value as Json, json};
 use super::{Count, RawRespond, RawRewrite};
 use crate::config::{
     checked::{BreakerWindow, Enforce, IdentityPart, KeyPart, Rate},
-    decode::{At, Cx, Decode, Named, OneOrMany, Or, Scalar, Text, Wrong},
+    decode::{At, Cx, Decode, Form, Named, OneOrMany, Or, Scalar, Text, Wrong},
     diagnostic::Code,
     node::{Key, Node, Span, Value},
     outline::Tracer,
     record::{record, words, wrong_word},
     suggest::quoted,
-    units::{OrNever, OrZero, Percent, Size, Time, Whole, factor},
+    units::{OrNever, OrZero, Percent, Size, TIME, Time, Whole, factor},
     values::{ErrorStatuses, Hash, Id, Url},
 };
 use crate::custom::{Custom, Step};
@@ -73,7 +73,7 @@ impl RawCustom {
 
     pub(crate) fn decode(kind: &str, node: &Node, cx: &mut Cx) -> Option<Self> {
         let kind = cx.kinds().get(kind)?.clone();
-        let config = plain(node);
+        let config = node.to_json();
         match kind.read(&config) {
             Ok(make) => Some(Self(Custom { kind: kind.name, slot: kind.slot, config, make })),
             Err(wrong) => {
@@ -88,31 +88,6 @@ impl RawCustom {
             }
         }
     }
-}
-
-/// As JSON has it; a plain scalar is what YAML 1.2 (its core schema) makes of it.
-fn plain(node: &Node) -> Json {
-    match &node.value {
-        Value::Map(entries) => {
-            Json::Object(entries.iter().map(|(key, value)| (key.text.clone(), plain(value))).collect())
-        }
-        Value::Seq(items) => Json::Array(items.iter().map(plain).collect()),
-        Value::Scalar(_) if node.is_null() => Json::Null,
-        Value::Scalar(scalar) if scalar.plain => match scalar.text.as_str() {
-            "true" => Json::Bool(true),
-            "false" => Json::Bool(false),
-            text => number(text).unwrap_or_else(|| Json::String(text.to_owned())),
-        },
-        Value::Scalar(scalar) => Json::String(scalar.text.clone()),
-    }
-}
-
-fn number(text: &str) -> Option<Json> {
-    if !text.starts_with(|c: char| c.is_ascii_digit() || c == '-') || text.contains(['i', 'n', 'N']) {
-        return None; // What Rust takes for infinite, or for no number, is text.
-    }
-    let whole = text.parse::<i64>().map(Json::from).or_else(|_| text.parse::<u64>().map(Json::from));
-    whole.ok().or_else(|| text.parse::<f64>().ok().map(Json::from))
 }
 
 /// As far as the steps lead; to the last key, if it is what is meant.
@@ -137,7 +112,7 @@ record! {
         /// One to four windows; all must admit.
         rate: OneOrMany<Rate> = required;
         /// At once, for each window; the count of the rate if nothing is said.
-        burst: OneOrMany<Whole<1, 4_294_967_295>> = optional;
+        burst: OneOrMany<Whole<1, 4_294_967_295>> = optional, "[5, 50]";
         /// What makes a key: `client_ip`, `route`, `host`, `method`, `header:NAME`, `query:NAME`, `cookie:NAME`, `"{capture}"`.
         key: OneOrMany<KeyPart> = optional;
         /// Whom one account is for.
@@ -154,7 +129,7 @@ record! {
         cost: Whole<0, 4_294_967_295> = "1";
         /// Who has more or less: `by:` what is known of whoever asks, and a factor for each of its values;
         /// `anonymous` is whoever is not known.
-        tiers: RawTiers = optional;
+        tiers: RawTiers = optional, "{by: jwt.tier, plus: 2x}";
         /// What responses say about it.
         fields: RawFields = "none";
     }
@@ -194,6 +169,7 @@ pub(crate) struct Multiple(pub(crate) u32);
 
 impl Scalar for TierValue<Multiple> {
     const WHAT: &'static str = "a factor such as `2x`";
+    const UNIT: &'static str = "`x`";
 
     fn parse(text: Text<'_>) -> Result<Self, Wrong> {
         if let Ok(part) = IdentityPart::parse(text) {
@@ -208,6 +184,7 @@ impl Scalar for TierValue<Multiple> {
 
 impl Scalar for TierValue<Percent> {
     const WHAT: &'static str = "a share such as `70%`";
+    const UNIT: &'static str = "`%`";
 
     fn parse(text: Text<'_>) -> Result<Self, Wrong> {
         match IdentityPart::parse(text) {
@@ -232,7 +209,7 @@ record! {
     /// So many requests at once.
     RawBulkhead ("a bulkhead such as `{max: 50}`") {
         /// At work at once.
-        max: Count = required;
+        max: Count = required, "50";
         /// Waiting at once.
         queue: Whole<0, 10_000_000> = "0";
         /// The longest wait.
@@ -246,13 +223,13 @@ record! {
         /// Keys with requests at work or waiting.
         max_keys: Whole<1, 10_000_000> = "10000";
         /// At work at once over all keys.
-        total: Count = optional;
+        total: Count = optional, "500";
         /// Who has places of its own, and may borrow: `by:` what is known of whoever asks, and a share for each of
         /// its values.
-        tiers: RawPlaces = optional;
+        tiers: RawPlaces = optional, "{by: jwt.tier, plus: {reserved: 10, max: 40}}";
         /// Who goes first when it is tight: `by:` what is known of whoever asks, and the part of the places that
         /// each of its values may use.
-        priorities: Named<Arc<str>, TierValue<Percent>> = optional;
+        priorities: Named<Arc<str>, TierValue<Percent>> = optional, "{by: jwt.tier, plus: 100%, anonymous: 70%}";
         /// A limit that follows what is behind.
         adaptive: Or<RawAdaptiveWord, RawAdaptive> = optional;
     }
@@ -271,6 +248,10 @@ pub(crate) struct NoPlaces;
 impl Scalar for TierValue<NoPlaces> {
     const WHAT: &'static str = "`by: jwt.tier`";
 
+    fn examples() -> Vec<&'static str> {
+        vec!["jwt.tier"]
+    }
+
     fn parse(text: Text<'_>) -> Result<Self, Wrong> {
         IdentityPart::parse(text).map(Self::By)
     }
@@ -282,7 +263,7 @@ record! {
         /// Places that are kept for it.
         reserved: Whole<0, 10_000_000> = "0";
         /// Places it may have in all, borrowed ones included.
-        max: Count = required;
+        max: Count = required, "40";
     }
 }
 
@@ -299,7 +280,7 @@ record! {
         /// The lowest limit.
         min: Count = "1";
         /// The highest; `max` of the bulkhead if nothing is said.
-        max: Count = optional;
+        max: Count = optional, "200";
         /// For `aimd`: the longest mean latency at which all is well.
         latency: Duration = optional;
         /// `observe`: computed and shown; `always`: in force.
@@ -322,13 +303,13 @@ record! {
     /// Whoever has a signed token (RFC 7519); the keys come from exactly one place.
     RawJwt ("tokens such as `{jwks_url: https://id.example/jwks, audiences: [rides]}`") {
         /// Who may have made a token.
-        issuer: OneOrMany<Arc<str>> = optional;
+        issuer: OneOrMany<Arc<str>> = optional, "\"https://id.example\"";
         /// For whom a token may be made.
-        audiences: OneOrMany<Arc<str>> = optional;
+        audiences: OneOrMany<Arc<str>> = optional, "[rides]";
         /// Narrows what the keys allow.
         algorithms: OneOrMany<RawAlgorithm> = optional;
         /// Keys: a JWK set in a file, seen from the file that names it.
-        jwks_file: Arc<str> = optional;
+        jwks_file: Arc<str> = optional, "keys.json";
         /// Keys: a JWK set that is fetched, and kept fresh.
         jwks_url: Url = optional;
         /// Keys: a secret that is shared with whoever makes tokens; HS256.
@@ -340,13 +321,13 @@ record! {
         /// How far clocks may differ.
         leeway: OrZero = "60s";
         /// `typ` of the token, such as `at+jwt`.
-        token_type: Arc<str> = optional;
+        token_type: Arc<str> = optional, "at+jwt";
         /// The longest token.
         max_token: Size = "8KiB";
         /// The claim with the scopes.
-        scope_claim: Arc<str> = "scope";
+        scope_claim: Arc<str> = "scope", "scp";
         /// The claim with the roles; nested ones have dots.
-        role_claim: Arc<str> = "roles";
+        role_claim: Arc<str> = "roles", "realm_access.roles";
     }
     instead: issuers => "write `issuer:`; it takes a list too",
         audience => "write `audiences:`",
@@ -394,9 +375,9 @@ record! {
     /// A secret that stands somewhere else: exactly one place.
     RawSecretRef ("a reference such as `{env: NAME}` or `{file: /run/secrets/name}`") {
         /// A variable of the environment.
-        env: Arc<str> = optional;
+        env: Arc<str> = optional, "JWT_SECRET";
         /// A file; a line end at its end is no part of it.
-        file: Arc<str> = optional;
+        file: Arc<str> = optional, "/run/secrets/jwt";
     }
 }
 
@@ -421,6 +402,10 @@ impl Decode for RawSecret {
         Or::<Arc<str>, RawSecretRef>::schema()
     }
 
+    fn form() -> Form {
+        Or::<Arc<str>, RawSecretRef>::form()
+    }
+
     fn outline(node: &Node, tracer: &mut Tracer<'_>) {
         Or::<Arc<str>, RawSecretRef>::outline(node, tracer);
     }
@@ -430,9 +415,9 @@ record! {
     /// Whoever has a key; only the hashes of keys are kept.
     RawApiKey ("keys such as `{file: secrets/partners.yaml}`") {
         /// The list of keys, seen from the file that names it.
-        file: Arc<str> = required;
+        file: Arc<str> = required, "secrets/partners.yaml";
         /// The header with the key.
-        header: HeaderName = "x-api-key";
+        header: HeaderName = "x-api-key", "x-partner-key";
         /// Send the key on.
         forward: bool = "false";
     }
@@ -446,7 +431,7 @@ record! {
     /// A list of API keys: a file of its own.
     RawApiKeys ("a list of keys such as `keys: [{sha256: …, subject: zomato}]`") {
         /// The keys.
-        keys: Vec<At<RawApiKeyEntry>> = required;
+        keys: Vec<At<RawApiKeyEntry>> = required, "[{sha256: 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08, subject: zomato}]";
     }
 }
 
@@ -454,15 +439,15 @@ record! {
     /// One API key.
     RawApiKeyEntry ("a key such as `{sha256: …, subject: zomato}`") {
         /// SHA-256 of the key, 64 hexadecimal digits.
-        sha256: Hash = required;
+        sha256: Hash = required, "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
         /// Whose key it is.
-        subject: Arc<str> = required;
+        subject: Arc<str> = required, "zomato";
         /// What it may do.
-        scopes: OneOrMany<Arc<str>> = optional;
+        scopes: OneOrMany<Arc<str>> = optional, "[orders.read]";
         /// What it is.
-        roles: OneOrMany<Arc<str>> = optional;
+        roles: OneOrMany<Arc<str>> = optional, "partner";
         /// What else is known of it.
-        claims: RawClaims = optional;
+        claims: RawClaims = optional, "{tier: plus}";
         /// It counts until then.
         expires: Time = optional;
     }
@@ -479,9 +464,9 @@ record! {
     /// Whoever has a password (HTTP Basic).
     RawBasicAuth ("passwords such as `{file: secrets/htpasswd}`") {
         /// Lines of `name:hash`, each hash an Argon2id one; seen from the file that names it.
-        file: Arc<str> = required;
+        file: Arc<str> = required, "secrets/htpasswd";
         /// What clients are told they need a password for.
-        realm: Arc<str> = "naka";
+        realm: Arc<str> = "naka", "staff";
         /// How long a right password is remembered; `0s`: not at all.
         remember: OrZero = "5m";
         /// Checks at once; each takes a core and the memory its hash asks for.
@@ -504,11 +489,11 @@ record! {
         url: Url = required;
         /// Headers of the request that it sees; `authorization`, `cookie`, `x-request-id` and `traceparent` if
         /// nothing is said.
-        send_headers: OneOrMany<HeaderName> = optional;
+        send_headers: OneOrMany<HeaderName> = optional, "[authorization, cookie]";
         /// Headers of its answer that the request goes on with.
-        copy_headers: OneOrMany<HeaderName> = optional;
+        copy_headers: OneOrMany<HeaderName> = optional, "[x-user]";
         /// The header of its answer that says who it is.
-        subject: HeaderName = optional;
+        subject: HeaderName = optional, "x-user";
         /// The longest wait for the whole answer.
         timeout: Duration = "1s";
         /// Questions at once.
@@ -527,7 +512,7 @@ record! {
     /// Whom it has let in, and by what.
     RawRemember ("what is remembered, such as `{by: [authorization], ttl: 30s}`") {
         /// The headers on which a decision depends, besides method, host and target: all of them.
-        by: OneOrMany<HeaderName> = required;
+        by: OneOrMany<HeaderName> = required, "[authorization]";
         /// How long.
         ttl: Duration = required;
     }
@@ -537,13 +522,13 @@ record! {
     /// What is repeated with the same key is answered again, and not done again.
     RawIdempotency ("idempotency keys such as `{ttl: 24h}`") {
         /// Where the key is.
-        header: HeaderName = "idempotency-key";
+        header: HeaderName = "idempotency-key", "x-idempotency-key";
         /// Methods that have keys; `POST` and `PATCH` if nothing is said.
-        methods: OneOrMany<Method> = optional;
+        methods: OneOrMany<Method> = optional, "[POST, PUT]";
         /// Refuse a request of these methods without a key.
         required: bool = "false";
         /// Headers in which a repetition has to be the same; `content-type` if nothing is said.
-        same_headers: OneOrMany<HeaderName> = optional;
+        same_headers: OneOrMany<HeaderName> = optional, "[content-type, accept]";
         /// How long a key is known after its request has ended.
         ttl: Duration = "24h";
         /// Keys.
@@ -577,15 +562,15 @@ record! {
         /// Opens when too many of the window were slow.
         slow_call: RawSlowCall = optional;
         /// Below so many results in the window no rate opens.
-        min_requests: Whole<1, 2000> = optional;
+        min_requests: Whole<1, 2000> = optional, "20";
         /// Which results count for the rates: the last `100`, or those of the last `10s`.
         window: BreakerWindow = optional;
         /// How long it is open: `30s`, or `1s..60s` if it grows while probes go on failing.
         open: OpenTimes = optional;
         /// Probes at work at once while it is half open.
-        probes: Whole<1, 15> = optional;
+        probes: Whole<1, 15> = optional, "3";
         /// Probes that have to go well until it closes.
-        successes: Whole<1, 15> = optional;
+        successes: Whole<1, 15> = optional, "3";
         /// After so long without news, probes lose their places.
         probe_timeout: Duration = optional;
         /// For so long after it was open a growing share passes.
@@ -656,6 +641,7 @@ pub(crate) struct PercentOrNever(pub(crate) u8);
 
 impl Scalar for PercentOrNever {
     const WHAT: &'static str = "a percentage such as `50%`, or `never`";
+    const UNIT: &'static str = "`%`";
 
     fn parse(text: Text<'_>) -> Result<Self, Wrong> {
         if text.text == "never" {
@@ -671,6 +657,7 @@ pub(crate) struct PercentOrAll(pub(crate) Option<u8>);
 
 impl Scalar for PercentOrAll {
     const WHAT: &'static str = "a percentage such as `30%`, or `all`";
+    const UNIT: &'static str = "`%`";
 
     fn parse(text: Text<'_>) -> Result<Self, Wrong> {
         match text.text {
@@ -686,6 +673,7 @@ impl Scalar for PercentOrAll {
 
 impl Scalar for BreakerWindow {
     const WHAT: &'static str = "so many results such as `100`, or those of a time such as `10s`";
+    const UNIT: &'static str = "results, or `ms` `s` `m` `h` `d`";
 
     fn parse(text: Text<'_>) -> Result<Self, Wrong> {
         if text.text.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -706,6 +694,7 @@ pub(crate) struct OpenTimes(pub(crate) Duration, pub(crate) Duration);
 
 impl Scalar for OpenTimes {
     const WHAT: &'static str = "a duration such as `30s`, or two such as `1s..60s`";
+    const UNIT: &'static str = TIME;
 
     fn parse(text: Text<'_>) -> Result<Self, Wrong> {
         let (first, most) = text.text.split_once("..").unwrap_or((text.text, text.text));
@@ -849,6 +838,7 @@ pub(crate) enum RawAfter {
 
 impl Scalar for RawAfter {
     const WHAT: &'static str = "a duration such as `100ms`, or a percentile such as `p95`";
+    const UNIT: &'static str = TIME;
 
     fn parse(text: Text<'_>) -> Result<Self, Wrong> {
         let Some(percent) = text.text.strip_prefix('p') else {
@@ -872,7 +862,7 @@ record! {
         /// An answer of the gateway's own, for any request.
         respond: RawRespond = optional;
         /// Another upstream, which is asked for what is safe or was never sent.
-        upstream: Id = optional;
+        upstream: Id = optional, "other";
         /// What is asked there, in place of what the route rewrites.
         rewrite: RawRewrite = optional;
         /// After what: `connect_error`, `reset`, `refused_stream`, `response_timeout`, `circuit_open`, `no_endpoint`,
@@ -950,7 +940,7 @@ record! {
     /// A copy of some requests goes to another upstream, and nobody waits for it.
     RawMirror ("a mirror such as `{upstream: app-v2, sample: 1%}`") {
         /// Where copies go.
-        upstream: Id = required;
+        upstream: Id = required, "app-v2";
         /// So many of the requests.
         sample: Percent = "100%";
         /// Which: `safe` ones, or `all`; has to be said where a route takes others than safe ones.
@@ -990,9 +980,9 @@ record! {
     /// Errors and delays for whoever asks for them: `abort`, `delay` or both.
     RawFault ("faults such as `{header: x-chaos, until: 2026-12-01, abort: {percent: 5%, status: 503}}`") {
         /// Only requests with this header are hit.
-        header: HeaderName = required;
+        header: HeaderName = required, "x-chaos";
         /// Only with this value of it.
-        value: HeaderValue = optional;
+        value: HeaderValue = optional, "monday";
         /// When it ends.
         until: Time = required;
         /// Answer some with an error.
@@ -1030,11 +1020,11 @@ record! {
     /// What pages of other origins may ask and read (the Fetch standard).
     RawCors ("origins such as `{origins: [\"https://app.example\"]}`") {
         /// Whose pages: `https://app.example`, `https://*.shop.example`, or `"*"` for everybody's.
-        origins: OneOrMany<Arc<str>> = required;
+        origins: OneOrMany<Arc<str>> = required, "[\"https://app.example\"]";
         /// The methods they may use; `GET`, `HEAD` and `POST` if nothing is said.
-        methods: OneOrMany<Method> = optional;
+        methods: OneOrMany<Method> = optional, "[GET, POST]";
         /// The headers they may send; `"*"`: whichever they want to.
-        headers: OneOrMany<Arc<str>> = optional;
+        headers: OneOrMany<Arc<str>> = optional, "[authorization, content-type]";
         /// The headers they may read.
         expose: OneOrMany<HeaderName> = optional;
         /// Whether they may send cookies and the like.
@@ -1072,21 +1062,21 @@ record! {
     /// A rule: exactly one of its keys.
     RawRuleKeys ("a rule such as `{any: [{scope: rides.read}, {role: support}]}`") {
         /// Each of these.
-        all: Vec<At<RawRule>> = optional;
+        all: Vec<At<RawRule>> = optional, "[{scope: rides.read}, {role: support}]";
         /// One of these.
-        any: Vec<At<RawRule>> = optional;
+        any: Vec<At<RawRule>> = optional, "[{scope: rides.read}, {role: support}]";
         /// Not this.
-        not: RawRule = optional;
+        not: RawRule = optional, "{cidr: 10.9.0.0/16}";
         /// `true`: whoever is known.
         authenticated: Known = optional;
         /// A scope; of several one is enough.
-        scope: OneOrMany<Arc<str>> = optional;
+        scope: OneOrMany<Arc<str>> = optional, "rides.read";
         /// A role; of several one is enough.
-        role: OneOrMany<Arc<str>> = optional;
+        role: OneOrMany<Arc<str>> = optional, "[support, driver]";
         /// Who it is; of several one.
-        identity: OneOrMany<Arc<str>> = optional;
+        identity: OneOrMany<Arc<str>> = optional, "zomato";
         /// What credentials say: a value, or a list of which one is enough; several claims all have to fit.
-        claim: RawClaims = optional;
+        claim: RawClaims = optional, "{tier: [plus, premium]}";
         /// A method; of several one.
         method: OneOrMany<Method> = optional;
         /// Where it comes from; of several one.
@@ -1138,5 +1128,9 @@ impl Decode for RawRule {
     /// By reference: rules stand within rules.
     fn schema() -> Json {
         json!({"$ref": "#/$defs/rule"})
+    }
+
+    fn form() -> Form {
+        RawRuleKeys::form()
     }
 }

@@ -18,9 +18,9 @@ record! {
     /// Several upstreams, each for a share of the requests.
     RawSplit ("a split such as `{to: {app: 95, app-v2: 5}, by: client_ip}`") {
         /// The upstreams, and the share of each beside the others'; 0: only whom a pin sends there.
-        to: Named<Id, Share> = required;
+        to: Named<Id, Share> = required, "{app: 95, app-v2: 5}";
         /// By what a request keeps its upstream; without it they take turns.
-        by: OneOrMany<KeyPart> = optional;
+        by: OneOrMany<KeyPart> = optional, "client_ip";
         /// Who goes to one of them whatever the shares say; the first that applies counts.
         pin: Vec<At<RawPin>> = optional;
         /// When one of them gets no share any more.
@@ -39,11 +39,11 @@ record! {
     /// Who goes to one upstream whatever the shares say.
     RawPin ("a pin such as `{header: {x-canary: \"1\"}, to: app-v2}`") {
         /// Whoever sends this header with this value.
-        header: Named<HeaderName, HeaderValue> = optional;
+        header: Named<HeaderName, HeaderValue> = optional, "{x-canary: \"1\"}";
         /// Whoever sends this cookie with this value.
-        cookie: Named<CookieName, CookieValue> = optional;
+        cookie: Named<CookieName, CookieValue> = optional, "{release: next}";
         /// Where: one of the split's.
-        to: Id = required;
+        to: Id = required, "app-v2";
     }
     instead: upstream => "write `to:`",
         headers => "write `header: {x-canary: \"1\"}`",
@@ -60,7 +60,7 @@ record! {
         /// How long a result counts: `100ms` to `1h`.
         window: Duration = "1m";
         /// The upstream that the others are measured by; the one of the largest share if nothing is said.
-        baseline: Id = optional;
+        baseline: Id = optional, "app";
     }
     instead: error_rate_delta => "write `error_rate: +1%`",
         threshold => "write `error_rate: +1%`",
@@ -76,6 +76,7 @@ pub(crate) struct Above(pub(crate) u32);
 
 impl Scalar for Above {
     const WHAT: &'static str = "percentage points such as `+1%` or `+0.5%`";
+    const UNIT: &'static str = "percentage points, `%`";
 
     fn parse(text: Text<'_>) -> Result<Self, Wrong> {
         let wrong = || Wrong::new(format!("{} is not by how much one may be above", quoted(text.text)));

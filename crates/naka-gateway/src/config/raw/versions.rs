@@ -20,13 +20,13 @@ record! {
         /// Where a request says which one it means, in this order.
         by: OneOrMany<VersionPlace> = optional;
         /// The one that is meant if nothing is said; without it such a request is refused.
-        default: Id = optional;
+        default: Id = optional, "v1";
         /// What happens to a request that says two different ones.
         on_conflict: RawOnConflict = "reject";
         /// Take the segment with the version away before the request goes on.
         strip: bool = "false";
         /// The versions.
-        of: Named<Id, RawVersion> = required;
+        of: Named<Id, RawVersion> = required, "{v1: {upstream: products}, v2: {upstream: products-v2}}";
     }
     instead: versions => "write `of:`",
         latest => "a default is one that is named: `default: v2`",
@@ -42,11 +42,11 @@ record! {
     /// One version.
     RawVersion ("a version such as `{upstream: products}`") {
         /// Where it is served.
-        upstream: Id = optional;
+        upstream: Id = optional, "products";
         /// Or several upstreams, each for a share of its requests.
         split: RawSplit = optional;
         /// How else it may be asked for. Ways to write a number need none: `2`, `v2` and `2.0` are one.
-        aliases: OneOrMany<Arc<str>> = optional;
+        aliases: OneOrMany<Arc<str>> = optional, "[2026-09]";
         /// From when until when, and what then.
         lifecycle: RawLifecycle = optional;
         /// Changes of the request target, in place of the route's.
@@ -71,9 +71,9 @@ record! {
         /// From when on nothing of it is left.
         removed: Time = optional;
         /// The one to use instead.
-        successor: Id = optional;
+        successor: Id = optional, "v2";
         /// What people should read about its end: a URL.
-        docs: Arc<str> = optional;
+        docs: Arc<str> = optional, "\"https://dev.example/v1\"";
         /// When it is off for a while, so that whoever still uses it notices.
         brownouts: Vec<At<RawBrownout>> = optional;
     }
