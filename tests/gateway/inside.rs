@@ -20,7 +20,7 @@ use naka_gateway::{
     generation::{Generation, InForce},
     observe::Metrics,
     prepare::{Before, Outside, Refusal, RunTests, prepare},
-    shared::Shared,
+    shared::{Ending, Shared},
     state::State,
     upstream::Connector,
 };
@@ -38,7 +38,7 @@ pub(crate) struct Inside {
     pub(crate) network: Network,
     shared: Arc<Shared>,
     metrics: Arc<Metrics>,
-    draining: watch::Sender<bool>,
+    draining: watch::Sender<Ending>,
     folder: TempDir,
     outside: Outside,
 }
@@ -68,7 +68,7 @@ impl Inside {
         first.start();
         let in_force = InForce::new(first);
         let shared = Shared::new(in_force, Arc::clone(&metrics), 1);
-        Self { network, shared, metrics, draining: watch::Sender::new(false), folder, outside }
+        Self { network, shared, metrics, draining: watch::Sender::new(Ending::Open), folder, outside }
     }
 
     /// Puts another configuration in force, or says why not.

@@ -37,4 +37,5 @@ mod state;
 mod streaming;
 mod streams;
 mod timeouts;
+mod upgrade;
 mod versions;

@@ -494,6 +494,7 @@ pub(crate) fn restart_keys(old: &Config, new: &Config) -> Vec<&'static str> {
         ("gateway.workers", old.workers != new.workers),
         ("gateway.admin.listen", listen(old) != listen(new)),
         ("gateway.admin.socket", socket(old) != socket(new)),
+        ("gateway.upgrade.socket", old.upgrade_socket != new.upgrade_socket),
         ("gateway.limits.connections", old.limits.connections != new.limits.connections),
     ];
     keys.into_iter().filter(|(_, is_changed)| *is_changed).map(|(key, _)| key).collect()
