@@ -32,6 +32,7 @@ mod mirror;
 mod reload;
 mod replay;
 mod retry;
+mod service_manager;
 mod split;
 mod state;
 mod streaming;

@@ -259,12 +259,12 @@ pub(crate) fn command(config: &Path) -> Command {
     command.env("NAKA_ADMIN_TOKEN", TOKEN);
     command.args(["run", "-c"]).arg(config).env("NAKA_LOG", "info").env_remove("RUST_BACKTRACE");
     command.env_remove("SSL_CERT_DIR").env_remove("SSL_CERT_FILE"); // Whoever runs the tests may trust others.
+    command.env_remove("NOTIFY_SOCKET").stdin(Stdio::null()).stdout(Stdio::null());
     command
 }
 
 fn spawn(mut command: Command) -> (Child, Arc<Mutex<String>>) {
-    let mut child =
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
     let log = Arc::new(Mutex::new(String::new()));
     let mut lines = BufReader::new(child.stderr.take().unwrap());
     std::thread::spawn({

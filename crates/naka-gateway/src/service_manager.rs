@@ -5,11 +5,17 @@ use std::{
     collections::BTreeMap,
     env, io,
     net::{SocketAddr, TcpListener},
-    os::fd::OwnedFd,
+    os::{
+        fd::OwnedFd,
+        linux::net::SocketAddrExt as _,
+        unix::{
+            ffi::OsStrExt as _,
+            net::{SocketAddr as UnixAddr, UnixDatagram},
+        },
+    },
 };
 
 use listenfd::ListenFd;
-use sd_notify::NotifyState;
 use tracing::warn;
 
 use crate::{config::checked::Config, handover::Sockets};
@@ -69,16 +75,27 @@ fn unassigned(at: SocketAddr, ours: impl Iterator<Item = SocketAddr>) -> String 
 
 /// The process serves. It says its number, as it may have taken over from the one that was known.
 pub fn say_ready() {
-    say(&[NotifyState::Ready, NotifyState::MainPid(std::process::id())]);
+    say(&format!("READY=1\nMAINPID={}\n", std::process::id()));
 }
 
 /// The process is on its way out, and no other has taken over.
 pub fn say_stopping() {
-    say(&[NotifyState::Stopping]);
+    say("STOPPING=1\n");
 }
 
-fn say(what: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(what) {
+/// One datagram to whoever wants to hear of it (`sd_notify(3)`). Its socket may have a name that is no path.
+fn say(what: &str) {
+    let Some(name) = env::var_os("NOTIFY_SOCKET") else { return };
+    let address = match name.as_bytes().strip_prefix(b"@") {
+        Some(name) => UnixAddr::from_abstract_name(name),
+        None => UnixAddr::from_pathname(&name),
+    };
+    let said = address.and_then(|address| {
+        let socket = UnixDatagram::unbound()?;
+        socket.set_nonblocking(true)?; // Who does not listen is not waited for.
+        socket.send_to_addr(what.as_bytes(), &address)
+    });
+    if let Err(error) = said {
         warn!(%error, "the service manager (`NOTIFY_SOCKET`) cannot be told");
     }
 }
