@@ -450,3 +450,60 @@ impl Conversation {
         Ok(all)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn two() -> [Conversation; 2] {
+        let (one, other) = StdStream::pair().unwrap();
+        let until = Now::read().instant() + ANSWER;
+        [one, other].map(|stream| Conversation { stream, until })
+    }
+
+    #[test]
+    fn as_many_sockets_arrive_as_are_sent_in_their_order() {
+        let [mut one, mut other] = two();
+        let sockets = (0..2 * AT_ONCE + 3).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+        let sockets = sockets.collect::<Vec<_>>();
+        let sent = sockets.iter().map(|socket| socket.try_clone().unwrap().into()).collect::<Vec<OwnedFd>>();
+        one.give(&sent.iter().collect::<Vec<_>>()).unwrap();
+        one.say(&Line::Done).unwrap();
+        let received = other.take(sent.len()).unwrap().into_iter().map(std::net::TcpListener::from);
+        let [before, after] = [sockets, received.collect()]
+            .map(|all| all.iter().map(|socket| socket.local_addr().unwrap()).collect::<Vec<_>>());
+        assert_eq!(before, after);
+        assert!(matches!(other.hear(), Ok(Line::Done)), "and what is said behind them");
+    }
+
+    #[test]
+    fn fewer_sockets_than_were_said_and_too_many_are_refused() {
+        let [mut one, mut other] = two();
+        one.say(&Line::Done).unwrap();
+        assert!(matches!(other.take(1), Err(Trouble::Unexpected)), "a byte without any");
+        assert!(matches!(other.take(SOCKETS + 1), Err(Trouble::TooLong)));
+        let socket = OwnedFd::from(std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+        assert!(matches!(one.give(&vec![&socket; SOCKETS + 1]), Err(Trouble::TooLong)));
+    }
+
+    #[test]
+    fn nobody_is_waited_for_longer_than_was_said() {
+        let [mut one, other] = two();
+        one.within(Duration::from_millis(1));
+        assert!(matches!(one.hear(), Err(Trouble::Silent)));
+        one.within(Duration::ZERO);
+        assert!(matches!(one.say(&Line::Over), Err(Trouble::Silent)));
+        assert!(matches!(one.take(1), Err(Trouble::Silent)));
+        one.within(ANSWER);
+        drop(other);
+        assert!(matches!(one.hear(), Err(Trouble::Gone)));
+        assert!(matches!(one.say(&Line::Over), Err(Trouble::Gone)));
+    }
+
+    #[test]
+    fn what_is_too_long_is_not_read() {
+        let [mut one, mut other] = two();
+        one.say_bytes(&[b' '; 100]).unwrap();
+        assert!(matches!(other.hear_bytes(99), Err(Trouble::TooLong)));
+    }
+}

@@ -654,3 +654,125 @@ impl fmt::Display for Broken {
 }
 
 impl std::error::Error for Broken {}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn known() -> Saved {
+        let saved = Saved::of(&State::new(1), Now::read());
+        let word = |word| Words(vec![word; 4]);
+        let shard = Shard {
+            number: 3,
+            widest: 100,
+            windows: vec![Window { slides: true, count: 3, per_ns: 9, burst: 1, until_ns: Some(7) }],
+            overflow: word(1),
+            keys: word(u64::MAX),
+        };
+        let limit = Under { under: "[]".into(), known: vec![Limit { at_ns: u64::MAX, shards: vec![shard] }] };
+        Saved { rate_limits: [("api".into(), limit)].into(), ..saved }
+    }
+
+    #[test]
+    fn what_is_written_is_read_and_nothing_else() {
+        let bytes = known().encode().unwrap();
+        assert_eq!(Saved::decode(&bytes).unwrap().encode().unwrap(), bytes);
+        for cut in [0, 5, HEAD, bytes.len() - 1] {
+            assert!(Saved::decode(&bytes[..cut]).is_err(), "{cut}");
+        }
+        for place in 0..bytes.len() {
+            let mut changed = bytes.clone();
+            changed[place] ^= 1;
+            assert!(Saved::decode(&changed).is_err(), "a bit of byte {place}");
+        }
+        let text = String::from_utf8(bytes).unwrap();
+        let head = text.split_once('\n').unwrap().0;
+        let other = text.replacen("state 1", "state 77", 1);
+        assert_eq!(Saved::decode(other.as_bytes()).unwrap_err(), Broken::Version("77".into()));
+        assert_eq!(Saved::decode(format!("{text} ").as_bytes()).unwrap_err(), Broken::Length);
+        let longer = text.replacen(head, &format!("{head} more"), 1);
+        assert_eq!(Saved::decode(longer.as_bytes()).unwrap_err(), Broken::Changed);
+        assert_eq!(Saved::decode(&vec![b' '; MAX + 1]).unwrap_err(), Broken::TooLarge);
+        let body = b"{\"taken_ms\":1}";
+        let whole = [format!("{MARK}{VERSION} {} {}\n", body.len(), hash(body)).as_bytes(), body].concat();
+        assert!(matches!(Saved::decode(&whole), Err(Broken::Shape(_))));
+    }
+
+    #[test]
+    fn no_secret_is_shown() {
+        let saved = known();
+        let secret = serde_json::to_string(&saved.secret).unwrap();
+        assert!(!format!("{saved:?}").contains(secret.trim_matches('"')), "{saved:?}");
+        assert_eq!(saved.secret(), Some(KeySecret::in_force()));
+        assert!(saved.has_our_keys());
+        let other = Saved { check: saved.check ^ 1, ..saved };
+        assert!(!other.has_our_keys(), "a program that hashes otherwise");
+    }
+
+    /// Under a clock that was set back nothing has aged.
+    #[test]
+    fn what_comes_from_the_future_is_as_old_as_what_was_taken_now() {
+        let saved = Saved { taken_ms: u64::MAX / 2, ..known() };
+        let report = saved.restore(&State::new(1), Now::read());
+        assert_eq!(report.age, Duration::ZERO);
+        assert_eq!(report.changes.len(), 1);
+        assert_eq!(report.changes[0].what, What::Dropped, "nothing here is called so");
+    }
+
+    proptest! {
+        #[test]
+        fn shares_are_fair_and_no_more_than_there_is(
+            wanted in prop::collection::vec(0..1000_usize, 0..20),
+            room in 0..5000_usize,
+        ) {
+            let given = shares(&wanted, room);
+            prop_assert!(given.iter().sum::<usize>() <= room);
+            prop_assert!(given.iter().zip(&wanted).all(|(given, wanted)| given <= wanted));
+            if wanted.iter().sum::<usize>() <= room {
+                prop_assert_eq!(&given, &wanted);
+            }
+            let least = given.iter().zip(&wanted).filter(|(given, wanted)| given < wanted).map(|(given, _)| *given);
+            if let Some(least) = least.min() {
+                prop_assert!(given.iter().all(|given| *given <= least + wanted.len()), "{:?}", given);
+            }
+        }
+    }
+
+    /// The bound holds for what is written, and what goes is counted.
+    #[tokio::test]
+    async fn keys_for_which_there_is_no_room_are_left_out_and_counted() {
+        let limit = |keys: u64| rate_limit::Saved {
+            at_ns: 0,
+            shards: vec![SavedShard {
+                shard: 0,
+                windows: vec![SavedWindow {
+                    algorithm: Algorithm::Gcra,
+                    count: 1,
+                    per_ns: 1,
+                    burst: 1,
+                    until_ns: None,
+                }],
+                widest: 100,
+                overflow: [0; MAX_WINDOWS],
+                keys: (0..keys).map(|key| (key, [key; MAX_WINDOWS])).collect(),
+            }],
+        };
+        let names = ["few", "many"].map(Arc::<str>::from);
+        let mut limits = vec![
+            (&names[0], String::new(), vec![limit(10)]),
+            (&names[1], String::new(), vec![limit(10_000)]),
+        ];
+        let room = 100_000;
+        let left_out = fit(&mut limits, &mut Vec::new(), room);
+        let kept = limits.iter().map(|(_, _, all)| all[0].keys()).collect::<Vec<_>>();
+        assert_eq!((kept[0], left_out), (10, 10_000 - kept[1]), "what needs little loses nothing");
+        let written = limits
+            .into_iter()
+            .flat_map(|(_, _, all)| all)
+            .map(|saved| serde_json::to_vec(&Limit::from(saved)).unwrap().len());
+        let written = written.sum::<usize>();
+        assert!(left_out > 0 && written <= room, "{written} {kept:?}");
+    }
+}
