@@ -479,3 +479,44 @@ async fn a_file_that_is_not_what_was_written_is_refused_whole() {
     two.says("naka is ready").await;
     assert_eq!(status(&two, "/gcra", "asha").await, 429, "and this is how it was");
 }
+
+/// What an operator has done is not undone by a restart.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_done_by_hand_goes_on() {
+    let site = Site::new().await;
+    let app = site.app.address();
+    let yaml = format!(
+        "
+gateway: {{workers: 1, admin: {{listen: ADMIN}}, state: {{file: {}}}, drain: {{grace: 0s, deadline: 10s}}}}
+listeners: {{public: {{listen: PUBLIC}}}}
+policies: {{guard: {{circuit_breaker: {{}}}}}}
+upstreams:
+  app: {{endpoints: ['{app}', '127.0.0.1:1'], circuit_breaker: {{consecutive: 5}}}}
+  next: {{endpoints: ['{app}']}}
+routes:
+  guarded: {{match: {{path: /guarded}}, use: [guard], upstream: app}}
+  all: {{match: {{prefix: /}}, split: {{to: {{app: 50, next: 50}}}}}}
+",
+        site.path("state").display()
+    );
+    let mut one = Process::start_in(tempfile::tempdir().unwrap(), &yaml).await;
+    let asks = [
+        "/upstreams?upstream=app&endpoint=127.0.0.1:1&do=maintenance".to_owned(),
+        format!("/upstreams?upstream=app&endpoint={app}&do=force_close"),
+        "/policies?policy=all/split&arm=next&do=hold".to_owned(),
+        "/policies?policy=guard&do=force_open".to_owned(),
+    ];
+    for ask in asks {
+        let (status, said) = one.post(&ask, "").await;
+        assert_eq!(status, 200, "{ask}: {said}");
+    }
+    one.signal(Signal::TERM);
+    assert_eq!(one.end().await.code(), Some(0));
+    let two = one.spawn_beside("two.yaml", &yaml, &[]);
+    two.says("naka is ready").await;
+    let upstreams = two.get("/upstreams").await.unwrap().1;
+    assert!(upstreams.contains("maintenance") && upstreams.contains("forced_closed"), "{upstreams}");
+    let (status, said) = two.post("/policies?policy=all/split&arm=next&do=hold", "").await;
+    assert!(status == 400 && said.to_string().contains("held already"), "{status} {said}");
+    assert_eq!(self::status(&two, "/guarded", "asha").await, 503);
+}
