@@ -313,6 +313,13 @@ async fn one_that_is_wrong_leaves_the_first_as_it_was() {
     let mut two = one.spawn_beside("two.yaml", &yaml, &[&site.from()]);
     assert_eq!(two.end().await.code(), Some(2));
     one.says("this process goes on").await;
+    // So is a path at which somebody else listens.
+    let _elses = std::os::unix::net::UnixListener::bind(site.path("elses.sock")).unwrap();
+    let yaml = site.yaml("two", 2).replace("admin.sock", "elses.sock");
+    let mut two = one.spawn_beside("two.yaml", &yaml, &[&site.from()]);
+    assert_eq!(two.end().await.code(), Some(2));
+    two.says("somebody listens at").await;
+    one.until("it goes on again", async || one.log().matches("this process goes on").count() == 2).await;
     // Nobody is there to take over from, or somebody who does not.
     for socket in ["nobody.sock", "admin.sock"] {
         let from = format!("--upgrade-from=unix:{}", site.path(socket).display());

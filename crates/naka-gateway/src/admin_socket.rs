@@ -4,10 +4,14 @@
 use std::{
     fs,
     io::{Error, ErrorKind, Result},
-    os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
+    os::unix::{
+        fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
+        net::UnixStream,
+    },
     path::{Path, PathBuf},
 };
 
+use rustix::net::sockopt::socket_peercred;
 use tokio::net::UnixListener;
 
 /// A socket, and the file that it is.
@@ -44,8 +48,8 @@ struct Folder(PathBuf);
 pub enum Occupied {
     /// Nobody knows that we come.
     Refuse,
-    /// They have handed it over.
-    Replace,
+    /// The process with this number has handed it over; anybody else has not.
+    By(Option<i32>),
 }
 
 impl Socket {
@@ -69,7 +73,7 @@ impl Hidden {
             if !known.file_type().is_socket() {
                 return Err(Error::new(ErrorKind::AlreadyExists, format!("{} is no socket", path.display())));
             }
-            if occupied == Occupied::Refuse && std::os::unix::net::UnixStream::connect(path).is_ok() {
+            if UnixStream::connect(path).is_ok_and(|there| !occupied.is_by(&there)) {
                 return Err(Error::new(
                     ErrorKind::AddrInUse,
                     format!("somebody listens at {}", path.display()),
@@ -92,6 +96,14 @@ impl Hidden {
         let is = identity(&folder.made());
         fs::rename(folder.made(), &path)?;
         Ok(Socket { listener, file: SocketFile { path, is } })
+    }
+}
+
+impl Occupied {
+    /// Whether the other end of this connection is who has handed over.
+    fn is_by(self, there: &UnixStream) -> bool {
+        let Self::By(Some(pid)) = self else { return false };
+        socket_peercred(there).is_ok_and(|other| other.pid.as_raw_nonzero().get() == pid)
     }
 }
 

@@ -214,6 +214,8 @@ pub struct Upgrade {
     conversation: Conversation,
     /// The number of the process that hands over, as it says.
     pub pid: u32,
+    /// Its number, as the system says.
+    peer: Option<i32>,
     /// What its keys are hashed with.
     pub secret: KeySecret,
 }
@@ -224,14 +226,23 @@ impl Upgrade {
     /// # Errors
     /// If nobody does, or they do not want to.
     pub async fn ask(path: &Path) -> Result<Self, Trouble> {
-        let mut conversation = Conversation::with(UnixStream::connect(path).await?)?;
+        let stream = UnixStream::connect(path).await?;
+        let peer = stream.peer_cred()?.pid();
+        let mut conversation = Conversation::with(stream)?;
         conversation.within(ANSWER);
         conversation.say(&Line::Hello { version: VERSION, pid: std::process::id() })?;
         match conversation.hear()? {
-            Line::Offer { pid, secret } => Ok(Self { conversation, pid, secret: KeySecret::new(secret) }),
+            Line::Offer { pid, secret } => {
+                Ok(Self { conversation, pid, peer, secret: KeySecret::new(secret) })
+            }
             Line::Refused { why } => Err(Trouble::Refused(why)),
             _ => Err(Trouble::Unexpected),
         }
+    }
+
+    /// Its number, as the system says, if it does.
+    pub const fn peer(&self) -> Option<i32> {
+        self.peer
     }
 
     /// Takes the sockets and what is known. From now on the other one waits, and not for long.

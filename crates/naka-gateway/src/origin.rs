@@ -100,8 +100,8 @@ impl Origin {
     }
 
     /// Whether somebody may listen at our paths.
-    pub const fn occupied(&self) -> Occupied {
-        if self.upgrade.is_some() { Occupied::Replace } else { Occupied::Refuse }
+    pub fn occupied(&self) -> Occupied {
+        self.upgrade.as_ref().map_or(Occupied::Refuse, |upgrade| Occupied::By(upgrade.peer()))
     }
 
     /// The admin port, if there shall be one: the one there is, if it has the same address.
