@@ -22,7 +22,7 @@ use naka_gateway::{
     generation::{Generation, InForce},
     observe::Metrics,
     prepare::{Before, Outside, Refusal, RunTests, prepare},
-    shared::Shared,
+    shared::{Ending, Shared},
     state::State,
     upstream::Connector,
 };
@@ -40,7 +40,7 @@ pub(crate) struct Inside {
     pub(crate) network: Network,
     shared: Arc<Shared>,
     metrics: Arc<Metrics>,
-    draining: watch::Sender<bool>,
+    draining: watch::Sender<Ending>,
     folder: TempDir,
     outside: Outside,
     kinds: Kinds,
@@ -81,7 +81,8 @@ impl Inside {
         first.start();
         let in_force = InForce::new(first);
         let shared = Shared::new(in_force, Arc::clone(&metrics), 1);
-        Self { network, shared, metrics, draining: watch::Sender::new(false), folder, outside, kinds }
+        let draining = watch::Sender::new(Ending::Open);
+        Self { network, shared, metrics, draining, folder, outside, kinds }
     }
 
     /// Puts another configuration in force, or says why not.

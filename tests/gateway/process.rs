@@ -25,7 +25,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 /// A process of the gateway; killed when dropped.
 pub(crate) struct Process {
     child: Child,
-    folder: TempDir,
+    folder: Arc<TempDir>,
     pub(crate) public: SocketAddr,
     pub(crate) admin: SocketAddr,
     log: Arc<Mutex<String>>,
@@ -60,7 +60,24 @@ impl Process {
         let text = with_addresses(yaml, public, admin);
         std::fs::write(folder.path().join("gateway.yaml"), text).unwrap();
         let certificates = certificates.map(|file| folder.path().join(file));
-        let (child, log) = spawn(&folder.path().join("gateway.yaml"), certificates.as_deref());
+        let mut command = command(&folder.path().join("gateway.yaml"));
+        command.envs(certificates.map(|file| ("SSL_CERT_FILE", file)));
+        let (child, log) = spawn(command);
+        Self { child, folder: Arc::new(folder), public, admin, log }
+    }
+
+    /// Starts another one with a file of its own in the same folder, and the same addresses. Waits for nothing.
+    pub(crate) fn spawn_beside(&self, file: &str, yaml: &str, more: &[&str]) -> Self {
+        self.write(file, yaml);
+        let mut command = command(&self.path(file));
+        command.args(more);
+        self.started(command)
+    }
+
+    /// A command that is such a process.
+    pub(crate) fn started(&self, command: Command) -> Self {
+        let (child, log) = spawn(command);
+        let (folder, public, admin) = (Arc::clone(&self.folder), self.public, self.admin);
         Self { child, folder, public, admin, log }
     }
 
@@ -184,8 +201,8 @@ pub(crate) async fn run_to_end(yaml: &str) -> (Option<i32>, String) {
     let folder = tempfile::tempdir().unwrap();
     let text = with_addresses(yaml, free_address(), free_address());
     std::fs::write(folder.path().join("gateway.yaml"), text).unwrap();
-    let (child, log) = spawn(&folder.path().join("gateway.yaml"), None);
-    let nowhere = free_address();
+    let (child, log) = spawn(command(&folder.path().join("gateway.yaml")));
+    let (nowhere, folder) = (free_address(), Arc::new(folder));
     let mut process = Process { child, folder, public: nowhere, admin: nowhere, log };
     let status = process.end().await;
     sleep(Duration::from_millis(100)).await; // For its last words.
@@ -231,19 +248,23 @@ fn dechunked(mut body: &str) -> String {
     whole
 }
 
-fn with_addresses(yaml: &str, public: SocketAddr, admin: SocketAddr) -> String {
+pub(crate) fn with_addresses(yaml: &str, public: SocketAddr, admin: SocketAddr) -> String {
     let admin = format!("{admin}, token: {{env: NAKA_ADMIN_TOKEN}}");
     yaml.replace("PUBLIC", &public.to_string()).replace("ADMIN", &admin)
 }
 
-fn spawn(config: &Path, certificates: Option<&Path>) -> (Child, Arc<Mutex<String>>) {
+/// Runs this configuration, with nothing of the environment of whoever runs the tests that would change anything.
+pub(crate) fn command(config: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_naka-under-test"));
     command.env("NAKA_ADMIN_TOKEN", TOKEN);
     command.args(["run", "-c"]).arg(config).env("NAKA_LOG", "info").env_remove("RUST_BACKTRACE");
     command.env_remove("SSL_CERT_DIR").env_remove("SSL_CERT_FILE"); // Whoever runs the tests may trust others.
-    command.envs(certificates.map(|file| ("SSL_CERT_FILE", file)));
-    let mut child =
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    command.env_remove("NOTIFY_SOCKET").stdin(Stdio::null()).stdout(Stdio::null());
+    command
+}
+
+fn spawn(mut command: Command) -> (Child, Arc<Mutex<String>>) {
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
     let log = Arc::new(Mutex::new(String::new()));
     let mut lines = BufReader::new(child.stderr.take().unwrap());
     std::thread::spawn({

@@ -1,7 +1,8 @@
 //! What an operator does by hand: opens and closes circuit breakers, holds arms of splits and releases them, clears caches,
 //! takes endpoints out and in again.
 //!
-//! It holds over reloads, as what it acts on does, and is gone with the process.
+//! It holds over reloads, as what it acts on does. What was done to endpoints, breakers and splits goes on in the process that
+//! takes over or reads the [state](crate::saved); a cleared cache is as empty there as any.
 
 use naka::{
     balance::{Absence, Endpoint},

@@ -56,6 +56,11 @@ impl<C, H> Carried<C, H> {
         self.kept.iter().map(|(identity, kept)| (identity, &kept.config))
     }
 
+    /// Everything that a configuration names, with what it says of it.
+    pub fn entries(&self) -> impl Iterator<Item = (&Arc<str>, &C, &H)> {
+        self.kept.iter().map(|(identity, kept)| (identity, &kept.config, &kept.handle))
+    }
+
     /// Everything that only a tombstone keeps.
     pub fn buried(&self) -> impl Iterator<Item = (&Arc<str>, &H)> {
         self.tombstones.iter().map(|tombstone| (&tombstone.identity, &tombstone.kept.handle))

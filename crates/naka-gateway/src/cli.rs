@@ -31,6 +31,7 @@ use crate::{
     limits::limits,
     live,
     observe::Metrics,
+    origin,
     prepare::{Before, Outside, Prepared, Refusal, RunTests, prepare},
     replay::replay,
     run::{self, Failure},
@@ -55,6 +56,9 @@ enum Command {
         /// Only check it, as `naka check` does
         #[arg(long)]
         validate_only: bool,
+        /// Take over from the gateway that runs: `unix:` and the path of its `gateway.upgrade.socket`
+        #[arg(long, value_name = "SOCKET", value_parser = unix_path)]
+        upgrade_from: Option<PathBuf>,
     },
     /// Check configurations and run their own tests
     Check {
@@ -176,7 +180,7 @@ impl Command {
     fn run(self, kinds: &Kinds) -> ExitCode {
         match self {
             Self::Run { config, validate_only: true, .. } => check(&[config], Format::Text, kinds),
-            Self::Run { config, .. } => serve(&config, kinds),
+            Self::Run { config, upgrade_from, .. } => serve(&config, upgrade_from.as_deref(), kinds),
             Self::Check { files, format } => check(&files, format, kinds),
             Self::Explain { asked, live: Some(admin), format, .. } => explain_live(&asked, &admin, format),
             Self::Explain { asked, config, live: None, format } => {
@@ -203,15 +207,32 @@ impl Command {
     }
 }
 
-fn serve(entry: &Path, kinds: &Kinds) -> ExitCode {
+fn unix_path(said: &str) -> Result<PathBuf, String> {
+    let path = said.strip_prefix("unix:").filter(|path| !path.is_empty());
+    path.map(PathBuf::from)
+        .ok_or_else(|| "write `unix:` and the path, as `unix:/run/naka/upgrade`".to_owned())
+}
+
+fn serve(entry: &Path, before: Option<&Path>, kinds: &Kinds) -> ExitCode {
     log_to_stderr();
     let color = std::io::stderr().is_terminal();
-    match run::run(entry, kinds) {
+    match run::run(entry, before, kinds) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Refused(refusal)) => {
             complain(format_args!("{}", refusal.render(color)));
             let errors = count(refusal.count(), "error", "errors");
             complain(format_args!("naka: not started: {} has {errors}\n", entry.display()));
+            ExitCode::from(2)
+        }
+        Err(Failure::Origin(origin::Failure::Upgrade(why))) => {
+            complain(format_args!("naka: not started: the gateway that runs goes on: {why}\n"));
+            complain(format_args!(
+                "  help: is `--upgrade-from` the `gateway.upgrade.socket` of the gateway that runs? its log says more\n"
+            ));
+            ExitCode::from(2)
+        }
+        Err(Failure::Origin(origin::Failure::Sockets(why))) => {
+            complain(format_args!("naka: not started: {why}\n"));
             ExitCode::from(2)
         }
         Err(Failure::Io(what, error)) => {

@@ -31,7 +31,7 @@ use crate::{
     generation::Generation,
     patience::{Patience, Patient, Progress},
     serve::{Account, ServerBody, refuse, serve as serve_request},
-    shared::Shared,
+    shared::{Ending, Shared},
     streams,
 };
 
@@ -51,7 +51,7 @@ pub async fn serve_socket(
     name: SocketAddr,
     stream: TcpStream,
     peer: IpAddr,
-    mut draining: watch::Receiver<bool>,
+    mut draining: watch::Receiver<Ending>,
 ) {
     let bounds = shared.in_force.with(|generation| Bounds::of(generation, name));
     // Not `readable`, which may be ready without a byte.
@@ -61,7 +61,7 @@ pub async fn serve_socket(
         biased;
         spoken = speaking => matches!(spoken, Ok(Ok(1))),
         // The runtime may not have heard yet of what is there already.
-        _ = draining.wait_for(|is_draining| *is_draining) => SockRef::from(&stream)
+        _ = draining.wait_for(|ending| *ending == Ending::Now) => SockRef::from(&stream)
             .peek(&mut [MaybeUninit::uninit()])
             .is_ok_and(|peeked| peeked == 1),
     };
@@ -74,15 +74,14 @@ pub async fn serve_socket(
 /// Serves a connection that was accepted on the listener `name`.
 ///
 /// It ends when the client closes it, breaks the protocol (after a `400` where that can still be
-/// said), is silent or deaf for too long, or when `draining` becomes true: then after the request it
-/// is at.
+/// said), is silent or deaf for too long, or when `draining` says so.
 pub async fn serve<S: Stream>(
     shared: &Arc<Shared>,
     worker: usize,
     name: SocketAddr,
     stream: S,
     peer: IpAddr,
-    draining: watch::Receiver<bool>,
+    draining: watch::Receiver<Ending>,
 ) {
     let bounds = shared.in_force.with(|generation| Bounds::of(generation, name));
     let from = From { shared, worker, name, peer: Arc::new(Peer::new(peer, "http")) };
@@ -129,12 +128,18 @@ async fn serve_h1<S: Stream>(
     from: &From<'_>,
     bounds: &Bounds,
     stream: S,
-    mut draining: watch::Receiver<bool>,
+    mut draining: watch::Receiver<Ending>,
 ) {
     let progress = Progress::new(bounds.patience);
     let service = service_fn(|request| {
         let answer = from.request(Account::open(&progress), request);
-        async move { Ok::<_, Infallible>(answer.await) }
+        async move {
+            let mut response = answer.await;
+            if from.shared.is_leaving() {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(response)
+        }
     });
     let io = TokioIo::new(Patient::new(stream, &progress));
     let connection = http1::Builder::new()
@@ -150,7 +155,7 @@ async fn serve_h1<S: Stream>(
             biased;
             result = connection.as_mut() => break result,
             () = silence.as_mut() => return, // Nobody is waiting for an answer.
-            _ = draining.wait_for(|is_draining| *is_draining), if !is_told => {
+            _ = draining.wait_for(|ending| *ending == Ending::Now), if !is_told => {
                 is_told = true;
                 connection.as_mut().graceful_shutdown();
             }

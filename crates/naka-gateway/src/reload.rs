@@ -508,8 +508,13 @@ fn say_restart(old: &Config, new: &Config) {
 }
 
 /// What a reload cannot change.
-pub(crate) const RESTART_KEYS: [&str; 4] =
-    ["gateway.workers", "gateway.admin.listen", "gateway.admin.socket", "gateway.limits.connections"];
+pub(crate) const RESTART_KEYS: [&str; 5] = [
+    "gateway.workers",
+    "gateway.admin.listen",
+    "gateway.admin.socket",
+    "gateway.upgrade.socket",
+    "gateway.limits.connections",
+];
 
 /// What a reload cannot change, and this one would.
 pub(crate) fn restart_keys(old: &Config, new: &Config) -> Vec<&'static str> {
@@ -520,6 +525,7 @@ pub(crate) fn restart_keys(old: &Config, new: &Config) -> Vec<&'static str> {
         old.workers != new.workers,
         listen(old) != listen(new),
         socket(old) != socket(new),
+        old.upgrade_socket != new.upgrade_socket,
         old.limits.connections != new.limits.connections,
     ];
     RESTART_KEYS

@@ -1,6 +1,8 @@
 //! `naka run`: from the first configuration to the last connection.
 
 use std::{
+    net::{SocketAddr, TcpListener},
+    os::fd::OwnedFd,
     path::Path,
     sync::{
         Arc,
@@ -10,26 +12,30 @@ use std::{
 };
 
 use tokio::{
-    net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
+    task::AbortHandle,
     time::{Instant, MissedTickBehavior, timeout_at},
 };
 use tracing::{info, warn};
 
 use crate::{
     admin::{self, Admin, Ask, Listener},
-    admin_socket::Socket,
-    config::checked::Reload,
+    admin_socket::{Hidden, Occupied, Socket, SocketFile},
+    config::checked::{Gateway, Reload},
     custom::Kinds,
     generation::{Generation, InForce},
+    handover::{self, Sockets, Taken, Taker},
     observe::Metrics,
-    prepare::{Before, Outside, Refusal, RunTests, prepare},
+    origin::{self, AdminPort, Origin},
+    prepare::{Before, Outside, Refusal, RunTests, look},
     reload::{POLL, Reloader, Signature},
+    service_manager,
     shared::Shared,
     state::State,
+    state_file::Keeper,
     watch::Watch,
-    worker::{Workers, count},
+    worker::{Open, Workers, count},
 };
 
 /// Why the process did not come up.
@@ -39,23 +45,49 @@ pub enum Failure {
     Refused(Refusal),
     /// The system refused something.
     Io(&'static str, std::io::Error),
+    /// Whoever should hand sockets over does not.
+    Origin(origin::Failure),
 }
 
-/// Runs the configuration of this entry file until told to stop, on this thread and those of the workers; `kinds` of policies are there
-/// beside those that are built in.
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl From<origin::Failure> for Failure {
+    fn from(failure: origin::Failure) -> Self {
+        Self::Origin(failure)
+    }
+}
+
+/// Runs the configuration of this entry file until told to stop, on this thread and those of the workers. `before` is
+/// the socket of the process to take over from, and `kinds` of policies are there beside those that are built in.
 ///
 /// # Errors
-/// If it does not come up. Once it has, it ends by a signal.
-pub fn run(entry: &Path, kinds: &Kinds) -> Result<(), Failure> {
+/// If it does not come up. Once it has, it ends by a signal, or when another process takes over.
+pub fn run(entry: &Path, before: Option<&Path>, kinds: &Kinds) -> Result<(), Failure> {
+    let given = service_manager::sockets().map_err(origin::Failure::Sockets)?;
     let metrics = Arc::new(Metrics::new());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::Io("a runtime", error))?;
-    let ended = runtime.block_on(start(entry, kinds, metrics));
+    let ended = runtime.block_on(start((entry, kinds), before, given, metrics));
     runtime.shutdown_background(); // A file that is still being read is not waited for.
     ended
 }
 
-async fn start(entry: &Path, kinds: &Kinds, metrics: Arc<Metrics>) -> Result<(), Failure> {
+async fn start(
+    (entry, kinds): (&Path, &Kinds),
+    before: Option<&Path>,
+    given: Vec<TcpListener>,
+    metrics: Arc<Metrics>,
+) -> Result<(), Failure> {
+    let loaded = look(entry, None, kinds).1.map_err(Refusal::Config)?;
+    let mut origin = match before {
+        Some(path) => Origin::before(path).await?,
+        None => Origin::new(given, &loaded.config)?,
+    };
+    origin.adopt_secret();
     let before = Before {
         entry,
         sources: None,
@@ -64,7 +96,7 @@ async fn start(entry: &Path, kinds: &Kinds, metrics: Arc<Metrics>) -> Result<(),
         tests: RunTests::AsConfigured,
         kinds,
     };
-    let first = prepare(&before, &metrics, &Outside::default()).map_err(Failure::Refused)?;
+    let first = before.prepare(loaded, &metrics, &Outside::default())?;
     if first.warnings.iter().next().is_some() {
         warn!("{}", first.warnings.render(false));
     }
@@ -75,18 +107,10 @@ async fn start(entry: &Path, kinds: &Kinds, metrics: Arc<Metrics>) -> Result<(),
     let workers =
         Workers::start(&shared, config.gateway.workers).map_err(|error| Failure::Io("a worker", error))?;
     let signals = Signals::listen().map_err(|error| Failure::Io("a signal handler", error))?;
-    let cannot = |address| move |error| Failure::Refused(Refusal::Bind(address, error));
-    let said = config.gateway.admin.as_ref();
-    let admin_listener = match said.map(|admin| admin.listen) {
-        Some(address) => Some((address, TcpListener::bind(address).await.map_err(cannot(address))?)),
-        None => None,
-    };
-    let admin_socket = said.and_then(|admin| admin.socket.as_deref()).map(Socket::bind).transpose();
-    let admin_socket = admin_socket.map_err(|error| Failure::Io("`gateway.admin.socket`", error))?;
-    // All or none: nobody can connect until it is clear that everything comes up.
-    let addresses = config.listeners.values().map(|listener| listener.listen);
-    let bound = addresses.map(|address| workers.bind(address, &[]).map_err(cannot(address)));
-    let bound = bound.collect::<Result<Vec<_>, _>>()?;
+    origin.take()?;
+    let admin_port = origin.admin_port(&config).await?;
+    let doors = Doors::bind(&config.gateway, origin.occupied())?;
+    let open = origin.open(&config, &workers)?;
     let reloader =
         Reloader::new(entry, first.sources, Arc::clone(&in_force), Arc::clone(&metrics), Outside::default());
     let (ask, requests) = mpsc::channel(16);
@@ -98,24 +122,29 @@ async fn start(entry: &Path, kinds: &Kinds, metrics: Arc<Metrics>) -> Result<(),
         has_begun: AtomicBool::new(false),
         ask,
     });
-    let open = bound.into_iter().map(|bound| {
-        let name = bound.name;
-        bound.open().map_err(cannot(name))
-    });
-    let open = open.collect::<Result<Vec<_>, _>>()?;
     admin.in_force.with(Generation::start); // Not before: what does not come up asks nobody.
-    admin.in_force.get().state.found().await;
+    let generation = admin.in_force.get();
+    generation.state.found().await;
+    origin.restore(&generation.state);
+    drop(generation);
+    let taken = Taken { listeners: open.iter().map(Open::name).collect(), admin: admin_port.is_some() };
+    let upgrade = origin.ready(taken)?;
+    // From here on it serves, and nothing can fail any more.
     for open in open {
         workers.accept(open);
     }
-    if let Some((address, listener)) = admin_listener {
-        info!(%address, "admin port");
-        tokio::spawn(admin::serve(Arc::clone(&admin), Listener::Address(listener)));
+    let (ways, upgrades) = Ways::open(&admin, admin_port, doors);
+    if let Some(upgrade) = upgrade {
+        let pid = upgrade.pid;
+        match upgrade.done() {
+            Ok(()) => info!(from = pid, "this process has taken over"),
+            Err(error) => warn!(
+                from = pid,
+                "the process before goes on besides this one, as it was not told: {error}; end it"
+            ),
+        }
     }
-    let _until_the_end = admin_socket.map(|Socket { listener, file }| {
-        tokio::spawn(admin::serve(Arc::clone(&admin), Listener::Socket(listener)));
-        file
-    });
+    service_manager::say_ready();
     let (routes, waits_for) = (config.routes.len(), admin.waits_for());
     let is_ready = waits_for.is_empty();
     if is_ready {
@@ -127,8 +156,82 @@ async fn start(entry: &Path, kinds: &Kinds, metrics: Arc<Metrics>) -> Result<(),
             "naka is up, and waits for the keys of these policies before it is ready: {waits_for}"
         );
     }
-    Control { signals, reloader, workers, admin, requests, is_ready }.run().await;
+    let keeper = Keeper::start(Arc::clone(&admin.in_force));
+    Control { signals, reloader, workers, admin, requests, upgrades, ways, keeper, is_ready }.run().await;
     Ok(())
+}
+
+/// Sockets with a path, where nobody finds them yet.
+struct Doors {
+    admin: Option<Hidden>,
+    upgrade: Option<Hidden>,
+}
+
+impl Doors {
+    fn bind(gateway: &Gateway, occupied: Occupied) -> Result<Self, Failure> {
+        let bind = |path: Option<&str>, what| {
+            let hidden = path.map(|path| Hidden::bind(path, occupied)).transpose();
+            hidden.map_err(|error| Failure::Io(what, error))
+        };
+        let admin = gateway.admin.as_ref().and_then(|admin| admin.socket.as_deref());
+        Ok(Self {
+            admin: bind(admin, "`gateway.admin.socket`")?,
+            upgrade: bind(gateway.upgrade_socket.as_deref(), "`gateway.upgrade.socket`")?,
+        })
+    }
+}
+
+/// Where operators and the next process come in.
+struct Ways {
+    /// Whoever serves there.
+    serving: Vec<AbortHandle>,
+    /// Removed at the end.
+    files: Vec<SocketFile>,
+    /// A copy of the socket of the admin port, with its address.
+    admin: Option<(SocketAddr, OwnedFd)>,
+}
+
+impl Ways {
+    /// Opens them; whoever wants to take over comes out at the other end.
+    fn open(admin: &Arc<Admin>, port: Option<AdminPort>, doors: Doors) -> (Self, mpsc::Receiver<Taker>) {
+        let mut ways = Self { serving: Vec::new(), files: Vec::new(), admin: None };
+        if let Some(AdminPort { address, listener, copy }) = port {
+            info!(%address, "admin port");
+            ways.serve(admin::serve(Arc::clone(admin), Listener::Address(listener)));
+            ways.admin = Some((address, copy));
+        }
+        if let Some(Socket { listener, file }) = shown(doors.admin, "gateway.admin.socket") {
+            ways.serve(admin::serve(Arc::clone(admin), Listener::Socket(listener)));
+            ways.files.push(file);
+        }
+        let (takers, upgrades) = mpsc::channel(1);
+        if let Some(Socket { listener, file }) = shown(doors.upgrade, "gateway.upgrade.socket") {
+            ways.serve(handover::attend(listener, takers));
+            ways.files.push(file);
+        }
+        (ways, upgrades)
+    }
+
+    fn serve(&mut self, service: impl Future<Output = ()> + Send + 'static) {
+        self.serving.push(tokio::spawn(service).abort_handle());
+    }
+
+    /// Nobody is let in any more.
+    fn close(&mut self) {
+        self.serving.drain(..).for_each(|serving| serving.abort());
+        self.files.clear();
+        self.admin = None;
+    }
+
+    /// Whether nobody has put anything in the place of our files.
+    fn are_there(&self) -> bool {
+        self.files.iter().all(SocketFile::is_there)
+    }
+}
+
+/// Too late to give up for it.
+fn shown(hidden: Option<Hidden>, key: &str) -> Option<Socket> {
+    hidden?.show().map_err(|error| warn!("`{key}` cannot be had: {error}")).ok()
 }
 
 /// What is said once everything is there.
@@ -144,6 +247,9 @@ struct Control {
     workers: Workers,
     admin: Arc<Admin>,
     requests: mpsc::Receiver<Ask>,
+    upgrades: mpsc::Receiver<Taker>,
+    ways: Ways,
+    keeper: Keeper,
     /// It has been said.
     is_ready: bool,
 }
@@ -166,12 +272,14 @@ impl Signals {
 }
 
 /// How the process was told to end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Stop {
     /// By whoever sends it requests, too: they need time to look away.
     Gracefully,
     /// By somebody at a terminal.
     Now,
+    /// By another process, which goes on with this.
+    HandedOver(Taken),
 }
 
 impl Control {
@@ -193,6 +301,10 @@ impl Control {
                 Some(ask) = self.requests.recv() => match ask {
                     Ask::Reload(asker) => askers.push(asker),
                     Ask::Rollback(to, asker) => rollback = Some((to, asker)),
+                },
+                Some(taker) = self.upgrades.recv() => match self.hand_over(taker).await {
+                    Some(stop) => break stop,
+                    None => continue,
                 },
                 () = watch.changed(debounce, max_wait), if is_watching => {}
                 () = has_keys(&self.admin), if !self.is_ready => {
@@ -246,24 +358,80 @@ impl Control {
         self.drain(stop).await;
     }
 
+    /// Hands over, unless the other process fails to take it, or this one is told to end meanwhile: then nothing has
+    /// happened. Nothing is reloaded in this time.
+    async fn hand_over(&mut self, taker: Taker) -> Option<Stop> {
+        let pid = taker.pid;
+        info!(to = pid, "another process wants to take over");
+        let prepared = self.sockets().and_then(|sockets| Ok((sockets, taker.hang_up()?)));
+        let (sockets, hang_up) = match prepared {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                warn!(to = pid, "this process goes on: it cannot hand its sockets over: {error}");
+                return None;
+            }
+        };
+        let generation = self.admin.in_force.get();
+        let handing = tokio::task::spawn_blocking(move || taker.hand_over(&sockets, &generation.state));
+        let handed = tokio::select! {
+            handed = handing => handed,
+            _ = self.signals.terminate.recv() => return Some(Stop::Gracefully),
+            _ = self.signals.interrupt.recv() => return Some(Stop::Now),
+        };
+        drop(hang_up);
+        match handed {
+            Ok(Ok(taken)) => return Some(Stop::HandedOver(taken)),
+            Ok(Err(trouble)) => warn!(to = pid, "this process goes on: {trouble}"),
+            Err(_) => warn!(to = pid, "this process goes on: handing over panicked"),
+        }
+        if !self.ways.are_there() {
+            warn!(
+                "the other process has put its own sockets in the place of ours: restart this one to have them again"
+            );
+        }
+        None
+    }
+
+    fn sockets(&self) -> std::io::Result<Sockets> {
+        let admin = self.ways.admin.as_ref();
+        let copy =
+            |(address, socket): &(SocketAddr, OwnedFd)| std::io::Result::Ok((*address, socket.try_clone()?));
+        let admin = admin.map(copy).transpose()?;
+        Ok(Sockets { listeners: self.workers.copies()?, admin })
+    }
+
     async fn drain(mut self, stop: Stop) {
         let generation = self.admin.in_force.get();
         let drain = generation.config.gateway.drain.clone();
-        let grace = if stop == Stop::Now { Duration::ZERO } else { drain.grace };
+        let grace = if stop == Stop::Gracefully { drain.grace } else { Duration::ZERO };
         self.admin.is_draining.store(true, Relaxed);
         self.requests.close(); // Whoever asks for a reload from now on, or still waits for one, hears of it.
         while self.requests.try_recv().is_ok() {}
+        self.keeper.stop();
         let open = self.workers.shared().open_connections();
-        info!(?grace, deadline = ?drain.deadline, connections = open, "draining");
         let end = Instant::now() + drain.deadline;
         let Signals { terminate, interrupt, .. } = &mut self.signals;
+        let ended = async {
+            if let Stop::HandedOver(taken) = &stop {
+                info!(deadline = ?drain.deadline, connections = open, "handed over; draining");
+                self.ways.close();
+                handed_over(&self.workers, &generation, taken, end, drain.deadline / 4).await;
+            } else {
+                service_manager::say_stopping();
+                info!(?grace, deadline = ?drain.deadline, connections = open, "draining");
+                drained(&self.workers, &generation, grace, end).await;
+            }
+        };
         tokio::select! {
-            () = drained(&self.workers, &generation, grace, end) => {}
+            () = ended => {}
             _ = terminate.recv() => warn!("a second signal: cutting off what is left"),
             _ = interrupt.recv() => warn!("a second signal: cutting off what is left"),
         }
         let cut = self.workers.shared().open_connections();
         self.workers.stop();
+        if !matches!(stop, Stop::HandedOver(_)) {
+            self.keeper.write_last().await; // Else the file is the other process's.
+        }
         info!(cut, "stopped");
     }
 }
@@ -281,6 +449,33 @@ async fn drained(workers: &Workers, generation: &Generation, grace: Duration, en
         let _ = timeout_at(end, workers.unlisten(listener.listen)).await; // Late: it is stopped below.
     }
     workers.drain();
+    closed(workers, end).await;
+}
+
+/// Another process accepts. Whoever is connected here hears with the next response that the connection ends; who asks
+/// nothing until shortly before the end is closed then.
+async fn handed_over(
+    workers: &Workers,
+    generation: &Generation,
+    taken: &Taken,
+    end: Instant,
+    last: Duration,
+) {
+    for listener in generation.config.listeners.values() {
+        let name = listener.listen;
+        let _ = if taken.listeners.contains(&name) {
+            timeout_at(end, workers.leave(name)).await
+        } else {
+            timeout_at(end, workers.unlisten(name)).await
+        };
+    }
+    workers.say_farewell();
+    closed(workers, end - last).await;
+    workers.drain();
+    closed(workers, end).await;
+}
+
+async fn closed(workers: &Workers, end: Instant) {
     while workers.shared().open_connections() > 0 && Instant::now() < end {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicUsize, Ordering::Relaxed},
+    atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
 };
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -20,9 +20,23 @@ pub struct Shared {
     pub connections: Arc<Semaphore>,
     /// How many connections each worker holds.
     loads: Vec<AtomicUsize>,
-    /// For each worker: becomes true when connections shall end after the request they are at. One
-    /// each, because every connection looks at it whenever it wakes.
-    draining: Vec<watch::Sender<bool>>,
+    /// For each worker: how its connections shall end. One each, because every connection looks at it whenever it
+    /// wakes.
+    draining: Vec<watch::Sender<Ending>>,
+    /// As it is in all of these.
+    is_leaving: AtomicBool,
+}
+
+/// How connections end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Ending {
+    /// They do not.
+    Open,
+    /// With their next response, which says so: whoever is silent until then may be about to ask, and would ask nobody.
+    /// Only HTTP/2 can say before that which requests are still answered.
+    NextResponse,
+    /// After the request they are at, and at once if there is none.
+    Now,
 }
 
 impl Shared {
@@ -34,7 +48,8 @@ impl Shared {
             metrics,
             connections: Arc::new(Semaphore::new(connections.min(Semaphore::MAX_PERMITS))),
             loads: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
-            draining: (0..workers).map(|_| watch::Sender::new(false)).collect(),
+            draining: (0..workers).map(|_| watch::Sender::new(Ending::Open)).collect(),
+            is_leaving: AtomicBool::new(false),
         })
     }
 
@@ -43,16 +58,22 @@ impl Shared {
         self.loads.len()
     }
 
-    /// Becomes true when the connections of a worker shall end.
-    pub(crate) fn draining(&self, worker: usize) -> watch::Receiver<bool> {
+    /// How the connections of a worker shall end.
+    pub(crate) fn draining(&self, worker: usize) -> watch::Receiver<Ending> {
         self.draining[worker].subscribe()
     }
 
-    /// Has every connection end after the request it is at.
-    pub(crate) fn drain(&self) {
+    /// Has every connection end so.
+    pub(crate) fn drain(&self, ending: Ending) {
+        self.is_leaving.store(ending >= Ending::NextResponse, Relaxed);
         for draining in &self.draining {
-            draining.send_replace(true);
+            draining.send_replace(ending);
         }
+    }
+
+    /// Whether a connection ends with its next response.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.is_leaving.load(Relaxed)
     }
 
     /// Client connections that are open.

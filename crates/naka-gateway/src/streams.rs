@@ -38,6 +38,7 @@ use crate::{
     connection::{Bounds, From, Stream},
     patience::{Patient, Progress},
     serve::{Account, ServerBody},
+    shared::Ending,
 };
 
 /// Requests at a time on one connection.
@@ -51,7 +52,7 @@ pub(crate) async fn serve<S: Stream>(
     from: &From<'_>,
     bounds: &Bounds,
     stream: S,
-    mut draining: watch::Receiver<bool>,
+    mut draining: watch::Receiver<Ending>,
 ) {
     let progress = Progress::multiplexed(bounds.patience);
     let bodies = Arc::new(Bodies { since: Instant::now(), all: Mutex::default() });
@@ -80,7 +81,7 @@ pub(crate) async fn serve<S: Stream>(
             result = connection.as_mut() => break result,
             () = silence.as_mut() => return, // Nobody is waiting for an answer.
             _ = rounds.tick() => bodies.let_go(bounds.patience.idle),
-            _ = draining.wait_for(|is_draining| *is_draining), if !is_told => {
+            _ = draining.wait_for(|ending| *ending != Ending::Open), if !is_told => {
                 is_told = true;
                 connection.as_mut().graceful_shutdown();
             }

@@ -4,13 +4,18 @@
 //! than the least loaded worker (and one eighth): then it hands the raw socket over, before it is
 //! registered with any runtime. Hashing alone puts two long connections on one worker half of the
 //! time.
+//!
+//! Sockets may also come from elsewhere: of the process before, or of a service manager. Each is given to some worker,
+//! and none is opened besides: connections would wait at one that nobody accepts from. Of fewer sockets than
+//! workers, the others are handed theirs.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     convert::Infallible,
     io,
     net::{SocketAddr, TcpListener as StdListener, TcpStream as StdStream},
-    sync::Arc,
+    os::fd::OwnedFd,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::JoinHandle,
     time::Duration,
 };
@@ -26,7 +31,7 @@ use crate::{
     config::checked::Workers as Layout,
     connection,
     seldom::Seldom,
-    shared::{Place, Shared},
+    shared::{Ending, Place, Shared},
 };
 
 /// Sockets on their way from one worker to another.
@@ -55,13 +60,24 @@ pub struct Workers {
     shared: Arc<Shared>,
     commands: Vec<mpsc::UnboundedSender<Command>>,
     threads: Vec<JoinHandle<()>>,
+    /// What is accepted from, for the process that takes over.
+    sockets: Mutex<BTreeMap<SocketAddr, Vec<Socket>>>,
 }
 
 /// Said by the control side, a few times in a process's life.
 #[derive(Debug)]
 enum Command {
     Listen(SocketAddr, StdListener),
-    Unlisten(SocketAddr, Done),
+    Unlisten(SocketAddr, Waiting, Done),
+}
+
+/// What becomes of connections that the kernel has completed and nobody has accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Waiting {
+    /// They would be reset: they are accepted.
+    Ours,
+    /// Another process accepts from the same socket.
+    Theirs,
 }
 
 /// Held by whoever still has something to do; all clones gone means that it is done.
@@ -93,7 +109,7 @@ impl Workers {
             })?);
             commands.push(command);
         }
-        Ok(Self { shared: Arc::clone(shared), commands, threads })
+        Ok(Self { shared: Arc::clone(shared), commands, threads, sockets: Mutex::default() })
     }
 
     /// Binds an address once for each worker. Nobody can connect yet.
@@ -116,22 +132,50 @@ impl Workers {
 
     /// Accepts from now on.
     pub fn accept(&self, open: Open) {
-        info!(address = %open.0.bound, "listening");
-        for (command, socket) in self.commands.iter().zip(open.0.sockets) {
+        let Open { bound: Bound { name, bound, sockets }, copies } = open;
+        info!(address = %bound, "listening");
+        self.sockets().insert(name, copies);
+        for (command, socket) in self.commands.iter().cycle().zip(sockets) {
             // A worker that is gone has said why.
-            let _ = command.send(Command::Listen(open.0.name, socket.into()));
+            let _ = command.send(Command::Listen(name, socket.into()));
         }
+    }
+
+    /// Copies of all sockets that are accepted from, each with the address in the configuration: whoever holds one can
+    /// accept from it, too.
+    ///
+    /// # Errors
+    /// If the process may have no more files open.
+    pub fn copies(&self) -> io::Result<Vec<(SocketAddr, OwnedFd)>> {
+        let sockets = self.sockets();
+        let all = sockets.iter().flat_map(|(name, of_name)| of_name.iter().map(move |it| (*name, it)));
+        all.map(|(name, socket)| Ok((name, socket.try_clone()?.into()))).collect()
     }
 
     /// Accepts no more, and returns when all sockets of the address are closed. Connections go on:
     /// those that are open, and those the kernel has completed already.
     pub async fn unlisten(&self, address: SocketAddr) {
+        self.stop_accepting(address, Waiting::Ours).await;
+    }
+
+    /// Accepts no more, as another process accepts from the same sockets: connections that wait there are left to it.
+    pub async fn leave(&self, address: SocketAddr) {
+        self.stop_accepting(address, Waiting::Theirs).await;
+    }
+
+    async fn stop_accepting(&self, address: SocketAddr, waiting: Waiting) {
+        self.sockets().remove(&address);
         let (done, mut is_done) = mpsc::channel(1);
         for command in &self.commands {
-            let _ = command.send(Command::Unlisten(address, done.clone()));
+            let _ = command.send(Command::Unlisten(address, waiting, done.clone()));
         }
         drop(done);
         is_done.recv().await;
+    }
+
+    /// A panic cannot leave it half written: every change is of one entry.
+    fn sockets(&self) -> MutexGuard<'_, BTreeMap<SocketAddr, Vec<Socket>>> {
+        self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What the workers share.
@@ -141,7 +185,12 @@ impl Workers {
 
     /// Ends every connection after the request it is at.
     pub fn drain(&self) {
-        self.shared.drain();
+        self.shared.drain(Ending::Now);
+    }
+
+    /// Ends every connection with its next response, for which nobody has to hurry.
+    pub fn say_farewell(&self) {
+        self.shared.drain(Ending::NextResponse);
     }
 
     /// Ends the workers and what is still running, and waits for their threads.
@@ -167,12 +216,48 @@ pub struct Bound {
 
 /// The sockets of one address, at which the kernel completes connections that wait for us.
 #[derive(Debug)]
-pub struct Open(Bound);
+pub struct Open {
+    bound: Bound,
+    copies: Vec<Socket>,
+}
 
 impl Open {
+    /// The address in the configuration: the identity of the listener.
+    pub const fn name(&self) -> SocketAddr {
+        self.bound.name
+    }
+
     /// The address that was bound.
     pub const fn address(&self) -> SocketAddr {
-        self.0.bound
+        self.bound.bound
+    }
+
+    /// Sockets from elsewhere, which listen already, for the listener `name`.
+    ///
+    /// # Errors
+    /// If there is none, or one does not listen, or at another address.
+    pub fn inherited(name: SocketAddr, sockets: Vec<OwnedFd>) -> io::Result<Self> {
+        let sockets = sockets.into_iter().map(Socket::from).collect::<Vec<_>>();
+        let wrong = |what: &str| {
+            io::Error::new(io::ErrorKind::InvalidInput, format!("a socket from elsewhere {what}"))
+        };
+        let mut bound = None;
+        for socket in &sockets {
+            if socket.r#type()? != Type::STREAM || !socket.is_listener()? {
+                return Err(wrong("does not listen"));
+            }
+            let at = socket.local_addr()?.as_socket().ok_or_else(|| wrong("has no address"))?;
+            if at.ip() != name.ip()
+                || name.port() != 0 && at.port() != name.port()
+                || bound.is_some_and(|it| it != at)
+            {
+                return Err(wrong(&format!("listens at {at}")));
+            }
+            bound = Some(at);
+            prepare(socket)?;
+        }
+        let bound = bound.ok_or_else(|| wrong("is not there"))?;
+        Bound { name, bound, sockets }.with_copies()
     }
 }
 
@@ -183,7 +268,12 @@ impl Bound {
     /// If another process was faster.
     pub fn open(self) -> io::Result<Open> {
         self.sockets.iter().try_for_each(|socket| socket.listen(BACKLOG))?;
-        Ok(Open(self))
+        self.with_copies()
+    }
+
+    fn with_copies(self) -> io::Result<Open> {
+        let copies = self.sockets.iter().map(Socket::try_clone).collect::<io::Result<_>>()?;
+        Ok(Open { bound: self, copies })
     }
 }
 
@@ -201,12 +291,16 @@ fn socket(address: SocketAddr, sharing: Sharing) -> io::Result<Socket> {
     if address.is_ipv6() {
         socket.set_only_v6(false)?;
     }
+    prepare(&socket)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+fn prepare(socket: &Socket) -> io::Result<()> {
     socket.set_nonblocking(true)?;
     // What is accepted has these from the start, without a call for each.
     socket.set_tcp_nodelay(true)?;
-    socket.set_keepalive(true)?;
-    socket.bind(&address.into())?;
-    Ok(socket)
+    socket.set_keepalive(true)
 }
 
 #[derive(Clone)]
@@ -218,7 +312,7 @@ struct Worker {
 
 impl Worker {
     async fn run(self, mut orders: mpsc::UnboundedReceiver<Command>, mut inbox: mpsc::Receiver<Accepted>) {
-        let mut listening = Vec::<(SocketAddr, oneshot::Sender<Done>)>::new();
+        let mut listening = Vec::<(SocketAddr, oneshot::Sender<(Waiting, Done)>)>::new();
         let mut sweep = tokio::time::interval(SWEEP);
         loop {
             tokio::select! {
@@ -231,9 +325,9 @@ impl Worker {
                         }
                         Err(error) => error!(%error, %name, "a socket cannot be listened on"),
                     },
-                    Some(Command::Unlisten(name, done)) => {
+                    Some(Command::Unlisten(name, waiting, done)) => {
                         for (_, stop) in listening.extract_if(.., |(other, _)| *other == name) {
-                            let _ = stop.send(done.clone()); // It may have ended.
+                            let _ = stop.send((waiting, done.clone())); // It may have ended.
                         }
                     }
                     None => return, // The runtime drops what is left.
@@ -244,12 +338,17 @@ impl Worker {
         }
     }
 
-    async fn accept(self, name: SocketAddr, socket: TcpListener, mut stop: oneshot::Receiver<Done>) {
+    async fn accept(
+        self,
+        name: SocketAddr,
+        socket: TcpListener,
+        mut stop: oneshot::Receiver<(Waiting, Done)>,
+    ) {
         let trouble = Seldom::new();
-        let done = loop {
+        let stopped = loop {
             let accepted = tokio::select! {
                 accepted = socket.accept() => accepted,
-                done = &mut stop => break done,
+                stopped = &mut stop => break stopped,
             };
             let (stream, peer) = match accepted {
                 Ok(accepted) => accepted,
@@ -267,7 +366,7 @@ impl Worker {
             let permit = tokio::select! {
                 biased; // Whoever has been accepted is served, if there is a place.
                 permit = Arc::clone(&self.shared.connections).acquire_owned() => permit,
-                done = &mut stop => break done,
+                stopped = &mut stop => break stopped,
             };
             let Ok(permit) = permit else { return };
             let target = self.shared.least_loaded(self.number);
@@ -278,8 +377,9 @@ impl Worker {
                 self.hand_over(target, name, stream, peer, place);
             }
         };
-        self.take_the_rest(name, socket);
-        drop(done);
+        if !matches!(stopped, Ok((Waiting::Theirs, _))) {
+            self.take_the_rest(name, socket);
+        }
     }
 
     /// What the kernel has completed for us would be reset when the socket is closed.

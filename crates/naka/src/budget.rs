@@ -20,11 +20,11 @@ use std::{
 };
 
 use http::Extensions;
-use tokio::time::Instant;
 
 use crate::{
-    clock::Now,
+    clock::{Now, Since},
     context::Context,
+    saved::Unfit,
     sync::{
         Mutex,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -106,7 +106,7 @@ pub struct Budget {
 pub(crate) struct Counted(usize);
 
 struct State {
-    start: Instant,
+    clock: Since,
     /// For each step: its number, and the requests in it.
     requests: [AtomicU64; STEPS],
     /// For each step: its number, and the retries in it.
@@ -122,6 +122,19 @@ pub struct Balance {
     pub allowed: u64,
 }
 
+/// What is known of a budget, in the words that it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Saved {
+    /// How old it was, in nanoseconds: what steps are counted from.
+    pub at_ns: u64,
+    /// How long a step is.
+    pub step_ns: u64,
+    /// The requests of each step, and its number.
+    pub requests: [u64; STEPS],
+    /// The retries of each step, and its number.
+    pub retries: [u64; STEPS],
+}
+
 impl Balance {
     /// Whether one more may be made.
     pub const fn is_left(self) -> bool {
@@ -133,7 +146,10 @@ impl Budget {
     /// Nothing was sent and nothing spent.
     pub fn new(config: BudgetConfig, now: Now) -> Self {
         let requests = std::array::from_fn(|_| AtomicU64::new(0));
-        Self { config, state: Arc::new(State { start: now.instant(), requests, retries: Mutex::default() }) }
+        Self {
+            config,
+            state: Arc::new(State { clock: Since::new(now.instant()), requests, retries: Mutex::default() }),
+        }
     }
 
     /// Another share of the same requests and retries. A window of another length counts anew.
@@ -184,6 +200,35 @@ impl Budget {
         self.balance_of(&retries, self.step(now))
     }
 
+    /// What another process needs to go on with it.
+    pub fn save(&self, now: Now) -> Saved {
+        let retries = *self.state.retries.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut requests = [0; STEPS];
+        let counted = self.state.requests.iter().map(|cell| cell.load(Relaxed));
+        requests.iter_mut().zip(counted).for_each(|(place, count)| *place = count);
+        Saved { at_ns: self.state.clock.ns(now), step_ns: self.config.step_ns(), requests, retries }
+    }
+
+    /// Goes on with what was [saved](Self::save) `age` ago.
+    ///
+    /// # Errors
+    /// If its window has another length, or something was sent here already.
+    pub fn restore(&self, saved: &Saved, age: Duration, now: Now) -> Result<(), Unfit> {
+        if saved.step_ns != self.config.step_ns() {
+            return Err(Unfit::Other);
+        }
+        let mut retries = self.state.retries.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut requests = self.state.requests.iter().map(|cell| cell.load(Relaxed));
+        if requests.any(|cell| cell != 0) || retries.iter().any(|cell| *cell != 0) {
+            return Err(Unfit::NotNew);
+        }
+        *retries = saved.retries;
+        self.state.requests.iter().zip(saved.requests).for_each(|(cell, count)| cell.store(count, Relaxed));
+        let age_ns = u64::try_from(age.as_nanos()).unwrap_or(u64::MAX);
+        self.state.clock.go_on(saved.at_ns.saturating_add(age_ns), now);
+        Ok(())
+    }
+
     fn balance_of(&self, retries: &[u64; STEPS], step: u32) -> Balance {
         let requests = self.state.requests.iter().map(|cell| within(cell.load(Relaxed), step)).sum();
         let spent = retries.iter().map(|cell| within(*cell, step)).sum();
@@ -192,7 +237,7 @@ impl Budget {
 
     /// The number of the step, from 1: a cell that was never used is of none.
     fn step(&self, now: Now) -> u32 {
-        let number = now.since_ns(self.state.start) / self.config.step_ns();
+        let number = self.state.clock.ns(now) / self.config.step_ns();
         u32::try_from(number % u64::from(u32::MAX)).map_or(1, |number| number + 1)
     }
 }

@@ -1,6 +1,9 @@
 //! The one clock: tokio's monotonic one, so that tests can pause it.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::{Duration, SystemTime},
+};
 
 use http::Extensions;
 use tokio::time::Instant;
@@ -38,6 +41,31 @@ impl Now {
     }
 }
 
+/// The time of one account, in nanoseconds since it began: here, or in an earlier process.
+#[derive(Debug)]
+pub(crate) struct Since {
+    start: Instant,
+    /// What had gone by elsewhere. Not of those atomics that models replace: nobody is counting yet when it is written.
+    before_ns: AtomicU64,
+}
+
+impl Since {
+    /// It begins.
+    pub(crate) const fn new(start: Instant) -> Self {
+        Self { start, before_ns: AtomicU64::new(0) }
+    }
+
+    /// How old it is.
+    pub(crate) fn ns(&self, now: Now) -> u64 {
+        now.since_ns(self.start).wrapping_add(self.before_ns.load(Relaxed))
+    }
+
+    /// It is so old now, and goes on.
+    pub(crate) fn go_on(&self, at_ns: u64, now: Now) {
+        self.before_ns.store(at_ns.wrapping_sub(now.since_ns(self.start)), Relaxed);
+    }
+}
+
 /// The time of day, for what is dated outside of this process, such as tokens.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct WallClock(Option<(u64, Instant)>);
@@ -54,13 +82,18 @@ impl WallClock {
     }
 
     /// Whole seconds since 1970. Before that the clock is wrong, and everything has expired.
-    #[expect(clippy::disallowed_methods, reason = "this is the room that may")]
     pub fn unix_s(self, now: Now) -> u64 {
+        self.unix(now).map_or(u64::MAX, |since| since.as_secs())
+    }
+
+    /// The time since 1970; none before that.
+    #[expect(clippy::disallowed_methods, reason = "this is the room that may")]
+    pub fn unix(self, now: Now) -> Option<Duration> {
         match self.0 {
-            Some((unix_s, start)) => unix_s + now.since_ns(start) / 1_000_000_000,
-            None => SystemTime::now()
-                .duration_since(SystemTime::UNIX_EPOCH)
-                .map_or(u64::MAX, |since| since.as_secs()),
+            Some((unix_s, start)) => {
+                Some(Duration::from_secs(unix_s).saturating_add(Duration::from_nanos(now.since_ns(start))))
+            }
+            None => SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok(),
         }
     }
 }

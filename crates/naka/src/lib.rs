@@ -28,6 +28,7 @@
 //! | [`classify`] | No layer: what an exchange says of whoever is behind |
 //! | [`deadline`] | No layer: how much time is left, as requests say it to one another |
 //! | [`budget`], [`replay`] | No layers: what attempts after the first may spend together, and bodies that are sent again |
+//! | [`saved`] | No layer: what layers know, taken out of one process and put into another |
 //! | [`problem`] | Renders what the others rejected as problem details (RFC 9457) |
 //!
 //! # What all layers have in common
@@ -103,6 +104,7 @@ pub mod replay;
 pub mod reshape;
 pub mod retry;
 mod ring;
+pub mod saved;
 pub mod split;
 mod sync;
 pub mod timeout;

@@ -26,6 +26,11 @@ pub(crate) const fn counts(word: u64, tag: u64) -> u64 {
     if word & !COUNTS == tag { word & COUNTS } else { 0 }
 }
 
+/// A word of one era as the same of another; a word of none of these is empty.
+pub(crate) const fn of_era(word: u64, from: u64, to: u64) -> u64 {
+    if word >> 56 == from & ERA { word & (u64::MAX >> 8) | (to & ERA) << 56 } else { 0 }
+}
+
 /// The counts of each bucket in the window that ends with this one; and of later ones, where others were
 /// faster: whoever writes last has to see all of it.
 pub(crate) fn live(words: impl Iterator<Item = u64>, era: u64, bucket: u64) -> impl Iterator<Item = u64> {

@@ -7,7 +7,6 @@ use std::{
 };
 
 use http::{Extensions, HeaderMap, Response};
-use tokio::time::Instant;
 
 use super::{
     block::{Blocks, Place, Word},
@@ -18,7 +17,7 @@ use super::{
 };
 use crate::{
     classify::{Classifier, Outcome, Seen},
-    clock::Now,
+    clock::{Now, Since},
     context::Context,
     gate::{Gate, Passage, Ticket},
     guard::{End, Guard},
@@ -276,8 +275,8 @@ impl fmt::Debug for Endpoint {
 pub(super) struct Account {
     /// Never 0, and no other's.
     id: u64,
-    /// From which all times here count.
-    start: Instant,
+    /// By which all times here count.
+    clock: Arc<Since>,
     /// Where its numbers are.
     place: Place,
     blocks: Arc<Blocks>,
@@ -289,7 +288,7 @@ pub(super) struct Account {
 impl Account {
     /// With `joined`, it begins with less than its share.
     pub(super) fn new(
-        start: Instant,
+        clock: &Arc<Since>,
         others: &Arc<AtomicU64>,
         blocks: &Arc<Blocks>,
         joined: Option<Now>,
@@ -297,7 +296,7 @@ impl Account {
         static NEXT: Ids = Ids::new(1);
         let account = Self {
             id: NEXT.fetch_add(1, Relaxed),
-            start,
+            clock: Arc::clone(clock),
             place: blocks.take(),
             blocks: Arc::clone(blocks),
             joined_ns: AtomicU64::new(0),
@@ -318,7 +317,7 @@ impl Account {
     }
 
     fn since_start(&self, now: Now) -> u64 {
-        now.since_ns(self.start)
+        self.clock.ns(now)
     }
 
     pub(super) fn place(&self) -> &Place {
@@ -335,6 +334,11 @@ impl Account {
 
     pub(super) fn status(&self) -> u32 {
         self.word().status()
+    }
+
+    /// How long it takes to answer, as one word; put into an account that knows nothing.
+    pub(super) fn latency_word(&self) -> &AtomicU64 {
+        self.place.latency()
     }
 
     fn latency(&self) -> Ewma {

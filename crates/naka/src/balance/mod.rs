@@ -114,7 +114,7 @@
 //! ```
 
 use std::{
-    collections::hash_map::RandomState,
+    collections::{HashMap, hash_map::RandomState},
     fmt,
     hash::BuildHasher,
     pin::pin,
@@ -122,9 +122,10 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError, TryLockError,
         atomic::{
             AtomicU64,
-            Ordering::{Acquire, Release},
+            Ordering::{Acquire, Relaxed, Release},
         },
     },
+    time::Duration,
 };
 
 use http::request::Parts;
@@ -160,6 +161,7 @@ use crate::{
     layered::layered,
     observe::Observer,
     reject::Head,
+    saved::Unfit,
 };
 
 type HashFn = dyn Fn(&Head<'_>) -> Option<HashKey> + Send + Sync;
@@ -326,6 +328,44 @@ impl<O: Observer> BalanceLayer<O> {
         self.shared().map_or_else(Vec::new, leaving)
     }
 
+    /// What another process needs to know how long endpoints take to answer.
+    pub fn save(&self, now: Now) -> Option<Saved> {
+        let shared = self.shared()?;
+        let current = shared.current();
+        let all = current.members.iter().map(|member| &member.endpoint).chain(&current.kept);
+        let known = all.map(|it| (Arc::clone(it.address()), it.account().latency_word().load(Relaxed)));
+        Some(Saved {
+            at_ns: shared.state.now_ns(now),
+            others: shared.state.others_latency.load(Relaxed),
+            endpoints: known.filter(|(_, latency)| *latency != 0).collect(),
+        })
+    }
+
+    /// Goes on with what was [saved](Self::save) `age` ago, of the endpoints that there are. None of them joins any
+    /// more: what was known has its whole share.
+    ///
+    /// # Errors
+    /// If it is off, or knows something already.
+    pub fn restore(&self, saved: &Saved, age: Duration, now: Now) -> Result<(), Unfit> {
+        let state = &self.shared().ok_or(Unfit::NotNew)?.state;
+        let endpoints = self.endpoints();
+        let words = endpoints.iter().map(|endpoint| endpoint.account().latency_word());
+        if words.chain([&*state.others_latency]).any(|word| word.load(Relaxed) != 0) {
+            return Err(Unfit::NotNew);
+        }
+        let known = saved.endpoints.iter().map(|(address, latency)| (&**address, *latency));
+        let known = known.collect::<HashMap<_, _>>();
+        for endpoint in &endpoints {
+            if let Some(latency) = known.get(&**endpoint.address()) {
+                endpoint.account().latency_word().store(*latency, Relaxed);
+            }
+        }
+        state.others_latency.store(saved.others, Relaxed);
+        let age_ns = u64::try_from(age.as_nanos()).unwrap_or(u64::MAX);
+        state.clock.go_on(saved.at_ns.saturating_add(age_ns), now);
+        Ok(())
+    }
+
     fn of(state: Arc<State>, setting: Setting, snapshot: Snapshot, observer: O) -> Self {
         let seen = Arc::new(snapshot);
         let shared = Shared {
@@ -361,6 +401,17 @@ impl<O: Observer> BalanceLayer<O> {
         let snapshot = Snapshot::next(Some(&current), targets, &making);
         Self::of(Arc::clone(&shared.state), setting, snapshot, shared.observer.clone())
     }
+}
+
+/// How long endpoints take to answer, in the words that say so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Saved {
+    /// How old the balancer was, in nanoseconds: what times are counted from.
+    pub at_ns: u64,
+    /// The average of all endpoints, and when it was last fed.
+    pub others: u64,
+    /// That of each endpoint, by address.
+    pub endpoints: Vec<(Arc<str>, u64)>,
 }
 
 /// A layer's state under its configuration, and the set of endpoints that was seen last.

@@ -10,10 +10,18 @@ use super::{
     endpoint::{Account, InFlight},
     policy::slow_start::WHOLE,
 };
-use crate::{clock::Now, sync::modelled::model};
+use crate::{
+    clock::{Now, Since},
+    sync::modelled::model,
+};
 
 fn endpoint(capacity: Option<u32>, start: Now) -> Endpoint {
-    let account = Account::new(start.instant(), &Arc::default(), &Arc::<Blocks>::default(), None);
+    let account = Account::new(
+        &Arc::new(Since::new(start.instant())),
+        &Arc::default(),
+        &Arc::<Blocks>::default(),
+        None,
+    );
     let target = Target { capacity, ..Target::new("10.0.0.1:80") };
     Endpoint::new(target, Arc::new(account), None)
 }

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     attempt::Tried,
-    clock::Now,
+    clock::{Now, Since},
     gate::{Availability, Gate},
     key::Key,
     reject::{Reason, Rejection},
@@ -42,22 +42,22 @@ pub(super) const MAX_KEPT: usize = 256;
 /// What outlives configurations and sets of endpoints.
 #[derive(Debug)]
 pub(super) struct State {
-    pub(super) start: Instant,
+    pub(super) clock: Arc<Since>,
     /// One turn for each request that a policy needs one for.
     pub(super) cursor: AtomicU64,
     pub(super) seed: u64,
-    others_latency: Arc<AtomicU64>,
+    pub(super) others_latency: Arc<AtomicU64>,
     blocks: Arc<Blocks>,
 }
 
 impl State {
     pub(super) fn new(start: Instant, seed: u64) -> Self {
         let (others_latency, blocks) = (Arc::default(), Arc::default());
-        Self { start, cursor: AtomicU64::new(0), seed, others_latency, blocks }
+        Self { clock: Arc::new(Since::new(start)), cursor: AtomicU64::new(0), seed, others_latency, blocks }
     }
 
     pub(super) fn now_ns(&self, now: Now) -> u64 {
-        now.since_ns(self.start)
+        self.clock.ns(now)
     }
 }
 
@@ -246,7 +246,7 @@ impl Making<'_> {
             Some(known) => Endpoint::new(target, Arc::clone(known.account()), gate),
             None => {
                 let account = Account::new(
-                    self.state.start,
+                    &self.state.clock,
                     &self.state.others_latency,
                     &self.state.blocks,
                     self.joined,

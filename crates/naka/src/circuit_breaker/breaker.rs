@@ -15,12 +15,13 @@ use super::{
     cell::{Admitted, Cell, Turn},
     config::{CircuitBreakerConfig, Rule, Until},
     phase::{self, Entry, Phase, State},
+    saved::Saved,
     table::Table,
     window::{Answer, Cause, Counts},
 };
 use crate::{
     classify::{Outcome, Seen},
-    clock::Now,
+    clock::{Now, Since},
     enforce::{Enforce, Rejections},
     gate::Availability,
     guard::{End, Guard},
@@ -28,6 +29,7 @@ use crate::{
     observe::Observer,
     random::Numbers,
     reject::{Head, Reason, Rejection},
+    saved::Unfit,
     sync::{
         Mutex, MutexGuard,
         atomic::{
@@ -165,6 +167,31 @@ impl<O: Observer> Breaker<O> {
         self.shared.snapshot(&self.cell, now)
     }
 
+    /// What another process needs to go on with it.
+    pub fn save(&self, now: Now) -> Saved {
+        let (shared, rule) = (&self.shared, self.shared.in_force(|rule| *rule));
+        let key = self.key.map(Key::bits);
+        let cell = self.cell.save(key, 0);
+        Saved::new(shared.now_ns(now), &rule, vec![cell])
+    }
+
+    /// Goes on with what was [saved](Self::save) `age` ago, as if it had been [reconfigured](Self::reconfigured) from
+    /// there to here.
+    ///
+    /// # Errors
+    /// If it is of several breakers, or this one has seen something already.
+    pub fn restore(&self, saved: &Saved, age: Duration, now: Now) -> Result<(), Unfit> {
+        let ([cell], None) = (&saved.cells[..], self.shared.account.table.as_ref()) else {
+            return Err(Unfit::Other);
+        };
+        if !self.cell.is_new() {
+            return Err(Unfit::NotNew);
+        }
+        self.cell.restore(cell, saved.eras(&self.shared.rule));
+        self.shared.account.clock.go_on(saved.at_ns.saturating_add(nanos(age)), now);
+        Ok(())
+    }
+
     /// The same breaker under another configuration, which takes effect with its first request. The phase
     /// stays, and so does the window, unless its shape is another.
     #[must_use]
@@ -281,12 +308,16 @@ impl<O: Observer> fmt::Debug for Pass<O> {
     }
 }
 
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
 pub(super) type KeyFn = dyn Fn(&Head<'_>) -> Option<Key> + Send + Sync;
 
 /// What outlives a configuration.
 #[derive(Debug)]
 pub(super) struct Account {
-    start: Instant,
+    clock: Since,
     /// The only breaker; where each key has one, that of those who have none.
     pub(super) cell: Arc<Cell>,
     pub(super) table: Option<Table>,
@@ -303,7 +334,7 @@ impl Account {
     pub(super) fn new(config: &CircuitBreakerConfig, table: Option<Table>) -> Self {
         let seed = config.seed.unwrap_or_else(|| RandomState::new().build_hasher().finish());
         Self {
-            start: Now::read().instant(),
+            clock: Since::new(Now::read().instant()),
             cell: Arc::new(Cell::new()),
             table,
             in_force: AtomicU32::new(1),
@@ -390,7 +421,7 @@ impl<O> Shared<O> {
     }
 
     pub(super) fn now_ns(&self, now: Now) -> u64 {
-        now.since_ns(self.account.start)
+        self.account.clock.ns(now)
     }
 
     pub(super) fn now_ms(&self, now: Now) -> u64 {
@@ -433,6 +464,32 @@ impl<O> Shared<O> {
         let number = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
         let (probes, successes) = (number(state.probes), number(state.successes));
         Snapshot { phase: state.phase, counts, consecutive, probes, successes, left }
+    }
+
+    pub(super) fn save(&self, now: Now) -> Saved {
+        let (rule, now_ns) = (self.in_force(|rule| *rule), self.now_ns(now));
+        let without_key = self.account.cell.save(None, 0);
+        let keyed = self.account.table.iter().flat_map(|table| table.save(&rule, now_ns));
+        Saved::new(now_ns, &rule, [without_key].into_iter().chain(keyed).collect())
+    }
+
+    pub(super) fn restore(&self, saved: &Saved, age: Duration, now: Now) -> Result<(), Unfit> {
+        let account = &self.account;
+        let (of_keys, others): (Vec<_>, Vec<_>) = saved.cells.iter().partition(|cell| cell.key.is_some());
+        let [without_key] = others[..] else { return Err(Unfit::Broken("not one breaker without a key")) };
+        if !of_keys.is_empty() && account.table.is_none() {
+            return Err(Unfit::Other);
+        }
+        if !account.cell.is_new() || account.table.as_ref().is_some_and(|table| table.len().0 > 0) {
+            return Err(Unfit::NotNew);
+        }
+        let eras = saved.eras(&self.rule);
+        account.cell.restore(without_key, eras);
+        if let Some(table) = &account.table {
+            table.restore(of_keys, eras, &self.rule);
+        }
+        account.clock.go_on(saved.at_ns.saturating_add(nanos(age)), now);
+        Ok(())
     }
 
     /// The rejection of whoever could be let in after so long.

@@ -17,11 +17,12 @@
 use super::{
     config::Rule,
     phase::{self, Entry, Phase, State},
+    saved::SavedCell,
     window::{self, Answer, BUCKETS, Cause, Counts, Shape},
 };
 use crate::sync::atomic::{
     AtomicU64,
-    Ordering::{AcqRel, Acquire, Relaxed, SeqCst},
+    Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst},
 };
 
 #[derive(Debug)]
@@ -64,6 +65,36 @@ impl Cell {
 
     pub(super) fn state(&self) -> State {
         State::unpack(self.word.load(Acquire))
+    }
+
+    /// Nobody has told it anything.
+    pub(super) fn is_new(&self) -> bool {
+        let others = [&self.run, &self.results].into_iter().chain(&self.buckets);
+        self.state() == State::NEW && others.into_iter().all(|word| word.load(Acquire) == 0)
+    }
+
+    /// No snapshot: of what is written meanwhile some may be missing.
+    pub(super) fn save(&self, key: Option<u64>, used_ns: u64) -> SavedCell {
+        let [state, run, results] = [&self.word, &self.run, &self.results].map(|word| word.load(Acquire));
+        let mut buckets = [0; BUCKETS];
+        buckets.iter_mut().zip(self.words()).for_each(|(place, word)| *place = word);
+        SavedCell { key, used_ns, state, run, results, buckets }
+    }
+
+    /// Goes on as that one, whose probes nobody hears of here. Without `eras` the window is another, and empty.
+    pub(super) fn restore(&self, saved: &SavedCell, eras: Option<(u64, u64)>) {
+        let state = State { probes: 0, ..State::unpack(saved.state) };
+        self.run.store(saved.run, Release);
+        if let Some((there, here)) = eras {
+            self.results.store(saved.results, Release);
+            for (place, word) in self.buckets.iter().zip(saved.buckets) {
+                place.store(
+                    window::of_era(word, era_of(there, state.epoch), era_of(here, state.epoch)),
+                    Release,
+                );
+            }
+        }
+        self.word.store(state.pack(), Release);
     }
 
     /// What [`enter`](Self::enter) would say.
@@ -255,7 +286,11 @@ const RUN: u64 = (1 << 32) - 1;
 /// What words of the window belong to: their epoch, and a window of one shape. Two of these at the same time
 /// are never the same number modulo 256 unless one is 256 epochs or configurations older.
 const fn era(rule: &Rule, epoch: u64) -> u64 {
-    epoch.wrapping_add(rule.era.wrapping_mul(31))
+    era_of(rule.era, epoch)
+}
+
+const fn era_of(era: u64, epoch: u64) -> u64 {
+    epoch.wrapping_add(era.wrapping_mul(31))
 }
 
 fn entered(state: State, next: State) -> Option<Turn> {

@@ -4,12 +4,14 @@ use std::{
     collections::HashMap,
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use super::{
     breaker::Breaker,
     cell::Admitted,
     config::{CircuitBreakerConfig, Until},
+    saved::Saved,
     window::Answer,
 };
 use crate::{
@@ -18,6 +20,7 @@ use crate::{
     enforce::Enforce,
     gate::{Availability, Gate, Passage, Ticket},
     observe::Observer,
+    saved::Unfit,
 };
 
 /// A breaker as the gate of an endpoint. What is a failure is for the balancer to say, by the
@@ -201,6 +204,31 @@ impl<O: Observer> EndpointBreakers<O> {
     /// The breaker of an address, if it is known.
     pub fn breaker(&self, address: &str) -> Option<Breaker<O>> {
         self.shared.known().get(address).map(|of| (*of.breaker).clone())
+    }
+
+    /// What another process needs to go on with each of them, by address.
+    pub fn save(&self, now: Now) -> Vec<(Arc<str>, Saved)> {
+        let known = self.shared.known();
+        known.iter().map(|(address, of)| (Arc::clone(address), of.breaker.save(now))).collect()
+    }
+
+    /// Goes on with what was [saved](Self::save) `age` ago, as if it had been [reconfigured](Self::reconfigured) from
+    /// there to here. Of addresses that no balancer has asked for yet, the first 1,024 wait for one.
+    ///
+    /// # Errors
+    /// If it is of several breakers, or that of the address has seen something already.
+    pub fn restore(&self, address: &Arc<str>, saved: &Saved, age: Duration, now: Now) -> Result<(), Unfit> {
+        let mut known = self.shared.known();
+        if let Some(of) = known.get(address) {
+            return of.breaker.restore(saved, age, now);
+        }
+        if known.values().filter(|of| !of.is_asked).count() >= MAX_KEPT {
+            return Ok(());
+        }
+        let breaker = Breaker::observed(self.shared.config, (self.shared.observe)(address));
+        breaker.restore(saved, age, now)?;
+        known.insert(Arc::clone(address), Of { breaker: Arc::new(breaker), is_asked: false });
+        Ok(())
     }
 
     /// How many there are.

@@ -131,6 +131,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use http::{Request, Response, request::Parts};
@@ -146,6 +147,7 @@ mod endpoints;
 mod models;
 mod phase;
 mod preset;
+mod saved;
 mod table;
 mod window;
 
@@ -156,6 +158,7 @@ pub use endpoints::EndpointBreakers;
 use phase::Entry;
 pub use phase::{MAX_PROBES, Phase};
 pub use preset::Preset;
+pub use saved::{Saved, SavedCell};
 pub use window::{Cause, Counts, MAX_MIN_REQUESTS};
 
 #[cfg(doc)]
@@ -168,6 +171,7 @@ use crate::{
     layered::layered,
     observe::Observer,
     reject::{Head, Rejection},
+    saved::Unfit,
 };
 
 /// Applies [`CircuitBreaker`]; see the [module docs](self) for an example.
@@ -246,6 +250,20 @@ impl<O: Observer> CircuitBreakerLayer<O> {
     pub fn keys(&self) -> (usize, usize) {
         let table = self.shared.as_ref().and_then(|shared| shared.account.table.as_ref());
         table.map_or((0, 0), table::Table::len)
+    }
+
+    /// What another process needs to go on with its breakers; `None` if the layer is off.
+    pub fn save(&self, now: Now) -> Option<Saved> {
+        self.shared.as_ref().map(|shared| shared.save(now))
+    }
+
+    /// Goes on with what was [saved](Self::save) `age` ago, as if it had been [reconfigured](Self::reconfigured) from
+    /// there to here.
+    ///
+    /// # Errors
+    /// If it is off, or is of keys that it has not, or has seen a request.
+    pub fn restore(&self, saved: &Saved, age: Duration, now: Now) -> Result<(), Unfit> {
+        self.shared.as_ref().ok_or(Unfit::NotNew)?.restore(saved, age, now)
     }
 
     /// Whether each key has a breaker of its own.

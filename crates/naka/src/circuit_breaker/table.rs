@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use super::{cell::Cell, config::Rule};
+use super::{cell::Cell, config::Rule, saved::SavedCell};
 use crate::{circuit_breaker::Phase, key::Key};
 
 /// Independent locks; a power of two.
@@ -41,7 +41,7 @@ impl Table {
         }
         let entry = Entry { key: key.bits(), used_ns: now_ns, cell: Arc::new(Cell::new()) };
         let cell = Arc::clone(&entry.cell);
-        if shard.entries.len() < rule.max_keys.div_ceil(SHARDS).max(1) {
+        if shard.entries.len() < cap(rule) {
             shard.places.insert(entry.key, shard.entries.len());
             shard.entries.push(entry);
         } else {
@@ -61,16 +61,49 @@ impl Table {
         })
     }
 
+    /// Those that say anything.
+    pub(super) fn save(&self, rule: &Rule, now_ns: u64) -> Vec<SavedCell> {
+        let save = |shard: &Mutex<Shard>| {
+            let entries = lock(shard).entries.iter().map(Entry::clone).collect::<Vec<_>>();
+            let known = entries.into_iter().filter(|entry| !entry.cell.is_idle(rule, now_ns));
+            known.map(|entry| entry.cell.save(Some(entry.key), entry.used_ns)).collect::<Vec<_>>()
+        };
+        self.shards.iter().flat_map(save).collect()
+    }
+
+    /// Goes on with as many as there is room for, of each shard those first that have the most to say.
+    pub(super) fn restore(&self, mut cells: Vec<&SavedCell>, eras: Option<(u64, u64)>, rule: &Rule) {
+        cells.sort_by_key(|cell| cell.rank());
+        for saved in cells {
+            let Some(key) = saved.key else { continue };
+            let shard = &mut *lock(self.shard(key));
+            if shard.entries.len() >= cap(rule) || shard.places.contains_key(&key) {
+                continue;
+            }
+            let entry = Entry { key, used_ns: saved.used_ns, cell: Arc::new(Cell::new()) };
+            entry.cell.restore(saved, eras);
+            shard.places.insert(key, shard.entries.len());
+            shard.entries.push(entry);
+        }
+    }
+
     fn lock(&self, key: Key) -> MutexGuard<'_, Shard> {
+        lock(self.shard(key.bits()))
+    }
+
+    fn shard(&self, key: u64) -> &Mutex<Shard> {
         // Not the bits that the map within the shard looks at first.
-        let shard = usize::try_from(key.bits() >> 32).unwrap_or_default() % SHARDS;
-        lock(&self.shards[shard])
+        &self.shards[usize::try_from(key >> 32).unwrap_or_default() % SHARDS]
     }
 }
 
 /// A panic cannot leave a shard half written: nothing that is called under the lock panics.
 fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
     shard.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn cap(rule: &Rule) -> usize {
+    rule.max_keys.div_ceil(SHARDS).max(1)
 }
 
 #[derive(Debug, Default)]
@@ -81,7 +114,7 @@ struct Shard {
     hand: usize,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Entry {
     key: u64,
     used_ns: u64,

@@ -75,6 +75,11 @@ pub(super) fn sum(words: impl Iterator<Item = u64>, era: u64, bucket: u64) -> Co
     Counts { total: count(total), failed: count(failed), slow: count(slow) }
 }
 
+/// A word of one era as one of another; one that was of no use there is of none here.
+pub(super) const fn of_era(word: u64, from: u64, to: u64) -> u64 {
+    ring::of_era(word, from, to)
+}
+
 /// What opens a breaker; 0 is never.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Trips {

@@ -107,6 +107,25 @@ impl Window {
         Duration::from_nanos(self.full_ns())
     }
 
+    /// The same window, which counts so.
+    pub(super) const fn counted(mut self, algorithm: Algorithm) -> Self {
+        self.algorithm = algorithm;
+        self
+    }
+
+    /// What it was made of: algorithm, count, nanoseconds, and burst.
+    pub(super) const fn said(&self) -> (Algorithm, u32, u64, u32) {
+        (self.algorithm, self.count, self.per_ns, self.burst)
+    }
+
+    /// After so long without a request nothing is spent.
+    fn rest_ns(&self, word: u64, now_ns: u64) -> u64 {
+        match self.algorithm {
+            Algorithm::Gcra => word.saturating_sub(now_ns),
+            Algorithm::SlidingWindow => self.sliding().reset_ns(word, now_ns),
+        }
+    }
+
     /// The longest after which a request has no consequence.
     const fn full_ns(&self) -> u64 {
         match self.algorithm {
@@ -239,7 +258,7 @@ impl Quota {
     /// The same windows, which count so.
     #[must_use]
     pub fn algorithm(mut self, algorithm: Algorithm) -> Self {
-        self.windows.iter_mut().for_each(|window| window.algorithm = algorithm);
+        self.windows.iter_mut().for_each(|window| *window = window.counted(algorithm));
         self
     }
 
@@ -302,6 +321,14 @@ pub struct Cell {
 impl Cell {
     /// The cell of a key that was never seen.
     pub(super) const FRESH: Self = Self { words: [0; MAX_WINDOWS] };
+
+    pub(super) const fn of(words: [u64; MAX_WINDOWS]) -> Self {
+        Self { words }
+    }
+
+    pub(super) const fn words(&self) -> [u64; MAX_WINDOWS] {
+        self.words
+    }
 }
 
 /// One request at `now_ns` that costs so much: how many more of cost 1 would be admitted at once in the
@@ -361,8 +388,36 @@ impl Layout {
         Self { quota, widest, retired: [None; MAX_WINDOWS] }
     }
 
+    /// Of windows in force and, behind them, those that are gone; `None` if there are none in force, or too many.
+    pub(super) fn restored(windows: &[(Window, Option<u64>)], widest: Factor) -> Option<Self> {
+        let gone = windows.iter().position(|(_, until_ns)| until_ns.is_some()).unwrap_or(windows.len());
+        let (in_force, gone) = windows.split_at(gone);
+        let in_force = in_force.iter().map(|(window, _)| *window).collect::<Vec<_>>();
+        let mut layout = Self::new(Quota::new(&in_force).ok()?, widest);
+        let places = layout.retired.get_mut(..gone.len()).filter(|_| windows.len() <= MAX_WINDOWS)?;
+        for (place, (window, until_ns)) in places.iter_mut().zip(gone) {
+            *place = until_ns.map(|until_ns| Retired { window: *window, until_ns });
+        }
+        Some(layout)
+    }
+
     pub(super) const fn quota(&self) -> &Quota {
         &self.quota
+    }
+
+    pub(super) const fn widest(&self) -> Factor {
+        self.widest
+    }
+
+    /// What the words of a cell mean, and until when those windows count that are gone.
+    pub(super) fn windows(&self) -> impl Iterator<Item = (&Window, Option<u64>)> {
+        let in_force = self.quota.windows().iter().map(|window| (window, None));
+        in_force.chain(self.retired.iter().flatten().map(|it| (&it.window, Some(it.until_ns))))
+    }
+
+    /// After so long without a request a cell says no more than no cell would.
+    pub(super) fn rest_ns(&self, cell: &Cell, now_ns: u64) -> u64 {
+        self.known(cell, now_ns).map(|(window, word)| window.rest_ns(word, now_ns)).max().unwrap_or_default()
     }
 
     /// The layout of the next quota; the same one for the same quota. Where there is no place for all

@@ -9,21 +9,22 @@ use std::{
 };
 
 use http::{HeaderValue, request::Parts};
-use tokio::time::Instant;
 
 use super::{
     OnMissing, RateLimitConfig,
     fields::{self, Fields, Told},
     gcra::{Cell, MAX_WINDOWS, Quota, Standing},
+    saved::Saved,
     table::{Asked, Rule, Said, Table},
 };
 use crate::{
-    clock::Now,
+    clock::{Now, Since},
     enforce::{Enforce, Rejections},
     explain::{Explain, Finding},
     key::Key,
     observe::Observer,
     reject::{Head, Reason, Rejection, Verdict},
+    saved::Unfit,
 };
 
 pub(super) const KIND: &str = "rate_limit";
@@ -43,7 +44,7 @@ pub(super) struct Asks {
 /// What outlives a configuration.
 #[derive(Debug)]
 pub(super) struct Account {
-    pub(super) start: Instant,
+    pub(super) clock: Since,
     pub(super) table: Table,
     /// The number of the next configuration.
     pub(super) generations: AtomicU64,
@@ -61,6 +62,19 @@ impl Account {
         let refill = quotas.map(Quota::refill).max().unwrap_or_default();
         self.refill_ns.fetch_max(nanos(refill), Relaxed);
         rule
+    }
+
+    pub(super) fn save(&self, now: Now) -> Saved {
+        let at_ns = self.clock.ns(now);
+        Saved { at_ns, shards: self.table.save(at_ns) }
+    }
+
+    pub(super) fn restore(&self, saved: &Saved, age: Duration, now: Now) -> Result<(), Unfit> {
+        let at_ns = saved.at_ns.saturating_add(nanos(age));
+        let refill = self.table.restore(&saved.shards)?;
+        self.clock.go_on(at_ns, now);
+        self.refill_ns.fetch_max(nanos(refill), Relaxed);
+        Ok(())
     }
 }
 
@@ -161,7 +175,7 @@ impl<O: Observer> Limit<O> {
         };
         let tier = self.asks.tier.as_ref().and_then(|tier| tier(head));
         let tier = tier.filter(|tier| *tier < self.config.tiers.len());
-        Ok(Some(Asked { key, cost, tier, now_ns: now.since_ns(self.account.start) }))
+        Ok(Some(Asked { key, cost, tier, now_ns: self.account.clock.ns(now) }))
     }
 
     /// Whether clients are told of it: not of what is not enforced.

@@ -121,6 +121,7 @@ use tower_service::Service;
 mod fields;
 mod gcra;
 mod limit;
+mod saved;
 mod sliding;
 mod table;
 
@@ -130,16 +131,18 @@ pub use gcra::{
     Algorithm, Cell, Factor, MAX_WINDOWS, Quota, QuotaError, Standing, Window, evaluate, migrate,
 };
 use limit::{Account, Asks, CostFn, KIND, Limit, TierFn};
+pub use saved::{Saved, SavedShard, SavedWindow};
 use table::Table;
 
 use crate::{
-    clock::Now,
+    clock::{Now, Since},
     enforce::{Enforce, Rejections},
     explain::{Explain, Finding},
     key::Key,
     layered::layered,
     observe::Observer,
     reject::{Decided, Head, Rejection},
+    saved::Unfit,
 };
 
 /// What a [`RateLimitLayer`] does.
@@ -265,7 +268,7 @@ impl<O: Observer> RateLimitLayer<O> {
         observer: O,
     ) -> Self {
         let account = Account {
-            start: Instant::now(),
+            clock: Since::new(Instant::now()),
             table: Table::new(config.quota),
             generations: AtomicU64::new(1),
             rejections: Rejections::default(),
@@ -344,6 +347,25 @@ impl<O: Observer> RateLimitLayer<O> {
     pub fn refill(&self) -> Duration {
         let refill_ns = |limit: &Arc<Limit<O>>| limit.account.refill_ns.load(Relaxed);
         Duration::from_nanos(self.limits.iter().map(refill_ns).max().unwrap_or_default())
+    }
+
+    /// What is known of the keys of each limit, in order. One shard after the other is copied, so a request waits for
+    /// the copy of one at most.
+    pub fn save(&self, now: Now) -> Vec<Saved> {
+        self.limits.iter().map(|limit| limit.account.save(now)).collect()
+    }
+
+    /// Goes on with what was [saved](Self::save) `age` ago, as if it had been [reconfigured](Self::reconfigured) from
+    /// there to here. Below the cap of keys it decides as the other would have.
+    ///
+    /// # Errors
+    /// If it is not of as many limits, or is broken, or a request has been counted here already. Of several limits those
+    /// before the one that is wrong have been restored.
+    pub fn restore(&self, saved: &[Saved], age: Duration, now: Now) -> Result<(), Unfit> {
+        if saved.len() != self.limits.len() {
+            return Err(Unfit::Other);
+        }
+        self.limits.iter().zip(saved).try_for_each(|(limit, saved)| limit.account.restore(saved, age, now))
     }
 
     /// Charges all limits, or none if one refuses.

@@ -7,11 +7,14 @@ use std::{
     time::Duration,
 };
 
-use super::gcra::{Cell, Factor, Layout, Quota, carry, evaluate};
-use crate::key::Key;
+use super::{
+    gcra::{Cell, Factor, Layout, Quota, carry, evaluate},
+    saved::{SavedShard, SavedWindow},
+};
+use crate::{key::Key, saved::Unfit};
 
 /// Independent locks; a power of two.
-const SHARDS: usize = 32;
+pub(super) const SHARDS: usize = 32;
 /// How many cells one request may look at to find an idle one.
 const SEARCH: usize = 32;
 
@@ -110,8 +113,53 @@ impl Table {
         self.shards.iter().map(len).sum()
     }
 
+    /// What is known, but for keys without history.
+    pub(super) fn save(&self, now_ns: u64) -> Vec<SavedShard> {
+        let save = |(number, shard): (usize, &Mutex<Shard>)| {
+            // Copied under the lock, and looked through when it is free again.
+            let (layout, overflow, entries) = {
+                let shard = lock(shard);
+                (shard.layout, shard.overflow, shard.entries.clone())
+            };
+            let known = entries.iter().filter(|(_, cell)| !layout.is_idle(cell, now_ns));
+            let saved = SavedShard {
+                shard: number,
+                windows: layout
+                    .windows()
+                    .map(|(window, until_ns)| SavedWindow::of(window, until_ns))
+                    .collect(),
+                widest: layout.widest().get(),
+                overflow: overflow.words(),
+                keys: known.map(|(key, cell)| (*key, cell.words())).collect(),
+            };
+            (!saved.keys.is_empty() || !layout.is_idle(&overflow, now_ns)).then_some(saved)
+        };
+        self.shards.iter().enumerate().filter_map(save).collect()
+    }
+
+    /// Goes on with what is known, and says how long that may have history.
+    pub(super) fn restore(&self, saved: &[SavedShard]) -> Result<Duration, Unfit> {
+        let mut numbers = saved.iter().map(|shard| shard.shard).collect::<Vec<_>>();
+        numbers.sort_unstable();
+        if numbers.windows(2).any(|two| two[0] == two[1]) {
+            return Err(Unfit::Broken("a shard twice"));
+        }
+        let is_used = |shard: &Shard| shard.generation > 0 || !shard.entries.is_empty();
+        if self.shards.iter().any(|shard| is_used(&lock(shard))) {
+            return Err(Unfit::NotNew);
+        }
+        let shards = saved.iter().map(|shard| Ok((shard.shard, Shard::restored(shard)?)));
+        let shards = shards.collect::<Result<Vec<_>, Unfit>>()?;
+        let windows = shards.iter().flat_map(|(_, shard)| shard.layout.windows());
+        let refill = windows.map(|(window, _)| window.refill()).max().unwrap_or_default();
+        for (number, shard) in shards {
+            *lock(&self.shards[number]) = shard;
+        }
+        Ok(refill)
+    }
+
     fn lock(&self, key: Key) -> MutexGuard<'_, Shard> {
-        lock(&self.shards[shard_of(key)])
+        lock(&self.shards[shard_of(key.bits())])
     }
 }
 
@@ -120,10 +168,10 @@ fn in_tier<'a>(layout: &'a Layout, tiers: &'a [(Factor, Quota)], tier: Option<us
     found.map_or((Factor::ONE, layout.quota()), |(factor, quota)| (*factor, quota))
 }
 
-fn shard_of(key: Key) -> usize {
+fn shard_of(key: u64) -> usize {
     // Not the lowest bits, which choose the bucket of the map within the shard, nor the highest, which
     // the map compares first.
-    (key.bits() >> 32) as usize % SHARDS
+    (key >> 32) as usize % SHARDS
 }
 
 /// A panic cannot leave a shard half written: every write is one assignment.
@@ -173,6 +221,21 @@ impl Shard {
             hand: 0,
             overflow: Cell::default(),
         }
+    }
+
+    /// One that no rule has seen yet: the first carries it over, whatever it was under before.
+    fn restored(saved: &SavedShard) -> Result<Self, Unfit> {
+        let layout = saved.layout()?;
+        if saved.keys.iter().any(|(key, _)| shard_of(*key) != saved.shard) {
+            return Err(Unfit::Broken("a key in the shard of others"));
+        }
+        let places = saved.keys.iter().enumerate().map(|(place, (key, _))| (*key, place));
+        let places = places.collect::<HashMap<_, _, _>>();
+        if places.len() != saved.keys.len() {
+            return Err(Unfit::Broken("a key twice"));
+        }
+        let entries = saved.keys.iter().map(|(key, words)| (*key, Cell::of(*words))).collect();
+        Ok(Self { layout, places, entries, overflow: Cell::of(saved.overflow), ..Self::new(*layout.quota()) })
     }
 
     fn follow(&mut self, rule: &Rule, now_ns: u64) {
@@ -297,7 +360,7 @@ mod tests {
 
     /// Keys of the first shard.
     fn keys() -> impl Iterator<Item = Key> {
-        (0_u64..).map(Key::of).filter(|key| shard_of(*key) == 0)
+        (0_u64..).map(Key::of).filter(|key| shard_of(key.bits()) == 0)
     }
 
     fn rule(generation: u64, windows: &[Window], keys_of_a_shard: usize) -> Rule {

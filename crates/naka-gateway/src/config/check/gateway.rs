@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     net::SocketAddr,
     sync::Arc,
+    time::Duration,
 };
 
 use http::HeaderName;
@@ -14,7 +15,9 @@ use super::{
     unique,
 };
 use crate::config::{
-    checked::{Admin, Drain, Gateway, IdentityPart, Listener, Name, Protocols, Reload, ServerLimits},
+    checked::{
+        Admin, Drain, Gateway, IdentityPart, Listener, Name, Protocols, Reload, ServerLimits, StateFile,
+    },
     decode::{At, Cx, OneOrMany, Or},
     diagnostic::Code,
     raw::{ListenerProtocol, RawAdmin, RawFile, RawGateway},
@@ -92,6 +95,8 @@ pub(super) fn gateway(entry: Option<&RawFile>, listeners: &BTreeMap<Name, Listen
         deadline_header: deadline_header(&raw, cx),
         servers: servers(&raw, cx),
         drain: drain(&raw, cx),
+        state: state(&raw, cx),
+        upgrade_socket: upgrade_socket(&raw, cx),
     }
 }
 
@@ -211,4 +216,30 @@ fn drain(raw: &RawGateway, cx: &mut Cx) -> Drain {
             .help("both count from the signal: write a `deadline` longer than `grace`");
     }
     it
+}
+
+/// Each writing looks at every key: more often than this it would do nothing else.
+const OFTEN: Duration = Duration::from_secs(1);
+
+fn state(raw: &RawGateway, cx: &mut Cx) -> Option<StateFile> {
+    let raw = &raw.state.as_ref()?.value;
+    let interval = raw.interval();
+    if let Some(at) = raw.interval.as_ref().filter(|_| interval < OFTEN) {
+        cx.error(Code::Value, at.span, "the state would be written more than once a second")
+            .help("write `1s` or more; it is written once more at the end of the process");
+    }
+    Some(StateFile { file: Arc::clone(&raw.file.as_ref()?.value), interval })
+}
+
+fn upgrade_socket(raw: &RawGateway, cx: &mut Cx) -> Option<Arc<str>> {
+    let said = raw.upgrade.as_ref()?.value.socket.as_ref()?;
+    let of_admin = match raw.admin.as_ref().map(|admin| &admin.value) {
+        Some(Or::Record(admin)) => admin.socket.as_ref(),
+        _ => None,
+    };
+    if of_admin.is_some_and(|socket| socket.value == said.value) {
+        cx.error(Code::Conflict, said.span, "this is the socket of the admin port")
+            .help("give one of them another path");
+    }
+    Some(Arc::clone(&said.value))
 }

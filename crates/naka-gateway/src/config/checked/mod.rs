@@ -151,6 +151,19 @@ pub struct Gateway {
     pub servers: Vec<SocketAddr>,
     /// How the process ends.
     pub drain: Drain,
+    /// What outlives it, if anything does.
+    pub state: Option<StateFile>,
+    /// Where the next process asks this one to hand over; needs a restart.
+    pub upgrade_socket: Option<Arc<str>>,
+}
+
+/// What outlives the process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StateFile {
+    /// Where it is.
+    pub file: Arc<str>,
+    /// How often it is written.
+    pub interval: Duration,
 }
 
 /// How the process is spread over cores.

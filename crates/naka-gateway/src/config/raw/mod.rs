@@ -101,6 +101,10 @@ record! {
         resolver: RawResolver = optional;
         /// How the process ends.
         drain: RawDrain = optional;
+        /// What outlives the process: what limits and circuit breakers know.
+        state: RawState = optional;
+        /// How another process takes over.
+        upgrade: RawUpgrade = optional;
     }
     not_built: errors telemetry;
 }
@@ -192,6 +196,24 @@ record! {
         grace: OrZero = "5s";
         /// What still runs then, counted from the signal, is cut off.
         deadline: Duration = "30s";
+    }
+}
+
+record! {
+    /// What outlives the process.
+    RawState ("what outlives the process") {
+        /// The file. Only the user of the process can read it: it tells whether somebody who is guessed was a client.
+        file: Arc<str> = required;
+        /// How often it is written; and once more at the end.
+        interval: Duration = "30s";
+    }
+}
+
+record! {
+    /// How another process takes over.
+    RawUpgrade ("how another process takes over") {
+        /// The Unix socket at which the next process asks for the sockets and the state of this one. Needs a restart.
+        socket: Arc<str> = required;
     }
 }
 

@@ -1,0 +1,529 @@
+//! One process after another: on the same sockets, and with what the one before knew.
+
+use std::{
+    io::ErrorKind::WouldBlock,
+    net::SocketAddr,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex,
+        atomic::{
+            AtomicBool, AtomicU64,
+            Ordering::{Relaxed, SeqCst},
+        },
+    },
+};
+
+use naka_testkit::upstream::{Upstream, answer, ok};
+use rustix::process::Signal;
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpStream, UdpSocket, UnixStream},
+    task::JoinSet,
+    time::timeout,
+};
+
+use crate::process::{PATIENCE, Process, raw};
+
+/// A process with everything that survives one: `by` is what its answers say of it.
+struct Site {
+    app: Upstream,
+    sick: Upstream,
+    folder: TempDir,
+}
+
+impl Site {
+    async fn new() -> Self {
+        Self {
+            app: Upstream::start(|_| ok("fine")).await,
+            sick: Upstream::start(|_| answer(500, "", "sick")).await,
+            folder: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    fn path(&self, file: &str) -> PathBuf {
+        self.folder.path().join(file)
+    }
+
+    fn yaml(&self, by: &str, workers: usize) -> String {
+        let [admin, upgrade, state] = ["admin.sock", "upgrade.sock", "state"].map(|file| self.path(file));
+        let (app, sick) = (self.app.address(), self.sick.address());
+        format!(
+            "
+gateway:
+  workers: {workers}
+  admin: {{listen: ADMIN, socket: {admin}}}
+  upgrade: {{socket: {upgrade}}}
+  state: {{file: {state}, interval: 1h}}
+  drain: {{grace: 0s, deadline: 40s}}
+listeners: {{public: {{listen: PUBLIC, protocols: [h1, h2c], timeouts: {{request_headers: 5m, idle: 5m}}}}}}
+policies:
+  gcra: {{rate_limit: {{rate: 3/h, key: [header:x-user]}}}}
+  window: {{rate_limit: {{rate: 3/h, key: [header:x-user], algorithm: sliding_window}}}}
+  guard: {{circuit_breaker: {{consecutive: 2, failure_rate: never, open: 1h}}}}
+upstreams:
+  app: {{endpoints: ['{app}'], balance: {{policy: p2c_ewma}}}}
+  sick: {{endpoints: ['{sick}']}}
+routes:
+  all: {{listener: public, match: {{prefix: /}}, headers: {{response: {{set: {{x-by: {by}}}}}}}, upstream: app}}
+  gcra: {{listener: public, match: {{path: /gcra}}, use: [gcra], respond: {{body: in}}}}
+  window: {{listener: public, match: {{path: /window}}, use: [window], respond: {{body: in}}}}
+  sick: {{listener: public, match: {{path: /sick}}, use: [guard], upstream: sick}}
+",
+            admin = admin.display(),
+            upgrade = upgrade.display(),
+            state = state.display(),
+        )
+    }
+
+    fn from(&self) -> String {
+        format!("--upgrade-from=unix:{}", self.path("upgrade.sock").display())
+    }
+}
+
+/// Listens there, too.
+fn with_more(yaml: &str, at: SocketAddr) -> String {
+    let yaml = yaml.replace("listeners: {", &format!("listeners: {{more: {{listen: '{at}'}}, "));
+    yaml + "  more: {listener: more, match: {prefix: /}, respond: {body: more}}\n"
+}
+
+/// The status of a request of this user.
+async fn status(process: &Process, path: &str, user: &str) -> u16 {
+    let request = format!("GET {path} HTTP/1.1\r\nhost: a\r\nx-user: {user}\r\nconnection: close\r\n\r\n");
+    let answer = String::from_utf8(raw(process.public, request.as_bytes()).await).unwrap();
+    answer.split(' ').nth(1).expect("an answer").parse().unwrap()
+}
+
+/// Spends both limits of a user, and opens the breaker.
+async fn spend(process: &Process, user: &str) {
+    for path in ["/gcra", "/window"] {
+        for _ in 0..3 {
+            assert_eq!(status(process, path, user).await, 200);
+        }
+        assert_eq!(status(process, path, user).await, 429);
+    }
+    for _ in 0..2 {
+        assert_eq!(status(process, "/sick", user).await, 500);
+    }
+    assert_eq!(status(process, "/sick", user).await, 503);
+}
+
+/// What the process before knew is known.
+async fn assert_goes_on(process: &Process, site: &Site, spent: &str, other: &str) {
+    let before = site.sick.requests();
+    let refused = raw(process.public, b"GET /sick HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await;
+    let refused = String::from_utf8(refused).unwrap();
+    assert!(refused.starts_with("HTTP/1.1 503") && refused.contains("circuit_open"), "{refused}");
+    assert_eq!(site.sick.requests(), before, "the breaker is open");
+    for path in ["/gcra", "/window"] {
+        assert_eq!(status(process, path, spent).await, 429, "{path}: it was spent");
+        assert_eq!(status(process, path, other).await, 200, "{path}: nobody else's was");
+    }
+}
+
+/// What clients have seen.
+#[derive(Default)]
+struct Seen {
+    by_one: AtomicU64,
+    by_two: AtomicU64,
+    failed: Mutex<Vec<String>>,
+    is_over: AtomicBool,
+}
+
+impl Seen {
+    fn total(&self) -> u64 {
+        self.by_one.load(Relaxed) + self.by_two.load(Relaxed)
+    }
+
+    /// Counts it, and says whether to go on.
+    fn count(&self, answer: Result<Answer, String>) -> bool {
+        match answer {
+            Ok(Answer { head, .. }) if head.contains("x-by: one") => _ = self.by_one.fetch_add(1, Relaxed),
+            Ok(_) => _ = self.by_two.fetch_add(1, Relaxed),
+            Err(why) => self.failed.lock().unwrap().push(why),
+        }
+        !self.is_over.load(Relaxed) && self.total() < BOUND && self.failed.lock().unwrap().len() < 10
+    }
+}
+
+/// The most requests of a test.
+const BOUND: u64 = 200_000;
+
+struct Answer {
+    head: String,
+    ends: bool,
+}
+
+/// One request on a connection that may be kept; why, if it is not answered whole and with `200`.
+async fn ask(stream: &mut TcpStream) -> Result<Answer, String> {
+    let (mut got, mut piece) = (Vec::new(), [0; 1024]);
+    let sent = stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    sent.map_err(|error| format!("nothing could be sent: {error}"))?;
+    while !got.ends_with(b"fine") {
+        match stream.read(&mut piece).await {
+            Ok(read @ 1..) => got.extend_from_slice(&piece[..read]),
+            other => return Err(format!("{other:?} after {:?}", String::from_utf8_lossy(&got))),
+        }
+    }
+    let head = String::from_utf8_lossy(&got).to_ascii_lowercase();
+    let ends = head.contains("connection: close");
+    if head.starts_with("http/1.1 200") && head.contains("x-by: ") {
+        Ok(Answer { head, ends })
+    } else {
+        Err(head)
+    }
+}
+
+/// Asks on one connection for as long as that is kept, and then on another.
+async fn keeps(at: SocketAddr, seen: Arc<Seen>) {
+    loop {
+        let mut stream = TcpStream::connect(at).await.expect("somebody listens");
+        loop {
+            let answer = ask(&mut stream).await;
+            let ends = answer.as_ref().map_or(true, |answer| answer.ends);
+            if !seen.count(answer) {
+                return;
+            }
+            if ends {
+                break;
+            }
+        }
+    }
+}
+
+/// A connection for each request.
+async fn comes_anew(at: SocketAddr, seen: Arc<Seen>) {
+    loop {
+        let mut stream = TcpStream::connect(at).await.expect("somebody listens");
+        if !seen.count(ask(&mut stream).await) {
+            return;
+        }
+    }
+}
+
+/// There is always somebody at the path.
+async fn knocks(path: PathBuf, seen: Arc<Seen>) -> u64 {
+    let mut knocked = 0;
+    while !seen.is_over.load(Relaxed) && knocked < BOUND {
+        let stream = UnixStream::connect(&path).await;
+        // So many may wait there: then somebody listens, too.
+        let is_there = stream.as_ref().map_or_else(|error| error.kind() == WouldBlock, |_| true);
+        assert!(is_there, "nobody was at {} after {knocked}: {stream:?}", path.display());
+        knocked += 1;
+        tokio::task::yield_now().await;
+    }
+    knocked
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upgrade_under_load_fails_no_request_refills_nobody_and_leaves_the_breaker_open() {
+    let site = Site::new().await;
+    let mut one = Process::start_in(tempfile::tempdir().unwrap(), &site.yaml("one", 2)).await;
+    spend(&one, "asha").await;
+    let silent = TcpStream::connect(one.public).await.unwrap();
+    let mut idle = TcpStream::connect(one.public).await.unwrap();
+    assert!(ask(&mut idle).await.is_ok_and(|answer| !answer.ends));
+
+    let seen = Arc::new(Seen::default());
+    let mut clients = JoinSet::new();
+    for _ in 0..3 {
+        clients.spawn(keeps(one.public, Arc::clone(&seen)));
+    }
+    for _ in 0..2 {
+        clients.spawn(comes_anew(one.public, Arc::clone(&seen)));
+    }
+    let knocking = tokio::spawn(knocks(site.path("admin.sock"), Arc::clone(&seen)));
+    one.until("there is load", async || seen.total() > 2000).await;
+    let two = one.spawn_beside("two.yaml", &site.yaml("two", 2), &[&site.from()]);
+    two.says("naka is ready").await;
+    one.until("both have answered", async || seen.by_two.load(Relaxed) > 5000).await;
+    seen.is_over.store(true, SeqCst);
+    timeout(PATIENCE, async { while clients.join_next().await.transpose().unwrap().is_some() {} })
+        .await
+        .unwrap();
+    assert!(knocking.await.unwrap() > 0);
+    let failed = seen.failed.lock().unwrap().clone();
+    assert_eq!(failed, Vec::<String>::new(), "{}\n{}", one.log(), two.log());
+    assert!(seen.by_one.load(Relaxed) > 2000, "each has answered");
+
+    // Whoever was connected is answered once more; and so is who has said nothing yet.
+    for mut stream in [silent, idle] {
+        let answer = ask(&mut stream).await.expect("the process before still answers");
+        assert!(answer.head.contains("x-by: one") && answer.ends, "{}", answer.head);
+    }
+    assert_eq!(one.end().await.code(), Some(0), "{}", one.log());
+    assert!(one.log().contains("handed over; draining") && one.log().contains("cut=0"), "{}", one.log());
+    assert!(two.log().contains("this process has taken over"), "{}", two.log());
+    assert_goes_on(&two, &site, "asha", "ravi").await;
+    assert!(UnixStream::connect(site.path("admin.sock")).await.is_ok(), "the file is that of the second");
+    assert_eq!(two.get("/readyz").await.unwrap().0, 200);
+    assert_eq!(two.post("/reload", "").await.0, 200);
+}
+
+/// With as many workers as it likes, with other listeners, and the next one after it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_process_may_have_other_workers_and_other_listeners() {
+    let site = Site::new().await;
+    let first = Process::start_in(tempfile::tempdir().unwrap(), &site.yaml("one", 3)).await;
+    spend(&first, "asha").await;
+    let more = crate::process::free_address();
+    let mut processes = vec![first];
+    for (place, workers) in [1, 4, 2].into_iter().enumerate() {
+        let mut yaml = site.yaml("two", workers);
+        if place == 1 {
+            yaml = with_more(&yaml, more);
+        }
+        let last = processes.last_mut().unwrap();
+        let next = last.spawn_beside("two.yaml", &yaml, &[&site.from()]);
+        next.says("naka is ready").await;
+        assert_eq!(last.end().await.code(), Some(0), "{}", last.log());
+        // Every socket of before is accepted from: connections are spread over them by the kernel.
+        for _ in 0..40 {
+            assert_eq!(status(&next, "/", "asha").await, 200);
+        }
+        assert_eq!(TcpStream::connect(more).await.is_ok(), place == 1, "{}", next.log());
+        assert_goes_on(&next, &site, "asha", &format!("ravi-{place}")).await;
+        processes.push(next);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_is_wrong_leaves_the_first_as_it_was() {
+    let site = Site::new().await;
+    let mut one = Process::start_in(tempfile::tempdir().unwrap(), &site.yaml("one", 2)).await;
+    spend(&one, "asha").await;
+    let wrong = [
+        (site.yaml("two", 2).replace("upstream: app", "upstream: nobody"), "nobody"),
+        (
+            site.yaml("two", 2) + "tests: [{request: 'GET http://a/', expect: {route: sick}}]\n",
+            "a test does not hold",
+        ),
+    ];
+    for (yaml, why) in wrong {
+        let mut two = one.spawn_beside("two.yaml", &yaml, &[&site.from()]);
+        assert_eq!(two.end().await.code(), Some(2));
+        two.says("not started").await;
+        assert!(two.log().contains(why), "{}", two.log());
+    }
+    assert!(!one.log().contains("wants to take over"), "{}", one.log());
+    // An address that is taken is found out later, when the first one waits.
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let yaml = with_more(&site.yaml("two", 2), taken.local_addr().unwrap());
+    let mut two = one.spawn_beside("two.yaml", &yaml, &[&site.from()]);
+    assert_eq!(two.end().await.code(), Some(2));
+    one.says("this process goes on").await;
+    // So is a path at which somebody else listens.
+    let _elses = std::os::unix::net::UnixListener::bind(site.path("elses.sock")).unwrap();
+    let yaml = site.yaml("two", 2).replace("admin.sock", "elses.sock");
+    let mut two = one.spawn_beside("two.yaml", &yaml, &[&site.from()]);
+    assert_eq!(two.end().await.code(), Some(2));
+    two.says("somebody listens at").await;
+    one.until("it goes on again", async || one.log().matches("this process goes on").count() == 2).await;
+    // Nobody is there to take over from, or somebody who does not.
+    for socket in ["nobody.sock", "admin.sock"] {
+        let from = format!("--upgrade-from=unix:{}", site.path(socket).display());
+        let mut two = one.spawn_beside("two.yaml", &site.yaml("two", 2), &[&from]);
+        assert_eq!(two.end().await.code(), Some(2), "{socket}");
+        two.says("the gateway that runs goes on").await;
+    }
+    assert_eq!(status(&one, "/", "asha").await, 200);
+    assert_eq!(one.get("/readyz").await.unwrap().0, 200);
+    assert_eq!(one.post("/reload", "").await.0, 200);
+    let mut two = one.spawn_beside("two.yaml", &site.yaml("two", 2), &[&site.from()]);
+    two.says("naka is ready").await;
+    assert_eq!(one.end().await.code(), Some(0), "{}", one.log());
+    assert_goes_on(&two, &site, "asha", "ravi").await;
+    two.signal(Signal::TERM);
+    assert_eq!(two.end().await.code(), Some(0));
+}
+
+/// While it looks for endpoints at a name server that says nothing, the first one waits for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_dies_before_it_is_ready_leaves_the_first_as_it_was() {
+    let site = Site::new().await;
+    let mut one = Process::start_in(tempfile::tempdir().unwrap(), &site.yaml("one", 2)).await;
+    spend(&one, "asha").await;
+    let deaf = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let resolver = format!("gateway:\n  resolver: {{servers: ['{}']}}\n", deaf.local_addr().unwrap());
+    let yaml = site.yaml("two", 2).replace("gateway:\n", &resolver);
+    let yaml = yaml.replace("upstreams:\n", "upstreams:\n  lost: {endpoints: {dns: 'lost.example:80'}}\n");
+    let yaml = yaml.replace("routes:\n", "routes:\n  lost: {match: {path: /lost}, upstream: lost}\n");
+    let mut two = one.spawn_beside("two.yaml", &yaml, &[&site.from()]);
+    one.says("another process wants to take over").await;
+    two.signal(Signal::KILL);
+    two.end().await;
+    one.says("this process goes on: the other process has ended").await;
+    assert_goes_on(&one, &site, "asha", "ravi").await;
+    assert!(UnixStream::connect(site.path("admin.sock")).await.is_ok());
+    assert_eq!(one.post("/reload", "").await.0, 200, "it reloads again");
+
+    // Told to end while the other one is at it, it ends, and that one does not start.
+    let mut two = one.spawn_beside("two.yaml", &yaml, &[&site.from()]);
+    one.until("it asks once more", async || one.log().matches("wants to take over").count() == 2).await;
+    one.signal(Signal::TERM);
+    assert_eq!(one.end().await.code(), Some(0));
+    assert_eq!(two.end().await.code(), Some(2), "{}", two.log());
+    assert!(TcpStream::connect(one.public).await.is_err(), "nobody serves");
+    assert!(!site.path("admin.sock").exists() && !site.path("upgrade.sock").exists());
+}
+
+/// Whoever speaks otherwise is turned away, and nothing has happened.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_speaks_otherwise_is_turned_away() {
+    let site = Site::new().await;
+    let one = Process::start_in(tempfile::tempdir().unwrap(), &site.yaml("one", 2)).await;
+    let socket = site.path("upgrade.sock");
+    assert_eq!(std::fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
+    let says = async |lines: &[&[u8]]| {
+        let mut stream = UnixStream::connect(&socket).await.unwrap();
+        for line in lines {
+            let len = u32::try_from(line.len()).unwrap().to_be_bytes();
+            stream.write_all(&[&len[..], line].concat()).await.unwrap();
+        }
+        let mut answer = Vec::new();
+        let _ = timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("it hangs up");
+        String::from_utf8_lossy(&answer).into_owned()
+    };
+    let refused = says(&[br#"{"hello": {"version": 99, "pid": 1}}"#]).await;
+    assert!(refused.contains("refused") && refused.contains("version 99"), "{refused}");
+    assert_eq!(says(&[b"GET / HTTP/1.1"]).await, "");
+    assert_eq!(says(&[br#"{"take": null}"#]).await, "");
+    let offered = says(&[br#"{"hello": {"version": 1, "pid": 1}}"#, br#""over""#]).await;
+    assert!(offered.contains("offer"), "{offered}");
+    let mut long = UnixStream::connect(&socket).await.unwrap();
+    long.write_all(&u32::MAX.to_be_bytes()).await.unwrap();
+    assert_eq!(
+        timeout(PATIENCE, long.read(&mut [0])).await.unwrap().unwrap_or(0),
+        0,
+        "it does not wait for 4 GiB"
+    );
+    let log = one.log();
+    assert!(log.contains("turned away") && !log.contains("wants to take over"), "{log}");
+    assert_eq!(status(&one, "/", "asha").await, 200);
+}
+
+fn assert_private(file: &Path) {
+    assert_eq!(std::fs::metadata(file).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_goes_on_from_the_file() {
+    let site = Site::new().await;
+    let mut one = Process::start_in(tempfile::tempdir().unwrap(), &site.yaml("one", 2)).await;
+    spend(&one, "asha").await;
+    one.signal(Signal::TERM);
+    assert_eq!(one.end().await.code(), Some(0));
+    assert_private(&site.path("state"));
+    assert!(one.log().contains("the state is saved"), "{}", one.log());
+    let mut two = one.spawn_beside("two.yaml", &site.yaml("two", 2), &[]);
+    two.says("naka is ready").await;
+    two.says("the state of before is used").await;
+    assert_goes_on(&two, &site, "asha", "ravi").await;
+    two.signal(Signal::TERM);
+    assert_eq!(two.end().await.code(), Some(0));
+
+    // What counts by another key, and what is gone, is dropped; the rest goes on.
+    let other = site.yaml("two", 2).replace("3/h, key: [header:x-user]}", "3/h, key: [client_ip]}");
+    let other =
+        other.replace("use: [window]", "use: [windows]").replace("  window: {rate", "  windows: {rate");
+    let three = one.spawn_beside("two.yaml", &other, &[]);
+    three.says("the state of before is used").await;
+    three.says("naka is ready").await;
+    assert!(three.log().contains("rate_limit: 2 dropped"), "{}", three.log());
+    assert_eq!((status(&three, "/gcra", "asha").await, status(&three, "/window", "asha").await), (200, 200));
+    assert_eq!(status(&three, "/sick", "asha").await, 503);
+}
+
+/// It is written in intervals, so that the end need not be a graceful one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crash_costs_what_came_since_the_last_writing() {
+    let site = Site::new().await;
+    let yaml = |by| site.yaml(by, 1).replace("interval: 1h", "interval: 1s");
+    let mut one = Process::start_in(tempfile::tempdir().unwrap(), &yaml("one")).await;
+    spend(&one, "asha").await;
+    let _ = std::fs::remove_file(site.path("state")); // What is written from now on has seen it.
+    one.until("it is written", async || site.path("state").exists()).await;
+    assert_private(&site.path("state"));
+    one.signal(Signal::KILL);
+    one.end().await;
+    let two = one.spawn_beside("two.yaml", &yaml("two"), &[]);
+    two.says("naka is ready").await;
+    assert_goes_on(&two, &site, "asha", "ravi").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_is_not_what_was_written_is_refused_whole() {
+    let site = Site::new().await;
+    let mut one = Process::start_in(tempfile::tempdir().unwrap(), &site.yaml("one", 1)).await;
+    spend(&one, "asha").await;
+    one.signal(Signal::TERM);
+    assert_eq!(one.end().await.code(), Some(0));
+    let good = std::fs::read(site.path("state")).unwrap();
+    let text = String::from_utf8(good.clone()).unwrap();
+    let too_large = std::iter::repeat_n(b' ', (64 << 20) + 1).collect::<Vec<_>>();
+    let broken: [(&str, Vec<u8>); 6] = [
+        ("it has not as many bytes as it says", good[..good.len() - 1].to_vec()),
+        ("its hash is another", text.replace("\"taken_ms\":1", "\"taken_ms\":2").into_bytes()),
+        ("is of version \"2\"", text.replacen("naka state 1 ", "naka state 2 ", 1).into_bytes()),
+        ("it does not begin as saved state does", b"{}\n".to_vec()),
+        ("it does not begin as saved state does", Vec::new()),
+        ("it has more than 67108864 bytes", [good.clone(), too_large].concat()),
+    ];
+    for (why, bytes) in broken {
+        std::fs::write(site.path("state"), bytes).unwrap();
+        let mut two = one.spawn_beside("two.yaml", &site.yaml("two", 1), &[]);
+        two.says("naka is ready").await;
+        let log = two.log();
+        assert!(log.contains("everything begins anew") && log.contains(why), "{why}: {log}");
+        assert_eq!(status(&two, "/gcra", "asha").await, 200, "it begins anew");
+        two.signal(Signal::KILL);
+        two.end().await;
+        let _ = std::fs::remove_file(site.path("admin.sock"));
+    }
+    std::fs::write(site.path("state"), good).unwrap();
+    let two = one.spawn_beside("two.yaml", &site.yaml("two", 1), &[]);
+    two.says("naka is ready").await;
+    assert_eq!(status(&two, "/gcra", "asha").await, 429, "and this is how it was");
+}
+
+/// What an operator has done is not undone by a restart.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_done_by_hand_goes_on() {
+    let site = Site::new().await;
+    let app = site.app.address();
+    let yaml = format!(
+        "
+gateway: {{workers: 1, admin: {{listen: ADMIN}}, state: {{file: {}}}, drain: {{grace: 0s, deadline: 10s}}}}
+listeners: {{public: {{listen: PUBLIC}}}}
+policies: {{guard: {{circuit_breaker: {{}}}}}}
+upstreams:
+  app: {{endpoints: ['{app}', '127.0.0.1:1'], circuit_breaker: {{consecutive: 5}}}}
+  next: {{endpoints: ['{app}']}}
+routes:
+  guarded: {{match: {{path: /guarded}}, use: [guard], upstream: app}}
+  all: {{match: {{prefix: /}}, split: {{to: {{app: 50, next: 50}}}}}}
+",
+        site.path("state").display()
+    );
+    let mut one = Process::start_in(tempfile::tempdir().unwrap(), &yaml).await;
+    let asks = [
+        "/upstreams?upstream=app&endpoint=127.0.0.1:1&do=maintenance".to_owned(),
+        format!("/upstreams?upstream=app&endpoint={app}&do=force_close"),
+        "/policies?policy=all/split&arm=next&do=hold".to_owned(),
+        "/policies?policy=guard&do=force_open".to_owned(),
+    ];
+    for ask in asks {
+        let (status, said) = one.post(&ask, "").await;
+        assert_eq!(status, 200, "{ask}: {said}");
+    }
+    one.signal(Signal::TERM);
+    assert_eq!(one.end().await.code(), Some(0));
+    let two = one.spawn_beside("two.yaml", &yaml, &[]);
+    two.says("naka is ready").await;
+    let upstreams = two.get("/upstreams").await.unwrap().1;
+    assert!(upstreams.contains("maintenance") && upstreams.contains("forced_closed"), "{upstreams}");
+    let (status, said) = two.post("/policies?policy=all/split&arm=next&do=hold", "").await;
+    assert!(status == 400 && said.to_string().contains("held already"), "{status} {said}");
+    assert_eq!(self::status(&two, "/guarded", "asha").await, 503);
+}
