@@ -226,6 +226,7 @@ policies:
   hs: {jwt: {secret: a-secret-of-thirty-two-characters, algorithms: [HS256], issuer: a, audiences: [b]}}
 upstreams: {app: {endpoints: ['127.0.0.1:1'], timeouts: {connect: 2s}}}
 routes:
+  keyed: {match: {path: /keyed, headers: {x-api-key: letmein}, query: {token: letmein}}, respond: {body: fine}}
   one: {match: {path: /one}, use: [looks], headers: {request: {set: {authorization: Basic bGV0bWVpbg==}}}, upstream: app}
   two: {match: {path: /two}, use: [hs], upstream: app}
 ";
@@ -247,6 +248,8 @@ async fn a_running_gateway_is_compared_with_a_file() {
     let withheld = "
 not compared, as a running gateway tells no secrets
   policies.hs.jwt.secret
+  routes.keyed.match.headers.x-api-key
+  routes.keyed.match.query.token
   routes.one.headers.request.set.authorization
 ";
     let next = process.path("next.yaml").display().to_string();
@@ -300,6 +303,7 @@ async fn what_is_in_force_is_shown_key_by_key_without_secrets() {
     let process = Process::start(LIVE).await;
     let (_, text) = process.get("/config").await.unwrap();
     assert!(!text.contains("thirty-two") && !text.contains("bGV0bWVpbg"), "{text}");
+    assert!(!text.contains("letmein"), "{text}");
     let config: Value = serde_json::from_str(&text).unwrap();
     let file = process.path("gateway.yaml").display().to_string();
     let keys = config["keys"].as_array().unwrap();

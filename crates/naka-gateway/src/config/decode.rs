@@ -355,6 +355,10 @@ pub(crate) trait Scalar: Sized {
     const WHAT: &'static str;
     /// Whether what stands there by mistake may be what nobody shall see.
     const IS_SECRET: bool = false;
+    /// Whether what is right may have a part that nobody shall see.
+    fn may_hold_secret(_text: &str) -> bool {
+        false
+    }
     /// All of them, if they are words.
     const WORDS: &'static [&'static str] = &[];
     /// In what it is counted.
@@ -423,6 +427,15 @@ impl<T: Scalar> Decode for T {
         let Value::Scalar(scalar) = &node.value else { return flow(node) };
         let value = T::parse(Text { text: &scalar.text, plain: scalar.plain }).ok();
         value.and_then(|value| value.canonical()).unwrap_or_else(|| scalar.text.clone())
+    }
+
+    fn outline(node: &Node, tracer: &mut Tracer<'_>) {
+        match &node.value {
+            Value::Scalar(scalar) if T::may_hold_secret(&scalar.text) => {
+                tracer.withhold(node, Self::text(node));
+            }
+            _ => tracer.say(node, Self::text(node)),
+        }
     }
 }
 

@@ -170,7 +170,16 @@ impl Tracer<'_> {
 
     /// This is said here.
     pub(crate) fn say(&mut self, node: &Node, text: String) {
-        let is_secret = self.cx.hides(node.span) || self.is_credential() || has_query(&text);
+        let is_secret = self.cx.hides(node.span) || self.is_credential();
+        self.insert(node, text, is_secret);
+    }
+
+    /// This is said here, and nobody shall see it.
+    pub(crate) fn withhold(&mut self, node: &Node, text: String) {
+        self.insert(node, text, true);
+    }
+
+    fn insert(&mut self, node: &Node, text: String, is_secret: bool) {
         let place = Some(self.cx.place(node.span).into());
         self.outline.0.insert(self.path.clone(), Said { text, is_secret, is_withheld: false, place });
     }
@@ -179,7 +188,7 @@ impl Tracer<'_> {
     fn is_credential(&self) -> bool {
         let mut path = self.path.iter().rev();
         let is_named = path.next().is_some_and(|name| is_secret(name));
-        is_named && path.any(|key| key == "headers")
+        is_named && path.any(|key| ["headers", "header", "cookie", "query"].contains(&key.as_str()))
     }
 
     /// Nothing is said here, and so this.
@@ -258,9 +267,4 @@ pub(crate) fn flow(node: &Node) -> String {
             format!("{{{}}}", pairs.collect::<Vec<_>>().join(", "))
         }
     }
-}
-
-/// Whether it is the URL of something that is fetched with a query: people write tokens into those.
-fn has_query(text: &str) -> bool {
-    (text.starts_with("http://") || text.starts_with("https://")) && text.contains('?')
 }

@@ -450,6 +450,10 @@ pub(crate) struct OriginForm(pub(crate) PathAndQuery);
 impl Scalar for OriginForm {
     const WHAT: &'static str = "a path such as `/healthz`";
 
+    fn may_hold_secret(text: &str) -> bool {
+        text.contains('?')
+    }
+
     fn parse(text: Text<'_>) -> Result<Self, Wrong> {
         let text = text.text;
         let wrong = || Wrong::new(format!("{} is not a path", quoted(text)));
@@ -616,6 +620,11 @@ impl Scalar for Url {
     const WHAT: &'static str = "a URL such as `https://id.example/jwks`";
     /// People write passwords into URLs.
     const IS_SECRET: bool = true;
+
+    /// Keys stand in queries.
+    fn may_hold_secret(text: &str) -> bool {
+        text.contains('?')
+    }
 
     fn parse(text: Text<'_>) -> Result<Self, Wrong> {
         let wrong = || Wrong::new("this is not a URL that can be fetched");
