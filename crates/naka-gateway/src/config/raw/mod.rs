@@ -203,7 +203,7 @@ record! {
     /// What outlives the process.
     RawState ("what outlives the process") {
         /// The file. Only the user of the process can read it: it tells whether somebody who is guessed was a client.
-        file: Arc<str> = required;
+        file: Arc<str> = required, "/var/lib/naka/state";
         /// How often it is written; and once more at the end.
         interval: Duration = "30s";
     }
@@ -213,7 +213,7 @@ record! {
     /// How another process takes over.
     RawUpgrade ("how another process takes over") {
         /// The Unix socket at which the next process asks for the sockets and the state of this one. Needs a restart.
-        socket: Arc<str> = required;
+        socket: Arc<str> = required, "/run/naka/upgrade.sock";
     }
 }
 
