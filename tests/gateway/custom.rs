@@ -17,7 +17,7 @@ use naka::{
 };
 use naka_gateway::{
     config::{format_str, format_with, schema_with},
-    custom::{Gateway, Kinds, Next, PolicyConfig, Slot},
+    custom::{self, Gateway, Kinds, Next, PolicyConfig, Slot},
     upstream::Body,
 };
 use serde::Deserialize;
@@ -36,7 +36,7 @@ use hours::{OrderHours, OrderHoursLayer};
 /// So many requests in all, and then none: the simplest state there is.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Ration {
+pub(crate) struct Ration {
     most: u64,
 }
 
@@ -47,12 +47,18 @@ impl PolicyConfig for Ration {
 }
 
 #[derive(Clone, Debug)]
-struct RationLayer {
+pub(crate) struct RationLayer {
     most: u64,
     eaten: Arc<AtomicU64>,
 }
 
 impl RationLayer {
+    /// Over what was eaten before.
+    pub(crate) fn of(ration: &Ration, context: &custom::Context<'_>) -> Self {
+        let eaten = context.before::<Self>().map(|it| Arc::clone(&it.eaten)).unwrap_or_default();
+        Self { most: ration.most, eaten }
+    }
+
     fn spent() -> Rejection {
         Rejection::new(Reason::Custom(StatusCode::TOO_MANY_REQUESTS, "ration_eaten"))
     }
@@ -74,7 +80,7 @@ impl Explain for RationLayer {
 }
 
 #[derive(Clone)]
-struct Rationed(RationLayer, Next);
+pub(crate) struct Rationed(RationLayer, Next);
 
 impl Layer<Next> for RationLayer {
     type Service = Rationed;
@@ -104,10 +110,7 @@ impl Service<Request<Body>> for Rationed {
 fn kinds() -> Kinds {
     Gateway::builder()
         .policy("order_hours", Slot::AfterAuth, |hours: OrderHours, _| OrderHoursLayer::new(hours))
-        .policy("ration", Slot::BeforeAuth, |ration: Ration, context| RationLayer {
-            most: ration.most,
-            eaten: context.before::<RationLayer>().map(|it| Arc::clone(&it.eaten)).unwrap_or_default(),
-        })
+        .policy("ration", Slot::BeforeAuth, |ration: Ration, context| RationLayer::of(&ration, context))
         .kinds()
 }
 

@@ -33,6 +33,7 @@ mod limits;
 mod mirror;
 mod reload;
 mod reload_load;
+mod reload_sequences;
 mod replay;
 mod retry;
 mod service_manager;
