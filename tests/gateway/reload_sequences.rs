@@ -199,21 +199,21 @@ impl World {
         let mut client = self.gateway.client().await;
         if is_held {
             let head = client.head(request).await;
-            let said = said(&head.status(), head.headers());
+            let said = said(head.status(), head.headers());
             self.held.push((client, head));
             return said;
         }
         let response = client.send(request).await;
         format!(
             "{} {}",
-            said(&response.status(), response.headers()),
+            said(response.status(), response.headers()),
             String::from_utf8_lossy(response.body())
         )
     }
 }
 
 /// All of the head, but what is another each time.
-fn said(status: &http::StatusCode, headers: &http::HeaderMap) -> String {
+fn said(status: http::StatusCode, headers: &http::HeaderMap) -> String {
     let fields = headers.iter().filter(|(name, _)| !["date", "x-request-id"].contains(&name.as_str()));
     let fields = fields.map(|(name, value)| format!("{name}: {}", String::from_utf8_lossy(value.as_bytes())));
     format!("{status} {}", fields.collect::<Vec<_>>().join(", "))
