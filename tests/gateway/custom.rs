@@ -3,10 +3,11 @@
 use std::{
     convert::Infallible,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering::SeqCst},
     },
     task::{Context, Poll},
+    time::Duration,
 };
 
 use http::{Request, Response, StatusCode, request::Parts};
@@ -18,6 +19,7 @@ use naka::{
 use naka_gateway::{
     config::{format_str, format_with, schema_with},
     custom::{self, Gateway, Kinds, Next, PolicyConfig, Slot},
+    generation::Generation,
     upstream::Body,
 };
 use serde::Deserialize;
@@ -162,12 +164,42 @@ async fn the_state_of_a_policy_of_ones_own_is_kept_over_reloads() {
     assert_eq!(status().await, 429, "coming back refills nobody");
 }
 
+/// What is cleared is gone: nothing that makes routes holds it.
+#[tokio::test(start_paused = true)]
+async fn what_nobody_has_named_for_an_hour_is_gone() {
+    let made = Arc::new(Mutex::new(Vec::new()));
+    let kinds = Gateway::builder().policy("ration", Slot::BeforeAuth, {
+        let made = Arc::clone(&made);
+        move |ration: Ration, context| {
+            let layer = RationLayer::of(&ration, context);
+            made.lock().unwrap().push(Arc::downgrade(&layer.eaten));
+            layer
+        }
+    });
+    let gateway = Inside::with_kinds(&rationed(3, ""), kinds.kinds());
+    assert_eq!(gateway.send(get("/meal")).await.status(), 200);
+    let without =
+        rationed(3, "").replace("policies: {meals: {ration: {most: 3}}}\n", "").replace("use: [meals], ", "");
+    gateway.reload(&without).unwrap();
+    assert_eq!(gateway.send(get("/meal")).await.status(), 200);
+    let is_there = || made.lock().unwrap().iter().any(|it| it.strong_count() > 0);
+    assert!(is_there(), "it may come back");
+    tokio::time::advance(Duration::from_hours(1)).await;
+    let current = gateway.generation();
+    let state =
+        current.state.without_expired(tokio::time::Instant::now()).expect("there is something to clear");
+    drop(gateway.shared().in_force.swap(Generation { state, ..(*current).clone() }));
+    drop(current);
+    assert!(!is_there(), "and then not any more");
+}
+
 /// What `explain` says is what happens next, as of any layer.
 #[tokio::test(start_paused = true)]
 async fn explain_says_of_it_what_the_next_request_meets() {
     let gateway = Inside::with_kinds(&rationed(2, ""), kinds());
     for (said, status) in [("0 of 2 eaten", 200), ("1 of 2 eaten", 200), ("ration_eaten", 429)] {
         let explained = gateway.explain("GET http://localhost/meal", &[]).to_string();
+        assert!(explained.contains("ration meals"), "{explained}");
         assert!(explained.contains(said), "{said}: {explained}");
         assert_eq!(gateway.send(get("/meal")).await.status().as_u16(), status);
     }

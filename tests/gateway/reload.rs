@@ -20,7 +20,10 @@ use tokio::{
     task::JoinHandle,
 };
 
-use crate::process::{Process, free_address, raw, run_to_end};
+use crate::{
+    inside::{Inside, get},
+    process::{Process, free_address, raw, run_to_end},
+};
 
 /// Requests in a row on each of a few connections, until told to stop.
 struct Load {
@@ -620,4 +623,37 @@ async fn the_running_generation_survives_whatever_becomes_of_the_file() {
     // Reading the bomb takes 135 MiB until its bound, a million nodes; another thread may read it the next time, and what the first
     // one had is not given back at once.
     assert!(process.peak_memory() < 512 << 20, "{}", process.peak_memory());
+}
+
+/// The stack of a route is made when it is first asked for: not by a reload, nor by the file's own tests, nor for the routes that
+/// `explain` only lists.
+#[tokio::test(start_paused = true)]
+async fn nothing_is_built_before_it_is_asked_for() {
+    let yaml = |total: &str| {
+        let routes = (0..50).map(|number| {
+            format!("  r{number}: {{match: {{path: /{number}}}, timeouts: {{total: {total}}}, respond: {{body: '{number}'}}}}\n")
+        });
+        let routes = routes.collect::<String>();
+        format!(
+            "listeners: {{web: {{listen: ':8080'}}}}\nroutes:\n{routes}tests: [{{request: 'GET http://a/7', expect: {{route: r7}}}}]\n"
+        )
+    };
+    let gateway = Inside::new(&yaml("5s"));
+    let built = || {
+        let generation = gateway.generation();
+        generation
+            .workers
+            .iter()
+            .flat_map(|it| it.values())
+            .map(|served| served.routes.count())
+            .sum::<usize>()
+    };
+    assert_eq!(built(), 0);
+    assert_eq!(gateway.send(get("/3")).await.body(), "3");
+    assert_eq!(gateway.send(get("/3")).await.body(), "3");
+    assert_eq!(built(), 1);
+    gateway.reload(&yaml("6s")).unwrap();
+    assert_eq!(built(), 0);
+    assert_eq!(gateway.explain("GET http://a/9", &[]).route.as_deref(), Some("r9"));
+    assert_eq!(built(), 1);
 }

@@ -77,6 +77,12 @@ impl<C, H> Carried<C, H> {
 }
 
 impl<C: Clone + PartialEq, H: Clone> Carried<C, H> {
+    /// The same without any tombstone: for whoever only looks up what a configuration names.
+    #[must_use]
+    pub fn without_buried(&self) -> Self {
+        Self { kept: self.kept.clone(), ..Self::new(self.kind, self.history) }
+    }
+
     /// The same without the tombstones that have no history.
     #[must_use]
     pub fn without_expired(&self, now: Instant) -> Self {

@@ -472,7 +472,7 @@ fn candidates(generation: &Generation, served: &Served, parts: &Parts) -> Vec<Ca
         asked.as_ref().map(of).filter(is_answered).unwrap_or_else(|| of(&parts.method)).into_iter();
     outcomes
         .map(|(index, outcome)| {
-            let name = &served.route(index).0.name;
+            let name = served.name(index);
             Candidate {
                 route: Arc::clone(name),
                 origin: generation.config.routes[name].origin.to_string(),

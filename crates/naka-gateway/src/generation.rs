@@ -87,6 +87,11 @@ pub struct Served {
 }
 
 impl Served {
+    /// The name of a route, as the table counts them.
+    pub fn name(&self, index: usize) -> &Name {
+        &self.routes.names[index]
+    }
+
     /// A route, as the table counts them.
     pub fn route(&self, index: usize) -> &(Arc<Plan>, Route) {
         self.routes.get(index)

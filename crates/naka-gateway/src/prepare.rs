@@ -289,7 +289,10 @@ impl fmt::Display for Refusal {
                 writeln!(f, "error: {address} cannot be listened on: {error}\n  help: {help}")
             }
             Self::Panic => {
-                writeln!(f, "error: preparing this configuration panicked, which is a bug of naka")
+                writeln!(
+                    f,
+                    "error: preparing this configuration panicked, which is a bug of naka, or of a policy of one's own"
+                )
             }
         }
     }

@@ -285,11 +285,11 @@ impl Reloader {
     }
 
     /// What was in force until now can be rolled back to.
-    fn keep(&mut self, before: &Generation, sources: Sources, keep: usize) {
+    fn keep(&mut self, before: &Generation, sources: &Sources, keep: usize) {
         self.kept.push_back(Earlier {
             number: before.number,
             hash: before.hash(),
-            sources,
+            sources: sources.texts_only(),
             until_s: WallClock::system().unix_s(Now::read()),
         });
         while self.kept.len() > keep {
@@ -393,7 +393,7 @@ impl Reloader {
         info!(generation = number, %hash, "{summary}");
         self.status.with(|inner| inner.report = report);
         let before = mem::replace(&mut self.sources, sources);
-        self.keep(current, before, keep);
+        self.keep(current, &before, keep);
         Ok(())
     }
 

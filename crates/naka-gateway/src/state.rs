@@ -273,6 +273,22 @@ impl State {
         all.any(|(_, layer)| layer.arms(Now::read()).iter().any(|is| *is.name == *arm))
     }
 
+    /// The same without what is buried: for whoever makes routes of it, so that what is cleared is gone.
+    #[must_use]
+    pub fn without_buried(&self) -> Self {
+        Self {
+            rate_limits: self.rate_limits.without_buried(),
+            bulkheads: self.bulkheads.without_buried(),
+            versions: self.versions.without_buried(),
+            splits: self.splits.without_buried(),
+            idempotency: self.idempotency.without_buried(),
+            breakers: self.breakers.without_buried(),
+            customs: self.customs.without_buried(),
+            endpoint_breakers: self.endpoint_breakers.without_buried(),
+            ..self.clone()
+        }
+    }
+
     /// The same without what is buried and has no history left; `None` if there is nothing of it.
     pub fn without_expired(&self, now: Instant) -> Option<Self> {
         let has_expired = self.rate_limits.has_expired(now)

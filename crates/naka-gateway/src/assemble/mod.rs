@@ -125,7 +125,7 @@ pub fn assemble(
     };
     let maker = Arc::new(Maker {
         config: Arc::clone(config),
-        state: state.clone(),
+        state: state.without_buried(),
         metrics: Arc::clone(around.metrics),
         connector: around.connector.clone(),
         alive: Arc::clone(&alive),
@@ -476,7 +476,7 @@ fn layers(config: &Config, state: &State, metrics: &Metrics, (name, route): (&Na
         .and_then(|policy| state.breakers.get(&here.identity(policy, &config.policies[policy])));
     let customs = |kind| {
         let all = route.policies.all(kind).iter().filter_map(|policy| state.customs.get(policy));
-        CustomLayers::new(all.map(|made| Arc::clone(&made.policy)).collect())
+        CustomLayers::new(all.cloned().collect())
     };
     let jwt = route.policies.one(Kind::Jwt).and_then(|policy| state.tokens.get(policy));
     let upstream = upstream_of(route).map(|upstream| &config.upstreams[upstream]);

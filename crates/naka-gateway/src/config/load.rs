@@ -112,6 +112,21 @@ impl Sources {
         Watched { files, dirs: self.0.dirs.clone(), texts: 0 }
     }
 
+    /// The texts alone: what was made of them is read again, should they come back.
+    #[must_use]
+    pub fn texts_only(&self) -> Self {
+        let Texts { files, documents, lists, dirs, kinds, .. } = &*self.0;
+        Self(Arc::new(Texts {
+            files: files.clone(),
+            documents: documents.clone(),
+            lists: lists.clone(),
+            dirs: dirs.clone(),
+            read: BTreeMap::new(),
+            known: Known::default(),
+            kinds: kinds.clone(),
+        }))
+    }
+
     /// The kinds of policies it was read with, beside those that are built in.
     pub fn kinds(&self) -> &Kinds {
         &self.0.kinds

@@ -138,7 +138,7 @@ fn number(text: &str) -> Option<Json> {
         return None; // What Rust takes for infinite, or for no number, is text.
     }
     let whole = text.parse::<i64>().map(Json::from).or_else(|_| text.parse::<u64>().map(Json::from));
-    whole.ok().or_else(|| text.parse::<f64>().ok().map(Json::from))
+    whole.ok().or_else(|| text.parse::<f64>().ok().filter(|it| it.is_finite()).map(Json::from))
 }
 
 /// Stops the reading: the reason is reported already.

@@ -17,30 +17,30 @@ use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{Next, Policy};
+use super::{Made, Next};
 use crate::upstream::Body;
 
 /// All policies of one's own at one place, the first outermost.
 #[derive(Clone, Default)]
-pub struct CustomLayers(Option<Arc<[Arc<dyn Policy>]>>);
+pub struct CustomLayers(Option<Arc<[Made]>>);
 
 impl CustomLayers {
     /// These, the first outermost.
-    pub fn new(policies: Vec<Arc<dyn Policy>>) -> Self {
+    pub fn new(policies: Vec<Made>) -> Self {
         Self((!policies.is_empty()).then(|| policies.into()))
     }
 
     /// Hands out each.
     pub fn each<'a>(&'a self, visit: &mut dyn FnMut(&'a dyn Explain)) {
         for policy in self.0.iter().flat_map(|all| all.iter()) {
-            visit(&**policy as &dyn Explain);
+            visit(policy);
         }
     }
 }
 
 impl fmt::Debug for CustomLayers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kinds = self.0.iter().flat_map(|all| all.iter()).map(|policy| policy.kind());
+        let kinds = self.0.iter().flat_map(|all| all.iter()).map(Explain::kind);
         f.debug_list().entries(kinds).finish()
     }
 }
@@ -59,7 +59,7 @@ where
     fn layer(&self, inner: S) -> Self::Service {
         let Some(policies) = &self.0 else { return CustomService::Off { inner } };
         let next = Next::new(Boxed(inner));
-        CustomService::On { next: policies.iter().rev().fold(next, |next, policy| policy.around(next)) }
+        CustomService::On { next: policies.iter().rev().fold(next, |next, made| made.policy.around(next)) }
     }
 }
 

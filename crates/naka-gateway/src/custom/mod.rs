@@ -2,7 +2,8 @@
 //!
 //! A kind is a [`tower_layer::Layer`] that [explains](Explain) itself, a configuration that serde can read, and a [place](Slot).
 //! From then on `check` reads its settings and says where they are wrong, `schema` shows them, `explain` and a file's `tests:` ask
-//! it, and a reload makes it anew only where its settings have changed.
+//! it, and what is in force is made anew only where its settings have changed. (For a file's `tests:`, for `check` and whoever else only asks, policies are
+//! made as well, from nothing: making one has to do nothing else. No runtime is promised there.)
 //!
 //! ```no_run
 //! use std::convert::Infallible;
@@ -67,8 +68,11 @@ use std::{
     time::Duration,
 };
 
-use http::{Request, Response};
-use naka::explain::Explain;
+use http::{Request, Response, request::Parts};
+use naka::{
+    clock::Now,
+    explain::{Explain, Finding},
+};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tower::util::BoxCloneSyncService;
@@ -120,8 +124,8 @@ impl Context<'_> {
         self.name
     }
 
-    /// The policy that has the name in the generation before, if its settings have changed: whoever has state takes it from there. With
-    /// the same settings nothing is made anew.
+    /// The policy that had the name before, if its settings have changed; also one that no configuration has named for a while. Whoever has state shares it with
+    /// that one, and does not take it away or change it yet: what is made may still be thrown away, and then that one goes on.
     pub fn before<L: 'static>(&self) -> Option<&L> {
         self.before?.downcast_ref()
     }
@@ -277,7 +281,7 @@ impl Custom {
     /// Makes it, from what had its name before.
     pub(crate) fn make(&self, name: &Arc<str>, before: Option<&Made>) -> Made {
         let before = before.map(|it| -> &dyn Any { &*it.policy });
-        Made { name: Arc::clone(name), policy: (self.make)(&Context { name, before }) }
+        Made { name: Arc::clone(name), kind: self.kind, policy: (self.make)(&Context { name, before }) }
     }
 }
 
@@ -285,12 +289,32 @@ impl Custom {
 #[derive(Clone)]
 pub struct Made {
     pub(crate) name: Arc<str>,
+    kind: &'static str,
     pub(crate) policy: Arc<dyn Policy>,
+}
+
+/// As the policy does, under the names that the file has for it.
+impl Explain for Made {
+    fn kind(&self) -> &'static str {
+        self.kind
+    }
+
+    fn name(&self) -> Option<&str> {
+        Some(&self.name)
+    }
+
+    fn explain(&self, now: Now, head: &mut Parts) -> Finding {
+        self.policy.explain(now, head)
+    }
+
+    fn because(&self, now: Now, head: &Parts) -> Option<String> {
+        self.policy.because(now, head)
+    }
 }
 
 impl fmt::Debug for Made {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Made").field("name", &self.name).field("kind", &self.policy.kind()).finish()
+        f.debug_struct("Made").field("name", &self.name).field("kind", &self.kind).finish_non_exhaustive()
     }
 }
 
