@@ -235,6 +235,10 @@ fn serve(entry: &Path, before: Option<&Path>, kinds: &Kinds) -> ExitCode {
             complain(format_args!("naka: not started: {why}\n"));
             ExitCode::from(2)
         }
+        Err(Failure::Told) => {
+            complain(format_args!("naka: not started: it was told to end before it served\n"));
+            ExitCode::from(2)
+        }
         Err(Failure::Io(what, error)) => {
             complain(format_args!("naka: not started: {what} cannot be had: {error}\n"));
             ExitCode::from(2)

@@ -47,6 +47,8 @@ pub enum Failure {
     Io(&'static str, std::io::Error),
     /// Whoever should hand sockets over does not.
     Origin(origin::Failure),
+    /// It was told to end before it served.
+    Told,
 }
 
 impl From<Refusal> for Failure {
@@ -106,7 +108,7 @@ async fn start(
     let shared = Shared::new(Arc::clone(&in_force), Arc::clone(&metrics), workers_count);
     let workers =
         Workers::start(&shared, config.gateway.workers).map_err(|error| Failure::Io("a worker", error))?;
-    let signals = Signals::listen().map_err(|error| Failure::Io("a signal handler", error))?;
+    let mut signals = Signals::listen().map_err(|error| Failure::Io("a signal handler", error))?;
     origin.take()?;
     let admin_port = origin.admin_port(&config).await?;
     let doors = Doors::bind(&config.gateway, origin.occupied())?;
@@ -124,9 +126,18 @@ async fn start(
     });
     admin.in_force.with(Generation::start); // Not before: what does not come up asks nobody.
     let generation = admin.in_force.get();
-    generation.state.found().await;
+    tokio::select! {
+        () = signals.end() => return Err(Failure::Told),
+        () = generation.state.found() => {}
+    }
     origin.restore(&generation.state);
     drop(generation);
+    // The last moment at which whoever serves now can go on: what comes after this ends the process as any time later.
+    tokio::select! {
+        biased;
+        () = signals.end() => return Err(Failure::Told),
+        () = std::future::ready(()) => {}
+    }
     let taken = Taken { listeners: open.iter().map(Open::name).collect(), admin: admin_port.is_some() };
     let upgrade = origin.ready(taken)?;
     // From here on it serves, and nothing can fail any more.
@@ -134,6 +145,7 @@ async fn start(
         workers.accept(open);
     }
     let (ways, upgrades) = Ways::open(&admin, admin_port, doors);
+    service_manager::say_ready(); // Before the other one ends: else its service would have.
     if let Some(upgrade) = upgrade {
         let pid = upgrade.pid;
         match upgrade.done() {
@@ -144,7 +156,6 @@ async fn start(
             ),
         }
     }
-    service_manager::say_ready();
     let (routes, waits_for) = (config.routes.len(), admin.waits_for());
     let is_ready = waits_for.is_empty();
     if is_ready {
@@ -268,6 +279,14 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
         })
+    }
+
+    /// Waits until somebody wants it to end, in either way.
+    async fn end(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
     }
 }
 

@@ -262,6 +262,15 @@ impl Saved {
         let age = here.saturating_sub(Duration::from_millis(self.taken_ms));
         let report = Report { age, changes: Vec::new(), troubles: Vec::new(), left_out: self.left_out };
         let mut restoring = Restoring { state, now, age, report };
+        if age > OLDEST {
+            let days = age.as_secs() / 86_400;
+            restoring.report.troubles.push(format!(
+                "it is {days} days old, or the clock of this machine was wrong when it was written: of all that time changes nothing goes on"
+            ));
+            restoring.withdrawn(&self.withdrawn);
+            restoring.held(&self.held);
+            return restoring.report;
+        }
         if self.has_our_keys() {
             restoring.rate_limits(&self.rate_limits);
         } else {
@@ -286,6 +295,8 @@ impl Saved {
 }
 
 const MARK: &str = "naka state ";
+/// Older than this nothing is waited for any more, and clocks of accounts, which go on by the age, would come near their ends.
+const OLDEST: Duration = Duration::from_hours(24 * 366);
 
 fn hash(body: &[u8]) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(digest(&SHA256, body))
@@ -709,6 +720,19 @@ mod tests {
         assert!(saved.has_our_keys());
         let other = Saved { check: saved.check ^ 1, ..saved };
         assert!(!other.has_our_keys(), "a program that hashes otherwise");
+    }
+
+    /// A machine without a clock of its own writes in 1970, and reads when it knows better.
+    #[test]
+    fn what_is_older_than_a_year_is_over() {
+        let year = 366 * 86_400_000;
+        let now = Now::read();
+        let here = u64::try_from(WallClock::system().unix(now).unwrap_or_default().as_millis()).unwrap();
+        for (taken_ms, is_over) in [(0, true), (here - year - 60_000, true), (here - year + 60_000, false)] {
+            let report = Saved { taken_ms, ..known() }.restore(&State::new(1), now);
+            assert_eq!(report.changes.is_empty(), is_over, "{report:?}");
+            assert_eq!(report.troubles.iter().any(|it| it.contains("days old")), is_over, "{report:?}");
+        }
     }
 
     /// Under a clock that was set back nothing has aged.

@@ -366,7 +366,10 @@ impl Worker {
             let permit = tokio::select! {
                 biased; // Whoever has been accepted is served, if there is a place.
                 permit = Arc::clone(&self.shared.connections).acquire_owned() => permit,
-                stopped = &mut stop => break stopped,
+                stopped = &mut stop => {
+                    self.wait_for_a_place(name, stream, peer);
+                    break stopped;
+                }
             };
             let Ok(permit) = permit else { return };
             let target = self.shared.least_loaded(self.number);
@@ -380,6 +383,17 @@ impl Worker {
         if !matches!(stopped, Ok((Waiting::Theirs, _))) {
             self.take_the_rest(name, socket);
         }
+    }
+
+    /// Whoever has been accepted is nobody else's any more.
+    fn wait_for_a_place(&self, name: SocketAddr, stream: TcpStream, peer: SocketAddr) {
+        let worker = self.clone();
+        tokio::spawn(async move {
+            let permit = Arc::clone(&worker.shared.connections).acquire_owned().await;
+            let Ok(permit) = permit else { return };
+            let place = Place::taken(&worker.shared, worker.number, permit);
+            worker.take(name, stream, peer, place);
+        });
     }
 
     /// What the kernel has completed for us would be reset when the socket is closed.
