@@ -349,18 +349,25 @@ async fn one_that_dies_before_it_is_ready_leaves_the_first_as_it_was() {
     let yaml = site.yaml("two", 2).replace("gateway:\n", &resolver);
     let yaml = yaml.replace("upstreams:\n", "upstreams:\n  lost: {endpoints: {dns: 'lost.example:80'}}\n");
     let yaml = yaml.replace("routes:\n", "routes:\n  lost: {match: {path: /lost}, upstream: lost}\n");
-    let mut two = one.spawn_beside("two.yaml", &yaml, &[&site.from()]);
-    one.says("another process wants to take over").await;
-    two.signal(Signal::KILL);
-    two.end().await;
-    one.says("this process goes on: the other process has ended").await;
+    // Killed, or told to end: that is heard until it says that it is ready.
+    for (times, signal) in [Signal::KILL, Signal::TERM, Signal::INT].into_iter().enumerate() {
+        let says = async |words: &str| {
+            one.until(words, async || one.log().matches(words).count() > times).await;
+        };
+        let mut two = one.spawn_beside("two.yaml", &yaml, &[&site.from()]);
+        says("another process wants to take over").await;
+        two.signal(signal);
+        let status = two.end().await;
+        assert!(signal == Signal::KILL || status.code() == Some(2), "{status}: {}", two.log());
+        says("this process goes on: the other process has ended").await;
+    }
     assert_goes_on(&one, &site, "asha", "ravi").await;
     assert!(UnixStream::connect(site.path("admin.sock")).await.is_ok());
     assert_eq!(one.post("/reload", "").await.0, 200, "it reloads again");
 
     // Told to end while the other one is at it, it ends, and that one does not start.
     let mut two = one.spawn_beside("two.yaml", &yaml, &[&site.from()]);
-    one.until("it asks once more", async || one.log().matches("wants to take over").count() == 2).await;
+    one.until("it asks once more", async || one.log().matches("wants to take over").count() == 4).await;
     one.signal(Signal::TERM);
     assert_eq!(one.end().await.code(), Some(0));
     assert_eq!(two.end().await.code(), Some(2), "{}", two.log());
