@@ -11,8 +11,8 @@
 //! | 4 | accepts, and puts its own sockets in the place of ours: `done` | accepts no more, and ends what it is at |
 //!
 //! Until `done` this one goes on as if nothing had happened, and it does so for ever if the other one ends or is silent
-//! for too long. Both hold the same sockets, so a connection that waits is accepted by one of them,
-//! whatever happens. Between 2 and 4 nothing is reloaded.
+//! for too long. Both hold the same sockets, so a connection that waits is accepted by one of them, unless this one dies between
+//! 2 and 3: then the next one ends as well, as it hears no `over`. Between 2 and 4 nothing is reloaded.
 //!
 //! What was decided here after what is known was taken, and until the last connection has ended, counts here only.
 
