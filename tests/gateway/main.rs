@@ -37,6 +37,7 @@ mod reload_sequences;
 mod replay;
 mod retry;
 mod service_manager;
+mod simulate;
 mod split;
 mod state;
 mod streaming;

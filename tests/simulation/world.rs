@@ -8,10 +8,7 @@ use std::{
     future::pending,
     sync::{
         Arc, Mutex,
-        atomic::{
-            AtomicU64,
-            Ordering::{Relaxed, SeqCst},
-        },
+        atomic::{AtomicU64, Ordering::SeqCst},
     },
     time::Duration,
 };
@@ -24,6 +21,7 @@ use naka::{
     reject::{Reason, Rejection},
     retry::Replay,
 };
+use naka_gateway::simulate::chance::Chance;
 use tokio::{
     sync::{Semaphore, oneshot},
     task::JoinSet,
@@ -33,48 +31,8 @@ use tower::{Service, ServiceExt, util::BoxCloneService};
 
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
 
-/// `SplitMix64`; each use has a stream of its own, so that one more draw here moves nothing there.
-pub(crate) struct Chance(AtomicU64);
-
-impl Chance {
-    pub(crate) const fn new(seed: u64) -> Self {
-        Self(AtomicU64::new(seed))
-    }
-
-    fn draw(&self) -> u64 {
-        const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
-        let mut z = self.0.fetch_add(GAMMA, Relaxed).wrapping_add(GAMMA);
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// Evenly from above 0 to 1.
-    fn share(&self) -> f64 {
-        let bits = u32::try_from(self.draw() >> 32).unwrap();
-        (f64::from(bits) + 1.0) / f64::from(u32::MAX)
-    }
-
-    /// Exponentially spread around a mean.
-    fn around(&self, mean: Duration) -> Duration {
-        mean.mul_f64((-ln(self.share())).clamp(0.0, 20.0))
-    }
-}
-
-/// The natural logarithm, of additions and products alone: `f64::ln` is not the same on every machine.
-fn ln(number: f64) -> f64 {
-    let (mut mantissa, mut exponent) = (number, 0.0);
-    while mantissa < 1.0 {
-        (mantissa, exponent) = (mantissa * 2.0, exponent - 1.0);
-    }
-    let part = (mantissa - 1.0) / (mantissa + 1.0);
-    let (square, mut power, mut sum) = (part * part, part, 0.0);
-    for odd in [1.0, 3.0, 5.0, 7.0, 9.0, 11.0, 13.0, 15.0, 17.0, 19.0] {
-        sum += power / odd;
-        power *= square;
-    }
-    exponent * std::f64::consts::LN_2 + 2.0 * sum
-}
+/// The longest that something by chance takes, in mean times.
+const LONGEST: f64 = 20.0;
 
 /// What a server does just now.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -126,7 +84,7 @@ impl Server {
             return Rejection::new(Reason::ConnectFailed).into_response();
         }
         self.came.fetch_add(1, SeqCst);
-        let (takes, share) = (self.chance.around(self.takes), self.chance.share());
+        let (takes, share) = (self.chance.around(self.takes, LONGEST), self.chance.share());
         let (tell, told) = oneshot::channel();
         let workers = Arc::clone(&self.workers);
         tokio::spawn(async move {
@@ -292,7 +250,7 @@ pub(crate) async fn run(
         at(second);
         let ends = began + SECOND * u32::try_from(second + 1).unwrap();
         loop {
-            next += chance.around(SECOND.div_f64(per_second));
+            next += chance.around(SECOND.div_f64(per_second), LONGEST);
             if next >= ends {
                 break;
             }

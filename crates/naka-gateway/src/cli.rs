@@ -18,6 +18,8 @@ use naka::{BoxError, clock::Now};
 use serde_json::json;
 use tracing_subscriber::EnvFilter;
 
+#[cfg(feature = "simulate")]
+use crate::simulate::simulate;
 use crate::{
     ask::Asked,
     config::{
@@ -129,6 +131,18 @@ enum Command {
         #[arg(long, value_name = "ADMIN", default_value = "127.0.0.1:9901")]
         live: String,
     },
+    /// Act out a scenario in virtual time: the whole gateway between clients and servers that are only thought of
+    #[cfg(feature = "simulate")]
+    Simulate {
+        /// The scenario: a configuration, who asks, how servers behave, and what has to come of it
+        scenario: PathBuf,
+        /// Also draw it: a file that is written
+        #[arg(long, value_name = "FILE")]
+        svg: Option<PathBuf>,
+        /// How to say it
+        #[arg(long, value_enum, default_value_t)]
+        format: Format,
+    },
     /// Say every bound of a configuration, and what it may take in memory at the most
     Limits {
         /// The configuration
@@ -148,7 +162,11 @@ enum Command {
         check: bool,
     },
     /// Print the JSON Schema of the configuration, for editors
-    Schema,
+    Schema {
+        /// That of scenarios for `naka simulate`, instead
+        #[arg(long)]
+        scenario: bool,
+    },
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -202,7 +220,14 @@ impl Command {
             }
             Self::Limits { file, format } => bounds(&file, format, kinds),
             Self::Fmt { files, check } => lay_out(&files, check, kinds),
-            Self::Schema => say(format_args!("{:#}\n", config::schema_with(kinds)), ExitCode::SUCCESS),
+            #[cfg(feature = "simulate")]
+            Self::Simulate { scenario, svg, format } => simulated(&scenario, svg.as_deref(), format, kinds),
+            Self::Schema { scenario: true } => {
+                say(format_args!("{:#}\n", config::scenario_schema()), ExitCode::SUCCESS)
+            }
+            Self::Schema { scenario: false } => {
+                say(format_args!("{:#}\n", config::schema_with(kinds)), ExitCode::SUCCESS)
+            }
         }
     }
 }
@@ -387,6 +412,30 @@ fn replayed(
     match format {
         Format::Text => say(format_args!("{replayed}"), code),
         Format::Json => say(format_args!("{:#}\n", replayed.to_json()), code),
+    }
+}
+
+#[cfg(feature = "simulate")]
+fn simulated(scenario: &Path, svg: Option<&Path>, format: Format, kinds: &Kinds) -> ExitCode {
+    let simulated = match simulate(scenario, kinds) {
+        Ok(simulated) => simulated,
+        Err(refusal) => {
+            complain(format_args!("{}", refusal.render(std::io::stderr().is_terminal())));
+            let errors = count(refusal.count(), "error", "errors");
+            complain(format_args!("naka: nothing to simulate: {} has {errors}\n", scenario.display()));
+            return ExitCode::from(2);
+        }
+    };
+    if let Some(file) = svg
+        && let Err(error) = std::fs::write(file, simulated.to_svg())
+    {
+        complain(format_args!("naka: {} cannot be written: {error}\n", file.display()));
+        return ExitCode::from(2);
+    }
+    let code = if simulated.holds() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    match format {
+        Format::Text => say(format_args!("{simulated}"), code),
+        Format::Json => say(format_args!("{:#}\n", simulated.to_json()), code),
     }
 }
 

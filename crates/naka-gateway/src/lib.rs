@@ -47,6 +47,8 @@ pub mod seldom;
 pub mod serve;
 pub mod service_manager;
 pub mod shared;
+#[cfg(feature = "simulate")]
+pub mod simulate;
 pub mod stack;
 pub mod state;
 pub mod state_file;

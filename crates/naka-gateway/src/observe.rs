@@ -300,6 +300,22 @@ impl Metrics {
         }
     }
 
+    /// What each policy has done so far, but for what it never did.
+    pub fn outcomes(&self) -> Vec<(Name, &'static str, u64)> {
+        let policies = self.labelled(|labelled| labelled.policies.clone());
+        let mut outcomes = Vec::new();
+        for policy in policies {
+            for outcome in OUTCOMES {
+                let count = self.policies.get(&PolicyLabels { policy: policy.to_string(), outcome });
+                let count = count.map_or(0, |count| count.get());
+                if count > 0 {
+                    outcomes.push((Arc::clone(&policy), *outcome, count));
+                }
+            }
+        }
+        outcomes
+    }
+
     /// The handles of one policy.
     pub fn policy(&self, policy: &Name) -> Arc<PolicyMetrics> {
         self.labelled(|labelled| labelled.policies.insert(Arc::clone(policy)));

@@ -95,7 +95,7 @@ mod layered;
 pub mod mirror;
 pub mod observe;
 pub mod problem;
-mod random;
+pub mod random;
 pub mod rate_limit;
 pub mod reject;
 #[cfg(any(feature = "jwt", feature = "basic_auth", feature = "forward_auth"))]

@@ -20,14 +20,14 @@ use std::{
 use naka::clock::{Now, WallClock};
 
 use super::{
-    check::{File, Known, Unclear, check},
-    checked::Config,
+    check::{self, File, Known, Unclear, check},
+    checked::{Config, scenario::Scenario},
     decode::{Cx, Decode as _},
     diagnostic::{Code, Diagnostic, Diagnostics, Severity, Source},
     documents::Documents,
     node::{self, Span},
     outline::Outline,
-    raw::{RawFile, RawPolicy, RawRuleKeys},
+    raw::{RawFile, RawPolicy, RawRuleKeys, RawScenario},
 };
 use crate::custom::Kinds;
 
@@ -267,6 +267,32 @@ pub fn parse_str(name: &str, text: &str) -> Result<(Config, Diagnostics), Diagno
     config.map(|config| (config, found.clone())).ok_or(found)
 }
 
+/// Reads a scenario for `naka simulate`.
+pub fn read_scenario(path: &Path) -> Result<Scenario, Diagnostics> {
+    let it = read_from(path);
+    let source = Arc::new(Source::new(path, it.text.clone().unwrap_or_default()));
+    let mut cx = Cx::new(vec![source], Rc::default(), Kinds::default());
+    if let Err(why) = &it.text {
+        let start = Span { file: 0, start: 0, end: 0 };
+        cx.error(Code::File, start, format!("{}: {why}", path.display()))
+            .help("give the path of a scenario that is there");
+        return Err(cx.finish());
+    }
+    let raw = node::parse(0, &mut cx).and_then(|node| RawScenario::decode(&node, &mut cx));
+    let scenario = raw.and_then(|raw| check::scenario::scenario(&raw, &mut cx));
+    scenario.ok_or_else(|| cx.finish())
+}
+
+/// The JSON Schema (2020-12) of a scenario.
+pub fn scenario_schema() -> serde_json::Value {
+    let mut it = RawScenario::schema();
+    it["$schema"] = SCHEMA.into();
+    it["title"] = "naka scenario".into();
+    it
+}
+
+const SCHEMA: &str = "https://json-schema.org/draft/2020-12/schema";
+
 /// Whether this kind of policy needs nobody to add it.
 pub(crate) fn is_built_in(kind: &str) -> bool {
     RawPolicy::SHAPE.fields.iter().any(|field| field.key == kind)
@@ -286,7 +312,7 @@ pub fn schema_with(kinds: &Kinds) -> serde_json::Value {
 /// The JSON Schema (2020-12) of a whole file.
 pub fn schema() -> serde_json::Value {
     let mut it = RawFile::schema();
-    it["$schema"] = "https://json-schema.org/draft/2020-12/schema".into();
+    it["$schema"] = SCHEMA.into();
     it["title"] = "naka".into();
     it["$defs"] = serde_json::json!({"rule": RawRuleKeys::schema()});
     it

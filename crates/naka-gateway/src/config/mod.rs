@@ -21,7 +21,10 @@ pub(crate) use check::upstreams::endpoints_of;
 pub use diagnostic::{Code, Diagnostic, Diagnostics, Place, Severity};
 pub(crate) use documents::read as read_document;
 pub use layout::{Formatted, Unformatted, format_str, format_with};
-pub use load::{Fresh, Held, Loaded, Sources, Watched, load, parse_str, schema, schema_with};
+pub use load::{
+    Fresh, Held, Loaded, Sources, Watched, load, parse_str, read_scenario, scenario_schema, schema,
+    schema_with,
+};
 pub(crate) use load::{again, is_built_in, look, text_of};
 pub use outline::{Outline, Said, Spot};
 pub(crate) use raw::default_of;

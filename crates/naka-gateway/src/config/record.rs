@@ -409,7 +409,7 @@ mod tests {
         decode::Decode as _,
         diagnostic::Source,
         node::parse,
-        raw::{RawApiKeys, RawFile},
+        raw::{RawApiKeys, RawFile, RawScenario},
     };
     use crate::custom::Kinds;
 
@@ -439,6 +439,7 @@ mod tests {
         let (mut found, mut names, mut wrong, mut read) = (Vec::new(), BTreeSet::new(), Vec::new(), 0);
         records(&RawFile::form(), &mut found, &mut names);
         records(&RawApiKeys::form(), &mut found, &mut names);
+        records(&RawScenario::form(), &mut found, &mut names);
         assert!(found.len() > 60, "{}", found.len());
         for shape in found {
             for field in shape.fields {

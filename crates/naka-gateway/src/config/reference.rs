@@ -6,7 +6,7 @@ use std::{collections::VecDeque, fmt::Write as _};
 
 use super::{
     decode::{Decode as _, Form, Plain},
-    raw::{RawApiKeys, RawFile},
+    raw::{RawApiKeys, RawFile, RawScenario},
     record::{Field, Mode, Shape, prose},
 };
 
@@ -25,8 +25,10 @@ pub fn reference() -> String {
     let mut page = HEAD.to_owned();
     let file = sections(&RawFile::form(), "");
     let keys = sections(&RawApiKeys::form(), "");
+    let scenario = sections(&RawScenario::form(), "");
     part(&mut page, "The file", &file);
     part(&mut page, "A list of API keys", &keys);
+    part(&mut page, "A scenario", &scenario);
     page
 }
 

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fmt, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
-use naka::balance::Target;
+use naka::{balance::Target, random::seed};
 use tokio::{
     task::JoinSet,
     time::{Instant, timeout, timeout_at},
@@ -11,7 +11,6 @@ use tokio::{
 use super::{
     Discover, Look,
     names::{Answer, Names, Question, Sum, Wanted},
-    random,
     rules::Rules,
 };
 
@@ -100,7 +99,7 @@ impl Dns {
     fn hear(&mut self, question: Question, said: Result<Answer, String>) {
         self.open.remove(&question);
         let said = said.map_err(|why| format!("{} {}: {why}", question.name, question.kind));
-        self.names.hear(question, said, (&self.rules, self.start.elapsed(), random()));
+        self.names.hear(question, said, (&self.rules, self.start.elapsed(), seed()));
     }
 
     fn has_found(&self) -> bool {

@@ -27,7 +27,6 @@
 use std::{
     collections::HashSet,
     fmt,
-    hash::{BuildHasher as _, RandomState},
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
@@ -455,9 +454,4 @@ fn source(config: &Config, resolver: Option<&Arc<dyn Resolve>>) -> Box<dyn Disco
     };
     let resolver = resolver.cloned().unwrap_or_else(|| dns::name_servers(&config.servers));
     Box::new(Dns::new(wanted, resolver, rules_of(config)))
-}
-
-/// Any number.
-fn random() -> u64 {
-    RandomState::new().hash_one(0)
 }

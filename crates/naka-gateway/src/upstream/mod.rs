@@ -12,9 +12,7 @@
 //! Every failure becomes a rejection with its reason; nothing here returns an error.
 
 use std::{
-    collections::hash_map::RandomState,
     future::Future,
-    hash::BuildHasher as _,
     mem,
     pin::Pin,
     sync::{
@@ -33,6 +31,7 @@ use naka::{
     clock::Now,
     context::{Context, Deadline},
     guard::{End, Guard},
+    random::seed,
     reject::{Reason, Rejection},
     replay::Repeatable,
 };
@@ -270,7 +269,7 @@ async fn stalled(upload: &Upload, idle: Option<Duration>, response_headers: Dura
 
 /// A tenth more or less, by chance: what was made at one time is not closed at one time.
 fn jittered(time: Duration) -> Duration {
-    let spread = (u128::from(RandomState::new().hash_one(0)) * 200) >> 64;
+    let spread = (u128::from(seed()) * 200) >> 64;
     time.mul_f64(0.9 + f64::from(u8::try_from(spread).unwrap_or_default()) / 1000.0)
 }
 

@@ -114,9 +114,8 @@
 //! ```
 
 use std::{
-    collections::{HashMap, hash_map::RandomState},
+    collections::HashMap,
     fmt,
-    hash::BuildHasher,
     pin::pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, TryLockError,
@@ -160,6 +159,7 @@ use crate::{
     key::Key,
     layered::layered,
     observe::Observer,
+    random::seed,
     reject::Head,
     saved::Unfit,
 };
@@ -192,7 +192,7 @@ impl<O: Observer> BalanceLayer<O> {
         targets: impl IntoIterator<Item = T>,
         observer: O,
     ) -> Self {
-        let seed = config.seed.unwrap_or_else(|| RandomState::new().hash_one(0));
+        let seed = config.seed.unwrap_or_else(seed);
         let state = Arc::new(State::new(Now::read().instant(), seed));
         let setting = Setting { config, hash: None, region: None, subset: None, gates: None };
         let making = setting.making(&state, None);

@@ -1,9 +1,7 @@
 //! The handle of one breaker, and what whoever was let in holds of it.
 
 use std::{
-    collections::hash_map::RandomState,
     fmt,
-    hash::{BuildHasher as _, Hasher as _},
     sync::{Arc, PoisonError},
     time::Duration,
 };
@@ -27,7 +25,7 @@ use crate::{
     guard::{End, Guard},
     key::Key,
     observe::Observer,
-    random::Numbers,
+    random::{Numbers, seed},
     reject::{Head, Reason, Rejection},
     saved::Unfit,
     sync::{
@@ -332,7 +330,7 @@ pub(super) struct Account {
 
 impl Account {
     pub(super) fn new(config: &CircuitBreakerConfig, table: Option<Table>) -> Self {
-        let seed = config.seed.unwrap_or_else(|| RandomState::new().build_hasher().finish());
+        let seed = config.seed.unwrap_or_else(seed);
         Self {
             clock: Since::new(Now::read().instant()),
             cell: Arc::new(Cell::new()),

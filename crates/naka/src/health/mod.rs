@@ -68,10 +68,9 @@
 //! ```
 
 use std::{
-    collections::{BTreeMap, hash_map::RandomState},
+    collections::BTreeMap,
     fmt,
     future::Future,
-    hash::BuildHasher as _,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -92,7 +91,7 @@ use crate::{
     balance::{Absence, BalanceLayer, Endpoint},
     clock::Now,
     observe::Observer,
-    random::Numbers,
+    random::{Numbers, seed},
 };
 
 /// How endpoints are checked.
@@ -296,7 +295,7 @@ impl Health {
         let shared = Arc::new(Shared {
             table: Mutex::new(Table { plan: None, records: BTreeMap::new() }),
             changed: Notify::new(),
-            random: Numbers::new(RandomState::new().hash_one(0)),
+            random: Numbers::new(seed()),
             observer: Box::new(observer),
         });
         let driver = HealthDriver::new(Arc::clone(&shared), Arc::clone(&plan));

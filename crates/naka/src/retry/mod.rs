@@ -58,10 +58,8 @@
 //! [`Deadline`]: crate::context::Deadline
 
 use std::{
-    collections::hash_map::RandomState,
     fmt,
     future::Future,
-    hash::BuildHasher as _,
     mem,
     pin::Pin,
     sync::Arc,
@@ -83,7 +81,7 @@ use crate::{
     explain::{Explain, Finding},
     layered::layered,
     observe::Observer,
-    random::Numbers,
+    random::{Numbers, seed},
     replay::Source,
 };
 
@@ -160,7 +158,7 @@ impl<O> RetryLayer<O> {
 }
 
 fn numbers(config: &RetryConfig) -> Numbers {
-    Numbers::new(config.seed.unwrap_or_else(|| RandomState::new().hash_one(0)))
+    Numbers::new(config.seed.unwrap_or_else(seed))
 }
 
 impl<O> fmt::Debug for RetryLayer<O> {

@@ -13,6 +13,7 @@ mod limits;
 mod policies;
 mod reach;
 mod routes;
+pub(super) mod scenario;
 mod split;
 mod tests;
 pub(super) mod upstreams;

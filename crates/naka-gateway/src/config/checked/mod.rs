@@ -19,6 +19,7 @@ use ipnet::IpNet;
 use super::diagnostic::Place;
 
 mod policies;
+pub mod scenario;
 mod split;
 mod versions;
 

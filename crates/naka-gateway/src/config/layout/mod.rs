@@ -27,7 +27,7 @@ use super::{
     decode::{Cx, Decode, Form},
     diagnostic::{Code, Diagnostics, Source},
     node::{self, Node, Value},
-    raw::{RawApiKeys, RawFile, RawList},
+    raw::{RawApiKeys, RawFile, RawList, RawScenario},
 };
 
 /// A text, and as it is laid out.
@@ -69,7 +69,7 @@ impl fmt::Display for Unformatted {
     }
 }
 
-/// Lays out a configuration, one of the files it includes, a list of endpoints or a list of keys.
+/// Lays out a configuration, one of the files it includes, a list of endpoints, a list of keys or a scenario.
 pub fn format_str(name: &str, text: &str) -> Result<Formatted, Unformatted> {
     format_with(name, text, &Kinds::default())
 }
@@ -130,6 +130,11 @@ impl Reading {
                 if entries.len() == 1 && entries[0].0.text == "keys" =>
             {
                 (decoded::<RawApiKeys>(root.as_ref(), &mut cx).0, Places::default())
+            }
+            Some(Node { value: Value::Map(entries), .. })
+                if entries.iter().any(|(key, _)| ["duration", "load"].contains(&key.text.as_str())) =>
+            {
+                (decoded::<RawScenario>(root.as_ref(), &mut cx).0, Places::default())
             }
             _ => {
                 let (form, raw) = decoded::<RawFile>(root.as_ref(), &mut cx);

@@ -26,10 +26,12 @@ use super::{
 };
 
 mod policies;
+mod scenario;
 mod split;
 mod versions;
 
 pub(crate) use policies::*;
+pub(crate) use scenario::*;
 pub(crate) use split::*;
 pub(crate) use versions::*;
 
