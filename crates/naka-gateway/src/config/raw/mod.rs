@@ -383,7 +383,7 @@ impl Decode for RawEndpoints {
         "a list such as `[\"127.0.0.1:3000\"]`, or how they are found: `{dns: \"app.internal:3000\"}`".into()
     }
 
-    fn decode(node: &Node, cx: &mut Cx) -> Option<Self> {
+    fn decode(node: &Node<'_>, cx: &mut Cx) -> Option<Self> {
         match node.value {
             Value::Map(_) => RawDiscovery::decode(node, cx).map(|it| Self::Found(Box::new(it))),
             Value::Seq(_) => RawList::decode(node, cx).map(Self::List),
@@ -402,7 +402,7 @@ impl Decode for RawEndpoints {
         Form::Either(Box::new(RawList::form()), Box::new(RawDiscovery::form()))
     }
 
-    fn outline(node: &Node, tracer: &mut Tracer<'_>) {
+    fn outline(node: &Node<'_>, tracer: &mut Tracer<'_>) {
         match node.value {
             Value::Map(_) => RawDiscovery::outline(node, tracer),
             _ => RawList::outline(node, tracer),
