@@ -157,7 +157,7 @@ record! {
     RawReload ("how changes take effect") {
         /// Watch the files.
         watch: bool = "true";
-        /// Quiet time after the last change before reading.
+        /// Quiet time after the last change before reading; what was saved whole, and takes nothing away, does not wait for it.
         debounce: OrZero = "200ms";
         /// The longest time a burst of changes can put off reading.
         max_wait: OrZero = "1s";
