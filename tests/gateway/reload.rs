@@ -10,7 +10,18 @@ use std::{
     time::Duration,
 };
 
-use naka_gateway::watch::Watch;
+use naka_gateway::{
+    config::checked::Workers as Layout,
+    custom::Kinds,
+    generation::InForce,
+    observe::{Metrics, ReloadResult},
+    prepare::{Before, Outside, RunTests, prepare},
+    reload::{Reloader, Signature},
+    shared::Shared,
+    state::State,
+    watch::Watch,
+    worker::Workers,
+};
 use naka_testkit::upstream::{Upstream, ok};
 use rustix::process::Signal;
 use tempfile::{TempDir, tempdir};
@@ -483,6 +494,127 @@ async fn a22_waiting_that_is_interrupted_loses_no_change() {
     watch.look();
     let last = tokio::time::timeout(Duration::from_millis(150), watch.changed(debounce, max_wait)).await;
     assert!(last.is_ok(), "but not for longer than a second");
+}
+
+/// `/a` and `/b` say what they are told, out of two files; a reloader that is only asked to look.
+struct Looking {
+    folder: TempDir,
+    reloader: Reloader,
+    workers: Workers,
+    metrics: Arc<Metrics>,
+    in_force: Arc<InForce>,
+}
+
+impl Looking {
+    fn new() -> Self {
+        let folder = tempdir().unwrap();
+        let entry = folder.path().join("gateway.yaml");
+        std::fs::write(&entry, "include: [routes-*.yaml]\nlisteners: {web: {listen: '127.0.0.1:0'}}\n")
+            .unwrap();
+        for name in ["a", "b"] {
+            std::fs::write(folder.path().join(format!("routes-{name}.yaml")), included(name, "one")).unwrap();
+        }
+        let (metrics, kinds) = (Arc::new(Metrics::new()), Kinds::default());
+        let before = Before {
+            entry: &entry,
+            sources: None,
+            state: &|_| State::new(1),
+            number: 1,
+            tests: RunTests::AsConfigured,
+            kinds: &kinds,
+        };
+        let first = prepare(&before, &metrics, &Outside::default()).unwrap();
+        let in_force = InForce::new(first.generation);
+        let shared = Shared::new(Arc::clone(&in_force), Arc::clone(&metrics), 1);
+        let workers = Workers::start(&shared, Layout::Count(1)).unwrap();
+        let (ours, theirs) = (Arc::clone(&in_force), Arc::clone(&metrics));
+        let reloader = Reloader::new(&entry, first.sources, ours, theirs, Outside::default());
+        Self { folder, reloader, workers, metrics, in_force }
+    }
+
+    fn write(&self, file: &str, text: &str) {
+        std::fs::write(self.folder.path().join(file), text).unwrap();
+    }
+
+    fn signature(&self) -> Signature {
+        Signature::of(&self.reloader.watched())
+    }
+
+    /// Looks early at what the files say now.
+    async fn early(&mut self) -> bool {
+        let signature = self.signature();
+        self.reloader.reload_early(&signature, &self.workers).await
+    }
+
+    fn generation(&self) -> u64 {
+        self.in_force.with(|generation| generation.number)
+    }
+
+    /// That nothing has happened, and nothing is said.
+    fn is_as_it_was(&self, generation: u64) {
+        let said = self.reloader.status();
+        assert_eq!((self.generation(), said.last_error(), said.held()), (generation, None, vec![]));
+        let reloads = self.metrics.render(1);
+        assert!(!reloads.contains("refused") && !reloads.contains("unchanged"), "{reloads}");
+    }
+}
+
+/// At a first look only what is whole for all one can know takes effect; of the rest nothing is said before it has settled.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a22_an_early_look_takes_what_is_whole_and_says_nothing_of_the_rest() {
+    let mut it = Looking::new();
+    assert!(!it.early().await, "nothing has changed");
+    it.write("routes-a.yaml", &included("a", "two"));
+    assert!(it.early().await);
+    assert_eq!(it.generation(), 2);
+
+    let both = included("a", "two") + &included("c", "one").replace("routes:\n", "");
+    it.write("routes-a.yaml", &both);
+    assert!(it.early().await, "a route more");
+    let parts: [(&str, &str); 6] = [
+        ("a file that is cut, and right by itself", &included("a", "two")),
+        ("a file that is empty, as it is while it is written", ""),
+        ("a file that is cut within a key", &both[..both.len() - 9]),
+        ("a route on its way to another file", &included("c", "one")),
+        ("something wrong", WRONG),
+        ("something wrong with what is in the other file", &included("b", "two")),
+    ];
+    for (what, part) in parts {
+        it.write("routes-a.yaml", part);
+        assert!(!it.early().await, "{what}");
+        it.is_as_it_was(3);
+    }
+    it.write("routes-a.yaml", &both.replace("one", "two"));
+    let signature = it.signature();
+    it.write("routes-b.yaml", &included("b", "two"));
+    assert!(!it.reloader.reload_early(&signature, &it.workers).await, "a file changed meanwhile");
+    it.is_as_it_was(3);
+
+    // What has settled counts, whatever it is.
+    it.write("routes-a.yaml", WRONG);
+    assert_eq!(it.reloader.reload(&it.workers).await, ReloadResult::Applied);
+    assert_eq!(it.reloader.status().held().len(), 1);
+    it.write("routes-a.yaml", "");
+    assert_eq!(it.reloader.reload(&it.workers).await, ReloadResult::Applied);
+    it.write("gateway.yaml", "");
+    assert_eq!(it.reloader.reload(&it.workers).await, ReloadResult::Refused);
+    it.write("gateway.yaml", "include: [routes-*.yaml]\nlisteners: {web: {listen: '127.0.0.1:0'}}\n");
+    it.write("routes-a.yaml", &included("a", "one"));
+    assert!(it.early().await);
+    assert_eq!(it.reloader.status().last_error(), None, "what is mended is not wrong any more");
+}
+
+/// Nobody waits for an hour, and so it is the early look that finds what was saved.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a22_what_is_saved_takes_effect_before_it_has_settled() {
+    let upstream = Upstream::start(|_| ok("fine")).await;
+    let (soon, late) = (", reload: {debounce: 10ms}", ", reload: {debounce: 1h, max_wait: 1h}");
+    let process = Process::start(&versioned(&upstream, "one", soon)).await;
+    process.write("gateway.yaml", &versioned(&upstream, "two", late));
+    process.answers("/version", "two").await;
+    tokio::time::sleep(Duration::from_secs(1)).await; // That burst is over.
+    process.save("gateway.yaml", &versioned(&upstream, "three", soon));
+    process.answers("/version", "three").await;
 }
 
 /// Many ask at once; nearly all of them are answered by one reading.

@@ -286,11 +286,14 @@ impl Metrics {
         }
     }
 
-    /// Shows a route with zeros, if it is not shown yet.
-    pub fn show_route(&self, route: &Name) {
-        if !self.labelled(|labelled| labelled.routes.contains(route)) {
-            self.route(route);
-        }
+    /// Shows routes with zeros, those that are not shown yet; they come in the order of their names.
+    pub fn show_routes<'a>(&self, routes: impl Iterator<Item = &'a Name> + Clone) {
+        let is_new = |labelled: &mut Labelled| {
+            let are_all_shown = labelled.routes.iter().eq(routes.clone()); // As they are after most changes.
+            let new = routes.filter(|route| !are_all_shown && !labelled.routes.contains(*route));
+            new.collect::<Vec<_>>()
+        };
+        self.labelled(is_new).into_iter().for_each(|route| _ = self.route(route));
     }
 
     /// Shows a policy with zeros, if it is not shown yet.

@@ -4,7 +4,7 @@
 //! swap one pointer`. Whatever fails before the swap leaves the generation before in force, whole.
 
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     fs, mem,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -21,7 +21,7 @@ use crate::{
     carry::{Change, What},
     config::{
         Held, Loaded, Outline, Sources, Watched,
-        checked::{Config, Gateway},
+        checked::{Config, Gateway, Name},
         show_time,
     },
     generation::{Generation, InForce},
@@ -215,6 +215,38 @@ impl Reloader {
         self.metrics.reloaded(result);
         self.forget();
         result
+    }
+
+    /// Reads the files while more of them may change, and puts what they say in force if it is right, new and whole for all
+    /// one can know: no file changes meanwhile, none is held, it is not one of keys or passwords, and nothing that has a name is gone, as it would be from a
+    /// file that is half written, or if it is on its way to another file. Otherwise nothing is said of it. `signature` is of
+    /// the files before that.
+    pub async fn reload_early(&mut self, signature: &Signature, workers: &Workers) -> bool {
+        let is_taken = self.try_early(signature, workers).await.unwrap_or_default();
+        if is_taken {
+            self.refused = None;
+            self.status.with(|inner| inner.last_error = None);
+            self.metrics.reloaded(ReloadResult::Applied);
+        }
+        self.forget();
+        is_taken
+    }
+
+    async fn try_early(&mut self, signature: &Signature, workers: &Workers) -> Result<bool, Refusal> {
+        let current = self.in_force.get();
+        let (attempted, next) = self.next(&current).await?;
+        let Next::New(prepared) = next? else { return Ok(false) };
+        // Of keys and passwords in a file of their own nobody can tell whether they are all.
+        let is_whole = prepared.held.is_empty()
+            && !prepared.sources.has_texts_of(&self.sources)
+            && has_all(&prepared.generation.config, &current.config);
+        if !is_whole || Signature::of(&self.watched()) != *signature {
+            return Ok(false);
+        }
+        self.put_in_force(*prepared, &current, workers).await?;
+        self.attempted = attempted;
+        self.follow();
+        Ok(true)
     }
 
     /// Puts an earlier generation in force again, under a number of its own: that one, or the one before. Until the files say
@@ -492,6 +524,20 @@ enum Next {
     Documents(Box<Prepared>),
     /// Something else.
     New(Box<Prepared>),
+}
+
+/// Whether all that has a name in one configuration is in the other.
+fn has_all(config: &Config, before: &Config) -> bool {
+    /// Both are in order.
+    fn among<V, W>(names: &BTreeMap<Name, V>, before: &BTreeMap<Name, W>) -> bool {
+        let mut names = names.keys();
+        before.keys().all(|name| names.any(|it| it == name))
+    }
+    among(&config.listeners, &before.listeners)
+        && among(&config.policies, &before.policies)
+        && among(&config.upstreams, &before.upstreams)
+        && among(&config.routes, &before.routes)
+        && before.tests.len() <= config.tests.len()
 }
 
 /// Addresses that are new, and addresses that are gone.

@@ -34,7 +34,7 @@ use crate::{
     shared::Shared,
     state::State,
     state_file::Keeper,
-    watch::Watch,
+    watch::{Seen, Watch},
     worker::{Open, Workers, count},
 };
 
@@ -312,7 +312,7 @@ impl Control {
         let stop = loop {
             let Reload { watch: is_watching, debounce, max_wait, .. } =
                 self.admin.in_force.with(|generation| generation.config.gateway.reload.clone());
-            let (mut askers, mut rollback) = (Vec::new(), None);
+            let (mut askers, mut rollback, mut seen) = (Vec::new(), None, Seen::Settled);
             tokio::select! {
                 _ = self.signals.terminate.recv() => break Stop::Gracefully,
                 _ = self.signals.interrupt.recv() => break Stop::Now,
@@ -325,7 +325,7 @@ impl Control {
                     Some(stop) => break stop,
                     None => continue,
                 },
-                () = watch.changed(debounce, max_wait), if is_watching => {}
+                it = watch.changed(debounce, max_wait), if is_watching => seen = it,
                 () = has_keys(&self.admin), if !self.is_ready => {
                     self.is_ready = true;
                     info!(generation = self.admin.in_force.with(|generation| generation.number), "{READY}");
@@ -351,6 +351,20 @@ impl Control {
                     _ = self.signals.interrupt.recv() => break Stop::Now,
                 };
                 let _ = asker.send(result); // The asker may have gone.
+                continue;
+            }
+            if seen == Seen::Early {
+                let before = Signature::of(&self.reloader.watched());
+                let is_taken = tokio::select! {
+                    is_taken = self.reloader.reload_early(&before, &self.workers) => is_taken,
+                    _ = self.signals.terminate.recv() => break Stop::Gracefully,
+                    _ = self.signals.interrupt.recv() => break Stop::Now,
+                };
+                if is_taken {
+                    watch.taken();
+                    signature = before;
+                    watch.follow(self.reloader.watched().folders());
+                }
                 continue;
             }
             // One reading for all of them; whoever wants to go back has a turn of its own.

@@ -7,7 +7,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     fmt,
     net::SocketAddr,
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use http::{
@@ -129,7 +129,7 @@ pub fn assemble(
         metrics: Arc::clone(around.metrics),
         connector: around.connector.clone(),
         alive: Arc::clone(&alive),
-        plans: config.routes.keys().map(|name| (Arc::clone(name), OnceLock::new())).collect(),
+        plans: Mutex::default(),
     });
     let workers = (0..state.pools.len()).map(|worker| {
         let serve = |listener: &Listening| {
@@ -148,7 +148,7 @@ pub fn assemble(
 
 /// What is shown of routes and policies, with zeros before anybody asks for them.
 fn shown(config: &Config, metrics: &Metrics) {
-    config.routes.keys().for_each(|route| metrics.show_route(route));
+    metrics.show_routes(config.routes.keys());
     let of_routes = |policy: &&Name| {
         let kind = &config.policies[*policy].kind;
         matches!(kind, PolicyKind::Fallback(_) | PolicyKind::Hedge(_) | PolicyKind::Retry(_))
@@ -166,7 +166,8 @@ struct Maker {
     metrics: Arc<Metrics>,
     connector: Connector,
     alive: Alive,
-    plans: HashMap<Name, OnceLock<Arc<Plan>>>,
+    /// Of the routes that somebody has asked for.
+    plans: Mutex<HashMap<Name, Arc<OnceLock<Arc<Plan>>>>>,
 }
 
 impl MakeRoute for Maker {
@@ -174,7 +175,10 @@ impl MakeRoute for Maker {
         let Self { config, state, metrics, connector, .. } = self;
         let route = &config.routes[name];
         let plan = || Arc::new(plan(config, state, metrics, &self.alive, (name, route)));
-        let plan = self.plans[name].get_or_init(plan);
+        let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
+        let slot = Arc::clone(plans.entry(Arc::clone(name)).or_default());
+        drop(plans);
+        let plan = slot.get_or_init(plan);
         let leaves = Leaves { config, state, pools: &state.pools[worker], connector };
         (Arc::clone(plan), leaves.route(route, plan))
     }
@@ -202,6 +206,7 @@ fn tables(
     for (name, listener) in listeners {
         let routes = || routes.iter().filter(|(_, route)| route.listeners.contains(name));
         let wanted = routes().map(|(name, route)| (Arc::clone(name), &route.matches, route.priority));
+        let wanted = wanted.collect::<Vec<_>>(); // So that it is known how many there are.
         match Table::compile(wanted) {
             Ok(table) => tables.push(Listening {
                 address: listener.listen,

@@ -560,7 +560,7 @@ impl Step<'_> {
         };
         let hedged = self.config.routes.iter().filter(|(_, route)| self.config.hedge(route).is_some());
         let wanted = hedged.flat_map(|(name, route)| {
-            let upstreams = route.destination.upstreams().into_iter();
+            let upstreams = route.destination.upstreams();
             upstreams.map(move |upstream| (latencies_name(name, upstream), ()))
         });
         let wanted = wanted.collect();

@@ -3,7 +3,7 @@
 //! # Limits
 //! At most [`MAX_FOUND`] mistakes are kept; the rest is only counted.
 
-use std::{path::PathBuf, rc::Rc, sync::Arc};
+use std::{fmt::Write as _, path::PathBuf, rc::Rc, sync::Arc};
 
 use serde_json::{Value as Json, json};
 
@@ -23,7 +23,7 @@ const MAX_FOUND: usize = 1000;
 /// Where the reading is, and what it found.
 pub(crate) struct Cx {
     sources: Vec<Arc<Source>>,
-    path: Vec<(String, Span)>,
+    trail: Trail,
     found: Vec<Diagnostic>,
     spare: Option<Diagnostic>,
     documents: Rc<Documents>,
@@ -32,7 +32,7 @@ pub(crate) struct Cx {
 
 impl Cx {
     pub(crate) fn new(sources: Vec<Arc<Source>>, documents: Rc<Documents>, kinds: Kinds) -> Self {
-        Self { sources, path: Vec::new(), found: Vec::new(), spare: None, documents, kinds }
+        Self { sources, trail: Trail::default(), found: Vec::new(), spare: None, documents, kinds }
     }
 
     /// Kinds of policies beside those that are built in.
@@ -55,7 +55,7 @@ impl Cx {
 
     /// Where a file is that the file at `span` names.
     pub(crate) fn path(&self, span: Span, name: &str) -> PathBuf {
-        Documents::path(self.source(span.file).path(), name)
+        Documents::path(self.source(span.file()).path(), name)
     }
 
     /// The files that are named.
@@ -65,7 +65,7 @@ impl Cx {
 
     /// What stands there.
     pub(crate) fn text(&self, span: Span) -> &str {
-        self.sources[span.file].text().get(span.start..span.end).unwrap_or_default()
+        self.sources[span.file()].text().get(span.bytes()).unwrap_or_default()
     }
 
     /// Reads on in a document.
@@ -77,12 +77,12 @@ impl Cx {
 
     /// Nothing of this is shown from now on, whatever is wrong.
     pub(crate) fn hide(&self, span: Span) {
-        self.sources[span.file].hide(span.start..span.end);
+        self.sources[span.file()].hide(span.bytes());
     }
 
     /// Whether a message must not say what stands there.
     pub(crate) fn hides(&self, span: Span) -> bool {
-        self.sources[span.file].hides(&(span.start..span.end))
+        self.sources[span.file()].hides(&span.bytes())
     }
 
     pub(crate) fn source(&self, file: usize) -> Arc<Source> {
@@ -90,7 +90,7 @@ impl Cx {
     }
 
     pub(crate) fn place(&self, span: Span) -> Place {
-        Place::new(self.source(span.file), span.start..span.end)
+        Place::new(self.source(span.file()), span.bytes())
     }
 
     /// Reports a mistake; the answer takes a label, a help and related places.
@@ -114,13 +114,8 @@ impl Cx {
 
     /// The piece of the text, if it stands there as it is.
     pub(crate) fn narrow(&self, span: Span, piece: &str) -> Span {
-        let source = self.source(span.file);
-        let found = source
-            .text()
-            .get(span.start..span.end)
-            .filter(|_| !piece.is_empty())
-            .and_then(|it| it.find(piece));
-        found.map_or(span, |at| Span { start: span.start + at, end: span.start + at + piece.len(), ..span })
+        let found = self.text(span).find(piece).filter(|_| !piece.is_empty()).map(|at| span.start() + at);
+        found.map_or(span, |start| Span::new(span.file(), start..start + piece.len()))
     }
 
     /// What was found so far.
@@ -137,30 +132,43 @@ impl Cx {
         Diagnostics::new(self.found)
     }
 
+    /// Reads what stands under a key.
     pub(crate) fn within<T>(&mut self, key: &str, span: Span, inside: impl FnOnce(&mut Self) -> T) -> T {
-        self.path.push((key.to_owned(), span));
+        self.trail.push(span, |text| text.push_str(key));
         let result = inside(self);
-        self.path.pop();
+        self.trail.pop();
+        result
+    }
+
+    /// Reads an item of a list.
+    fn within_item<T>(&mut self, index: usize, span: Span, inside: impl FnOnce(&mut Self) -> T) -> T {
+        self.trail.push(span, |text| _ = write!(text, "{index}"));
+        let result = inside(self);
+        self.trail.pop();
         result
     }
 
     /// The keys that lead here: `routes.all.match`.
     pub(crate) fn here(&self) -> String {
-        self.path.iter().map(|(key, _)| key.as_str()).collect::<Vec<_>>().join(".")
+        self.trail.text.clone()
     }
 
     /// `here` in a sentence.
     pub(crate) fn in_here(&self) -> String {
-        if self.path.is_empty() { "at the top of the file".into() } else { format!("in `{}`", self.here()) }
+        if self.trail.keys.is_empty() {
+            "at the top of the file".into()
+        } else {
+            format!("in `{}`", self.here())
+        }
     }
 
     /// The key that was read last.
     pub(crate) fn key_span(&self, otherwise: Span) -> Span {
-        self.path.last().map_or(otherwise, |(_, span)| *span)
+        self.trail.keys.last().map_or(otherwise, |(_, span)| *span)
     }
 
     /// Something that is not of its shape, with the message for unquoted braces.
-    pub(crate) fn wrong_shape(&mut self, node: &Node, what: &str) {
+    pub(crate) fn wrong_shape(&mut self, node: &Node<'_>, what: &str) {
         let here = self.here();
         if node.is_null() {
             let key = self.key_span(node.span);
@@ -186,22 +194,46 @@ impl Cx {
     }
 }
 
+/// The keys that lead to where the reading is, as one text: each key of a file comes by here, and few are ever shown.
+#[derive(Default)]
+struct Trail {
+    text: String,
+    /// How long the text was before each key, and where that stands.
+    keys: Vec<(usize, Span)>,
+}
+
+impl Trail {
+    fn push(&mut self, span: Span, key: impl FnOnce(&mut String)) {
+        self.keys.push((self.text.len(), span));
+        if self.keys.len() > 1 {
+            self.text.push('.');
+        }
+        key(&mut self.text);
+    }
+
+    fn pop(&mut self) {
+        if let Some((len, _)) = self.keys.pop() {
+            self.text.truncate(len);
+        }
+    }
+}
+
 /// A value that can be read from the tree.
 pub(crate) trait Decode: Sized {
     /// What it is, in a message: `a duration such as "5s"`.
     fn what() -> String;
     /// `None`: `cx` knows why.
-    fn decode(node: &Node, cx: &mut Cx) -> Option<Self>;
+    fn decode(node: &Node<'_>, cx: &mut Cx) -> Option<Self>;
     /// Its JSON Schema.
     fn schema() -> Json;
     /// What it is made of.
     fn form() -> Form;
     /// What it says, in one line: the same for all that means the same.
-    fn text(node: &Node) -> String {
+    fn text(node: &Node<'_>) -> String {
         flow(node)
     }
     /// What it says, key by key.
-    fn outline(node: &Node, tracer: &mut Tracer<'_>) {
+    fn outline(node: &Node<'_>, tracer: &mut Tracer<'_>) {
         tracer.say(node, Self::text(node));
     }
 }
@@ -382,7 +414,7 @@ impl<T: Scalar> Decode for T {
         T::WHAT.into()
     }
 
-    fn decode(node: &Node, cx: &mut Cx) -> Option<Self> {
+    fn decode(node: &Node<'_>, cx: &mut Cx) -> Option<Self> {
         let Value::Scalar(scalar) = &node.value else {
             cx.wrong_shape(node, T::WHAT);
             return None;
@@ -423,13 +455,13 @@ impl<T: Scalar> Decode for T {
         Form::Text(Plain::of::<T>())
     }
 
-    fn text(node: &Node) -> String {
+    fn text(node: &Node<'_>) -> String {
         let Value::Scalar(scalar) = &node.value else { return flow(node) };
         let value = T::parse(Text { text: &scalar.text, plain: scalar.plain }).ok();
-        value.and_then(|value| value.canonical()).unwrap_or_else(|| scalar.text.clone())
+        value.and_then(|value| value.canonical()).unwrap_or_else(|| scalar.text.to_string())
     }
 
-    fn outline(node: &Node, tracer: &mut Tracer<'_>) {
+    fn outline(node: &Node<'_>, tracer: &mut Tracer<'_>) {
         match &node.value {
             Value::Scalar(scalar) if T::may_hold_secret(&scalar.text) => {
                 tracer.withhold(node, Self::text(node));
@@ -448,7 +480,7 @@ pub(crate) struct At<T> {
 }
 
 impl<T> At<T> {
-    pub(crate) fn decode_field(node: &Node, key: (&str, Span), cx: &mut Cx) -> Option<Self>
+    pub(crate) fn decode_field(node: &Node<'_>, key: (&str, Span), cx: &mut Cx) -> Option<Self>
     where
         T: Decode,
     {
@@ -475,7 +507,7 @@ impl<K: Scalar, V: Decode> Decode for Named<K, V> {
         format!("a map from {} to {}", K::WHAT, V::what())
     }
 
-    fn decode(node: &Node, cx: &mut Cx) -> Option<Self> {
+    fn decode(node: &Node<'_>, cx: &mut Cx) -> Option<Self> {
         let Value::Map(entries) = &node.value else {
             cx.wrong_shape(node, &Self::what());
             return None;
@@ -511,7 +543,7 @@ impl<K: Scalar, V: Decode> Decode for Named<K, V> {
         Form::Named(Plain::of::<K>(), Box::new(V::form()))
     }
 
-    fn outline(node: &Node, tracer: &mut Tracer<'_>) {
+    fn outline(node: &Node<'_>, tracer: &mut Tracer<'_>) {
         let Value::Map(entries) = &node.value else { return tracer.say(node, flow(node)) };
         for (key, value) in entries {
             tracer.within(&key.text, |tracer| V::outline(value, tracer));
@@ -525,7 +557,7 @@ impl<T: Decode> Decode for Arc<T> {
         T::what()
     }
 
-    fn decode(node: &Node, cx: &mut Cx) -> Option<Self> {
+    fn decode(node: &Node<'_>, cx: &mut Cx) -> Option<Self> {
         T::decode(node, cx).map(Self::new)
     }
 
@@ -537,11 +569,11 @@ impl<T: Decode> Decode for Arc<T> {
         T::schema()
     }
 
-    fn text(node: &Node) -> String {
+    fn text(node: &Node<'_>) -> String {
         T::text(node)
     }
 
-    fn outline(node: &Node, tracer: &mut Tracer<'_>) {
+    fn outline(node: &Node<'_>, tracer: &mut Tracer<'_>) {
         T::outline(node, tracer);
     }
 }
@@ -552,7 +584,7 @@ impl<T: Decode> Decode for Vec<At<T>> {
         format!("a list, each {}", T::what())
     }
 
-    fn decode(node: &Node, cx: &mut Cx) -> Option<Self> {
+    fn decode(node: &Node<'_>, cx: &mut Cx) -> Option<Self> {
         let Value::Seq(items) = &node.value else {
             cx.wrong_shape(node, &Self::what());
             return None;
@@ -560,8 +592,8 @@ impl<T: Decode> Decode for Vec<At<T>> {
         let mut it = Self::with_capacity(items.len());
         let mut complete = true;
         for (index, item) in items.iter().enumerate() {
-            match At::decode_field(item, (&index.to_string(), item.span), cx) {
-                Some(item) => it.push(item),
+            match cx.within_item(index, item.span, |cx| T::decode(item, cx)) {
+                Some(value) => it.push(At { value, span: item.span, key: item.span }),
                 None => complete = false,
             }
         }
@@ -576,7 +608,7 @@ impl<T: Decode> Decode for Vec<At<T>> {
         Form::List(Box::new(T::form()))
     }
 
-    fn outline(node: &Node, tracer: &mut Tracer<'_>) {
+    fn outline(node: &Node<'_>, tracer: &mut Tracer<'_>) {
         match &node.value {
             Value::Seq(items) => tracer.list::<T>(items, node),
             _ => tracer.say(node, flow(node)),
@@ -593,7 +625,7 @@ impl<T: Decode> Decode for OneOrMany<T> {
         format!("{}, or a list of such", T::what())
     }
 
-    fn decode(node: &Node, cx: &mut Cx) -> Option<Self> {
+    fn decode(node: &Node<'_>, cx: &mut Cx) -> Option<Self> {
         if matches!(node.value, Value::Seq(_)) {
             return Vec::decode(node, cx).map(Self);
         }
@@ -608,7 +640,7 @@ impl<T: Decode> Decode for OneOrMany<T> {
         Form::Either(Box::new(T::form()), Box::new(Form::List(Box::new(T::form()))))
     }
 
-    fn outline(node: &Node, tracer: &mut Tracer<'_>) {
+    fn outline(node: &Node<'_>, tracer: &mut Tracer<'_>) {
         match &node.value {
             Value::Seq(items) => tracer.list::<T>(items, node),
             _ => tracer.list::<T>(std::slice::from_ref(node), node),
@@ -629,7 +661,7 @@ impl<S: Scalar, T: Decode> Decode for Or<S, T> {
         format!("{} or {}", S::WHAT, T::what())
     }
 
-    fn decode(node: &Node, cx: &mut Cx) -> Option<Self> {
+    fn decode(node: &Node<'_>, cx: &mut Cx) -> Option<Self> {
         match &node.value {
             Value::Scalar(_) => S::decode(node, cx).map(Self::Text),
             Value::Map(_) if node.unquoted_capture().is_none() => {
@@ -650,7 +682,7 @@ impl<S: Scalar, T: Decode> Decode for Or<S, T> {
         Form::Either(Box::new(S::form()), Box::new(T::form()))
     }
 
-    fn outline(node: &Node, tracer: &mut Tracer<'_>) {
+    fn outline(node: &Node<'_>, tracer: &mut Tracer<'_>) {
         match &node.value {
             Value::Map(_) => T::outline(node, tracer),
             _ => <S as Decode>::outline(node, tracer),

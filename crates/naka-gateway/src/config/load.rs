@@ -127,6 +127,11 @@ impl Sources {
         }))
     }
 
+    /// Whether the files themselves say the same, whatever becomes of those that they name.
+    pub fn has_texts_of(&self, other: &Self) -> bool {
+        self.0.files == other.0.files
+    }
+
     /// The kinds of policies it was read with, beside those that are built in.
     pub fn kinds(&self) -> &Kinds {
         &self.0.kinds
@@ -141,8 +146,7 @@ impl Sources {
 impl Sources {
     /// What the texts say, key by key.
     pub fn outline(&self) -> Outline {
-        let text =
-            |(path, text): (&PathBuf, &Arc<str>)| Text { path: path.clone(), text: Ok(Arc::clone(text)) };
+        let text = |(path, text): (&PathBuf, &Arc<str>)| Text::new(path.clone(), Ok(Arc::clone(text)));
         let files = Files {
             texts: self.0.files.iter().map(text).collect(),
             wrong_includes: Vec::new(),
@@ -153,7 +157,8 @@ impl Sources {
         // Reading it finds out what is secret.
         let (mut cx, mut outline) = (Attempt::of(&files, &BTreeMap::new()).cx, Outline::default());
         for number in 0..files.texts.len() {
-            if let Some(node) = node::parse(number, &mut cx) {
+            let source = cx.source(number);
+            if let Some(node) = node::parse(&source, number, &mut cx) {
                 outline.add::<RawFile>(&node, &cx);
             }
         }
@@ -243,7 +248,7 @@ pub(crate) fn look(
 
 /// What was read before, once more; documents are as they are now.
 pub(crate) fn again(entry: &Path, sources: &Sources, unclear: Unclear) -> Result<Loaded, Diagnostics> {
-    let text = |(path, text): (&PathBuf, &Arc<str>)| Text { path: path.clone(), text: Ok(Arc::clone(text)) };
+    let text = |(path, text): (&PathBuf, &Arc<str>)| Text::new(path.clone(), Ok(Arc::clone(text)));
     let (first, others) = sources.0.files.iter().partition::<Vec<_>, _>(|(path, _)| *path == entry);
     let files = Files {
         texts: first.into_iter().chain(others).map(text).collect(),
@@ -257,7 +262,7 @@ pub(crate) fn again(entry: &Path, sources: &Sources, unclear: Unclear) -> Result
 
 /// Reads one text as a whole configuration; `include` is not followed.
 pub fn parse_str(name: &str, text: &str) -> Result<(Config, Diagnostics), Diagnostics> {
-    let texts = vec![Text { path: name.into(), text: Ok(text.into()) }];
+    let texts = vec![Text::new(name.into(), Ok(text.into()))];
     let (wrong_includes, dirs) = (Vec::new(), BTreeSet::new());
     let files = Files { texts, wrong_includes, dirs, documents: Rc::default(), kinds: Kinds::default() };
     let mut at = Attempt::of(&files, &BTreeMap::new());
@@ -270,15 +275,15 @@ pub fn parse_str(name: &str, text: &str) -> Result<(Config, Diagnostics), Diagno
 /// Reads a scenario for `naka simulate`.
 pub fn read_scenario(path: &Path) -> Result<Scenario, Diagnostics> {
     let it = read_from(path);
-    let source = Arc::new(Source::new(path, it.text.clone().unwrap_or_default()));
-    let mut cx = Cx::new(vec![source], Rc::default(), Kinds::default());
-    if let Err(why) = &it.text {
-        let start = Span { file: 0, start: 0, end: 0 };
+    let source = Arc::new(Source::new(path, it.said.clone().unwrap_or_default()));
+    let mut cx = Cx::new(vec![Arc::clone(&source)], Rc::default(), Kinds::default());
+    if let Err(why) = &it.said {
+        let start = Span::new(0, 0..0);
         cx.error(Code::File, start, format!("{}: {why}", path.display()))
             .help("give the path of a scenario that is there");
         return Err(cx.finish());
     }
-    let raw = node::parse(0, &mut cx).and_then(|node| RawScenario::decode(&node, &mut cx));
+    let raw = node::parse(&source, 0, &mut cx).and_then(|node| RawScenario::decode(&node, &mut cx));
     let scenario = raw.and_then(|raw| check::scenario::scenario(&raw, &mut cx));
     scenario.ok_or_else(|| cx.finish())
 }
@@ -322,7 +327,17 @@ pub fn schema() -> serde_json::Value {
 #[derive(Clone)]
 struct Text {
     path: PathBuf,
-    text: Result<Arc<str>, String>,
+    said: Result<Arc<str>, String>,
+    /// Of what it says, or of why it says nothing: that is asked for more than once.
+    hash: u64,
+}
+
+impl Text {
+    fn new(path: PathBuf, said: Result<Arc<str>, String>) -> Self {
+        let mut hash = Hash::default();
+        hash.add(said.as_deref().unwrap_or_else(|why| why).as_bytes());
+        Self { path, said, hash: hash.0 }
+    }
 }
 
 /// What is on the disk, or was.
@@ -345,10 +360,10 @@ impl Attempt {
     /// Reads what was not read before.
     fn of(on_disk: &Files, before: &BTreeMap<PathBuf, FileRead>) -> Self {
         let numbers = numbers(&on_disk.texts, before);
-        let source = |it: &Text| Arc::new(Source::new(it.path.clone(), it.text.clone().unwrap_or_default()));
+        let source = |it: &Text| Arc::new(Source::new(it.path.clone(), it.said.clone().unwrap_or_default()));
         let known = |it: &Text, number: usize| {
             let known = before.get(&it.path).filter(|known| known.number == number)?;
-            it.text.as_ref().is_ok_and(|text| **text == *known.source.text()).then_some(known)
+            it.said.as_ref().is_ok_and(|text| **text == *known.source.text()).then_some(known)
         };
         let nothing = Arc::new(Source::new("", ""));
         let mut sources = vec![nothing; numbers.iter().max().map_or(0, |last| last + 1)];
@@ -392,10 +407,13 @@ fn numbers(texts: &[Text], before: &BTreeMap<PathBuf, FileRead>) -> Vec<usize> {
 }
 
 fn read_file(it: &Text, number: usize, cx: &mut Cx) -> Option<RawFile> {
-    match &it.text {
-        Ok(_) => node::parse(number, cx).and_then(|node| RawFile::decode(&node, cx)),
+    match &it.said {
+        Ok(_) => {
+            let source = cx.source(number);
+            node::parse(&source, number, cx).and_then(|node| RawFile::decode(&node, cx))
+        }
         Err(why) => {
-            let start = Span { file: number, start: 0, end: 0 };
+            let start = Span::new(number, 0..0);
             let help = if number == 0 {
                 "give the path of a file that is there: `-c FILE`; the README shows the smallest one"
             } else {
@@ -428,7 +446,7 @@ impl Files {
                 self.documents.each(|path, _| _ = self.dirs.insert(folder(path).to_owned()));
                 let mut documents = BTreeSet::new();
                 self.documents.each(|path, _| _ = documents.insert(path.to_owned()));
-                let files = self.texts.into_iter().map(|it| (it.path, it.text.unwrap_or_default())).collect();
+                let files = self.texts.into_iter().map(|it| (it.path, it.said.unwrap_or_default())).collect();
                 let lists = self.documents.lists();
                 let read_before = |(path, it): &(&PathBuf, &FileRead)| {
                     let before = previous.and_then(|previous| previous.0.read.get(*path));
@@ -455,8 +473,7 @@ impl Files {
     fn texts_hash(&self) -> u64 {
         let mut hash = Hash::default();
         for it in &self.texts {
-            let said = it.text.as_deref().unwrap_or_else(|why| why);
-            hash.add(&it.path, said.as_bytes());
+            hash.add_file(&it.path, it.hash);
         }
         hash.0
     }
@@ -464,12 +481,13 @@ impl Files {
     fn hash(&self, dir: &Path) -> u64 {
         let mut hash = Hash::default();
         for it in &self.texts {
-            hash.add(
-                it.path.strip_prefix(dir).unwrap_or(&it.path),
-                it.text.as_deref().unwrap_or_default().as_bytes(),
-            );
+            hash.add_file(it.path.strip_prefix(dir).unwrap_or(&it.path), it.hash);
         }
-        self.documents.each(|path, bytes| hash.add(path.strip_prefix(dir).unwrap_or(path), bytes));
+        self.documents.each(|path, bytes| {
+            let mut content = Hash::default();
+            content.add(bytes);
+            hash.add_file(path.strip_prefix(dir).unwrap_or(path), content.0);
+        });
         hash.0
     }
 }
@@ -496,14 +514,14 @@ fn hold_back(
         if held.iter().any(|it| it.file == text.path) {
             continue;
         }
-        text.text = Ok(Arc::clone(accepted));
+        *text = Text::new(text.path.clone(), Ok(Arc::clone(accepted)));
         it.push(Held { file: text.path.clone(), diagnostics: Diagnostics::new(diagnostics) });
     }
     it
 }
 
 fn read_from(path: &Path) -> Text {
-    Text { path: path.to_owned(), text: read_text(path) }
+    Text::new(path.to_owned(), read_text(path))
 }
 
 fn read_text(path: &Path) -> Result<Arc<str>, String> {
@@ -592,7 +610,8 @@ fn matches(pattern: &str, name: &str) -> bool {
     rest.ends_with(last)
 }
 
-/// FNV-1a, 64 bits, over names and contents with their lengths.
+/// FNV-1a, 64 bits, over names and contents with their lengths; by words and not by bytes, so that the upper half of each
+/// product has to be folded into the lower, which would know nothing of it.
 struct Hash(u64);
 
 impl Default for Hash {
@@ -602,12 +621,25 @@ impl Default for Hash {
 }
 
 impl Hash {
-    fn add(&mut self, path: &Path, content: &[u8]) {
-        for bytes in [path.to_string_lossy().as_bytes(), content] {
-            for byte in (bytes.len() as u64).to_le_bytes().iter().chain(bytes) {
-                self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-            }
+    fn add_file(&mut self, path: &Path, content: u64) {
+        self.add(path.to_string_lossy().as_bytes());
+        self.add_word(content);
+    }
+
+    fn add(&mut self, bytes: &[u8]) {
+        self.add_word(bytes.len() as u64);
+        let (words, rest) = bytes.as_chunks::<8>();
+        for word in words {
+            self.add_word(u64::from_le_bytes(*word));
         }
+        for byte in rest {
+            self.add_word(u64::from(*byte));
+        }
+    }
+
+    const fn add_word(&mut self, word: u64) {
+        let product = (self.0 ^ word).wrapping_mul(0x0100_0000_01b3);
+        self.0 = product ^ (product >> 32);
     }
 }
 

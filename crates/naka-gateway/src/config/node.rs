@@ -4,9 +4,9 @@
 //! One document of at most [`MAX_NODES`] nodes, [`MAX_DEPTH`] deep. An alias counts as all that
 //! it stands for, so that a few lines cannot unfold into millions.
 
-use std::{collections::HashMap, rc::Rc, sync::Arc};
+use std::{borrow::Cow, collections::HashMap, ops::Range, rc::Rc, sync::Arc};
 
-use granit_parser::{Event, Parser, ScalarStyle, Span as YamlSpan};
+use granit_parser::{Event, Parser, ScalarStyle, ScanError, Span as YamlSpan};
 use serde_json::Value as Json;
 
 use super::{
@@ -19,42 +19,62 @@ use crate::custom::Kinds;
 pub(crate) const MAX_NODES: usize = 1_000_000;
 pub(crate) const MAX_DEPTH: usize = 64;
 
-/// Bytes of one of the files.
+/// Bytes of one of the files. Small, as every value and every key has one: no file is larger than `load` takes it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Span {
-    pub(crate) file: usize,
-    pub(crate) start: usize,
-    pub(crate) end: usize,
+    file: u32,
+    start: u32,
+    end: u32,
 }
 
-/// One value of the file.
+impl Span {
+    pub(crate) fn new(file: usize, bytes: Range<usize>) -> Self {
+        let small = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        Self { file: small(file), start: small(bytes.start), end: small(bytes.end) }
+    }
+
+    /// The number of the file.
+    pub(crate) const fn file(self) -> usize {
+        self.file as usize
+    }
+
+    pub(crate) const fn start(self) -> usize {
+        self.start as usize
+    }
+
+    pub(crate) const fn bytes(self) -> Range<usize> {
+        self.start as usize..self.end as usize
+    }
+}
+
+/// One value of the file; its text is the file's, where it stands there as it is.
 #[derive(Clone, Debug)]
-pub(crate) struct Node {
-    pub(crate) value: Value,
+pub(crate) struct Node<'t> {
+    pub(crate) value: Value<'t>,
     pub(crate) span: Span,
 }
 
 #[derive(Clone, Debug)]
-pub(crate) enum Value {
-    Scalar(Scalar),
-    Seq(Vec<Node>),
-    Map(Vec<(Key, Node)>),
+pub(crate) enum Value<'t> {
+    Scalar(Scalar<'t>),
+    Seq(Vec<Node<'t>>),
+    Map(Vec<(Key<'t>, Node<'t>)>),
 }
 
 #[derive(Clone, Debug)]
-pub(crate) struct Scalar {
-    pub(crate) text: String,
+pub(crate) struct Scalar<'t> {
+    pub(crate) text: Cow<'t, str>,
     /// Without quotes: YAML would look for numbers, booleans and nulls in it.
     pub(crate) plain: bool,
 }
 
 #[derive(Clone, Debug)]
-pub(crate) struct Key {
-    pub(crate) text: String,
+pub(crate) struct Key<'t> {
+    pub(crate) text: Cow<'t, str>,
     pub(crate) span: Span,
 }
 
-impl Node {
+impl Node<'_> {
     pub(crate) fn is_null(&self) -> bool {
         matches!(&self.value, Value::Scalar(it) if it.plain && is_null(&it.text))
     }
@@ -83,17 +103,33 @@ impl Node {
     /// As JSON has it.
     pub(crate) fn to_json(&self) -> Json {
         match &self.value {
-            Value::Map(entries) => {
-                Json::Object(entries.iter().map(|(key, value)| (key.text.clone(), value.to_json())).collect())
-            }
+            Value::Map(entries) => Json::Object(
+                entries.iter().map(|(key, value)| (key.text.to_string(), value.to_json())).collect(),
+            ),
             Value::Seq(items) => items.iter().map(Self::to_json).collect(),
             Value::Scalar(_) if self.is_null() => Json::Null,
             Value::Scalar(Scalar { text, plain: true }) => match text.parse::<bool>() {
                 Ok(is) => Json::Bool(is),
-                Err(_) => number(text).unwrap_or_else(|| text.as_str().into()),
+                Err(_) => number(text).unwrap_or_else(|| (**text).into()),
             },
-            Value::Scalar(Scalar { text, plain: false }) => text.as_str().into(),
+            Value::Scalar(Scalar { text, plain: false }) => (**text).into(),
         }
+    }
+
+    /// The same with texts of its own.
+    pub(crate) fn into_owned(self) -> Node<'static> {
+        let owned = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
+        let value = match self.value {
+            Value::Scalar(Scalar { text, plain }) => Value::Scalar(Scalar { text: owned(text), plain }),
+            Value::Seq(items) => Value::Seq(items.into_iter().map(Node::into_owned).collect()),
+            Value::Map(entries) => {
+                let entries = entries
+                    .into_iter()
+                    .map(|(key, value)| (Key { text: owned(key.text), span: key.span }, value.into_owned()));
+                Value::Map(entries.collect())
+            }
+        };
+        Node { value, span: self.span }
     }
 
     fn size(&self) -> usize {
@@ -109,9 +145,8 @@ fn is_null(text: &str) -> bool {
     matches!(text, "" | "~" | "null" | "Null" | "NULL")
 }
 
-/// Reads source number `file` of `cx`. `None`: it could not be read, and `cx` knows why.
-pub(crate) fn parse(file: usize, cx: &mut Cx) -> Option<Node> {
-    let source = cx.source(file);
+/// Reads `source`, which is number `file` of `cx`. `None`: it could not be read, and `cx` knows why.
+pub(crate) fn parse<'t>(source: &'t Source, file: usize, cx: &mut Cx) -> Option<Node<'t>> {
     let text = source.text();
     let mut options = granit_parser::Options::default();
     options.set_emit_comments(false);
@@ -122,14 +157,17 @@ pub(crate) fn parse(file: usize, cx: &mut Cx) -> Option<Node> {
         cx,
         anchors: HashMap::new(),
         nodes: 0,
+        items: Vec::new(),
+        entries: Vec::new(),
     };
     builder.document()
 }
 
 /// A piece of YAML as JSON; nothing, if it is none.
 pub(crate) fn json_of(text: &str) -> Json {
-    let mut cx = Cx::new(vec![Arc::new(Source::new("", text))], Rc::default(), Kinds::default());
-    parse(0, &mut cx).filter(|_| cx.is_clean()).map_or(Json::Null, |node| node.to_json())
+    let source = Arc::new(Source::new("", text));
+    let mut cx = Cx::new(vec![Arc::clone(&source)], Rc::default(), Kinds::default());
+    parse(&source, 0, &mut cx).filter(|_| cx.is_clean()).map_or(Json::Null, |node| node.to_json())
 }
 
 /// A plain scalar that is a number to YAML 1.2 (its core schema), but for those that JSON has not.
@@ -146,23 +184,23 @@ struct Stop;
 
 /// Which keys a map has. Most have few, and those are looked through.
 #[derive(Default)]
-struct Seen(HashMap<String, Span>);
+struct Seen<'t>(HashMap<Cow<'t, str>, Span>);
 
 const FEW: usize = 16;
 
-impl Seen {
-    fn find(&self, key: &str, entries: &[(Key, Node)]) -> Option<Span> {
+impl<'t> Seen<'t> {
+    fn find(&self, key: &str, entries: &[(Key<'t>, Node<'t>)]) -> Option<Span> {
         if entries.len() <= FEW {
             return entries.iter().find(|(it, _)| it.text == key).map(|(it, _)| it.span);
         }
         self.0.get(key).copied()
     }
 
-    fn push(&mut self, entry: (Key, Node), entries: &mut Vec<(Key, Node)>) {
-        entries.push(entry);
+    /// There is one more at the end.
+    fn learn(&mut self, entries: &[(Key<'t>, Node<'t>)]) {
         let unknown = match entries.len() {
             ..=FEW => &[],
-            len if self.0.is_empty() => &entries[..len],
+            _ if self.0.is_empty() => entries,
             len => &entries[len - 1..],
         };
         self.0.extend(unknown.iter().map(|(key, _)| (key.text.clone(), key.span)));
@@ -174,12 +212,16 @@ struct Builder<'t, 'c> {
     text: &'t str,
     file: usize,
     cx: &'c mut Cx,
-    anchors: HashMap<usize, (Node, usize)>,
+    anchors: HashMap<usize, (Node<'t>, usize)>,
     nodes: usize,
+    /// Of the lists that have no end yet, the innermost last: so each takes as much as it needs when it ends.
+    items: Vec<Node<'t>>,
+    /// Of the maps that have no end yet.
+    entries: Vec<(Key<'t>, Node<'t>)>,
 }
 
 impl<'t> Builder<'t, '_> {
-    fn document(&mut self) -> Option<Node> {
+    fn document(&mut self) -> Option<Node<'t>> {
         let mut root = None;
         loop {
             let (event, span) = self.next().ok()?;
@@ -195,33 +237,32 @@ impl<'t> Builder<'t, '_> {
                 event => root = Some(self.node(event, span, 0).ok()?),
             }
         }
-        let nothing =
-            || Node { value: Value::Map(Vec::new()), span: Span { file: self.file, start: 0, end: 0 } };
+        let nothing = || Node { value: Value::Map(Vec::new()), span: Span::new(self.file, 0..0) };
         Some(root.filter(|root| !root.is_null()).unwrap_or_else(nothing))
     }
 
     fn next(&mut self) -> Result<(Event<'t>, Span), Stop> {
         match self.parser.next_event() {
             Some(Ok((event, span))) => {
-                let range = byte_range(span, self.text.len());
+                let bytes = byte_range(span, self.text.len());
                 if let Some(tag) = span.tag_span().and_then(|tag| tag.byte_range()) {
-                    let at = Span { file: self.file, start: tag.start, end: tag.end };
+                    let at = Span::new(self.file, tag.clone());
                     let tag = quoted(self.text.get(tag).unwrap_or("!"));
                     self.cx
                         .error(Code::Syntax, at, format!("the tag {tag} means nothing here"))
                         .help("take it away: a value is what its key says");
                 }
-                Ok((event, Span { file: self.file, start: range.0, end: range.1 }))
+                Ok((event, Span::new(self.file, bytes)))
             }
             Some(Err(error)) => {
                 self.syntax_error(&error);
                 Err(Stop)
             }
-            None => Ok((Event::StreamEnd, Span { file: self.file, ..Span::default() })),
+            None => Ok((Event::StreamEnd, Span::new(self.file, 0..0))),
         }
     }
 
-    fn node(&mut self, event: Event<'t>, span: Span, depth: usize) -> Result<Node, Stop> {
+    fn node(&mut self, event: Event<'t>, span: Span, depth: usize) -> Result<Node<'t>, Stop> {
         self.count(1, span)?;
         if depth > MAX_DEPTH {
             self.cx.error(Code::TooLarge, span, format!("more than {MAX_DEPTH} levels of nesting"));
@@ -230,7 +271,7 @@ impl<'t> Builder<'t, '_> {
         let (node, anchor) = match event {
             Event::Scalar(text, style, anchor, _) => {
                 let plain = style == ScalarStyle::Plain;
-                (Node { value: Value::Scalar(Scalar { text: text.into_owned(), plain }), span }, anchor)
+                (Node { value: Value::Scalar(Scalar { text, plain }), span }, anchor)
             }
             Event::SequenceStart(_, anchor, _) => (self.sequence(span, depth)?, anchor),
             Event::MappingStart(_, anchor, _) => (self.mapping(span, depth)?, anchor),
@@ -248,7 +289,7 @@ impl<'t> Builder<'t, '_> {
         Ok(node)
     }
 
-    fn alias(&mut self, anchor: usize, span: Span, depth: usize) -> Result<Node, Stop> {
+    fn alias(&mut self, anchor: usize, span: Span, depth: usize) -> Result<Node<'t>, Stop> {
         let Some((node, height)) = self.anchors.get(&anchor) else {
             self.cx.error(Code::Syntax, span, "this alias stands inside what it is an alias of");
             return Err(Stop);
@@ -263,32 +304,36 @@ impl<'t> Builder<'t, '_> {
         Ok(node)
     }
 
-    fn sequence(&mut self, span: Span, depth: usize) -> Result<Node, Stop> {
-        let mut items = Vec::new();
+    fn sequence(&mut self, span: Span, depth: usize) -> Result<Node<'t>, Stop> {
+        let first = self.items.len();
         loop {
             let (event, at) = self.next()?;
             if matches!(event, Event::SequenceEnd) {
-                let last = items.last().map_or(span, |item: &Node| item.span);
+                let items = self.items.drain(first..).collect::<Vec<_>>();
+                let last = items.last().map_or(span, |item| item.span);
                 return Ok(Node { value: Value::Seq(items), span: whole(span, last, at) });
             }
-            items.push(self.node(event, at, depth + 1)?);
+            let item = self.node(event, at, depth + 1)?;
+            self.items.push(item);
         }
     }
 
-    fn mapping(&mut self, span: Span, depth: usize) -> Result<Node, Stop> {
-        let mut entries: Vec<(Key, Node)> = Vec::new();
+    fn mapping(&mut self, span: Span, depth: usize) -> Result<Node<'t>, Stop> {
+        let first = self.entries.len();
         let mut seen = Seen::default();
-        let mut merged: Vec<(Key, Node)> = Vec::new();
+        let mut merged: Vec<(Key<'t>, Node<'t>)> = Vec::new();
         loop {
             let (event, at) = self.next()?;
             if matches!(event, Event::MappingEnd) {
-                let last = entries.last().map_or(span, |(_, node)| node.span);
+                let last = self.entries[first..].last().map_or(span, |(_, node)| node.span);
                 // Keys that were said win over merged ones, earlier merged ones over later.
                 for (key, value) in merged {
-                    if seen.find(&key.text, &entries).is_none() {
-                        seen.push((key, value), &mut entries);
+                    if seen.find(&key.text, &self.entries[first..]).is_none() {
+                        self.entries.push((key, value));
+                        seen.learn(&self.entries[first..]);
                     }
                 }
+                let entries = self.entries.drain(first..).collect();
                 return Ok(Node { value: Value::Map(entries), span: whole(span, last, at) });
             }
             let key = self.node(event, at, depth + 1)?;
@@ -302,20 +347,21 @@ impl<'t> Builder<'t, '_> {
                 merged.extend(self.merged(value));
                 continue;
             }
-            if let Some(first) = seen.find(&text, &entries) {
-                let first = self.cx.place(first);
+            if let Some(earlier) = seen.find(&text, &self.entries[first..]) {
+                let earlier = self.cx.place(earlier);
                 self.cx
                     .error(Code::Duplicate, key.span, format!("the key {} is there twice", quoted(&text)))
                     .label("again here")
-                    .related(first, "first here")
+                    .related(earlier, "first here")
                     .help("keep one of the two");
                 continue;
             }
-            seen.push((Key { text, span: key.span }, value), &mut entries);
+            self.entries.push((Key { text, span: key.span }, value));
+            seen.learn(&self.entries[first..]);
         }
     }
 
-    fn key_is_no_text(&mut self, span: Span, value: &Node) {
+    fn key_is_no_text(&mut self, span: Span, value: &Node<'t>) {
         let it = self.cx.error(Code::Syntax, span, "a key has to be text");
         it.help(if value.is_null() {
             "text with braces needs quotes: \"{name}\""
@@ -325,7 +371,7 @@ impl<'t> Builder<'t, '_> {
     }
 
     /// What `<<: *anchor` or `<<: [*a, *b]` brings in.
-    fn merged(&mut self, value: Node) -> Vec<(Key, Node)> {
+    fn merged(&mut self, value: Node<'t>) -> Vec<(Key<'t>, Node<'t>)> {
         match value.value {
             Value::Map(entries) => entries,
             Value::Seq(items) => items.into_iter().flat_map(|item| self.merged(item)).collect(),
@@ -350,7 +396,7 @@ impl<'t> Builder<'t, '_> {
         Err(Stop)
     }
 
-    fn syntax_error(&mut self, error: &granit_parser::ScanError) {
+    fn syntax_error(&mut self, error: &ScanError) {
         let at = error.marker().byte_offset().unwrap_or(self.text.len()).min(self.text.len());
         let line_start =
             self.text.get(..at).and_then(|before| before.rfind('\n')).map_or(0, |newline| newline + 1);
@@ -359,7 +405,7 @@ impl<'t> Builder<'t, '_> {
         let line = self.text.get(line_start..line_end).unwrap_or("");
         if let Some((start, word)) = unquoted_braces(line) {
             let start = line_start + start;
-            let span = Span { file: self.file, start, end: start + word.len() };
+            let span = Span::new(self.file, start..start + word.len());
             self.cx
                 .error(
                     Code::Syntax,
@@ -374,7 +420,7 @@ impl<'t> Builder<'t, '_> {
             self.text.get(at..line_end).filter(|rest| rest.starts_with(['*', '@', '`', '%', '&', '!']))
         {
             let word = word.split([' ', ',', ']', '}']).next().unwrap_or(word);
-            let span = Span { file: self.file, start: at, end: at + word.len() };
+            let span = Span::new(self.file, at..at + word.len());
             let sign = quoted(&word[..1]);
             self.cx
                 .error(
@@ -394,7 +440,7 @@ impl<'t> Builder<'t, '_> {
         let tab = line.find(|c: char| !c.is_whitespace()).is_some_and(|indent| line[..indent].contains('\t'));
         let end = self.text.get(at..).and_then(|rest| rest.chars().next()).map_or(at, |c| at + c.len_utf8());
         let message = format!("this is not YAML: {}", error.info());
-        let span = Span { file: self.file, start: at, end };
+        let span = Span::new(self.file, at..end);
         let it = self.cx.error(Code::Syntax, span, message);
         if tab {
             it.help("indent with spaces, not tabs");
@@ -434,7 +480,7 @@ fn unquoted_braces(line: &str) -> Option<(usize, &str)> {
     None
 }
 
-fn height(node: &Node) -> usize {
+fn height(node: &Node<'_>) -> usize {
     match &node.value {
         Value::Scalar(_) => 0,
         Value::Seq(items) => 1 + items.iter().map(height).max().unwrap_or(0),
@@ -448,7 +494,6 @@ fn whole(start: Span, last: Span, end: Span) -> Span {
     Span { end: end.max(start.end), ..start }
 }
 
-fn byte_range(span: YamlSpan, len: usize) -> (usize, usize) {
-    span.byte_range()
-        .map_or((0, 0), |range| (range.start.min(len), range.end.min(len).max(range.start.min(len))))
+fn byte_range(span: YamlSpan, len: usize) -> Range<usize> {
+    span.byte_range().map_or(0..0, |range| range.start.min(len)..range.end.min(len).max(range.start.min(len)))
 }

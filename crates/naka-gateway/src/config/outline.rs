@@ -149,7 +149,7 @@ impl Outline {
         self.0.is_empty()
     }
 
-    pub(crate) fn add<T: Decode>(&mut self, node: &Node, cx: &Cx) {
+    pub(crate) fn add<T: Decode>(&mut self, node: &Node<'_>, cx: &Cx) {
         T::outline(node, &mut Tracer { outline: self, path: Vec::new(), cx });
     }
 }
@@ -169,17 +169,17 @@ impl Tracer<'_> {
     }
 
     /// This is said here.
-    pub(crate) fn say(&mut self, node: &Node, text: String) {
+    pub(crate) fn say(&mut self, node: &Node<'_>, text: String) {
         let is_secret = self.cx.hides(node.span) || self.is_credential();
         self.insert(node, text, is_secret);
     }
 
     /// This is said here, and nobody shall see it.
-    pub(crate) fn withhold(&mut self, node: &Node, text: String) {
+    pub(crate) fn withhold(&mut self, node: &Node<'_>, text: String) {
         self.insert(node, text, true);
     }
 
-    fn insert(&mut self, node: &Node, text: String, is_secret: bool) {
+    fn insert(&mut self, node: &Node<'_>, text: String, is_secret: bool) {
         let place = Some(self.cx.place(node.span).into());
         self.outline.0.insert(self.path.clone(), Said { text, is_secret, is_withheld: false, place });
     }
@@ -200,8 +200,8 @@ impl Tracer<'_> {
     }
 
     /// Of a list each has its name, or where it stands; if all are plain text, they are one value.
-    pub(crate) fn list<T: Decode>(&mut self, items: &[Node], node: &Node) {
-        let is_text = |item: &Node| matches!(item.value, Value::Scalar(_));
+    pub(crate) fn list<T: Decode>(&mut self, items: &[Node<'_>], node: &Node<'_>) {
+        let is_text = |item: &Node<'_>| matches!(item.value, Value::Scalar(_));
         if items.iter().all(is_text) {
             let mut texts = items.iter().map(T::text).collect::<Vec<_>>();
             if self.path.last().is_some_and(|key| key == "use") {
@@ -225,13 +225,13 @@ impl Tracer<'_> {
 }
 
 /// What tells an item of a list from others.
-fn name_of(item: &Node) -> Option<String> {
+fn name_of(item: &Node<'_>) -> Option<String> {
     match &item.value {
-        Value::Scalar(scalar) => Some(scalar.text.clone()),
+        Value::Scalar(scalar) => Some(scalar.text.to_string()),
         Value::Map(entries) => {
-            let named = |(key, value): &(super::node::Key, Node)| match &value.value {
-                Value::Scalar(scalar) if ["address", "request", "name"].contains(&key.text.as_str()) => {
-                    Some(scalar.text.clone())
+            let named = |(key, value): &(super::node::Key<'_>, Node<'_>)| match &value.value {
+                Value::Scalar(scalar) if ["address", "request", "name"].contains(&&*key.text) => {
+                    Some(scalar.text.to_string())
                 }
                 _ => None,
             };
@@ -250,7 +250,7 @@ fn quoted(text: &str) -> String {
     }
 }
 
-fn within(node: &Node) -> String {
+fn within(node: &Node<'_>) -> String {
     match &node.value {
         Value::Scalar(scalar) => quoted(&scalar.text),
         _ => flow(node),
@@ -258,9 +258,9 @@ fn within(node: &Node) -> String {
 }
 
 /// In one line, as YAML has it.
-pub(crate) fn flow(node: &Node) -> String {
+pub(crate) fn flow(node: &Node<'_>) -> String {
     match &node.value {
-        Value::Scalar(scalar) => scalar.text.clone(),
+        Value::Scalar(scalar) => scalar.text.to_string(),
         Value::Seq(items) => format!("[{}]", items.iter().map(within).collect::<Vec<_>>().join(", ")),
         Value::Map(entries) => {
             let pairs = entries.iter().map(|(key, value)| format!("{}: {}", key.text, within(value)));

@@ -17,13 +17,13 @@ const REGEX_SIZE: usize = 1 << 20;
 
 /// `path:` — the whole path.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct WholePath(pub(crate) Vec<Segment>);
+pub(crate) struct WholePath(pub(crate) Arc<[Segment]>);
 
 impl Scalar for WholePath {
     const WHAT: &'static str = "a path such as `/rides/{id}`";
 
     fn parse(text: Text<'_>) -> Result<Self, Wrong> {
-        segments(text.text, true).map(Self)
+        segments(text.text, true).map(|it| Self(it.into()))
     }
 
     fn schema() -> Json {
@@ -33,7 +33,7 @@ impl Scalar for WholePath {
 
 /// `prefix:` — on a segment boundary.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct PrefixPath(pub(crate) Vec<Segment>);
+pub(crate) struct PrefixPath(pub(crate) Arc<[Segment]>);
 
 impl Scalar for PrefixPath {
     const WHAT: &'static str = "a path prefix such as `/api`";
@@ -41,7 +41,7 @@ impl Scalar for PrefixPath {
     fn parse(text: Text<'_>) -> Result<Self, Wrong> {
         let mut it = segments(text.text, false)?;
         it.pop_if(|last| matches!(last, Segment::Literal(text) if text.is_empty()));
-        Ok(Self(it))
+        Ok(Self(it.into()))
     }
 
     fn schema() -> Json {
@@ -56,8 +56,8 @@ fn as_written(path: &str) -> String {
 
 /// The segments of a path, their literals normalised.
 fn segments(text: &str, whole: bool) -> Result<Vec<Segment>, Wrong> {
-    let shown = quoted(text);
     let Some(rest) = text.strip_prefix('/') else {
+        let shown = quoted(text);
         return Err(match text.strip_prefix("^/").or_else(|| text.strip_prefix("~")) {
             Some(_) => Wrong::new(format!("{shown} is a regular expression")).help("write it under `regex:`"),
             None if text.contains("://") => Wrong::new(format!("{shown} is a URL, not a path"))
@@ -82,18 +82,19 @@ fn segments(text: &str, whole: bool) -> Result<Vec<Segment>, Wrong> {
     if text.len() > LONGEST {
         return Err(Wrong::new(format!("a path of {} bytes", text.len())).help(format!("at most {LONGEST}")));
     }
-    let mut names: Vec<Arc<str>> = Vec::new();
-    let mut it = Vec::new();
+    let mut it: Vec<Segment> = Vec::with_capacity(rest.split('/').count());
     let mut parts = rest.split('/').peekable();
     while let Some(part) = parts.next() {
         let last = parts.peek().is_none();
         let segment = segment(part, last, whole)?;
-        if let Segment::Param(name) | Segment::Rest(name) = &segment {
-            if names.contains(name) {
-                return Err(Wrong::new(format!("`{{{name}}}` is there twice"))
-                    .help(format!("give the second one another name: `{{{name}2}}`")));
-            }
-            names.push(Arc::clone(name));
+        let is_known = |name: &Arc<str>| {
+            it.iter().any(|it| matches!(it, Segment::Param(known) | Segment::Rest(known) if known == name))
+        };
+        if let Segment::Param(name) | Segment::Rest(name) = &segment
+            && is_known(name)
+        {
+            return Err(Wrong::new(format!("`{{{name}}}` is there twice"))
+                .help(format!("give the second one another name: `{{{name}2}}`")));
         }
         it.push(segment);
     }
@@ -128,7 +129,7 @@ fn segment(part: &str, last: bool, whole: bool) -> Result<Segment, Wrong> {
         _ => {}
     }
     if !part.contains(['{', '}']) {
-        return literal(part).map(|text| Segment::Literal(text.into()));
+        return literal(part).map(Segment::Literal);
     }
     let inner = part.strip_prefix('{').and_then(|part| part.strip_suffix('}'));
     let Some(inner) = inner.filter(|inner| !inner.contains(['{', '}'])) else {
@@ -159,7 +160,10 @@ fn segment(part: &str, last: bool, whole: bool) -> Result<Segment, Wrong> {
 }
 
 /// Decodes what need not be encoded, upper-cases what stays so, and refuses what cannot be in a path.
-fn literal(part: &str) -> Result<String, Wrong> {
+fn literal(part: &str) -> Result<Arc<str>, Wrong> {
+    if part.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_')) {
+        return Ok(part.into()); // As nearly all are.
+    }
     let mut it = String::with_capacity(part.len());
     let mut rest = part;
     while let Some(c) = rest.chars().next() {
@@ -189,7 +193,7 @@ fn literal(part: &str) -> Result<String, Wrong> {
         let wrong = Wrong::new(format!("the segment {} stands in no normal path", quoted(part))).piece(part);
         return Err(wrong.help("take it out: paths are normalised"));
     }
-    Ok(it)
+    Ok(it.into())
 }
 
 fn cannot_stand(c: char, part: &str) -> Wrong {
@@ -369,7 +373,7 @@ mod tests {
     use super::*;
 
     fn path(text: &str) -> Result<Vec<Segment>, Wrong> {
-        WholePath::parse(Text { text, plain: false }).map(|it| it.0)
+        WholePath::parse(Text { text, plain: false }).map(|it| it.0.to_vec())
     }
 
     #[test]
@@ -379,7 +383,7 @@ mod tests {
         assert_eq!(path("/").unwrap(), [text("")]);
         assert_eq!(path("/a/").unwrap(), [text("a"), text("")]);
         let prefix = |text: &str| PrefixPath::parse(Text { text, plain: false }).unwrap().0;
-        assert_eq!(prefix("/"), []);
+        assert!(prefix("/").is_empty());
         assert_eq!(prefix("/a/"), prefix("/a"));
     }
 

@@ -1,6 +1,8 @@
 //! Records and words: one declaration yields the struct, the reading of it with all mistakes at
 //! once, and its part of the JSON Schema.
 
+use std::borrow::Cow;
+
 use serde_json::{Map as Object, Value as Json, json};
 
 use super::{
@@ -15,7 +17,7 @@ use super::{
 /// A key as it was written, and the known key it is or was probably meant to be.
 #[derive(Clone, Debug)]
 pub(crate) struct Said {
-    pub(crate) meant: String,
+    pub(crate) meant: Cow<'static, str>,
     /// It is what was written.
     pub(crate) exact: bool,
     pub(crate) span: Span,
@@ -31,7 +33,7 @@ pub(crate) struct Field {
     pub(crate) schema: fn() -> Json,
     pub(crate) what: fn() -> String,
     pub(crate) form: fn() -> Form,
-    pub(crate) outline: fn(&Node, &mut Tracer<'_>),
+    pub(crate) outline: fn(&Node<'_>, &mut Tracer<'_>),
 }
 
 /// What happens when a field is not there.
@@ -54,7 +56,16 @@ pub(crate) struct Shape {
     /// Which other keys there are, where they are not known here.
     pub(crate) also: Option<fn(&str, &Cx) -> bool>,
     #[cfg(test)]
-    pub(crate) decode: fn(&Node, &mut Cx),
+    pub(crate) decode: fn(&Node<'_>, &mut Cx),
+}
+
+/// A key that is known.
+#[derive(Clone, Copy)]
+pub(crate) enum Known<'k> {
+    /// Of the field in this place.
+    Field(usize),
+    /// Of none, and known elsewhere.
+    Also(&'k str),
 }
 
 impl Field {
@@ -90,9 +101,9 @@ impl Shape {
     /// Reads the keys of a map, hands the known ones to `field`, and answers with all of them.
     pub(crate) fn read(
         &self,
-        node: &Node,
+        node: &Node<'_>,
         cx: &mut Cx,
-        field: &mut dyn FnMut(&str, &Node, Span, &mut Cx),
+        field: &mut dyn FnMut(Known<'_>, &Node<'_>, Span, &mut Cx),
     ) -> Option<Vec<Said>> {
         let Value::Map(entries) = &node.value else {
             cx.wrong_shape(node, self.what);
@@ -100,18 +111,24 @@ impl Shape {
         };
         let mut said = Vec::with_capacity(entries.len());
         for (key, value) in entries {
-            let text = key.text.as_str();
-            let known = self.fields.iter().find(|field| field.key == text);
+            let text = &*key.text;
             if self.also.is_some_and(|knows| knows(text, cx)) {
-                field(text, value, key.span, cx);
-                said.push(Said { exact: true, meant: text.to_owned(), span: key.span });
+                field(Known::Also(text), value, key.span, cx);
+                said.push(Said { exact: true, meant: text.to_owned().into(), span: key.span });
                 continue;
             }
-            if let Some(known) = known.filter(|_| value.is_null()) {
-                cx.within(text, key.span, |cx| cx.wrong_shape(value, &(known.what)()));
-            } else if known.is_some() {
-                field(text, value, key.span, cx);
-            } else if self.not_built.contains(&text) {
+            if let Some(place) = self.fields.iter().position(|field| field.key == text) {
+                let known = &self.fields[place];
+                if value.is_null() {
+                    cx.within(known.key, key.span, |cx| cx.wrong_shape(value, &(known.what)()));
+                } else {
+                    field(Known::Field(place), value, key.span, cx);
+                }
+                said.push(Said { exact: true, meant: known.key.into(), span: key.span });
+                continue;
+            }
+            let not_built = self.not_built.iter().find(|key| **key == text);
+            if not_built.is_some() {
                 let place = cx.in_here();
                 cx.error(Code::NotBuilt, key.span, format!("`{text}` is not built yet ({place})"))
                     .label("not built yet")
@@ -119,8 +136,7 @@ impl Shape {
                         "the grammar has `{text}`, this version does not act on it: take it out for now"
                     ));
             }
-            let known = known.is_some() || self.not_built.contains(&text);
-            let meant = if known { text.to_owned() } else { self.unknown(text, key.span, cx) };
+            let meant = not_built.map_or_else(|| self.unknown(text, key.span, cx), |key| (*key).into());
             said.push(Said { exact: meant == text, meant, span: key.span });
         }
         self.missing(node, &said, cx);
@@ -128,7 +144,7 @@ impl Shape {
     }
 
     /// Reports a key that nobody knows, and answers with what was probably meant.
-    fn unknown(&self, text: &str, span: Span, cx: &mut Cx) -> String {
+    fn unknown(&self, text: &str, span: Span, cx: &mut Cx) -> Cow<'static, str> {
         let keys = || self.fields.iter().map(|field| field.key);
         let meant = nearest(text, keys().chain(self.not_built.iter().copied()));
         let instead = self.instead.iter().find(|(word, _)| *word == text).map(|(_, help)| *help);
@@ -146,10 +162,10 @@ impl Shape {
             }
             (None, None) => it.help(format!("the keys here are {}", one_of(keys()))),
         };
-        meant.filter(|_| instead.is_none()).unwrap_or(text).to_owned()
+        meant.filter(|_| instead.is_none()).map_or_else(|| text.to_owned().into(), Cow::Borrowed)
     }
 
-    fn missing(&self, node: &Node, said: &[Said], cx: &mut Cx) {
+    fn missing(&self, node: &Node<'_>, said: &[Said], cx: &mut Cx) {
         for field in self.fields.iter().filter(|field| matches!(field.mode, Mode::Required)) {
             if said.iter().any(|said| said.meant == field.key) {
                 continue;
@@ -179,7 +195,7 @@ impl Shape {
         vec![format!("{{{}}}", keys.join(", "))]
     }
 
-    pub(crate) fn outline(&self, node: &Node, tracer: &mut Tracer<'_>) {
+    pub(crate) fn outline(&self, node: &Node<'_>, tracer: &mut Tracer<'_>) {
         let Value::Map(entries) = &node.value else { return tracer.say(node, flow(node)) };
         let is_known = |key: &str| self.fields.iter().any(|field| field.key == key);
         for (key, value) in entries.iter().filter(|(key, _)| self.also.is_some() && !is_known(&key.text)) {
@@ -260,7 +276,7 @@ macro_rules! record {
         $(#[doc = $docs])*
         #[derive(Clone, Debug, Default)]
         pub(crate) struct $name {
-            $( $(#[doc = $field_docs])* pub(crate) $field: Option<$crate::config::decode::At<$type>>, )*
+            $( $(#[doc = $field_docs])* pub(crate) $field: Option<Box<$crate::config::decode::At<$type>>>, )*
             $( /// What stands under a key that is not known here.
             pub(crate) $also: Option<$crate::config::decode::At<$also_type>>, )?
             /// All keys that were written.
@@ -291,6 +307,16 @@ macro_rules! record {
                     let _ = <Self as $crate::config::decode::Decode>::decode(node, cx);
                 },
             };
+            /// What reads each field, in the same order.
+            const READ: &[fn(
+                &mut Self,
+                &$crate::config::node::Node<'_>,
+                $crate::config::node::Span,
+                &mut $crate::config::decode::Cx,
+            )] = &[$( |it, value, span, cx| {
+                let key = $crate::config::record::bare(stringify!($field));
+                it.$field = $crate::config::decode::At::decode_field(value, (key, span), cx).map(Box::new);
+            } ),*];
             $( record!(@accessor $field, $type, $mode); )*
 
             /// Whether the key was written, well or badly.
@@ -304,17 +330,15 @@ macro_rules! record {
                 $what.into()
             }
 
-            fn decode(node: &$crate::config::node::Node, cx: &mut $crate::config::decode::Cx) -> Option<Self> {
+            fn decode(node: &$crate::config::node::Node<'_>, cx: &mut $crate::config::decode::Cx) -> Option<Self> {
                 let mut it = Self::default();
-                it.said = Self::SHAPE.read(node, cx, &mut |key, value, span, cx| {
-                    let _ = (key, value, span, &*cx); // A record may have no fields.
-                    $( if key == $crate::config::record::bare(stringify!($field)) {
-                        it.$field = $crate::config::decode::At::decode_field(value, (key, span), cx);
-                    } )*
-                    $( if <$also_type>::knows(key, cx) {
-                        it.$also = <$also_type>::decode(key, value, cx)
-                            .map(|it| $crate::config::decode::At { value: it, span: value.span, key: span });
-                    } )?
+                it.said = Self::SHAPE.read(node, cx, &mut |key, value, span, cx| match key {
+                    $crate::config::record::Known::Field(place) => Self::READ[place](&mut it, value, span, cx),
+                    $crate::config::record::Known::Also(key) => {
+                        let _ = key; // Few records have such.
+                        $( it.$also = <$also_type>::decode(key, value, cx)
+                            .map(|it| $crate::config::decode::At { value: it, span: value.span, key: span }); )?
+                    }
                 })?;
                 Some(it)
             }
@@ -328,7 +352,7 @@ macro_rules! record {
             }
 
             fn outline(
-                node: &$crate::config::node::Node,
+                node: &$crate::config::node::Node<'_>,
                 tracer: &mut $crate::config::outline::Tracer<'_>,
             ) {
                 Self::SHAPE.outline(node, tracer);
@@ -446,8 +470,8 @@ mod tests {
                 for example in field.examples() {
                     let text = format!("{{{}: {example}}}", field.key);
                     let source = Arc::new(Source::new("example", text.as_str()));
-                    let mut cx = Cx::new(vec![source], Rc::default(), Kinds::default());
-                    if let Some(node) = parse(0, &mut cx) {
+                    let mut cx = Cx::new(vec![Arc::clone(&source)], Rc::default(), Kinds::default());
+                    if let Some(node) = parse(&source, 0, &mut cx) {
                         (shape.decode)(&node, &mut cx);
                     }
                     read += 1;

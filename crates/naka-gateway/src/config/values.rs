@@ -25,7 +25,7 @@ impl Scalar for Id {
     const WHAT: &'static str = "a name";
 
     fn parse(text: Text<'_>) -> Result<Self, Wrong> {
-        let fits = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         let text = text.text;
         if !text.is_empty() && text.len() <= 100 && text.chars().all(fits) {
             return Ok(Self(text.into()));
@@ -351,8 +351,8 @@ impl Scalar for Method {
 
     fn parse(text: Text<'_>) -> Result<Self, Wrong> {
         let wrong = || Wrong::new(format!("{} is not a method", quoted(text.text)));
-        let upper = text.text.to_ascii_uppercase();
-        if upper != text.text {
+        if text.text.contains(|c: char| c.is_ascii_lowercase()) {
+            let upper = text.text.to_ascii_uppercase();
             return Err(wrong().help(format!("methods are in capitals: `{upper}`")));
         }
         if METHODS.contains(&text.text) || nearest(text.text, METHODS).is_none() {

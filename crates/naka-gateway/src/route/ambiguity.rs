@@ -96,7 +96,7 @@ fn example(a: &Entry, b: &Entry, host: &str) -> Option<String> {
 fn example_path(path: &Path) -> Option<String> {
     let Path::Segments { segments, end } = path else { return None };
     let mut text = String::new();
-    for segment in segments {
+    for segment in &segments[..] {
         text.push('/');
         text.push_str(match segment {
             Segment::Literal(literal) => literal,

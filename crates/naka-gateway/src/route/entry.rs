@@ -10,7 +10,10 @@ use super::{
     error::{MAX_SEGMENTS, RouteError},
     normalize::escape,
 };
-use crate::config::checked::{HostPattern, Match, Name, PathPattern, Segment, ValueMatch};
+use crate::config::{
+    checked::{HostPattern, Match, Name, PathPattern, Segment, ValueMatch},
+    names_of,
+};
 
 /// What of a request decides about its route.
 #[derive(Clone, Copy, Debug)]
@@ -75,7 +78,7 @@ pub(super) struct Entry {
 
 #[derive(Debug)]
 pub(super) enum Path {
-    Segments { segments: Vec<Segment>, end: End },
+    Segments { segments: Arc<[Segment]>, end: End },
     Regex(Regex),
 }
 
@@ -100,9 +103,9 @@ pub(super) enum HostFit {
 
 impl Entry {
     pub(super) fn new(name: Name, matches: &Match, priority: Option<i32>) -> Result<Self, RouteError> {
-        let (path, names): (_, Vec<Name>) = match &matches.path {
-            PathPattern::Whole(segments) => whole(segments),
-            PathPattern::Prefix(segments) => prefix(segments),
+        let (path, names) = match &matches.path {
+            PathPattern::Whole(segments) => (whole(segments), names_of(segments)),
+            PathPattern::Prefix(segments) => (prefix(segments), names_of(segments)),
             PathPattern::Regex(regex) => {
                 (Path::Regex(regex.clone()), regex.capture_names().flatten().map(Name::from).collect())
             }
@@ -191,38 +194,21 @@ impl Entry {
     }
 }
 
-fn whole(segments: &[Segment]) -> (Path, Vec<Name>) {
-    let mut names = params(segments);
-    let rest = segments.iter().find_map(|segment| match segment {
-        Segment::Rest(name) => Some(Arc::clone(name)),
-        _ => None,
-    });
-    let end = if rest.is_some() { End::Rest } else { End::Whole };
-    let mut segments: Vec<_> = before_rest(segments).cloned().collect();
-    if segments.is_empty() && rest.is_none() {
-        segments.push(Segment::Literal("".into())); // `/`, said with no segments
+/// Most paths are taken as they are; the few that are said in another way than they are walked along are made anew.
+fn whole(segments: &Arc<[Segment]>) -> Path {
+    match &segments[..] {
+        [before @ .., Segment::Rest(_)] => Path::Segments { segments: before.into(), end: End::Rest },
+        [] => Path::Segments { segments: [Segment::Literal("".into())].into(), end: End::Whole }, // `/`, said with no segments
+        _ => Path::Segments { segments: Arc::clone(segments), end: End::Whole },
     }
-    names.extend(rest);
-    (Path::Segments { segments, end }, names)
 }
 
-fn prefix(segments: &[Segment]) -> (Path, Vec<Name>) {
-    let names = params(segments);
-    let mut segments: Vec<_> = before_rest(segments).cloned().collect();
-    segments.pop_if(|last| matches!(last, Segment::Literal(text) if text.is_empty())); // `/api/` is `/api`
-    (Path::Segments { segments, end: End::Prefix }, names)
-}
-
-fn before_rest(segments: &[Segment]) -> impl Iterator<Item = &Segment> {
-    segments.iter().take_while(|segment| !matches!(segment, Segment::Rest(_)))
-}
-
-fn params(segments: &[Segment]) -> Vec<Name> {
-    let name = |segment: &Segment| match segment {
-        Segment::Param(name) => Some(Arc::clone(name)),
-        _ => None,
+fn prefix(segments: &Arc<[Segment]>) -> Path {
+    let segments = match &segments[..] {
+        [before @ .., Segment::Literal(text)] if text.is_empty() => before.into(), // `/api/` is `/api`
+        _ => Arc::clone(segments),
     };
-    before_rest(segments).filter_map(name).collect()
+    Path::Segments { segments, end: End::Prefix }
 }
 
 fn fit(pattern: &HostPattern, host: &str) -> Option<HostFit> {

@@ -92,7 +92,9 @@ impl Table {
     pub fn compile<'m>(
         routes: impl IntoIterator<Item = (Name, &'m Match, Option<i32>)>,
     ) -> Result<Self, Vec<RouteError>> {
-        let mut table = Self::default();
+        let routes = routes.into_iter();
+        let most = routes.size_hint().1.unwrap_or_default();
+        let mut table = Self { entries: Vec::with_capacity(most), ..Self::default() };
         let mut errors = Vec::new();
         for (name, matches, priority) in routes {
             match Entry::new(name, matches, priority) {

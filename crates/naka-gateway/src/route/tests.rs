@@ -17,13 +17,13 @@ pub(super) struct Route {
 }
 
 pub(super) fn path(name: &str, text: &str) -> Route {
-    Route::new(name, PathPattern::Whole(segments(text)))
+    Route::new(name, PathPattern::Whole(segments(text).into()))
 }
 
 pub(super) fn prefix(name: &str, text: &str) -> Route {
     let mut segments = segments(text);
     segments.pop_if(|last| *last == Segment::Literal("".into()));
-    Route::new(name, PathPattern::Prefix(segments))
+    Route::new(name, PathPattern::Prefix(segments.into()))
 }
 
 pub(super) fn regex(name: &str, text: &str) -> Route {

@@ -17,9 +17,36 @@ pub(super) struct Trie {
 struct Node {
     literals: HashMap<Arc<str>, usize>,
     param: Option<usize>,
-    whole: Vec<usize>,
-    rest: Vec<usize>,
-    prefix: Vec<usize>,
+    whole: Ends,
+    rest: Ends,
+    prefix: Ends,
+}
+
+/// The routes that end in one place: mostly none or one, which costs no allocation.
+#[derive(Debug, Default)]
+enum Ends {
+    #[default]
+    None,
+    One(usize),
+    Many(Vec<usize>),
+}
+
+impl Ends {
+    fn push(&mut self, route: usize) {
+        match self {
+            Self::None => *self = Self::One(route),
+            Self::One(first) => *self = Self::Many(vec![*first, route]),
+            Self::Many(routes) => routes.push(route),
+        }
+    }
+
+    fn all(&self) -> &[usize] {
+        match self {
+            Self::None => &[],
+            Self::One(route) => std::slice::from_ref(route),
+            Self::Many(routes) => routes,
+        }
+    }
 }
 
 impl Default for Trie {
@@ -58,8 +85,8 @@ impl Trie {
 
     /// Puts the routes that end in the same place into the order of their rank.
     pub(super) fn sort(&mut self, entries: &[Entry]) {
-        let lists =
-            self.nodes.iter_mut().flat_map(|node| [&mut node.whole, &mut node.rest, &mut node.prefix]);
+        let ends = self.nodes.iter_mut().flat_map(|node| [&mut node.whole, &mut node.rest, &mut node.prefix]);
+        let lists = ends.filter_map(|ends| if let Ends::Many(routes) = ends { Some(routes) } else { None });
         for list in lists.chain([&mut self.regexes]) {
             list.sort_by(|&a, &b| compare_conditions(&entries[a], &entries[b]).0.then(a.cmp(&b)));
         }
@@ -67,7 +94,7 @@ impl Trie {
 
     /// The routes that can rank equal and match the same request: one host pattern, one shape of path.
     pub(super) fn rivals(&self) -> impl Iterator<Item = &[usize]> {
-        let lists = self.nodes.iter().flat_map(|node| [&*node.whole, &*node.rest, &*node.prefix]);
+        let lists = self.nodes.iter().flat_map(|node| [node.whole.all(), node.rest.all(), node.prefix.all()]);
         lists.chain([&*self.regexes]).filter(|list| list.len() > 1)
     }
 
@@ -96,6 +123,6 @@ impl Trie {
             }
         }
         let ending = if rest.is_some() { &node.rest } else { &node.whole };
-        ending.iter().chain(&node.prefix).any(|&route| take(route))
+        ending.all().iter().chain(node.prefix.all()).any(|&route| take(route))
     }
 }

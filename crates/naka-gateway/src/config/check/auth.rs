@@ -70,8 +70,8 @@ pub(super) fn jwt(at: &At<RawJwt>, cx: &mut Cx) -> Option<Unnamed> {
             .help("write `require: [exp]`, or leave it out");
     }
     let jwt = Jwt {
-        issuers: texts(raw.issuer.as_ref()),
-        audiences: texts(raw.audiences.as_ref()),
+        issuers: texts(raw.issuer.as_deref()),
+        audiences: texts(raw.audiences.as_deref()),
         algorithms: raw
             .algorithms
             .as_ref()
@@ -101,7 +101,7 @@ const fn algorithm(raw: RawAlgorithm) -> &'static str {
 
 fn jwt_keys(at: &At<RawJwt>, cx: &mut Cx) -> Option<JwtKeys> {
     let raw = &at.value;
-    let said = raw.said.iter().filter(|said| RawJwt::KEYS.contains(&said.meant.as_str())).collect::<Vec<_>>();
+    let said = raw.said.iter().filter(|said| RawJwt::KEYS.contains(&&*said.meant)).collect::<Vec<_>>();
     match said.as_slice() {
         [] => {
             cx.error(Code::Missing, at.key, "tokens without keys to verify them")
@@ -148,7 +148,7 @@ fn jwt_keys(at: &At<RawJwt>, cx: &mut Cx) -> Option<JwtKeys> {
 /// Reports algorithms of which a key from there can be none: a shared secret has one, and what is published
 /// is no secret.
 fn useless_algorithms(raw: &RawJwt, cx: &mut Cx) {
-    let said = raw.said.iter().filter(|said| RawJwt::KEYS.contains(&said.meant.as_str()));
+    let said = raw.said.iter().filter(|said| RawJwt::KEYS.contains(&&*said.meant));
     let said = said.collect::<Vec<_>>();
     let ([place], Some(algorithms)) = (said.as_slice(), &raw.algorithms) else { return };
     let is_secret = place.meant == "secret";
@@ -262,8 +262,9 @@ fn api_keys(file: &At<Arc<str>>, cx: &mut Cx) -> Option<RawApiKeys> {
         return None;
     };
     let number = cx.add_source(file.span, &file.value, text);
-    let whole = Span { file: number, start: 0, end: text.len() };
-    let Some(node) = node::parse(number, cx) else {
+    let whole = Span::new(number, 0..text.len());
+    let source = cx.source(number);
+    let Some(node) = node::parse(&source, number, cx) else {
         cx.hide(whole);
         return None;
     };
@@ -273,7 +274,7 @@ fn api_keys(file: &At<Arc<str>>, cx: &mut Cx) -> Option<RawApiKeys> {
 
 /// Whoever writes a key itself in the place of its hash shall not find it in a log: an entry that is not all
 /// of the keys it should be is not shown, and neither is a file that is no list.
-fn hide_keys(node: &Node, whole: Span, cx: &Cx) {
+fn hide_keys(node: &Node<'_>, whole: Span, cx: &Cx) {
     let keys = match &node.value {
         Value::Map(fields) => fields.iter().find(|(key, _)| key.text == "keys").map(|(_, value)| value),
         _ => None,
@@ -282,8 +283,8 @@ fn hide_keys(node: &Node, whole: Span, cx: &Cx) {
         cx.hide(whole);
         return;
     };
-    let is_known = |key: &Key| RawApiKeyEntry::SHAPE.fields.iter().any(|field| field.key == key.text);
-    let is_fine = |entry: &&Node| match &entry.value {
+    let is_known = |key: &Key<'_>| RawApiKeyEntry::SHAPE.fields.iter().any(|field| field.key == key.text);
+    let is_fine = |entry: &&Node<'_>| match &entry.value {
         Value::Map(fields) => fields.iter().all(|(key, _)| is_known(key)),
         _ => false,
     };
@@ -296,8 +297,8 @@ fn api_key_entry(raw: &RawApiKeyEntry) -> Option<ApiKeyEntry> {
     Some(ApiKeyEntry {
         sha256: raw.sha256.as_ref()?.value.0,
         subject: Arc::clone(&raw.subject.as_ref()?.value),
-        scopes: texts(raw.scopes.as_ref()),
-        roles: texts(raw.roles.as_ref()),
+        scopes: texts(raw.scopes.as_deref()),
+        roles: texts(raw.roles.as_deref()),
         claims: raw.claims.as_ref().map(|it| claims(&it.value)).unwrap_or_default(),
         expires_s: raw.expires.as_ref().map(|it| it.value.0),
     })
@@ -327,7 +328,7 @@ fn users(file: &At<Arc<str>>, cx: &mut Cx) -> Option<Vec<(Arc<str>, Secret, usiz
         return None;
     };
     let number = cx.add_source(file.span, &file.value, text);
-    cx.hide(Span { file: number, start: 0, end: text.len() });
+    cx.hide(Span::new(number, 0..text.len()));
     let (mut users, mut seen, mut start) = (Vec::new(), std::collections::HashMap::new(), 0);
     for (line_number, line) in text.split_inclusive('\n').enumerate() {
         let line_start = start;
@@ -336,7 +337,7 @@ fn users(file: &At<Arc<str>>, cx: &mut Cx) -> Option<Vec<(Arc<str>, Secret, usiz
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
-        let span = Span { file: number, start: line_start, end: line_start + line.len() };
+        let span = Span::new(number, line_start..line_start + line.len());
         let Some((name, hash)) = line.split_once(':') else {
             cx.error(Code::Value, span, "a line without a name").help("write `name:$argon2id$…`");
             continue;
@@ -386,14 +387,14 @@ pub(super) fn forward_auth(raw: &RawForwardAuth, cx: &mut Cx) -> Option<Unnamed>
     let remember = raw
         .remember
         .as_ref()
-        .and_then(|it| Some((names(it.value.by.as_ref())?, it.value.ttl.as_ref()?.value)));
+        .and_then(|it| Some((names(it.value.by.as_deref())?, it.value.ttl.as_ref()?.value)));
     let authority = uri.authority()?;
     let kind = PolicyKind::ForwardAuth(ForwardAuth {
         address: format!("{}:{}", authority.host(), authority.port_u16().unwrap_or(80)).into(),
         host: HeaderValue::from_str(authority.as_str()).ok()?,
         target: uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/")),
-        send: names(raw.send_headers.as_ref()),
-        copy: names(raw.copy_headers.as_ref()).unwrap_or_default(),
+        send: names(raw.send_headers.as_deref()),
+        copy: names(raw.copy_headers.as_deref()).unwrap_or_default(),
         subject: raw.subject.as_ref().map(|it| it.value.clone()),
         timeout: raw.timeout(),
         max_asking: usize::try_from(raw.max_asking().0).unwrap_or(usize::MAX),
@@ -542,9 +543,9 @@ fn rule(raw: &RawRuleKeys, span: Span, cx: &mut Cx) -> Option<Rule> {
         cx.error(Code::Value, span, "a rule over nothing").help("write what it is about, or take it away");
         return None;
     }
-    let words = some(raw.scope.as_ref(), Rule::Scope)
-        .or_else(|| some(raw.role.as_ref(), Rule::Role))
-        .or_else(|| some(raw.identity.as_ref(), Rule::Identity));
+    let words = some(raw.scope.as_deref(), Rule::Scope)
+        .or_else(|| some(raw.role.as_deref(), Rule::Role))
+        .or_else(|| some(raw.identity.as_deref(), Rule::Identity));
     let methods = || {
         raw.method
             .as_ref()

@@ -57,7 +57,7 @@ pub(super) fn listeners(tables: &Tables<'_>, policies: &mut Policies, cx: &mut C
         let timeouts = raw.timeouts.as_ref().map(|it| it.value.clone()).unwrap_or_default();
         let listener = Listener {
             listen: listen.value,
-            protocols: protocols(raw.protocols.as_ref(), cx),
+            protocols: protocols(raw.protocols.as_deref(), cx),
             request_headers: timeouts.request_headers(),
             idle: timeouts.idle(),
         };

@@ -59,9 +59,9 @@ pub(super) fn idempotency(raw: &RawIdempotency, cx: &mut Cx) -> Unnamed {
     }
     let kind = PolicyKind::Idempotency(Idempotency {
         header: raw.header(),
-        methods: values(raw.methods.as_ref()),
+        methods: values(raw.methods.as_deref()),
         required: raw.required(),
-        same_headers: values(raw.same_headers.as_ref()),
+        same_headers: values(raw.same_headers.as_deref()),
         ttl: raw.ttl(),
         max_keys: usize::try_from(raw.max_keys().0).unwrap_or(usize::MAX),
         max_bytes: raw.max_bytes().0,
@@ -163,7 +163,7 @@ pub(super) fn retry(raw: &RawRetry, cx: &mut Cx) -> Unnamed {
         RetryWhen::RefusedStream,
         RetryWhen::Statuses(ErrorStatuses(503, 503)),
     ];
-    let when = values(raw.when.as_ref()).unwrap_or_else(|| usual.to_vec());
+    let when = values(raw.when.as_deref()).unwrap_or_else(|| usual.to_vec());
     let has = |wanted: RetryWhen| when.contains(&wanted);
     if let Some(said) = raw.when.as_ref().filter(|at| at.value.0.is_empty()) {
         cx.error(Code::Value, said.span, "retries after nothing")
@@ -273,7 +273,7 @@ pub(super) fn fallback(raw: &RawFallback, at: Span, tables: &Tables<'_>, cx: &mu
         }
         (None, Some(_)) => {}
     }
-    let when = values(raw.when.as_ref()).unwrap_or_else(FallbackWhen::usual);
+    let when = values(raw.when.as_deref()).unwrap_or_else(FallbackWhen::usual);
     if let Some(said) = raw.when.as_ref().filter(|at| at.value.0.is_empty()) {
         cx.error(Code::Value, said.span, "a fallback after nothing")
             .help("write `when: [circuit_open, connect_error, 503]`, or take `when` away for the usual");
@@ -355,9 +355,9 @@ pub(super) fn cors(raw: &RawCors, cx: &mut Cx) -> Option<Unnamed> {
         origins: everybody
             .is_none()
             .then(|| origins.value.0.iter().map(|at| Arc::clone(&at.value)).collect()),
-        methods: values(raw.methods.as_ref()),
+        methods: values(raw.methods.as_deref()),
         headers,
-        expose: values(raw.expose.as_ref()).unwrap_or_default(),
+        expose: values(raw.expose.as_deref()).unwrap_or_default(),
         credentials: raw.credentials(),
         max_age: raw.max_age.as_ref().map(|at| at.value),
     });

@@ -22,6 +22,9 @@ pub(super) fn merged(
         let raw = &it?.value;
         Some(&if request { raw.request.as_ref() } else { raw.response.as_ref() }?.value)
     }
+    if group.or(route).is_none() {
+        return HeaderEdits::default();
+    }
     let mut one = |request| {
         let outer = side(group, request).map(|raw| edit(raw, cx)).unwrap_or_default();
         let inner = side(route, request).map(|raw| edit(raw, cx)).unwrap_or_default();
@@ -46,7 +49,7 @@ fn merge(mut outer: HeaderEdit, mut inner: HeaderEdit) -> HeaderEdit {
 }
 
 fn edit(raw: &RawHeaderEdit, cx: &mut Cx) -> HeaderEdit {
-    let pairs = |named: &Option<At<Named<HeaderName, http::HeaderValue>>>, cx: &mut Cx| {
+    let pairs = |named: &Option<Box<At<Named<HeaderName, http::HeaderValue>>>>, cx: &mut Cx| {
         let mut it = Vec::new();
         for (name, value) in named.iter().flat_map(|named| &named.value.0) {
             allowed(name, cx);

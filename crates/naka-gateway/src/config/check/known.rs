@@ -4,7 +4,11 @@
 //! routes refer to says the same. Of those that are remembered nothing was reported, and nothing in them depends on other
 //! routes or the time of day; so nothing is kept quiet.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, btree_map},
+    iter::Peekable,
+    sync::Arc,
+};
 
 use super::{
     gateway::Listeners,
@@ -93,15 +97,18 @@ struct Checked {
 
 /// What is known of the routes of one reading, and what is to be known of them at the next.
 pub(super) struct Remembering<'a> {
-    before: Option<&'a Known>,
-    next: Known,
+    /// Routes come in the order of their names, so that these are gone along and not looked up.
+    before: Peekable<btree_map::Iter<'a, Name, Arc<Checked>>>,
+    against: Against,
+    next: Vec<(Name, Arc<Checked>)>,
+    fresh: usize,
 }
 
 impl<'a> Remembering<'a> {
     pub(super) fn new(before: &'a Known, against: Against) -> Self {
         let is_same = before.against.as_ref().is_some_and(|it| it.says_the_same(&against));
-        let next = Known { against: Some(Arc::new(against)), routes: BTreeMap::new(), fresh: 0 };
-        Self { before: is_same.then_some(before), next }
+        let before = if is_same { before.routes.iter() } else { btree_map::Iter::default() };
+        Self { before: before.peekable(), against, next: Vec::new(), fresh: 0 }
     }
 
     /// The route as it was, if it is; what it needs is among `policies` then.
@@ -113,7 +120,11 @@ impl<'a> Remembering<'a> {
         policies: &mut Policies,
         cx: &mut Cx,
     ) -> Option<Arc<Route>> {
-        let known = self.before?.routes.get(name).filter(|it| Arc::ptr_eq(&it.raw, raw))?;
+        while self.before.next_if(|(before, _)| *before < name).is_some() {}
+        let (_, known) = self.before.next_if(|(before, _)| *before == name)?;
+        if !Arc::ptr_eq(&known.raw, raw) {
+            return None;
+        }
         let is_same = match (&known.group, group) {
             (None, None) => true,
             (Some((one, level)), Some((two, other))) => Arc::ptr_eq(one, two) && level == other,
@@ -126,13 +137,13 @@ impl<'a> Remembering<'a> {
             policies.add(Arc::clone(name), *span, *key, policy.clone(), cx);
         }
         policies.used.extend(known.used.iter().cloned());
-        self.next.routes.insert(Arc::clone(name), Arc::clone(known));
+        self.next.push((Arc::clone(name), Arc::clone(known)));
         Some(Arc::clone(&known.route))
     }
 
     /// One more had to be checked.
     pub(super) const fn count(&mut self) {
-        self.next.fresh += 1;
+        self.fresh += 1;
     }
 
     /// Remembers a route of which nothing was reported.
@@ -160,10 +171,11 @@ impl<'a> Remembering<'a> {
             own: own.collect(),
             used: journal.used,
         };
-        self.next.routes.insert(Arc::clone(name), Arc::new(checked));
+        self.next.push((Arc::clone(name), Arc::new(checked)));
     }
 
     pub(super) fn finish(self) -> Known {
-        self.next
+        let Self { against, next, fresh, .. } = self;
+        Known { against: Some(Arc::new(against)), routes: BTreeMap::from_iter(next), fresh }
     }
 }

@@ -20,7 +20,7 @@ pub(super) mod upstreams;
 mod versions;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap, btree_map::Entry},
     hash::Hash,
     sync::Arc,
 };
@@ -62,7 +62,7 @@ pub(crate) fn check(
     included_keys(&files[1..], cx);
     let tables = Tables::gather(files, cx);
     if tables.listeners.complete && tables.listeners.entries.is_empty() {
-        let start = Span { file: entry.number, start: 0, end: 0 };
+        let start = Span::new(entry.number, 0..0);
         cx.error(Code::Missing, start, "there is no listener")
             .combined()
             .help("write `listeners: {web: {listen: \":8080\"}}`");
@@ -160,12 +160,15 @@ impl<'a, T> Table<'a, T> {
     fn add(&mut self, named: &'a Named<Id, Arc<T>>, cx: &mut Cx) {
         self.complete &= named.1;
         for (name, value) in &named.0 {
-            let Some((first, _)) = self.entries.get(&name.value.0) else {
-                self.entries.insert(Arc::clone(&name.value.0), (name, value.as_ref()));
-                continue;
+            let (first, _) = match self.entries.entry(Arc::clone(&name.value.0)) {
+                Entry::Occupied(first) => *first.get(),
+                Entry::Vacant(free) => {
+                    free.insert((name, value.as_ref()));
+                    continue;
+                }
             };
-            let files = first.span.file != name.span.file;
-            let in_order = files || first.span.start < name.span.start;
+            let files = first.span.file() != name.span.file();
+            let in_order = files || first.span.start() < name.span.start();
             let (first, second) = if in_order { (first.span, name.span) } else { (name.span, first.span) };
             let place = cx.place(first);
             let it = cx.error(
@@ -228,11 +231,11 @@ impl<'a> Tables<'a> {
 
     fn gather(files: &'a [File], cx: &mut Cx) -> Self {
         let mut it = Self {
-            listeners: Table::gather(("listener", "listeners"), files, |raw| raw.listeners.as_ref(), cx),
-            policies: Table::gather(("policy", "policies"), files, |raw| raw.policies.as_ref(), cx),
-            upstreams: Table::gather(("upstream", "upstreams"), files, |raw| raw.upstreams.as_ref(), cx),
-            groups: Table::gather(("group", "groups"), files, |raw| raw.groups.as_ref(), cx),
-            routes: Table::gather(("route", "routes"), files, |raw| raw.routes.as_ref(), cx),
+            listeners: Table::gather(("listener", "listeners"), files, |raw| raw.listeners.as_deref(), cx),
+            policies: Table::gather(("policy", "policies"), files, |raw| raw.policies.as_deref(), cx),
+            upstreams: Table::gather(("upstream", "upstreams"), files, |raw| raw.upstreams.as_deref(), cx),
+            groups: Table::gather(("group", "groups"), files, |raw| raw.groups.as_deref(), cx),
+            routes: Table::gather(("route", "routes"), files, |raw| raw.routes.as_deref(), cx),
             group_of: BTreeMap::new(),
         };
         it.routes.complete &= it.groups.complete;
@@ -251,11 +254,19 @@ impl<'a> Tables<'a> {
     }
 }
 
+/// Lists that are looked through: to hash what they have costs more. Nearly all are.
+const FEW: usize = 16;
+
 /// Reports what is in a list twice.
 fn unique<T: Eq + Hash>(list: &[At<T>], what: &str, cx: &mut Cx) {
-    let mut seen = std::collections::HashMap::new();
-    for item in list {
-        if let Some(first) = seen.insert(&item.value, item.span) {
+    let (mut seen, is_short) = (HashMap::new(), list.len() <= FEW);
+    for (index, item) in list.iter().enumerate() {
+        let first = if is_short {
+            list[..index].iter().rfind(|it| it.value == item.value).map(|it| it.span)
+        } else {
+            seen.insert(&item.value, item.span)
+        };
+        if let Some(first) = first {
             let first = cx.place(first);
             cx.error(Code::Duplicate, item.span, format!("the same {what} twice"))
                 .label("again here")

@@ -13,7 +13,7 @@ use super::{
     origin, unique,
 };
 use crate::config::{
-    checked::{self, KeyPart, Kind, Name, Policy, PolicyKind, Route, Scope, TemplatePart, Uses},
+    checked::{self, ByKind, KeyPart, Kind, Name, Policy, PolicyKind, Route, Scope, TemplatePart, Uses},
     decode::{At, Cx, OneOrMany, Or},
     diagnostic::Code,
     node::Span,
@@ -45,7 +45,7 @@ pub(super) struct Journal {
 /// The policies of one route, group or listener, by sort, and where they were named.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Level {
-    of: BTreeMap<Kind, Vec<(Name, Span)>>,
+    of: ByKind<(Name, Span)>,
     /// One that may find out who asks could not be read, or is not there: that nobody does proves nothing.
     is_incomplete: bool,
 }
@@ -53,7 +53,7 @@ pub(super) struct Level {
 impl Level {
     /// All of one sort.
     pub(super) fn all(&self, kind: Kind) -> &[(Name, Span)] {
-        self.of.get(&kind).map_or(&[], Vec::as_slice)
+        self.of.all(kind)
     }
 
     /// Whether somebody who is not known here may find out who asks.
@@ -63,7 +63,7 @@ impl Level {
 
     /// Which they are, wherever they were named.
     pub(super) fn names(&self) -> Vec<(Kind, &Name)> {
-        let all = self.of.iter().flat_map(|(kind, all)| all.iter().map(|(name, _)| (*kind, name)));
+        let all = self.of.iter().flat_map(|(kind, all)| all.iter().map(move |(name, _)| (kind, name)));
         let mut names = all.collect::<Vec<_>>();
         names.sort();
         names
@@ -73,39 +73,36 @@ impl Level {
     pub(super) fn merged(levels: &[&Self]) -> Self {
         let is_incomplete = levels.iter().any(|level| level.is_incomplete);
         let mut it = Self { is_incomplete, ..Self::default() };
-        for (kind, all) in levels.iter().flat_map(|level| &level.of) {
-            let known = it.of.entry(*kind).or_default();
-            if kind.adds_up() {
-                known.extend(all.iter().cloned());
-            } else if known.is_empty() {
-                known.clone_from(all);
+        for (kind, all) in levels.iter().flat_map(|level| level.of.iter()) {
+            let known = it.of.of(kind);
+            if known.is_empty() || kind.adds_up() {
+                known.extend_from_slice(all);
+                known.sort_by(|(a, _), (b, _)| a.cmp(b)); // The closest of a name stays first.
+                known.dedup_by(|(a, _), (b, _)| a == b);
             }
-        }
-        for all in it.of.values_mut() {
-            all.sort_by(|(a, _), (b, _)| a.cmp(b));
-            all.dedup_by(|(a, _), (b, _)| a == b);
         }
         it
     }
 
     /// Without those that find out who asks.
     pub(super) fn without_authentication(&self) -> Self {
-        let kept = self.of.iter().filter(|(kind, _)| !kind.authenticates());
-        let of = kept.map(|(kind, all)| (*kind, all.clone())).collect();
-        Self { of, is_incomplete: false }
+        let mut it = Self::default();
+        for (kind, all) in self.of.iter().filter(|(kind, _)| !kind.authenticates()) {
+            it.of.of(kind).extend_from_slice(all);
+        }
+        it
     }
 
     /// One more.
     pub(super) fn add(&mut self, kind: Kind, name: Name, span: Span) {
-        let known = self.of.entry(kind).or_default();
+        let known = self.of.of(kind);
         if !known.iter().any(|(known, _)| *known == name) {
             known.push((name, span));
         }
     }
 
     pub(super) fn uses(self) -> Uses {
-        let names = |all: Vec<(Name, Span)>| all.into_iter().map(|(name, _)| name).collect();
-        Uses(self.of.into_iter().map(|(kind, all)| (kind, names(all))).collect())
+        Uses(self.of.map(|(name, _)| name))
     }
 }
 
@@ -131,20 +128,20 @@ pub(super) struct LevelKeys<'a> {
 macro_rules! level_keys {
     ($raw:expr) => {
         $crate::config::check::policies::LevelKeys {
-            uses: $raw.r#use.as_ref(),
-            rate_limit: $raw.rate_limit.as_ref(),
-            bulkhead: $raw.bulkhead.as_ref(),
-            authorize: $raw.authorize.as_ref(),
-            idempotency: $raw.idempotency.as_ref(),
-            circuit_breaker: $raw.circuit_breaker.as_ref(),
-            fault: $raw.fault.as_ref(),
-            retry: $raw.retry.as_ref(),
-            hedge: $raw.hedge.as_ref(),
-            cache: $raw.cache.as_ref(),
-            fallback: $raw.fallback.as_ref(),
-            mirror: $raw.mirror.as_ref(),
-            cors: $raw.cors.as_ref(),
-            compress: $raw.compress.as_ref(),
+            uses: $raw.r#use.as_deref(),
+            rate_limit: $raw.rate_limit.as_deref(),
+            bulkhead: $raw.bulkhead.as_deref(),
+            authorize: $raw.authorize.as_deref(),
+            idempotency: $raw.idempotency.as_deref(),
+            circuit_breaker: $raw.circuit_breaker.as_deref(),
+            fault: $raw.fault.as_deref(),
+            retry: $raw.retry.as_deref(),
+            hedge: $raw.hedge.as_deref(),
+            cache: $raw.cache.as_deref(),
+            fallback: $raw.fallback.as_deref(),
+            mirror: $raw.mirror.as_deref(),
+            cors: $raw.cors.as_deref(),
+            compress: $raw.compress.as_deref(),
         }
     };
 }
@@ -393,7 +390,7 @@ impl Policies {
     fn place(&mut self, name: Name, span: Span, level: &mut Level, cx: &mut Cx) {
         let Some(policy) = self.checked.get(&name) else { return }; // Two of one name: reported.
         let kind = policy.kind.kind();
-        let known = level.of.entry(kind).or_default();
+        let known = level.of.of(kind);
         if known.iter().any(|(known, _)| *known == name) {
             return;
         }

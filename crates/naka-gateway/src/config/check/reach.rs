@@ -88,7 +88,7 @@ impl From<'_> {
                 _ => None,
             }
         });
-        let reached = self.destination.upstreams().into_iter().chain(besides);
+        let reached = self.destination.upstreams().chain(besides);
         let bulkheads =
             reached.filter_map(|name| Some((Kind::Bulkhead, upstreams.get(name)?.bulkhead.as_ref()?)));
         for (kind, name) in limits.chain(bulkheads) {
@@ -207,7 +207,7 @@ fn lies_under(prefix: &Match, other: &Match) -> bool {
         (Segment::Literal(one), Segment::Literal(two)) => one == two,
         _ => true,
     };
-    meets && outer.iter().zip(inner).all(may_be)
+    meets && outer.iter().zip(inner.iter()).all(may_be)
 }
 
 /// Reports headers that say who asks and are read from clients, too: what a client writes there is taken away

@@ -35,7 +35,7 @@ use crate::config::{
     },
     record::Said,
     suggest::{nearest, one_of},
-    units::show_duration,
+    units::{OrNever, show_duration},
     values::Id,
 };
 
@@ -63,7 +63,7 @@ pub(super) fn routes(
         groups.insert(Arc::clone(name), (raw, level));
     }
     let around = Around { tables, listeners, upstreams, groups, body };
-    let (mut it, mut stripping) = (BTreeMap::new(), Vec::new());
+    let (mut it, mut stripping) = (Vec::new(), Vec::new());
     for (name, at, raw) in tables.routes.read() {
         let strip = raw.versions.as_ref().and_then(|it| it.value.strip.as_ref());
         stripping.extend(strip.filter(|strip| strip.value).map(|strip| (Arc::clone(name), strip.key)));
@@ -79,11 +79,12 @@ pub(super) fn routes(
             Some(route)
         });
         let upstreams = route.iter().flat_map(|route| route.destination.upstreams());
-        used.extend(upstreams.cloned());
+        used.extend(upstreams.filter(|name| !used.contains(*name)).cloned().collect::<Vec<_>>());
         let beside = route.iter().flat_map(|route| policies.beside(route));
         used.extend(beside.cloned());
         it.extend(route.map(|route| (Arc::clone(name), route)));
     }
+    let it = BTreeMap::from_iter(it); // They come in order, which costs less than one by one.
     reach::walks_past(&it, &stripping, cx);
     it
 }
@@ -128,9 +129,10 @@ impl Around<'_, '_> {
             Place { tables: self.tables, route: at, level: &level, captures: captures.as_deref(), is_public };
         let destination = self.destination(here, path, raw, policies, cx);
         let headers =
-            headers::merged(shared.and_then(|group| group.headers.as_ref()), raw.headers.as_ref(), cx);
+            headers::merged(shared.and_then(|group| group.headers.as_deref()), raw.headers.as_deref(), cx);
         let body = self.body_of(raw, shared, listeners.as_deref().unwrap_or_default());
-        let timeouts = timeouts(raw, shared);
+        let total_timeout = timeout(raw, shared, |it| it.total.as_deref());
+        let total_timeout = total_timeout.unwrap_or_else(|| RawRouteTimeouts::default().total()).0;
         if let Some(bulkhead) = level.all(Kind::Bulkhead).first() {
             let upstreams = destination.iter().flat_map(Destination::upstreams).collect::<BTreeSet<_>>();
             for upstream in upstreams {
@@ -138,14 +140,14 @@ impl Around<'_, '_> {
             }
         }
         if let Some(destination) = &destination {
-            self.gives_up_before(at, &level, destination, timeouts.total().0, cx);
-            self.retries_in_vain(&level, destination, timeouts.total().0, policies, cx);
-            self.hedges_in_vain(&level, destination, timeouts.total().0, policies, cx);
+            self.gives_up_before(at, &level, destination, total_timeout, cx);
+            self.retries_in_vain(&level, destination, total_timeout, policies, cx);
+            self.hedges_in_vain(&level, destination, total_timeout, policies, cx);
             self.hedges_of_one(&own, destination, cx);
             one_answer_for_all_arms(at, &level, destination, cx);
             self.cookies_are_not_kept(&level, destination, cx);
             copies_go_elsewhere(at, &level, destination, policies, cx);
-            self.falls_back_elsewhere(at, &level, destination, timeouts.total().0, policies, cx);
+            self.falls_back_elsewhere(at, &level, destination, total_timeout, policies, cx);
             let captures = captures.as_deref().unwrap_or_default();
             let from = reach::From { at, level: &level, is_public, captures, destination };
             from.check(self.upstreams, policies, cx);
@@ -158,8 +160,8 @@ impl Around<'_, '_> {
             policies: level.uses(),
             is_public,
             body,
-            total_timeout: timeouts.total().0,
-            idle_timeout: timeouts.idle.map(|it| it.value.0),
+            total_timeout,
+            idle_timeout: timeout(raw, shared, |it| it.idle.as_deref()).map(|it| it.0),
             rewrite,
             headers,
             destination: destination?,
@@ -169,7 +171,7 @@ impl Around<'_, '_> {
 
     /// What the closest says of the size of bodies.
     fn body_of(&self, raw: &RawRoute, group: Option<&RawGroup>, listeners: &[Name]) -> Option<usize> {
-        let said = |limits: &Option<At<RawRequestLimits>>| {
+        let said = |limits: &Option<Box<At<RawRequestLimits>>>| {
             limits.as_ref().and_then(|it| it.value.body.as_ref()).map(|it| it.value.0)
         };
         let of_group = || group.and_then(|group| said(&group.limits));
@@ -188,10 +190,9 @@ impl Around<'_, '_> {
         cx: &mut Cx,
     ) {
         let Some(total) = total else { return };
-        let upstreams = destination.upstreams();
-        let slow = upstreams.iter().filter_map(|upstream| {
-            let is = self.upstreams.get(*upstream)?;
-            (is.timeouts.response_headers >= total).then_some((*upstream, is))
+        let slow = destination.upstreams().filter_map(|upstream| {
+            let is = self.upstreams.get(upstream)?;
+            (is.timeouts.response_headers >= total).then_some((upstream, is))
         });
         let slow = slow.collect::<Vec<_>>();
         let of_route = level
@@ -226,7 +227,7 @@ impl Around<'_, '_> {
         let Some(PolicyKind::Fallback(fallback)) = policies.checked.get(name).map(|it| &it.kind) else {
             return;
         };
-        let upstreams = destination.upstreams();
+        let upstreams = destination.upstreams().collect::<Vec<_>>();
         let is_everywhere =
             |it: &&Name| !upstreams.is_empty() && upstreams.iter().all(|upstream| upstream == it);
         if let Some(alternate) = fallback.upstream().filter(is_everywhere) {
@@ -268,7 +269,7 @@ impl Around<'_, '_> {
             let Some(PolicyKind::Retry(retry)) = policies.checked.get(name).map(|it| &it.kind) else {
                 continue;
             };
-            let longest = destination.upstreams().into_iter().filter_map(|upstream| {
+            let longest = destination.upstreams().filter_map(|upstream| {
                 let timeouts = self.upstreams.get(upstream)?.timeouts;
                 let is_awaited = retry.when.response_timeout.then_some(timeouts.response_headers);
                 let one = timeouts.per_try.map_or(is_awaited, |per_try| {
@@ -325,7 +326,7 @@ impl Around<'_, '_> {
         let Some((name, span)) = level.all(Kind::Cache).first() else { return };
         let is_sticky =
             |upstream: &&Name| self.upstreams.get(*upstream).is_some_and(|it| it.balance.sticky.is_some());
-        let Some(upstream) = destination.upstreams().into_iter().find(is_sticky) else { return };
+        let Some(upstream) = destination.upstreams().find(is_sticky) else { return };
         let message = format!(
             "`{name}` keeps little: `{upstream}` is sticky, so that the first answer to each client sets a cookie, and who has one says who it is"
         );
@@ -342,7 +343,7 @@ impl Around<'_, '_> {
             let is = self.upstreams.get(*upstream);
             is.is_some_and(|is| is.discovery.is_none() && is.endpoints.len() == 1)
         };
-        let Some(upstream) = destination.upstreams().into_iter().find(has_one) else { return };
+        let Some(upstream) = destination.upstreams().find(has_one) else { return };
         let message = format!("`{name}` has nobody else to ask: `{upstream}` has one endpoint");
         cx.error(Code::Unused, *span, message)
             .warning()
@@ -397,14 +398,14 @@ impl Around<'_, '_> {
             let resolved: Vec<_> = said.value.0.iter().map(|name| table.resolve(name, cx)).collect();
             return resolved.into_iter().collect();
         }
-        let names: Vec<_> = table.entries.keys().collect();
-        match names.as_slice() {
-            [only] if table.complete => Some(vec![Arc::clone(only)]),
-            [_, _, ..]
+        let mut names = table.entries.keys();
+        match (names.next(), names.next()) {
+            (Some(only), None) if table.complete => Some(vec![Arc::clone(only)]),
+            (Some(_), Some(_))
                 if raw.said("listener").is_none()
                     && group.is_none_or(|group| group.said("listener").is_none()) =>
             {
-                let names = || names.iter().map(|name| &***name);
+                let names = || table.entries.keys().map(|name| &**name);
                 cx.error(
                     Code::Missing,
                     at.span,
@@ -448,7 +449,7 @@ impl Around<'_, '_> {
         cx: &mut Cx,
     ) -> Option<Destination> {
         let Place { route: at, captures, .. } = here;
-        let said = raw.said.iter().filter(|said| RawRoute::DESTINATIONS.contains(&said.meant.as_str()));
+        let said = raw.said.iter().filter(|said| RawRoute::DESTINATIONS.contains(&&*said.meant));
         exactly_one(said, at.span, &RawRoute::BUILT, cx, |it| {
             it.help("add `upstream: name`, or `respond:`, or `redirect:`").message =
                 format!("the route `{}` goes nowhere", at.value);
@@ -638,7 +639,7 @@ fn copies_go_elsewhere(
     cx: &mut Cx,
 ) {
     let Some((name, span, mirror)) = mirror_of(level, policies) else { return };
-    let upstreams = destination.upstreams();
+    let upstreams = destination.upstreams().collect::<Vec<_>>();
     if !upstreams.is_empty() && upstreams.iter().all(|upstream| **upstream == mirror.upstream) {
         let message = format!(
             "the copies of `{name}` go to `{}`, and so do the requests of `{}`",
@@ -709,13 +710,13 @@ fn no_effect(raw: &RawRoute, local: Span, cx: &mut Cx) {
 }
 
 fn matches(raw: &RawMatch, at: Span, group: Option<&RawGroup>, cx: &mut Cx) -> Option<Match> {
-    let said = raw.said.iter().filter(|said| RawMatch::PATHS.contains(&said.meant.as_str()));
+    let said = raw.said.iter().filter(|said| RawMatch::PATHS.contains(&&*said.meant));
     exactly_one(said, at, &RawMatch::PATHS, cx, |it| {
         it.help("write `prefix: /` for every path").message = "the match says nothing of the path".into();
     });
-    let hosts = raw.host.as_ref().or_else(|| group.and_then(|group| group.host.as_ref()));
+    let hosts = raw.host.as_deref().or_else(|| group.and_then(|group| group.host.as_deref()));
     not_empty(hosts, "hosts", cx);
-    not_empty(raw.methods.as_ref(), "methods", cx);
+    not_empty(raw.methods.as_deref(), "methods", cx);
     if let Some(hosts) = &raw.host {
         unique(&hosts.value.0, "host", cx);
     }
@@ -734,9 +735,9 @@ fn matches(raw: &RawMatch, at: Span, group: Option<&RawGroup>, cx: &mut Cx) -> O
     Some(Match {
         hosts: values(hosts),
         path: path.or(prefix).or(regex)?,
-        methods: values(raw.methods.as_ref()),
-        headers: value_matches(raw.headers.as_ref()),
-        query: value_matches(raw.query.as_ref()),
+        methods: values(raw.methods.as_deref()),
+        headers: value_matches(raw.headers.as_deref()),
+        query: value_matches(raw.query.as_deref()),
     })
 }
 
@@ -770,12 +771,14 @@ pub(super) fn captures_of(matches: &Match) -> Vec<Arc<str>> {
     }
 }
 
-/// The group's, overridden key by key.
-fn timeouts(raw: &RawRoute, group: Option<&RawGroup>) -> RawRouteTimeouts {
-    let own = raw.timeouts.as_ref().map(|it| it.value.clone()).unwrap_or_default();
-    let outer =
-        group.and_then(|group| group.timeouts.as_ref()).map(|it| it.value.clone()).unwrap_or_default();
-    RawRouteTimeouts { total: own.total.or(outer.total), idle: own.idle.or(outer.idle), said: own.said }
+/// What is said of one timeout: the group's, if the route says nothing.
+fn timeout(
+    raw: &RawRoute,
+    group: Option<&RawGroup>,
+    key: fn(&RawRouteTimeouts) -> Option<&At<OrNever>>,
+) -> Option<OrNever> {
+    let said = |timeouts: Option<&At<RawRouteTimeouts>>| Some(key(&timeouts?.value)?.value);
+    said(raw.timeouts.as_deref()).or_else(|| said(group?.timeouts.as_deref()))
 }
 
 /// What a version says in place of its route.
@@ -791,7 +794,7 @@ pub(super) fn rewrite_of(said: &RawRewrite, captures: Option<&[Arc<str>]>, cx: &
 }
 
 fn rewrite(raw: &RawRoute, captures: Option<&[Arc<str>]>, cx: &mut Cx) -> Rewrite {
-    let said = raw.rewrite.as_ref().map(|it| it.value.clone()).unwrap_or_default();
+    let said = raw.rewrite.as_ref().map(|it| &it.value);
     if let Some(strip) = raw.strip_prefix.as_ref().filter(|strip| strip.value) {
         let matched = raw.r#match.as_ref().map(|it| &it.value);
         if matched.is_some_and(|it| {
@@ -800,14 +803,15 @@ fn rewrite(raw: &RawRoute, captures: Option<&[Arc<str>]>, cx: &mut Cx) -> Rewrit
             cx.error(Code::Conflict, strip.key, "`strip_prefix` without a prefix")
                 .help("match with `prefix:`, or write `rewrite: {path: …}` with captures");
         }
-        if let Some(path) = &said.path {
+        if let Some(path) = said.and_then(|said| said.path.as_ref()) {
             let path = cx.place(path.key);
             cx.error(Code::Conflict, strip.key, "`strip_prefix` beside `rewrite.path`")
                 .related(path, "this replaces the whole path")
                 .help("keep one of the two");
         }
     }
-    Rewrite { strip_prefix: raw.strip_prefix(), ..rewrite_of(&said, captures, cx) }
+    let said = said.map(|said| rewrite_of(said, captures, cx)).unwrap_or_default();
+    Rewrite { strip_prefix: raw.strip_prefix(), ..said }
 }
 
 /// Reports captures that the match does not have.

@@ -88,7 +88,7 @@ impl Checking<'_> {
 
     fn load(&mut self, name: &At<Id>, raw: &RawLoad) -> Option<Load> {
         let (line, rate) = (&raw.request.as_ref()?.value, raw.rate.as_ref()?.value);
-        let during = self.during(raw.from().0, raw.to.as_ref(), name.span);
+        let during = self.during(raw.from().0, raw.to.as_deref(), name.span);
         let every = rate.per / rate.count;
         if every.is_zero() {
             let span = raw.rate.as_ref().map_or(name.span, |it| it.span);
@@ -162,7 +162,7 @@ impl Checking<'_> {
         let endpoints = endpoints
             .map(|it| NamedAt { name: Arc::clone(&it.value.0), place: self.cx.place(it.span) })
             .collect();
-        Trouble { during: self.during(from, raw.to.as_ref(), at.span), endpoints, how }
+        Trouble { during: self.during(from, raw.to.as_deref(), at.span), endpoints, how }
     }
 
     fn changes(&mut self, raw: &RawScenario) -> Vec<Change> {
@@ -214,7 +214,7 @@ impl Checking<'_> {
         }
         Some(Expectation {
             load: raw.load.as_ref().map(|it| Arc::clone(&it.value.0)),
-            during: self.during(raw.from().0, raw.to.as_ref(), at.span),
+            during: self.during(raw.from().0, raw.to.as_deref(), at.span),
             min_good: raw.min_good.as_ref().map(|it| it.value.0),
             max_good: raw.max_good.as_ref().map(|it| it.value.0),
             max_p99: raw.max_p99.as_ref().map(|it| it.value),

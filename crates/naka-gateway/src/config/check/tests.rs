@@ -34,13 +34,13 @@ fn test(at: &At<RawTest>, tables: &Tables<'_>, cx: &mut Cx) -> Option<Test> {
         scheme: line.uri.scheme_str().unwrap_or("http").into(),
         host: line.uri.authority().map_or("", |authority| authority.as_str()).into(),
         target,
-        headers: named(with.headers.as_ref()),
+        headers: named(with.headers.as_deref()),
         client_ip: with.client_ip(),
         listener,
         jwt: with.jwt.as_ref().map(|it| claims_json(&it.value)),
         api_key: with.api_key.as_ref().map(|it| Arc::clone(&it.value)),
         identity: with.identity.as_ref().map(|it| Arc::clone(&it.value)),
-        forward_auth: named(with.forward_auth.as_ref()),
+        forward_auth: named(with.forward_auth.as_deref()),
     };
     Some(Test { request, expect: expect?, origin: origin(at.span, cx) })
 }

@@ -46,12 +46,12 @@ pub(super) fn upstreams(
         let bulkhead = policies.inlined(
             tables,
             at,
-            (Kind::Bulkhead, raw.bulkhead.as_ref()),
+            (Kind::Bulkhead, raw.bulkhead.as_deref()),
             |raw, _, cx| limits::bulkhead(raw, cx),
             cx,
         );
         let bulkhead = bulkhead.map(|(name, _)| name);
-        let (endpoints, discovery) = match &raw.endpoints {
+        let (endpoints, discovery) = match raw.endpoints.as_deref() {
             Some(At { value: RawEndpoints::List(list), span, .. }) => {
                 if list.is_empty() {
                     cx.error(Code::Value, *span, "an upstream without endpoints")
@@ -70,7 +70,7 @@ pub(super) fn upstreams(
         let circuit_breaker = policies.inlined(
             tables,
             at,
-            (Kind::CircuitBreaker, raw.circuit_breaker.as_ref()),
+            (Kind::CircuitBreaker, raw.circuit_breaker.as_deref()),
             |raw, _, cx| Some(guards::endpoint_breaker(raw, cx)),
             cx,
         );
@@ -228,7 +228,7 @@ fn balance(at: &At<RawBalance>, cx: &mut Cx) -> Balance {
         slow_start: raw.slow_start.as_ref().map(|at| at.value),
         panic: raw.panic.as_ref().map(|at| at.value.0),
         max_load: raw.max_load.as_ref().map(|at| at.value.0),
-        only: labels(raw.only.as_ref()),
+        only: labels(raw.only.as_deref()),
         subset: raw.subset.as_ref().and_then(|at| subset(&at.value, cx)),
         regions: raw.regions.as_ref().and_then(|at| regions(at, cx)),
         sticky: raw.sticky.as_ref().and_then(|at| sticky(&at.value, cx)),
@@ -454,7 +454,7 @@ fn endpoints(list: &RawList, listeners: &BTreeMap<Name, Listener>, cx: &mut Cx) 
             address: Arc::clone(&address.0),
             weight: whole(raw.weight().0),
             capacity: raw.capacity.as_ref().map(|at| whole(at.value.0)),
-            labels: labels(raw.labels.as_ref()),
+            labels: labels(raw.labels.as_deref()),
         });
     }
     it
@@ -483,7 +483,7 @@ fn unlabelled(raw: &At<RawBalance>, endpoints: &[Endpoint], cx: &mut Cx) {
 
 /// How endpoints are found.
 fn discovery(raw: &RawDiscovery, span: Span, servers: &[SocketAddr], cx: &mut Cx) -> Option<Discovery> {
-    let said = raw.said.iter().filter(|said| RawDiscovery::SOURCES.contains(&said.meant.as_str()));
+    let said = raw.said.iter().filter(|said| RawDiscovery::SOURCES.contains(&&*said.meant));
     match said.collect::<Vec<_>>().as_slice() {
         [] => {
             cx.error(Code::Missing, span, "it does not say where endpoints are found")
@@ -597,15 +597,15 @@ fn read_endpoints(path: &Path) -> Result<Vec<Endpoint>, Unreadable> {
 /// What is wrong with it.
 pub(crate) fn endpoints_of(bytes: &[u8], path: &Path) -> Result<Vec<Endpoint>, Diagnostics> {
     let text = str::from_utf8(bytes);
-    let sources = vec![Arc::new(Source::new(path, text.unwrap_or_default()))];
-    let mut cx = Cx::new(sources, Rc::default(), Kinds::default());
+    let source = Arc::new(Source::new(path, text.unwrap_or_default()));
+    let mut cx = Cx::new(vec![Arc::clone(&source)], Rc::default(), Kinds::default());
     if let Err(error) = text {
-        let start = Span { file: 0, start: 0, end: 0 };
+        let start = Span::new(0, 0..0);
         cx.error(Code::File, start, format!("not UTF-8 at byte {}", error.valid_up_to()))
             .help("write it as UTF-8");
         return Err(cx.finish());
     }
-    let list = node::parse(0, &mut cx).and_then(|node| RawList::decode(&node, &mut cx));
+    let list = node::parse(&source, 0, &mut cx).and_then(|node| RawList::decode(&node, &mut cx));
     let endpoints = list.map(|list| endpoints(&list, &BTreeMap::new(), &mut cx));
     match endpoints.filter(|_| cx.is_clean()) {
         Some(endpoints) => Ok(endpoints),

@@ -130,7 +130,8 @@ fn version_of(
     let owner =
         At { value: Id(format!("{}/{}", route.value, name.value).into()), span: name.span, key: name.key };
     let limit = |raw: &_, _: Span, cx: &mut Cx| rate_limit(raw, cx);
-    let rate_limit = policies.inlined(tables, &owner, (Kind::RateLimit, raw.rate_limit.as_ref()), limit, cx);
+    let rate_limit =
+        policies.inlined(tables, &owner, (Kind::RateLimit, raw.rate_limit.as_deref()), limit, cx);
     let rewrite = raw.rewrite.as_ref().map(|at| rewrite_of(&at.value, captures, cx));
     let lifecycle = raw.lifecycle.as_ref().map(|at| lifecycle(name, &at.value, cx)).unwrap_or_default();
     Some(Version {
@@ -186,7 +187,7 @@ fn lifecycle(name: &At<Id>, raw: &RawLifecycle, cx: &mut Cx) -> Lifecycle {
         Some(Range { start: from.value.0, end: until.value.0 })
     });
     let brownouts = brownouts.collect();
-    let at = |time: &Option<At<Time>>| time.as_ref().map(|at| at.value.0);
+    let at = |time: &Option<Box<At<Time>>>| time.as_ref().map(|at| at.value.0);
     Lifecycle {
         since_s: at(&raw.since),
         maintenance_s: at(&raw.maintenance),

@@ -119,7 +119,7 @@ impl Config {
             _ => &[],
         };
         let besides = self.fallback(route).and_then(|(_, fallback)| fallback.upstream());
-        let upstreams = route.destination.upstreams().into_iter().chain(besides);
+        let upstreams = route.destination.upstreams().chain(besides);
         let upstreams = upstreams.map(|name| &self.upstreams[name]);
         let limits = route.policies.iter().chain(of_versions.iter().filter_map(|it| it.rate_limit.as_ref()));
         let mut limits = limits.chain(upstreams.filter_map(|upstream| upstream.bulkhead.as_ref()));
@@ -618,9 +618,9 @@ pub enum HostPattern {
 #[derive(Clone, Debug)]
 pub enum PathPattern {
     /// `path:` — the whole path.
-    Whole(Vec<Segment>),
+    Whole(Arc<[Segment]>),
     /// `prefix:` — on a segment boundary; `/` is no segments at all.
-    Prefix(Vec<Segment>),
+    Prefix(Arc<[Segment]>),
     /// `regex:` — anchored at both ends; its named groups are captures.
     Regex(regex::Regex),
 }
@@ -710,20 +710,21 @@ pub enum Destination {
 
 impl Destination {
     /// All upstreams that a request may go to.
-    pub fn upstreams(&self) -> Vec<&Name> {
-        match self {
-            Self::Upstream(upstream) => vec![upstream],
-            Self::Versions(versions) => {
-                versions.of.iter().flat_map(|version| version.to.upstreams()).collect()
-            }
-            Self::Split(split) => split.upstreams().collect(),
-            Self::Respond(_) | Self::Redirect(_) | Self::ListVersions(_) => Vec::new(),
-        }
+    pub fn upstreams(&self) -> impl Iterator<Item = &Name> {
+        let (one, versions, split) = match self {
+            Self::Upstream(upstream) => (Some(upstream), None, None),
+            Self::Versions(versions) => (None, Some(versions), None),
+            Self::Split(split) => (None, None, Some(split)),
+            Self::Respond(_) | Self::Redirect(_) | Self::ListVersions(_) => (None, None, None),
+        };
+        let of_versions = versions.into_iter().flat_map(|versions| &versions.of);
+        let of_versions = of_versions.flat_map(|version| version.to.upstreams());
+        one.into_iter().chain(of_versions).chain(split.into_iter().flat_map(|split| split.upstreams()))
     }
 
     /// Whether the gateway answers by itself.
     pub fn is_local(&self) -> bool {
-        self.upstreams().is_empty()
+        self.upstreams().next().is_none()
     }
 }
 

@@ -1,6 +1,6 @@
 //! Policies.
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use http::{HeaderName, HeaderValue, Method, StatusCode, uri::PathAndQuery};
 use ipnet::IpNet;
@@ -171,12 +171,12 @@ impl Kind {
 
 /// The policies of one route, or of an upstream: names in `policies`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Uses(pub(crate) BTreeMap<Kind, Vec<Name>>);
+pub struct Uses(pub(crate) ByKind<Name>);
 
 impl Uses {
     /// All of one sort, in the order of their names.
     pub fn all(&self, kind: Kind) -> &[Name] {
-        self.0.get(&kind).map_or(&[], Vec::as_slice)
+        self.0.all(kind)
     }
 
     /// The one of its sort.
@@ -186,7 +186,44 @@ impl Uses {
 
     /// All of all sorts.
     pub fn iter(&self) -> impl Iterator<Item = &Name> {
-        self.0.values().flatten()
+        self.0.iter().flat_map(|(_, names)| names)
+    }
+}
+
+/// Things by their sort, in its order. Of one route there are few.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ByKind<T>(Vec<(Kind, Vec<T>)>);
+
+impl<T> Default for ByKind<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<T> ByKind<T> {
+    /// All of one sort.
+    pub fn all(&self, kind: Kind) -> &[T] {
+        self.0.iter().find(|(known, _)| *known == kind).map_or(&[], |(_, all)| all)
+    }
+
+    /// All of one sort, for whoever adds to them.
+    pub fn of(&mut self, kind: Kind) -> &mut Vec<T> {
+        let place = self.0.partition_point(|(known, _)| *known < kind);
+        if self.0.get(place).is_none_or(|(known, _)| *known != kind) {
+            self.0.insert(place, (kind, Vec::new()));
+        }
+        &mut self.0[place].1
+    }
+
+    /// Each sort, and all that is of it.
+    pub fn iter(&self) -> impl Iterator<Item = (Kind, &Vec<T>)> {
+        self.0.iter().map(|(kind, all)| (*kind, all))
+    }
+
+    /// The same of something else.
+    pub fn map<U>(self, mut to: impl FnMut(T) -> U) -> ByKind<U> {
+        let of_kind = |(kind, all): (Kind, Vec<T>)| (kind, all.into_iter().map(&mut to).collect());
+        ByKind(self.0.into_iter().map(of_kind).collect())
     }
 }
 

@@ -72,11 +72,12 @@ impl VersionTarget {
     }
 
     /// All upstreams.
-    pub fn upstreams(&self) -> Vec<&Name> {
-        match self {
-            Self::Upstream(upstream) => vec![upstream],
-            Self::Split(split) => split.upstreams().collect(),
-        }
+    pub fn upstreams(&self) -> impl Iterator<Item = &Name> {
+        let (one, split) = match self {
+            Self::Upstream(upstream) => (Some(upstream), None),
+            Self::Split(split) => (None, Some(split)),
+        };
+        one.into_iter().chain(split.into_iter().flat_map(Split::upstreams))
     }
 }
 

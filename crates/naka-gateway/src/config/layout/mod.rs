@@ -110,7 +110,7 @@ fn difference(mut one: Vec<(String, usize)>, mut other: Vec<(String, usize)>) ->
 
 /// A text as it is always read.
 struct Reading {
-    root: Option<Node>,
+    root: Option<Node<'static>>,
     source: Arc<Source>,
     cx: Cx,
     form: Form,
@@ -121,7 +121,7 @@ impl Reading {
     fn of(name: &str, text: &str, kinds: &Kinds) -> Self {
         let source = Arc::new(Source::new(name, text));
         let mut cx = Cx::new(vec![Arc::clone(&source)], Rc::default(), kinds.clone());
-        let root = node::parse(0, &mut cx);
+        let root = node::parse(&source, 0, &mut cx).map(Node::into_owned);
         let (form, places) = match &root {
             Some(Node { value: Value::Seq(_), .. }) => {
                 (decoded::<RawList>(root.as_ref(), &mut cx).0, Places::default())
@@ -132,7 +132,7 @@ impl Reading {
                 (decoded::<RawApiKeys>(root.as_ref(), &mut cx).0, Places::default())
             }
             Some(Node { value: Value::Map(entries), .. })
-                if entries.iter().any(|(key, _)| ["duration", "load"].contains(&key.text.as_str())) =>
+                if entries.iter().any(|(key, _)| ["duration", "load"].contains(&&*key.text)) =>
             {
                 (decoded::<RawScenario>(root.as_ref(), &mut cx).0, Places::default())
             }
@@ -157,12 +157,12 @@ impl Reading {
     }
 }
 
-fn decoded<T: Decode>(root: Option<&Node>, cx: &mut Cx) -> (Form, Option<T>) {
+fn decoded<T: Decode>(root: Option<&Node<'_>>, cx: &mut Cx) -> (Form, Option<T>) {
     (T::form(), root.and_then(|root| T::decode(root, cx)))
 }
 
 /// Whether both say the same, in whatever order a record has its keys, and a set its names. Otherwise, where they do not.
-fn same(one: &Node, other: &Node, form: Option<&Form>, cx: &Cx) -> Result<(), String> {
+fn same(one: &Node<'_>, other: &Node<'_>, form: Option<&Form>, cx: &Cx) -> Result<(), String> {
     let here = || Err(format!("what stands at {}", cx.place(one.span)));
     match (&one.value, &other.value) {
         (Value::Scalar(before), Value::Scalar(after)) => {
@@ -192,8 +192,8 @@ fn same(one: &Node, other: &Node, form: Option<&Form>, cx: &Cx) -> Result<(), St
     }
 }
 
-fn same_set(one: &Node, other: &Node) -> bool {
-    let names = |node: &Node| {
+fn same_set(one: &Node<'_>, other: &Node<'_>) -> bool {
+    let names = |node: &Node<'_>| {
         let mut names = match &node.value {
             Value::Seq(items) => items.iter().map(Node::shape).collect(),
             _ => vec![node.shape()],

@@ -159,7 +159,7 @@ record! {
     RawReload ("how changes take effect") {
         /// Watch the files.
         watch: bool = "true";
-        /// Quiet time after the last change before reading.
+        /// Quiet time after the last change before reading; what was saved whole, and takes nothing away, does not wait for it.
         debounce: OrZero = "200ms";
         /// The longest time a burst of changes can put off reading.
         max_wait: OrZero = "1s";
@@ -385,7 +385,7 @@ impl Decode for RawEndpoints {
         "a list such as `[\"127.0.0.1:3000\"]`, or how they are found: `{dns: \"app.internal:3000\"}`".into()
     }
 
-    fn decode(node: &Node, cx: &mut Cx) -> Option<Self> {
+    fn decode(node: &Node<'_>, cx: &mut Cx) -> Option<Self> {
         match node.value {
             Value::Map(_) => RawDiscovery::decode(node, cx).map(|it| Self::Found(Box::new(it))),
             Value::Seq(_) => RawList::decode(node, cx).map(Self::List),
@@ -404,7 +404,7 @@ impl Decode for RawEndpoints {
         Form::Either(Box::new(RawList::form()), Box::new(RawDiscovery::form()))
     }
 
-    fn outline(node: &Node, tracer: &mut Tracer<'_>) {
+    fn outline(node: &Node<'_>, tracer: &mut Tracer<'_>) {
         match node.value {
             Value::Map(_) => RawDiscovery::outline(node, tracer),
             _ => RawList::outline(node, tracer),

@@ -71,7 +71,7 @@ impl RawCustom {
         cx.kinds().get(kind).is_some()
     }
 
-    pub(crate) fn decode(kind: &str, node: &Node, cx: &mut Cx) -> Option<Self> {
+    pub(crate) fn decode(kind: &str, node: &Node<'_>, cx: &mut Cx) -> Option<Self> {
         let kind = cx.kinds().get(kind)?.clone();
         let config = node.to_json();
         match kind.read(&config) {
@@ -91,7 +91,7 @@ impl RawCustom {
 }
 
 /// As far as the steps lead; to the last key, if it is what is meant.
-fn inside(node: &Node, steps: &[Step], is_key: bool) -> Span {
+fn inside(node: &Node<'_>, steps: &[Step], is_key: bool) -> Span {
     let Some((step, steps)) = steps.split_first() else { return node.span };
     match (step, &node.value) {
         (Step::Key(key), Value::Map(entries)) => match entries.iter().find(|(it, _)| it.text == *key) {
@@ -390,8 +390,8 @@ impl Decode for RawSecret {
         Or::<Arc<str>, RawSecretRef>::what()
     }
 
-    fn decode(node: &Node, cx: &mut Cx) -> Option<Self> {
-        let is_known = |(key, _): &(Key, Node)| ["env", "file"].contains(&key.text.as_str());
+    fn decode(node: &Node<'_>, cx: &mut Cx) -> Option<Self> {
+        let is_known = |(key, _): &(Key<'_>, Node<'_>)| ["env", "file"].contains(&&*key.text);
         if !matches!(&node.value, Value::Map(entries) if entries.iter().all(is_known)) {
             cx.hide(node.span);
         }
@@ -406,7 +406,7 @@ impl Decode for RawSecret {
         Or::<Arc<str>, RawSecretRef>::form()
     }
 
-    fn outline(node: &Node, tracer: &mut Tracer<'_>) {
+    fn outline(node: &Node<'_>, tracer: &mut Tracer<'_>) {
         Or::<Arc<str>, RawSecretRef>::outline(node, tracer);
     }
 }
@@ -1121,7 +1121,7 @@ impl Decode for RawRule {
         RawRuleKeys::what()
     }
 
-    fn decode(node: &Node, cx: &mut Cx) -> Option<Self> {
+    fn decode(node: &Node<'_>, cx: &mut Cx) -> Option<Self> {
         RawRuleKeys::decode(node, cx).map(|it| Self(Box::new(it)))
     }
 
