@@ -8,17 +8,24 @@ use std::{
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, UNIX_EPOCH},
 };
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderValue, Request, Response, StatusCode, header::CONNECTION};
+use http::{
+    HeaderValue, Request, Response, StatusCode,
+    header::{CONNECTION, DATE},
+};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
-use naka::reject::{Reason, Rejection};
+use naka::{
+    clock::{Now, WallClock},
+    problem,
+    reject::{Reason, Rejection},
+};
 use socket2::SockRef;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
     net::TcpStream,
     sync::watch,
     time::timeout,
@@ -33,6 +40,7 @@ use crate::{
     serve::{Account, ServerBody, refuse, serve as serve_request},
     shared::{Ending, Shared},
     streams,
+    strict::{Limits, Strict, Wrong},
 };
 
 /// What hyper reads ahead, and holds to be written, at most.
@@ -141,28 +149,57 @@ async fn serve_h1<S: Stream>(
             Ok::<_, Infallible>(response)
         }
     });
-    let io = TokioIo::new(Patient::new(stream, &progress));
-    let connection = http1::Builder::new()
+    let limits = Limits { head_bytes: bounds.header_bytes, fields: bounds.header_count };
+    let io = TokioIo::new(Strict::new(Patient::new(stream, &progress), limits, Arc::clone(&progress)));
+    let mut connection = http1::Builder::new()
         .max_buf_size(bounds.header_bytes.max(BUFFER))
         .max_headers(bounds.header_count)
         .max_header_size(bounds.header_bytes)
         .serve_connection(io, service);
-    let mut connection = pin!(connection);
     let mut silence = pin!(progress.silence());
     let mut is_told = false;
     let result = loop {
         tokio::select! {
             biased;
-            result = connection.as_mut() => break result,
+            result = &mut connection => break result,
             () = silence.as_mut() => return, // Nobody is waiting for an answer.
             _ = draining.wait_for(|ending| *ending == Ending::Now), if !is_told => {
                 is_told = true;
-                connection.as_mut().graceful_shutdown();
+                Pin::new(&mut connection).graceful_shutdown();
             }
         }
     };
+    let strict = connection.into_parts().io.into_inner();
+    if let Some(wrong) = strict.wrong() {
+        debug!(peer = %from.peer.address, why = wrong.why, "a client does not speak HTTP/1.1");
+        progress.read_no_more();
+        say_what_is_wrong(from, &wrong, strict.into_inner()).await;
+        return;
+    }
     if let Err(error) = result {
         debug!(peer = %from.peer.address, %error, "a client connection ended in an error");
+    }
+}
+
+/// Answers what was no request, and closes.
+async fn say_what_is_wrong<S: Stream>(from: &From<'_>, wrong: &Wrong, mut stream: Patient<S>) {
+    let rejection = Rejection::new(wrong.reason).detail(wrong.why);
+    from.shared.metrics.rejected("", &rejection);
+    let mut response: Response<Bytes> = problem::respond(&rejection);
+    let headers = response.headers_mut();
+    headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    if let Some(now) = WallClock::system().unix(Now::read()) {
+        let date = httpdate::fmt_http_date(UNIX_EPOCH + now);
+        headers.extend(HeaderValue::try_from(date).map(|date| (DATE, date)));
+    }
+    let mut bytes = format!("HTTP/1.1 {}\r\n", response.status()).into_bytes();
+    for (name, value) in response.headers() {
+        bytes.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
+    }
+    bytes.extend([b"\r\n", &**response.body()].concat());
+    // It may have gone.
+    if stream.write_all(&bytes).await.is_ok() {
+        let _ = stream.shutdown().await;
     }
 }
 

@@ -53,6 +53,7 @@ pub mod stack;
 pub mod state;
 pub mod state_file;
 pub mod streams;
+pub mod strict;
 pub mod transform;
 pub mod upstream;
 pub mod versions;

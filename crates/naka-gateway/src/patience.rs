@@ -160,6 +160,11 @@ impl Progress {
         }
     }
 
+    /// What comes is not read any more, and may be on its way.
+    pub(crate) fn read_no_more(&self) {
+        self.has_unread.store(true, Relaxed);
+    }
+
     /// Whether the body of a request was given up before its end.
     pub fn has_unread(&self) -> bool {
         self.has_unread.load(Relaxed)
@@ -193,7 +198,8 @@ impl Progress {
         }
     }
 
-    fn is_busy(&self) -> bool {
+    /// Whether a request is under way.
+    pub(crate) fn is_busy(&self) -> bool {
         self.under_way.load(Acquire) > 0
     }
 
