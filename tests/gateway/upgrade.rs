@@ -3,7 +3,7 @@
 use std::{
     io::ErrorKind::WouldBlock,
     net::SocketAddr,
-    os::unix::fs::PermissionsExt as _,
+    os::unix::fs::{FileTypeExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
@@ -15,7 +15,10 @@ use std::{
 };
 
 use naka_testkit::upstream::{Upstream, answer, ok};
-use rustix::process::Signal;
+use rustix::{
+    fs::{CWD, FileType, Mode, mknodat},
+    process::Signal,
+};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -534,3 +537,40 @@ routes:
     assert!(status == 400 && said.to_string().contains("held already"), "{status} {said}");
     assert_eq!(self::status(&two, "/guarded", "asha").await, 503);
 }
+/// Opening a pipe waits for whoever writes to it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_state_file_that_is_a_pipe_is_left_alone_and_holds_nothing_up() {
+    let site = Site::new().await;
+    let state = site.path("state");
+    mknodat(CWD, &state, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+    let mut one = Process::start_in(tempfile::tempdir().unwrap(), &site.yaml("one", 1)).await;
+    one.says("everything begins anew: it is no regular file").await;
+    assert_eq!(status(&one, "/", "asha").await, 200);
+    one.signal(Signal::TERM);
+    assert_eq!(one.end().await.code(), Some(0));
+    one.says("the state cannot be saved in").await;
+    assert!(std::fs::metadata(&state).unwrap().file_type().is_fifo(), "it is still there");
+}
+
+/// Killed while it wrote, a process leaves half a file, which is as secret as the whole.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_killed_process_left_beside_its_state_is_removed() {
+    let site = Site::new().await;
+    let nobody = 1 << 22; // The kernel gives no such number.
+    let [left, other, named, linked] = [
+        format!(".state.{nobody}"),
+        format!(".state.{}", std::process::id()),
+        ".state.old".to_owned(),
+        format!(".state.{}", nobody + 1),
+    ]
+    .map(|name| site.path(&name));
+    for file in [&left, &other, &named] {
+        std::fs::write(file, "half of it").unwrap();
+    }
+    std::os::unix::fs::symlink(&named, &linked).unwrap();
+    let one = Process::start_in(tempfile::tempdir().unwrap(), &site.yaml("one", 1)).await;
+    one.until("it is removed", async || !left.exists()).await;
+    assert!(other.exists(), "it may be writing");
+    assert!(named.exists() && linked.is_symlink(), "it is somebody else's");
+}
+
