@@ -574,3 +574,42 @@ async fn what_a_killed_process_left_beside_its_state_is_removed() {
     assert!(named.exists() && linked.is_symlink(), "it is somebody else's");
 }
 
+/// However late an endpoint is found, also if that is only in the process after the next.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_endpoint_that_is_found_late_is_in_maintenance_as_before() {
+    let site = Site::new().await;
+    let app = site.app.address();
+    let yaml = format!(
+        "
+gateway: {{workers: 1, admin: {{listen: ADMIN}}, state: {{file: {}}}, drain: {{grace: 0s, deadline: 10s}}}}
+listeners: {{public: {{listen: PUBLIC}}}}
+upstreams: {{app: {{endpoints: {{file: endpoints.yaml}}}}}}
+routes: {{all: {{match: {{prefix: /}}, upstream: app}}}}
+",
+        site.path("state").display()
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let list = format!("['{app}', '127.0.0.1:1']");
+    std::fs::write(folder.path().join("endpoints.yaml"), &list).unwrap();
+    let mut one = Process::start_in(folder, &yaml).await;
+    let (status, said) = one.post("/upstreams?upstream=app&endpoint=127.0.0.1:1&do=maintenance", "").await;
+    assert_eq!(status, 200, "{said}");
+    one.signal(Signal::TERM);
+    assert_eq!(one.end().await.code(), Some(0));
+    std::fs::remove_file(one.path("endpoints.yaml")).unwrap();
+    let mut two = one.spawn_beside("two.yaml", &yaml, &[]);
+    two.says("naka is ready").await;
+    two.signal(Signal::TERM);
+    assert_eq!(two.end().await.code(), Some(0));
+    let three = one.spawn_beside("two.yaml", &yaml, &[]);
+    three.says("naka is ready").await;
+    let upstreams = async || three.get("/upstreams").await.unwrap().1;
+    assert!(!upstreams().await.contains("127.0.0.1:1\""), "none is found");
+    three.write("endpoints.yaml", &list);
+    three.until("they are found", async || upstreams().await.contains("127.0.0.1:1\"")).await;
+    let upstreams = upstreams().await;
+    assert_eq!(upstreams.matches("maintenance").count(), 1, "{upstreams}");
+    for _ in 0..4 {
+        assert_eq!(self::status(&three, "/", "asha").await, 200, "the other one is there");
+    }
+}

@@ -404,15 +404,20 @@ const BY_HAND: [Absence; 2] = [Absence::Maintenance, Absence::Draining];
 
 fn withdrawn(state: &State) -> BTreeMap<String, BTreeMap<String, Vec<String>>> {
     let of_upstream = state.balancers.iter().filter_map(|(upstream, balancer)| {
-        let of_endpoint = balancer.endpoints().into_iter().filter_map(|endpoint| {
-            let words = endpoint.absences().filter(|it| BY_HAND.contains(it)).map(|it| it.word().to_owned());
-            let words = words.collect::<Vec<_>>();
-            (!words.is_empty()).then(|| (endpoint.address().to_string(), words))
-        });
-        let all = of_endpoint.collect::<BTreeMap<_, _>>();
+        let there = balancer.endpoints().into_iter();
+        let there = there.map(|endpoint| (endpoint.address().to_string(), by_hand(endpoint.absences())));
+        let awaited =
+            state.discoveries.get(upstream).map(|discovery| discovery.awaited()).unwrap_or_default();
+        let awaited = awaited.into_iter().map(|(address, all)| (address.to_string(), by_hand(all)));
+        let all = there.chain(awaited).filter(|(_, words)| !words.is_empty()).collect::<BTreeMap<_, _>>();
         (!all.is_empty()).then(|| (upstream.to_string(), all))
     });
     of_upstream.collect()
+}
+
+fn by_hand(absences: impl IntoIterator<Item = Absence>) -> Vec<String> {
+    let all = absences.into_iter().filter(|it| BY_HAND.contains(it));
+    all.map(|it| it.word().to_owned()).collect()
 }
 
 fn held(state: &State, now: Now) -> BTreeMap<String, Vec<String>> {
@@ -489,15 +494,23 @@ impl Restoring<'_> {
         }
     }
 
-    /// An endpoint that is not there (any more) has nothing to be taken out of.
+    /// An endpoint that is not there has nothing to be taken out of, unless it may still be found.
     fn withdrawn(&self, all: &BTreeMap<String, BTreeMap<String, Vec<String>>>) {
         for (upstream, of_endpoints) in all {
             let endpoints = self.state.balancers.get(upstream).map(balance::BalanceLayer::endpoints);
-            for endpoint in endpoints.into_iter().flatten() {
-                let words = of_endpoints.get(&**endpoint.address());
-                let said =
-                    |absence: &Absence| words.is_some_and(|all| all.iter().any(|it| it == absence.word()));
-                BY_HAND.into_iter().filter(said).for_each(|absence| endpoint.withdraw(absence));
+            let endpoints = endpoints.unwrap_or_default();
+            let discovery = self.state.discoveries.get(upstream);
+            for (address, words) in of_endpoints {
+                let said = |absence: &Absence| words.iter().any(|it| it == absence.word());
+                let absences = BY_HAND.into_iter().filter(said).collect::<Vec<_>>();
+                if let Some(discovery) = discovery.filter(|_| !absences.is_empty()) {
+                    discovery.withdraw(address, &absences);
+                }
+                for endpoint in endpoints.iter().filter(|it| **it.address() == **address) {
+                    for absence in &absences {
+                        endpoint.withdraw(*absence);
+                    }
+                }
             }
         }
     }
