@@ -165,6 +165,7 @@ impl Inside {
             status: Arc::default(),
             is_draining: AtomicBool::new(false),
             has_begun: AtomicBool::new(false),
+            is_handing_over: AtomicBool::new(false),
             ask: mpsc::channel(1).0,
         })
     }

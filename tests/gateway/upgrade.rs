@@ -3,7 +3,7 @@
 use std::{
     io::ErrorKind::WouldBlock,
     net::SocketAddr,
-    os::unix::fs::PermissionsExt as _,
+    os::unix::fs::{FileTypeExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
@@ -15,7 +15,10 @@ use std::{
 };
 
 use naka_testkit::upstream::{Upstream, answer, ok};
-use rustix::process::Signal;
+use rustix::{
+    fs::{CWD, FileType, Mode, mknodat},
+    process::Signal,
+};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -345,10 +348,7 @@ async fn one_that_dies_before_it_is_ready_leaves_the_first_as_it_was() {
     let mut one = Process::start_in(tempfile::tempdir().unwrap(), &site.yaml("one", 2)).await;
     spend(&one, "asha").await;
     let deaf = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let resolver = format!("gateway:\n  resolver: {{servers: ['{}']}}\n", deaf.local_addr().unwrap());
-    let yaml = site.yaml("two", 2).replace("gateway:\n", &resolver);
-    let yaml = yaml.replace("upstreams:\n", "upstreams:\n  lost: {endpoints: {dns: 'lost.example:80'}}\n");
-    let yaml = yaml.replace("routes:\n", "routes:\n  lost: {match: {path: /lost}, upstream: lost}\n");
+    let yaml = that_looks(&site.yaml("two", 2), &deaf);
     // Killed, or told to end: that is heard until it says that it is ready.
     for (times, signal) in [Signal::KILL, Signal::TERM, Signal::INT].into_iter().enumerate() {
         let says = async |words: &str| {
@@ -375,6 +375,89 @@ async fn one_that_dies_before_it_is_ready_leaves_the_first_as_it_was() {
     assert!(!site.path("admin.sock").exists() && !site.path("upgrade.sock").exists());
 }
 
+/// A configuration that takes a while to find its endpoints: at a name server that says nothing.
+fn that_looks(yaml: &str, deaf: &UdpSocket) -> String {
+    let resolver = format!("gateway:\n  resolver: {{servers: ['{}']}}\n", deaf.local_addr().unwrap());
+    let yaml = yaml.replace("gateway:\n", &resolver);
+    let yaml = yaml.replace("upstreams:\n", "upstreams:\n  lost: {endpoints: {dns: 'lost.example:80'}}\n");
+    yaml.replace("routes:\n", "routes:\n  lost: {listener: public, match: {path: /lost}, upstream: lost}\n")
+}
+
+/// Waits until it looks for its endpoints: it has the sockets by then, and what the first one knew.
+async fn looks(deaf: &UdpSocket) {
+    timeout(PATIENCE, deaf.recv_from(&mut [0; 512])).await.expect("it asks for a name").unwrap();
+}
+
+/// Nobody else serves, and it has all that it needs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_has_the_sockets_goes_on_when_the_first_dies() {
+    let site = Site::new().await;
+    let mut one = Process::start_in(tempfile::tempdir().unwrap(), &site.yaml("one", 2)).await;
+    spend(&one, "asha").await;
+    let deaf = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let mut two = one.spawn_beside("two.yaml", &that_looks(&site.yaml("two", 2), &deaf), &[&site.from()]);
+    looks(&deaf).await;
+    one.signal(Signal::KILL);
+    one.end().await;
+    assert_eq!(status(&two, "/", "asha").await, 200, "who comes meanwhile waits: {}", two.log());
+    two.says("the process before has ended, and this one goes on without it").await;
+    two.says("naka is ready").await;
+    assert_goes_on(&two, &site, "asha", "ravi").await;
+    assert!(UnixStream::connect(site.path("admin.sock")).await.is_ok());
+    let mut three = one.spawn_beside("two.yaml", &site.yaml("three", 2), &[&site.from()]);
+    three.says("naka is ready").await;
+    assert_eq!(two.end().await.code(), Some(0), "and the next one takes over from it: {}", two.log());
+    assert_eq!(status(&three, "/gcra", "asha").await, 429);
+    three.signal(Signal::TERM);
+    assert_eq!(three.end().await.code(), Some(0));
+}
+
+/// Whoever connects would wait there for as long as endpoints are looked for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_listener_that_is_new_is_not_open_before_it_is_served() {
+    let site = Site::new().await;
+    let one = Process::start_in(tempfile::tempdir().unwrap(), &site.yaml("one", 2)).await;
+    let (deaf, more) = (UdpSocket::bind("127.0.0.1:0").await.unwrap(), crate::process::free_address());
+    let yaml = with_more(&that_looks(&site.yaml("two", 2), &deaf), more);
+    let two = one.spawn_beside("two.yaml", &yaml, &[&site.from()]);
+    looks(&deaf).await;
+    let early = TcpStream::connect(more).await;
+    assert!(early.is_err() || two.log().contains("listening"), "nobody serves there yet: {}", two.log());
+    two.says("naka is ready").await;
+    let answer = raw(more, b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await;
+    assert!(answer.ends_with(b"more"), "{}", two.log());
+}
+
+/// It would be lost: what this process knows is taken.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_done_by_hand_while_another_process_takes_over() {
+    let site = Site::new().await;
+    let one = Process::start_in(tempfile::tempdir().unwrap(), &site.yaml("one", 2)).await;
+    let app = site.app.address();
+    let by_hand = [
+        format!("/upstreams?upstream=app&endpoint={app}&do=maintenance"),
+        format!("/upstreams?upstream=app&endpoint={app}&do=restore"),
+        "/policies?policy=guard&do=force_open".to_owned(),
+        "/policies?policy=guard&do=reset".to_owned(),
+    ];
+    let mut taker = UnixStream::connect(site.path("upgrade.sock")).await.unwrap();
+    for line in [r#"{"hello": {"version": 2, "pid": 1}}"#, r#""take""#] {
+        let len = u32::try_from(line.len()).unwrap().to_be_bytes();
+        taker.write_all(&[&len[..], line.as_bytes()].concat()).await.unwrap();
+    }
+    one.says("another process wants to take over").await;
+    for ask in &by_hand {
+        let (status, said) = one.post(ask, "").await;
+        assert!(status == 503 && said.to_string().contains("taking over"), "{ask}: {status} {said}");
+    }
+    drop(taker);
+    one.says("this process goes on").await;
+    for ask in by_hand {
+        let (status, said) = one.post(&ask, "").await;
+        assert_eq!(status, 200, "{ask}: {said}");
+    }
+}
+
 /// Whoever speaks otherwise is turned away, and nothing has happened.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_that_speaks_otherwise_is_turned_away() {
@@ -396,7 +479,7 @@ async fn one_that_speaks_otherwise_is_turned_away() {
     assert!(refused.contains("refused") && refused.contains("version 99"), "{refused}");
     assert_eq!(says(&[b"GET / HTTP/1.1"]).await, "");
     assert_eq!(says(&[br#"{"take": null}"#]).await, "");
-    let offered = says(&[br#"{"hello": {"version": 1, "pid": 1}}"#, br#""over""#]).await;
+    let offered = says(&[br#"{"hello": {"version": 2, "pid": 1}}"#, br#""over""#]).await;
     assert!(offered.contains("offer"), "{offered}");
     let mut long = UnixStream::connect(&socket).await.unwrap();
     long.write_all(&u32::MAX.to_be_bytes()).await.unwrap();
@@ -494,6 +577,43 @@ async fn a_file_that_is_not_what_was_written_is_refused_whole() {
     assert_eq!(status(&two, "/gcra", "asha").await, 429, "and this is how it was");
 }
 
+/// Opening a pipe waits for whoever writes to it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_state_file_that_is_a_pipe_is_left_alone_and_holds_nothing_up() {
+    let site = Site::new().await;
+    let state = site.path("state");
+    mknodat(CWD, &state, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+    let mut one = Process::start_in(tempfile::tempdir().unwrap(), &site.yaml("one", 1)).await;
+    one.says("everything begins anew: it is no regular file").await;
+    assert_eq!(status(&one, "/", "asha").await, 200);
+    one.signal(Signal::TERM);
+    assert_eq!(one.end().await.code(), Some(0));
+    one.says("the state cannot be saved in").await;
+    assert!(std::fs::metadata(&state).unwrap().file_type().is_fifo(), "it is still there");
+}
+
+/// Killed while it wrote, a process leaves half a file, which is as secret as the whole.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_killed_process_left_beside_its_state_is_removed() {
+    let site = Site::new().await;
+    let nobody = 1 << 22; // The kernel gives no such number.
+    let [left, other, named, linked] = [
+        format!(".state.{nobody}"),
+        format!(".state.{}", std::process::id()),
+        ".state.old".to_owned(),
+        format!(".state.{}", nobody + 1),
+    ]
+    .map(|name| site.path(&name));
+    for file in [&left, &other, &named] {
+        std::fs::write(file, "half of it").unwrap();
+    }
+    std::os::unix::fs::symlink(&named, &linked).unwrap();
+    let one = Process::start_in(tempfile::tempdir().unwrap(), &site.yaml("one", 1)).await;
+    one.until("it is removed", async || !left.exists()).await;
+    assert!(other.exists(), "it may be writing");
+    assert!(named.exists() && linked.is_symlink(), "it is somebody else's");
+}
+
 /// What an operator has done is not undone by a restart.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_done_by_hand_goes_on() {
@@ -533,4 +653,44 @@ routes:
     let (status, said) = two.post("/policies?policy=all/split&arm=next&do=hold", "").await;
     assert!(status == 400 && said.to_string().contains("held already"), "{status} {said}");
     assert_eq!(self::status(&two, "/guarded", "asha").await, 503);
+}
+
+/// However late an endpoint is found, also if that is only in the process after the next.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_endpoint_that_is_found_late_is_in_maintenance_as_before() {
+    let site = Site::new().await;
+    let app = site.app.address();
+    let yaml = format!(
+        "
+gateway: {{workers: 1, admin: {{listen: ADMIN}}, state: {{file: {}}}, drain: {{grace: 0s, deadline: 10s}}}}
+listeners: {{public: {{listen: PUBLIC}}}}
+upstreams: {{app: {{endpoints: {{file: endpoints.yaml}}}}}}
+routes: {{all: {{match: {{prefix: /}}, upstream: app}}}}
+",
+        site.path("state").display()
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let list = format!("['{app}', '127.0.0.1:1']");
+    std::fs::write(folder.path().join("endpoints.yaml"), &list).unwrap();
+    let mut one = Process::start_in(folder, &yaml).await;
+    let (status, said) = one.post("/upstreams?upstream=app&endpoint=127.0.0.1:1&do=maintenance", "").await;
+    assert_eq!(status, 200, "{said}");
+    one.signal(Signal::TERM);
+    assert_eq!(one.end().await.code(), Some(0));
+    std::fs::remove_file(one.path("endpoints.yaml")).unwrap();
+    let mut two = one.spawn_beside("two.yaml", &yaml, &[]);
+    two.says("naka is ready").await;
+    two.signal(Signal::TERM);
+    assert_eq!(two.end().await.code(), Some(0));
+    let three = one.spawn_beside("two.yaml", &yaml, &[]);
+    three.says("naka is ready").await;
+    let upstreams = async || three.get("/upstreams").await.unwrap().1;
+    assert!(!upstreams().await.contains("127.0.0.1:1\""), "none is found");
+    three.write("endpoints.yaml", &list);
+    three.until("they are found", async || upstreams().await.contains("127.0.0.1:1\"")).await;
+    let upstreams = upstreams().await;
+    assert_eq!(upstreams.matches("maintenance").count(), 1, "{upstreams}");
+    for _ in 0..4 {
+        assert_eq!(self::status(&three, "/", "asha").await, 200, "the other one is there");
+    }
 }

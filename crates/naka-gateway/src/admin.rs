@@ -115,6 +115,8 @@ pub struct Admin {
     pub status: Arc<reload::Status>,
     /// Whether the process is on its way out.
     pub is_draining: AtomicBool,
+    /// Whether another process is taking over, or has: what is done by hand here from now on would not be known there.
+    pub is_handing_over: AtomicBool,
     /// Whether all keys that tokens need have been there at once, at some time.
     pub has_begun: AtomicBool,
     /// Asks for another generation.
@@ -211,6 +213,9 @@ impl Admin {
             (&Method::GET, "/generations") => reply(&self.status.generations()),
             (&Method::POST, "/reload") => self.reload().await,
             (&Method::POST, "/rollback") => self.rollback(query(&request)).await,
+            (&Method::POST, "/upstreams" | "/policies") if self.is_handing_over.load(Relaxed) => {
+                text(StatusCode::SERVICE_UNAVAILABLE, HANDING_OVER.into())
+            }
             (&Method::POST, "/upstreams") => told(by_hand::to_endpoint(&generation.state, query(&request))),
             (&Method::POST, "/policies") => told(by_hand::to_policy(&generation.state, query(&request))),
             (_, "/explain" | "/reload" | "/rollback") => {
@@ -432,6 +437,8 @@ impl Admin {
         answer
     }
 }
+
+const HANDING_OVER: &str = "another process is taking over, and would not know of it: do it there when it serves, or here if that comes to nothing\n";
 
 const PATHS: &str = "/livez /readyz /metrics /config /routes /upstreams /discovery /policies /versions /generations, POST /explain, \
      POST /reload, POST /rollback, POST /upstreams, POST /policies\n";

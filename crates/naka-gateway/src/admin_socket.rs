@@ -11,7 +11,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::net::sockopt::socket_peercred;
 use tokio::net::UnixListener;
 
 /// A socket, and the file that it is.
@@ -28,7 +27,7 @@ pub struct Socket {
 pub struct SocketFile {
     path: PathBuf,
     /// Which file that was.
-    is: Option<(u64, u64)>,
+    is: Option<Identity>,
 }
 
 /// A socket on which somebody could connect, if they knew where: not at its path yet.
@@ -43,14 +42,8 @@ pub struct Hidden {
 #[derive(Debug)]
 struct Folder(PathBuf);
 
-/// Whether the socket of somebody who listens is replaced.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Occupied {
-    /// Nobody knows that we come.
-    Refuse,
-    /// The process with this number has handed it over; anybody else has not.
-    By(Option<i32>),
-}
+/// Which file it is, whatever it is called: its device and number.
+pub type Identity = (u64, u64);
 
 impl Socket {
     /// Binds a path. The file of a process that is gone is replaced; that of one that listens is not.
@@ -58,22 +51,22 @@ impl Socket {
     /// # Errors
     /// If somebody listens there, or it is no socket, or the folder does not let us.
     pub fn bind(path: impl AsRef<Path>) -> Result<Self> {
-        Hidden::bind(path, Occupied::Refuse)?.show()
+        Hidden::bind(path, &[])?.show()
     }
 }
 
 impl Hidden {
-    /// Binds a socket that will have this path.
+    /// Binds a socket that will have this path. Files that were `given` are replaced, whoever listens there.
     ///
     /// # Errors
     /// If somebody listens there who is not to be replaced, or it is no socket, or the folder does not let us.
-    pub fn bind(path: impl AsRef<Path>, occupied: Occupied) -> Result<Self> {
+    pub fn bind(path: impl AsRef<Path>, given: &[Identity]) -> Result<Self> {
         let path = path.as_ref();
         if let Ok(known) = fs::symlink_metadata(path) {
             if !known.file_type().is_socket() {
                 return Err(Error::new(ErrorKind::AlreadyExists, format!("{} is no socket", path.display())));
             }
-            if UnixStream::connect(path).is_ok_and(|there| !occupied.is_by(&there)) {
+            if !given.contains(&(known.dev(), known.ino())) && UnixStream::connect(path).is_ok() {
                 return Err(Error::new(
                     ErrorKind::AddrInUse,
                     format!("somebody listens at {}", path.display()),
@@ -99,14 +92,6 @@ impl Hidden {
     }
 }
 
-impl Occupied {
-    /// Whether the other end of this connection is who has handed over.
-    fn is_by(self, there: &UnixStream) -> bool {
-        let Self::By(Some(pid)) = self else { return false };
-        socket_peercred(there).is_ok_and(|other| other.pid.as_raw_nonzero().get() == pid)
-    }
-}
-
 impl Folder {
     fn beside(path: &Path) -> Result<Self> {
         let name = path.file_name().ok_or_else(|| Error::new(ErrorKind::InvalidInput, "it names no file"))?;
@@ -128,12 +113,17 @@ impl Drop for Folder {
     }
 }
 
-/// Which file is there: its device and number.
-fn identity(path: &Path) -> Option<(u64, u64)> {
+/// Which file is there.
+fn identity(path: &Path) -> Option<Identity> {
     fs::symlink_metadata(path).map(|known| (known.dev(), known.ino())).ok()
 }
 
 impl SocketFile {
+    /// Which file it is, if it could be found out.
+    pub const fn identity(&self) -> Option<Identity> {
+        self.is
+    }
+
     /// Whether what is at the path is still this one.
     pub fn is_there(&self) -> bool {
         let now = identity(&self.path);
@@ -146,5 +136,27 @@ impl Drop for SocketFile {
         if self.is_there() {
             let _ = fs::remove_file(&self.path); // Somebody may have been faster.
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// By which file it is, and not by the number of a process: that may mean nothing here.
+    #[tokio::test]
+    async fn only_what_was_given_is_replaced_while_somebody_listens() {
+        let folder = tempfile::tempdir().unwrap();
+        let [path, other] = ["it", "other"].map(|name| folder.path().join(name));
+        let [ours, theirs] = [&path, &other].map(|path| Socket::bind(path).unwrap());
+        assert!(ours.file.is_there() && theirs.file.is_there());
+        let given = [ours.file.identity().unwrap()];
+        for (path, given) in [(&path, &[][..]), (&other, &given[..])] {
+            assert_eq!(Hidden::bind(path, given).unwrap_err().kind(), ErrorKind::AddrInUse);
+        }
+        let next = Hidden::bind(&path, &given).unwrap().show().unwrap();
+        assert!(next.file.is_there() && !ours.file.is_there());
+        drop(ours);
+        assert!(next.file.is_there(), "it removes its own only");
     }
 }

@@ -6,13 +6,17 @@
 //! | | the next one | this one |
 //! | --- | --- | --- |
 //! | 1 | `hello`, once its files are read | `offer`: the secret of its keys |
-//! | 2 | `take`, once its configuration is assembled and tested | `sockets`, with a copy of each; and what is known |
+//! | 2 | `take`, once its configuration is assembled and tested | `sockets`, with a copy of each; `known`, and what that is |
 //! | 3 | `ready`, once that is put to use | `over` |
 //! | 4 | accepts, and puts its own sockets in the place of ours: `done` | accepts no more, and ends what it is at |
 //!
 //! Until `done` this one goes on as if nothing had happened, and it does so for ever if the other one ends or is silent
-//! for too long. Both hold the same sockets, so a connection that waits is accepted by one of them, unless this one dies between
-//! 2 and 3: then the next one ends as well, as it hears no `over`. Between 2 and 4 nothing is reloaded.
+//! for too long. Both hold the same sockets, so a connection that waits is accepted by one of them. Between 2 and 4 nothing is
+//! reloaded, and nothing is done by hand.
+//!
+//! Whichever of the two dies, the other one serves. So whoever lives and does not hand over says so (`refused`), also
+//! when it is told to end or panics: where the connection ends between 2 and 3 without a word, this one has died, and the next one
+//! goes on without it. It ends where something is cut off in the middle, and at silence: then this one may live.
 //!
 //! What was decided here after what is known was taken, and until the last connection has ended, counts here only.
 
@@ -43,12 +47,13 @@ use tokio::{
 use tracing::{debug, warn};
 
 use crate::{
+    admin_socket::Identity,
     saved::{self, Saved},
     state::State,
 };
 
 /// Of what is said here.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// The longest line, in bytes.
 const LINE: usize = 1 << 20;
 /// The most sockets.
@@ -61,6 +66,8 @@ const ANSWER: Duration = Duration::from_secs(10);
 const ASSEMBLING: Duration = Duration::from_mins(1);
 /// How long it may take until it is ready; it has to find its endpoints first.
 const READY: Duration = Duration::from_secs(30);
+/// How long it is tried to say that nothing comes of it.
+const REFUSAL: Duration = Duration::from_secs(1);
 /// How long accepting pauses when it failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -72,7 +79,8 @@ enum Line {
     Offer { pid: u32, secret: [u8; 16] },
     Refused { why: String },
     Take,
-    Sockets { listeners: Vec<SocketAddr>, admin: Option<SocketAddr> },
+    Sockets { listeners: Vec<SocketAddr>, admin: Option<SocketAddr>, files: Vec<Identity> },
+    Known,
     Ready { listeners: Vec<SocketAddr>, admin: bool },
     Over,
     Done,
@@ -85,6 +93,8 @@ pub struct Sockets {
     pub listeners: Vec<(SocketAddr, OwnedFd)>,
     /// That of the admin port.
     pub admin: Option<(SocketAddr, OwnedFd)>,
+    /// Files of Unix sockets, which whoever takes over may put its own in the place of.
+    pub files: Vec<Identity>,
 }
 
 /// What the next process goes on with.
@@ -148,15 +158,16 @@ async fn greeted(stream: UnixStream) -> Result<Option<(Taker, oneshot::Receiver<
     });
     let Some((conversation, pid)) = met.await.map_err(|_| Trouble::Unexpected)?? else { return Ok(None) };
     let (done, is_done) = oneshot::channel();
-    Ok(Some((Taker { conversation, pid, _done: done }, is_done)))
+    Ok(Some((Taker { conversation, pid, has_taken: false, _done: done }, is_done)))
 }
 
-/// A process that wants to take over now.
+/// A process that wants to take over now. Dropped, it hears that it does not.
 #[derive(Debug)]
 pub struct Taker {
     conversation: Conversation,
     /// Its number, as it says.
     pub pid: u32,
+    has_taken: bool,
     _done: oneshot::Sender<()>,
 }
 
@@ -179,6 +190,7 @@ impl Taker {
         conversation.say(&Line::Sockets {
             listeners: sockets.listeners.iter().map(|(name, _)| *name).collect(),
             admin: sockets.admin.as_ref().map(|(address, _)| *address),
+            files: sockets.files.clone(),
         })?;
         let admin = sockets.admin.as_ref().map(|(_, socket)| socket);
         let all = sockets.listeners.iter().map(|(_, socket)| socket).chain(admin).collect::<Vec<_>>();
@@ -188,23 +200,36 @@ impl Taker {
             Vec::new()
         });
         conversation.within(ANSWER);
+        conversation.say(&Line::Known)?;
         conversation.say_bytes(&bytes)?;
         conversation.within(READY);
         let Line::Ready { listeners, admin } = conversation.hear()? else { return Err(Trouble::Unexpected) };
         conversation.within(ANSWER);
         conversation.say(&Line::Over)?;
         let Line::Done = conversation.hear()? else { return Err(Trouble::Unexpected) };
+        self.has_taken = true;
         Ok(Taken { listeners, admin })
     }
 }
 
-/// Dropped, it ends a conversation: unless that is over, the other process then does not take over.
+impl Drop for Taker {
+    /// Without a word it would be taken for the death of this process.
+    fn drop(&mut self) {
+        if !self.has_taken {
+            let why = "it goes on, or was told to end, and its log says more".to_owned();
+            self.conversation.within(REFUSAL);
+            let _ = self.conversation.say(&Line::Refused { why }); // It may be gone.
+        }
+    }
+}
+
+/// Dropped, it ends a conversation: nothing is heard any more, so unless that is over, the other process is refused.
 #[derive(Debug)]
 pub struct HangUp(StdStream);
 
 impl Drop for HangUp {
     fn drop(&mut self) {
-        let _ = self.0.shutdown(Shutdown::Both); // It may be over.
+        let _ = self.0.shutdown(Shutdown::Read); // It may be over.
     }
 }
 
@@ -214,8 +239,6 @@ pub struct Upgrade {
     conversation: Conversation,
     /// The number of the process that hands over, as it says.
     pub pid: u32,
-    /// Its number, as the system says.
-    peer: Option<i32>,
     /// What its keys are hashed with.
     pub secret: KeySecret,
 }
@@ -227,52 +250,55 @@ impl Upgrade {
     /// If nobody does, or they do not want to.
     pub async fn ask(path: &Path) -> Result<Self, Trouble> {
         let stream = UnixStream::connect(path).await?;
-        let peer = stream.peer_cred()?.pid();
         let mut conversation = Conversation::with(stream)?;
         conversation.within(ANSWER);
         conversation.say(&Line::Hello { version: VERSION, pid: std::process::id() })?;
-        match conversation.hear()? {
-            Line::Offer { pid, secret } => {
-                Ok(Self { conversation, pid, peer, secret: KeySecret::new(secret) })
-            }
-            Line::Refused { why } => Err(Trouble::Refused(why)),
-            _ => Err(Trouble::Unexpected),
-        }
+        let Line::Offer { pid, secret } = conversation.hear()? else { return Err(Trouble::Unexpected) };
+        Ok(Self { conversation, pid, secret: KeySecret::new(secret) })
     }
 
-    /// Its number, as the system says, if it does.
-    pub const fn peer(&self) -> Option<i32> {
-        self.peer
-    }
-
-    /// Takes the sockets and what is known. From now on the other one waits, and not for long.
+    /// Takes the sockets and what is known; if the other one dies in between, only those. From now on it waits, and not
+    /// for long.
     ///
     /// # Errors
     /// If it does not give them.
-    pub fn take(&mut self) -> Result<(Sockets, Result<Saved, saved::Broken>), Trouble> {
+    pub fn take(&mut self) -> Result<(Sockets, Result<Saved, Unknown>), Trouble> {
         let conversation = &mut self.conversation;
         conversation.within(READY);
         conversation.say(&Line::Take)?;
-        let Line::Sockets { listeners, admin } = conversation.hear()? else {
+        let Line::Sockets { listeners, admin, files } = conversation.hear()? else {
             return Err(Trouble::Unexpected);
         };
         let mut all = conversation.take(listeners.len() + usize::from(admin.is_some()))?.into_iter();
         let listeners = listeners.into_iter().zip(all.by_ref()).collect();
         let admin = admin.zip(all.next());
-        let bytes = conversation.hear_bytes(saved::MAX)?;
-        Ok((Sockets { listeners, admin }, Saved::decode(&bytes)))
+        let known = match conversation.hear() {
+            Ok(Line::Known) => Saved::decode(&conversation.hear_bytes(saved::MAX)?).map_err(Unknown::Broken),
+            Ok(_) => return Err(Trouble::Unexpected),
+            Err(Trouble::Gone) => Err(Unknown::Gone),
+            Err(trouble) => return Err(trouble),
+        };
+        Ok((Sockets { listeners, admin, files }, known))
     }
 
     /// Everything is there: asks to be let. Afterwards this is the process that serves.
     ///
     /// # Errors
     /// If the other one goes on instead.
-    pub fn ready(&mut self, taken: Taken) -> Result<(), Trouble> {
-        self.conversation.within(ANSWER);
+    pub fn ready(&mut self, taken: Taken) -> Result<Before, Trouble> {
+        let conversation = &mut self.conversation;
+        conversation.within(ANSWER);
         let Taken { listeners, admin } = taken;
-        self.conversation.say(&Line::Ready { listeners, admin })?;
-        let Line::Over = self.conversation.hear()? else { return Err(Trouble::Unexpected) };
-        Ok(())
+        match conversation.say(&Line::Ready { listeners, admin }) {
+            Ok(()) | Err(Trouble::Gone) => {} // What it has said before it went can still be heard.
+            Err(trouble) => return Err(trouble),
+        }
+        match conversation.hear() {
+            Ok(Line::Over) => Ok(Before::Waits),
+            Err(Trouble::Gone) => Ok(Before::IsGone),
+            Ok(_) => Err(Trouble::Unexpected),
+            Err(trouble) => Err(trouble),
+        }
     }
 
     /// This one accepts, and its paths are its own: the other one may stop.
@@ -285,11 +311,40 @@ impl Upgrade {
     }
 }
 
+/// How the process before is, when this one serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Before {
+    /// It wants to hear that this one accepts.
+    Waits,
+    /// It has died without a word.
+    IsGone,
+}
+
+/// Why it is not known what the process before knew.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unknown {
+    /// It has died before it said so.
+    Gone,
+    /// It said something else.
+    Broken(saved::Broken),
+}
+
+impl fmt::Display for Unknown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Gone => f.write_str("that process has ended"),
+            Self::Broken(why) => write!(f, "{why}"),
+        }
+    }
+}
+
 /// Why nobody took over.
 #[derive(Debug)]
 pub enum Trouble {
     /// The other process has ended.
     Gone,
+    /// So it has, in the middle of what it said.
+    CutOff,
     /// It was silent for too long.
     Silent,
     /// It said something else than it should have.
@@ -308,6 +363,7 @@ impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Gone => f.write_str("the other process has ended, or has hung up"),
+            Self::CutOff => f.write_str("the other process has hung up in the middle of what it said"),
             Self::Silent => f.write_str("the other process was silent for too long"),
             Self::Unexpected => f.write_str("the other process said something else than it should have"),
             Self::Refused(why) => write!(f, "the other process does not want to: {why}"),
@@ -365,7 +421,11 @@ impl Conversation {
 
     fn hear(&mut self) -> Result<Line, Trouble> {
         let line = self.hear_bytes(LINE)?;
-        serde_json::from_slice(&line).map_err(|_| Trouble::Unexpected)
+        match serde_json::from_slice(&line) {
+            Ok(Line::Refused { why }) => Err(Trouble::Refused(why)),
+            Ok(line) => Ok(line),
+            Err(_) => Err(Trouble::Unexpected),
+        }
     }
 
     fn say_bytes(&mut self, bytes: &[u8]) -> Result<(), Trouble> {
@@ -382,8 +442,11 @@ impl Conversation {
             return Err(Trouble::TooLong);
         }
         let mut bytes = vec![0; len];
-        self.read(&mut bytes)?;
-        Ok(bytes)
+        match self.read(&mut bytes) {
+            Ok(()) => Ok(bytes),
+            Err(Trouble::Gone) => Err(Trouble::CutOff),
+            Err(trouble) => Err(trouble),
+        }
     }
 
     fn write(&mut self, mut bytes: &[u8]) -> Result<(), Trouble> {
@@ -509,6 +572,51 @@ mod tests {
         drop(other);
         assert!(matches!(one.hear(), Err(Trouble::Gone)));
         assert!(matches!(one.say(&Line::Over), Err(Trouble::Gone)));
+    }
+
+    /// Which of the two it is decides whether one serves, none or both.
+    #[test]
+    fn who_has_died_is_told_from_who_refuses() {
+        let upgrade = |conversation| Upgrade { conversation, pid: 1, secret: KeySecret::in_force() };
+        let ready = |upgrade: &mut Upgrade| upgrade.ready(Taken::default());
+        let [one, other] = two();
+        drop(one);
+        assert!(matches!(ready(&mut upgrade(other)), Ok(Before::IsGone)));
+        let [one, other] = two();
+        let (done, _) = oneshot::channel();
+        drop(Taker { conversation: one, pid: 1, has_taken: false, _done: done });
+        assert!(matches!(ready(&mut upgrade(other)), Err(Trouble::Refused(_))), "as also when it panics");
+        let [mut one, other] = two();
+        one.say(&Line::Over).unwrap();
+        assert!(matches!(ready(&mut upgrade(other)), Ok(Before::Waits)));
+        let [mut one, other] = two();
+        one.write(&9_u32.to_be_bytes()).unwrap();
+        drop(one);
+        assert!(matches!(ready(&mut upgrade(other)), Err(Trouble::CutOff)), "it may live");
+    }
+
+    #[test]
+    fn sockets_are_there_also_if_the_other_one_dies_before_it_says_what_it_knows() {
+        let socket = OwnedFd::from(std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+        let name = "127.0.0.1:80".parse().unwrap();
+        let sockets = Line::Sockets { listeners: vec![name], admin: None, files: vec![(1, 2)] };
+        for refuses in [false, true] {
+            let [mut one, other] = two();
+            one.say(&sockets).unwrap();
+            one.give(&[&socket]).unwrap();
+            if refuses {
+                one.say(&Line::Refused { why: String::new() }).unwrap();
+            }
+            one.stream.shutdown(Shutdown::Write).unwrap();
+            let mut upgrade = Upgrade { conversation: other, pid: 1, secret: KeySecret::in_force() };
+            match upgrade.take() {
+                Ok((taken, known)) => {
+                    assert_eq!((taken.listeners.len(), taken.files), (1, vec![(1, 2)]));
+                    assert!(!refuses && known.is_err_and(|why| why == Unknown::Gone));
+                }
+                Err(trouble) => assert!(refuses && matches!(trouble, Trouble::Refused(_)), "{trouble}"),
+            }
+        }
     }
 
     #[test]

@@ -12,16 +12,16 @@ use tokio::net::TcpListener;
 use tracing::{info, warn};
 
 use crate::{
-    admin_socket::Occupied,
+    admin_socket::Identity,
     config::checked::Config,
-    handover::{Sockets, Taken, Trouble, Upgrade},
+    handover::{Before, Sockets, Taken, Trouble, Upgrade},
     prepare::Refusal,
     reload::counts,
     saved::{Report, Saved},
     service_manager,
     state::State,
     state_file,
-    worker::{Open, Workers},
+    worker::{Bound, Open, Workers},
 };
 
 /// What a process begins with.
@@ -93,15 +93,15 @@ impl Origin {
     /// If it does not give it.
     pub fn take(&mut self) -> Result<(), Failure> {
         let Some(upgrade) = &mut self.upgrade else { return Ok(()) };
-        let (sockets, saved) = upgrade.take().map_err(Failure::Upgrade)?;
+        let (sockets, known) = upgrade.take().map_err(Failure::Upgrade)?;
         self.sockets = sockets;
-        self.saved = saved.map_err(|why| warn!("what the process before knows is not used: {why}")).ok();
+        self.saved = known.map_err(|why| warn!("what the process before knows is not used: {why}")).ok();
         Ok(())
     }
 
-    /// Whether somebody may listen at our paths.
-    pub fn occupied(&self) -> Occupied {
-        self.upgrade.as_ref().map_or(Occupied::Refuse, |upgrade| Occupied::By(upgrade.peer()))
+    /// Files of sockets that ours may take the place of.
+    pub fn files(&self) -> &[Identity] {
+        &self.sockets.files
     }
 
     /// The admin port, if there shall be one: the one there is, if it has the same address.
@@ -125,30 +125,25 @@ impl Origin {
         Ok(Some(AdminPort { address, listener, copy: copy.into() }))
     }
 
-    /// The sockets of all listeners: those there are, else new ones. All or none: nobody can connect to a new one
-    /// until it is clear that everything comes up.
+    /// The sockets of all listeners: those there are, else new ones, at which nobody can connect yet.
     ///
     /// # Errors
     /// If one cannot be bound.
-    pub fn open(&mut self, config: &Config, workers: &Workers) -> Result<Vec<Open>, Refusal> {
+    pub fn bind(&mut self, config: &Config, workers: &Workers) -> Result<Bindings, Refusal> {
         let mut inherited = std::mem::take(&mut self.sockets.listeners);
         let ours = inherited.iter().map(|(name, _)| *name).collect::<Vec<_>>();
-        let (mut open, mut bound) = (Vec::new(), Vec::new());
+        let mut all = Bindings::default();
         for name in config.listeners.values().map(|listener| listener.listen) {
             let cannot = |error| Refusal::Bind(name, error);
             let sockets = inherited.extract_if(.., |(of, _)| *of == name).map(|(_, socket)| socket);
             let sockets = sockets.collect::<Vec<_>>();
             if sockets.is_empty() {
-                bound.push(workers.bind(name, &ours).map_err(cannot)?);
+                all.new.push(workers.bind(name, &ours).map_err(cannot)?);
             } else {
-                open.push(Open::inherited(name, sockets).map_err(cannot)?);
+                all.open.push(Open::inherited(name, sockets).map_err(cannot)?);
             }
         }
-        for bound in bound {
-            let name = bound.name;
-            open.push(bound.open().map_err(|error| Refusal::Bind(name, error))?);
-        }
-        Ok(open)
+        Ok(all)
     }
 
     /// Puts what was known into layers that have decided nothing yet.
@@ -164,13 +159,41 @@ impl Origin {
         info!(?age, "the state of before is used; {}", counts(&changes));
     }
 
-    /// Everything is there. Afterwards this is the process that serves, and the one before waits to be told so.
+    /// Everything is there. Afterwards this is the process that serves; if the one before is there, it waits to be told
+    /// so.
     ///
     /// # Errors
     /// If it goes on instead.
     pub fn ready(self, taken: Taken) -> Result<Option<Upgrade>, Failure> {
         let Some(mut upgrade) = self.upgrade else { return Ok(None) };
-        upgrade.ready(taken).map_err(Failure::Upgrade)?;
-        Ok(Some(upgrade))
+        match upgrade.ready(taken).map_err(Failure::Upgrade)? {
+            Before::Waits => Ok(Some(upgrade)),
+            Before::IsGone => {
+                warn!(from = upgrade.pid, "the process before has ended, and this one goes on without it");
+                Ok(None)
+            }
+        }
+    }
+}
+
+/// The sockets of all listeners.
+#[derive(Debug, Default)]
+pub struct Bindings {
+    open: Vec<Open>,
+    new: Vec<Bound>,
+}
+
+impl Bindings {
+    /// Lets clients connect, as late as can be: they wait until they are accepted. All or none, as all are bound.
+    ///
+    /// # Errors
+    /// If another process was faster.
+    pub fn open(self) -> Result<Vec<Open>, Refusal> {
+        let mut all = self.open;
+        for bound in self.new {
+            let name = bound.name;
+            all.push(bound.open().map_err(|error| Refusal::Bind(name, error))?);
+        }
+        Ok(all)
     }
 }

@@ -14,18 +14,18 @@ use std::{
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
-    task::AbortHandle,
+    task::{AbortHandle, JoinError, JoinHandle},
     time::{Instant, MissedTickBehavior, timeout_at},
 };
 use tracing::{info, warn};
 
 use crate::{
     admin::{self, Admin, Ask, Listener},
-    admin_socket::{Hidden, Occupied, Socket, SocketFile},
+    admin_socket::{Hidden, Identity, Socket, SocketFile},
     config::checked::{Gateway, Reload},
     custom::Kinds,
     generation::{Generation, InForce},
-    handover::{self, Sockets, Taken, Taker},
+    handover::{self, HangUp, Sockets, Taken, Taker},
     observe::Metrics,
     origin::{self, AdminPort, Origin},
     prepare::{Before, Outside, Refusal, RunTests, look},
@@ -111,8 +111,8 @@ async fn start(
     let mut signals = Signals::listen().map_err(|error| Failure::Io("a signal handler", error))?;
     origin.take()?;
     let admin_port = origin.admin_port(&config).await?;
-    let doors = Doors::bind(&config.gateway, origin.occupied())?;
-    let open = origin.open(&config, &workers)?;
+    let doors = Doors::bind(&config.gateway, origin.files())?;
+    let bindings = origin.bind(&config, &workers)?;
     let reloader =
         Reloader::new(entry, first.sources, Arc::clone(&in_force), Arc::clone(&metrics), Outside::default());
     let (ask, requests) = mpsc::channel(16);
@@ -122,6 +122,7 @@ async fn start(
         status: reloader.status(),
         is_draining: AtomicBool::new(false),
         has_begun: AtomicBool::new(false),
+        is_handing_over: AtomicBool::new(false),
         ask,
     });
     admin.in_force.with(Generation::start); // Not before: what does not come up asks nobody.
@@ -138,6 +139,7 @@ async fn start(
         () = signals.end() => return Err(Failure::Told),
         () = std::future::ready(()) => {}
     }
+    let open = bindings.open()?;
     let taken = Taken { listeners: open.iter().map(Open::name).collect(), admin: admin_port.is_some() };
     let upgrade = origin.ready(taken)?;
     // From here on it serves, and nothing can fail any more.
@@ -152,7 +154,7 @@ async fn start(
             Ok(()) => info!(from = pid, "this process has taken over"),
             Err(error) => warn!(
                 from = pid,
-                "the process before goes on besides this one, as it was not told: {error}; end it"
+                "the process before was not told: {error}; if it still runs, it goes on besides this one: end it"
             ),
         }
     }
@@ -179,9 +181,9 @@ struct Doors {
 }
 
 impl Doors {
-    fn bind(gateway: &Gateway, occupied: Occupied) -> Result<Self, Failure> {
+    fn bind(gateway: &Gateway, given: &[Identity]) -> Result<Self, Failure> {
         let bind = |path: Option<&str>, what| {
-            let hidden = path.map(|path| Hidden::bind(path, occupied)).transpose();
+            let hidden = path.map(|path| Hidden::bind(path, given)).transpose();
             hidden.map_err(|error| Failure::Io(what, error))
         };
         let admin = gateway.admin.as_ref().and_then(|admin| admin.socket.as_deref());
@@ -405,18 +407,24 @@ impl Control {
             }
         };
         let generation = self.admin.in_force.get();
-        let handing = tokio::task::spawn_blocking(move || taker.hand_over(&sockets, &generation.state));
-        let handed = tokio::select! {
-            handed = handing => handed,
-            _ = self.signals.terminate.recv() => return Some(Stop::Gracefully),
-            _ = self.signals.interrupt.recv() => return Some(Stop::Now),
+        self.admin.is_handing_over.store(true, Relaxed);
+        let mut handing = tokio::task::spawn_blocking(move || taker.hand_over(&sockets, &generation.state));
+        let (told, handed) = tokio::select! {
+            handed = &mut handing => (None, handed),
+            _ = self.signals.terminate.recv() => (Some(Stop::Gracefully), hung_up(hang_up, handing).await),
+            _ = self.signals.interrupt.recv() => (Some(Stop::Now), hung_up(hang_up, handing).await),
         };
-        drop(hang_up);
-        match handed {
-            Ok(Ok(taken)) => return Some(Stop::HandedOver(taken)),
-            Ok(Err(trouble)) => warn!(to = pid, "this process goes on: {trouble}"),
-            Err(_) => warn!(to = pid, "this process goes on: handing over panicked"),
+        match (handed, told) {
+            // Nothing is done by hand any more, until the end.
+            (Ok(Ok(taken)), _) => return Some(Stop::HandedOver(taken)),
+            (_, Some(told)) => {
+                self.admin.is_handing_over.store(false, Relaxed);
+                return Some(told);
+            }
+            (Ok(Err(trouble)), None) => warn!(to = pid, "this process goes on: {trouble}"),
+            (Err(_), None) => warn!(to = pid, "this process goes on: handing over panicked"),
         }
+        self.admin.is_handing_over.store(false, Relaxed);
         if !self.ways.are_there() {
             warn!(
                 "the other process has put its own sockets in the place of ours: restart this one to have them again"
@@ -430,7 +438,8 @@ impl Control {
         let copy =
             |(address, socket): &(SocketAddr, OwnedFd)| std::io::Result::Ok((*address, socket.try_clone()?));
         let admin = admin.map(copy).transpose()?;
-        Ok(Sockets { listeners: self.workers.copies()?, admin })
+        let files = self.ways.files.iter().filter_map(SocketFile::identity).collect();
+        Ok(Sockets { listeners: self.workers.copies()?, admin, files })
     }
 
     async fn drain(mut self, stop: Stop) {
@@ -467,6 +476,12 @@ impl Control {
         }
         info!(cut, "stopped");
     }
+}
+
+/// The other process hears that it does not take over, unless it has just done so.
+async fn hung_up<T>(hang_up: HangUp, handing: JoinHandle<T>) -> Result<T, JoinError> {
+    drop(hang_up);
+    handing.await // It has little to say, and nothing to wait for.
 }
 
 /// A reload may change which keys are waited for.

@@ -173,16 +173,17 @@ impl Saved {
     /// What is known now. Not for a thread that serves: it looks at every key.
     pub fn of(state: &State, now: Now) -> Self {
         let secret = KeySecret::in_force();
-        let limits = state
-            .rate_limits
-            .entries()
-            .map(|(identity, (limit, _), layer)| (identity, format!("{:?}", limit.key), layer.save(now)));
-        let mut limits = limits.collect::<Vec<_>>();
-        let breakers = state.breakers.entries().filter_map(|(identity, (breaker, _), layer)| {
-            Some((identity, format!("{:?}", breaker.key), layer.save(now)?))
-        });
-        let mut breakers = breakers.collect::<Vec<_>>();
-        let left_out = fit(&mut limits, &mut breakers, MAX - BESIDES);
+        let mut keys = Keys::within(MAX - BESIDES);
+        for (identity, (limit, _), layer) in state.rate_limits.entries() {
+            let saved = layer.save_most(keys.room / LEAST, now);
+            keys.limit((identity, format!("{:?}", limit.key)), saved);
+        }
+        for (identity, (breaker, _), layer) in state.breakers.entries() {
+            if let Some(saved) = layer.save_most(keys.room / (WORD * CELL), now) {
+                keys.breaker((identity, format!("{:?}", breaker.key)), saved);
+            }
+        }
+        let (limits, breakers, left_out) = keys.fitted();
         let limits = limits.into_iter().map(|(identity, under, all)| {
             let known = all.into_iter().map(Limit::from).collect();
             (identity.to_string(), Under { under, known })
@@ -302,38 +303,88 @@ fn hash(body: &[u8]) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(digest(&SHA256, body))
 }
 
+/// What it is, and under what.
+type Identified<'a> = (&'a Arc<str>, String);
 type Limits<'a> = Vec<(&'a Arc<str>, String, Vec<rate_limit::Saved>)>;
 type Breakers<'a> = Vec<(&'a Arc<str>, String, circuit_breaker::Saved)>;
 
-/// Leaves out keys until what is left fits into so many bytes, and says how many. Each of them has the same share, and
-/// what one does not need is there for the others.
-fn fit(limits: &mut Limits<'_>, breakers: &mut Breakers<'_>, room: usize) -> usize {
-    let of_limit = |saved: &rate_limit::Saved| {
-        let words = saved.shards.iter().map(|shard| shard.keys.len() * (1 + shard.windows.len()));
-        words.sum::<usize>() * WORD
-    };
-    let sizes = limits.iter().flat_map(|(_, _, all)| all.iter().map(of_limit));
-    let sizes =
-        sizes.chain(breakers.iter().map(|(_, _, it)| it.cells.len() * CELL * WORD)).collect::<Vec<_>>();
-    let mut shares = shares(&sizes, room).into_iter().zip(&sizes);
-    let mut left_out = 0;
-    for saved in limits.iter_mut().flat_map(|(_, _, all)| all) {
-        let (share, size) = shares.next().expect("there is one for each");
-        if share < *size {
-            left_out += saved.shorten(share / (WORD * (1 + MAX_WINDOWS)));
+/// Keys that are taken. While they come, those that will not fit go: they are never many more than fit.
+#[derive(Debug)]
+struct Keys<'a> {
+    limits: Limits<'a>,
+    breakers: Breakers<'a>,
+    /// What they may take, and what they take, in bytes.
+    room: usize,
+    taken: usize,
+    left_out: usize,
+}
+
+impl<'a> Keys<'a> {
+    const fn within(room: usize) -> Self {
+        Self { limits: Vec::new(), breakers: Vec::new(), room, taken: 0, left_out: 0 }
+    }
+
+    fn limit(&mut self, (identity, under): Identified<'a>, saved: (Vec<rate_limit::Saved>, usize)) {
+        self.taken += saved.0.iter().map(of_limit).sum::<usize>();
+        self.left_out += saved.1;
+        self.limits.push((identity, under, saved.0));
+        self.fit(self.room / 4);
+    }
+
+    fn breaker(&mut self, (identity, under): Identified<'a>, saved: (circuit_breaker::Saved, usize)) {
+        self.taken += of_breaker(&saved.0);
+        self.left_out += saved.1;
+        self.breakers.push((identity, under, saved.0));
+        self.fit(self.room / 4);
+    }
+
+    /// All that fits, and how many are left out.
+    fn fitted(mut self) -> (Limits<'a>, Breakers<'a>, usize) {
+        self.fit(0);
+        (self.limits, self.breakers, self.left_out)
+    }
+
+    /// Leaves out keys until what is left fits, if it is by so much too large. Each of all has the same share, and what
+    /// one does not need is there for the others.
+    fn fit(&mut self, slack: usize) {
+        if self.taken <= self.room + slack {
+            return;
+        }
+        let sizes = self.limits.iter().flat_map(|(_, _, all)| all.iter().map(of_limit));
+        let sizes = sizes.chain(self.breakers.iter().map(|(_, _, it)| of_breaker(it))).collect::<Vec<_>>();
+        let mut shares = shares(&sizes, self.room).into_iter().zip(&sizes);
+        self.taken = 0;
+        for saved in self.limits.iter_mut().flat_map(|(_, _, all)| all) {
+            let (share, size) = shares.next().expect("there is one for each");
+            if share < *size {
+                let windows = saved.shards.iter().map(|shard| shard.windows.len()).max().unwrap_or_default();
+                self.left_out += saved.shorten(share / (WORD * (1 + windows)));
+            }
+            self.taken += of_limit(saved);
+        }
+        for (_, _, saved) in &mut self.breakers {
+            let (share, size) = shares.next().expect("there is one for each");
+            if share < *size {
+                self.left_out += saved.shorten(share / (WORD * CELL));
+            }
+            self.taken += of_breaker(saved);
         }
     }
-    for (_, _, saved) in breakers {
-        let (share, size) = shares.next().expect("there is one for each");
-        if share < *size {
-            left_out += saved.shorten(share / (WORD * CELL));
-        }
-    }
-    left_out
+}
+
+fn of_limit(saved: &rate_limit::Saved) -> usize {
+    let words = saved.shards.iter().map(|shard| shard.keys.len() * (1 + shard.windows.len()));
+    words.sum::<usize>() * WORD
+}
+
+const fn of_breaker(saved: &circuit_breaker::Saved) -> usize {
+    saved.cells.len() * CELL * WORD
 }
 
 /// What a word takes, in bytes: eight, of which three become four, and their end.
 const WORD: usize = 11;
+/// The least that a key of a limit takes: its number, and a window.
+const LEAST: usize = 2 * WORD;
 /// The words of a breaker, with its key.
 const CELL: usize = 15;
 
@@ -353,15 +404,20 @@ const BY_HAND: [Absence; 2] = [Absence::Maintenance, Absence::Draining];
 
 fn withdrawn(state: &State) -> BTreeMap<String, BTreeMap<String, Vec<String>>> {
     let of_upstream = state.balancers.iter().filter_map(|(upstream, balancer)| {
-        let of_endpoint = balancer.endpoints().into_iter().filter_map(|endpoint| {
-            let words = endpoint.absences().filter(|it| BY_HAND.contains(it)).map(|it| it.word().to_owned());
-            let words = words.collect::<Vec<_>>();
-            (!words.is_empty()).then(|| (endpoint.address().to_string(), words))
-        });
-        let all = of_endpoint.collect::<BTreeMap<_, _>>();
+        let there = balancer.endpoints().into_iter();
+        let there = there.map(|endpoint| (endpoint.address().to_string(), by_hand(endpoint.absences())));
+        let awaited =
+            state.discoveries.get(upstream).map(|discovery| discovery.awaited()).unwrap_or_default();
+        let awaited = awaited.into_iter().map(|(address, all)| (address.to_string(), by_hand(all)));
+        let all = there.chain(awaited).filter(|(_, words)| !words.is_empty()).collect::<BTreeMap<_, _>>();
         (!all.is_empty()).then(|| (upstream.to_string(), all))
     });
     of_upstream.collect()
+}
+
+fn by_hand(absences: impl IntoIterator<Item = Absence>) -> Vec<String> {
+    let all = absences.into_iter().filter(|it| BY_HAND.contains(it));
+    all.map(|it| it.word().to_owned()).collect()
 }
 
 fn held(state: &State, now: Now) -> BTreeMap<String, Vec<String>> {
@@ -438,15 +494,23 @@ impl Restoring<'_> {
         }
     }
 
-    /// An endpoint that is not there (any more) has nothing to be taken out of.
+    /// An endpoint that is not there has nothing to be taken out of, unless it may still be found.
     fn withdrawn(&self, all: &BTreeMap<String, BTreeMap<String, Vec<String>>>) {
         for (upstream, of_endpoints) in all {
             let endpoints = self.state.balancers.get(upstream).map(balance::BalanceLayer::endpoints);
-            for endpoint in endpoints.into_iter().flatten() {
-                let words = of_endpoints.get(&**endpoint.address());
-                let said =
-                    |absence: &Absence| words.is_some_and(|all| all.iter().any(|it| it == absence.word()));
-                BY_HAND.into_iter().filter(said).for_each(|absence| endpoint.withdraw(absence));
+            let endpoints = endpoints.unwrap_or_default();
+            let discovery = self.state.discoveries.get(upstream);
+            for (address, words) in of_endpoints {
+                let said = |absence: &Absence| words.iter().any(|it| it == absence.word());
+                let absences = BY_HAND.into_iter().filter(said).collect::<Vec<_>>();
+                if let Some(discovery) = discovery.filter(|_| !absences.is_empty()) {
+                    discovery.withdraw(address, &absences);
+                }
+                for endpoint in endpoints.iter().filter(|it| **it.address() == **address) {
+                    for absence in &absences {
+                        endpoint.withdraw(*absence);
+                    }
+                }
             }
         }
     }
@@ -764,6 +828,32 @@ mod tests {
         }
     }
 
+    /// Of all at once there may be more than the machine has room for.
+    #[test]
+    fn keys_are_never_many_more_than_fit_while_they_are_taken() {
+        let (room, each) = (1_000_000, 2000);
+        let cell = |used_ns| circuit_breaker::SavedCell { key: Some(used_ns), used_ns, ..Default::default() };
+        let saved = circuit_breaker::Saved {
+            at_ns: 0,
+            is_time: false,
+            each: 1,
+            era: 0,
+            cells: (0..each).map(cell).collect(),
+        };
+        let names = (0..50).map(|number| Arc::<str>::from(number.to_string())).collect::<Vec<_>>();
+        let mut keys = Keys::within(room);
+        for name in &names {
+            keys.breaker((name, String::new()), (saved.clone(), 0));
+            let held = keys.breakers.iter().map(|(_, _, it)| of_breaker(it)).sum::<usize>();
+            assert_eq!(held, keys.taken);
+            assert!(held <= room + room / 4, "{held}");
+        }
+        let (_, breakers, left_out) = keys.fitted();
+        let counts = breakers.iter().map(|(_, _, it)| it.cells.len()).collect::<Vec<_>>();
+        assert_eq!(counts.iter().sum::<usize>() + left_out, 2000 * names.len());
+        assert!(counts.iter().all(|count| *count == room / names.len() / (WORD * CELL)), "{counts:?}");
+    }
+
     /// The bound holds for what is written, and what goes is counted.
     #[tokio::test]
     async fn keys_for_which_there_is_no_room_are_left_out_and_counted() {
@@ -784,12 +874,11 @@ mod tests {
             }],
         };
         let names = ["few", "many"].map(Arc::<str>::from);
-        let mut limits = vec![
-            (&names[0], String::new(), vec![limit(10)]),
-            (&names[1], String::new(), vec![limit(10_000)]),
-        ];
         let room = 100_000;
-        let left_out = fit(&mut limits, &mut Vec::new(), room);
+        let mut keys = Keys::within(room);
+        keys.limit((&names[0], String::new()), (vec![limit(10)], 0));
+        keys.limit((&names[1], String::new()), (vec![limit(10_000)], 0));
+        let (limits, _, left_out) = keys.fitted();
         let kept = limits.iter().map(|(_, _, all)| all[0].keys()).collect::<Vec<_>>();
         assert_eq!((kept[0], left_out), (10, 10_000 - kept[1]), "what needs little loses nothing");
         let written = limits

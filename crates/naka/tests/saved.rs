@@ -96,6 +96,23 @@ async fn another_quota_goes_on_with_what_was_spent() {
     assert!(new.refill() >= Duration::from_mins(1), "what it was before may come back");
 }
 
+/// However many there are, those with the most history, as if all had been taken and looked through.
+#[tokio::test(start_paused = true)]
+async fn of_many_keys_so_many_are_saved() {
+    let old = RateLimitLayer::new(RateLimitConfig::new(Rate::per_minute(100)), by_client);
+    for number in 0..300_u32 {
+        for _ in 0..=(number % 3) {
+            assert_eq!(ask(&old, &number.to_string()).await, 200);
+        }
+    }
+    let mut all = old.save(Now::read());
+    assert_eq!(all[0].keys(), 300);
+    all[0].shorten(100);
+    assert_eq!(old.save_most(100, Now::read()), (all, 200));
+    let (none, left_out) = old.save_most(0, Now::read());
+    assert_eq!((none[0].keys(), left_out), (0, 300));
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_open_breaker_stays_open_for_the_rest_of_its_time() {
     let config = CircuitBreakerConfig::new().consecutive(2).open(30 * S, 30 * S).probes(1, 1);
@@ -186,7 +203,13 @@ async fn breakers_of_keys_are_restored_those_first_that_are_open() {
         (ask(&new, "4").await, ask(&new, "5").await),
         (StatusCode::SERVICE_UNAVAILABLE, StatusCode::OK)
     );
+    let (few, left_out) = old.save_most(50, Now::read()).unwrap();
     let gone = saved.shorten(50);
+    assert_eq!((few.cells.len(), left_out), (51, gone), "the same, and never all at once");
+    let open = |saved: &naka::circuit_breaker::Saved| {
+        saved.cells.iter().filter_map(|cell| cell.key).collect::<std::collections::BTreeSet<_>>()
+    };
+    assert_eq!(open(&few), open(&saved));
     assert!(gone >= 150, "{gone}");
     let short = CircuitBreakerLayer::keyed(config, by_client);
     short.restore(&saved, S, Now::read()).unwrap();

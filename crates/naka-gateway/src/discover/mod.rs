@@ -15,17 +15,20 @@
 //! 5. Until the first answer the set is empty, and requests get `503 no_endpoint`. At the start, and at a reload, that
 //!    is waited for up to [`FIRST`], before a connection is accepted, and before the generation is in force.
 //!
+//! What an operator said of an endpoint in the process before holds from when it is found, however late that is.
+//!
 //! Before a generation is put in force a *stand-in* takes the place of what nobody has looked for, so that a file can be
 //! checked and its requests explained without a network.
 //!
 //! # Limits
-//! A set has at most [`MAX_ENDPOINTS`]; more is a failure. Only the last set is kept.
+//! A set has at most [`MAX_ENDPOINTS`]; more is a failure. Only the last set is kept. Of as many endpoints that have not been
+//! found yet it is known what an operator said of them.
 //!
 //! # Errors and panics
 //! A source that panics is not asked any more; what it said stays.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     fmt,
     pin::Pin,
     sync::{
@@ -35,7 +38,10 @@ use std::{
     time::Duration,
 };
 
-use naka::{balance::Target, clock::Now};
+use naka::{
+    balance::{Absence, Target},
+    clock::Now,
+};
 use tokio::{
     sync::watch,
     task::AbortHandle,
@@ -196,6 +202,21 @@ impl Discovery {
         let _ = timeout_at(until, first.wait_for(|is_there| *is_there)).await; // Then requests get 503.
     }
 
+    /// Withdraws an endpoint: at once if it is there, else when it is found.
+    pub fn withdraw(&self, address: &str, absences: &[Absence]) {
+        let known = &mut *self.shared.known();
+        if known.set.iter().flatten().any(|target| *target.address == *address) {
+            known.withdraw(address, absences);
+        } else if known.awaited.len() < MAX_ENDPOINTS {
+            known.awaited.insert(address.into(), absences.into());
+        }
+    }
+
+    /// What is said of endpoints that have not been found yet.
+    pub fn awaited(&self) -> BTreeMap<Arc<str>, Vec<Absence>> {
+        self.shared.known().awaited.clone()
+    }
+
     /// How it is.
     pub fn status(&self, now: Now) -> Status {
         let known = self.shared.known();
@@ -265,6 +286,8 @@ struct Known {
     trouble: Option<String>,
     good: Option<Instant>,
     told: Option<(String, Instant)>,
+    /// Endpoints that are withdrawn when they are found.
+    awaited: BTreeMap<Arc<str>, Vec<Absence>>,
     /// Balancers, each as long as a generation with it serves.
     followers: Vec<(Weak<()>, Balancer)>,
 }
@@ -281,7 +304,19 @@ impl Known {
             trouble: None,
             good: None,
             told: None,
+            awaited: BTreeMap::new(),
             followers: Vec::new(),
+        }
+    }
+}
+
+impl Known {
+    /// Withdraws an endpoint that is there.
+    fn withdraw(&self, address: &str, absences: &[Absence]) {
+        for (_, balancer) in &self.followers {
+            let endpoints = balancer.endpoints();
+            let all = endpoints.iter().filter(|endpoint| **endpoint.address() == *address);
+            all.for_each(|endpoint| absences.iter().for_each(|absence| endpoint.withdraw(*absence)));
         }
     }
 }
@@ -379,6 +414,13 @@ impl Shared {
         known.followers.retain(|(alive, _)| alive.strong_count() > 0);
         for (_, balancer) in &known.followers {
             show(balancer, &found);
+        }
+        if !known.awaited.is_empty() {
+            for target in &found {
+                if let Some(absences) = known.awaited.remove(&target.address) {
+                    known.withdraw(&target.address, &absences);
+                }
+            }
         }
         known.set = Some(found);
         self.metrics.taken.inc();

@@ -464,11 +464,20 @@ impl<O> Shared<O> {
         Snapshot { phase: state.phase, counts, consecutive, probes, successes, left }
     }
 
-    pub(super) fn save(&self, now: Now) -> Saved {
+    /// At most so many keys, and how many are left out.
+    pub(super) fn save(&self, keys: usize, now: Now) -> (Saved, usize) {
         let (rule, now_ns) = (self.in_force(|rule| *rule), self.now_ns(now));
-        let without_key = self.account.cell.save(None, 0);
-        let keyed = self.account.table.iter().flat_map(|table| table.save(&rule, now_ns));
-        Saved::new(now_ns, &rule, [without_key].into_iter().chain(keyed).collect())
+        let mut saved = Saved::new(now_ns, &rule, vec![self.account.cell.save(None, 0)]);
+        let mut left_out = 0;
+        for cells in self.account.table.iter().flat_map(|table| table.save(&rule, now_ns)) {
+            saved.cells.extend(cells);
+            // Not each time: what has to go is looked for among all.
+            if saved.cells.len() / 2 > keys {
+                left_out += saved.shorten(keys);
+            }
+        }
+        left_out += saved.shorten(keys);
+        (saved, left_out)
     }
 
     pub(super) fn restore(&self, saved: &Saved, age: Duration, now: Now) -> Result<(), Unfit> {

@@ -254,7 +254,13 @@ impl<O: Observer> CircuitBreakerLayer<O> {
 
     /// What another process needs to go on with its breakers; `None` if the layer is off.
     pub fn save(&self, now: Now) -> Option<Saved> {
-        self.shared.as_ref().map(|shared| shared.save(now))
+        Some(self.save_most(usize::MAX, now)?.0)
+    }
+
+    /// As [`save`](Self::save), but at most so many keys, [those that have the most to say](Saved::shorten), and how
+    /// many are left out. It never has many more in hand.
+    pub fn save_most(&self, keys: usize, now: Now) -> Option<(Saved, usize)> {
+        self.shared.as_ref().map(|shared| shared.save(keys, now))
     }
 
     /// Goes on with what was [saved](Self::save) `age` ago, as if it had been [reconfigured](Self::reconfigured) from

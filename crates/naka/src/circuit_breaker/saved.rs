@@ -55,9 +55,13 @@ impl Saved {
     /// many went.
     pub fn shorten(&mut self, keys: usize) -> usize {
         let before = self.cells.len();
-        self.cells.sort_by_key(SavedCell::rank);
         let others = self.cells.iter().filter(|cell| cell.key.is_none()).count();
+        if before - others <= keys {
+            return 0;
+        }
+        self.cells.sort_by_key(SavedCell::rank);
         self.cells.truncate(keys.saturating_add(others));
+        self.cells.shrink_to_fit();
         before - self.cells.len()
     }
 }

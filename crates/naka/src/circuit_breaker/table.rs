@@ -61,14 +61,14 @@ impl Table {
         })
     }
 
-    /// Those that say anything.
-    pub(super) fn save(&self, rule: &Rule, now_ns: u64) -> Vec<SavedCell> {
-        let save = |shard: &Mutex<Shard>| {
+    /// Those that say anything, one shard after the other.
+    pub(super) fn save(&self, rule: &Rule, now_ns: u64) -> impl Iterator<Item = Vec<SavedCell>> {
+        let save = move |shard: &Mutex<Shard>| {
             let entries = lock(shard).entries.iter().map(Entry::clone).collect::<Vec<_>>();
             let known = entries.into_iter().filter(|entry| !entry.cell.is_idle(rule, now_ns));
             known.map(|entry| entry.cell.save(Some(entry.key), entry.used_ns)).collect::<Vec<_>>()
         };
-        self.shards.iter().flat_map(save).collect()
+        self.shards.iter().map(save)
     }
 
     /// Goes on with as many as there is room for, of each shard those first that have the most to say.

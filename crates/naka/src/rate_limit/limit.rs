@@ -64,9 +64,19 @@ impl Account {
         rule
     }
 
-    pub(super) fn save(&self, now: Now) -> Saved {
+    /// At most so many keys, and how many are left out.
+    pub(super) fn save(&self, keys: usize, now: Now) -> (Saved, usize) {
         let at_ns = self.clock.ns(now);
-        Saved { at_ns, shards: self.table.save(at_ns) }
+        let (mut saved, mut left_out) = (Saved { at_ns, shards: Vec::new() }, 0);
+        for shard in self.table.save(at_ns) {
+            saved.shards.push(shard);
+            // Not each time: what has to go is looked for among all.
+            if saved.keys() / 2 > keys {
+                left_out += saved.shorten(keys);
+            }
+        }
+        left_out += saved.shorten(keys);
+        (saved, left_out)
     }
 
     pub(super) fn restore(&self, saved: &Saved, age: Duration, now: Now) -> Result<(), Unfit> {

@@ -352,7 +352,15 @@ impl<O: Observer> RateLimitLayer<O> {
     /// What is known of the keys of each limit, in order. One shard after the other is copied, so a request waits for
     /// the copy of one at most.
     pub fn save(&self, now: Now) -> Vec<Saved> {
-        self.limits.iter().map(|limit| limit.account.save(now)).collect()
+        self.save_most(usize::MAX, now).0
+    }
+
+    /// As [`save`](Self::save), but of each limit at most so many keys, [those that have the most to
+    /// say](Saved::shorten), and how many are left out. It never has many more in hand.
+    pub fn save_most(&self, keys: usize, now: Now) -> (Vec<Saved>, usize) {
+        let (saved, left_out) =
+            self.limits.iter().map(|limit| limit.account.save(keys, now)).unzip::<_, _, _, Vec<_>>();
+        (saved, left_out.iter().sum())
     }
 
     /// Goes on with what was [saved](Self::save) `age` ago, as if it had been [reconfigured](Self::reconfigured) from

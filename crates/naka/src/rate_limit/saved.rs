@@ -78,6 +78,7 @@ impl Saved {
                 of_least -= usize::from(is_last);
                 rest_ns > least || is_last
             });
+            shard.keys.shrink_to_fit();
         }
         gone
     }
@@ -173,7 +174,7 @@ mod tests {
                 _ = original.commit(&middle, &asked(request, &mut now_ns));
             }
             let restored = Table::new(new.quota);
-            restored.restore(&original.save(now_ns)).unwrap();
+            restored.restore(&original.save(now_ns).collect::<Vec<_>>()).unwrap();
             let begins = Rule { generation: 1, ..new.clone() };
             for request in after {
                 let asked = asked(request, &mut now_ns);
@@ -190,7 +191,7 @@ mod tests {
         for key in 0..100_u32 {
             _ = table.commit(&rule, &Asked { key: Key::of(key), cost: key / 2 + 1, tier: None, now_ns: S });
         }
-        let mut saved = Saved { at_ns: S, shards: table.save(S) };
+        let mut saved = Saved { at_ns: S, shards: table.save(S).collect() };
         assert_eq!((saved.keys(), saved.shorten(100)), (100, 0));
         assert_eq!((saved.shorten(31), saved.keys()), (69, 31));
         let kept = |key: u32| {
@@ -207,7 +208,7 @@ mod tests {
         let rule = rule(1, &[Window::per_minute(1)]);
         let table = Table::new(rule.quota);
         _ = table.commit(&rule, &Asked { key: Key::of("asha"), cost: 1, tier: None, now_ns: S });
-        let good = table.save(S);
+        let good = table.save(S).collect::<Vec<_>>();
         assert_eq!(table.restore(&good), Err(Unfit::NotNew));
         let broken = |what, change: &dyn Fn(&mut SavedShard)| {
             let mut shards = good.clone();

@@ -113,9 +113,9 @@ impl Table {
         self.shards.iter().map(len).sum()
     }
 
-    /// What is known, but for keys without history.
-    pub(super) fn save(&self, now_ns: u64) -> Vec<SavedShard> {
-        let save = |(number, shard): (usize, &Mutex<Shard>)| {
+    /// What is known, but for keys without history, one shard after the other.
+    pub(super) fn save(&self, now_ns: u64) -> impl Iterator<Item = SavedShard> {
+        let save = move |(number, shard): (usize, &Mutex<Shard>)| {
             // Copied under the lock, and looked through when it is free again.
             let (layout, overflow, entries) = {
                 let shard = lock(shard);
@@ -134,7 +134,7 @@ impl Table {
             };
             (!saved.keys.is_empty() || !layout.is_idle(&overflow, now_ns)).then_some(saved)
         };
-        self.shards.iter().enumerate().filter_map(save).collect()
+        self.shards.iter().enumerate().filter_map(save)
     }
 
     /// Goes on with what is known, and says how long that may have history.
