@@ -1,6 +1,12 @@
 //! What comes from outside and is wrong: refused with a reason, and nothing panics or hangs.
 
+use std::time::Duration;
+
 use naka_testkit::upstream::{Step, Upstream, ok};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    time::{Instant, sleep},
+};
 
 use crate::{
     inside::{Inside, get},
@@ -146,4 +152,83 @@ async fn r2_6_a_broken_upstream_is_a_502_with_its_reason() {
         assert!(gateway.client().await.whole(get(target)).await.is_none(), "{target} looks whole");
     }
     assert_eq!(gateway.send(get("/")).await.status(), 200, "nothing of them is in a kept connection");
+}
+
+/// hyper does not look again by itself at what it found nothing in while a request was under way.
+#[tokio::test(start_paused = true)]
+async fn what_is_no_request_is_answered_at_once_behind_one_that_takes_its_time() {
+    let gateway =
+        Inside::new(&CONFIG.replace("PUBLIC", "':1'").replace("ADMIN", "':2'").replace("UPSTREAM", "app:1"));
+    let _upstream = Upstream::inside(&gateway.network, "app:1", |seen| match seen.target() {
+        "/fast" => ok("done"),
+        "/chunks" => vec![
+            Step::Wait(Duration::from_secs(1)),
+            Step::send("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\ndone\r\n0\r\n\r\n"),
+        ],
+        _ => [vec![Step::ReadBody, Step::Wait(Duration::from_secs(1))], ok("done")].concat(),
+    });
+    let bad = "GET / HTTP/1.1\r\nHost : a\r\n\r\n";
+    for first in [
+        "GET /fast HTTP/1.1\r\nhost: a\r\n\r\n",
+        "GET /slow HTTP/1.1\r\nhost: a\r\n\r\n",
+        "GET /chunks HTTP/1.1\r\nhost: a\r\n\r\n",
+        "POST /slow HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\n\r\nabc",
+    ] {
+        for (wait, bad) in [(0, bad), (300, bad), (0, "\n"), (2000, "\n"), (300, "GET /\0 HTTP/1.1\r\n\r\n")]
+        {
+            let mut stream = gateway.connect();
+            stream.write_all(first.as_bytes()).await.unwrap();
+            sleep(Duration::from_millis(wait)).await;
+            stream.write_all(bad.as_bytes()).await.unwrap();
+            let (began, mut answer) = (Instant::now(), String::new());
+            stream.read_to_string(&mut answer).await.unwrap();
+            assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("done"), "{first}: {answer}");
+            assert!(answer.contains("HTTP/1.1 400 Bad Request"), "{first}{bad}: {answer}");
+            assert!(began.elapsed() < Duration::from_secs(5), "{first}{bad}: after {:?}", began.elapsed());
+        }
+    }
+}
+
+/// After an answer that ends the connection, there is none; where the end is that of the body, it would be part of it.
+#[tokio::test(start_paused = true)]
+async fn what_is_no_request_is_not_answered_behind_an_answer_that_ends_the_connection() {
+    let gateway =
+        Inside::new(&CONFIG.replace("PUBLIC", "':1'").replace("ADMIN", "':2'").replace("UPSTREAM", "app:1"));
+    let _upstream = Upstream::inside(&gateway.network, "app:1", |seen| match seen.target() {
+        "/chunks" => {
+            vec![Step::send("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\ndone\r\n0\r\n\r\n")]
+        }
+        _ => ok("done"),
+    });
+    for first in [
+        "GET /chunks HTTP/1.0\r\n\r\n",
+        "GET /one HTTP/1.0\r\n\r\n",
+        "GET /one HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n",
+    ] {
+        for bad in ["\n", "GET / HTTP/1.1\r\nHost : a\r\n\r\n"] {
+            let mut stream = gateway.connect();
+            stream.write_all(format!("{first}{bad}").as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            assert!(
+                answer.ends_with("done") && answer.matches("HTTP/1.").count() == 1,
+                "{first}{bad}: {answer}"
+            );
+        }
+    }
+}
+
+/// What is thrown away behind a head that is wrong does not hide that the client has gone.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_goes_after_what_is_no_request_is_given_up() {
+    let gateway =
+        Inside::new(&CONFIG.replace("PUBLIC", "':1'").replace("ADMIN", "':2'").replace("UPSTREAM", "app:1"));
+    let _upstream = Upstream::inside(&gateway.network, "app:1", |_| vec![Step::Hang]);
+    let mut stream = gateway.connect();
+    stream.write_all(b"GET /slow HTTP/1.1\r\nhost: a\r\n\r\nGET / HTTP/1.1\nx\r\n\r\n").await.unwrap();
+    sleep(Duration::from_millis(10)).await;
+    drop(stream);
+    sleep(Duration::from_millis(10)).await;
+    let cancelled = gateway.metric("naka_requests_total{route=\"all\",status=\"cancelled\"");
+    assert_eq!(cancelled, Some(1.0));
 }

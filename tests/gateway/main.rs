@@ -20,6 +20,7 @@ mod diff;
 mod discovery;
 mod documents;
 mod drain;
+mod edge;
 mod explaining;
 mod fallback;
 mod fmt;

@@ -604,7 +604,7 @@ async fn a22_an_early_look_takes_what_is_whole_and_says_nothing_of_the_rest() {
     assert_eq!(it.reloader.status().last_error(), None, "what is mended is not wrong any more");
 }
 
-/// Nobody waits for an hour, and so it is the early look that finds what was saved.
+/// Nobody waits for an hour, and so it is the early look that finds what was renamed to its place.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a22_what_is_saved_takes_effect_before_it_has_settled() {
     let upstream = Upstream::start(|_| ok("fine")).await;
@@ -613,8 +613,68 @@ async fn a22_what_is_saved_takes_effect_before_it_has_settled() {
     process.write("gateway.yaml", &versioned(&upstream, "two", late));
     process.answers("/version", "two").await;
     tokio::time::sleep(Duration::from_secs(1)).await; // That burst is over.
-    process.save("gateway.yaml", &versioned(&upstream, "three", soon));
+    process.write("gateway.yaml", &versioned(&upstream, "three", soon));
     process.answers("/version", "three").await;
+}
+
+/// The first half of a route is a route, without the policy that its last line names.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_written_in_two_steps_protects_all_the_time_what_it_protected() {
+    let upstream = Upstream::start(|_| ok("fine")).await;
+    let text = |version: &str| {
+        format!(
+            "gateway: {{admin: {{listen: ADMIN}}, workers: 1}}
+listeners: {{web: {{listen: PUBLIC}}}}
+policies: {{few: {{rate_limit: {{rate: 1/d, key: [client_ip]}}}}}}
+upstreams: {{app: {{endpoints: ['{}']}}}}
+routes:
+  version: {{match: {{path: /version}}, respond: {{body: {version}}}}}
+  all:
+    match: {{prefix: /}}
+    upstream: app
+    use: [few]
+",
+            upstream.address()
+        )
+    };
+    let process = Process::start(&text("one")).await;
+    assert_eq!(process.public("GET /").await.0, 200);
+    for version in ["two", "three", "four"] {
+        let text = text(version);
+        let (first, last) = text.split_at(text.find("    use:").unwrap());
+        process.save("gateway.yaml", first);
+        for _ in 0..10 {
+            assert_eq!(process.public("GET /").await.0, 429, "{version}");
+            tokio::time::sleep(Duration::from_millis(3)).await;
+        }
+        let before = std::fs::read_to_string(process.path("gateway.yaml")).unwrap();
+        std::fs::write(process.path("gateway.yaml"), before + last).unwrap();
+        process.answers("/version", version).await;
+        assert_eq!(process.public("GET /").await.0, 429, "{version}");
+    }
+    assert_eq!(upstream.requests(), 1);
+}
+
+/// A worker that read it itself would answer nobody meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reading_thousands_of_routes_stalls_no_request() {
+    let upstream = Upstream::start(|_| ok("fine")).await;
+    let text = |version| versioned(&upstream, version, ", reload: {watch: false}");
+    let process = Arc::new(Process::start(&text("one")).await);
+    let many = (0..5000).map(|n| format!("  r{n}: {{match: {{path: /{n}}}, respond: {{}}}}\n"));
+    process.write("gateway.yaml", &(text("two") + &many.collect::<Vec<_>>().concat()));
+    let reloading = tokio::spawn({
+        let process = Arc::clone(&process);
+        async move { process.post("/reload", "").await.0 }
+    });
+    let mut answered = 0;
+    while !reloading.is_finished() {
+        assert_eq!(process.public("GET /version").await.0, 200);
+        answered += 1;
+    }
+    assert_eq!(reloading.await.unwrap(), 200);
+    process.answers("/version", "two").await;
+    assert!(answered > 10, "{answered}");
 }
 
 /// Many ask at once; nearly all of them are answered by one reading.

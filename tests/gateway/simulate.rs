@@ -283,6 +283,13 @@ servers:
     for (from, to, line, said) in [
         ("duration: 1m", "duration: 25h", 2, "a scenario of more than a day"),
         ("rate: 5/s", "rate: 100000/s", 3, "6000000 requests are more than are simulated"),
+        ("rate: 5/s", "rate: 5000/s", 4, "150000 requests could be under way at once"),
+        (
+            "rate: 5/s",
+            "rate: 5/s, headers: {content-length: \"5\"}",
+            4,
+            "`content-length` is for whoever frames",
+        ),
         ("rate: 5/s", "rate: 5/s, to: 2m", 4, "the scenario is over after 1m"),
         ("rate: 5/s", "rate: 5/s, from: 20s, to: 10s", 4, "it begins at 20s and is over before"),
         ("rate: 5/s", "rate: 5/s, listener: public", 4, "the configuration has no listener `public`"),
@@ -361,8 +368,61 @@ expect: [{expect}]
     let (code, text, _) = run("{min_good: 99%}", &["--format", "json"]);
     let json = serde_json::from_str::<Value>(&text).unwrap();
     assert_eq!((code, &json["holds"]), (Some(1), &Value::Bool(false)));
-    let (code, _, _) = run("{min_good: 99%}", &["--svg", "no/such/folder.svg"]);
-    assert_eq!(code, Some(2));
+    for file in ["no/such/folder.svg", "gateway.yaml", "."] {
+        let (code, text, _) = run("{max_good: 99%}", &["--svg", file]);
+        assert_eq!(code, Some(2), "{file}");
+        assert!(text.contains("holds:"), "what came of it is said all the same: {file}: {text}");
+    }
+}
+
+/// Whenever an attempt comes, also after the end of the time that is looked at.
+#[test]
+fn attempts_count_with_the_request_they_are_of() {
+    let gateway = "
+listeners: {web: {listen: ':8080'}}
+policies: {tries: {retry: {max: 2, when: [500-504], methods: safe, backoff: 2s..3s}}}
+upstreams: {app: {endpoints: ['10.0.0.1:80'], retry_budget: {ratio: 100%, min_per_second: 100}}}
+routes: {all: {match: {prefix: /, methods: [GET]}, retry: tries, upstream: app}}
+";
+    let result = acted(
+        gateway,
+        "
+gateway: gateway.yaml
+duration: 10s
+load: {all: {request: GET http://a.example/, rate: 10/s, from: 9s}}
+servers: {app: {troubles: [{from: 0s, fail: 100%}]}}
+expect: [{max_amplification: 1.5x}, {from: 9s, max_amplification: 3x}]
+",
+    );
+    let expected = result["expected"].as_array().unwrap();
+    assert_eq!(expected.iter().map(|it| &it["holds"]).collect::<Vec<_>>(), [false, true], "{expected:?}");
+    // They come two seconds later at the soonest, when the scenario is over.
+    let (came, asked) = (&result["servers"][0]["requests"], &result["loads"]["all"]["asked"]);
+    let is = came.as_f64().unwrap() / asked.as_f64().unwrap();
+    assert_eq!(expected[1]["is"], format!("{is:.2}x"), "{result}");
+    assert!(is > 1.5, "{is}");
+}
+
+#[test]
+fn a_change_that_could_not_take_effect_is_found_before_anything_begins() {
+    let test = "tests: [{request: GET http://a.example/, expect: {status: 404}}]\n";
+    let files = [
+        ("gateway.yaml", TWO),
+        ("next.yaml", &format!("{TWO}{test}")),
+        (
+            "scenario.yaml",
+            "
+gateway: gateway.yaml
+duration: 24h
+load: {all: {request: GET http://a.example/, rate: 1/s}}
+changes: [{at: 23h, gateway: next.yaml}]
+",
+        ),
+    ];
+    let folder = folder(&files);
+    let file = folder.path().join("scenario.yaml");
+    let result = std::thread::spawn(move || simulate(&file, &Kinds::default()).map(|_| ()));
+    assert!(result.join().unwrap().unwrap_err().to_string().contains("a test does not hold"));
 }
 
 /// What the repository shows holds, and is laid out.

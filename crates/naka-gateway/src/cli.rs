@@ -426,17 +426,31 @@ fn simulated(scenario: &Path, svg: Option<&Path>, format: Format, kinds: &Kinds)
             return ExitCode::from(2);
         }
     };
-    if let Some(file) = svg
-        && let Err(error) = std::fs::write(file, simulated.to_svg())
-    {
-        complain(format_args!("naka: {} cannot be written: {error}\n", file.display()));
-        return ExitCode::from(2);
-    }
     let code = if simulated.holds() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
-    match format {
+    let code = match format {
         Format::Text => say(format_args!("{simulated}"), code),
         Format::Json => say(format_args!("{:#}\n", simulated.to_json()), code),
+    };
+    match svg.map_or(Ok(()), |file| draw(file, &simulated.to_svg())) {
+        Ok(()) => code,
+        Err(why) => {
+            complain(format_args!("naka: the picture is not written: {why}\n"));
+            ExitCode::from(2)
+        }
     }
+}
+
+/// Writes a picture, in the place of nothing but another picture.
+#[cfg(feature = "simulate")]
+fn draw(file: &Path, picture: &str) -> Result<(), String> {
+    let shown = file.display();
+    match std::fs::read(file) {
+        Ok(before) if !before.is_empty() && !before.starts_with(b"<svg") => {
+            return Err(format!("{shown} is there and no picture: name another file"));
+        }
+        _ => {}
+    }
+    std::fs::write(file, picture).map_err(|error| format!("{shown}: {error}"))
 }
 
 fn compare(old: &Path, new: &Path, exit_code: bool, format: Format, kinds: &Kinds) -> ExitCode {

@@ -170,7 +170,7 @@ async fn serve_h1<S: Stream>(
         }
     };
     let strict = connection.into_parts().io.into_inner();
-    if let Some(wrong) = strict.wrong() {
+    if let Some(wrong) = strict.to_say() {
         debug!(peer = %from.peer.address, why = wrong.why, "a client does not speak HTTP/1.1");
         progress.read_no_more();
         say_what_is_wrong(from, &wrong, strict.into_inner()).await;

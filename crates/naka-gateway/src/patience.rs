@@ -19,7 +19,7 @@ use std::{
             Ordering::{Acquire, Relaxed, Release},
         },
     },
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
@@ -70,6 +70,9 @@ pub struct Progress {
     /// Whether a body that is left unread is kept for [`read_what_is_short`](Self::read_what_is_short).
     keeps_unread: AtomicBool,
     unread: Mutex<Option<Incoming>>,
+    /// Who reads for hyper and waits until no request is under way.
+    reader: Mutex<Option<Waker>>,
+    has_reader: AtomicBool,
 }
 
 const NEVER: u64 = u64::MAX;
@@ -97,6 +100,8 @@ impl Progress {
             has_unread: AtomicBool::new(false),
             keeps_unread: AtomicBool::new(false),
             unread: Mutex::new(None),
+            reader: Mutex::new(None),
+            has_reader: AtomicBool::new(false),
         };
         Arc::new(progress)
     }
@@ -112,6 +117,22 @@ impl Progress {
         self.is_in_head.store(false, Relaxed);
         self.due_ns.store(self.after(self.patience.idle), Relaxed);
         self.under_way.fetch_sub(1, Release); // The requests of one connection may be on several threads.
+        self.wake_reader();
+    }
+
+    /// Wakes this one when the request under way has ended.
+    pub(crate) fn wake_at_end(&self, waker: &Waker) {
+        *self.reader.lock().unwrap_or_else(PoisonError::into_inner) = Some(waker.clone());
+        self.has_reader.store(true, Relaxed);
+    }
+
+    /// Who reads may look again.
+    pub(crate) fn wake_reader(&self) {
+        if self.has_reader.swap(false, Relaxed)
+            && let Some(waker) = self.reader.lock().unwrap_or_else(PoisonError::into_inner).take()
+        {
+            waker.wake();
+        }
     }
 
     /// When the request under way has to be over.

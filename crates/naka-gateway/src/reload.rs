@@ -21,7 +21,7 @@ use crate::{
     carry::{Change, What},
     config::{
         Held, Loaded, Outline, Sources, Watched,
-        checked::{Config, Gateway, Name},
+        checked::{Config, Gateway, Name, Route},
         show_time,
     },
     generation::{Generation, InForce},
@@ -218,8 +218,8 @@ impl Reloader {
     }
 
     /// Reads the files while more of them may change, and puts what they say in force if it is right, new and whole for all
-    /// one can know: no file changes meanwhile, none is held, it is not one of keys or passwords, and nothing that has a name is gone, as it would be from a
-    /// file that is half written, or if it is on its way to another file. Otherwise nothing is said of it. `signature` is of
+    /// one can know: no file changes meanwhile, none is held, it is not one of keys or passwords, and nothing that has a name, and no policy of a route, is gone, as
+    /// it would be on its way to another file. Otherwise nothing is said of it. `signature` is of
     /// the files before that.
     pub async fn reload_early(&mut self, signature: &Signature, workers: &Workers) -> bool {
         let is_taken = self.try_early(signature, workers).await.unwrap_or_default();
@@ -526,7 +526,8 @@ enum Next {
     New(Box<Prepared>),
 }
 
-/// Whether all that has a name in one configuration is in the other.
+/// Whether all that has a name in one configuration is in the other, and no route has lost a policy: that may be on its way
+/// to another file.
 fn has_all(config: &Config, before: &Config) -> bool {
     /// Both are in order.
     fn among<V, W>(names: &BTreeMap<Name, V>, before: &BTreeMap<Name, W>) -> bool {
@@ -536,8 +537,20 @@ fn has_all(config: &Config, before: &Config) -> bool {
     among(&config.listeners, &before.listeners)
         && among(&config.policies, &before.policies)
         && among(&config.upstreams, &before.upstreams)
-        && among(&config.routes, &before.routes)
+        && before.routes.iter().all(|(name, before)| {
+            config
+                .routes
+                .get(name)
+                .is_some_and(|route| Arc::ptr_eq(route, before) || is_as_guarded(route, before))
+        })
         && before.tests.len() <= config.tests.len()
+}
+
+/// Whether whatever stands over one route stands over the other.
+fn is_as_guarded(route: &Route, before: &Route) -> bool {
+    let policies = route.policies.iter().collect::<BTreeSet<_>>();
+    let is_weaker = route.is_public && !before.is_public;
+    before.policies.iter().all(|policy| policies.contains(policy)) && !is_weaker
 }
 
 /// Addresses that are new, and addresses that are gone.

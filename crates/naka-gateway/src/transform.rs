@@ -52,8 +52,7 @@ impl Transform {
         }
         identity::tell(&mut parts.headers, &parts.extensions, &self.identity);
         edit(&mut parts.headers, &self.headers.request);
-        // RFC 9110 §7.6.3 asks for it, and it makes loops visible.
-        parts.headers.append(VIA, HeaderValue::from_static("1.1 naka"));
+        parts.headers.append(VIA, via(parts.version));
         Ok(())
     }
 
@@ -65,7 +64,7 @@ impl Transform {
             *response = Rejection::new(Reason::UpstreamProtocol).into_response();
             return;
         }
-        *response.version_mut() = Version::HTTP_11;
+        let said_in = std::mem::replace(response.version_mut(), Version::HTTP_11);
         if response.headers().contains_key(TRANSFER_ENCODING) {
             // Beside chunks a length counts for nothing (RFC 9112 §6.3), so the client must not see it.
             response.headers_mut().remove(CONTENT_LENGTH);
@@ -75,6 +74,9 @@ impl Transform {
             make_careful(response.headers_mut(), is_https);
         }
         edit(response.headers_mut(), &self.headers.response);
+        if response.extensions().get::<Rejection>().is_none() {
+            response.headers_mut().append(VIA, via(said_in)); // What we say ourselves has come through nobody.
+        }
     }
 
     /// The path the endpoint sees, where it is another one.
@@ -86,6 +88,15 @@ impl Transform {
         let stripped = self.rewrite.strip_prefix.then(|| captures(parts).below_prefix(path)).flatten();
         Ok(stripped.map(str::to_owned))
     }
+}
+
+/// Who a message came through, and in which version it was heard. RFC 9110 §7.6.3 asks for it, and it makes loops visible.
+fn via(version: Version) -> HeaderValue {
+    HeaderValue::from_static(match version {
+        Version::HTTP_10 => "1.0 naka",
+        Version::HTTP_2 => "2 naka",
+        _ => "1.1 naka",
+    })
 }
 
 /// Makes browsers careful, where the upstream has not said how careful they shall be. `X-XSS-Protection` is not

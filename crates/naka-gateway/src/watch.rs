@@ -6,9 +6,10 @@
 //!
 //! # When to look
 //! 1. **Settled**: nothing has changed for `debounce`, or it has for `max_wait`. What is found counts, also if it is wrong.
-//! 2. **Early**, once before that: a file was closed by whoever wrote it, or renamed to where it is; no other is being
-//!    written; and nothing has happened for [`SETTLE`]. What is found is probably whole, and may take effect if it is right;
-//!    if it is not, nothing is to be said of it yet.
+//! 2. **Early**, once before that: a file was renamed to where it is, and nothing else has been written there; and nothing has
+//!    happened for [`SETTLE`]. What is found is probably whole, and may take effect if it is right; if it is not, nothing is to be
+//!    said of it yet. What is written in its place waits, also when it has been closed: whoever writes may open it again, and the first half of
+//!    a route can be a route by itself, without the policy that its last line would have named.
 //!
 //! What is looked at early and was not [`taken`](Watch::taken), and all that changes after that, is looked at once more when
 //! it has settled. Between two early looks there are always `debounce` without a change, or `max_wait`.
@@ -210,9 +211,11 @@ impl Ear {
 /// Who is writing, as far as events say.
 #[derive(Debug, Default)]
 struct Writing {
-    /// Files that were changed, and not closed yet.
+    /// Files that were changed where they are: closed or not, there may be more to come.
     open: BTreeSet<PathBuf>,
-    /// A file was closed, or renamed to where it is.
+    /// Those of them that were closed.
+    closed: BTreeSet<PathBuf>,
+    /// A file was renamed to where it is.
     has_ended: bool,
     /// Something else has happened, or too much.
     is_unclear: bool,
@@ -231,18 +234,22 @@ impl Writing {
             return true;
         };
         match event.kind {
-            EventKind::Access(AccessKind::Close(AccessMode::Write))
-            | EventKind::Modify(ModifyKind::Name(RenameMode::To)) => self.ended(&event.paths),
+            EventKind::Access(AccessKind::Close(AccessMode::Write)) => {
+                self.closed.extend(event.paths.into_iter().filter(|path| self.open.contains(path)));
+            }
+            EventKind::Modify(ModifyKind::Name(RenameMode::To)) => self.ended(&event.paths),
             EventKind::Access(_) => return false, // Looking at a file is none of its changes.
-            // Whoever writes to it may go on under its new name.
+            // Whoever writes to it may go on under its new name, unless it was closed.
             EventKind::Modify(ModifyKind::Name(RenameMode::From)) => {
-                self.is_unclear |= event.paths.iter().any(|path| self.open.contains(path));
+                let is_open = |path| self.open.contains(path) && !self.closed.contains(path);
+                self.is_unclear |= event.paths.iter().any(is_open);
+                self.forget(&event.paths);
             }
             EventKind::Create(CreateKind::File) | EventKind::Modify(ModifyKind::Data(_)) => {
                 self.is_unclear |= self.open.len() >= MAX_OPEN;
                 self.open.extend(event.paths.into_iter().filter(|_| !self.is_unclear));
             }
-            EventKind::Remove(_) => self.open.retain(|path| !event.paths.contains(path)),
+            EventKind::Remove(_) => self.forget(&event.paths),
             // Of both names at once it was told before of each.
             EventKind::Modify(ModifyKind::Name(RenameMode::Both) | ModifyKind::Metadata(_)) => {}
             _ => self.is_unclear = true,
@@ -252,7 +259,12 @@ impl Writing {
 
     fn ended(&mut self, paths: &[PathBuf]) {
         self.has_ended = true;
+        self.forget(paths);
+    }
+
+    fn forget(&mut self, paths: &[PathBuf]) {
         self.open.retain(|path| !paths.contains(path));
+        self.closed.retain(|path| !paths.contains(path));
     }
 
     /// Whether whatever has changed seems to be whole.
@@ -303,20 +315,10 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_was_saved_is_looked_at_early_and_once_more() {
-        let ways: [&[_]; 4] = [
-            &[(WRITTEN, "a"), (WRITTEN, "a"), (CLOSED, "a")],
+    async fn what_was_renamed_to_its_place_is_looked_at_early_and_once_more() {
+        let ways: [&[_]; 2] = [
+            &[(TO, "a")],
             &[(MADE, ".a"), (WRITTEN, ".a"), (CLOSED, ".a"), (TOUCHED, ".a"), (FROM, ".a"), (TO, "a")],
-            &[
-                (FROM, "a"),
-                (TO, "a~"),
-                (MADE, "a"),
-                (WRITTEN, "a"),
-                (CLOSED, "a"),
-                (TOUCHED, "a"),
-                (GONE, "a~"),
-            ],
-            &[(OPENED, "a"), (MADE, "4913"), (CLOSED, "4913"), (GONE, "4913"), (WRITTEN, "a"), (CLOSED, "a")],
         ];
         for way in ways {
             let mut watch = Watch::new();
@@ -344,8 +346,21 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_may_be_half_done_waits() {
-        let ways: [&[_]; 6] = [
+        let ways: [&[_]; 9] = [
             &[(WRITTEN, "a")],
+            // Whoever has closed it may open it again.
+            &[(WRITTEN, "a"), (WRITTEN, "a"), (CLOSED, "a")],
+            // As some editors do, with a copy of what was there.
+            &[
+                (FROM, "a"),
+                (TO, "a~"),
+                (MADE, "a"),
+                (WRITTEN, "a"),
+                (CLOSED, "a"),
+                (TOUCHED, "a"),
+                (GONE, "a~"),
+            ],
+            &[(OPENED, "a"), (MADE, "4913"), (CLOSED, "4913"), (GONE, "4913"), (WRITTEN, "a"), (CLOSED, "a")],
             &[(TOUCHED, "a"), (GONE, "b")],
             &[(WRITTEN, "b"), (WRITTEN, "a"), (CLOSED, "a")],
             &[(MADE, "b"), (TO, "a")],
@@ -369,9 +384,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_early_look_waits_for_who_is_writing_and_for_a_moment() {
         let mut watch = Watch::new();
-        hear(&watch, &[(WRITTEN, "b"), (TO, "a")]);
+        hear(&watch, &[(WRITTEN, ".b"), (TO, "a")]);
         wait(&mut watch, 100).await;
-        hear(&watch, &[(CLOSED, "b")]);
+        hear(&watch, &[(CLOSED, ".b"), (FROM, ".b"), (TO, "b")]);
         wait(&mut watch, 4).await;
         hear(&watch, &[(TO, "c")]);
         assert_eq!(next(&mut watch).await, Some((Seen::Early, 5)));

@@ -27,8 +27,8 @@ pub enum BadPath {
     EncodedSlash,
     /// It has `%5C`: a slash to some servers.
     EncodedBackslash,
-    /// It has `%00`: the end of the path to some servers.
-    EncodedNul,
+    /// It has `%00`, the end of the path to some servers, or another control character, as `%0D%0A`: the end of a line to them.
+    EncodedControl,
     /// It has a `%` without two hexadecimal digits.
     BadEscape,
     /// It has `\`: a slash to some servers.
@@ -48,7 +48,7 @@ impl BadPath {
             Self::NotAbsolute => "not_absolute",
             Self::EncodedSlash => "encoded_slash",
             Self::EncodedBackslash => "encoded_backslash",
-            Self::EncodedNul => "encoded_nul",
+            Self::EncodedControl => "encoded_control",
             Self::BadEscape => "bad_escape",
             Self::Backslash => "backslash",
             Self::BadByte => "bad_byte",
@@ -64,7 +64,7 @@ impl fmt::Display for BadPath {
             Self::NotAbsolute => "the path does not start with `/`",
             Self::EncodedSlash => "the path has an encoded slash (`%2F`)",
             Self::EncodedBackslash => "the path has an encoded backslash (`%5C`)",
-            Self::EncodedNul => "the path has an encoded NUL (`%00`)",
+            Self::EncodedControl => "the path has an encoded control character (`%00`, `%0A`)",
             Self::BadEscape => "the path has a `%` without two hexadecimal digits",
             Self::Backslash => "the path has a backslash",
             Self::BadByte => "the path has a byte that has to be percent-encoded",
@@ -100,7 +100,7 @@ fn scan(path: &[u8]) -> Result<Form, BadPath> {
                 match escape(&path[at..]).ok_or(BadPath::BadEscape)? {
                     b'/' => return Err(BadPath::EncodedSlash),
                     b'\\' => return Err(BadPath::EncodedBackslash),
-                    0 => return Err(BadPath::EncodedNul),
+                    0..=0x1f | 0x7f => return Err(BadPath::EncodedControl),
                     byte if is_unreserved(byte) => form = Form::Other,
                     _ if path[at + 1..at + 3].iter().any(u8::is_ascii_lowercase) => form = Form::Other,
                     _ => {}
@@ -191,7 +191,9 @@ mod tests {
             ("/a%2fb", BadPath::EncodedSlash),
             ("/a%2Fb", BadPath::EncodedSlash),
             ("/a%5cb", BadPath::EncodedBackslash),
-            ("/a%00", BadPath::EncodedNul),
+            ("/a%00", BadPath::EncodedControl),
+            ("/a%0d%0Ab", BadPath::EncodedControl),
+            ("/a%7F", BadPath::EncodedControl),
             ("/a%", BadPath::BadEscape),
             ("/a%4", BadPath::BadEscape),
             ("/a%4g", BadPath::BadEscape),

@@ -48,6 +48,8 @@ pub struct Sight {
     pub server: usize,
     /// When it came.
     pub at: Duration,
+    /// When the client's request came of which it is an attempt, or a copy.
+    pub of: Duration,
 }
 
 /// All that was noted.
@@ -82,9 +84,14 @@ impl Account {
     }
 
     /// A server sees a request.
-    pub(super) fn seen(&self, server: usize) {
+    pub(super) fn seen(&self, server: usize, of: Option<Duration>) {
         let at = since(self.began);
-        self.noted().seen.push(Sight { server, at });
+        self.noted().seen.push(Sight { server, at, of: of.unwrap_or(at) });
+    }
+
+    /// So long after the beginning.
+    pub(super) fn at(&self, instant: Instant) -> Duration {
+        instant.saturating_duration_since(self.began)
     }
 
     /// A word, kept once.

@@ -7,11 +7,12 @@ use std::{
     future::Future,
     net::{IpAddr, Ipv4Addr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use http::{
-    HeaderValue, Request, Response, Uri, Version,
+    HeaderName, HeaderValue, Request, Response, Uri, Version,
     header::HOST,
     uri::{Authority, PathAndQuery, Scheme},
 };
@@ -39,6 +40,9 @@ use crate::{config::checked::scenario::Load, connection, shared::Shared};
 const PIPE: usize = 64 << 10;
 /// The longest pause between two requests, in mean ones.
 const LONGEST: f64 = 20.0;
+
+/// Tells servers when the request came, in microseconds of the scenario: so that each attempt at it is counted with it.
+pub(super) const CAME: HeaderName = HeaderName::from_static("naka-simulated");
 
 type Body = Full<Bytes>;
 
@@ -80,7 +84,7 @@ impl Clients {
             sleep_until(next).await;
             let (clients, account) = (Arc::clone(&self), Arc::clone(&account));
             asking.spawn(async move {
-                let asked = timeout(clients.load.patience, clients.ask(client, &account));
+                let asked = timeout(clients.load.patience, clients.ask(client, account.at(next), &account));
                 let end = asked.await.unwrap_or(End::GaveUp);
                 account.ended(clients.number, next, end);
             });
@@ -89,9 +93,9 @@ impl Clients {
         while asking.join_next().await.is_some() {}
     }
 
-    async fn ask(&self, client: u32, account: &Account) -> End {
+    async fn ask(&self, client: u32, at: Duration, account: &Account) -> End {
         let idle = self.idle().remove(&client);
-        let Some((sender, response)) = self.sent(idle, client).await else { return End::BrokeOff };
+        let Some((sender, response)) = self.sent(idle, client, at).await else { return End::BrokeOff };
         let (head, mut body) = response.into_parts();
         loop {
             match body.frame().await {
@@ -106,8 +110,13 @@ impl Clients {
     }
 
     /// Over the connection that waits, or another one if that has been closed meanwhile.
-    async fn sent(&self, idle: Option<Sender>, client: u32) -> Option<(Sender, Response<Incoming>)> {
-        let mut request = self.request();
+    async fn sent(
+        &self,
+        idle: Option<Sender>,
+        client: u32,
+        at: Duration,
+    ) -> Option<(Sender, Response<Incoming>)> {
+        let mut request = self.request(at);
         if let Some(mut sender) = idle
             && sender.is_ready().await
         {
@@ -144,7 +153,7 @@ impl Clients {
         }
     }
 
-    fn request(&self) -> Request<Body> {
+    fn request(&self, at: Duration) -> Request<Body> {
         let Load { method, host, target, headers, .. } = &self.load;
         let mut request = Request::new(Full::from(self.body.clone()));
         *request.method_mut() = method.clone();
@@ -155,6 +164,8 @@ impl Clients {
         } else {
             *request.version_mut() = Version::HTTP_2;
         }
+        let at = HeaderValue::from(u64::try_from(at.as_micros()).unwrap_or(u64::MAX));
+        request.headers_mut().insert(CAME, at);
         request.headers_mut().extend(headers.iter().map(|(name, value)| (Some(name.clone()), value.clone())));
         request
     }

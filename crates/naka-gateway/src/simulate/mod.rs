@@ -4,16 +4,15 @@
 //! are ours (`clients`, `servers`) and talk to it over pipes, that names of endpoints are resolved here, and that the clock
 //! goes on whenever nobody has anything to do. So an hour takes as long as its requests are work, and no more.
 //!
-//! All that happens by chance follows from the scenario's seed, and there is one thread. A run is repeated to within the order of
-//! what happens in one millisecond, the finest step of the clock.
+//! All that happens by chance follows from the scenario's seed, and there is one thread: the same scenario is the same run.
 //!
 //! # What differs from the world
 //! The gateway and the network take no time. The time of day, by which tokens expire, is that of this machine. There is one worker.
 //! Whom the configuration asks besides its upstreams (`forward_auth`, `jwks`) is a server as if nothing were said of it.
 //!
 //! # Limits
-//! Two million requests and a day of virtual time, checked before anything is done; what is noted of each is some
-//! [60 bytes](account). [`events::MOST`] lines of what happened are kept.
+//! Two million requests, a hundred thousand of one load at once, and a day of virtual time, checked before anything is done; what is
+//! noted of each is some [60 bytes](account), and what one takes while it is under way some 30 KiB. [`events::MOST`] lines of what happened are kept.
 
 pub mod account;
 pub mod chance;
@@ -45,6 +44,7 @@ use crate::{
     generation::{Generation, InForce},
     observe::Metrics,
     prepare::{Before, Outside, Prepared, Refusal, RunTests, prepare},
+    reload::counts,
     shared::Shared,
     state::State,
     upstream::Connector,
@@ -92,7 +92,7 @@ fn configs(scenario: &Scenario, kinds: &Kinds) -> Result<Vec<Arc<Config>>, Refus
             sources: None,
             state: &|_| State::new(1),
             number: 1,
-            tests: RunTests::Never,
+            tests: RunTests::AsConfigured,
             kinds,
         };
         prepare(&before, &Arc::new(Metrics::new()), &Outside::default())
@@ -182,9 +182,9 @@ impl Stage<'_> {
 
 fn put_in_force(in_force: &Arc<InForce>, next: Generation, number: usize, file: &Path) {
     next.start();
-    let generation = next.number;
+    let (generation, report) = (next.number, counts(&next.report));
     in_force.swap(next);
-    info!(generation, file = %file.display(), "change {} has taken effect", number + 1);
+    info!(generation, file = %file.display(), "change {} has taken effect; {report}", number + 1);
 }
 
 /// Names, as a sentence has them.

@@ -98,7 +98,7 @@ impl Simulated {
         let row = |from| {
             let during = During { from, to: from + step };
             let sum = sum(asked.iter().filter(|it| during.contains(it.at)));
-            Row { from, sum, seen: seen_in(&seen, during) }
+            Row { from, sum, seen: seen.iter().filter(|it| during.contains(it.at)).count() as u64 }
         };
         let of_load = |number: usize| sum(asked.iter().filter(|it| it.load == number));
         let loads = scenario.loads.iter().enumerate();
@@ -225,10 +225,6 @@ fn sum<'a>(asked: impl Iterator<Item = &'a Asked>) -> Sum {
     it
 }
 
-fn seen_in(seen: &[Sight], during: During) -> u64 {
-    seen.iter().filter(|it| during.contains(it.at)).count() as u64
-}
-
 impl Sum {
     fn percent_good(&self) -> f64 {
         if self.asked == 0 { 0.0 } else { number(self.good) * 100.0 / number(self.asked) }
@@ -261,8 +257,8 @@ fn expected(it: &Expectation, scenario: &Scenario, asked: &[Asked], seen: &[Sigh
         all.push(one(format!("p99 at most {}", time(most)), is, sum.good > 0 && sum.p99 <= most));
     }
     if let Some(percent) = it.max_amplification {
-        let (is, most) =
-            (number(seen_in(seen, it.during)) / number(sum.asked.max(1)), f64::from(percent) / 100.0);
+        let seen = seen.iter().filter(|sight| it.during.contains(sight.of)).count() as u64;
+        let (is, most) = (number(seen) / number(sum.asked.max(1)), f64::from(percent) / 100.0);
         all.push(one(format!("at most {most:.2}x at servers"), format!("{is:.2}x"), is <= most));
     }
     all
@@ -318,7 +314,8 @@ impl Display for Simulated {
         }
         writeln!(f, "\nservers")?;
         for it in &self.servers {
-            let ServerSum { upstreams, address, came, failed, checks } = it;
+            let ServerSum { address, came, failed, checks, .. } = it;
+            let upstreams = if it.upstreams.is_empty() { "of no upstream," } else { &it.upstreams };
             writeln!(f, "  {upstreams} {address}: {came} requests, {failed} failed, {checks} health checks")?;
         }
         if !self.policies.is_empty() {

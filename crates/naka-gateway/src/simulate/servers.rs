@@ -34,7 +34,7 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
-use super::{account::Account, chance::Chance, listed, unknown};
+use super::{account::Account, chance::Chance, clients::CAME, listed, unknown};
 use crate::{
     config::{
         Diagnostic,
@@ -349,7 +349,8 @@ impl Server {
             self.tally.checks.fetch_add(1, Relaxed);
         } else {
             self.tally.came.fetch_add(1, Relaxed);
-            self.account.seen(self.number);
+            let came = head.headers.get(CAME).and_then(|came| came.to_str().ok()?.parse().ok());
+            self.account.seen(self.number, came.map(Duration::from_micros));
         }
         while let Some(Ok(_)) = body.frame().await {} // Whoever breaks off is heard of by the connection.
         let (status, is_grpc) = (self.clone().work().await, is_grpc(&head.headers));

@@ -393,11 +393,18 @@ fn framing<'h>(head: &'h [u8], fields: &mut [MaybeUninit<httparse::Header<'h>>])
     }
 }
 
-/// Whether hyper takes it for a target.
+/// Whether it has one of the four forms (§3.2), and hyper takes it for one, too.
 fn is_target(target: &str) -> bool {
     // What nearly all of them are made of.
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~%?=&+,:;@!$'()*".contains(&byte);
-    target.starts_with('/') && target.bytes().all(is_plain) || target.parse::<Uri>().is_ok()
+    if target.starts_with('/') && target.bytes().all(is_plain) {
+        return true;
+    }
+    let is_absolute = || {
+        let scheme = target.split_once("://").map(|(scheme, _)| scheme);
+        scheme.is_none_or(|it| it.eq_ignore_ascii_case("http") || it.eq_ignore_ascii_case("https"))
+    };
+    target.parse::<Uri>().is_ok() && (target.starts_with('/') || is_absolute())
 }
 
 /// Digits, and nothing else.

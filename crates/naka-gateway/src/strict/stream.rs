@@ -12,26 +12,37 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::scan::{Limits, Scan, Wrong};
 use crate::patience::Progress;
 
+/// What is read and thrown away behind a head that is wrong, in bytes, so that a client that goes is noticed.
+const THROWN_AWAY: usize = 64 << 10;
+
 /// Reads from a client for hyper. What is wrong with a head looks like the end of the connection, once the requests before it have
-/// been answered: then it [is told](Strict::wrong). What is wrong with a body breaks it off.
+/// been answered: then it [is told](Strict::to_say). What is wrong with a body breaks it off.
 #[derive(Debug)]
 pub(crate) struct Strict<S> {
     stream: S,
     scan: Scan,
     progress: Arc<Progress>,
     wrong: Option<Wrong>,
+    /// hyper has read up to what is wrong, and so would have answered one more request.
+    is_due: bool,
+    /// Nothing more is read of a body that is wrong.
+    broken: Option<Wrong>,
     /// What was to be sent last could not be sent at once.
     is_unsent: bool,
+    left: usize,
 }
 
 impl<S> Strict<S> {
     pub(crate) const fn new(stream: S, limits: Limits, progress: Arc<Progress>) -> Self {
-        Self { stream, scan: Scan::new(limits), progress, wrong: None, is_unsent: false }
+        let scan = Scan::new(limits);
+        let (wrong, broken, left) = (None, None, THROWN_AWAY);
+        Self { stream, scan, progress, wrong, is_due: false, broken, is_unsent: false, left }
     }
 
-    /// What was wrong with a head, so that nobody has been answered for it.
-    pub(crate) const fn wrong(&self) -> Option<Wrong> {
-        self.wrong
+    /// What was wrong with a head, if there is somebody who waits to hear it: after an answer that ends the connection,
+    /// nobody does.
+    pub(crate) fn to_say(&self) -> Option<Wrong> {
+        self.wrong.filter(|_| self.is_due)
     }
 
     /// The stream itself.
@@ -39,15 +50,34 @@ impl<S> Strict<S> {
         self.stream
     }
 
-    /// Whether the end may be told. While a request is under way, it would be its client's going, and while an answer is
-    /// not sent, that would be lost: hyper asks again after both.
-    fn may_end(&self) -> bool {
-        !self.progress.is_busy() && !self.is_unsent
-    }
-
     fn sent<T>(&mut self, sent: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        self.is_unsent = sent.is_pending();
+        let was_unsent = std::mem::replace(&mut self.is_unsent, sent.is_pending());
+        if was_unsent && !self.is_unsent {
+            self.progress.wake_reader();
+        }
         sent
+    }
+}
+
+impl<S: AsyncRead + Unpin> Strict<S> {
+    /// The end, once it may be told. While a request is under way it would be its client's going, and while an answer is not sent,
+    /// that would be lost: after both, hyper is woken to ask again.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.progress.is_busy() && !self.is_unsent {
+            self.is_due = true;
+            return Poll::Ready(Ok(()));
+        }
+        self.progress.wake_at_end(cx.waker());
+        let mut scratch = [0; 4096];
+        while self.left > 0 {
+            let mut piece = ReadBuf::new(&mut scratch);
+            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut piece))?;
+            if piece.filled().is_empty() {
+                return Poll::Ready(Ok(())); // It has gone.
+            }
+            self.left = self.left.saturating_sub(piece.filled().len());
+        }
+        Poll::Pending
     }
 }
 
@@ -57,20 +87,22 @@ impl<S: AsyncRead + Unpin> AsyncRead for Strict<S> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if let Some(broken) = self.broken {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, broken.why)));
+        }
         if self.wrong.is_some() {
-            return if self.may_end() { Poll::Ready(Ok(())) } else { Poll::Pending };
+            return self.poll_end(cx);
         }
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
         let Err((right, wrong)) = self.scan.feed(&buf.filled()[before..]) else {
             return Poll::Ready(Ok(()));
         };
-        if !self.scan.is_outside_body() {
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, wrong.why)));
-        }
         buf.set_filled(before + right);
-        self.wrong = Some(wrong);
-        if right > 0 || self.may_end() { Poll::Ready(Ok(())) } else { Poll::Pending }
+        let is_broken = !self.scan.is_outside_body();
+        *(if is_broken { &mut self.broken } else { &mut self.wrong }) = Some(wrong);
+        // What is right comes first. Without any, this is an end, which is told in its own way.
+        if right > 0 { Poll::Ready(Ok(())) } else { self.poll_read(cx, buf) }
     }
 }
 

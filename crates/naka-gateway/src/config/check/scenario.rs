@@ -2,7 +2,11 @@
 
 use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 
-use http::{header::HOST, uri::PathAndQuery};
+use http::{
+    HeaderName,
+    header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING},
+    uri::PathAndQuery,
+};
 
 use crate::config::{
     checked::scenario::{
@@ -19,6 +23,8 @@ use crate::config::{
 
 /// The longest scenario.
 const MAX_DURATION: Duration = Duration::from_hours(24);
+/// The most requests of one load that are under way at once, if none is answered.
+const MAX_AT_ONCE: u128 = 100_000;
 /// The most requests of a scenario, and the most bytes of one body: nothing of one second may be left for the next.
 const MAX_REQUESTS: u64 = 2_000_000;
 const MAX_BODY: usize = 16 << 20;
@@ -57,6 +63,9 @@ pub(in crate::config) fn scenario(raw: &RawScenario, cx: &mut Cx) -> Option<Scen
     let (duration, seed) = (duration.value, raw.seed().0);
     cx.is_clean().then_some(Scenario { gateway, duration, seed, loads, servers, changes, expectations })
 }
+
+/// Headers that a client sets by itself.
+const FRAMING: [HeaderName; 3] = [CONTENT_LENGTH, TRANSFER_ENCODING, CONNECTION];
 
 struct Checking<'a> {
     end: Duration,
@@ -99,7 +108,24 @@ impl Checking<'_> {
         }
         let count = during.to.saturating_sub(during.from).as_nanos() / every.as_nanos();
         self.requests = self.requests.saturating_add(u64::try_from(count).unwrap_or(u64::MAX));
+        let at_once = raw.patience().min(during.to.saturating_sub(during.from)).as_nanos() / every.as_nanos();
+        if at_once > MAX_AT_ONCE {
+            self.cx
+                .error(Code::TooLarge, name.span, format!("{at_once} requests could be under way at once"))
+                .help(format!(
+                    "at most {MAX_AT_ONCE}: lower its `rate`, or its `patience` (30s if nothing is said)"
+                ));
+        }
         let headers = raw.headers.iter().flat_map(|it| &it.value.0);
+        for (name, _) in headers.clone().filter(|(name, _)| FRAMING.contains(&name.value)) {
+            self.cx
+                .error(
+                    Code::Conflict,
+                    name.span,
+                    format!("`{}` is for whoever frames the request", name.value),
+                )
+                .help("leave it out, and say how long the body is: `body: 16KiB`");
+        }
         if let Some((name, _)) = headers.clone().find(|(name, _)| name.value == HOST) {
             self.cx
                 .error(Code::Conflict, name.span, "the host stands in the URL of the request")

@@ -68,6 +68,8 @@ record! {
         backends => "write `upstreams: {app: {endpoints: [\"127.0.0.1:3000\"]}}`",
         middlewares => "write `policies: {name: {rate_limit: {rate: 20/m}}}`",
         plugins => "write `policies: {name: {rate_limit: {rate: 20/m}}}`",
+        load => "this is a scenario: ask `naka simulate`",
+        duration => "this is a scenario: ask `naka simulate`",
         http => "the keys of this file stand at the top: `listeners`, `upstreams`, `routes`";
 }
 
@@ -159,7 +161,7 @@ record! {
     RawReload ("how changes take effect") {
         /// Watch the files.
         watch: bool = "true";
-        /// Quiet time after the last change before reading; what was saved whole, and takes nothing away, does not wait for it.
+        /// Quiet time after the last change before reading; what was renamed to its place, and takes nothing away, does not wait for it.
         debounce: OrZero = "200ms";
         /// The longest time a burst of changes can put off reading.
         max_wait: OrZero = "1s";

@@ -32,6 +32,9 @@ record! {
         /// What has to hold, else `naka simulate` ends with 1.
         expect: Vec<At<RawScenarioExpect>> = optional;
     }
+    instead: listeners => "this is a configuration: name it in a scenario, `gateway: gateway.yaml`",
+        routes => "this is a configuration: name it in a scenario, `gateway: gateway.yaml`",
+        upstreams => "this is a configuration: name it in a scenario, `gateway: gateway.yaml`";
 }
 
 record! {
@@ -47,7 +50,7 @@ record! {
         listener: Id = optional, "public";
         /// How many there are, on average.
         rate: Rate = required;
-        /// From how many addresses they come (`198.18.0.0/15`), each with connections of its own.
+        /// From how many addresses they come (the first of `198.18.0.0/16`, for each load the same), each with connections of its own.
         clients: Whole<1, 65_536> = "100";
         /// After so long each of them gives up.
         patience: Duration = "30s";
@@ -85,7 +88,7 @@ record! {
         to: Duration = optional, "40s";
         /// Whom it befalls; all endpoints of the upstream, if nothing is said.
         endpoints: OneOrMany<HostPort> = optional, "\"127.0.0.1:8204\"";
-        /// Each request takes so many times as long.
+        /// Each request takes so many times as long; of troubles at the same time all together.
         slow: Factor = optional, "4x";
         /// Such a part of the requests is answered 500, at once.
         fail: Percent = optional, "50%";
@@ -121,7 +124,7 @@ record! {
         max_good: Percent = optional, "50%";
         /// 99 of 100 of the good ones take no longer than this.
         max_p99: Duration = optional, "500ms";
-        /// For one request that comes, servers see no more than so many.
+        /// For one request that comes, servers see no more than so many, whenever that is: retries, hedges and copies count.
         max_amplification: Factor = optional, "1.2x";
     }
 }
