@@ -2,7 +2,7 @@
 //!
 //! hyper is as lenient as RFC 9112 allows, and where a message can be read in two ways it settles for one. Whoever stands in front
 //! of us may settle for the other, and that is how a request is smuggled (Heled et al., "HTTP Request Smuggling", 2005). So the
-//! bytes of a connection go through [`scan`] first, which follows the framing of each message by itself. A head that it refuses is
+//! bytes of a connection go through `scan` first, which follows the framing of each message by itself. A head that it refuses is
 //! answered with a problem and the section of the RFC that it breaks, which ends the connection; hyper may have seen the beginning of it,
 //! if that came earlier, and never its end. A body that is wrong is broken off, as if its client had gone.
 //!
