@@ -189,6 +189,45 @@ async fn what_is_no_request_is_answered_at_once_behind_one_that_takes_its_time()
     }
 }
 
+/// However it is cut, it is said what is wrong; and at once, also where no line ever ends.
+#[tokio::test(start_paused = true)]
+async fn what_is_no_request_is_told_why_however_it_comes() {
+    let gateway =
+        Inside::new(&CONFIG.replace("PUBLIC", "':1'").replace("ADMIN", "':2'").replace("UPSTREAM", "app:1"));
+    let _upstream = Upstream::inside(&gateway.network, "app:1", |_| ok("done"));
+    let bad: [&[u8]; 4] = [
+        b"GET / HTTP/1.1\r\nHost : a\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"GET / HTTP/1.1\r\nhost: a\r\nx: \0\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+    ];
+    for bad in bad {
+        for cut in 1..bad.len() {
+            let mut stream = gateway.connect();
+            stream.write_all(&bad[..cut]).await.unwrap();
+            sleep(Duration::from_millis(10)).await;
+            let _ = stream.write_all(&bad[cut..]).await; // It may know already.
+            let (began, mut answer) = (Instant::now(), String::new());
+            stream.read_to_string(&mut answer).await.unwrap();
+            assert!(answer.contains("application/problem+json"), "{bad:?} cut at {cut}: {answer}");
+            assert!(answer.contains("(RFC 911"), "{bad:?} cut at {cut}: {answer}");
+            assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+        }
+    }
+    // What is right is answered, however it is cut.
+    let fine = b"POST / HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: 3\r\n\r\nabc";
+    for cut in 1..fine.len() {
+        let mut stream = gateway.connect();
+        for piece in [&fine[..cut], &fine[cut..]] {
+            stream.write_all(piece).await.unwrap();
+            sleep(Duration::from_millis(10)).await;
+        }
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 "), "cut at {cut}: {answer}");
+    }
+}
+
 /// After an answer that ends the connection, there is none; where the end is that of the body, it would be part of it.
 #[tokio::test(start_paused = true)]
 async fn what_is_no_request_is_not_answered_behind_an_answer_that_ends_the_connection() {

@@ -118,6 +118,7 @@ pub struct Scan {
     limits: Limits,
     /// The beginning of a head, as far as it came with earlier bytes.
     held: Vec<u8>,
+    released: Vec<u8>,
     /// Bytes of the line under way, in a head or in trailers; and whether the last of them is CR.
     line: usize,
     is_cr: bool,
@@ -138,6 +139,7 @@ impl Scan {
             at,
             limits,
             held: Vec::new(),
+            released: Vec::new(),
             line: 0,
             is_cr: false,
             extra: 0,
@@ -167,11 +169,12 @@ impl Scan {
         self.was_data
     }
 
-    /// Takes the next bytes of the connection.
+    /// Takes the next bytes of the connection, and answers with how many of them may be passed on by now, behind those that are
+    /// [`released`](Self::released): a head is held until all of it is there.
     ///
     /// # Errors
-    /// What is wrong, and how many bytes may be passed on all the same: none of a head that is wrong, unless they came earlier.
-    pub fn feed(&mut self, bytes: &[u8]) -> Result<(), Refused> {
+    /// What is wrong, and how many bytes may be passed on all the same: none of a head that is wrong.
+    pub fn feed(&mut self, bytes: &[u8]) -> Result<usize, Refused> {
         let (mut from, mut head) = (0, 0);
         while from < bytes.len() {
             let rest = &bytes[from..];
@@ -198,7 +201,7 @@ impl Scan {
                 At::DataCr => self.expect(rest[0], b'\r', At::DataLf),
                 At::DataLf => self.expect(rest[0], b'\n', At::Size { digits: 0, size: 0 }),
                 At::Trailers => self.trailers(rest),
-                At::Off => return Ok(()),
+                At::Off => return Ok(bytes.len()),
             };
             match took {
                 Ok(took) => from += took,
@@ -206,13 +209,20 @@ impl Scan {
                 Err(wrong) => return Err((from, wrong)),
             }
         }
-        if self.at == At::Head {
-            self.held.extend_from_slice(&bytes[head..]);
-            if self.held.len() > self.limits.head_bytes {
-                return Err((head, TOO_LARGE));
-            }
+        if self.at != At::Head {
+            return Ok(bytes.len());
         }
-        Ok(())
+        self.held.extend_from_slice(&bytes[head..]);
+        if self.held.len() > self.limits.head_bytes {
+            return Err((head, TOO_LARGE));
+        }
+        // Who does not speak HTTP may never come to an end.
+        self.framing_of(&self.held).map_or_else(|wrong| Err((head, wrong)), |_| Ok(head))
+    }
+
+    /// The beginning of a head whose end has come now: it goes before what was fed last.
+    pub fn released(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.released)
     }
 
     fn start(&mut self, first: u8, is_after_empty: bool) -> Result<usize, Wrong> {
@@ -236,11 +246,14 @@ impl Scan {
         let end = seen + length;
         let held = std::mem::take(&mut self.held);
         let body = if held.is_empty() {
-            self.body_of(&bytes[..end])
+            self.framing_of(&bytes[..end])
         } else {
-            self.body_of(&[&held, &bytes[..end]].concat())
+            self.framing_of(&[&held, &bytes[..end]].concat())
         };
-        self.at = body?;
+        self.at = body?.ok_or(REQUEST_LINE)?; // There is an empty line, and so an end.
+        if !held.is_empty() {
+            self.released = held; // Of what came now at most one head began earlier.
+        }
         Ok(length)
     }
 
@@ -266,8 +279,8 @@ impl Scan {
         Ok(None)
     }
 
-    /// Reads a whole head, for how its body is framed.
-    fn body_of(&self, head: &[u8]) -> Result<At, Wrong> {
+    /// Reads a head, for how its body is framed; nothing, if it is right as far as it goes.
+    fn framing_of(&self, head: &[u8]) -> Result<Option<At>, Wrong> {
         if head.len() > self.limits.head_bytes {
             return Err(TOO_LARGE);
         }
@@ -275,8 +288,8 @@ impl Scan {
             let mut fields = [const { MaybeUninit::uninit() }; USUAL_FIELDS];
             return framing(head, &mut fields[..self.limits.fields]);
         }
-        // Each field has a line.
-        let lines = memchr::memchr_iter(b'\n', head).count();
+        // Each field has a line, of which the last may have no end.
+        let lines = memchr::memchr_iter(b'\n', head).count() + 1;
         framing(head, &mut vec![MaybeUninit::uninit(); lines.min(self.limits.fields)])
     }
 
@@ -354,13 +367,17 @@ impl Scan {
     }
 }
 
-/// Reads a head, for how what follows is framed.
-fn framing<'h>(head: &'h [u8], fields: &mut [MaybeUninit<httparse::Header<'h>>]) -> Result<At, Wrong> {
+/// Reads a head, for how what follows is framed; nothing, if there is more to come.
+fn framing<'h>(
+    head: &'h [u8],
+    fields: &mut [MaybeUninit<httparse::Header<'h>>],
+) -> Result<Option<At>, Wrong> {
     use httparse::{Error, Status};
     let mut request = httparse::Request::new(&mut []);
     match request.parse_with_uninit_headers(head, fields) {
         Ok(Status::Complete(length)) if length == head.len() => {}
-        Ok(_) | Err(Error::Token) => return Err(REQUEST_LINE),
+        Ok(Status::Partial) => return Ok(None),
+        Ok(Status::Complete(_)) | Err(Error::Token) => return Err(REQUEST_LINE),
         Err(Error::Version) => return Err(VERSION),
         Err(Error::HeaderName) => return Err(FIELD_NAME),
         Err(Error::HeaderValue) => return Err(FIELD_VALUE),
@@ -387,9 +404,9 @@ fn framing<'h>(head: &'h [u8], fields: &mut [MaybeUninit<httparse::Header<'h>>])
     match (length, is_chunked) {
         (Some(_), true) => Err(TWO_FRAMINGS),
         (_, true) if request.version == Some(0) => Err(CODED_1_0),
-        (_, true) => Ok(At::Size { digits: 0, size: 0 }),
-        (None | Some(0), false) => Ok(At::Start { is_after_empty: false }),
-        (Some(length), false) => Ok(At::Body(length)),
+        (_, true) => Ok(Some(At::Size { digits: 0, size: 0 })),
+        (None | Some(0), false) => Ok(Some(At::Start { is_after_empty: false })),
+        (Some(length), false) => Ok(Some(At::Body(length))),
     }
 }
 
@@ -521,8 +538,8 @@ mod tests {
     #[test]
     fn what_is_kept_of_a_head_is_bounded_and_given_back() {
         let mut scan = Scan::new(LIMITS);
-        scan.feed(b"GET / HTTP/1.1\r\n").unwrap();
-        let fed = (0..1000).take_while(|_| scan.feed(b"x: yyyyyyyyyyy\r\n").is_ok()).count();
+        scan.feed(b"GET / HTTP/1.1\r\nx: ").unwrap();
+        let fed = (0..1000).take_while(|_| scan.feed(b"yyyyyyyyyyyyyyyy").is_ok()).count();
         assert!((55..65).contains(&fed), "{fed}");
         assert!(scan.held.capacity() <= 4 * LIMITS.head_bytes);
     }

@@ -7,6 +7,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::scan::{Limits, Scan, Wrong};
@@ -30,13 +31,25 @@ pub(crate) struct Strict<S> {
     /// What was to be sent last could not be sent at once.
     is_unsent: bool,
     left: usize,
+    /// Right, and not yet passed on.
+    earlier: Bytes,
 }
 
 impl<S> Strict<S> {
     pub(crate) const fn new(stream: S, limits: Limits, progress: Arc<Progress>) -> Self {
         let scan = Scan::new(limits);
         let (wrong, broken, left) = (None, None, THROWN_AWAY);
-        Self { stream, scan, progress, wrong, is_due: false, broken, is_unsent: false, left }
+        Self {
+            stream,
+            scan,
+            progress,
+            wrong,
+            is_due: false,
+            broken,
+            is_unsent: false,
+            left,
+            earlier: Bytes::new(),
+        }
     }
 
     /// What was wrong with a head, if there is somebody who waits to hear it: after an answer that ends the connection,
@@ -87,22 +100,41 @@ impl<S: AsyncRead + Unpin> AsyncRead for Strict<S> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if let Some(broken) = self.broken {
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, broken.why)));
-        }
-        if self.wrong.is_some() {
-            return self.poll_end(cx);
-        }
         let before = buf.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-        let Err((right, wrong)) = self.scan.feed(&buf.filled()[before..]) else {
-            return Poll::Ready(Ok(()));
-        };
-        buf.set_filled(before + right);
-        let is_broken = !self.scan.is_outside_body();
-        *(if is_broken { &mut self.broken } else { &mut self.wrong }) = Some(wrong);
-        // What is right comes first. Without any, this is an end, which is told in its own way.
-        if right > 0 { Poll::Ready(Ok(())) } else { self.poll_read(cx, buf) }
+        loop {
+            if !self.earlier.is_empty() {
+                let length = self.earlier.len().min(buf.remaining());
+                buf.put_slice(&self.earlier.split_to(length));
+                return Poll::Ready(Ok(()));
+            }
+            if let Some(broken) = self.broken {
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, broken.why)));
+            }
+            if self.wrong.is_some() {
+                return self.poll_end(cx);
+            }
+            ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+            let new = &buf.filled()[before..];
+            if new.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            let (right, wrong) = match self.scan.feed(new) {
+                Ok(right) => (right, None),
+                Err((right, wrong)) => (right, Some(wrong)),
+            };
+            let is_broken = !self.scan.is_outside_body();
+            *(if is_broken { &mut self.broken } else { &mut self.wrong }) = wrong;
+            let released = self.scan.released();
+            if !released.is_empty() {
+                self.earlier = Bytes::from([&released, &buf.filled()[before..before + right]].concat());
+                buf.set_filled(before);
+                continue;
+            }
+            buf.set_filled(before + right);
+            if right > 0 {
+                return Poll::Ready(Ok(()));
+            }
+        }
     }
 }
 
