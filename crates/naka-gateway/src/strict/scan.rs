@@ -284,13 +284,14 @@ impl Scan {
         if head.len() > self.limits.head_bytes {
             return Err(TOO_LARGE);
         }
-        if self.limits.fields <= USUAL_FIELDS {
-            let mut fields = [const { MaybeUninit::uninit() }; USUAL_FIELDS];
-            return framing(head, &mut fields[..self.limits.fields]);
-        }
         // Each field has a line, of which the last may have no end.
         let lines = memchr::memchr_iter(b'\n', head).count() + 1;
-        framing(head, &mut vec![MaybeUninit::uninit(); lines.min(self.limits.fields)])
+        let most = lines.min(self.limits.fields);
+        if most <= USUAL_FIELDS {
+            let mut fields = [const { MaybeUninit::uninit() }; USUAL_FIELDS];
+            return framing(head, &mut fields[..most]);
+        }
+        framing(head, &mut vec![MaybeUninit::uninit(); most])
     }
 
     fn skip(&mut self, left: u64, rest: &[u8], at: fn(u64) -> At) -> usize {
