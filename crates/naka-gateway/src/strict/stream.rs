@@ -163,8 +163,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Strict<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.to_say().is_some() {
+            return Poll::Ready(Ok(())); // That is said before.
+        }
         if self.wrong.is_some() {
-            return Poll::Ready(Ok(())); // There is something to say before.
+            self.progress.read_no_more(); // Else what is on its way would have the last answer lost.
         }
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
