@@ -18,7 +18,10 @@ pub(crate) use stream::Strict;
 mod tests {
     use std::{
         convert::Infallible,
-        sync::{Arc, Mutex},
+        sync::{
+            Arc, Mutex,
+            atomic::{AtomicBool, Ordering::Relaxed},
+        },
     };
 
     use bytes::Bytes;
@@ -37,12 +40,14 @@ mod tests {
     async fn read_by_hyper(bytes: &[u8]) -> (Vec<Bytes>, bool) {
         let (mut ours, theirs) = tokio::io::duplex(64 << 10);
         let read = Arc::new(Mutex::new(Vec::new()));
-        let into = Arc::clone(&read);
+        let (into, is_broken) = (Arc::clone(&read), Arc::new(AtomicBool::new(false)));
+        let breaks = Arc::clone(&is_broken);
         let service = service_fn(move |request: Request<Incoming>| {
-            let into = Arc::clone(&into);
+            let (into, breaks) = (Arc::clone(&into), Arc::clone(&breaks));
             async move {
-                if let Ok(body) = request.into_body().collect().await {
-                    into.lock().unwrap().push(body.to_bytes());
+                match request.into_body().collect().await {
+                    Ok(body) => into.lock().unwrap().push(body.to_bytes()),
+                    Err(_) => breaks.store(true, Relaxed), // Trailers that are none, as the scan does not read them.
                 }
                 Ok::<_, Infallible>(Response::new(Full::new(Bytes::new())))
             }
@@ -58,7 +63,7 @@ mod tests {
         ours.shutdown().await.unwrap();
         let mut answers = Vec::new();
         let _ = ours.read_to_end(&mut answers).await; // It is cut off where something is wrong.
-        let is_fine = served.await.unwrap();
+        let is_fine = served.await.unwrap() && !is_broken.load(Relaxed);
         let read = std::mem::take(&mut *read.lock().unwrap());
         (read, is_fine)
     }
