@@ -65,7 +65,7 @@
 //! # use http::{HeaderMap, Method};
 //! let ride = Match {
 //!     hosts: vec![],
-//!     path: PathPattern::Whole(vec![Segment::Literal("rides".into()), Segment::Param("id".into())]),
+//!     path: PathPattern::Whole(vec![Segment::Literal("rides".into()), Segment::Param("id".into())].into()),
 //!     methods: vec![Method::GET],
 //!     headers: vec![],
 //!     query: vec![],
