@@ -107,8 +107,6 @@ enum At {
     DataCr,
     DataLf,
     Trailers,
-    /// What follows is none of ours: it is another protocol.
-    Off,
 }
 
 /// The framing of one connection.
@@ -146,11 +144,6 @@ impl Scan {
             #[cfg(test)]
             was_data: false,
         }
-    }
-
-    /// From here on it is no HTTP.
-    pub fn switch_off(&mut self) {
-        (self.at, self.held) = (At::Off, Vec::new());
     }
 
     /// Whether the reading is between two messages, or in the head of one.
@@ -201,7 +194,6 @@ impl Scan {
                 At::DataCr => self.expect(rest[0], b'\r', At::DataLf),
                 At::DataLf => self.expect(rest[0], b'\n', At::Size { digits: 0, size: 0 }),
                 At::Trailers => self.trailers(rest),
-                At::Off => return Ok(bytes.len()),
             };
             match took {
                 Ok(took) => from += took,
