@@ -44,5 +44,6 @@ mod state;
 mod streaming;
 mod streams;
 mod timeouts;
+mod tls;
 mod upgrade;
 mod versions;

@@ -2,16 +2,14 @@
 
 use std::{
     convert::Infallible,
-    io,
     mem::MaybeUninit,
     net::{IpAddr, SocketAddr},
-    pin::{Pin, pin},
+    pin::pin,
     sync::Arc,
-    task::{Context, Poll},
     time::{Duration, UNIX_EPOCH},
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{
     HeaderValue, Request, Response, StatusCode,
     header::{CONNECTION, DATE},
@@ -25,7 +23,7 @@ use naka::{
 };
 use socket2::SockRef;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
     sync::watch,
     time::timeout,
@@ -33,7 +31,8 @@ use tokio::{
 use tracing::debug;
 
 use crate::{
-    config::checked::Protocols,
+    begun::Begun,
+    config::checked::{Name, Protocols},
     entry::Peer,
     generation::Generation,
     patience::{Patience, Patient, Progress},
@@ -41,7 +40,12 @@ use crate::{
     shared::{Ending, Shared},
     streams,
     strict::{Limits, Strict, Wrong},
+    tls::Acceptor,
 };
+
+mod setup;
+
+use setup::SetUp;
 
 /// What hyper reads ahead, and holds to be written, at most.
 const BUFFER: usize = 128 << 10;
@@ -79,7 +83,7 @@ pub async fn serve_socket(
     }
 }
 
-/// Serves a connection that was accepted on the listener `name`.
+/// Serves a connection that was accepted on the listener `name`: sets it up as that says, and then answers what it asks.
 ///
 /// It ends when the client closes it, breaks the protocol (after a `400` where that can still be
 /// said), is silent or deaf for too long, or when `draining` says so.
@@ -92,13 +96,49 @@ pub async fn serve<S: Stream>(
     draining: watch::Receiver<Ending>,
 ) {
     let bounds = shared.in_force.with(|generation| Bounds::of(generation, name));
-    let from = From { shared, worker, name, peer: Arc::new(Peer::new(peer, "http")) };
-    if !bounds.protocols.h2c {
-        return serve_h1(&from, &bounds, stream, draining).await;
+    let of_peer = Peer::new(peer, bounds.scheme());
+    let mut from = From { shared, worker, name, peer: Arc::new(of_peer) };
+    if !bounds.is_proxied && bounds.tls.is_none() {
+        return serve_plain(&from, &bounds, stream, draining).await;
+    }
+    // In a box of its own: it is larger, and the others shall not pay for that.
+    Box::pin(async move {
+        match setup::set_up(&mut from, &bounds, stream).await {
+            Some(SetUp::Plain(stream)) => serve_sniffed(&from, &bounds, stream, draining).await,
+            Some(SetUp::Tls(stream, true)) => streams::serve(&from, &bounds, *stream, draining).await,
+            Some(SetUp::Tls(stream, false)) => serve_h1(&from, &bounds, *stream, draining).await,
+            None => {}
+        }
+    })
+    .await;
+}
+
+async fn serve_plain<S: Stream>(
+    from: &From<'_>,
+    bounds: &Bounds,
+    stream: S,
+    draining: watch::Receiver<Ending>,
+) {
+    if bounds.protocols.h2 {
+        serve_sniffed(from, bounds, Begun::new(stream), draining).await;
+    } else {
+        serve_h1(from, bounds, stream, draining).await;
+    }
+}
+
+/// Serves a connection over which both may be spoken.
+async fn serve_sniffed<S: Stream>(
+    from: &From<'_>,
+    bounds: &Bounds,
+    stream: Begun<S>,
+    draining: watch::Receiver<Ending>,
+) {
+    if !bounds.protocols.h2 {
+        return serve_h1(from, bounds, stream, draining).await;
     }
     match sniffed(stream, bounds.patience.request_headers).await {
-        Some((true, stream)) => streams::serve(&from, &bounds, stream, draining).await,
-        Some((false, stream)) if bounds.protocols.h1 => serve_h1(&from, &bounds, stream, draining).await,
+        Some((true, stream)) => streams::serve(from, bounds, stream, draining).await,
+        Some((false, stream)) if bounds.protocols.h1 => serve_h1(from, bounds, stream, draining).await,
         Some((false, _)) | None => debug!(peer = %from.peer.address, "a client did not say what it speaks"),
     }
 }
@@ -207,68 +247,11 @@ async fn say_what_is_wrong<S: Stream>(from: &From<'_>, wrong: &Wrong, mut stream
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Whether a client begins as HTTP/2 does, and the stream as it was; `None` if it says too little for too long.
-async fn sniffed<S: Stream>(mut stream: S, patience: Duration) -> Option<(bool, Begun<S>)> {
-    let mut first = BytesMut::with_capacity(PREFACE.len());
-    let reading = async {
-        while first.len() < PREFACE.len() && PREFACE.starts_with(&first) {
-            let left = PREFACE.len() - first.len();
-            let read = (&mut stream).take(u64::try_from(left).unwrap_or(u64::MAX)).read_buf(&mut first).await;
-            if read.ok()? == 0 {
-                return None;
-            }
-        }
-        Some(first == PREFACE)
-    };
-    let is_h2 = timeout(patience, reading).await.ok()??;
-    Some((is_h2, Begun { first: first.freeze(), stream }))
-}
-
-/// A stream of which something was read already.
-#[derive(Debug)]
-pub(crate) struct Begun<S> {
-    first: Bytes,
-    stream: S,
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Begun<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if self.first.is_empty() {
-            return Pin::new(&mut self.stream).poll_read(cx, buf);
-        }
-        let count = self.first.len().min(buf.remaining());
-        buf.put_slice(&self.first.split_to(count));
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Begun<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
+async fn sniffed<S: Stream>(mut stream: Begun<S>, patience: Duration) -> Option<(bool, Begun<S>)> {
+    let is_decided = |read: &[u8]| !PREFACE.starts_with(&read[..read.len().min(PREFACE.len())]);
+    let filled = timeout(patience, stream.fill(PREFACE.len(), is_decided)).await.ok()?.ok()?;
+    let is_h2 = stream.first().starts_with(PREFACE);
+    filled.then_some((is_h2, stream))
 }
 
 static LISTENER_GONE: Rejection =
@@ -277,20 +260,35 @@ static LISTENER_GONE: Rejection =
 /// What a configuration says about connections; read once for each.
 pub(crate) struct Bounds {
     protocols: Protocols,
+    /// The listener.
+    listener: Name,
+    tls: Option<Arc<Acceptor>>,
+    /// Whether it begins with a header of the PROXY protocol.
+    is_proxied: bool,
+    /// How long the set-up may take.
+    handshake: Duration,
     pub(crate) patience: Patience,
     header_count: usize,
     pub(crate) header_bytes: usize,
 }
 
 impl Bounds {
+    fn scheme(&self) -> &'static str {
+        if self.tls.is_some() { "https" } else { "http" }
+    }
+
     /// Where the listener is gone, somebody still has to be told so: any other's bounds will do.
     fn of(generation: &Generation, name: SocketAddr) -> Self {
-        let mut listeners = generation.config.listeners.values();
-        let first = listeners.next().expect("a checked configuration has a listener");
-        let listener = generation.config.listeners.values().find(|listener| listener.listen == name);
-        let listener = listener.unwrap_or(first);
+        let listeners = &generation.config.listeners;
+        let first = listeners.iter().next().expect("a checked configuration has a listener");
+        let (listener_name, listener) =
+            listeners.iter().find(|(_, listener)| listener.listen == name).unwrap_or(first);
         Self {
+            listener: Name::clone(listener_name),
             protocols: listener.protocols,
+            tls: generation.tls.get(&listener.listen).cloned(),
+            is_proxied: listener.is_proxied,
+            handshake: listener.handshake,
             patience: Patience { request_headers: listener.request_headers, idle: listener.idle },
             header_count: generation.limits.header_count,
             header_bytes: generation.limits.header_bytes,

@@ -9,7 +9,7 @@ use std::{
     fmt,
     future::Future,
     pin::{Pin, pin},
-    sync::{Arc, OnceLock},
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -29,20 +29,16 @@ use naka::{
     jwt::{Fetched, Keys, MAX_BYTES},
     reject::Rejection,
 };
-use rustls_platform_verifier::BuilderVerifierExt as _;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_rustls::{
-    TlsConnector,
-    rustls::{ClientConfig, crypto::aws_lc_rs, pki_types::ServerName},
-};
 use tower_service::Service;
 use tracing::{info, warn};
 
 use crate::{
-    config::checked::{Connections, KeepAlive, Name, UpstreamTimeouts},
+    config::checked::{Connections, KeepAlive, Name, Protocol, UpstreamTimeouts},
     deadline::Deadlines,
     seldom::Seldom,
-    upstream::{Body, Client, Connector},
+    tls::ClientTls,
+    upstream::{Body, Client, Connector, Pools},
 };
 
 /// What the gateway calls itself where it asks on its own account.
@@ -130,14 +126,9 @@ async fn fetch(url: &Uri, connector: &Connector) -> Result<Fetched, BoxError> {
     let is_https = url.scheme_str() == Some("https");
     let host = url.host().ok_or("the URL has no host")?;
     let port = url.port_u16().unwrap_or(if is_https { 443 } else { 80 });
-    let stream = connector.dial(&format!("{host}:{port}")).await?;
-    if is_https {
-        let name = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        let stream = TlsConnector::from(tls()?).connect(ServerName::try_from(name)?, stream).await?;
-        ask(url, stream).await
-    } else {
-        ask(url, stream).await
-    }
+    let tls = if is_https { Some(ClientTls::usual()?) } else { None };
+    let stream = connector.dial(&format!("{host}:{port}").into(), tls).await?;
+    ask(url, stream).await
 }
 
 async fn ask(
@@ -188,8 +179,8 @@ pub struct AskAuthority {
 
 impl AskAuthority {
     /// At this address.
-    pub fn new(policy: &Name, address: &Arc<str>, connector: Connector) -> Self {
-        let pools = Arc::default();
+    pub fn new(policy: &Name, address: &Arc<str>, tls: Option<ClientTls>, connector: Connector) -> Self {
+        let pools = Arc::new(Pools::new(Protocol::H1, tls, &Arc::default()));
         let keep_alive = KeepAlive { max_idle: 64, timeout: Duration::from_secs(50), max_lifetime: None };
         let long = Duration::from_hours(1); // The layer has a timeout of its own over the whole question.
         let timeouts = UpstreamTimeouts { connect: long, response_headers: long, per_try: None, idle: None };
@@ -243,16 +234,4 @@ fn max_age(headers: &HeaderMap) -> Option<Duration> {
         let seconds = value.trim_matches('"').parse().ok()?;
         name.eq_ignore_ascii_case("max-age").then_some(Duration::from_secs(seconds))
     })
-}
-
-/// Trusts whom this machine trusts; `SSL_CERT_FILE` and `SSL_CERT_DIR` say otherwise.
-fn tls() -> Result<Arc<ClientConfig>, BoxError> {
-    static TLS: OnceLock<Arc<ClientConfig>> = OnceLock::new();
-    if let Some(made) = TLS.get() {
-        return Ok(Arc::clone(made));
-    }
-    // A failure is not kept: certificates may be there at the next attempt.
-    let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
-    let builder = builder.with_safe_default_protocol_versions()?.with_platform_verifier()?;
-    Ok(Arc::clone(TLS.get_or_init(|| Arc::new(builder.with_no_client_auth()))))
 }

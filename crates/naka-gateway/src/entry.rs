@@ -3,7 +3,7 @@
 //! 1. The target: not too long, origin or absolute form, a path that means one thing only
 //!    ([`normalize`]). What is matched is what is forwarded.
 //! 2. The host: exactly one, without user info. An absolute target overrides `Host` (RFC 9112
-//!    §3.2.2); in HTTP/2 the two may not differ (RFC 9113 §8.3.1).
+//!    §3.2.2); in HTTP/2 the two may not differ (RFC 9113 §8.3.1). Over TLS it is one that the certificate is for.
 //! 3. Fields of the connection are taken away.
 //! 4. `X-Forwarded-*` and `Forwarded`: believed and extended when the peer is a trusted proxy, else
 //!    dropped and written anew. The client is the rightmost address that no trusted proxy has.
@@ -16,7 +16,7 @@
 use std::{borrow::Cow, net::IpAddr, sync::Arc};
 
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Uri, Version,
+    HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version,
     header::{CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, TRAILER},
     request::Parts,
     uri::PathAndQuery,
@@ -35,6 +35,7 @@ use crate::{
     identity,
     random::random_id,
     route::normalize,
+    tls::Hosts,
 };
 
 /// The name of the request id.
@@ -43,6 +44,9 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+
+/// For a host that the certificate of the connection is not for (RFC 9110 §7.4). A trusted proxy may have asked for another.
+const MISDIRECTED: Rejection = Rejection::new(Reason::Custom(StatusCode::MISDIRECTED_REQUEST, "misdirected"));
 
 /// The longest request id that is taken over.
 const REQUEST_ID_MAX: usize = 128;
@@ -58,6 +62,8 @@ pub struct Peer {
     pub scheme: &'static str,
     /// Who it is by the certificate of its connection, if that was verified. Whoever ends TLS puts it here.
     pub identity: Option<Arc<Identity>>,
+    /// The hosts that it may ask for, if its connection is only good for some.
+    pub hosts: Option<Hosts>,
 }
 
 impl Peer {
@@ -65,7 +71,7 @@ impl Peer {
     pub fn new(address: IpAddr, scheme: &'static str) -> Self {
         let address = address.to_canonical();
         let written = HeaderValue::from_str(&address.to_string()).expect("an address is plain ASCII");
-        Self { address, written, scheme, identity: None }
+        Self { address, written, scheme, identity: None, hosts: None }
     }
 }
 
@@ -93,6 +99,12 @@ impl Entry {
         }
         self.check_target(parts)?;
         settle_host(parts)?;
+        let is_trusted = self.trusts(peer.address);
+        if let Some(hosts) = peer.hosts.as_ref().filter(|_| !is_trusted)
+            && !hosts.cover(host(&parts.headers))
+        {
+            return Err(MISDIRECTED);
+        }
         join_cookies(parts);
         if parts.version == Version::HTTP_2
             && let Some(length) = parts.headers.get(CONTENT_LENGTH).cloned()
@@ -102,7 +114,6 @@ impl Entry {
         if !has_known_framing(&parts.headers) {
             return Err(Reason::BadRequest.into());
         }
-        let is_trusted = self.trusts(peer.address);
         let headers = &mut parts.headers;
         strip_hop_by_hop(headers);
         headers.remove(EXPECT); // Answered by the server when the body is first asked for.
@@ -170,7 +181,8 @@ impl Entry {
         client
     }
 
-    fn trusts(&self, address: IpAddr) -> bool {
+    /// Whether what this peer says of others is believed.
+    pub fn trusts(&self, address: IpAddr) -> bool {
         self.trusted_proxies.iter().any(|net| net.contains(&address))
     }
 }
@@ -197,7 +209,11 @@ pub fn scheme(headers: &HeaderMap) -> &str {
 
 /// The host of an admitted request, as far as routes are concerned: in lower case, without its port.
 pub fn host(headers: &HeaderMap) -> &str {
-    let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    without_port(headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default())
+}
+
+/// The name or address of a host.
+pub fn without_port(host: &str) -> &str {
     match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
         _ => host,

@@ -166,7 +166,7 @@ impl Explanation {
     ) -> Result<Verdict, Rejection> {
         let mut parts = parts(asked);
         head_fits(&parts, &generation.limits)?;
-        served.entry.admit(&mut parts, &Peer::new(asked.client_ip, "http"), now)?;
+        served.entry.admit(&mut parts, &peer(generation, &self.listener, asked), now)?;
         self.candidates = candidates(generation, served, &parts);
         let (plan, _) = serve::find(served, &mut parts, &mut ()).map_err(|no_route| no_route.0)?;
         self.route = Some(Arc::clone(&plan.name));
@@ -412,6 +412,16 @@ fn assumed(plan: &Plan, kind: &str, asked: &TestRequest, now: Now, parts: &mut P
     })
 }
 
+/// Who asks on a listener. Over TLS a client names the host that it asks for.
+fn peer(generation: &Generation, listener: &Name, asked: &TestRequest) -> Peer {
+    let acceptor = generation.tls.get(&generation.config.listeners[listener].listen);
+    let Some(acceptor) = acceptor else { return Peer::new(asked.client_ip, "http") };
+    Peer {
+        hosts: acceptor.hosts(Some(entry::without_port(&asked.host))),
+        ..Peer::new(asked.client_ip, "https")
+    }
+}
+
 /// The listener that was named; or that of the URL's port; or the first one that takes the request, else
 /// one that takes its path.
 fn listener<'a>(generation: &'a Generation, asked: &TestRequest) -> (Name, &'a Served) {
@@ -421,9 +431,9 @@ fn listener<'a>(generation: &'a Generation, asked: &TestRequest) -> (Name, &'a S
     let port = asked.host.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
     let port = port.unwrap_or(if &*asked.scheme == "https" { 443 } else { 80 });
     let is_elsewhere = |name: &Name| generation.config.listeners[name].listen.port() != port;
-    let rank = |served: &Served| {
+    let rank = |name: &Name, served: &Served| {
         let mut parts = parts(asked);
-        let peer = Peer::new(asked.client_ip, "http");
+        let peer = peer(generation, name, asked);
         if served.entry.admit(&mut parts, &peer, Now::read()).is_err() {
             return 2;
         }
@@ -434,7 +444,7 @@ fn listener<'a>(generation: &'a Generation, asked: &TestRequest) -> (Name, &'a S
         }
     };
     let (name, served) = named
-        .or_else(|| all().min_by_key(|(name, served)| (is_elsewhere(name), rank(served))))
+        .or_else(|| all().min_by_key(|(name, served)| (is_elsewhere(name), rank(name, served))))
         .expect("a checked configuration has a listener");
     (Arc::clone(name), served)
 }

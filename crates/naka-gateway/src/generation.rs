@@ -19,6 +19,7 @@ use crate::{
     route::Table,
     stack::{ArmLayers, Layers, Route},
     state::State,
+    tls::Acceptor,
     transform::Transform,
 };
 
@@ -39,6 +40,8 @@ pub struct Generation {
     pub limits: ServerLimits,
     /// For each worker what it serves, by the address it listens on.
     pub workers: Vec<HashMap<SocketAddr, Arc<Served>>>,
+    /// What secures the connections of listeners, by the address they listen on.
+    pub tls: HashMap<SocketAddr, Arc<Acceptor>>,
     /// Held by everything that is of this generation.
     pub alive: Alive,
 }

@@ -24,6 +24,8 @@ const MIB: u64 = 1 << 20;
 const BUFFERS: u64 = 2 * 128 * KIB;
 /// What clients may send ahead on a connection over HTTP/2, over all requests: hyper's.
 const WINDOW: u64 = MIB;
+/// What TLS holds of a connection: what is to be sent, and of a handshake or a record what has come (rustls' own bounds).
+const TLS: u64 = 2 * 64 * KIB;
 /// A key of a rate limit.
 const KEY: u64 = 96;
 /// Tables of keys have so many parts, each of the same size.
@@ -104,6 +106,10 @@ impl Limits {
             1 => 0,
             streams => WINDOW.saturating_add(streams.saturating_mul(long(streams::SEND_BUFFER))),
         });
+        // The head that is held until it is whole, and for a moment twice.
+        let held = 2 * long(limits.header_bytes);
+        let is_secured = config.listeners.values().any(|listener| listener.tls.is_some());
+        let each = each.saturating_add(held).saturating_add(if is_secured { TLS } else { 0 });
         self.add(
             "connections of clients",
             "",
@@ -118,6 +124,7 @@ impl Limits {
                 Protocol::H1 => BUFFERS + long(REPEATED),
                 Protocol::H2 => long(upstream.connections.streams).saturating_mul(H2_STREAM + long(REPEATED)),
             };
+            let each = each.saturating_add(if upstream.tls.is_some() { TLS } else { 0 });
             // Of those that are found nobody knows how many there are.
             let endpoints =
                 if upstream.discovery.is_some() { u64::MAX } else { long(upstream.endpoints.len()) };
@@ -242,7 +249,7 @@ impl Limits {
 
 /// What comes over one connection of a client at a time.
 fn requests_of_a_connection(config: &Config) -> u64 {
-    let is_multiplexed = config.listeners.values().any(|listener| listener.protocols.h2c);
+    let is_multiplexed = config.listeners.values().any(|listener| listener.protocols.h2);
     if is_multiplexed { streams::STREAMS.into() } else { 1 }
 }
 

@@ -36,7 +36,15 @@ use prometheus_client::{
 
 use tracing::{debug, info, warn};
 
-use crate::{config::checked::Name, seldom::Seldom};
+use crate::{
+    config::checked::{Config, Name},
+    seldom::Seldom,
+};
+
+mod tls;
+
+pub use tls::Handshake;
+use tls::TlsMetrics;
 
 /// All metrics of one process.
 #[derive(Debug)]
@@ -62,6 +70,7 @@ pub struct Metrics {
     /// Client connections that are open.
     pub connections: Gauge,
     bodies: Arc<PolicyMetrics>,
+    tls: TlsMetrics,
     labelled: Arc<Mutex<Labelled>>,
 }
 
@@ -221,6 +230,7 @@ impl Metrics {
             held_files: Gauge::default(),
             connections: Gauge::default(),
             bodies: Arc::default(),
+            tls: TlsMetrics::default(),
             labelled: Arc::default(),
         };
         metrics.register();
@@ -271,6 +281,7 @@ impl Metrics {
         );
         registry.register("held_files", "Files held at an earlier version", self.held_files.clone());
         registry.register("connections", "Client connections that are open", self.connections.clone());
+        self.tls.register(registry);
     }
 
     /// The handles of one route.
@@ -494,8 +505,14 @@ impl Metrics {
         self.reloads.get_or_create(&ReloadLabels { result: result.word() }).inc();
     }
 
-    /// Says which generation is in force.
-    pub fn in_force(&self, generation: u64, hash: String) {
+    /// A handshake of TLS has ended on this listener.
+    pub fn handshake(&self, listener: &Name, how: Handshake) {
+        self.tls.handshake(listener, how);
+    }
+
+    /// Says which generation is in force, of which configuration.
+    pub fn in_force(&self, generation: u64, hash: String, config: &Config) {
+        self.tls.in_force(config);
         self.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
         self.config.clear();
         self.config.get_or_create(&ConfigLabels { hash }).set(1);

@@ -43,9 +43,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tower_service::Service;
 
 use crate::{
-    config::checked::{self, HealthProbe, Protocol},
+    config::checked::{self, HealthCheck, HealthProbe, Protocol},
     control::{WHO, over},
-    upstream::{Connector, Place, begin_h2},
+    tls::ClientTls,
+    upstream::{Connector, Place, begin_h2, host_of},
 };
 
 mod grpc;
@@ -64,6 +65,7 @@ struct Inner {
     how: HealthProbe,
     /// Of each address that was asked about: of those that are gone, too, until there are many.
     places: Mutex<HashMap<Arc<str>, Arc<Place>>>,
+    tls: Option<ClientTls>,
     connector: Connector,
 }
 
@@ -72,10 +74,13 @@ const MAX_PLACES: usize = 4096;
 
 impl Probe {
     /// Asks these endpoints like this.
-    pub fn new(how: HealthProbe, endpoints: &[checked::Endpoint], connector: Connector) -> Self {
-        let place = |it: &checked::Endpoint| (Arc::clone(&it.address), Arc::new(Place::new(&it.address)));
+    pub fn new(check: &HealthCheck, endpoints: &[checked::Endpoint], connector: Connector) -> Self {
+        let (how, tls) = (check.probe.clone(), check.tls.clone());
+        let place = |it: &checked::Endpoint| {
+            (Arc::clone(&it.address), Arc::new(Place::new(&it.address, tls.clone())))
+        };
         let places = Mutex::new(endpoints.iter().map(place).collect());
-        Self(Arc::new(Inner { how, places, connector }))
+        Self(Arc::new(Inner { how, places, tls, connector }))
     }
 }
 
@@ -106,7 +111,12 @@ impl Inner {
         if places.len() >= MAX_PLACES && !places.contains_key(address) {
             places.clear();
         }
-        Arc::clone(places.entry(Arc::clone(address)).or_insert_with(|| Arc::new(Place::new(address))))
+        let place = || Arc::new(Place::new(address, self.tls.clone()));
+        Arc::clone(places.entry(Arc::clone(address)).or_insert_with(place))
+    }
+
+    fn scheme(&self) -> &'static str {
+        if self.tls.is_some() { "https" } else { "http" }
     }
 
     async fn ask(&self, address: &Arc<str>) -> Result<(), BoxError> {
@@ -119,7 +129,7 @@ impl Inner {
                 match protocol {
                     Protocol::H1 => get(stream, request(path, host.as_ref(), address)?, wanted).await,
                     Protocol::H2 => {
-                        let head = head(Method::GET, path.as_str(), host.as_ref(), address)?;
+                        let head = head(Method::GET, self.scheme(), path.as_str(), host.as_ref(), address)?;
                         exchange(stream, head, None, async |response| {
                             wanted.status(response.status())?;
                             let (body, is_whole) = read_h2(response.body_mut(), MAX_BODY).await?;
@@ -130,7 +140,7 @@ impl Inner {
                 }
             }
             HealthProbe::Grpc { service, host } => {
-                let mut head = head(Method::POST, grpc::PATH, host.as_ref(), address)?;
+                let mut head = head(Method::POST, self.scheme(), grpc::PATH, host.as_ref(), address)?;
                 head.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
                 head.headers_mut().insert(TE, HeaderValue::from_static("trailers"));
                 exchange(stream, head, Some(grpc::question(service)), grpc_says).await
@@ -144,7 +154,7 @@ fn request(
     host: Option<&HeaderValue>,
     address: &str,
 ) -> Result<Request<Empty<Bytes>>, BoxError> {
-    let host = host.map_or_else(|| HeaderValue::from_str(address), |host| Ok(host.clone()))?;
+    let host = host.map_or_else(|| HeaderValue::from_str(host_of(address)), |host| Ok(host.clone()))?;
     let request = Request::get(path.as_str())
         .header(HOST, host)
         .header(USER_AGENT, WHO)
@@ -156,12 +166,13 @@ fn request(
 /// The head of a question over HTTP/2.
 fn head(
     method: Method,
+    scheme: &'static str,
     path: &str,
     host: Option<&HeaderValue>,
     address: &str,
 ) -> Result<Request<()>, BoxError> {
-    let authority = host.map_or(address.as_bytes(), HeaderValue::as_bytes);
-    let uri = Uri::builder().scheme("http").authority(authority).path_and_query(path).build()?;
+    let authority = host.map_or(host_of(address).as_bytes(), HeaderValue::as_bytes);
+    let uri = Uri::builder().scheme(scheme).authority(authority).path_and_query(path).build()?;
     let head = Request::builder().method(method).uri(uri).header(USER_AGENT, WHO).header(ACCEPT, "*/*");
     Ok(head.body(())?)
 }

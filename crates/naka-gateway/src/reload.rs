@@ -169,7 +169,7 @@ impl Reloader {
         in_force.with(|generation| {
             status.track(generation);
             status.follow(generation.number, &sources);
-            metrics.in_force(generation.number, generation.hash());
+            metrics.in_force(generation.number, generation.hash(), &generation.config);
         });
         Self {
             entry: entry.into(),
@@ -414,6 +414,7 @@ impl Reloader {
         self.status.track(&generation);
         self.status.follow(number, &sources);
         let keep = generation.config.gateway.reload.keep;
+        let config = Arc::clone(&generation.config);
         self.in_force.swap(generation);
         for open in open {
             workers.accept(open);
@@ -421,7 +422,7 @@ impl Reloader {
         for address in removed {
             workers.unlisten(address).await;
         }
-        self.metrics.in_force(number, hash.clone());
+        self.metrics.in_force(number, hash.clone(), &config);
         info!(generation = number, %hash, "{summary}");
         self.status.with(|inner| inner.report = report);
         let before = mem::replace(&mut self.sources, sources);

@@ -42,6 +42,7 @@ use crate::{
     discover::Discovery,
     generation::Alive,
     observe::{ArmMetrics, Balancer, EndpointMetrics, PolicyMetrics},
+    tls::{ClientTls, Clients, Tickets},
     upstream::{Places, Pools, UpstreamPlaces},
 };
 
@@ -91,7 +92,18 @@ pub struct State {
     /// How many connections there are to all of them.
     pub all_places: Arc<Places>,
     /// For each worker its pools, by upstream.
-    pub pools: Vec<Carried<Protocol, Arc<Pools>>>,
+    pub pools: Vec<Carried<Speaking, Arc<Pools>>>,
+    /// What clients resume sessions with, by listener.
+    pub tickets: Carried<Option<Clients>, Tickets>,
+}
+
+/// What is spoken to an upstream, and over what.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Speaking {
+    /// What.
+    pub protocol: Protocol,
+    /// How that is secured, if it is.
+    pub tls: Option<ClientTls>,
 }
 
 /// Rate limits, by identity.
@@ -199,6 +211,7 @@ impl State {
             places: Carried::new("connections", |_| Duration::ZERO),
             all_places: Arc::default(),
             pools: (0..workers).map(|_| Carried::new("pool", |_| Duration::ZERO)).collect(),
+            tickets: Carried::new("tls_tickets", |_| Duration::ZERO),
         }
     }
 

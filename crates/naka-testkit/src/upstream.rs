@@ -19,7 +19,7 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
     task::JoinHandle,
 };
 
@@ -141,6 +141,28 @@ impl Upstream {
         Self { address, state, server }
     }
 
+    /// Listens at a path.
+    ///
+    /// # Panics
+    /// If it has none.
+    pub fn at_socket(
+        listener: UnixListener,
+        script: impl Fn(&Seen) -> Vec<Step> + Send + Sync + 'static,
+    ) -> Self {
+        let address = listener.local_addr().expect("a bound socket has an address");
+        let address = address.as_pathname().expect("it has a path").display().to_string();
+        let state = State::new(script);
+        let server = tokio::spawn({
+            let state = Arc::clone(&state);
+            async move {
+                while let Ok((stream, _)) = listener.accept().await {
+                    tokio::spawn(Arc::clone(&state).connection(stream));
+                }
+            }
+        });
+        Self { address, state, server }
+    }
+
     /// Listens at a name inside the process.
     pub fn inside(
         network: &Network,
@@ -238,6 +260,10 @@ impl Stream for TcpStream {
     fn reset(self) {
         let _ = self.set_zero_linger(); // A FIN instead of an RST is all that is lost.
     }
+}
+
+impl Stream for UnixStream {
+    fn reset(self) {}
 }
 
 impl Stream for tokio::io::DuplexStream {

@@ -18,13 +18,13 @@ use naka::{
 use super::withheld;
 use crate::{
     carry::Carried,
-    config::checked::{Config, Destination, Name, Protocol, Redirect, Respond, Route as RouteConfig},
+    config::checked::{Config, Destination, Name, Redirect, Respond, Route as RouteConfig},
     deadline::Deadlines,
     entry,
     generation::{ArmPlan, ArmTarget, Arms, Plan},
     observe::{Balancer, PolicyMetrics},
     stack::{Arm, ArmLayers, Layers, Leaf, Route, RouteBody, Stack},
-    state::State,
+    state::{Speaking, State},
     transform::{Transform, redirected},
     upstream::{Body, Client, Connector, LayeredBody, Pools},
     versions,
@@ -34,7 +34,7 @@ use crate::{
 pub(super) struct Leaves<'a> {
     pub(super) config: &'a Config,
     pub(super) state: &'a State,
-    pub(super) pools: &'a Carried<Protocol, Arc<Pools>>,
+    pub(super) pools: &'a Carried<Speaking, Arc<Pools>>,
     pub(super) connector: &'a Connector,
 }
 

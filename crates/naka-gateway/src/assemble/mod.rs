@@ -47,6 +47,7 @@ use crate::{
     route::{RouteError, Table},
     stack::{ArmLayers, Layers, Route},
     state::{State, fallback_name, latencies_name},
+    tls::Acceptor,
     transform::Transform,
     upstream::Connector,
 };
@@ -142,8 +143,13 @@ pub fn assemble(
         tables.iter().map(serve).collect()
     });
     let workers = workers.collect();
+    let secured = config.listeners.iter().filter_map(|(name, listener)| {
+        let (tls, tickets) = (listener.tls.as_ref()?, state.tickets.get(name)?);
+        Some((listener.listen, Arc::new(Acceptor::new(tls, listener.protocols, tickets))))
+    });
+    let tls = secured.collect();
     let limits = config.gateway.limits.clone();
-    Ok(Generation { number, config: Arc::clone(config), state, report, entry, limits, workers, alive })
+    Ok(Generation { number, config: Arc::clone(config), state, report, entry, limits, workers, tls, alive })
 }
 
 /// What is shown of routes and policies, with zeros before anybody asks for them.

@@ -40,7 +40,7 @@ use crate::{
     config::checked::{
         self, BasicAuth, Bulkhead, Cache, CircuitBreaker, Config, Destination, Enforce, Fault, Fetch,
         ForwardAuth, HealthCheck, Idempotency, Jwt, JwtKeys, Kind, Mirror, Name, Policy, PolicyKind,
-        Protocol, RateLimit, RetryBudget, Scope, Split, Upstream, Versions,
+        RateLimit, RetryBudget, Scope, Split, Upstream, Versions,
     },
     control::{AskAuthority, FetchKeys, TellKeys},
     custom::{Custom, Made},
@@ -51,8 +51,10 @@ use crate::{
     state::{
         Answering, Authorities, Background, Balancers, Balancing, Breakers, BreakersOfEndpoints, Breaking,
         Bulkheads, Caches, Checks, Customs, Discoveries, Endpoints, HealthChecks, Kept, Passwords,
-        RateLimits, Splits, State, Tokens, breakers_name, fallback_name, latencies_name, versions_name,
+        RateLimits, Speaking, Splits, State, Tokens, breakers_name, fallback_name, latencies_name,
+        versions_name,
     },
+    tls::{Clients, Tickets},
     transform::Matched,
     upstream::{Body, Pools, UpstreamPlaces},
 };
@@ -93,6 +95,7 @@ pub(super) fn carry(
         latencies: step.latencies(),
         retry_budgets: step.retry_budgets(),
         pools: step.pools(&places),
+        tickets: step.tickets(),
         places,
         all_places: Arc::clone(&before.all_places),
     })
@@ -357,7 +360,8 @@ impl Step<'_> {
         let (wanted, around) = (wanted.collect(), self.around);
         let steps = Steps {
             make: &|name, policy: &ForwardAuth| {
-                let authority = AskAuthority::new(name, &policy.address, around.connector.clone());
+                let authority =
+                    AskAuthority::new(name, &policy.address, policy.tls.clone(), around.connector.clone());
                 let metrics = around.metrics.policy(name);
                 ForwardAuthLayer::observed(forward_auth_config(policy), authority, metrics).named(name)
             },
@@ -574,7 +578,7 @@ impl Step<'_> {
         let off = Balancer::off();
         let balancer = |upstream: &Name| balancers.get(upstream).unwrap_or(&off);
         let probe = |check: &HealthCheck, endpoints: &Endpoints| {
-            Probe::new(check.probe.clone(), endpoints.listed(), around.connector.clone())
+            Probe::new(check, endpoints.listed(), around.connector.clone())
         };
         let steps = Steps {
             make: &|upstream, (check, is): &Wanted| {
@@ -611,25 +615,41 @@ impl Step<'_> {
     }
 
     /// For each worker; all have the same. Pools themselves are made when they are needed.
-    fn pools(&mut self, places: &Carried<(), Arc<UpstreamPlaces>>) -> Vec<Carried<Protocol, Arc<Pools>>> {
+    fn pools(&mut self, places: &Carried<(), Arc<UpstreamPlaces>>) -> Vec<Carried<Speaking, Arc<Pools>>> {
         let steps = Steps {
-            make: &|upstream, protocol: &Protocol| {
+            make: &|upstream, speaking: &Speaking| {
                 Arc::new(match places.get(upstream) {
-                    Some(places) => Pools::new(*protocol, places),
+                    Some(places) => Pools::new(speaking.protocol, speaking.tls.clone(), places),
                     None => Pools::default(), // There are places for each upstream.
                 })
             },
             change: &|pools: &Arc<Pools>, _| Arc::clone(pools),
-            // Over connections of one protocol the other cannot be spoken.
+            // Over connections of one protocol the other cannot be spoken, and who was believed yesterday may be nobody today.
             is_same: &|old, new| old == new,
         };
         let pools = self.before.pools.iter().enumerate().map(|(worker, pools)| {
-            let wanted = self.config.upstreams.iter().map(|(name, is)| (Arc::clone(name), is.protocol));
+            let wanted = self.config.upstreams.iter().map(|(name, is)| {
+                (Arc::clone(name), Speaking { protocol: is.protocol, tls: is.tls.clone() })
+            });
             let mut others = Vec::new();
             let report = if worker == 0 { &mut *self.report } else { &mut others };
             pools.next(wanted.collect(), self.around.now, report, &steps)
         });
         pools.collect()
+    }
+
+    /// What clients resume sessions with: nobody gets in with what counted when clients had to show something else.
+    fn tickets(&mut self) -> Carried<Option<Clients>, Tickets> {
+        let steps = Steps {
+            make: &|_, _: &Option<Clients>| Tickets::new(),
+            change: &|tickets: &Tickets, _| tickets.clone(),
+            is_same: &|old, new| old == new,
+        };
+        let secured = self.config.listeners.iter();
+        let wanted =
+            secured.filter_map(|(name, is)| Some((Arc::clone(name), is.tls.as_ref()?.clients.clone())));
+        let wanted = wanted.collect();
+        self.next(&self.before.tickets, wanted, &steps)
     }
 }
 

@@ -92,8 +92,11 @@ impl Scalar for HostPort {
     fn parse(text: Text<'_>) -> Result<Self, Wrong> {
         let text = text.text;
         let wrong = || Wrong::new(format!("{} is not an endpoint", quoted(text)));
-        if text.starts_with("unix:") {
-            return Err(Wrong::not_built("unix:").piece("unix:"));
+        if let Some(path) = text.strip_prefix("unix:") {
+            return match socket_path(path.trim_start_matches("//")) {
+                Ok(path) => Ok(Self(format!("unix:{path}").into())),
+                Err(why) => Err(wrong().help(why)),
+            };
         }
         if let Some((scheme, rest)) = text.split_once("://") {
             let address = rest.split('/').next().unwrap_or(rest);
@@ -101,7 +104,7 @@ impl Scalar for HostPort {
             let address = if address.contains(':') { address.into() } else { format!("{address}:{port}") };
             return Err(Wrong::new(format!("{} is a URL, an endpoint is an address", quoted(text))).help(
                 if scheme == "https" {
-                    "TLS to upstreams is not built yet; an endpoint is `host:port`".into()
+                    format!("write `{address}`, and `tls: {{}}` beside `endpoints`; paths go into a route's `rewrite:`")
                 } else {
                     format!("write `{address}`; paths go into a route's `rewrite:`")
                 },
@@ -122,6 +125,56 @@ impl Scalar for HostPort {
             Ok(1..) => Err(wrong()
                 .help("write a name or an IP address before the port: `app.internal:3000`, `[::1]:3000`")),
             _ => Err(wrong().help(format!("write a port from 1 to 65535: `{host}:3000`"))),
+        }
+    }
+}
+
+/// The longest path of a Unix socket, in bytes (`sun_path` of Linux, but for its last byte).
+const SOCKET_PATH: usize = 107;
+
+fn socket_path(path: &str) -> Result<&str, String> {
+    if !path.starts_with('/') {
+        return Err("write the whole path of its socket: `unix:/run/app.sock`".into());
+    }
+    if path.len() > SOCKET_PATH || path.contains('\0') {
+        return Err(format!("the path of a socket has at most {SOCKET_PATH} bytes"));
+    }
+    Ok(path)
+}
+
+/// A name in a certificate: a host, an IP address, or a URI.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TlsName(pub(crate) Arc<str>);
+
+impl TlsName {
+    /// Whether it is a URI.
+    pub(crate) fn is_uri(&self) -> bool {
+        self.0.contains("://")
+    }
+}
+
+impl Scalar for TlsName {
+    const WHAT: &'static str = "a name in a certificate such as `app.internal`";
+
+    fn parse(text: Text<'_>) -> Result<Self, Wrong> {
+        let text = text.text;
+        let wrong = || Wrong::new(format!("{} is no name that a certificate has", quoted(text)));
+        if let Some((scheme, rest)) = text.split_once("://") {
+            let is_fine =
+                !scheme.is_empty() && !rest.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
+            return if is_fine {
+                Ok(Self(text.into()))
+            } else {
+                Err(wrong().help("write a URI: `spiffe://naka/app`"))
+            };
+        }
+        if text.parse::<IpAddr>().is_ok() {
+            return Ok(Self(text.into()));
+        }
+        match text.rsplit_once(':') {
+            Some((host, _)) => Err(wrong().help(format!("take the port away: `{host}`"))),
+            None if is_dns_name(text) => Ok(Self(text.trim_end_matches('.').to_ascii_lowercase().into())),
+            None => Err(wrong().help("write the name of a host, without `*`: `app.internal`")),
         }
     }
 }

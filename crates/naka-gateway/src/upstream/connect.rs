@@ -3,6 +3,7 @@
 use std::{
     fmt, io,
     net::SocketAddr,
+    path::Path,
     pin::Pin,
     sync::{
         Arc,
@@ -15,10 +16,13 @@ use std::{
 use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf},
-    net::TcpStream,
+    net::{TcpStream, UnixStream},
     sync::Mutex,
     time::Instant,
 };
+use tokio_rustls::client::TlsStream;
+
+use crate::tls::ClientTls;
 
 /// Makes connections.
 #[derive(Clone, Default)]
@@ -36,27 +40,35 @@ pub type MemoryConnect =
 
 impl Connector {
     /// One connection to an address or a name, with its port, for an errand of the gateway's own.
-    pub(crate) async fn dial(&self, address: &str) -> io::Result<Stream> {
-        self.connect(address, &Resolver::new(address)).await
+    pub(crate) async fn dial(&self, address: &Arc<str>, tls: Option<ClientTls>) -> io::Result<Stream> {
+        self.reach(&Place::new(address, tls)).await
     }
 
-    /// One connection to a place that errands are run to again and again.
+    /// One connection to a place that connections are made to again and again.
     pub(crate) async fn reach(&self, place: &Place) -> io::Result<Stream> {
-        self.connect(&place.address, &place.resolver).await
+        let plain = self.connect(&place.address, &place.resolver).await?;
+        match &place.tls {
+            None => Ok(Stream::Plain(plain)),
+            // In a box of its own: it is larger, and the others shall not pay for that.
+            Some(tls) => {
+                Box::pin(tls.connect(&place.address, plain)).await.map(|it| Stream::Tls(Box::new(it)))
+            }
+        }
     }
 
-    pub(super) async fn connect(&self, address: &str, resolver: &Resolver) -> io::Result<Stream> {
+    async fn connect(&self, address: &str, resolver: &Resolver) -> io::Result<Plain> {
         match self {
             Self::Tcp => {
                 let stream = match resolver {
+                    Resolver::Socket(path) => return UnixStream::connect(&**path).await.map(Plain::Unix),
                     Resolver::Known(socket) => TcpStream::connect(socket).await?,
                     Resolver::Name(lookup) => TcpStream::connect(&*lookup.addresses(address).await?).await?,
                 };
                 stream.set_nodelay(true)?;
                 SockRef::from(&stream).set_keepalive(true)?; // Else a peer without power is waited for.
-                Ok(Stream::Tcp(stream))
+                Ok(Plain::Tcp(stream))
             }
-            Self::Memory(connect) => connect(address).await.map(Stream::Memory),
+            Self::Memory(connect) => connect(address).await.map(Plain::Memory),
         }
     }
 }
@@ -67,23 +79,45 @@ impl fmt::Debug for Connector {
     }
 }
 
-/// An address or a name, with its port, and what is known of where that is: of a name that the resolver is slow to
-/// find, one question is asked at a time, however often somebody wants to go there.
+/// An address or a name, with its port, or a Unix socket; and what is known of where that is: of a name that the resolver is
+/// slow to find, one question is asked at a time, however often somebody wants to go there.
 #[derive(Debug)]
 pub(crate) struct Place {
     address: Arc<str>,
     resolver: Resolver,
+    /// How it is secured, if it is.
+    tls: Option<ClientTls>,
 }
 
 impl Place {
-    pub(crate) fn new(address: &Arc<str>) -> Self {
-        Self { address: Arc::clone(address), resolver: Resolver::new(address) }
+    pub(crate) fn new(address: &Arc<str>, tls: Option<ClientTls>) -> Self {
+        Self { address: Arc::clone(address), resolver: Resolver::new(address), tls }
+    }
+
+    /// Whether connections are secured.
+    pub(crate) const fn is_secured(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// As it was written.
+    pub(crate) const fn address(&self) -> &Arc<str> {
+        &self.address
     }
 }
 
+/// What `Host` says where nobody has said it: a socket of this machine has no name that others know it by.
+pub(crate) fn host_of(address: &str) -> &str {
+    if address.starts_with(SOCKET) { "localhost" } else { address }
+}
+
+/// With what the address of a Unix socket begins.
+const SOCKET: &str = "unix:";
+
 /// Where an endpoint is.
 #[derive(Debug)]
-pub(super) enum Resolver {
+enum Resolver {
+    /// A Unix socket of this machine.
+    Socket(Box<Path>),
     /// It was written as an address.
     Known(SocketAddr),
     /// This machine's resolver knows.
@@ -91,7 +125,10 @@ pub(super) enum Resolver {
 }
 
 impl Resolver {
-    pub(super) fn new(address: &str) -> Self {
+    fn new(address: &str) -> Self {
+        if let Some(path) = address.strip_prefix(SOCKET) {
+            return Self::Socket(Path::new(path).into());
+        }
         address.parse().map_or_else(|_| Self::Name(Lookup::default()), Self::Known)
     }
 }
@@ -102,7 +139,7 @@ const FRESH: Duration = Duration::from_secs(1);
 /// Asks the resolver, one question at a time: it blocks a thread and cannot be cancelled, so while
 /// it hangs, whoever needs the answer waits for the one that was asked.
 #[derive(Debug, Default)]
-pub(super) struct Lookup(Arc<Mutex<Option<Answer>>>);
+struct Lookup(Arc<Mutex<Option<Answer>>>);
 
 type Answer = (Instant, Arc<[SocketAddr]>);
 
@@ -125,62 +162,80 @@ impl Lookup {
     }
 }
 
-/// A connection, by where it leads.
+/// A connection.
 #[derive(Debug)]
 pub(crate) enum Stream {
+    Plain(Plain),
+    Tls(Box<TlsStream<Plain>>),
+}
+
+/// A connection, by where it leads.
+#[derive(Debug)]
+pub(crate) enum Plain {
     Tcp(TcpStream),
+    Unix(UnixStream),
     Memory(DuplexStream),
 }
 
-impl AsyncRead for Stream {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Memory(stream) => Pin::new(stream).poll_read(cx, buf),
+/// Hands everything on to whichever of several kinds of streams it is.
+macro_rules! stream_of {
+    ($name:ident: $($kind:ident)+) => {
+        impl AsyncRead for $name {
+            fn poll_read(
+                self: Pin<&mut Self>,
+                cx: &mut Context<'_>,
+                buf: &mut ReadBuf<'_>,
+            ) -> Poll<io::Result<()>> {
+                match self.get_mut() {
+                    $( Self::$kind(stream) => Pin::new(stream).poll_read(cx, buf), )+
+                }
+            }
         }
-    }
+
+        impl AsyncWrite for $name {
+            fn poll_write(
+                self: Pin<&mut Self>,
+                cx: &mut Context<'_>,
+                buf: &[u8],
+            ) -> Poll<io::Result<usize>> {
+                match self.get_mut() {
+                    $( Self::$kind(stream) => Pin::new(stream).poll_write(cx, buf), )+
+                }
+            }
+
+            fn poll_write_vectored(
+                self: Pin<&mut Self>,
+                cx: &mut Context<'_>,
+                bufs: &[io::IoSlice<'_>],
+            ) -> Poll<io::Result<usize>> {
+                match self.get_mut() {
+                    $( Self::$kind(stream) => Pin::new(stream).poll_write_vectored(cx, bufs), )+
+                }
+            }
+
+            fn is_write_vectored(&self) -> bool {
+                match self {
+                    $( Self::$kind(stream) => stream.is_write_vectored(), )+
+                }
+            }
+
+            fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+                match self.get_mut() {
+                    $( Self::$kind(stream) => Pin::new(stream).poll_flush(cx), )+
+                }
+            }
+
+            fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+                match self.get_mut() {
+                    $( Self::$kind(stream) => Pin::new(stream).poll_shutdown(cx), )+
+                }
+            }
+        }
+    };
 }
 
-impl AsyncWrite for Stream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
-            Self::Memory(stream) => Pin::new(stream).poll_write(cx, buf),
-        }
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            Self::Memory(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        match self {
-            Self::Tcp(stream) => stream.is_write_vectored(),
-            Self::Memory(stream) => stream.is_write_vectored(),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Memory(stream) => Pin::new(stream).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Memory(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
-    }
-}
+stream_of!(Stream: Plain Tls);
+stream_of!(Plain: Tcp Unix Memory);
 
 /// A stream that counts what comes.
 #[derive(Debug)]

@@ -45,7 +45,7 @@ use tracing::{debug, warn};
 use super::{
     Again, Client, Waits,
     body::{Arriving, Body, Upload},
-    connect::{Connector, Counted, Resolver},
+    connect::{Connector, Counted, Place},
     jittered,
     places::{Bound, Full, Owner, Places, TURN, Taken},
     refuse,
@@ -142,7 +142,7 @@ impl Client {
             Err(elapsed) => (Reason::ConnectTimeout, elapsed.into()),
         };
         if pool.trouble.is_due() {
-            warn!(upstream = %self.name, endpoint = &*pool.address, %error, "no connection to an endpoint");
+            warn!(upstream = %self.name, endpoint = pool.address(), %error, "no connection to an endpoint");
         }
         Err(reason)
     }
@@ -173,8 +173,7 @@ fn copied(request: &Request<Body>) -> Request<()> {
 ///
 /// Bounded by [`KeepAlive::max_idle`]; how many there are, of all workers, by [`Places`].
 pub struct Pool {
-    address: Arc<str>,
-    resolver: Resolver,
+    place: Place,
     trouble: Seldom,
     idle: Mutex<VecDeque<Kept>>,
     /// With the endpoint, and in the process.
@@ -217,10 +216,9 @@ impl Drop for Connection {
 
 impl Pool {
     /// No connections yet.
-    pub(super) fn new(address: &Arc<str>, places: [Arc<Places>; 2]) -> Arc<Self> {
+    pub(super) fn new(place: Place, places: [Arc<Places>; 2]) -> Arc<Self> {
         Arc::new(Self {
-            address: Arc::clone(address),
-            resolver: Resolver::new(address),
+            place,
             trouble: Seldom::new(),
             idle: Mutex::default(),
             places,
@@ -235,7 +233,7 @@ impl Pool {
 
     /// Where it leads.
     pub(super) fn address(&self) -> &str {
-        &self.address
+        self.place.address()
     }
 
     /// Connections that wait for a request.
@@ -338,13 +336,13 @@ impl Pool {
         keep: KeepAlive,
         places: [Taken; 2],
     ) -> io::Result<Lease> {
-        let stream = Counted::new(connector.connect(&self.address, &self.resolver).await?);
+        let stream = Counted::new(connector.reach(&self.place).await?);
         let read = Arc::clone(&stream.read);
         let handshake = http1::Builder::new().max_buf_size(BUFFER).handshake(TokioIo::new(stream)).await;
         let (sender, connection) = handshake.map_err(io::Error::other)?;
         let made = Instant::now();
         let until = keep.max_lifetime.map(|time| made + jittered(time));
-        let address = Arc::clone(&self.address);
+        let address = Arc::clone(self.place.address());
         let driver = tokio::spawn(async move {
             if let Err(error) = connection.await {
                 debug!(%address, %error, "a connection to an endpoint ended in an error");
@@ -397,7 +395,7 @@ pub(super) enum Room {
 impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pool")
-            .field("address", &self.address)
+            .field("address", self.place.address())
             .field("idle", &self.idle())
             .finish_non_exhaustive()
     }

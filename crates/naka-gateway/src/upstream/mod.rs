@@ -47,8 +47,8 @@ mod pools;
 
 use body::Upload;
 pub use body::{Body, Idle, LayeredBody, Stalled};
-pub(crate) use connect::Place;
 pub use connect::{Connector, MemoryConnect};
+pub(crate) use connect::{Place, host_of};
 pub(crate) use h2::{STREAM as H2_STREAM, begin as begin_h2};
 use places::Bound;
 pub use places::{Places, UpstreamPlaces};
@@ -108,7 +108,7 @@ impl Client {
         let again = Again::of(&mut request);
         let upload = request.body_mut().watch_upload();
         if !request.headers().contains_key(HOST)
-            && let Ok(host) = HeaderValue::from_str(pool.address())
+            && let Ok(host) = HeaderValue::from_str(host_of(pool.address()))
         {
             request.headers_mut().insert(HOST, host); // HTTP/1.0 may come without; what we speak may not.
         }

@@ -5,8 +5,11 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
-use super::{UpstreamPlaces, h1, h2, places::Places};
-use crate::config::checked::{KeepAlive, Protocol};
+use super::{Place, UpstreamPlaces, h1, h2, places::Places};
+use crate::{
+    config::checked::{KeepAlive, Protocol},
+    tls::ClientTls,
+};
 
 /// The pools of one worker to the endpoints of one upstream, by address.
 ///
@@ -16,6 +19,7 @@ use crate::config::checked::{KeepAlive, Protocol};
 #[derive(Debug, Default)]
 pub struct Pools {
     protocol: Protocol,
+    tls: Option<ClientTls>,
     of: Mutex<HashMap<Arc<str>, Pool>>,
     places: Arc<UpstreamPlaces>,
 }
@@ -30,10 +34,10 @@ pub enum Pool {
 }
 
 impl Pool {
-    fn new(protocol: Protocol, address: &Arc<str>, places: [Arc<Places>; 2]) -> Self {
+    fn new(protocol: Protocol, place: Place, places: [Arc<Places>; 2]) -> Self {
         match protocol {
-            Protocol::H1 => Self::H1(h1::Pool::new(address, places)),
-            Protocol::H2 => Self::H2(h2::Pool::new(address, places)),
+            Protocol::H1 => Self::H1(h1::Pool::new(place, places)),
+            Protocol::H2 => Self::H2(h2::Pool::new(place, places)),
         }
     }
 
@@ -100,8 +104,8 @@ impl WeakPool {
 
 impl Pools {
     /// None yet; their connections share these places with all workers.
-    pub fn new(protocol: Protocol, places: &Arc<UpstreamPlaces>) -> Self {
-        Self { protocol, of: Mutex::default(), places: Arc::clone(places) }
+    pub fn new(protocol: Protocol, tls: Option<ClientTls>, places: &Arc<UpstreamPlaces>) -> Self {
+        Self { protocol, tls, of: Mutex::default(), places: Arc::clone(places) }
     }
 
     /// The pool of an address. The lock is this worker's own, and held for looking it up.
@@ -111,7 +115,7 @@ impl Pools {
             return pool.clone();
         }
         let places = self.places.of(address);
-        let pool = Pool::new(self.protocol, address, places.clone());
+        let pool = Pool::new(self.protocol, Place::new(address, self.tls.clone()), places.clone());
         for places in &places {
             places.add(&pool);
         }

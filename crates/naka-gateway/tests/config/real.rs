@@ -44,7 +44,7 @@ const TABLE: [(&str, &[&str], &[Unsayable]); 10] = [
             "routes: {a: {headers: {request: {set: {x-real-ip: {client_ip: true}}}}}}",
         )],
     ),
-    ("traefik-file-provider", &["tls"], &[]),
+    ("traefik-file-provider", &[], &[]),
     ("traefik-middlewares", &[], &[]),
 ];
 

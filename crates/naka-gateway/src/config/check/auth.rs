@@ -361,12 +361,10 @@ fn users(file: &At<Arc<str>>, cx: &mut Cx) -> Option<Vec<(Arc<str>, Secret, usiz
 pub(super) fn forward_auth(raw: &RawForwardAuth, cx: &mut Cx) -> Option<Unnamed> {
     let url = raw.url.as_ref()?;
     let uri = url.value.0.parse::<http::Uri>().ok()?;
-    if uri.scheme_str() == Some("https") {
-        cx.error(Code::NotBuilt, url.span, "asking over https is not built yet")
-            .label("not built yet")
-            .help("ask a service on this machine, or in a network that is trusted: `http://…`");
-        return None;
-    }
+    let (tls, port) = match uri.scheme_str() {
+        Some("https") => (Some(super::tls::usual(url.span, cx)?), 443),
+        _ => (None, 80),
+    };
     for list in [&raw.send_headers, &raw.copy_headers].into_iter().flatten() {
         unique(&list.value.0, "header", cx);
     }
@@ -390,7 +388,8 @@ pub(super) fn forward_auth(raw: &RawForwardAuth, cx: &mut Cx) -> Option<Unnamed>
         .and_then(|it| Some((names(it.value.by.as_deref())?, it.value.ttl.as_ref()?.value)));
     let authority = uri.authority()?;
     let kind = PolicyKind::ForwardAuth(ForwardAuth {
-        address: format!("{}:{}", authority.host(), authority.port_u16().unwrap_or(80)).into(),
+        address: format!("{}:{}", authority.host(), authority.port_u16().unwrap_or(port)).into(),
+        tls,
         host: HeaderValue::from_str(authority.as_str()).ok()?,
         target: uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/")),
         send: names(raw.send_headers.as_deref()),

@@ -12,7 +12,7 @@ use http::HeaderName;
 use super::{
     Tables, auth,
     policies::{Level, Policies, level_keys},
-    unique,
+    tls, unique,
 };
 use crate::config::{
     checked::{
@@ -20,7 +20,7 @@ use crate::config::{
     },
     decode::{At, Cx, OneOrMany, Or},
     diagnostic::Code,
-    raw::{ListenerProtocol, RawAdmin, RawFile, RawGateway},
+    raw::{ListenerProtocol, RawAdmin, RawFile, RawGateway, RawListenerTls},
 };
 
 /// The checked listeners, and what stands at each.
@@ -32,7 +32,13 @@ pub(super) struct Listeners {
     pub(super) bodies: BTreeMap<Name, Option<usize>>,
 }
 
-pub(super) fn listeners(tables: &Tables<'_>, policies: &mut Policies, cx: &mut Cx) -> Listeners {
+pub(super) fn listeners(
+    tables: &Tables<'_>,
+    policies: &mut Policies,
+    has_trusted: bool,
+    now_s: u64,
+    cx: &mut Cx,
+) -> Listeners {
     let mut it = Listeners { checked: BTreeMap::new(), levels: BTreeMap::new(), bodies: BTreeMap::new() };
     let mut seen: HashMap<SocketAddr, &At<SocketAddr>> = HashMap::new();
     for (name, at, raw) in tables.listeners.read() {
@@ -55,9 +61,17 @@ pub(super) fn listeners(tables: &Tables<'_>, policies: &mut Policies, cx: &mut C
         }
         seen.entry(listen.value).or_insert(listen);
         let timeouts = raw.timeouts.as_ref().map(|it| it.value.clone()).unwrap_or_default();
+        if let Some(at) = raw.proxy_protocol.as_ref().filter(|at| at.value && !has_trusted) {
+            cx.error(Code::Missing, at.span, "nobody is trusted to say where a connection comes from")
+                .combined()
+                .help("name the balancers in front: `gateway: {trusted_proxies: [10.0.0.0/8]}`");
+        }
         let listener = Listener {
             listen: listen.value,
-            protocols: protocols(raw.protocols.as_deref(), cx),
+            protocols: protocols(raw.protocols.as_deref(), raw.tls.as_deref(), cx),
+            tls: raw.tls.as_ref().and_then(|at| tls::server(&at.value, now_s, cx)),
+            is_proxied: raw.proxy_protocol(),
+            handshake: timeouts.handshake(),
             request_headers: timeouts.request_headers(),
             idle: timeouts.idle(),
         };
@@ -66,14 +80,32 @@ pub(super) fn listeners(tables: &Tables<'_>, policies: &mut Policies, cx: &mut C
     it
 }
 
-fn protocols(said: Option<&At<OneOrMany<ListenerProtocol>>>, cx: &mut Cx) -> Protocols {
-    let Some(said) = said else { return Protocols { h1: true, h2c: false } };
+fn protocols(
+    said: Option<&At<OneOrMany<ListenerProtocol>>>,
+    tls: Option<&At<RawListenerTls>>,
+    cx: &mut Cx,
+) -> Protocols {
+    let Some(said) = said else { return Protocols { h1: true, h2: tls.is_some() } };
     if said.value.0.is_empty() {
         cx.error(Code::Value, said.span, "a listener on which nothing is spoken")
             .help("write `protocols: [h1, h2c]`, or take it away for `h1`");
     }
-    let has = |wanted: ListenerProtocol| said.value.0.iter().any(|at| at.value == wanted);
-    Protocols { h1: has(ListenerProtocol::H1), h2c: has(ListenerProtocol::H2c) }
+    let find = |wanted: ListenerProtocol| said.value.0.iter().find(|at| at.value == wanted);
+    let (over_tls, without) = (find(ListenerProtocol::H2), find(ListenerProtocol::H2c));
+    match (tls, over_tls, without) {
+        (None, Some(h2), _) => {
+            cx.error(Code::Conflict, h2.span, "`h2` is HTTP/2 over TLS, and there is no `tls`")
+                .help("write `h2c` for HTTP/2 without TLS, or add `tls: {certificates: [{cert: api.pem, key: api.key}]}`");
+        }
+        (Some(tls), _, Some(h2c)) => {
+            let place = cx.place(tls.key);
+            cx.error(Code::Conflict, h2c.span, "`h2c` is HTTP/2 without TLS")
+                .related(place, "there is TLS")
+                .help("write `h2`");
+        }
+        _ => {}
+    }
+    Protocols { h1: find(ListenerProtocol::H1).is_some(), h2: over_tls.is_some() || without.is_some() }
 }
 
 pub(super) fn gateway(entry: Option<&RawFile>, listeners: &BTreeMap<Name, Listener>, cx: &mut Cx) -> Gateway {

@@ -16,6 +16,7 @@ mod routes;
 pub(super) mod scenario;
 mod split;
 mod tests;
+mod tls;
 pub(super) mod upstreams;
 mod versions;
 
@@ -71,10 +72,12 @@ pub(crate) fn check(
         entry.raw.as_ref().and_then(|raw| raw.gateway.as_ref()).map(|it| it.value.environment());
     let stage = Stage { environment: environment.unwrap_or(RawEnvironment::Production), now_s };
     let mut policies = Policies::named(&tables, stage, cx);
-    let listeners = gateway::listeners(&tables, &mut policies, cx);
+    let trusted = entry.raw.as_ref().and_then(|raw| raw.gateway.as_ref()?.value.trusted_proxies.as_deref());
+    let has_trusted = trusted.is_some_and(|at| !at.value.0.is_empty());
+    let listeners = gateway::listeners(&tables, &mut policies, has_trusted, now_s, cx);
     let gateway = gateway::gateway(entry.raw.as_deref(), &listeners.checked, cx);
     let mut used = BTreeSet::new();
-    let upstreams = upstreams::upstreams(&tables, &listeners.checked, &mut policies, &gateway, cx);
+    let upstreams = upstreams::upstreams(&tables, &listeners.checked, &mut policies, &gateway, now_s, cx);
     let body =
         entry.raw.as_ref().and_then(|raw| raw.gateway.as_ref()).and_then(|it| it.value.limits.as_ref());
     let body = body.map_or_else(|| RawServerLimits::default().body(), |it| it.value.body()).0;

@@ -11,7 +11,7 @@ use std::{
 
 use http::{HeaderName, HeaderValue};
 
-use super::{Tables, auth, guards, limits, origin, policies::Policies, unique};
+use super::{Tables, auth, guards, limits, origin, policies::Policies, tls, unique};
 use crate::config::{
     checked::{
         Balance, BalancePolicy, Connections, Discovery, Endpoint, EndpointSource, Enforce, Gateway,
@@ -30,7 +30,7 @@ use crate::config::{
     units::{Between, Whole},
     values::{HostPort, Id},
 };
-use crate::custom::Kinds;
+use crate::{custom::Kinds, tls::ClientTls};
 
 /// Of `gateway`: the name servers that are asked where endpoints are found by name, and how many workers share
 /// the connections.
@@ -39,6 +39,7 @@ pub(super) fn upstreams(
     listeners: &BTreeMap<Name, Listener>,
     policies: &mut Policies,
     gateway: &Gateway,
+    now_s: u64,
     cx: &mut Cx,
 ) -> BTreeMap<Name, Upstream> {
     let mut it = BTreeMap::new();
@@ -94,12 +95,17 @@ pub(super) fn upstreams(
         if let (Protocol::H2, Some(max)) = (protocol, &connections.max) {
             workers_without_a_connection(max, gateway.workers, cx);
         }
+        let tls = raw.tls.as_ref().and_then(|at| {
+            tls::client(&at.value, protocol, &endpoints, discovery.as_ref(), at.key, now_s, cx)
+        });
+        let health_check = raw.health_check.as_ref();
         let upstream = Upstream {
             endpoints,
             discovery,
             protocol,
+            tls: tls.clone(),
             balance: raw.balance.as_ref().map(|at| balance(at, cx)).unwrap_or_default(),
-            health_check: raw.health_check.as_ref().and_then(|at| health_check(at, protocol, cx)),
+            health_check: health_check.and_then(|at| self::health_check(at, protocol, tls, cx)),
             bulkhead,
             circuit_breaker: circuit_breaker.map(|(name, _)| name),
             retry_budget: RetryBudget {
@@ -298,7 +304,12 @@ const INTERVALS: [Duration; 2] = [Duration::from_millis(100), Duration::from_hou
 /// What is looked for in each body.
 const MAX_BODY_CONTAINS: usize = 256;
 
-fn health_check(at: &At<RawHealthCheck>, protocol: Protocol, cx: &mut Cx) -> Option<HealthCheck> {
+fn health_check(
+    at: &At<RawHealthCheck>,
+    protocol: Protocol,
+    tls: Option<ClientTls>,
+    cx: &mut Cx,
+) -> Option<HealthCheck> {
     let raw = &at.value;
     let probe = health_probe(at, protocol, cx);
     let (interval, timeout) = (raw.interval(), raw.timeout());
@@ -331,6 +342,7 @@ fn health_check(at: &At<RawHealthCheck>, protocol: Protocol, cx: &mut Cx) -> Opt
     let whole = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
     Some(HealthCheck {
         probe: probe?,
+        tls,
         interval,
         unhealthy_interval,
         timeout,

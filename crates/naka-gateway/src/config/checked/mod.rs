@@ -17,6 +17,7 @@ use http::{HeaderName, HeaderValue, Method, StatusCode, uri::PathAndQuery};
 use ipnet::IpNet;
 
 use super::diagnostic::Place;
+use crate::tls::{ClientTls, ServerTls};
 
 mod policies;
 pub mod scenario;
@@ -226,6 +227,12 @@ pub struct Listener {
     pub listen: SocketAddr,
     /// What a client may speak.
     pub protocols: Protocols,
+    /// How it is secured, if it is.
+    pub tls: Option<ServerTls>,
+    /// Whether each connection begins with a header of the PROXY protocol.
+    pub is_proxied: bool,
+    /// The set-up of a connection.
+    pub handshake: Duration,
     /// From the last byte of a connection's set-up to the end of a request head.
     pub request_headers: Duration,
     /// A kept-alive connection without a request.
@@ -237,8 +244,8 @@ pub struct Listener {
 pub struct Protocols {
     /// HTTP/1.1.
     pub h1: bool,
-    /// HTTP/2 without TLS, by prior knowledge.
-    pub h2c: bool,
+    /// HTTP/2: over TLS if both agree on it (RFC 7301), and without it by prior knowledge.
+    pub h2: bool,
 }
 
 /// Where requests can go.
@@ -250,6 +257,8 @@ pub struct Upstream {
     pub discovery: Option<Discovery>,
     /// What is spoken to them.
     pub protocol: Protocol,
+    /// How connections to them are secured, if they are.
+    pub tls: Option<ClientTls>,
     /// How one of them is chosen.
     pub balance: Balance,
     /// How they are asked whether they are well, if they are.
@@ -276,7 +285,7 @@ pub enum Protocol {
     /// HTTP/1.1.
     #[default]
     H1,
-    /// HTTP/2 without TLS, by prior knowledge.
+    /// HTTP/2; without TLS by prior knowledge.
     H2,
 }
 
@@ -445,10 +454,12 @@ pub enum BalancePolicy {
 }
 
 /// How endpoints are asked whether they are well.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct HealthCheck {
     /// What is asked.
     pub probe: HealthProbe,
+    /// How it is secured, if it is.
+    pub tls: Option<ClientTls>,
     /// The shortest time between the beginnings of two checks of an endpoint; longer than `timeout`.
     pub interval: Duration,
     /// The same, of an endpoint that is out; longer than `timeout`, too.

@@ -6,7 +6,10 @@ use http::{HeaderName, HeaderValue, Method, StatusCode, uri::PathAndQuery};
 use ipnet::IpNet;
 
 use super::{Name, Origin, Respond, Rewrite};
-use crate::custom::{Custom, Slot};
+use crate::{
+    custom::{Custom, Slot},
+    tls::ClientTls,
+};
 
 /// A policy with a name.
 #[derive(Clone, Debug, PartialEq)]
@@ -509,6 +512,8 @@ pub struct BasicAuth {
 pub struct ForwardAuth {
     /// `host:port` of that service.
     pub address: Arc<str>,
+    /// How asking it is secured, if it is.
+    pub tls: Option<ClientTls>,
     /// Its `Host`.
     pub host: HeaderValue,
     /// The target of the question.

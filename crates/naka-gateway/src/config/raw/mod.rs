@@ -28,11 +28,13 @@ use super::{
 mod policies;
 mod scenario;
 mod split;
+mod tls;
 mod versions;
 
 pub(crate) use policies::*;
 pub(crate) use scenario::*;
 pub(crate) use split::*;
+pub(crate) use tls::*;
 pub(crate) use versions::*;
 
 type Count = Whole<1, 10_000_000>;
@@ -226,10 +228,12 @@ record! {
     RawListener ("a listener") {
         /// Its address: `:8080`, `127.0.0.1:8080`, `[::1]:8080`.
         listen: SocketAddr = required;
-        /// What is spoken there; `h1` if nothing is said.
+        /// What is spoken there; if nothing is said, `h1`, and over TLS `h2` besides.
         protocols: OneOrMany<ListenerProtocol> = optional;
-        /// PROXY protocol before each connection.
-        proxy_protocol: NotProxied = optional, "false";
+        /// TLS with its clients.
+        tls: RawListenerTls = optional;
+        /// Each connection begins with a header of the PROXY protocol, version 1 or 2, of one of `gateway.trusted_proxies`.
+        proxy_protocol: bool = "false";
         /// How long its clients may take.
         timeouts: RawListenerTimeouts = optional;
         /// Named policies for all its routes.
@@ -263,16 +267,16 @@ record! {
         /// Bounds on requests.
         limits: RawRequestLimits = optional;
     }
-    not_built: tls headers;
+    not_built: headers;
     instead: address => "write `listen:`",
         port => "write `listen: \":8080\"`",
         bind => "write `listen: \":8080\"`";
 }
 
 words! {
-    /// What a client may speak: HTTP/1.1, or HTTP/2 without TLS, which it begins with by itself.
-    ListenerProtocol ("a protocol") { H1 = "h1", H2c = "h2c" }
-    not_built: "h2" "h3" "auto";
+    /// What a client may speak: HTTP/1.1; HTTP/2 over TLS, which both agree on; or without TLS, which it begins with by itself.
+    ListenerProtocol ("a protocol") { H1 = "h1", H2 = "h2", H2c = "h2c" }
+    not_built: "h3" "auto";
 }
 
 /// What is spoken to an upstream.
@@ -290,12 +294,9 @@ impl Scalar for Protocol {
         match text.text {
             "h1" => Ok(Self::H1),
             "h2" => Ok(Self::H2),
-            // Only TLS has a way to ask what the other side speaks.
-            "auto" => Err(Wrong::not_built("auto").help(
-                "it comes with TLS to upstreams; write `h2` if they speak HTTP/2 without TLS, or `h1`",
-            )),
+            "auto" => Err(Wrong::not_built("auto").help("write `h2` if they speak it, or `h1`")),
             "h2c" => {
-                Err(Wrong::new("`h2c` is `h2` here: to upstreams it is spoken without TLS")
+                Err(Wrong::new("`h2c` is `h2` here: without `tls:` it is spoken without TLS")
                     .help("write `h2`"))
             }
             other => Err(wrong_word(other, &words, &["h3"], &[])),
@@ -307,28 +308,11 @@ impl Scalar for Protocol {
     }
 }
 
-/// `false`: the one value of `proxy_protocol` that is built.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct NotProxied;
-
-impl Scalar for NotProxied {
-    const WHAT: &'static str = "`true` or `false`";
-
-    fn parse(text: Text<'_>) -> Result<Self, Wrong> {
-        if bool::parse(text)? {
-            return Err(Wrong::not_built("proxy_protocol: true").help("take it out for now"));
-        }
-        Ok(Self)
-    }
-
-    fn schema() -> Json {
-        json!({"const": false})
-    }
-}
-
 record! {
     /// How long the clients of a listener may take.
     RawListenerTimeouts ("timeouts") {
+        /// The set-up of a connection: the header of the PROXY protocol and the handshake of TLS.
+        handshake: Duration = "10s";
         /// From the last byte of the set-up to the end of a request head.
         request_headers: Duration = "10s";
         /// A kept-alive connection without a request.
@@ -343,8 +327,10 @@ record! {
     RawUpstream ("an upstream such as `{endpoints: [\"127.0.0.1:3000\"]}`") {
         /// The addresses, or how they are found: `dns`, `srv` or `file`.
         endpoints: RawEndpoints = required;
-        /// What is spoken to them: `h1`, or `h2`, which is HTTP/2 without TLS, by prior knowledge.
+        /// What is spoken to them: `h1`, or `h2`, which without TLS is HTTP/2 by prior knowledge.
         protocol: Protocol = "h1";
+        /// TLS with them; `{}` is enough where this machine believes who they are.
+        tls: RawUpstreamTls = optional, "{sni: app.internal}";
         /// How one of them is chosen.
         balance: RawBalance = optional;
         /// How they are asked whether they are well.
@@ -362,7 +348,7 @@ record! {
         /// How many connections there may be.
         connections: RawConnections = optional;
     }
-    not_built: extends tls endpoint_limit limits headers;
+    not_built: extends endpoint_limit limits headers;
     instead: servers => "write `endpoints: [\"127.0.0.1:3000\"]`",
         targets => "write `endpoints: [\"127.0.0.1:3000\"]`",
         nodes => "write `endpoints: [\"127.0.0.1:3000\"]`",

@@ -75,7 +75,7 @@ impl Client {
     ) -> Response<Body> {
         let (parts, body) = request.into_parts();
         let deadline = waits.deadline(&parts.extensions);
-        let Some(mut head) = head(parts, &body) else { return refuse(Reason::BadRequest) };
+        let Some(mut head) = head(parts, &body, pool.scheme()) else { return refuse(Reason::BadRequest) };
         // A body at its end is dropped here: whoever looks at its progress sees that.
         let mut body = if body.is_end_stream() { None } else { Some(Box::pin(body)) };
         let (mut is_again, mut was_sent, mut ends) = (false, false, 0);
@@ -241,7 +241,7 @@ impl Failed {
 
 /// The head as HTTP/2 has it: where it goes is said in front, and nothing about a connection. `None` if its host
 /// could not stand there.
-fn head(parts: Parts, body: &Body) -> Option<Request<()>> {
+fn head(parts: Parts, body: &Body, scheme: Scheme) -> Option<Request<()>> {
     const OF_CONNECTIONS: [HeaderName; 6] = [
         CONNECTION,
         TRANSFER_ENCODING,
@@ -259,7 +259,7 @@ fn head(parts: Parts, body: &Body) -> Option<Request<()>> {
     }
     let authority = Authority::try_from(headers.remove(HOST)?.as_bytes()).ok()?;
     let mut uri = parts.uri.into_parts();
-    (uri.scheme, uri.authority) = (Some(Scheme::HTTP), Some(authority));
+    (uri.scheme, uri.authority) = (Some(scheme), Some(authority));
     if let Some(length) = body.size_hint().exact() {
         let may_have_one = [Method::POST, Method::PUT, Method::PATCH].contains(&parts.method);
         if length > 0 || may_have_one {

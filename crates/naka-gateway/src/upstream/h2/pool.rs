@@ -15,6 +15,7 @@ use std::{
 
 use bytes::Bytes;
 use h2::client::SendRequest;
+use http::uri::Scheme;
 use naka::reject::Reason;
 use tokio::{
     runtime::Handle,
@@ -27,7 +28,7 @@ use tracing::warn;
 use super::{
     super::{
         Client, Waits,
-        connect::Resolver,
+        connect::Place,
         places::{Bound, Full, Owner, Places, Taken},
     },
     connection::{Connection, Fit},
@@ -41,8 +42,7 @@ use crate::{config::checked::KeepAlive, seldom::Seldom};
 /// do; else for a place to make one more, or for room in those that there are. Bounded by
 /// [`Places`]: who waits for a connection that is being made is as many as it takes.
 pub struct Pool {
-    address: Arc<str>,
-    resolver: Resolver,
+    place: Place,
     trouble: Seldom,
     state: Mutex<State>,
     /// Requests of this worker that look for a place.
@@ -129,10 +129,9 @@ struct Terms {
 
 impl Pool {
     /// No connections yet.
-    pub(in super::super) fn new(address: &Arc<str>, places: [Arc<Places>; 2]) -> Arc<Self> {
+    pub(in super::super) fn new(place: Place, places: [Arc<Places>; 2]) -> Arc<Self> {
         Arc::new(Self {
-            address: Arc::clone(address),
-            resolver: Resolver::new(address),
+            place,
             trouble: Seldom::new(),
             state: Mutex::default(),
             seeking: AtomicUsize::new(0),
@@ -146,7 +145,12 @@ impl Pool {
 
     /// Where it leads.
     pub(in super::super) fn address(&self) -> &str {
-        &self.address
+        self.place.address()
+    }
+
+    /// What is spoken there, over what (RFC 9113 §8.3.1).
+    pub(super) fn scheme(&self) -> Scheme {
+        if self.place.is_secured() { Scheme::HTTPS } else { Scheme::HTTP }
     }
 
     /// Connections that nobody uses.
@@ -247,7 +251,7 @@ impl Pool {
         let in_vain = InVain { pool: Some(Arc::clone(self)), terms };
         tokio::spawn(async move {
             let making = async {
-                let stream = connector.connect(&pool.address, &pool.resolver).await?;
+                let stream = connector.reach(&pool.place).await?;
                 Connection::open(stream, &pool, terms.keep, terms.streams, places).await
             };
             let (reason, error) = match timeout(limit, making).await {
@@ -259,7 +263,7 @@ impl Pool {
                 Err(elapsed) => (Reason::ConnectTimeout, io::Error::from(elapsed)),
             };
             if pool.trouble.is_due() {
-                warn!(%upstream, endpoint = &*pool.address, %error, "no connection to an endpoint");
+                warn!(%upstream, endpoint = &**pool.place.address(), %error, "no connection to an endpoint");
             }
             in_vain.disarm();
             pool.made(Err(reason), terms);
@@ -498,7 +502,7 @@ impl Open {
 impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pool")
-            .field("address", &self.address)
+            .field("address", self.place.address())
             .field("idle", &self.idle())
             .finish_non_exhaustive()
     }
@@ -567,7 +571,7 @@ mod tests {
     /// Bug: after a panic of whoever makes a connection nobody told those who wait for it.
     #[test]
     fn who_waits_for_a_connection_whose_maker_is_gone_hears_of_that() {
-        let pool = Pool::new(&"app:1".into(), Default::default());
+        let pool = Pool::new(Place::new(&"app:1".into(), None), Default::default());
         let keep = KeepAlive { max_idle: 1, timeout: Duration::from_secs(1), max_lifetime: None };
         let terms = Terms { keep, streams: 2 };
         pool.lock().making = 1;

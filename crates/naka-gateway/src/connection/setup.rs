@@ -1,0 +1,114 @@
+//! What comes before the first request: whose a connection is, and how it is secured.
+
+use std::sync::Arc;
+
+use http::StatusCode;
+use naka::reject::{Reason, Rejection};
+use tokio::time::{Instant, timeout_at};
+use tokio_rustls::server::TlsStream;
+use tracing::debug;
+
+use super::{Bounds, From, Stream, say_what_is_wrong};
+use crate::{
+    begun::Begun,
+    entry::Peer,
+    observe::Handshake,
+    patience::{Patient, Progress},
+    proxy_protocol,
+    strict::Wrong,
+    tls::Acceptor,
+};
+
+/// A connection that is ready for requests.
+pub(super) enum SetUp<S> {
+    Plain(Begun<S>),
+    /// Whether HTTP/2 is spoken.
+    Tls(Box<TlsStream<Begun<S>>>, bool),
+}
+
+/// Of a peer that nobody trusts.
+static UNTRUSTED: Rejection =
+    Rejection::new(Reason::Custom(StatusCode::FORBIDDEN, "proxy_protocol_untrusted"));
+/// Of a peer that is trusted, and says nothing of the kind.
+static NO_HEADER: Rejection =
+    Rejection::new(Reason::Custom(StatusCode::BAD_REQUEST, "proxy_protocol_malformed"));
+
+/// Sets a connection up, within [`Bounds::handshake`]. `None`: it has been told what is wrong, if that can be told.
+pub(super) async fn set_up<S: Stream>(from: &mut From<'_>, bounds: &Bounds, stream: S) -> Option<SetUp<S>> {
+    let (until, mut stream) = (Instant::now() + bounds.handshake, Begun::new(stream));
+    if bounds.is_proxied {
+        learn_client(from, bounds, &mut stream, until).await?;
+    }
+    match &bounds.tls {
+        None => Some(SetUp::Plain(stream)),
+        Some(acceptor) => secure(from, bounds, acceptor, stream, until).await,
+    }
+}
+
+/// Whose the connection is, as whoever is trusted to say so says.
+async fn learn_client<S: Stream>(
+    from: &mut From<'_>,
+    bounds: &Bounds,
+    stream: &mut Begun<S>,
+    until: Instant,
+) -> Option<()> {
+    let balancer = from.peer.address;
+    let is_trusted = from.shared.in_force.with(|generation| generation.entry.trusts(balancer));
+    if !is_trusted {
+        debug!(peer = %balancer, "a connection with the PROXY protocol from who is not in `trusted_proxies`");
+        from.shared.metrics.rejected("", &UNTRUSTED);
+        return None;
+    }
+    let read = timeout_at(until, proxy_protocol::read(stream)).await;
+    match read.unwrap_or(Err("the header of the PROXY protocol took too long")) {
+        Ok(Some(client)) => from.peer = Arc::new(Peer::new(client, bounds.scheme())),
+        Ok(None) => {}
+        Err(why) => {
+            debug!(peer = %balancer, why, "a connection without a header of the PROXY protocol");
+            from.shared.metrics.rejected("", &NO_HEADER);
+            return None;
+        }
+    }
+    Some(())
+}
+
+async fn secure<S: Stream>(
+    from: &mut From<'_>,
+    bounds: &Bounds,
+    acceptor: &Acceptor,
+    mut stream: Begun<S>,
+    until: Instant,
+) -> Option<SetUp<S>> {
+    let count = |how| from.shared.metrics.handshake(&bounds.listener, how);
+    if !matches!(timeout_at(until, stream.fill(1, |_| false)).await, Ok(Ok(true))) {
+        return None; // It has said nothing.
+    }
+    // A record of TLS begins with its type, which is no letter (RFC 8446 §5.1).
+    if stream.first()[0].is_ascii_uppercase() {
+        count(Handshake::Failed);
+        let why = "this port speaks TLS: ask by `https://`";
+        let progress = Progress::new(bounds.patience);
+        progress.read_no_more();
+        say_what_is_wrong(from, &Wrong { reason: Reason::BadRequest, why }, Patient::new(stream, &progress))
+            .await;
+        return None;
+    }
+    match timeout_at(until, acceptor.accept(stream)).await {
+        Ok(Ok(secured)) => {
+            count(if secured.is_resumed { Handshake::Resumed } else { Handshake::Done });
+            let (identity, hosts) = (secured.identity, secured.hosts);
+            from.peer = Arc::new(Peer { identity, hosts, ..(*from.peer).clone() });
+            Some(SetUp::Tls(Box::new(secured.stream), secured.is_h2))
+        }
+        Ok(Err(error)) => {
+            debug!(peer = %from.peer.address, %error, "a handshake of TLS failed");
+            count(Handshake::Failed);
+            None
+        }
+        Err(_) => {
+            debug!(peer = %from.peer.address, "a handshake of TLS took too long");
+            count(Handshake::TimedOut);
+            None
+        }
+    }
+}
