@@ -122,7 +122,7 @@ pub struct Scan {
     is_cr: bool,
     /// Bytes of extensions, or of trailers, of this body.
     extra: usize,
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     was_data: bool,
 }
 
@@ -141,7 +141,7 @@ impl Scan {
             line: 0,
             is_cr: false,
             extra: 0,
-            #[cfg(test)]
+            #[cfg(any(test, fuzzing))]
             was_data: false,
         }
     }
@@ -151,14 +151,14 @@ impl Scan {
         matches!(self.at, At::Start { .. } | At::EmptyCr | At::Head)
     }
 
-    #[cfg(test)]
-    pub(super) const fn is_between(&self) -> bool {
+    #[cfg(any(test, fuzzing))]
+    pub const fn is_between(&self) -> bool {
         matches!(self.at, At::Start { .. } | At::EmptyCr)
     }
 
     /// Whether the last byte was one of a body. It is if it was fed alone.
-    #[cfg(test)]
-    pub(super) const fn has_taken_data(&self) -> bool {
+    #[cfg(any(test, fuzzing))]
+    pub const fn has_taken_data(&self) -> bool {
         self.was_data
     }
 
@@ -174,7 +174,7 @@ impl Scan {
             if let At::Start { .. } = self.at {
                 head = from;
             }
-            #[cfg(test)]
+            #[cfg(any(test, fuzzing))]
             {
                 self.was_data = matches!(self.at, At::Body(_) | At::Data(_));
             }
