@@ -44,5 +44,6 @@ mod state;
 mod streaming;
 mod streams;
 mod timeouts;
+mod tunnels;
 mod upgrade;
 mod versions;

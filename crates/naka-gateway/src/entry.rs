@@ -4,7 +4,7 @@
 //!    ([`normalize`]). What is matched is what is forwarded.
 //! 2. The host: exactly one, without user info. An absolute target overrides `Host` (RFC 9112
 //!    §3.2.2); in HTTP/2 the two may not differ (RFC 9113 §8.3.1).
-//! 3. Fields of the connection are taken away.
+//! 3. Fields of the connection are taken away, but for an `Upgrade` that is [followed](crate::upgrade).
 //! 4. `X-Forwarded-*` and `Forwarded`: believed and extended when the peer is a trusted proxy, else
 //!    dropped and written anew. The client is the rightmost address that no trusted proxy has.
 //! 5. Headers by which upstreams hear who asks are taken away, whoever wrote them.
@@ -17,7 +17,7 @@ use std::{borrow::Cow, net::IpAddr, sync::Arc};
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Uri, Version,
-    header::{CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, TRAILER},
+    header::{CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, TRAILER, UPGRADE},
     request::Parts,
     uri::PathAndQuery,
 };
@@ -35,6 +35,7 @@ use crate::{
     identity,
     random::random_id,
     route::normalize,
+    upgrade,
 };
 
 /// The name of the request id.
@@ -103,8 +104,12 @@ impl Entry {
             return Err(Reason::BadRequest.into());
         }
         let is_trusted = self.trusts(peer.address);
+        let is_1_1 = parts.version == Version::HTTP_11;
+        let asked = if is_1_1 { upgrade::asked(&parts.method, &parts.headers) } else { None };
         let headers = &mut parts.headers;
         strip_hop_by_hop(headers);
+        let is_upgrade = asked.is_some();
+        headers.extend(asked.map(|asked| (UPGRADE, asked)));
         headers.remove(EXPECT); // Answered by the server when the body is first asked for.
         let client = if is_trusted { self.client(headers, peer) } else { peer.address };
         drop_forwarding(headers, is_trusted);
@@ -119,6 +124,7 @@ impl Entry {
         let mut context = Context::new(now).with_client(client);
         context.told = told.and_then(|told| now.instant().checked_add(told));
         context.deadline = context.told;
+        context.is_upgrade = is_upgrade;
         context.identity.clone_from(&peer.identity);
         parts.extensions.insert(context);
         Ok(())

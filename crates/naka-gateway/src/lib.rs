@@ -55,6 +55,8 @@ pub mod state_file;
 pub mod streams;
 pub mod strict;
 pub mod transform;
+pub mod tunnel;
+mod upgrade;
 pub mod upstream;
 pub mod versions;
 pub mod watch;

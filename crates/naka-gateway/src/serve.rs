@@ -175,6 +175,10 @@ impl Account {
 
     fn attach(mut self, mut response: Response<RouteBody>) -> Response<ServerBody> {
         self.status = response.status();
+        if self.status == StatusCode::SWITCHING_PROTOCOLS {
+            self.close(true); // How long a tunnel lasts says nothing of how fast it was answered.
+            self.plan = None;
+        }
         if let Some(id) = self.request_id.take() {
             response.headers_mut().insert(REQUEST_ID, id);
         }

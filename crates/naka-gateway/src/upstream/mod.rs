@@ -29,7 +29,7 @@ use naka::{
     attempt::Hurried,
     balance::Endpoint,
     clock::Now,
-    context::{Context, Deadline},
+    context::{Context, Deadline, Upgrade},
     guard::{End, Guard},
     random::seed,
     reject::{Reason, Rejection},
@@ -44,6 +44,7 @@ mod h1;
 mod h2;
 mod places;
 mod pools;
+mod switch;
 
 use body::Upload;
 pub use body::{Body, Idle, LayeredBody, Stalled};
@@ -105,7 +106,7 @@ impl Client {
         let Some(pool) = endpoint.map(|endpoint| self.pools.pool(endpoint.address())) else {
             return refuse(Reason::NoEndpoint);
         };
-        let again = Again::of(&mut request);
+        let again = if Upgrade::is_asked(request.extensions()) { None } else { Again::of(&mut request) };
         let upload = request.body_mut().watch_upload();
         if !request.headers().contains_key(HOST)
             && let Ok(host) = HeaderValue::from_str(pool.address())
