@@ -92,6 +92,7 @@ impl Entry {
         if parts.headers.len() > self.header_count {
             return Err(Reason::HeadTooLarge.into()); // HTTP/1.1 is held to it while it is read.
         }
+        let connected = upgrade::connect(parts);
         self.check_target(parts)?;
         settle_host(parts)?;
         join_cookies(parts);
@@ -104,8 +105,10 @@ impl Entry {
             return Err(Reason::BadRequest.into());
         }
         let is_trusted = self.trusts(peer.address);
-        let is_1_1 = parts.version == Version::HTTP_11;
-        let asked = if is_1_1 { upgrade::asked(&parts.method, &parts.headers) } else { None };
+        let asked = match parts.version {
+            Version::HTTP_11 => upgrade::asked(&parts.method, &parts.headers),
+            _ => connected,
+        };
         let headers = &mut parts.headers;
         strip_hop_by_hop(headers);
         let is_upgrade = asked.is_some();

@@ -15,7 +15,9 @@
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method,
     header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE},
+    request::Parts,
 };
+use hyper::ext::Protocol;
 
 /// The token of RFC 6455.
 pub(crate) const WEBSOCKET: &[u8] = b"websocket";
@@ -34,6 +36,19 @@ pub(crate) fn asked(method: &Method, headers: &HeaderMap) -> Option<HeaderValue>
     }
     let lines = |name: &HeaderName| headers.get_all(name).into_iter().map(HeaderValue::as_bytes);
     forwarded(method.as_str(), lines(&CONNECTION), lines(&UPGRADE))
+}
+
+/// Makes of an extended CONNECT (RFC 8441 §4) what a client of HTTP/1.1 would ask: so routes and policies know one kind of upgrade, and what it
+/// asks for. `None`: it is none, or one that is not to be followed.
+pub(crate) fn connect(parts: &mut Parts) -> Option<HeaderValue> {
+    let protocol = parts.extensions.remove::<Protocol>()?;
+    let protocol = protocol.as_ref();
+    let has_all = parts.uri.scheme().is_some() && parts.uri.authority().is_some();
+    if parts.method != Method::CONNECT || !has_all || !is_protocol(protocol) || carries_requests(protocol) {
+        return None;
+    }
+    parts.method = Method::GET;
+    HeaderValue::from_bytes(protocol).ok()
 }
 
 /// What is forwarded of these lines of `Upgrade`, beside those of `Connection`. The reader in front of hyper asks the same before it has

@@ -3,7 +3,9 @@
 mod begins;
 mod ends;
 mod layers;
+mod peers;
 mod process;
+mod streams;
 
 use naka_testkit::network::Listener;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};

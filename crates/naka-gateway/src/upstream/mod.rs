@@ -116,6 +116,9 @@ impl Client {
         match &pool {
             Pool::H1(pool) => self.over_h1(pool, request, again, upload, waits).await,
             // In a box of its own: it is larger, and the other shall not pay for that.
+            Pool::H2(pool) if Upgrade::is_asked(request.extensions()) => {
+                Box::pin(self.connect_over_h2(pool, request, waits)).await
+            }
             Pool::H2(pool) => Box::pin(self.over_h2(pool, request, again, upload, waits)).await,
         }
     }
