@@ -74,6 +74,7 @@ impl Transform {
         let upgrade = if is_followed { response.headers_mut().remove(UPGRADE) } else { None };
         strip_hop_by_hop(response.headers_mut());
         if let Some(protocol) = upgrade {
+            response.headers_mut().remove(CONTENT_LENGTH); // RFC 9110 §8.6: not in a 1xx.
             response.headers_mut().insert(UPGRADE, protocol);
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
         } else if self.headers.security {

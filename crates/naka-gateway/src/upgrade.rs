@@ -38,6 +38,10 @@ pub(crate) fn asked(method: &Method, headers: &HeaderMap) -> Option<HeaderValue>
     forwarded(method.as_str(), lines(&CONNECTION), lines(&UPGRADE))
 }
 
+/// In the extensions of a request that was an extended CONNECT: its client has no key of RFC 6455 (RFC 8441 §5).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Connected;
+
 /// Makes of an extended CONNECT (RFC 8441 §4) what a client of HTTP/1.1 would ask: so routes and policies know one kind of upgrade, and what it
 /// asks for. `None`: it is none, or one that is not to be followed.
 pub(crate) fn connect(parts: &mut Parts) -> Option<HeaderValue> {
@@ -48,6 +52,7 @@ pub(crate) fn connect(parts: &mut Parts) -> Option<HeaderValue> {
         return None;
     }
     parts.method = Method::GET;
+    parts.extensions.insert(Connected);
     HeaderValue::from_bytes(protocol).ok()
 }
 

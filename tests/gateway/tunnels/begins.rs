@@ -214,3 +214,19 @@ async fn an_upstream_that_never_answers_an_upgrade_is_waited_for_as_for_any_othe
     assert!(head(&mut client).await.starts_with("http/1.1 504"));
     assert_eq!(rest(&mut app).await, b"");
 }
+
+/// Bug: a key was made up for clients of HTTP/1.1 that had sent none, and the answer was held to it.
+#[tokio::test(start_paused = true)]
+async fn what_a_client_of_http_1_does_not_say_is_not_said_for_it() {
+    let gateway = Inside::new(CONFIG);
+    let mut listener = gateway.network.listen("app:1");
+    let mut client = gateway.connect();
+    let ask = "GET / HTTP/1.1\r\nhost: a.example\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+    client.write_all(ask.as_bytes()).await.unwrap();
+    let mut app = listener.accept().await.unwrap();
+    assert!(!head(&mut app).await.contains("sec-websocket-key"));
+    app.write_all(b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n")
+        .await
+        .unwrap();
+    assert!(head(&mut client).await.starts_with("http/1.1 101"));
+}

@@ -21,7 +21,7 @@ use tracing::debug;
 use super::{Body, Client, Waits, h1::Lease, refuse};
 use crate::{
     tunnel::{Endless, Switched, Upstream},
-    upgrade,
+    upgrade::{self, Connected},
 };
 
 /// What a request asks for, if that is another protocol.
@@ -36,11 +36,12 @@ pub(super) fn ask(request: &mut Request<Body>) -> Option<Asked> {
     if !Upgrade::is_asked(request.extensions()) {
         return None;
     }
+    let has_no_key = request.extensions().get::<Connected>().is_some();
     let headers = request.headers_mut();
     let protocols = headers.get(UPGRADE).cloned()?;
     headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     let mut accept = None;
-    if is_websocket(&protocols) && !headers.contains_key(SEC_WEBSOCKET_KEY) {
+    if has_no_key && is_websocket(&protocols) {
         let key = STANDARD.encode([seed().to_be_bytes(), seed().to_be_bytes()].concat());
         let key = HeaderValue::try_from(key).expect("Base64 is ASCII");
         accept = Some(accepted(&key));
