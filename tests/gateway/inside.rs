@@ -133,6 +133,11 @@ impl Inside {
         ours
     }
 
+    /// Has every connection end so.
+    pub(crate) fn drain(&self, ending: Ending) {
+        self.draining.send_replace(ending);
+    }
+
     /// A connection that speaks HTTP.
     pub(crate) async fn client(&self) -> Client {
         let (sender, connection) = handshake(TokioIo::new(self.connect())).await.unwrap();

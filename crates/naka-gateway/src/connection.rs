@@ -5,7 +5,7 @@ use std::{
     mem::MaybeUninit,
     net::{IpAddr, SocketAddr},
     pin::pin,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, UNIX_EPOCH},
 };
 
@@ -14,7 +14,7 @@ use http::{
     HeaderValue, Request, Response, StatusCode,
     header::{CONNECTION, DATE},
 };
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
 use naka::{
     clock::{Now, WallClock},
@@ -41,6 +41,7 @@ use crate::{
     streams,
     strict::{Limits, Strict, Wrong},
     tls::Acceptor,
+    tunnel::Tunnel,
 };
 
 mod setup;
@@ -73,7 +74,7 @@ pub async fn serve_socket(
         biased;
         spoken = speaking => matches!(spoken, Ok(Ok(1))),
         // The runtime may not have heard yet of what is there already.
-        _ = draining.wait_for(|ending| *ending == Ending::Now) => SockRef::from(&stream)
+        _ = draining.wait_for(|ending| *ending >= Ending::Now) => SockRef::from(&stream)
             .peek(&mut [MaybeUninit::uninit()])
             .is_ok_and(|peeked| peeked == 1),
     };
@@ -179,11 +180,16 @@ async fn serve_h1<S: Stream>(
     mut draining: watch::Receiver<Ending>,
 ) {
     let progress = Progress::new(bounds.patience);
-    let service = service_fn(|request| {
+    let begun = Mutex::new(None);
+    let service = service_fn(|mut request: Request<Incoming>| {
+        request.extensions_mut().remove::<OnUpgrade>(); // It is the connection itself that is gone on with.
         let answer = from.request(Account::open(&progress), request);
+        let begun = &begun;
         async move {
-            let mut response = answer.await;
-            if from.shared.is_leaving() {
+            let (mut response, tunnel) = Tunnel::of(answer.await);
+            if tunnel.is_some() {
+                *begun.lock().unwrap_or_else(PoisonError::into_inner) = tunnel;
+            } else if from.shared.is_leaving() {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             Ok::<_, Infallible>(response)
@@ -203,13 +209,24 @@ async fn serve_h1<S: Stream>(
             biased;
             result = &mut connection => break result,
             () = silence.as_mut() => return, // Nobody is waiting for an answer.
-            _ = draining.wait_for(|ending| *ending == Ending::Now), if !is_told => {
+            _ = draining.wait_for(|ending| *ending >= Ending::Now), if !is_told => {
                 is_told = true;
                 Pin::new(&mut connection).graceful_shutdown();
             }
         }
     };
-    let strict = connection.into_parts().io.into_inner();
+    let http1::Parts { io, read_buf, .. } = connection.into_parts();
+    let strict = io.into_inner();
+    if let Some(tunnel) = begun.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        // hyper has nothing of what comes behind the request.
+        let is_clean = result.is_ok() && read_buf.is_empty();
+        if let Some((stream, early)) = strict.into_tunnel().filter(|_| is_clean) {
+            let metrics = &from.shared.metrics;
+            // In a box of its own: few connections come here, and the others shall not pay for that.
+            Box::pin(tunnel.run(stream.into_inner(), early, draining, metrics)).await;
+        }
+        return;
+    }
     if let Some(wrong) = strict.to_say() {
         debug!(peer = %from.peer.address, why = wrong.why, "a client does not speak HTTP/1.1");
         progress.read_no_more();

@@ -183,7 +183,13 @@ impl AskAuthority {
         let pools = Arc::new(Pools::new(Protocol::H1, tls, &Arc::default()));
         let keep_alive = KeepAlive { max_idle: 64, timeout: Duration::from_secs(50), max_lifetime: None };
         let long = Duration::from_hours(1); // The layer has a timeout of its own over the whole question.
-        let timeouts = UpstreamTimeouts { connect: long, response_headers: long, per_try: None, idle: None };
+        let timeouts = UpstreamTimeouts {
+            connect: long,
+            response_headers: long,
+            per_try: None,
+            idle: None,
+            tunnel_idle: None,
+        };
         // The layer has a bound of its own on questions.
         let connections = Connections { max: usize::MAX, pending: 0, streams: 1 };
         let client = Client {

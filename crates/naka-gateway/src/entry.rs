@@ -4,7 +4,7 @@
 //!    ([`normalize`]). What is matched is what is forwarded.
 //! 2. The host: exactly one, without user info. An absolute target overrides `Host` (RFC 9112
 //!    §3.2.2); in HTTP/2 the two may not differ (RFC 9113 §8.3.1). Over TLS it is one that the certificate is for.
-//! 3. Fields of the connection are taken away.
+//! 3. Fields of the connection are taken away, but for an `Upgrade` that is [followed](crate::upgrade).
 //! 4. `X-Forwarded-*` and `Forwarded`: believed and extended when the peer is a trusted proxy, else
 //!    dropped and written anew. The client is the rightmost address that no trusted proxy has.
 //! 5. Headers by which upstreams hear who asks are taken away, whoever wrote them.
@@ -17,7 +17,7 @@ use std::{borrow::Cow, net::IpAddr, sync::Arc};
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version,
-    header::{CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, TRAILER},
+    header::{CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, TRAILER, UPGRADE},
     request::Parts,
     uri::PathAndQuery,
 };
@@ -36,6 +36,7 @@ use crate::{
     random::random_id,
     route::normalize,
     tls::Hosts,
+    upgrade,
 };
 
 /// The name of the request id.
@@ -97,6 +98,7 @@ impl Entry {
         if parts.headers.len() > self.header_count {
             return Err(Reason::HeadTooLarge.into()); // HTTP/1.1 is held to it while it is read.
         }
+        let connected = upgrade::connect(parts);
         self.check_target(parts)?;
         settle_host(parts)?;
         let is_trusted = self.trusts(peer.address);
@@ -114,8 +116,14 @@ impl Entry {
         if !has_known_framing(&parts.headers) {
             return Err(Reason::BadRequest.into());
         }
+        let asked = match parts.version {
+            Version::HTTP_11 => upgrade::asked(&parts.method, &parts.headers),
+            _ => connected,
+        };
         let headers = &mut parts.headers;
         strip_hop_by_hop(headers);
+        let is_upgrade = asked.is_some();
+        headers.extend(asked.map(|asked| (UPGRADE, asked)));
         headers.remove(EXPECT); // Answered by the server when the body is first asked for.
         let client = if is_trusted { self.client(headers, peer) } else { peer.address };
         drop_forwarding(headers, is_trusted);
@@ -130,6 +138,7 @@ impl Entry {
         let mut context = Context::new(now).with_client(client);
         context.told = told.and_then(|told| now.instant().checked_add(told));
         context.deadline = context.told;
+        context.is_upgrade = is_upgrade;
         context.identity.clone_from(&peer.identity);
         parts.extensions.insert(context);
         Ok(())

@@ -58,6 +58,8 @@ pub mod streams;
 pub mod strict;
 pub mod tls;
 pub mod transform;
+pub mod tunnel;
+mod upgrade;
 pub mod upstream;
 pub mod versions;
 pub mod watch;

@@ -69,6 +69,8 @@ pub struct Metrics {
     held_files: Gauge,
     /// Client connections that are open.
     pub connections: Gauge,
+    tunnels: Gauge,
+    tunnelled: Family<WayLabels, Counter>,
     bodies: Arc<PolicyMetrics>,
     tls: TlsMetrics,
     labelled: Arc<Mutex<Labelled>>,
@@ -141,6 +143,11 @@ struct CheckLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct WayLabels {
+    to: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct PanicLabels {
     upstream: String,
 }
@@ -206,6 +213,16 @@ outcomes! {
 
 const LOOKS: [&str; 4] = ["taken", "same", "held", "failed"];
 
+/// A tunnel, in the gauge of them.
+#[derive(Debug)]
+pub(crate) struct OpenTunnel(Gauge);
+
+impl Drop for OpenTunnel {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 impl Metrics {
     /// All at zero.
     pub fn new() -> Self {
@@ -229,6 +246,8 @@ impl Metrics {
             generations_alive: Gauge::default(),
             held_files: Gauge::default(),
             connections: Gauge::default(),
+            tunnels: Gauge::default(),
+            tunnelled: Family::default(),
             bodies: Arc::default(),
             tls: TlsMetrics::default(),
             labelled: Arc::default(),
@@ -282,6 +301,25 @@ impl Metrics {
         registry.register("held_files", "Files held at an earlier version", self.held_files.clone());
         registry.register("connections", "Client connections that are open", self.connections.clone());
         self.tls.register(registry);
+        registry.register("tunnels", "Upgraded connections that are open", self.tunnels.clone());
+        registry.register(
+            "tunnel_bytes",
+            "Bytes that upgraded connections have carried, of those that have ended",
+            self.tunnelled.clone(),
+        );
+    }
+
+    /// One tunnel more, until what this returns is dropped.
+    pub(crate) fn tunnel(&self) -> OpenTunnel {
+        self.tunnels.inc();
+        OpenTunnel(self.tunnels.clone())
+    }
+
+    /// What a tunnel that has ended has carried to the upstream, and to the client.
+    pub(crate) fn tunnelled(&self, up: u64, down: u64) {
+        for (to, bytes) in [("upstream", up), ("client", down)] {
+            self.tunnelled.get_or_create(&WayLabels { to }).inc_by(bytes);
+        }
     }
 
     /// The handles of one route.

@@ -59,6 +59,8 @@ pub struct Progress {
     is_multiplexed: bool,
     began: Instant,
     under_way: AtomicU32,
+    /// Requests that have ended.
+    ended: AtomicU64,
     /// When the next thing has to have come, unless a request is under way.
     due_ns: AtomicU64,
     /// Whether that thing is the rest of a request head.
@@ -94,6 +96,7 @@ impl Progress {
             is_multiplexed,
             began: Instant::now(),
             under_way: AtomicU32::new(0),
+            ended: AtomicU64::new(0),
             due_ns: AtomicU64::new(nanos(patience.request_headers)),
             is_in_head: AtomicBool::new(true),
             end_ns: AtomicU64::new(NEVER),
@@ -116,8 +119,14 @@ impl Progress {
     pub fn end(&self) {
         self.is_in_head.store(false, Relaxed);
         self.due_ns.store(self.after(self.patience.idle), Relaxed);
+        self.ended.fetch_add(1, Relaxed);
         self.under_way.fetch_sub(1, Release); // The requests of one connection may be on several threads.
         self.wake_reader();
+    }
+
+    /// How many requests have ended.
+    pub(crate) fn ended(&self) -> u64 {
+        self.ended.load(Relaxed)
     }
 
     /// Wakes this one when the request under way has ended.
@@ -271,6 +280,11 @@ impl<S> Patient<S> {
     pub fn new(stream: S, progress: &Arc<Progress>) -> Self {
         let progress = Arc::clone(progress);
         Self { stream, progress, deafness: None, is_waiting: false, lingering: None }
+    }
+
+    /// The stream itself, of which nobody keeps the time any more.
+    pub(crate) fn into_inner(self) -> S {
+        self.stream
     }
 
     /// What became of sending: if nothing was taken, is it too long?

@@ -253,6 +253,9 @@ const READY: &str = "naka is ready";
 /// How often it is looked whether the first keys are there.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// How long before the end of a drain tunnels are told of it, at most.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// Whoever reacts: to signals, to changed files, to the admin port.
 struct Control {
     signals: Signals,
@@ -457,11 +460,11 @@ impl Control {
             if let Stop::HandedOver(taken) = &stop {
                 info!(deadline = ?drain.deadline, connections = open, "handed over; draining");
                 self.ways.close();
-                handed_over(&self.workers, &generation, taken, end, drain.deadline / 4).await;
+                handed_over(&self.workers, &generation, taken, (end, drain.deadline)).await;
             } else {
                 service_manager::say_stopping();
                 info!(?grace, deadline = ?drain.deadline, connections = open, "draining");
-                drained(&self.workers, &generation, grace, end).await;
+                drained(&self.workers, &generation, grace, (end, drain.deadline)).await;
             }
         };
         tokio::select! {
@@ -491,13 +494,18 @@ async fn has_keys(admin: &Admin) {
     }
 }
 
-async fn drained(workers: &Workers, generation: &Generation, grace: Duration, end: Instant) {
+async fn drained(
+    workers: &Workers,
+    generation: &Generation,
+    grace: Duration,
+    (end, deadline): (Instant, Duration),
+) {
     tokio::time::sleep_until(end.min(Instant::now() + grace)).await;
     for listener in generation.config.listeners.values() {
         let _ = timeout_at(end, workers.unlisten(listener.listen)).await; // Late: it is stopped below.
     }
     workers.drain();
-    closed(workers, end).await;
+    closed_with_tunnels(workers, end, deadline).await;
 }
 
 /// Another process accepts. Whoever is connected here hears with the next response that the connection ends; who asks
@@ -506,8 +514,7 @@ async fn handed_over(
     workers: &Workers,
     generation: &Generation,
     taken: &Taken,
-    end: Instant,
-    last: Duration,
+    (end, deadline): (Instant, Duration),
 ) {
     for listener in generation.config.listeners.values() {
         let name = listener.listen;
@@ -518,8 +525,15 @@ async fn handed_over(
         };
     }
     workers.say_farewell();
-    closed(workers, end - last).await;
+    closed(workers, end - deadline / 4).await;
     workers.drain();
+    closed_with_tunnels(workers, end, deadline).await;
+}
+
+/// Tunnels go on as long as they may. Nothing of theirs is an end of a request: shortly before the end they are told.
+async fn closed_with_tunnels(workers: &Workers, end: Instant, deadline: Duration) {
+    closed(workers, end - LAST_WORDS.min(deadline / 8)).await;
+    workers.end_tunnels();
     closed(workers, end).await;
 }
 

@@ -20,6 +20,7 @@ use http::{
 use http_body::Body as _;
 use hyper::body::Incoming;
 use naka::{
+    classify::is_grpc,
     clock::Now,
     context::{Context, Deadline},
     guard::{End, Guard, Guarded},
@@ -92,6 +93,7 @@ pub async fn serve(
 ) -> Response<ServerBody> {
     let (mut parts, body) = request.into_parts();
     account.is_head = parts.method == Method::HEAD;
+    account.is_grpc = is_grpc(&parts.headers);
     if !parts.headers.contains_key(EXPECT) {
         account.progress.keep_unread(); // Asking for what is expected to be asked for would bring it.
     }
@@ -128,7 +130,8 @@ pub fn refuse(
     allow: Option<HeaderValue>,
 ) -> Response<ServerBody> {
     metrics.rejected("", rejection);
-    let mut response: Response<RouteBody> = problem::respond(rejection);
+    let respond = if account.is_grpc { problem::respond_grpc } else { problem::respond };
+    let mut response: Response<RouteBody> = respond(rejection);
     if let Some(allow) = allow {
         response.headers_mut().insert(ALLOW, allow);
     }
@@ -151,6 +154,7 @@ fn note(parts: &mut Parts, plan: &Plan, captures: Captures) {
 pub struct Account {
     began: Now,
     is_head: bool,
+    is_grpc: bool,
     status: StatusCode,
     request_id: Option<HeaderValue>,
     plan: Option<Arc<Plan>>,
@@ -166,6 +170,7 @@ impl Account {
         Self {
             began: Now::read(),
             is_head: false,
+            is_grpc: false,
             status: StatusCode::OK,
             request_id: None,
             plan: None,
@@ -175,6 +180,15 @@ impl Account {
 
     fn attach(mut self, mut response: Response<RouteBody>) -> Response<ServerBody> {
         self.status = response.status();
+        if self.is_grpc
+            && let Some(rejection) = response.extensions().get::<Rejection>()
+        {
+            self.status = rejection.reason.status(); // It says 200 of every answer.
+        }
+        if self.status == StatusCode::SWITCHING_PROTOCOLS {
+            self.close(true); // How long a tunnel lasts says nothing of how fast it was answered.
+            self.plan = None;
+        }
         if let Some(id) = self.request_id.take() {
             response.headers_mut().insert(REQUEST_ID, id);
         }

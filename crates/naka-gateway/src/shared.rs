@@ -37,6 +37,8 @@ pub enum Ending {
     NextResponse,
     /// After the request they are at, and at once if there is none.
     Now,
+    /// Tunnels, too: nothing else can end them.
+    Tunnels,
 }
 
 impl Shared {

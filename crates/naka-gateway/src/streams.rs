@@ -23,11 +23,17 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::Response;
+use http::{
+    Request, Response, StatusCode,
+    header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, UPGRADE},
+};
 use http_body::{Body, Frame, SizeHint};
-use hyper::{server::conn::http2, service::service_fn};
+use hyper::{body::Incoming, server::conn::http2, service::service_fn, upgrade::OnUpgrade};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use naka::BoxError;
+use naka::{
+    BoxError, problem,
+    reject::{Reason, Rejection},
+};
 use tokio::{
     sync::watch,
     time::{Instant, MissedTickBehavior, interval},
@@ -39,6 +45,7 @@ use crate::{
     patience::{Patient, Progress},
     serve::{Account, ServerBody},
     shared::Ending,
+    tunnel::Tunnel,
 };
 
 /// Requests at a time on one connection.
@@ -56,15 +63,37 @@ pub(crate) async fn serve<S: Stream>(
 ) {
     let progress = Progress::multiplexed(bounds.patience);
     let bodies = Arc::new(Bodies { since: Instant::now(), all: Mutex::default() });
-    let service = service_fn(|request| {
+    let tunnels = draining.clone();
+    let service = service_fn(|mut request: Request<Incoming>| {
+        let switching = request.extensions_mut().remove::<OnUpgrade>();
         let answer = from.request(Account::open(&progress), request);
-        let bodies = Arc::clone(&bodies);
-        async move { Ok::<_, Infallible>(watched(answer.await, &bodies)) }
+        let (bodies, shared, tunnels) = (Arc::clone(&bodies), Arc::clone(from.shared), tunnels.clone());
+        async move {
+            let (response, tunnel) = Tunnel::of(answer.await);
+            let (tunnel, switching) = match (tunnel, switching) {
+                (Some(tunnel), Some(switching)) => (tunnel, switching),
+                // To a CONNECT it would say that there is a tunnel.
+                (None, Some(_)) if response.status().is_success() => {
+                    let not_switched = not_switched();
+                    shared.metrics.rejected("", &not_switched);
+                    return Ok::<_, Infallible>(watched(problem::respond(&not_switched), &bodies));
+                }
+                _ => return Ok(watched(response, &bodies)),
+            };
+            // As many as there may be streams. It ends with its stream, if not before.
+            tokio::spawn(async move {
+                if let Ok(client) = switching.await {
+                    tunnel.run(TokioIo::new(client), Bytes::new(), tunnels, &shared.metrics).await;
+                }
+            });
+            Ok(switched(response).map(|_| Watched::Empty))
+        }
     });
     let header_bytes = u32::try_from(bounds.header_bytes).unwrap_or(u32::MAX);
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS)
+        .enable_connect_protocol()
         .max_header_list_size(header_bytes)
         .max_send_buf_size(SEND_BUFFER)
         .keep_alive_interval(PING)
@@ -146,6 +175,21 @@ impl Held {
     fn lock(&self) -> MutexGuard<'_, Option<Pin<Box<ServerBody>>>> {
         self.body.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A 101 as HTTP/2 says it, which has none (RFC 8441 §4, RFC 9113 §8.6).
+fn switched<B>(mut response: Response<B>) -> Response<B> {
+    *response.status_mut() = StatusCode::OK;
+    for name in [CONNECTION, UPGRADE, SEC_WEBSOCKET_ACCEPT] {
+        response.headers_mut().remove(name);
+    }
+    response
+}
+
+fn not_switched() -> Rejection {
+    Rejection::new(Reason::Custom(StatusCode::BAD_GATEWAY, "not_switched")).detail(
+        "It was answered, but not by switching to the protocol that was asked for: HTTP/2 cannot say that (RFC 8441, section 4).",
+    )
 }
 
 /// A response whose body is watched, if there is any.

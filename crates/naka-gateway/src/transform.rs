@@ -4,8 +4,8 @@
 use http::{
     HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Uri, Version,
     header::{
-        CONTENT_LENGTH, CONTENT_SECURITY_POLICY, HOST, LOCATION, REFERRER_POLICY, STRICT_TRANSPORT_SECURITY,
-        TRANSFER_ENCODING, VIA, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+        CONNECTION, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, HOST, LOCATION, REFERRER_POLICY,
+        STRICT_TRANSPORT_SECURITY, TRANSFER_ENCODING, UPGRADE, VIA, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
     },
     request::Parts,
 };
@@ -17,6 +17,7 @@ use crate::{
     headers::{has_known_framing, strip_hop_by_hop},
     identity,
     route::{Captures, normalize, render},
+    tunnel::Switched,
     upstream::Body,
 };
 
@@ -58,9 +59,10 @@ impl Transform {
 
     /// Makes of the endpoint's response what the client shall see.
     pub fn response(&self, response: &mut Response<Body>, is_https: bool) {
-        // An upgrade nobody asked for, as `Upgrade` is not forwarded; or a body we cannot read.
+        // An upgrade that nobody goes on with, or a body we cannot read.
         let is_upgrade = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-        if is_upgrade || !has_known_framing(response.headers()) {
+        let is_followed = is_upgrade && response.extensions().get::<Switched>().is_some();
+        if is_upgrade && !is_followed || !has_known_framing(response.headers()) {
             *response = Rejection::new(Reason::UpstreamProtocol).into_response();
             return;
         }
@@ -69,8 +71,13 @@ impl Transform {
             // Beside chunks a length counts for nothing (RFC 9112 §6.3), so the client must not see it.
             response.headers_mut().remove(CONTENT_LENGTH);
         }
+        let upgrade = if is_followed { response.headers_mut().remove(UPGRADE) } else { None };
         strip_hop_by_hop(response.headers_mut());
-        if self.headers.security {
+        if let Some(protocol) = upgrade {
+            response.headers_mut().remove(CONTENT_LENGTH); // RFC 9110 §8.6: not in a 1xx.
+            response.headers_mut().insert(UPGRADE, protocol);
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        } else if self.headers.security {
             make_careful(response.headers_mut(), is_https);
         }
         edit(response.headers_mut(), &self.headers.response);

@@ -188,6 +188,11 @@ impl Workers {
         self.shared.drain(Ending::Now);
     }
 
+    /// Ends tunnels as well.
+    pub fn end_tunnels(&self) {
+        self.shared.drain(Ending::Tunnels);
+    }
+
     /// Ends every connection with its next response, for which nobody has to hurry.
     pub fn say_farewell(&self) {
         self.shared.drain(Ending::NextResponse);

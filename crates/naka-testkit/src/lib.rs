@@ -7,9 +7,11 @@
 //! | [`network`] | Connections inside the process, for tests under virtual time |
 //! | [`token`] | Whoever makes signed tokens |
 //! | [`upstream`] | An HTTP/1.1 server that does as it is told, also what no server should do |
+//! | [`websocket`] | What a server of WebSocket has to answer |
 #![forbid(unsafe_code)]
 
 pub mod contract;
 pub mod network;
 pub mod token;
 pub mod upstream;
+pub mod websocket;

@@ -13,7 +13,8 @@
 //! 5. It is gRPC (`application/grpc`): the `grpc-status` counts as the HTTP status that it stands for
 //!    ([`http_status`]), whether it comes with the head or in the trailers; `CANCELLED` is neutral, and a
 //!    response that ends without any is a failure, as clients take it for `UNKNOWN`.
-//! 6. Else it depends on the body: a failure if that ends in an error (a reset, or fewer bytes than were
+//! 6. Its status is 101: a success, at once. What the two ends say from then on is no HTTP, and may go on for days.
+//! 7. Else it depends on the body: a failure if that ends in an error (a reset, or fewer bytes than were
 //!    announced), neutral if it is dropped, because the client went, and a success if it comes to its end.
 //!
 //! A future that is dropped before there is a response is neutral as well.
@@ -142,6 +143,9 @@ impl Classifier {
         }
         if self.is_failure(response.status()) {
             return Seen::Decided(Outcome::Failure);
+        }
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return Seen::Decided(Outcome::Success);
         }
         if response.status() == StatusCode::OK && is_grpc(response.headers()) {
             return self.grpc(response.headers()).unwrap_or(Seen::Trailers);

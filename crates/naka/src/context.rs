@@ -3,7 +3,7 @@
 //! The first extension of a request costs three allocations and each further one another, so
 //! a stack of ours keeps its facts in fields of one [`Context`]. Outside such a stack each layer
 //! falls back to extensions of its own: [`ClientAddr`], [`Deadline`], [`Endpoint`], [`Tried`],
-//! [`Identity`], [`ApiVersion`], [`SplitArm`].
+//! [`Identity`], [`ApiVersion`], [`SplitArm`], [`Upgrade`].
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -36,6 +36,8 @@ pub struct Context {
     pub told: Option<Instant>,
     /// The caller waits for less time than we would.
     pub is_hurried: bool,
+    /// It asks for another protocol, in a way that can be followed.
+    pub is_upgrade: bool,
     /// In which budget it was counted.
     pub(crate) counted: Option<Counted>,
 }
@@ -54,6 +56,7 @@ impl Context {
             deadline: None,
             told: None,
             is_hurried: false,
+            is_upgrade: false,
             counted: None,
         }
     }
@@ -137,5 +140,19 @@ impl Deadline {
     pub fn of(extensions: &Extensions) -> Option<Instant> {
         let known = extensions.get::<Context>().and_then(|context| context.deadline);
         known.or_else(|| extensions.get::<Self>().map(|deadline| deadline.0))
+    }
+}
+
+/// A request that asks for another protocol (RFC 9110 §7.8, RFC 8441): what it begins is a conversation, and no answer that
+/// could be kept, copied, or asked for twice at once. Whoever reads `Upgrade` puts it into a request's extensions where there
+/// is no [`Context`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Upgrade;
+
+impl Upgrade {
+    /// Whether it is said in the [`Context`], else in an extension of its own.
+    pub fn is_asked(extensions: &Extensions) -> bool {
+        let known = extensions.get::<Context>().is_some_and(|context| context.is_upgrade);
+        known || extensions.get::<Self>().is_some()
     }
 }

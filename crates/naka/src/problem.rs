@@ -9,6 +9,9 @@
 //!  "detail":"The allowance is spent; try again after `Retry-After`.","policy":"per-ip","retry_after_ms":5999}
 //! ```
 //!
+//! To a request of gRPC (`application/grpc`) that is not an answer: it gets the status 200, and `grpc-status` and `grpc-message` among the
+//! headers of a response without a body ("Trailers-Only"). The reason's word is in `naka-reason` there, too.
+//!
 //! One whose body is somebody else's answer ([`Rejection::is_rendered`]) only gets the header. Every other
 //! response passes as it is. An application that has its own way of saying no gives it
 //! to [`ProblemLayer::rendered_by`].
@@ -57,10 +60,13 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::{
+    classify::is_grpc,
     clock::Now,
     explain::{Explain, Finding},
     reject::Rejection,
 };
+
+mod grpc;
 
 /// The header with the reason's word.
 pub const REASON: HeaderName = HeaderName::from_static("naka-reason");
@@ -131,7 +137,8 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        ProblemFuture { future: self.inner.call(request), layer: self.layer.clone() }
+        let is_grpc = is_grpc(request.headers());
+        ProblemFuture { future: self.inner.call(request), layer: self.layer.clone(), is_grpc }
     }
 }
 
@@ -142,6 +149,7 @@ pin_project! {
         #[pin]
         future: F,
         layer: ProblemLayer,
+        is_grpc: bool,
     }
 }
 
@@ -157,6 +165,11 @@ where
         let mut response = ready!(this.future.poll(cx))?;
         if let Some(rejection) = response.extensions().get::<Rejection>() {
             let rejection = rejection.clone();
+            if *this.is_grpc {
+                grpc::fill(&mut response, &rejection);
+                name(&mut response, &rejection);
+                return Poll::Ready(Ok(response));
+            }
             if rejection.is_rendered {
                 name(&mut response, &rejection);
                 return Poll::Ready(Ok(response));
@@ -176,6 +189,14 @@ pub fn respond<R: Default + From<Bytes>>(rejection: &Rejection) -> Response<R> {
     let mut response = rejection.clone().into_response();
     let rendered = (HeaderValue::from_static(PROBLEM_JSON), render(rejection));
     fill(&mut response, rejection, rendered);
+    response
+}
+
+/// The same to a request of gRPC.
+pub fn respond_grpc<R: Default + From<Bytes>>(rejection: &Rejection) -> Response<R> {
+    let mut response = rejection.clone().into_response();
+    grpc::fill(&mut response, rejection);
+    name(&mut response, rejection);
     response
 }
 

@@ -13,6 +13,7 @@ mod hops;
 mod peers;
 mod responses;
 mod targets;
+mod upgrades;
 
 use std::{fmt, net::SocketAddr, time::Duration};
 
@@ -33,6 +34,7 @@ pub(crate) enum Area {
     Targets,
     Hops,
     Responses,
+    Upgrades,
 }
 
 impl fmt::Display for Area {
@@ -43,6 +45,7 @@ impl fmt::Display for Area {
             Self::Targets => "targets and hosts",
             Self::Hops => "hop-by-hop and proxy rules",
             Self::Responses => "responses",
+            Self::Upgrades => "upgrades",
         })
     }
 }
@@ -295,7 +298,15 @@ fn replaced(bytes: &[u8], what: &[u8], with: &[u8]) -> Vec<u8> {
 }
 
 fn cases() -> Vec<Case> {
-    [framing::cases(), fields::cases(), targets::cases(), hops::cases(), responses::cases()].concat_all()
+    [
+        framing::cases(),
+        fields::cases(),
+        targets::cases(),
+        hops::cases(),
+        responses::cases(),
+        upgrades::cases(),
+    ]
+    .concat_all()
 }
 
 trait ConcatAll {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{Request, Response, header::CONTENT_TYPE};
 use naka::{
     clock::Now,
-    context::ApiVersion,
+    context::{ApiVersion, Upgrade},
     fallback::AnyBody,
     mirror::{MirrorBody, MirrorLayer},
     reject::{Reason, Rejection},
@@ -76,7 +76,7 @@ impl Leaves<'_> {
             ArmTarget::Upstream(upstream) => {
                 let mut client = self.client(upstream, route);
                 client.timeouts.per_try = client.timeouts.per_try.into_iter().chain(limit).min();
-                Behind::Upstream(client)
+                Behind::Upstream(Box::new(client))
             }
             ArmTarget::Split(arms) => Behind::Split(self.arms(route, arms)),
         });
@@ -123,6 +123,9 @@ impl Leaves<'_> {
         if let Some(idle) = route.idle_timeout {
             timeouts.idle = idle;
         }
+        if let Some(idle) = route.tunnel_idle {
+            timeouts.tunnel_idle = idle;
+        }
         Client {
             name: Arc::clone(name),
             pools: self.pools.get(name).map(Arc::clone).unwrap_or_default(),
@@ -150,7 +153,7 @@ enum Target {
 
 /// What is behind the layers of an arm.
 enum Behind {
-    Upstream(Client),
+    Upstream(Box<Client>),
     Split(BTreeMap<Arc<str>, Arm>),
 }
 
@@ -164,6 +167,7 @@ fn stack(plan: &Arc<Plan>, layers: &Layers, target: Arc<Target>) -> impl Stack<R
 
 async fn answer(plan: Arc<Plan>, target: Arc<Target>, request: Request<Body>) -> Response<Body> {
     match &plan.compress {
+        Some(_) if Upgrade::is_asked(request.extensions()) => changed(&plan, &target, request).await,
         // Whoever repeats a request may understand less than whoever sent it first.
         Some(compress) if !plan.is_kept || request.method().is_safe() => {
             let is_sent = matches!(

@@ -10,7 +10,8 @@
 //!    refused even if they are equal.
 //! 5. `Transfer-Encoding` is there once, and is `chunked` (§6.1): any other coding would be passed on as if it were none. It does not stand
 //!    beside `Content-Length`, and not in HTTP/1.0 (§6.1, §6.3).
-//! 6. A chunk's size is 1 to 16 hexadecimal digits, at once followed by CRLF or by extensions (§7.1), which are passed over, without control characters;
+//! 6. A request that asks for another protocol, in a way that is followed, ends what is read until it is known what becomes of it (RFC 9110 §7.8).
+//! 7. A chunk's size is 1 to 16 hexadecimal digits, at once followed by CRLF or by extensions (§7.1), which are passed over, without control characters;
 //!    its data are followed by CRLF; trailers are lines.
 //!
 //! # Units and limits
@@ -24,6 +25,8 @@ use std::mem::MaybeUninit;
 
 use http::Uri;
 use naka::reject::Reason;
+
+use crate::upgrade;
 
 /// Bytes of the extensions of all chunks of one body. Nobody is known to use any.
 const MAX_EXTENSIONS: usize = 4 << 10;
@@ -107,6 +110,8 @@ enum At {
     DataCr,
     DataLf,
     Trailers,
+    /// Behind a head that asks for another protocol: whose bytes these are is not known yet.
+    Held,
 }
 
 /// The framing of one connection.
@@ -122,6 +127,8 @@ pub struct Scan {
     is_cr: bool,
     /// Bytes of extensions, or of trailers, of this body.
     extra: usize,
+    /// Heads that have been passed on.
+    heads: u64,
     #[cfg(any(test, fuzzing))]
     was_data: bool,
 }
@@ -141,6 +148,7 @@ impl Scan {
             line: 0,
             is_cr: false,
             extra: 0,
+            heads: 0,
             #[cfg(any(test, fuzzing))]
             was_data: false,
         }
@@ -148,12 +156,24 @@ impl Scan {
 
     /// Whether the reading is between two messages, or in the head of one.
     pub const fn is_outside_body(&self) -> bool {
-        matches!(self.at, At::Start { .. } | At::EmptyCr | At::Head)
+        matches!(self.at, At::Start { .. } | At::EmptyCr | At::Head | At::Held)
+    }
+
+    /// Behind how many heads it waits to hear what becomes of the last: until then it takes nothing.
+    pub const fn held_behind(&self) -> Option<u64> {
+        if matches!(self.at, At::Held) { Some(self.heads) } else { None }
+    }
+
+    /// The request that it waits for has come to nothing: the next message follows.
+    pub const fn go_on(&mut self) {
+        if matches!(self.at, At::Held) {
+            self.at = At::Start { is_after_empty: false };
+        }
     }
 
     #[cfg(any(test, fuzzing))]
     pub const fn is_between(&self) -> bool {
-        matches!(self.at, At::Start { .. } | At::EmptyCr)
+        matches!(self.at, At::Start { .. } | At::EmptyCr | At::Held)
     }
 
     /// Whether the last byte was one of a body. It is if it was fed alone.
@@ -163,7 +183,7 @@ impl Scan {
     }
 
     /// Takes the next bytes of the connection, and answers with how many of them may be passed on by now, behind those that are
-    /// [`released`](Self::released): a head is held until all of it is there.
+    /// [`released`](Self::released): a head is held until all of it is there, and nothing is taken behind one that asks for another protocol.
     ///
     /// # Errors
     /// What is wrong, and how many bytes may be passed on all the same: none of a head that is wrong.
@@ -171,6 +191,9 @@ impl Scan {
         let (mut from, mut head) = (0, 0);
         while from < bytes.len() {
             let rest = &bytes[from..];
+            if self.at == At::Held {
+                return Ok(from);
+            }
             if let At::Start { .. } = self.at {
                 head = from;
             }
@@ -194,6 +217,7 @@ impl Scan {
                 At::DataCr => self.expect(rest[0], b'\r', At::DataLf),
                 At::DataLf => self.expect(rest[0], b'\n', At::Size { digits: 0, size: 0 }),
                 At::Trailers => self.trailers(rest),
+                At::Held => Ok(0), // Not here.
             };
             match took {
                 Ok(took) => from += took,
@@ -243,6 +267,7 @@ impl Scan {
             self.framing_of(&[&held, &bytes[..end]].concat())
         };
         self.at = body?.ok_or(REQUEST_LINE)?; // There is an empty line, and so an end.
+        self.heads += 1;
         if !held.is_empty() {
             self.released = held; // Of what came now at most one head began earlier.
         }
@@ -380,7 +405,7 @@ fn framing<'h>(
     if !is_target(request.path.unwrap_or_default()) {
         return Err(TARGET);
     }
-    let (mut length, mut is_chunked) = (None, false);
+    let (mut length, mut is_chunked, mut upgrades) = (None, false, false);
     for field in &*request.headers {
         if field.name.eq_ignore_ascii_case("content-length") {
             if length.is_some() {
@@ -393,14 +418,26 @@ fn framing<'h>(
             }
             is_chunked = true;
         }
+        upgrades |= field.name.eq_ignore_ascii_case("upgrade");
     }
+    let is_held = || upgrades && request.version == Some(1) && asks_for_another(&request);
     match (length, is_chunked) {
         (Some(_), true) => Err(TWO_FRAMINGS),
         (_, true) if request.version == Some(0) => Err(CODED_1_0),
         (_, true) => Ok(Some(At::Size { digits: 0, size: 0 })),
+        (None | Some(0), false) if is_held() => Ok(Some(At::Held)),
         (None | Some(0), false) => Ok(Some(At::Start { is_after_empty: false })),
         (Some(length), false) => Ok(Some(At::Body(length))),
     }
+}
+
+/// Whether a request of HTTP/1.1 without a body asks for another protocol, in a way that is followed.
+fn asks_for_another(request: &httparse::Request<'_, '_>) -> bool {
+    let lines = |name: &'static str| {
+        let fields = request.headers.iter().filter(move |field| field.name.eq_ignore_ascii_case(name));
+        fields.map(|field| field.value)
+    };
+    upgrade::forwarded(request.method.unwrap_or_default(), lines("connection"), lines("upgrade")).is_some()
 }
 
 /// Whether it has one of the four forms (§3.2), and hyper takes it for one, too.

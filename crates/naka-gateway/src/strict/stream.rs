@@ -7,7 +7,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::scan::{Limits, Scan, Wrong};
@@ -15,6 +15,8 @@ use crate::patience::Progress;
 
 /// What is read and thrown away behind a head that is wrong, in bytes, so that a client that goes is noticed.
 const THROWN_AWAY: usize = 64 << 10;
+/// What is kept of what comes behind a request that asks for another protocol, in bytes: before the answer nobody has to send any.
+const BEHIND: usize = 16 << 10;
 
 /// Reads from a client for hyper. What is wrong with a head looks like the end of the connection, once the requests before it have
 /// been answered: then it [is told](Strict::to_say). What is wrong with a body breaks it off.
@@ -33,10 +35,12 @@ pub(crate) struct Strict<S> {
     left: usize,
     /// Right, and not yet passed on.
     earlier: Bytes,
+    /// Behind a request that asks for another protocol: of that protocol, or a next request.
+    behind: BytesMut,
 }
 
 impl<S> Strict<S> {
-    pub(crate) const fn new(stream: S, limits: Limits, progress: Arc<Progress>) -> Self {
+    pub(crate) fn new(stream: S, limits: Limits, progress: Arc<Progress>) -> Self {
         let scan = Scan::new(limits);
         let (wrong, broken, left) = (None, None, THROWN_AWAY);
         Self {
@@ -49,6 +53,7 @@ impl<S> Strict<S> {
             is_unsent: false,
             left,
             earlier: Bytes::new(),
+            behind: BytesMut::new(),
         }
     }
 
@@ -61,6 +66,12 @@ impl<S> Strict<S> {
     /// The stream itself.
     pub(crate) fn into_inner(self) -> S {
         self.stream
+    }
+
+    /// The stream, and what came behind the request that asked for another protocol; `None` if none has.
+    pub(crate) fn into_tunnel(self) -> Option<(S, Bytes)> {
+        let is_clean = self.earlier.is_empty() && !self.is_unsent && self.wrong.or(self.broken).is_none();
+        (is_clean && self.scan.held_behind().is_some()).then(|| (self.stream, self.behind.freeze()))
     }
 
     fn sent<T>(&mut self, sent: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -94,6 +105,54 @@ impl<S: AsyncRead + Unpin> Strict<S> {
     }
 }
 
+impl<S: AsyncRead + Unpin> Strict<S> {
+    /// Waits to hear what becomes of a request that asks for another protocol. What comes meanwhile is kept, up to a bound, so that a client
+    /// that goes is noticed: then it is ready.
+    fn poll_held(&mut self, heads: u64, cx: &mut Context<'_>) -> Poll<io::Result<Held>> {
+        self.progress.wake_at_end(cx.waker());
+        if self.progress.ended() >= heads {
+            self.scan.go_on();
+            return Poll::Ready(Ok(Held::GoesOn));
+        }
+        while self.behind.len() < BEHIND {
+            let mut scratch = [0; 4096];
+            let room = scratch.len().min(BEHIND - self.behind.len());
+            let mut piece = ReadBuf::new(&mut scratch[..room]);
+            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut piece))?;
+            if piece.filled().is_empty() {
+                return Poll::Ready(Ok(Held::HasGone));
+            }
+            self.behind.extend_from_slice(piece.filled());
+        }
+        Poll::Pending
+    }
+
+    /// The next bytes: those that were kept, or from the client.
+    fn poll_next(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.behind.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(cx, buf);
+        }
+        let length = self.behind.len().min(buf.remaining());
+        buf.put_slice(&self.behind.split_to(length));
+        Poll::Ready(Ok(()))
+    }
+
+    /// Keeps what was read behind a request that asks for another protocol, and goes before what was kept already.
+    fn keep(&mut self, bytes: &[u8]) {
+        let later = std::mem::take(&mut self.behind);
+        self.behind.extend_from_slice(bytes);
+        self.behind.extend_from_slice(&later);
+    }
+}
+
+/// What comes of waiting behind a request that asks for another protocol.
+enum Held {
+    /// It has come to nothing.
+    GoesOn,
+    /// Its client has gone.
+    HasGone,
+}
+
 impl<S: AsyncRead + Unpin> AsyncRead for Strict<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -113,7 +172,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for Strict<S> {
             if self.wrong.is_some() {
                 return self.poll_end(cx);
             }
-            ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+            if let Some(heads) = self.scan.held_behind() {
+                match ready!(self.poll_held(heads, cx))? {
+                    Held::GoesOn => continue,
+                    Held::HasGone => return Poll::Ready(Ok(())),
+                }
+            }
+            ready!(self.poll_next(cx, buf))?;
             let new = &buf.filled()[before..];
             if new.is_empty() {
                 return Poll::Ready(Ok(()));
@@ -122,6 +187,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Strict<S> {
                 Ok(right) => (right, None),
                 Err((right, wrong)) => (right, Some(wrong)),
             };
+            if self.scan.held_behind().is_some() {
+                self.keep(&buf.filled()[before + right..]);
+            }
             let is_broken = !self.scan.is_outside_body();
             *(if is_broken { &mut self.broken } else { &mut self.wrong }) = wrong;
             let released = self.scan.released();

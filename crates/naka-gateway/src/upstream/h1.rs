@@ -5,7 +5,8 @@
 //!    request back, and the next is taken. One that ends after the request was sent and before a byte of
 //!    an answer came was closed by the endpoint at just that time, as it may at any: what is idempotent and
 //!    has no body is then sent once more, over a new connection (RFC 9112, section 9.3.1).
-//! 2. The connection goes back when the response's body has ended.
+//! 2. An upgrade goes over a new connection, which a 101 turns into a tunnel (`switch`).
+//! 3. The connection goes back when the response's body has ended.
 
 use std::{
     collections::VecDeque,
@@ -20,7 +21,7 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderValue, Request, Response, header::TRANSFER_ENCODING};
+use http::{HeaderValue, Request, Response, StatusCode, header::TRANSFER_ENCODING};
 use http_body::Body as _;
 use hyper::{
     body::Incoming,
@@ -48,7 +49,7 @@ use super::{
     connect::{Connector, Counted, Place},
     jittered,
     places::{Bound, Full, Owner, Places, TURN, Taken},
-    refuse,
+    refuse, switch,
 };
 use crate::{config::checked::KeepAlive, seldom::Seldom};
 
@@ -70,11 +71,14 @@ impl Client {
             request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
         let (deadline, mut is_again) = (waits.deadline(request.extensions()), false);
+        let asked = switch::ask(&mut request);
+        let is_upgrade = asked.is_some();
         loop {
-            let kept = if is_again { None } else { pool.take(self.keep_alive) };
+            // One that was kept may be closing just now, and an upgrade is not sent again.
+            let kept = if is_again || is_upgrade { None } else { pool.take(self.keep_alive) };
             let (mut lease, is_kept) = match kept {
                 Some(lease) => (lease, true),
-                None => match self.connect(pool, is_again, waits).await {
+                None => match self.connect(pool, is_again || is_upgrade, waits).await {
                     Ok(lease) => lease,
                     Err(reason) => {
                         let mut refused = refuse(reason);
@@ -98,6 +102,9 @@ impl Client {
             let read_before = lease.bytes_read();
             let answer = lease.send(request);
             match self.in_time(answer, upload.as_deref(), waits).await {
+                Ok(Ok(response)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                    return Box::pin(self.switched(response, lease, asked.as_ref(), waits)).await;
+                }
                 Ok(Ok(response)) => {
                     let lease = lease.with_upload(upload);
                     return response.map(|body| {
@@ -344,7 +351,7 @@ impl Pool {
         let until = keep.max_lifetime.map(|time| made + jittered(time));
         let address = Arc::clone(self.place.address());
         let driver = tokio::spawn(async move {
-            if let Err(error) = connection.await {
+            if let Err(error) = connection.with_upgrades().await {
                 debug!(%address, %error, "a connection to an endpoint ended in an error");
             }
         });

@@ -29,7 +29,7 @@ use naka::{
     attempt::Hurried,
     balance::Endpoint,
     clock::Now,
-    context::{Context, Deadline},
+    context::{Context, Deadline, Upgrade},
     guard::{End, Guard},
     random::seed,
     reject::{Reason, Rejection},
@@ -44,6 +44,7 @@ mod h1;
 mod h2;
 mod places;
 mod pools;
+mod switch;
 
 use body::Upload;
 pub use body::{Body, Idle, LayeredBody, Stalled};
@@ -105,7 +106,7 @@ impl Client {
         let Some(pool) = endpoint.map(|endpoint| self.pools.pool(endpoint.address())) else {
             return refuse(Reason::NoEndpoint);
         };
-        let again = Again::of(&mut request);
+        let again = if Upgrade::is_asked(request.extensions()) { None } else { Again::of(&mut request) };
         let upload = request.body_mut().watch_upload();
         if !request.headers().contains_key(HOST)
             && let Ok(host) = HeaderValue::from_str(host_of(pool.address()))
@@ -115,6 +116,9 @@ impl Client {
         match &pool {
             Pool::H1(pool) => self.over_h1(pool, request, again, upload, waits).await,
             // In a box of its own: it is larger, and the other shall not pay for that.
+            Pool::H2(pool) if Upgrade::is_asked(request.extensions()) => {
+                Box::pin(self.connect_over_h2(pool, request, waits)).await
+            }
             Pool::H2(pool) => Box::pin(self.over_h2(pool, request, again, upload, waits)).await,
         }
     }

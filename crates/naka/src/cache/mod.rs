@@ -83,7 +83,7 @@ use http::{
 use crate::{
     buffered::Buffering,
     clock::{Now, WallClock},
-    context::ApiVersion,
+    context::{ApiVersion, Upgrade},
     explain::{Explain, Finding},
     identity::Identity,
     observe::Observer,
@@ -269,6 +269,9 @@ impl<O> Shared<O> {
 
 /// What may be answered with what is kept, or why not.
 fn asked(head: &Head<'_>) -> Result<Asked, Why> {
+    if Upgrade::is_asked(head.extensions) {
+        return Err(Why("it asks for another protocol"));
+    }
     Asked::of(head.method, head.headers, Identity::of(head.extensions).is_some())
 }
 

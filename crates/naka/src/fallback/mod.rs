@@ -80,7 +80,7 @@ use crate::{
     attempt::{ATTEMPT, Sent, StandIn, Stop},
     budget::Budget,
     clock::Now,
-    context::{Context as Facts, Deadline},
+    context::{Context as Facts, Deadline, Upgrade},
     explain::{Explain, Finding},
     layered::layered,
     observe::Observer,
@@ -404,7 +404,7 @@ impl<O> FallbackLayer<O> {
             Instead::Ask(..) => {
                 let failure = Failure { reason: Some(by), is_unsent: by.is_before_sending() };
                 let may_ask = !head.headers.contains_key(ATTEMPT)
-                    && evaluate(failure, head.method.is_safe(), true, false).is_ok();
+                    && evaluate(failure, may_be_repeated(head), true, false).is_ok();
                 may_ask.then(|| Finding::Admit(format!("the alternate is asked, in place of {by}")))
             }
         }
@@ -563,7 +563,7 @@ where
         let Instead::Ask(ask, budget) = &shared.instead else { return Err(Stop::Attempts) };
         let now = Now::read(); // Time has gone by since the request came.
         let is_over = Deadline::of(&head.extensions).is_some_and(|deadline| is_over(now, deadline));
-        evaluate(failure, head.method.is_safe(), source.is_whole(), is_over)?;
+        evaluate(failure, may_be_repeated(&head), source.is_whole(), is_over)?;
         if !failure.is_unsent && budget.as_ref().is_some_and(|budget| !budget.withdraw(now)) {
             return Err(Stop::Budget);
         }
@@ -574,6 +574,11 @@ where
         let request = Request::from_parts(head, AnyBody::new(source.copy()));
         Ok(Next::Ask(ask(request)))
     }
+}
+
+/// An upgrade may not: twice may be two conversations.
+fn may_be_repeated(head: &Parts) -> bool {
+    head.method.is_safe() && !Upgrade::is_asked(&head.extensions)
 }
 
 fn is_over(now: Now, deadline: Instant) -> bool {

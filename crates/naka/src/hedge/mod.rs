@@ -80,7 +80,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, request::Parts};
+use http::{HeaderValue, Request, Response, request::Parts};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -92,7 +92,7 @@ use crate::{
     budget::{Balance, Budget},
     classify::{Classifier, Outcome, Seen},
     clock::Now,
-    context::Deadline,
+    context::{Deadline, Upgrade},
     explain::{Explain, Finding},
     layered::layered,
     observe::Observer,
@@ -209,8 +209,12 @@ impl HedgeConfig {
         }
     }
 
-    /// Whether it may be done twice at the same time.
-    fn may_hedge(&self, method: &Method, headers: &HeaderMap) -> bool {
+    /// Whether it may be done twice at the same time. An upgrade may not: both could begin.
+    fn may_hedge(&self, head: &Parts) -> bool {
+        let Parts { method, headers, extensions, .. } = head;
+        if Upgrade::is_asked(extensions) {
+            return false;
+        }
         let by_method = match self.methods {
             Methods::Safe => method.is_safe(),
             Methods::Idempotent => method.is_idempotent(),
@@ -243,7 +247,7 @@ impl<O: Observer> Explain for HedgeLayer<O> {
         if head.headers.contains_key(ATTEMPT) {
             return Finding::Admit("not hedged here: somebody in front tries again already".to_owned());
         }
-        if !shared.config.may_hedge(&head.method, &head.headers) {
+        if !shared.config.may_hedge(head) {
             return Finding::Admit(format!("not hedged: {} may not be done twice at once", head.method));
         }
         let after = shared.after(now);
@@ -283,7 +287,7 @@ where
         let now = Now::of(request.extensions());
         let (mut head, body) = request.into_parts();
         shared.budget.deposit_once(&mut head.extensions, now);
-        if !shared.config.may_hedge(&head.method, &head.headers) {
+        if !shared.config.may_hedge(&head) {
             return once(self.inner.call(Request::from_parts(head, Replay::once(body))));
         }
         if Tried::of(&head.extensions).is_none() {

@@ -116,6 +116,7 @@ use crate::{
     attempt::{Sent, StandIn},
     buffered::{Buffering, Share},
     clock::Now,
+    context::Upgrade,
     explain::{Explain, Finding},
     observe::Observer,
     reject::{Dependency, Head, Reason, Rejection},
@@ -214,7 +215,7 @@ fn evaluate(
     scope: &Scoped,
     head: &Head<'_>,
 ) -> Result<Option<Digest>, Rejection> {
-    if !config.methods.contains(head.method) {
+    if !config.methods.contains(head.method) || Upgrade::is_asked(head.extensions) {
         return Ok(None);
     }
     let mut lines = head.headers.get_all(&config.header).iter();

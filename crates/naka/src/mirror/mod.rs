@@ -96,7 +96,7 @@ use crate::{
     attempt::Tried,
     balance::Endpoint,
     clock::Now,
-    context::{Context as Facts, Deadline},
+    context::{Context as Facts, Deadline, Upgrade},
     enforce::is_of_share,
     explain::{Explain, Finding},
     layered::layered,
@@ -389,6 +389,7 @@ enum Decision {
 fn evaluate(config: &MirrorConfig, head: &Head<'_>, number: u64, under_way: usize) -> Decision {
     match () {
         () if head.headers.contains_key(MIRROR) => Decision::Never("it is a copy itself"),
+        () if Upgrade::is_asked(head.extensions) => Decision::Never("it asks for another protocol"),
         () if !config.may_copy(head.method) => Decision::Never("its method is not safe"),
         () if !is_of_share(number, config.sample) => Decision::NotThis,
         () if under_way >= config.max => Decision::Full,

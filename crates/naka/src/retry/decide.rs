@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use http::{
     HeaderMap, Method, Response, StatusCode,
     header::{DATE, RETRY_AFTER},
+    request::Parts,
 };
 
 use super::config::{Methods, RetryConfig};
@@ -15,6 +16,7 @@ use crate::{
     attempt::{Stop, is_unsent},
     classify::{is_grpc, status_of_head},
     clock::{Now, WallClock},
+    context::Upgrade,
     reject::{Reason, Rejection},
 };
 
@@ -34,6 +36,14 @@ impl Asked {
             Methods::Idempotent => method.is_idempotent(),
         };
         Self { is_repeatable: by_method || config.keyed && headers.contains_key("idempotency-key") }
+    }
+
+    /// The same of a request: an upgrade is not repeatable, as twice may be two conversations.
+    pub(super) fn of_head(config: &RetryConfig, head: &Parts) -> Self {
+        if Upgrade::is_asked(&head.extensions) {
+            return Self { is_repeatable: false };
+        }
+        Self::of(config, &head.method, &head.headers)
     }
 }
 

@@ -186,7 +186,7 @@ impl<O: Observer> Explain for RetryLayer<O> {
         if head.headers.contains_key(ATTEMPT) {
             return Finding::Admit("not retried here: somebody in front retries already".to_owned());
         }
-        let asked = Asked::of(&shared.config, &head.method, &head.headers);
+        let asked = Asked::of_head(&shared.config, head);
         let what = if asked.is_repeatable { "what failed" } else { "what was never sent" };
         let Balance { spent, allowed } = shared.budget.balance(now);
         let (max, left) = (shared.config.max, allowed.saturating_sub(spent));
@@ -223,7 +223,7 @@ where
         // The instance that was ready sends the first attempt; its clone stays here.
         let clone = self.inner.clone();
         let mut inner = mem::replace(&mut self.inner, clone);
-        let asked = Asked::of(&shared.config, &head.method, &head.headers);
+        let asked = Asked::of_head(&shared.config, &head);
         let deadline = Deadline::of(&head.extensions);
         let future = inner.call(Request::from_parts(head.clone(), first));
         let shared = Arc::clone(shared);

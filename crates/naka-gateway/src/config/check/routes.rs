@@ -162,6 +162,7 @@ impl Around<'_, '_> {
             body,
             total_timeout,
             idle_timeout: timeout(raw, shared, |it| it.idle.as_deref()).map(|it| it.0),
+            tunnel_idle: timeout(raw, shared, |it| it.tunnel_idle.as_deref()).map(|it| it.0),
             rewrite,
             headers,
             destination: destination?,

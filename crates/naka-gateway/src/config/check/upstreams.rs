@@ -118,6 +118,7 @@ pub(super) fn upstreams(
                 response_headers: timeouts.response_headers(),
                 per_try: timeouts.per_try.as_ref().map(|at| at.value),
                 idle: timeouts.idle().0,
+                tunnel_idle: timeouts.tunnel_idle().0,
             },
             connections: Connections {
                 max: usize::try_from(connections.max().0).unwrap_or(usize::MAX),

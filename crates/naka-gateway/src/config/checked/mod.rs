@@ -510,6 +510,8 @@ pub struct UpstreamTimeouts {
     pub per_try: Option<Duration>,
     /// Without a byte of a body, either way; `None` is `never`.
     pub idle: Option<Duration>,
+    /// Without a byte of a tunnel, either way; `None` is `never`.
+    pub tunnel_idle: Option<Duration>,
 }
 
 /// What all retries to an upstream may spend together.
@@ -572,6 +574,8 @@ pub struct Route {
     pub total_timeout: Option<Duration>,
     /// Overrides the upstream's `idle`: outer `None` where not said, inner `None` is `never`.
     pub idle_timeout: Option<Option<Duration>>,
+    /// The same of its `tunnel_idle`.
+    pub tunnel_idle: Option<Option<Duration>>,
     /// Changes of the request target.
     pub rewrite: Rewrite,
     /// Changes of headers.

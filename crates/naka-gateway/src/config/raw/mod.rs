@@ -617,6 +617,8 @@ record! {
         per_try: Duration = optional;
         /// Without a byte of a body, either way.
         idle: OrNever = "5m";
+        /// Without a byte either way once another protocol is spoken, as after an upgrade to WebSocket.
+        tunnel_idle: OrNever = "1h";
     }
     instead: total => "`total` is of all tries: write it on the route or its group",
         read => "write `response_headers:` or `idle:`",
@@ -868,6 +870,8 @@ record! {
         total: OrNever = "30s";
         /// Without a byte of a body, either way; the upstream's if nothing is said.
         idle: OrNever = optional;
+        /// Without a byte either way once another protocol is spoken, as after an upgrade to WebSocket; the upstream's if nothing is said.
+        tunnel_idle: OrNever = optional;
     }
     instead: connect => "`connect` is a timeout of the upstream",
         response_headers => "`response_headers` is a timeout of the upstream",

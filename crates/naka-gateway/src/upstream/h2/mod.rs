@@ -52,6 +52,7 @@ use super::{
 };
 
 mod body;
+mod connect;
 mod connection;
 mod pool;
 
