@@ -256,8 +256,8 @@ routes:
     assert_eq!(
         said,
         "\
-gateway.yaml: at most 43.1 MiB if all is at its bound at once
-      25 MiB  the process: 100 connections of clients of 256 KiB  (gateway.limits.connections)
+gateway.yaml: at most 49.3 MiB if all is at its bound at once
+    31.2 MiB  the process: 100 connections of clients of 320 KiB  (gateway.limits.connections)
       15 MiB  a: 4 connections to endpoints of 3.7 MiB  (connections.max, streams; gateway.limits.upstream_connections)
        2 MiB  all/cache@route:all: kept answers  (cache.max_bytes)
      640 KiB  all/retry: 10 bodies to send again of 64 KiB  (retry.max_body)

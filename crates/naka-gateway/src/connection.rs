@@ -75,7 +75,8 @@ pub async fn serve_socket(
     };
     if has_spoken {
         let _ = stream.readable().await; // At once: so that what is there is read before anything ends.
-        serve(shared, worker, name, stream, peer, draining).await;
+        // On the heap, so that whoever has said nothing does not keep room for it.
+        Box::pin(serve(shared, worker, name, stream, peer, draining)).await;
     }
 }
 
@@ -204,7 +205,7 @@ async fn say_what_is_wrong<S: Stream>(from: &From<'_>, wrong: &Wrong, mut stream
 }
 
 /// With what HTTP/2 begins (RFC 9113 §3.4).
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Whether a client begins as HTTP/2 does, and the stream as it was; `None` if it says too little for too long.
 async fn sniffed<S: Stream>(mut stream: S, patience: Duration) -> Option<(bool, Begun<S>)> {
@@ -291,7 +292,11 @@ impl Bounds {
         let listener = listener.unwrap_or(first);
         Self {
             protocols: listener.protocols,
-            patience: Patience { request_headers: listener.request_headers, idle: listener.idle },
+            patience: Patience {
+                request_headers: listener.request_headers,
+                idle: listener.idle,
+                min_rate: listener.min_rate,
+            },
             header_count: generation.limits.header_count,
             header_bytes: generation.limits.header_bytes,
         }

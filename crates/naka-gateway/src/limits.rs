@@ -24,6 +24,8 @@ const MIB: u64 = 1 << 20;
 const BUFFERS: u64 = 2 * 128 * KIB;
 /// What clients may send ahead on a connection over HTTP/2, over all requests: hyper's.
 const WINDOW: u64 = MIB;
+/// An address of a client, in a table that may be half empty.
+const ADDRESS: u64 = 64;
 /// A key of a rate limit.
 const KEY: u64 = 96;
 /// Tables of keys have so many parts, each of the same size.
@@ -100,10 +102,13 @@ impl Limits {
     fn connections(&mut self, config: &Config) {
         let limits = &config.gateway.limits;
         let streams = requests_of_a_connection(config);
-        let each = BUFFERS.max(2 * long(limits.header_bytes)).saturating_add(match streams {
-            1 => 0,
-            streams => WINDOW.saturating_add(streams.saturating_mul(long(streams::SEND_BUFFER))),
-        });
+        // The strict reader holds a head until it is whole, and for a moment what it passes on besides.
+        let held = 2 * long(limits.header_bytes);
+        let each =
+            BUFFERS.max(2 * long(limits.header_bytes)).saturating_add(held).saturating_add(match streams {
+                1 => 0,
+                streams => WINDOW.saturating_add(streams.saturating_mul(long(streams::SEND_BUFFER))),
+            });
         self.add(
             "connections of clients",
             "",
@@ -111,6 +116,10 @@ impl Limits {
             Some(each),
             "gateway.limits.connections",
         );
+        if limits.connections_per_ip.is_some() {
+            let most = long(limits.connections);
+            self.add("addresses of clients", "", most, Some(ADDRESS), "gateway.limits.connections");
+        }
         // As many of those that take the most as there may be.
         let mut all = long(limits.upstream_connections);
         let mut upstreams = config.upstreams.iter().map(|(name, upstream)| {

@@ -9,6 +9,7 @@
 mod backend;
 mod fields;
 mod framing;
+mod h2;
 mod hops;
 mod peers;
 mod responses;
@@ -33,6 +34,10 @@ pub(crate) enum Area {
     Targets,
     Hops,
     Responses,
+    Frames,
+    Packing,
+    Messages,
+    Translation,
 }
 
 impl fmt::Display for Area {
@@ -43,6 +48,10 @@ impl fmt::Display for Area {
             Self::Targets => "targets and hosts",
             Self::Hops => "hop-by-hop and proxy rules",
             Self::Responses => "responses",
+            Self::Frames => "HTTP/2: frames and streams",
+            Self::Packing => "HTTP/2: packed fields",
+            Self::Messages => "HTTP/2: requests",
+            Self::Translation => "HTTP/2: one request that would be two",
         })
     }
 }

@@ -44,6 +44,7 @@ mod h1;
 mod h2;
 mod places;
 mod pools;
+mod slow;
 
 use body::Upload;
 pub use body::{Body, Idle, LayeredBody, Stalled};

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     net::SocketAddr,
+    num::NonZeroU64,
     sync::Arc,
     time::Duration,
 };
@@ -20,7 +21,7 @@ use crate::config::{
     },
     decode::{At, Cx, OneOrMany, Or},
     diagnostic::Code,
-    raw::{ListenerProtocol, RawAdmin, RawFile, RawGateway},
+    raw::{ListenerProtocol, RawAdmin, RawFile, RawGateway, RawListenerLimits},
 };
 
 /// The checked listeners, and what stands at each.
@@ -60,10 +61,23 @@ pub(super) fn listeners(tables: &Tables<'_>, policies: &mut Policies, cx: &mut C
             protocols: protocols(raw.protocols.as_deref(), cx),
             request_headers: timeouts.request_headers(),
             idle: timeouts.idle(),
+            min_rate: min_rate(raw.limits.as_deref(), cx),
         };
         it.checked.insert(Arc::clone(name), listener);
     }
     it
+}
+
+/// A rate of nothing is one that everybody keeps.
+fn min_rate(said: Option<&At<RawListenerLimits>>, cx: &mut Cx) -> Option<NonZeroU64> {
+    let raw = said.map(|it| it.value.clone()).unwrap_or_default();
+    let bytes = raw.min_rate().0?;
+    let rate = u64::try_from(bytes).ok().and_then(NonZeroU64::new);
+    if let (None, Some(at)) = (rate, &raw.min_rate) {
+        cx.error(Code::Value, at.span, "a rate of nothing")
+            .help("write `never` for clients as slow as they like");
+    }
+    rate
 }
 
 fn protocols(said: Option<&At<OneOrMany<ListenerProtocol>>>, cx: &mut Cx) -> Protocols {
@@ -199,6 +213,10 @@ fn limits(raw: &RawGateway) -> ServerLimits {
     let number = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
     ServerLimits {
         connections: number(raw.connections().0),
+        connections_per_ip: raw
+            .connections_per_ip
+            .as_ref()
+            .map(|it| u32::try_from(it.value.0).unwrap_or(u32::MAX)),
         upstream_connections: number(raw.upstream_connections().0),
         header_bytes: raw.header_bytes().0,
         header_count: number(raw.header_count().0),
