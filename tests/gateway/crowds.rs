@@ -9,7 +9,7 @@ use tokio::{
 };
 
 use crate::process::Process;
-use naka_testkit::upstream::{Upstream, ok};
+use naka_testkit::upstream::{Step, Upstream, ok};
 
 const IDLE: usize = 10_000;
 const SLOW: usize = 1000;
@@ -66,6 +66,18 @@ async fn others_are_served(process: &Process, times: usize) {
     }
 }
 
+async fn is_answered(stream: &mut TcpStream) {
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    is_read(stream).await;
+}
+
+async fn is_read(stream: &mut TcpStream) {
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"fine") {
+        assert!(stream.read_buf(&mut answer).await.unwrap() > 0, "it is answered");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn r2_3_ten_thousand_idle_and_a_thousand_slow_connections_keep_nobody_waiting() {
     if !may_have(20_000) {
@@ -88,10 +100,7 @@ async fn r2_3_ten_thousand_idle_and_a_thousand_slow_connections_keep_nobody_wait
             stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
         }
         for stream in some {
-            let mut answer = Vec::new();
-            while !answer.ends_with(b"fine") {
-                assert!(stream.read_buf(&mut answer).await.unwrap() > 0, "it is answered");
-            }
+            is_read(stream).await;
         }
     }
     let each = resident(&process).saturating_sub(before) / IDLE as u64;
@@ -146,4 +155,47 @@ async fn r2_3_one_client_has_no_more_connections_than_it_may() {
     );
     process.until("the reload is in force", async || process.json("/readyz").await["generation"] == 2).await;
     let _many = connect(&process, 10).await;
+}
+
+/// At the bound on all connections, who has waited longest for its next request makes room, and who is at a request stays.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r2_3_at_the_bound_an_idle_connection_makes_room_for_one_that_comes() {
+    let app = Upstream::start(|seen| match seen.target() {
+        "/hang" => vec![Step::Hang],
+        _ => ok("fine"),
+    })
+    .await;
+    let limited = CONFIG.replace("workers: 2", "workers: 2, limits: {connections: 20}");
+    let process = Process::start(&limited.replace("UPSTREAM", app.address())).await;
+    let mut busy = connect(&process, 5).await;
+    for stream in &mut busy {
+        stream.write_all(b"GET /hang HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    }
+    while app.requests() < 5 {
+        sleep(Duration::from_millis(5)).await;
+    }
+    // Some have had an answer, some have said nothing, and some a part of a head.
+    let mut idle = connect(&process, 15).await;
+    for (number, stream) in idle.iter_mut().enumerate() {
+        match number % 3 {
+            0 => is_answered(stream).await,
+            1 => stream.write_all(b"GET / HTTP/1.1\r\nho").await.unwrap(),
+            _ => {}
+        }
+    }
+    let mut more = Vec::new();
+    for _ in 0..10 {
+        let mut stream = TcpStream::connect(process.public).await.unwrap();
+        is_answered(&mut stream).await;
+        more.push(stream);
+    }
+    others_are_served(&process, 40).await;
+    for stream in &mut busy {
+        assert_eq!(
+            stream.try_read(&mut [0; 1]).unwrap_err().kind(),
+            std::io::ErrorKind::WouldBlock,
+            "it stays"
+        );
+    }
+    assert!(connections(&process).await <= 20);
 }

@@ -72,6 +72,7 @@ pub async fn serve_socket(
         _ = draining.wait_for(|ending| *ending == Ending::Now) => SockRef::from(&stream)
             .peek(&mut [MaybeUninit::uninit()])
             .is_ok_and(|peeked| peeked == 1),
+        () = shared.room(worker).wanted() => false, // It has waited longest.
     };
     if has_spoken {
         let _ = stream.readable().await; // At once: so that what is there is read before anything ends.
@@ -113,6 +114,11 @@ pub(crate) struct From<'a> {
 }
 
 impl From<'_> {
+    /// Ready when the connection waits, and has to make room for another one.
+    pub(crate) async fn wanted(&self, progress: &Progress) {
+        self.shared.room(self.worker).wanted_of(progress).await;
+    }
+
     /// One request. By the generation that is in force when it comes.
     pub(crate) fn request(
         &self,
@@ -158,12 +164,14 @@ async fn serve_h1<S: Stream>(
         .max_header_size(bounds.header_bytes)
         .serve_connection(io, service);
     let mut silence = pin!(progress.silence());
+    let mut wanted = pin!(from.wanted(&progress));
     let mut is_told = false;
     let result = loop {
         tokio::select! {
             biased;
             result = &mut connection => break result,
             () = silence.as_mut() => return, // Nobody is waiting for an answer.
+            () = wanted.as_mut() => return,
             _ = draining.wait_for(|ending| *ending == Ending::Now), if !is_told => {
                 is_told = true;
                 Pin::new(&mut connection).graceful_shutdown();

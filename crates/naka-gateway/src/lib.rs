@@ -43,6 +43,7 @@ pub mod probe;
 pub mod random;
 pub mod reload;
 pub mod replay;
+mod room;
 pub mod route;
 pub mod run;
 pub mod saved;

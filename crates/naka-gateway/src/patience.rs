@@ -70,6 +70,8 @@ pub struct Progress {
     is_in_head: AtomicBool,
     /// When the last request has to be over, its response taken by the client included.
     end_ns: AtomicU64,
+    /// Whether something that was to be sent waits for the client.
+    is_sending: AtomicBool,
     /// Whether a request's body was left unread, so that closing at once would reset the connection.
     has_unread: AtomicBool,
     /// Whether a body that is left unread is kept for [`read_what_is_short`](Self::read_what_is_short).
@@ -102,6 +104,7 @@ impl Progress {
             due_ns: AtomicU64::new(nanos(patience.request_headers)),
             is_in_head: AtomicBool::new(true),
             end_ns: AtomicU64::new(NEVER),
+            is_sending: AtomicBool::new(false),
             has_unread: AtomicBool::new(false),
             keeps_unread: AtomicBool::new(false),
             unread: Mutex::new(None),
@@ -239,6 +242,11 @@ impl Progress {
         self.under_way.load(Acquire) > 0
     }
 
+    /// Whether it is only the client's next request that is waited for.
+    pub(crate) fn is_waiting(&self) -> bool {
+        !self.is_busy() && !self.is_sending.load(Relaxed)
+    }
+
     /// When the client has to have said something; `None` while it is our turn.
     fn due(&self) -> Option<Instant> {
         if self.is_busy() { None } else { self.at(self.due_ns.load(Relaxed)) }
@@ -292,6 +300,7 @@ impl<S> Patient<S> {
 
     /// What became of sending: if nothing was taken, is it too long?
     fn sent<T: Taken>(&mut self, sent: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        self.progress.is_sending.store(sent.is_pending(), Relaxed);
         if let Poll::Ready(sent) = sent {
             let waited = self.waits_since.take().map_or(Duration::ZERO, |since| since.elapsed());
             self.pace.moved(waited, sent.as_ref().map_or(0, Taken::bytes));

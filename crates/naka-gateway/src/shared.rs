@@ -16,6 +16,7 @@ use crate::{
     callers::{Callers, Entered},
     generation::InForce,
     observe::Metrics,
+    room::Room,
 };
 
 /// What all workers share.
@@ -31,6 +32,8 @@ pub struct Shared {
     callers: Arc<Callers>,
     /// How many connections each worker holds.
     loads: Vec<AtomicUsize>,
+    /// For each worker: who is closed to make room.
+    rooms: Vec<Room>,
     /// For each worker: how its connections shall end. One each, because every connection looks at it whenever it
     /// wakes.
     draining: Vec<watch::Sender<Ending>>,
@@ -60,6 +63,7 @@ impl Shared {
             callers: Arc::default(),
             connections: Arc::new(Semaphore::new(connections.min(Semaphore::MAX_PERMITS))),
             loads: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
+            rooms: (0..workers).map(|_| Room::default()).collect(),
             draining: (0..workers).map(|_| watch::Sender::new(Ending::Open)).collect(),
             is_leaving: AtomicBool::new(false),
         })
@@ -91,6 +95,22 @@ impl Shared {
     /// Client connections that are open.
     pub fn open_connections(&self) -> usize {
         self.loads.iter().map(|load| load.load(Relaxed)).sum()
+    }
+
+    /// Which of a worker's connections are closed to make room.
+    pub(crate) fn room(&self, worker: usize) -> &Room {
+        &self.rooms[worker]
+    }
+
+    /// Has a connection that waits for its next request closed if there are as many as there may be: of the worker that has most.
+    pub(crate) fn make_room(&self) {
+        if self.connections.available_permits() > 0 {
+            return;
+        }
+        let load = |worker: &usize| self.loads[*worker].load(Relaxed);
+        if let Some(worker) = (0..self.loads.len()).max_by_key(load) {
+            self.rooms[worker].make();
+        }
     }
 
     /// Puts a connection that was accepted from this address into the account of its client, if that is bounded.

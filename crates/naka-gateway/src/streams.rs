@@ -82,6 +82,7 @@ pub(crate) async fn serve<S: Stream>(
         .serve_connection(TokioIo::new(framed), service);
     let mut connection = pin!(connection);
     let mut silence = pin!(progress.silence());
+    let mut wanted = pin!(from.wanted(&progress));
     let mut rounds = interval((bounds.patience.idle / 4).max(Duration::from_millis(1)));
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut is_told = false;
@@ -90,6 +91,11 @@ pub(crate) async fn serve<S: Stream>(
             biased;
             result = connection.as_mut() => break result,
             () = silence.as_mut() => return, // Nobody is waiting for an answer.
+            // What its windows have not taken yet of a response is still sent.
+            () = wanted.as_mut(), if !is_told => {
+                is_told = true;
+                connection.as_mut().graceful_shutdown();
+            }
             _ = rounds.tick() => bodies.let_go(bounds.patience.idle),
             _ = draining.wait_for(|ending| *ending != Ending::Open), if !is_told => {
                 is_told = true;

@@ -365,6 +365,7 @@ impl Worker {
             let Ok(entered) = self.shared.enter(peer.ip()) else { continue }; // It is closed.
             // After accepting: at the bound one connection waits here and the others in the kernel's
             // queue, and no worker keeps a place from another for nobody.
+            self.shared.make_room();
             let permit = tokio::select! {
                 biased; // Whoever has been accepted is served, if there is a place.
                 permit = Arc::clone(&self.shared.connections).acquire_owned() => permit,

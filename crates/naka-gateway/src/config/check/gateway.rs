@@ -61,23 +61,17 @@ pub(super) fn listeners(tables: &Tables<'_>, policies: &mut Policies, cx: &mut C
             protocols: protocols(raw.protocols.as_deref(), cx),
             request_headers: timeouts.request_headers(),
             idle: timeouts.idle(),
-            min_rate: min_rate(raw.limits.as_deref(), cx),
+            min_rate: min_rate(raw.limits.as_deref()),
         };
         it.checked.insert(Arc::clone(name), listener);
     }
     it
 }
 
-/// A rate of nothing is one that everybody keeps.
-fn min_rate(said: Option<&At<RawListenerLimits>>, cx: &mut Cx) -> Option<NonZeroU64> {
-    let raw = said.map(|it| it.value.clone()).unwrap_or_default();
-    let bytes = raw.min_rate().0?;
-    let rate = u64::try_from(bytes).ok().and_then(NonZeroU64::new);
-    if let (None, Some(at)) = (rate, &raw.min_rate) {
-        cx.error(Code::Value, at.span, "a rate of nothing")
-            .help("write `never` for clients as slow as they like");
-    }
-    rate
+/// A size is never 0.
+fn min_rate(said: Option<&At<RawListenerLimits>>) -> Option<NonZeroU64> {
+    let bytes = said.map(|it| it.value.clone()).unwrap_or_default().min_rate().0?;
+    u64::try_from(bytes).ok().and_then(NonZeroU64::new)
 }
 
 fn protocols(said: Option<&At<OneOrMany<ListenerProtocol>>>, cx: &mut Cx) -> Protocols {
