@@ -8,7 +8,7 @@
 //! # Limits
 //! [`STREAMS`] at a time on one connection; 64 KiB to be sent for each; header lists as long as request heads; a
 //! connection without requests ends after `timeouts.idle`, one whose other end is gone after two pings without an
-//! answer. Floods of resets, of settings, of empty frames end it, too: [`frames`](crate::frames).
+//! answer. Floods of resets, of settings, of empty frames end it, too: `frames`.
 
 use std::{
     convert::Infallible,

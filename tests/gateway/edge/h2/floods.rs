@@ -327,3 +327,42 @@ async fn r2_3_settings_and_heads_that_come_slowly_end_the_connection() {
     assert_eq!(read.await.unwrap().goaway(), Some(ENHANCE_YOUR_CALM));
     assert!(began.elapsed().as_secs() <= 12, "{:?}", began.elapsed());
 }
+
+/// An upload byte by byte ends as it does over HTTP/1.1, and so does a share of it: of two on a connection each may take twice as long.
+#[tokio::test(start_paused = true)]
+async fn r2_3_an_upload_byte_by_byte_is_a_408_over_http_2_too() {
+    let (gateway, _app) = gateway();
+    let (from, mut into) = split(gateway.connect());
+    let read = reading(from);
+    into.write_all(&[begin(), headers(1, 0, &post()), headers(3, 0, &post())].concat()).await.unwrap();
+    let byte = [frame(DATA, 0, 1, b"x"), frame(DATA, 0, 3, b"x")].concat();
+    let mut seconds = 0;
+    while seconds < 60 && into.write_all(&byte).await.is_ok() {
+        sleep(Duration::from_secs(1)).await;
+        seconds += 1;
+    }
+    assert!(seconds >= 40, "{seconds}");
+    let read = read.await.unwrap();
+    assert_eq!((read.statuses(1), read.statuses(3)), (vec![408], vec![408]));
+}
+
+/// Nobody reads, so a response stands still in the middle of a frame: what is said at the end comes behind that frame, and not inside of it.
+#[tokio::test(start_paused = true)]
+async fn what_is_said_at_the_end_stands_between_two_frames() {
+    let (gateway, _app) = gateway();
+    let (from, mut into) = split(gateway.connect());
+    let wide = [
+        frame(SETTINGS, 0, 0, &setting(4, 0x7fff_ffff)),
+        frame(WINDOW_UPDATE, 0, 0, &0x7000_0000_u32.to_be_bytes()),
+        headers(1, END_STREAM, &with(get(), ":path", "/large")),
+    ];
+    into.write_all(&[begin(), wide.concat()].concat()).await.unwrap();
+    sleep(Duration::from_secs(1)).await;
+    into.write_all(&frame(0x42, 0, 0, b"").repeat(FRAMES + 100)).await.unwrap();
+    sleep(Duration::from_secs(1)).await;
+    assert!((refused(&gateway, "http2_frames") - 1.0).abs() < 0.1, "it is noticed while nothing can be sent");
+    let read = reading(from).await.unwrap();
+    assert!(read.count(DATA) > 0 && !read.has_ended(1), "the response had begun");
+    assert!(read.is_whole(), "it ends behind a frame");
+    assert_eq!(read.goaway(), Some(ENHANCE_YOUR_CALM));
+}

@@ -139,6 +139,11 @@ impl Reader {
         }
     }
 
+    /// Whether the last frame is all there.
+    pub(super) fn is_whole(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
     /// Whether this stream has ended, in one way or another.
     pub(super) fn has_ended(&self, stream: u32) -> bool {
         self.frames.iter().any(|(kind, flags, id, _)| {
