@@ -15,7 +15,7 @@
 
 use std::{num::NonZeroU64, time::Duration};
 
-/// What may be waited before anything has come: the first of mobile connections stall for that long when they change cells.
+/// What may be waited before anything has come: a mobile connection may stall for about as long when it changes cells.
 pub const GRACE: Duration = Duration::from_secs(20);
 /// The most that can be saved up.
 pub const MOST: Duration = Duration::from_mins(5);

@@ -15,6 +15,7 @@ use std::{
     io,
     net::{SocketAddr, TcpListener as StdListener, TcpStream as StdStream},
     os::fd::OwnedFd,
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::JoinHandle,
     time::Duration,
@@ -30,7 +31,7 @@ use tracing::{error, info, warn};
 use crate::{
     callers::Entered,
     config::checked::Workers as Layout,
-    connection,
+    connection, room,
     seldom::Seldom,
     shared::{Ending, Place, Shared},
 };
@@ -365,11 +366,19 @@ impl Worker {
             let Ok(entered) = self.shared.enter(peer.ip()) else { continue }; // It is closed.
             // After accepting: at the bound one connection waits here and the others in the kernel's
             // queue, and no worker keeps a place from another for nobody.
-            self.shared.make_room();
-            let permit = tokio::select! {
-                biased; // Whoever has been accepted is served, if there is a place.
-                permit = Arc::clone(&self.shared.connections).acquire_owned() => permit,
-                stopped = &mut stop => {
+            let mut place = pin!(Arc::clone(&self.shared.connections).acquire_owned());
+            let permit = loop {
+                self.shared.make_room();
+                tokio::select! {
+                    biased; // Whoever has been accepted is served, if there is a place.
+                    permit = &mut place => break Ok(permit),
+                    stopped = &mut stop => break Err(stopped),
+                    () = tokio::time::sleep(room::LONG) => {}
+                }
+            };
+            let permit = match permit {
+                Ok(permit) => permit,
+                Err(stopped) => {
                     self.wait_for_a_place(name, stream, peer, entered);
                     break stopped;
                 }

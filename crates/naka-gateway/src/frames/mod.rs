@@ -20,7 +20,7 @@ use std::{
     io,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, Waker, ready},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -93,8 +93,6 @@ pub(crate) struct Framed<S> {
     /// Made when it is first needed.
     alarm: Option<Pin<Box<Sleep>>>,
     leaving: Option<Leaving>,
-    /// Who reads, and waits until a frame of ours is whole.
-    reader: Option<Waker>,
 }
 
 #[derive(Debug)]
@@ -128,13 +126,12 @@ impl<S> Framed<S> {
             owes: Some(now),
             alarm: None,
             leaving: None,
-            reader: None,
         }
     }
 
     /// The client has sent this.
     fn heard(&mut self, bytes: &[u8]) -> Result<(), Why> {
-        let (now, mut wrong, mut heads) = (Instant::now(), None, 0_u32);
+        let (now, mut wrong, mut has_begun) = (Instant::now(), None, false);
         let since = now.saturating_duration_since(self.began);
         let Self { received, floods, has_settings, last_stream, .. } = self;
         received.feed(bytes, |frame| {
@@ -143,7 +140,7 @@ impl<S> Framed<S> {
                 wrong = wrong.or(Some(NO_SETTINGS));
             }
             *has_settings = true;
-            heads += 1;
+            has_begun = true;
             if frame.kind == kind::HEADERS {
                 *last_stream = frame.stream.max(*last_stream);
             }
@@ -153,13 +150,13 @@ impl<S> Framed<S> {
         });
         let owes = received.is_in_head() || !*has_settings;
         // Whatever began anew has its time anew; a block of fields has one, in however many frames it comes.
-        let is_new = heads > 0 && !received.is_in_block();
+        let is_new = has_begun && !received.is_in_block();
         self.owes = if owes { self.owes.filter(|_| !is_new).or(Some(now)) } else { None };
         wrong.map_or(Ok(()), Err)
     }
 
-    /// We have sent this.
-    fn said(&mut self, bytes: &[u8]) {
+    /// We have sent this. The task that sends is the one that reads.
+    fn said(&mut self, bytes: &[u8], cx: &Context<'_>) {
         let since = self.began.elapsed();
         let (mut wrong, mut is_over) = (None, false);
         let Self { sent, floods, .. } = self;
@@ -174,11 +171,8 @@ impl<S> Framed<S> {
         } else if let Some(why) = wrong {
             self.leave(why);
         }
-        if self.leaving.is_some()
-            && self.sent.until_between() == 0
-            && let Some(reader) = self.reader.take()
-        {
-            reader.wake();
+        if self.leaving.is_some() {
+            cx.waker().wake_by_ref(); // It may have read already, and would read again only when something comes.
         }
     }
 
@@ -204,8 +198,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Framed<S> {
     /// Says why the connection ends, and ends it. Between two frames of ours; before that it waits for the rest of one.
     fn poll_leave(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         if self.sent.until_between() > 0 {
-            self.reader = Some(cx.waker().clone());
-            return Poll::Pending;
+            return Poll::Pending; // Whoever sends it wakes.
         }
         let Self { stream, leaving: Some(leaving), .. } = self else {
             return Poll::Ready(io::ErrorKind::ConnectionAborted.into());
@@ -274,7 +267,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Framed<S> {
             piece = &buf[..left.min(buf.len())];
         }
         let count = ready!(Pin::new(&mut this.stream).poll_write(cx, piece))?;
-        this.said(&piece[..count]);
+        this.said(&piece[..count], cx);
         Poll::Ready(Ok(count))
     }
 
@@ -291,7 +284,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Framed<S> {
         let mut left = count;
         for buf in bufs {
             let some = left.min(buf.len());
-            self.said(&buf[..some]);
+            self.said(&buf[..some], cx);
             left -= some;
         }
         Poll::Ready(Ok(count))

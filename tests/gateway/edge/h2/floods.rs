@@ -366,3 +366,19 @@ async fn what_is_said_at_the_end_stands_between_two_frames() {
     assert!(read.is_whole(), "it ends behind a frame");
     assert_eq!(read.goaway(), Some(ENHANCE_YOUR_CALM));
 }
+
+/// What ends the connection is what we have sent ourselves, and the client says nothing after it.
+#[tokio::test(start_paused = true)]
+async fn streams_that_we_reset_end_the_connection_without_another_word_of_the_client() {
+    let (gateway, _app) = gateway();
+    let (from, mut into) = split(gateway.connect());
+    let read = reading(from);
+    into.write_all(&begin()).await.unwrap();
+    let began = Instant::now();
+    let count = u32::try_from(RESETS).unwrap() + 1;
+    for number in 0..count {
+        into.write_all(&frame(HEADERS, END_HEADERS | END_STREAM, 2 * number + 1, b"")).await.unwrap();
+    }
+    assert_eq!(read.await.unwrap().goaway(), Some(ENHANCE_YOUR_CALM));
+    assert_eq!(began.elapsed(), Duration::ZERO, "at once");
+}
