@@ -14,7 +14,7 @@ use tokio::{
 use crate::inside::{Inside, get};
 
 const CONFIG: &str = "
-listeners: {public: {listen: ':1', timeouts: {request_headers: 10s, idle: 60s}}}
+listeners: {public: {listen: ':1', timeouts: {request_headers: 10s, idle: 60s}, limits: {min_rate: never}}}
 upstreams:
   app: {endpoints: ['app:1'], timeouts: {connect: 1s, response_headers: 3s, idle: 20s}}
 routes:

@@ -175,7 +175,7 @@ pub async fn serve_connection<S: Stream>(admin: Arc<Admin>, way: Way, stream: S)
     let mut server = http1::Builder::new();
     server.timer(TokioTimer::new()).header_read_timeout(PATIENCE);
     // Whoever takes nothing for as long is given up.
-    let progress = Progress::new(Patience { request_headers: PATIENCE, idle: PATIENCE });
+    let progress = Progress::new(Patience { request_headers: PATIENCE, idle: PATIENCE, min_rate: None });
     let stream = TokioIo::new(Patient::new(stream, &progress));
     if let Err(error) = server.serve_connection(stream, service).await {
         debug!(%error, "an admin connection ended in an error");

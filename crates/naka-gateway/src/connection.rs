@@ -77,10 +77,12 @@ pub async fn serve_socket(
         _ = draining.wait_for(|ending| *ending >= Ending::Now) => SockRef::from(&stream)
             .peek(&mut [MaybeUninit::uninit()])
             .is_ok_and(|peeked| peeked == 1),
+        () = shared.room(worker).wanted() => false, // It has waited longest.
     };
     if has_spoken {
         let _ = stream.readable().await; // At once: so that what is there is read before anything ends.
-        serve(shared, worker, name, stream, peer, draining).await;
+        // On the heap, so that whoever has said nothing does not keep room for it.
+        Box::pin(serve(shared, worker, name, stream, peer, draining)).await;
     }
 }
 
@@ -153,6 +155,11 @@ pub(crate) struct From<'a> {
 }
 
 impl From<'_> {
+    /// Ready when the connection waits, and has to make room for another one.
+    pub(crate) async fn wanted(&self, progress: &Progress) {
+        self.shared.room(self.worker).wanted_of(progress).await;
+    }
+
     /// One request. By the generation that is in force when it comes.
     pub(crate) fn request(
         &self,
@@ -203,12 +210,14 @@ async fn serve_h1<S: Stream>(
         .max_header_size(bounds.header_bytes)
         .serve_connection(io, service);
     let mut silence = pin!(progress.silence());
+    let mut wanted = pin!(from.wanted(&progress));
     let mut is_told = false;
     let result = loop {
         tokio::select! {
             biased;
             result = &mut connection => break result,
             () = silence.as_mut() => return, // Nobody is waiting for an answer.
+            () = wanted.as_mut() => return,
             _ = draining.wait_for(|ending| *ending >= Ending::Now), if !is_told => {
                 is_told = true;
                 Pin::new(&mut connection).graceful_shutdown();
@@ -261,7 +270,7 @@ async fn say_what_is_wrong<S: Stream>(from: &From<'_>, wrong: &Wrong, mut stream
 }
 
 /// With what HTTP/2 begins (RFC 9113 §3.4).
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Whether a client begins as HTTP/2 does, and the stream as it was; `None` if it says too little for too long.
 async fn sniffed<S: Stream>(mut stream: Begun<S>, patience: Duration) -> Option<(bool, Begun<S>)> {
@@ -306,7 +315,11 @@ impl Bounds {
             tls: generation.tls.get(&listener.listen).cloned(),
             is_proxied: listener.is_proxied,
             handshake: listener.handshake,
-            patience: Patience { request_headers: listener.request_headers, idle: listener.idle },
+            patience: Patience {
+                request_headers: listener.request_headers,
+                idle: listener.idle,
+                min_rate: listener.min_rate,
+            },
             header_count: generation.limits.header_count,
             header_bytes: generation.limits.header_bytes,
         }

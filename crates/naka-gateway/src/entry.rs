@@ -31,6 +31,7 @@ use naka::{
 
 use crate::{
     deadline::Deadlines,
+    frames,
     headers::{compared, has_known_framing, strip_hop_by_hop},
     identity,
     random::random_id,
@@ -98,6 +99,7 @@ impl Entry {
         if parts.headers.len() > self.header_count {
             return Err(Reason::HeadTooLarge.into()); // HTTP/1.1 is held to it while it is read.
         }
+        frames::check(parts)?;
         let connected = upgrade::connect(parts);
         self.check_target(parts)?;
         settle_host(parts)?;

@@ -26,6 +26,8 @@ const BUFFERS: u64 = 2 * 128 * KIB;
 const WINDOW: u64 = MIB;
 /// What TLS holds of a connection: what is to be sent, and of a handshake or a record what has come (rustls' own bounds).
 const TLS: u64 = 2 * 64 * KIB;
+/// An address of a client, in a table that may be half empty.
+const ADDRESS: u64 = 64;
 /// A key of a rate limit.
 const KEY: u64 = 96;
 /// Tables of keys have so many parts, each of the same size.
@@ -102,13 +104,13 @@ impl Limits {
     fn connections(&mut self, config: &Config) {
         let limits = &config.gateway.limits;
         let streams = requests_of_a_connection(config);
+        // The strict reader holds a head until it is whole, and for a moment what it passes on besides.
+        let held = 2 * long(limits.header_bytes);
+        let is_secured = config.listeners.values().any(|listener| listener.tls.is_some());
         let each = BUFFERS.max(2 * long(limits.header_bytes)).saturating_add(match streams {
             1 => 0,
             streams => WINDOW.saturating_add(streams.saturating_mul(long(streams::SEND_BUFFER))),
         });
-        // The head that is held until it is whole, and for a moment twice.
-        let held = 2 * long(limits.header_bytes);
-        let is_secured = config.listeners.values().any(|listener| listener.tls.is_some());
         let each = each.saturating_add(held).saturating_add(if is_secured { TLS } else { 0 });
         self.add(
             "connections of clients",
@@ -117,6 +119,10 @@ impl Limits {
             Some(each),
             "gateway.limits.connections",
         );
+        if limits.connections_per_ip.is_some() {
+            let most = long(limits.connections);
+            self.add("addresses of clients", "", most, Some(ADDRESS), "gateway.limits.connections");
+        }
         // As many of those that take the most as there may be.
         let mut all = long(limits.upstream_connections);
         let mut upstreams = config.upstreams.iter().map(|(name, upstream)| {

@@ -11,6 +11,7 @@
 use std::{
     future::{Future, poll_fn},
     io,
+    num::NonZeroU64,
     pin::{Pin, pin},
     sync::{
         Arc, Mutex, PoisonError,
@@ -31,6 +32,8 @@ use tokio::{
     time::{Instant, Sleep, sleep_until, timeout},
 };
 
+use crate::pace::Pace;
+
 /// The rest of a refused upload that is read before the answer, in bytes.
 const SHORT: u64 = 16 << 10;
 /// How long that may take.
@@ -47,6 +50,8 @@ pub struct Patience {
     pub request_headers: Duration,
     /// Between two requests; and between two pieces of a response that it takes.
     pub idle: Duration,
+    /// Bytes a second of a body that it sends or takes, while it is waited for; nothing for as slow as it likes.
+    pub min_rate: Option<NonZeroU64>,
 }
 
 /// How far a connection has got: whether a request is under way, and what is due when.
@@ -67,6 +72,8 @@ pub struct Progress {
     is_in_head: AtomicBool,
     /// When the last request has to be over, its response taken by the client included.
     end_ns: AtomicU64,
+    /// Whether something that was to be sent waits for the client.
+    is_sending: AtomicBool,
     /// Whether a request's body was left unread, so that closing at once would reset the connection.
     has_unread: AtomicBool,
     /// Whether a body that is left unread is kept for [`read_what_is_short`](Self::read_what_is_short).
@@ -100,6 +107,7 @@ impl Progress {
             due_ns: AtomicU64::new(nanos(patience.request_headers)),
             is_in_head: AtomicBool::new(true),
             end_ns: AtomicU64::new(NEVER),
+            is_sending: AtomicBool::new(false),
             has_unread: AtomicBool::new(false),
             keeps_unread: AtomicBool::new(false),
             unread: Mutex::new(None),
@@ -107,6 +115,16 @@ impl Progress {
             has_reader: AtomicBool::new(false),
         };
         Arc::new(progress)
+    }
+
+    /// How many requests are under way: what comes and goes is of all of them.
+    pub(crate) fn shares(&self) -> u32 {
+        self.under_way.load(Relaxed).max(1)
+    }
+
+    /// How slow a body of this client may be.
+    pub(crate) const fn pace(&self) -> Pace {
+        Pace::new(self.patience.min_rate)
     }
 
     /// The head of a request is there.
@@ -233,6 +251,11 @@ impl Progress {
         self.under_way.load(Acquire) > 0
     }
 
+    /// Whether it is only the client's next request that is waited for.
+    pub(crate) fn is_waiting(&self) -> bool {
+        !self.is_busy() && !self.is_sending.load(Relaxed)
+    }
+
     /// When the client has to have said something; `None` while it is our turn.
     fn due(&self) -> Option<Instant> {
         if self.is_busy() { None } else { self.at(self.due_ns.load(Relaxed)) }
@@ -265,7 +288,9 @@ pub struct Patient<S> {
     progress: Arc<Progress>,
     /// Made when it is first needed; set anew at the first write that waits after one that did not.
     deafness: Option<Pin<Box<Sleep>>>,
-    is_waiting: bool,
+    /// Since when, and how many bytes were taken before: how slow it may be.
+    waits_since: Option<Instant>,
+    pace: Pace,
     lingering: Option<Lingering>,
 }
 
@@ -278,8 +303,8 @@ struct Lingering {
 impl<S> Patient<S> {
     /// Nothing has been sent yet.
     pub fn new(stream: S, progress: &Arc<Progress>) -> Self {
-        let progress = Arc::clone(progress);
-        Self { stream, progress, deafness: None, is_waiting: false, lingering: None }
+        let (progress, pace) = (Arc::clone(progress), progress.pace());
+        Self { stream, progress, deafness: None, waits_since: None, pace, lingering: None }
     }
 
     /// The stream itself, of which nobody keeps the time any more.
@@ -288,19 +313,43 @@ impl<S> Patient<S> {
     }
 
     /// What became of sending: if nothing was taken, is it too long?
-    fn sent<T>(&mut self, sent: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
-        if sent.is_ready() {
-            self.is_waiting = false;
-            return sent;
+    fn sent<T: Taken>(&mut self, sent: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        self.progress.is_sending.store(sent.is_pending(), Relaxed);
+        if let Poll::Ready(sent) = sent {
+            let waited = self.waits_since.take().map_or(Duration::ZERO, |since| since.elapsed());
+            self.pace.moved(waited, sent.as_ref().map_or(0, Taken::bytes));
+            return Poll::Ready(sent);
         }
-        let was_waiting = std::mem::replace(&mut self.is_waiting, true);
-        let progress = &self.progress;
-        let alarm = self.deafness.get_or_insert_with(|| Box::pin(sleep_until(progress.deaf_at())));
-        if !was_waiting {
-            alarm.as_mut().reset(progress.deaf_at());
+        let (progress, pace) = (&self.progress, &self.pace);
+        let until = || {
+            let slow_at = pace.left().map(|left| Instant::now() + left);
+            slow_at.map_or_else(|| progress.deaf_at(), |slow_at| slow_at.min(progress.deaf_at()))
+        };
+        let alarm = self.deafness.get_or_insert_with(|| Box::pin(sleep_until(until())));
+        if self.waits_since.is_none() {
+            self.waits_since = Some(Instant::now());
+            alarm.as_mut().reset(until());
         }
         ready!(alarm.as_mut().poll(cx));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+/// What is said of bytes that were sent.
+trait Taken {
+    fn bytes(&self) -> usize;
+}
+
+impl Taken for usize {
+    fn bytes(&self) -> usize {
+        *self
+    }
+}
+
+/// Of a flush nothing is said.
+impl Taken for () {
+    fn bytes(&self) -> usize {
+        0
     }
 }
 

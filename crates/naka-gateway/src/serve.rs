@@ -97,7 +97,7 @@ pub async fn serve(
     if !parts.headers.contains_key(EXPECT) {
         account.progress.keep_unread(); // Asking for what is expected to be asked for would bring it.
     }
-    let body = Body::client(body, &account.progress);
+    let (body, answered) = Body::client(body, &account.progress);
     if let Err(rejection) = served.entry.admit(&mut parts, peer, account.began) {
         drop(body);
         account.progress.read_what_is_short().await;
@@ -115,6 +115,7 @@ pub async fn serve(
     account.plan = Some(Arc::clone(plan));
     account.progress.must_end(Deadline::of(&parts.extensions));
     let Ok(response) = route.call(Request::from_parts(parts, body)).await;
+    answered.say();
     account.progress.read_what_is_short().await;
     if let Some(rejection) = response.extensions().get::<Rejection>() {
         metrics.rejected(&plan.name, rejection);

@@ -1,13 +1,23 @@
 //! What the workers of a process share, and the account of their connections.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+    },
 };
 
+use http::StatusCode;
+use naka::reject::{Reason, Rejection};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-use crate::{generation::InForce, observe::Metrics};
+use crate::{
+    callers::{Callers, Entered},
+    generation::InForce,
+    observe::Metrics,
+    room::Room,
+};
 
 /// What all workers share.
 #[derive(Debug)]
@@ -18,8 +28,12 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
     /// The bound of client connections.
     pub connections: Arc<Semaphore>,
+    /// The connections of each client.
+    callers: Arc<Callers>,
     /// How many connections each worker holds.
     loads: Vec<AtomicUsize>,
+    /// For each worker: who is closed to make room.
+    rooms: Vec<Room>,
     /// For each worker: how its connections shall end. One each, because every connection looks at it whenever it
     /// wakes.
     draining: Vec<watch::Sender<Ending>>,
@@ -48,8 +62,10 @@ impl Shared {
         Arc::new(Self {
             in_force,
             metrics,
+            callers: Arc::default(),
             connections: Arc::new(Semaphore::new(connections.min(Semaphore::MAX_PERMITS))),
             loads: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
+            rooms: (0..workers).map(|_| Room::default()).collect(),
             draining: (0..workers).map(|_| watch::Sender::new(Ending::Open)).collect(),
             is_leaving: AtomicBool::new(false),
         })
@@ -83,6 +99,41 @@ impl Shared {
         self.loads.iter().map(|load| load.load(Relaxed)).sum()
     }
 
+    /// Which of a worker's connections are closed to make room.
+    pub(crate) fn room(&self, worker: usize) -> &Room {
+        &self.rooms[worker]
+    }
+
+    /// Has a connection that waits for its next request closed if there are as many as there may be: of the worker that has most.
+    pub(crate) fn make_room(&self) {
+        if self.connections.available_permits() > 0 {
+            return;
+        }
+        let load = |worker: &usize| self.loads[*worker].load(Relaxed);
+        if let Some(worker) = (0..self.loads.len()).max_by_key(load) {
+            self.rooms[worker].make();
+        }
+    }
+
+    /// Puts a connection that was accepted from this address into the account of its client, if that is bounded.
+    ///
+    /// # Errors
+    /// If the client has as many as it may.
+    pub(crate) fn enter(&self, address: IpAddr) -> Result<Option<Entered>, TooMany> {
+        let most = self.in_force.with(|generation| {
+            let gateway = &generation.config.gateway;
+            let is_trusted =
+                || gateway.trusted_proxies.iter().any(|net| net.contains(&address.to_canonical()));
+            gateway.limits.connections_per_ip.filter(|_| !is_trusted())
+        });
+        let Some(most) = most else { return Ok(None) };
+        let entered = self.callers.enter(address, most);
+        if entered.is_none() {
+            self.metrics.rejected("", &TOO_MANY);
+        }
+        entered.map(Some).ok_or(TooMany)
+    }
+
     /// The worker that a connection of `me` is best off with: `me`, unless it holds more than the least
     /// loaded one and an eighth.
     pub(crate) fn least_loaded(&self, me: usize) -> usize {
@@ -92,20 +143,33 @@ impl Shared {
     }
 }
 
+/// A client has as many connections as it may.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TooMany;
+
+static TOO_MANY: Rejection =
+    Rejection::new(Reason::Custom(StatusCode::TOO_MANY_REQUESTS, "connections_per_ip"));
+
 /// One connection's place in the account of its worker, and in the bound of all.
 #[derive(Debug)]
 pub(crate) struct Place {
     shared: Arc<Shared>,
     worker: usize,
     _permit: OwnedSemaphorePermit,
+    _entered: Option<Entered>,
 }
 
 impl Place {
     /// Taken, at this worker.
-    pub(crate) fn taken(shared: &Arc<Shared>, worker: usize, permit: OwnedSemaphorePermit) -> Self {
+    pub(crate) fn taken(
+        shared: &Arc<Shared>,
+        worker: usize,
+        permit: OwnedSemaphorePermit,
+        entered: Option<Entered>,
+    ) -> Self {
         shared.loads[worker].fetch_add(1, Relaxed);
         shared.metrics.connections.inc();
-        Self { shared: Arc::clone(shared), worker, _permit: permit }
+        Self { shared: Arc::clone(shared), worker, _permit: permit, _entered: entered }
     }
 
     /// Another worker serves it after all.

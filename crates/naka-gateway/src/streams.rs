@@ -8,8 +8,7 @@
 //! # Limits
 //! [`STREAMS`] at a time on one connection; 64 KiB to be sent for each; header lists as long as request heads; a
 //! connection without requests ends after `timeouts.idle`, one whose other end is gone after two pings without an
-//! answer. What is worse is for the room that faces the open internet (floods of resets, of settings, of empty
-//! frames: the bounds of h2 hold).
+//! answer. Floods of resets, of settings, of empty frames end it, too: `frames`.
 
 use std::{
     convert::Infallible,
@@ -41,7 +40,8 @@ use tokio::{
 use tracing::debug;
 
 use crate::{
-    connection::{Bounds, From, Stream},
+    connection::{Bounds, From, PREFACE, Stream},
+    frames::Framed,
     patience::{Patient, Progress},
     serve::{Account, ServerBody},
     shared::Ending,
@@ -54,6 +54,11 @@ pub const STREAMS: u32 = 128;
 pub const SEND_BUFFER: usize = 64 << 10;
 /// How often it is asked whether the other end is still there, and how long that has for an answer.
 const PING: Duration = Duration::from_secs(20);
+
+/// Streams that are reset before anybody has looked at them, and those that we reset for what is wrong with them: h2's own bounds, said
+/// aloud. What `frames` counts ends a connection before.
+const UNSEEN_RESETS: usize = 20;
+const RESETS_OF_OURS: usize = 1024;
 
 pub(crate) async fn serve<S: Stream>(
     from: &From<'_>,
@@ -90,6 +95,9 @@ pub(crate) async fn serve<S: Stream>(
         }
     });
     let header_bytes = u32::try_from(bounds.header_bytes).unwrap_or(u32::MAX);
+    let head = bounds.patience.request_headers;
+    let stream = Patient::new(stream, &progress);
+    let framed = Framed::new(stream, PREFACE.len(), head, &progress, &from.shared.metrics);
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS)
@@ -98,9 +106,12 @@ pub(crate) async fn serve<S: Stream>(
         .max_send_buf_size(SEND_BUFFER)
         .keep_alive_interval(PING)
         .keep_alive_timeout(PING)
-        .serve_connection(TokioIo::new(Patient::new(stream, &progress)), service);
+        .max_pending_accept_reset_streams(UNSEEN_RESETS)
+        .max_local_error_reset_streams(RESETS_OF_OURS)
+        .serve_connection(TokioIo::new(framed), service);
     let mut connection = pin!(connection);
     let mut silence = pin!(progress.silence());
+    let mut wanted = pin!(from.wanted(&progress));
     let mut rounds = interval((bounds.patience.idle / 4).max(Duration::from_millis(1)));
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut is_told = false;
@@ -109,6 +120,11 @@ pub(crate) async fn serve<S: Stream>(
             biased;
             result = connection.as_mut() => break result,
             () = silence.as_mut() => return, // Nobody is waiting for an answer.
+            // What its windows have not taken yet of a response is still sent.
+            () = wanted.as_mut(), if !is_told => {
+                is_told = true;
+                connection.as_mut().graceful_shutdown();
+            }
             _ = rounds.tick() => bodies.let_go(bounds.patience.idle),
             _ = draining.wait_for(|ending| *ending != Ending::Open), if !is_told => {
                 is_told = true;

@@ -15,6 +15,7 @@ use std::{
     io,
     net::{SocketAddr, TcpListener as StdListener, TcpStream as StdStream},
     os::fd::OwnedFd,
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::JoinHandle,
     time::Duration,
@@ -28,8 +29,9 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use crate::{
+    callers::Entered,
     config::checked::Workers as Layout,
-    connection,
+    connection, room,
     seldom::Seldom,
     shared::{Ending, Place, Shared},
 };
@@ -366,19 +368,29 @@ impl Worker {
                     continue;
                 }
             };
+            let Ok(entered) = self.shared.enter(peer.ip()) else { continue }; // It is closed.
             // After accepting: at the bound one connection waits here and the others in the kernel's
             // queue, and no worker keeps a place from another for nobody.
-            let permit = tokio::select! {
-                biased; // Whoever has been accepted is served, if there is a place.
-                permit = Arc::clone(&self.shared.connections).acquire_owned() => permit,
-                stopped = &mut stop => {
-                    self.wait_for_a_place(name, stream, peer);
+            let mut place = pin!(Arc::clone(&self.shared.connections).acquire_owned());
+            let permit = loop {
+                self.shared.make_room();
+                tokio::select! {
+                    biased; // Whoever has been accepted is served, if there is a place.
+                    permit = &mut place => break Ok(permit),
+                    stopped = &mut stop => break Err(stopped),
+                    () = tokio::time::sleep(room::LONG) => {}
+                }
+            };
+            let permit = match permit {
+                Ok(permit) => permit,
+                Err(stopped) => {
+                    self.wait_for_a_place(name, stream, peer, entered);
                     break stopped;
                 }
             };
             let Ok(permit) = permit else { return };
             let target = self.shared.least_loaded(self.number);
-            let place = Place::taken(&self.shared, target, permit);
+            let place = Place::taken(&self.shared, target, permit, entered);
             if target == self.number {
                 self.take(name, stream, peer, place);
             } else {
@@ -391,12 +403,18 @@ impl Worker {
     }
 
     /// Whoever has been accepted is nobody else's any more.
-    fn wait_for_a_place(&self, name: SocketAddr, stream: TcpStream, peer: SocketAddr) {
+    fn wait_for_a_place(
+        &self,
+        name: SocketAddr,
+        stream: TcpStream,
+        peer: SocketAddr,
+        entered: Option<Entered>,
+    ) {
         let worker = self.clone();
         tokio::spawn(async move {
             let permit = Arc::clone(&worker.shared.connections).acquire_owned().await;
             let Ok(permit) = permit else { return };
-            let place = Place::taken(&worker.shared, worker.number, permit);
+            let place = Place::taken(&worker.shared, worker.number, permit, entered);
             worker.take(name, stream, peer, place);
         });
     }
@@ -406,7 +424,8 @@ impl Worker {
         let Ok(socket) = socket.into_std() else { return };
         while let Ok((stream, peer)) = socket.accept() {
             let Ok(permit) = Arc::clone(&self.shared.connections).try_acquire_owned() else { return };
-            let place = Place::taken(&self.shared, self.number, permit);
+            let Ok(entered) = self.shared.enter(peer.ip()) else { continue };
+            let place = Place::taken(&self.shared, self.number, permit, entered);
             if stream.set_nonblocking(true).is_ok() {
                 self.adopt(Accepted { name, stream, peer, place });
             }

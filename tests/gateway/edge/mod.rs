@@ -9,6 +9,7 @@
 mod backend;
 mod fields;
 mod framing;
+mod h2;
 mod hops;
 mod peers;
 mod responses;
@@ -35,6 +36,10 @@ pub(crate) enum Area {
     Hops,
     Responses,
     Upgrades,
+    Frames,
+    Packing,
+    Messages,
+    Translation,
 }
 
 impl fmt::Display for Area {
@@ -46,6 +51,10 @@ impl fmt::Display for Area {
             Self::Hops => "hop-by-hop and proxy rules",
             Self::Responses => "responses",
             Self::Upgrades => "upgrades",
+            Self::Frames => "HTTP/2: frames and streams",
+            Self::Packing => "HTTP/2: packed fields",
+            Self::Messages => "HTTP/2: requests",
+            Self::Translation => "HTTP/2: one request that would be two",
         })
     }
 }

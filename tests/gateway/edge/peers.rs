@@ -15,7 +15,7 @@ use std::{
 use tempfile::TempDir;
 use tokio::{net::TcpStream, time::sleep};
 
-use super::{Area, Backend, CONFIG, Case, Outcome, Target, cases};
+use super::{Area, Backend, CONFIG, Outcome, Target, cases, h2};
 use crate::process::{Process, free_address};
 
 /// A process of somebody else; killed when dropped.
@@ -84,8 +84,15 @@ static_resources:
     load_assignment: {cluster_name: app, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: IP, port_value: BACKEND_PORT}}}}]}]}
 ";
 
+/// How each is told to speak HTTP/2 without TLS: what is written in place of what.
+const SPEAKS_H2: [(&str, &str, &str); 3] = [
+    ("nginx", "listen LISTEN;", "listen LISTEN http2;"),
+    ("haproxy", "bind LISTEN", "bind LISTEN proto h2"),
+    ("envoy", "stat_prefix: web", "stat_prefix: web\n          codec_type: HTTP2"),
+];
+
 /// Starts one; `None` if it is not installed.
-async fn start(name: &str, backend: SocketAddr) -> Option<Peer> {
+async fn start(name: &str, backend: SocketAddr, is_h2: bool) -> Option<Peer> {
     let (folder, address) = (tempfile::tempdir().unwrap(), free_address());
     let path = folder.path().to_str()?;
     let (text, file) = match name {
@@ -93,6 +100,8 @@ async fn start(name: &str, backend: SocketAddr) -> Option<Peer> {
         "haproxy" => (HAPROXY, "haproxy.cfg"),
         _ => (ENVOY, "envoy.yaml"),
     };
+    let (_, h1, h2) = SPEAKS_H2.into_iter().find(|(of, ..)| *of == name)?;
+    let text = if is_h2 { text.replace(h1, h2) } else { text.to_owned() };
     let text = text.replace("PATH", path).replace("LISTEN", &address.to_string());
     let text =
         text.replace("BACKEND_PORT", &backend.port().to_string()).replace("BACKEND", &backend.to_string());
@@ -119,26 +128,27 @@ async fn start(name: &str, backend: SocketAddr) -> Option<Peer> {
 /// How many are right, and how many smuggled something, in each area.
 type Score = BTreeMap<Area, (usize, usize, usize)>;
 
-async fn score(
-    address: SocketAddr,
-    patience: Duration,
-    cases: &[Case],
-    backend: &Backend,
-    name: &str,
-) -> Score {
-    let (target, mut score) = (Target { address, patience }, Score::new());
-    for (number, case) in cases.iter().enumerate().filter(|(_, case)| !case.rests_on.starts_with("naka")) {
-        let outcome = target.tried(number, case, backend).await;
-        let (right, smuggled, all) = score.entry(case.area).or_default();
-        *all += 1;
-        match &outcome {
-            Outcome::Right => *right += 1,
-            Outcome::Smuggled(_) => *smuggled += 1,
-            Outcome::Wrong(_) => {}
-        }
-        if outcome != Outcome::Right && std::env::var_os("NAKA_EDGE_ALL").is_some() {
-            println!("{name}: {}: {}: {outcome:?}", case.area, case.name);
-        }
+fn count(score: &mut Score, who: &str, area: Area, name: &str, outcome: &Outcome) {
+    let (right, smuggled, all) = score.entry(area).or_default();
+    *all += 1;
+    match outcome {
+        Outcome::Right => *right += 1,
+        Outcome::Smuggled(_) => *smuggled += 1,
+        Outcome::Wrong(_) => {}
+    }
+    if *outcome != Outcome::Right && std::env::var_os("NAKA_EDGE_ALL").is_some() {
+        println!("{who}: {area}: {name}: {outcome:?}");
+    }
+}
+
+/// How one does, which speaks HTTP/1.1 at one address and HTTP/2 at the other.
+async fn score(addresses: [SocketAddr; 2], patience: Duration, backend: &Backend, who: &str) -> Score {
+    let ([h1, h2], mut score) = (addresses.map(|address| Target { address, patience }), Score::new());
+    for (number, case) in cases().iter().enumerate().filter(|(_, case)| !case.rests_on.starts_with("naka")) {
+        count(&mut score, who, case.area, &case.name, &h1.tried(number, case, backend).await);
+    }
+    for (number, case) in h2::cases().iter().enumerate() {
+        count(&mut score, who, case.area, &case.name, &h2::tried(&h2, number, case, backend).await);
     }
     score
 }
@@ -152,15 +162,17 @@ async fn how_others_do_is_a_table() {
         return;
     }
     let (backend, address) = Backend::start().await;
-    let cases = cases();
-    let naka = Process::start(&CONFIG.replace("UPSTREAM", &address.to_string())).await;
+    let naka = async |config: &str| Process::start(&config.replace("UPSTREAM", &address.to_string())).await;
+    let (h1, h2) = (naka(CONFIG).await, naka(h2::CONFIG).await);
     let mut scores =
-        vec![("naka", score(naka.public, Duration::from_secs(10), &cases, &backend, "naka").await)];
+        vec![("naka", score([h1.public, h2.public], Duration::from_secs(10), &backend, "naka").await)];
     for name in ["nginx", "haproxy", "envoy"] {
-        match start(name, address).await {
-            Some(peer) => scores
-                .push((name, score(peer.address, Duration::from_millis(400), &cases, &backend, name).await)),
-            None => println!("skipped: there is no `{name}` here"),
+        match (start(name, address, false).await, start(name, address, true).await) {
+            (Some(h1), Some(h2)) => {
+                let addresses = [h1.address, h2.address];
+                scores.push((name, score(addresses, Duration::from_millis(400), &backend, name).await));
+            }
+            _ => println!("skipped: there is no `{name}` here"),
         }
     }
     let mut page = format!(

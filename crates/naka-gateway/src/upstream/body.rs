@@ -30,7 +30,7 @@ use naka::{
 use pin_project_lite::pin_project;
 use tokio::{sync::Notify, time::Sleep};
 
-use super::{Lease, h2::Download};
+use super::{Lease, h2::Download, slow::Paced};
 use crate::patience::Progress;
 
 pin_project! {
@@ -191,14 +191,22 @@ impl fmt::Debug for AnyBody {
 
 impl Body {
     /// The body of a client's request.
-    pub fn client(incoming: Incoming, progress: &Arc<Progress>) -> Self {
+    pub fn client(incoming: Incoming, progress: &Arc<Progress>) -> (Self, Answered) {
         if incoming.is_end_stream() {
-            return Self::Empty;
+            return (Self::Empty, Answered::default());
         }
-        let progress = Arc::clone(progress);
-        Self::Client {
-            body: ClientBody { incoming: Some(incoming), has_ended: false, upload: None, progress },
-        }
+        let (progress, is_answered) = (Arc::clone(progress), Arc::new(AtomicBool::new(false)));
+        let answered = Answered(Some(Arc::clone(&is_answered)));
+        let body = Self::Client {
+            body: ClientBody {
+                incoming: Some(incoming),
+                has_ended: false,
+                upload: None,
+                pace: Box::new(Paced::new(&progress, is_answered)),
+                progress,
+            },
+        };
+        (body, answered)
     }
 
     /// The body of an upstream's response; at the end the connection is free of it.
@@ -243,7 +251,7 @@ impl HttpBody for Body {
         match self.project() {
             Projection::Empty => Poll::Ready(None),
             Projection::Full { bytes } => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Projection::Client { body } => body.poll_frame(cx).map_err(Into::into),
+            Projection::Client { body } => body.poll_frame(cx),
             Projection::Upstream { incoming } => incoming.poll_frame(cx),
             Projection::Bounded { body, .. } => body.as_mut().poll_frame(cx),
             Projection::Replayed { body } => body.poll_frame(cx),
@@ -276,6 +284,19 @@ impl HttpBody for Body {
     }
 }
 
+/// Tells the body of a request that there is an answer.
+#[derive(Debug, Default)]
+pub struct Answered(Option<Arc<AtomicBool>>);
+
+impl Answered {
+    /// There is one: from now on nobody minds how slowly the body comes, as the endpoint has chosen to talk while it listens.
+    pub fn say(&self) {
+        if let Some(is_answered) = &self.0 {
+            is_answered.store(true, Relaxed);
+        }
+    }
+}
+
 /// The body of a client's request, and who wants to know about it.
 #[derive(Debug)]
 pub struct ClientBody {
@@ -284,13 +305,17 @@ pub struct ClientBody {
     /// Its end was seen: of a body in chunks hyper does not say so afterwards.
     has_ended: bool,
     upload: Option<Arc<Upload>>,
+    pace: Box<Paced>,
     progress: Arc<Progress>,
 }
 
 impl ClientBody {
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let Some(incoming) = &mut self.incoming else { return Poll::Ready(None) };
-        let frame = Pin::new(incoming).poll_frame(cx);
+        let frame = Pin::new(incoming).poll_frame(cx).map_err(BoxError::from);
+        if let Err(slow) = self.pace.look(&self.progress, &frame, cx) {
+            return Poll::Ready(Some(Err(slow.into())));
+        }
         self.has_ended |= is_end(&frame);
         if let Some(upload) = &self.upload {
             upload.record(&frame, self.is_end_stream());

@@ -49,7 +49,9 @@ use super::{
     connect::{Connector, Counted, Place},
     jittered,
     places::{Bound, Full, Owner, Places, TURN, Taken},
-    refuse, switch,
+    refuse,
+    slow::is_too_slow,
+    switch,
 };
 use crate::{config::checked::KeepAlive, seldom::Seldom};
 
@@ -157,7 +159,9 @@ impl Client {
     fn blame(&self, error: &hyper::Error, upload: Option<&Upload>) -> Reason {
         let is_client = error.is_user() && upload.is_some_and(|upload| !upload.is_whole());
         debug!(upstream = %self.name, %error, is_client, "an exchange failed");
-        if is_client {
+        if is_client && is_too_slow(error) {
+            Reason::RequestTimeout
+        } else if is_client {
             Reason::BadRequest // The request's body broke off; the client will hardly read this.
         } else if error.is_parse() {
             Reason::UpstreamProtocol

@@ -44,6 +44,7 @@ mod h1;
 mod h2;
 mod places;
 mod pools;
+mod slow;
 mod switch;
 
 use body::Upload;

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     net::SocketAddr,
+    num::NonZeroU64,
     sync::Arc,
     time::Duration,
 };
@@ -20,7 +21,7 @@ use crate::config::{
     },
     decode::{At, Cx, OneOrMany, Or},
     diagnostic::Code,
-    raw::{ListenerProtocol, RawAdmin, RawFile, RawGateway, RawListenerTls},
+    raw::{ListenerProtocol, RawAdmin, RawFile, RawGateway, RawListenerLimits, RawListenerTls},
 };
 
 /// The checked listeners, and what stands at each.
@@ -74,10 +75,17 @@ pub(super) fn listeners(
             handshake: timeouts.handshake(),
             request_headers: timeouts.request_headers(),
             idle: timeouts.idle(),
+            min_rate: min_rate(raw.limits.as_deref()),
         };
         it.checked.insert(Arc::clone(name), listener);
     }
     it
+}
+
+/// A size is never 0.
+fn min_rate(said: Option<&At<RawListenerLimits>>) -> Option<NonZeroU64> {
+    let bytes = said.map(|it| it.value.clone()).unwrap_or_default().min_rate().0?;
+    u64::try_from(bytes).ok().and_then(NonZeroU64::new)
 }
 
 fn protocols(
@@ -231,6 +239,10 @@ fn limits(raw: &RawGateway) -> ServerLimits {
     let number = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
     ServerLimits {
         connections: number(raw.connections().0),
+        connections_per_ip: raw
+            .connections_per_ip
+            .as_ref()
+            .map(|it| u32::try_from(it.value.0).unwrap_or(u32::MAX)),
         upstream_connections: number(raw.upstream_connections().0),
         header_bytes: raw.header_bytes().0,
         header_count: number(raw.header_count().0),

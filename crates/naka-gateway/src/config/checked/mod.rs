@@ -7,6 +7,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     net::{IpAddr, SocketAddr},
+    num::NonZeroU64,
     path::PathBuf,
     sync::Arc,
     time::Duration,
@@ -201,6 +202,8 @@ pub struct Reload {
 pub struct ServerLimits {
     /// Connections over all listeners.
     pub connections: usize,
+    /// Connections of one address, if they are bounded.
+    pub connections_per_ip: Option<u32>,
     /// Connections to all endpoints.
     pub upstream_connections: usize,
     /// Bytes of a request head.
@@ -237,6 +240,8 @@ pub struct Listener {
     pub request_headers: Duration,
     /// A kept-alive connection without a request.
     pub idle: Duration,
+    /// Bytes a second of a body below which its client is too slow; nothing for as slow as it likes.
+    pub min_rate: Option<NonZeroU64>,
 }
 
 /// What a client may speak; at least one of them.

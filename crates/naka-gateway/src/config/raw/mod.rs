@@ -181,6 +181,8 @@ record! {
     RawServerLimits ("bounds on clients") {
         /// Connections over all listeners.
         connections: Count = "20000";
+        /// Connections of one address, over all listeners; of IPv6, of a network of 64 bits. Trusted proxies are not counted.
+        connections_per_ip: Count = optional, "100";
         /// Connections to all endpoints of all upstreams.
         upstream_connections: Count = "20000";
         /// Bytes of a request head.
@@ -264,8 +266,8 @@ record! {
         fallback: Or<Id, RawFallback> = optional;
         /// Copies for another upstream: a name, or what is copied.
         mirror: Or<Id, RawMirror> = optional;
-        /// Bounds on requests.
-        limits: RawRequestLimits = optional;
+        /// Bounds on requests, and on how slow they come.
+        limits: RawListenerLimits = optional;
     }
     not_built: headers;
     instead: address => "write `listen:`",
@@ -320,6 +322,20 @@ record! {
     }
     instead: total => "`total` is a timeout of routes and groups",
         connect => "`connect` is a timeout of upstreams";
+}
+
+record! {
+    /// Bounds on what the clients of a listener send, and how slowly.
+    RawListenerLimits ("bounds on requests such as `{body: 1MiB}`") {
+        /// Bytes of a request body; `never` for no limit.
+        body: SizeOrNever = optional;
+        /// Bytes a second of a body, of a request or of a response, below which its client is too slow: while it is waited for, and 20s besides. `never` for as slow as it likes.
+        min_rate: SizeOrNever = "240";
+    }
+    instead: header_bytes => "write it into `gateway.limits`",
+        connections => "write it into `gateway.limits`",
+        uri => "write it into `gateway.limits`",
+        client_max_body_size => "write `body:`";
 }
 
 record! {

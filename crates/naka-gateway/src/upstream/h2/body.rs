@@ -18,7 +18,7 @@ use http::{
 };
 use http_body::{Body as _, Frame, SizeHint};
 
-use super::super::{Body, body::Upload as Progress};
+use super::super::{Body, body::Upload as Progress, slow::is_too_slow};
 use crate::headers::strip_hop_by_hop;
 
 /// Sends a request's body: a piece is asked for when there is room to send some of it. Dropped together with what comes
@@ -38,9 +38,11 @@ pub(super) struct Upload {
     is_over: bool,
 }
 
-/// The body broke off, because its client did.
-#[derive(Debug)]
-pub(super) struct BrokenOff;
+/// The body broke off, because its client did, or was too slow.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct BrokenOff {
+    pub(super) is_slow: bool,
+}
 
 impl Upload {
     pub(super) fn new(
@@ -69,9 +71,9 @@ impl Upload {
         let ended = ready!(self.poll_sent(cx));
         self.is_over = true;
         match ended {
-            Err(Stop::BrokenOff) => {
+            Err(Stop::BrokenOff(why)) => {
                 self.stream.send_reset(Reason::CANCEL);
-                Poll::Ready(Err(BrokenOff))
+                Poll::Ready(Err(why))
             }
             Ok(()) | Err(Stop::Unwanted) => Poll::Ready(Ok(())), // Whoever waits for the answer hears why.
         }
@@ -103,7 +105,10 @@ impl Upload {
                 return Poll::Ready(Ok(()));
             };
             self.is_touched = true;
-            match frame.map_err(|_| Stop::BrokenOff)?.into_data() {
+            match frame
+                .map_err(|error| Stop::BrokenOff(BrokenOff { is_slow: is_too_slow(&*error) }))?
+                .into_data()
+            {
                 Ok(data) if data.is_empty() && self.body.is_end_stream() => {
                     self.stream.send_data(data, true)?;
                     return Poll::Ready(Ok(()));
@@ -172,7 +177,7 @@ impl Upload {
 
 /// Why no more of a body is sent.
 enum Stop {
-    BrokenOff,
+    BrokenOff(BrokenOff),
     Unwanted,
 }
 

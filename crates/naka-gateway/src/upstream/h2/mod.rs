@@ -171,9 +171,9 @@ impl Exchange {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<h2::RecvStream>, Failed>> {
         if let Some(upload) = &mut self.upload
-            && let Poll::Ready(Err(BrokenOff)) = upload.poll(cx)
+            && let Poll::Ready(Err(why)) = upload.poll(cx)
         {
-            return Poll::Ready(Err(Failed::Client));
+            return Poll::Ready(Err(Failed::Client(why)));
         }
         Pin::new(&mut self.response).poll(cx).map_err(Failed::Endpoint)
     }
@@ -211,7 +211,7 @@ impl Exchange {
 #[derive(Debug)]
 enum Failed {
     /// The request's body broke off.
-    Client,
+    Client(BrokenOff),
     Endpoint(h2::Error),
 }
 
@@ -219,7 +219,8 @@ impl Failed {
     /// The word for it, and whether the endpoint would take it if it were sent again at once.
     fn blame(&self) -> (Reason, bool) {
         let error = match self {
-            Self::Client => return (Reason::BadRequest, false), // The client will hardly read this.
+            Self::Client(why) if why.is_slow => return (Reason::RequestTimeout, false),
+            Self::Client(_) => return (Reason::BadRequest, false), // The client will hardly read this.
             Self::Endpoint(error) => error,
         };
         let is_refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);

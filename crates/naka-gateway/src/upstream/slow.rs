@@ -1,0 +1,81 @@
+//! A body that its client sends too slowly.
+
+use std::{
+    error::Error,
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http_body::Frame;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::{pace::Pace, patience::Progress};
+
+/// How slowly a body comes, and until when it may.
+#[derive(Debug)]
+pub(super) struct Paced {
+    pace: Pace,
+    /// Since when more of it is waited for.
+    since: Option<Instant>,
+    /// Made when it is first needed.
+    alarm: Option<Pin<Box<Sleep>>>,
+    is_answered: Arc<AtomicBool>,
+}
+
+impl Paced {
+    pub(super) const fn new(progress: &Progress, is_answered: Arc<AtomicBool>) -> Self {
+        Self { pace: progress.pace(), since: None, alarm: None, is_answered }
+    }
+
+    /// Looks at what came of asking for more.
+    ///
+    /// Of requests that share a connection each has its part of it, so it may take as much longer.
+    pub(super) fn look<E>(
+        &mut self,
+        progress: &Progress,
+        frame: &Poll<Option<Result<Frame<Bytes>, E>>>,
+        cx: &mut Context<'_>,
+    ) -> Result<(), TooSlow> {
+        let Some(left) = self.pace.left() else { return Ok(()) };
+        if let Poll::Ready(frame) = frame {
+            let bytes = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref());
+            let waited = self.since.take().map(|since| since.elapsed()).unwrap_or_default();
+            self.pace.moved(waited / progress.shares(), bytes.map_or(0, Bytes::len));
+            return Ok(());
+        }
+        let due = *self.since.get_or_insert_with(Instant::now) + left * progress.shares();
+        if self.is_answered.load(Relaxed) {
+            return Ok(());
+        }
+        let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(due)));
+        if alarm.deadline() != due {
+            alarm.as_mut().reset(due);
+        }
+        let is_late = alarm.as_mut().poll(cx).is_ready() && !self.is_answered.load(Relaxed);
+        if is_late { Err(TooSlow) } else { Ok(()) }
+    }
+}
+
+/// Too little of a body came for too long.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TooSlow;
+
+impl fmt::Display for TooSlow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the request's body comes too slowly (limits.min_rate of the listener)")
+    }
+}
+
+impl Error for TooSlow {}
+
+/// Whether that is what an error comes from.
+pub(super) fn is_too_slow(error: &(dyn Error + 'static)) -> bool {
+    error.is::<TooSlow>() || error.source().is_some_and(is_too_slow)
+}
