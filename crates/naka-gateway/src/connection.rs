@@ -66,10 +66,10 @@ pub async fn serve_socket(
     peer: IpAddr,
     mut draining: watch::Receiver<Ending>,
 ) {
-    let bounds = shared.in_force.with(|generation| Bounds::of(generation, name));
+    let patience = shared.in_force.with(|generation| Bounds::of(generation, name).patience.request_headers);
     // Not `readable`, which may be ready without a byte.
     let mut first = [0];
-    let speaking = timeout(bounds.patience.request_headers, stream.peek(&mut first));
+    let speaking = timeout(patience, stream.peek(&mut first));
     let has_spoken = tokio::select! {
         biased;
         spoken = speaking => matches!(spoken, Ok(Ok(1))),
@@ -108,7 +108,9 @@ pub async fn serve<S: Stream>(
     Box::pin(async move {
         match setup::set_up(&mut from, &bounds, stream).await {
             Some(SetUp::Plain(stream)) => serve_sniffed(&from, &bounds, stream, draining).await,
-            Some(SetUp::Tls(stream, true)) => streams::serve(&from, &bounds, *stream, draining).await,
+            Some(SetUp::Tls(stream, true)) => {
+                Box::pin(streams::serve(&from, &bounds, *stream, draining)).await;
+            }
             Some(SetUp::Tls(stream, false)) => serve_h1(&from, &bounds, *stream, draining).await,
             None => {}
         }
@@ -123,7 +125,8 @@ async fn serve_plain<S: Stream>(
     draining: watch::Receiver<Ending>,
 ) {
     if bounds.protocols.h2 {
-        serve_sniffed(from, bounds, Begun::new(stream), draining).await;
+        // In a box of its own, as above.
+        Box::pin(serve_sniffed(from, bounds, Begun::new(stream), draining)).await;
     } else {
         serve_h1(from, bounds, stream, draining).await;
     }
@@ -140,7 +143,7 @@ async fn serve_sniffed<S: Stream>(
         return serve_h1(from, bounds, stream, draining).await;
     }
     match sniffed(stream, bounds.patience.request_headers).await {
-        Some((true, stream)) => streams::serve(from, bounds, stream, draining).await,
+        Some((true, stream)) => Box::pin(streams::serve(from, bounds, stream, draining)).await,
         Some((false, stream)) if bounds.protocols.h1 => serve_h1(from, bounds, stream, draining).await,
         Some((false, _)) | None => debug!(peer = %from.peer.address, "a client did not say what it speaks"),
     }
