@@ -111,7 +111,12 @@ pub async fn serve<S: Stream>(
             Some(SetUp::Tls(stream, true)) => {
                 Box::pin(streams::serve(&from, &bounds, *stream, draining)).await;
             }
-            Some(SetUp::Tls(stream, false)) => serve_h1(&from, &bounds, *stream, draining).await,
+            Some(SetUp::Tls(stream, false)) if bounds.protocols.h1 => {
+                serve_h1(&from, &bounds, *stream, draining).await;
+            }
+            Some(SetUp::Tls(_, false)) => {
+                debug!(peer = %from.peer.address, "a client did not say that it speaks HTTP/2 (ALPN)");
+            }
             None => {}
         }
     })
@@ -308,10 +313,9 @@ impl Bounds {
 
     /// Where the listener is gone, somebody still has to be told so: any other's bounds will do.
     fn of(generation: &Generation, name: SocketAddr) -> Self {
-        let listeners = &generation.config.listeners;
-        let first = listeners.iter().next().expect("a checked configuration has a listener");
+        let first = || generation.config.listeners.iter().next();
         let (listener_name, listener) =
-            listeners.iter().find(|(_, listener)| listener.listen == name).unwrap_or(first);
+            generation.listener(name).or_else(first).expect("a checked configuration has a listener");
         Self {
             listener: Name::clone(listener_name),
             protocols: listener.protocols,
