@@ -4,7 +4,7 @@
 //!    ([`normalize`]). What is matched is what is forwarded.
 //! 2. The host: exactly one, without user info. An absolute target overrides `Host` (RFC 9112
 //!    §3.2.2); in HTTP/2 the two may not differ (RFC 9113 §8.3.1). Over TLS it is one that the certificate is for.
-//! 3. Fields of the connection are taken away, but for an `Upgrade` that is [followed](crate::upgrade).
+//! 3. Fields of the connection are taken away, but for an `Upgrade` that is followed (`upgrade`).
 //! 4. `X-Forwarded-*` and `Forwarded`: believed and extended when the peer is a trusted proxy, else
 //!    dropped and written anew. The client is the rightmost address that no trusted proxy has.
 //! 5. Headers by which upstreams hear who asks are taken away, whoever wrote them.
