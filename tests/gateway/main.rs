@@ -34,6 +34,7 @@ mod hedge;
 mod isolation;
 mod limits;
 mod mirror;
+mod real_clients;
 mod reload;
 mod reload_load;
 mod reload_sequences;
