@@ -32,6 +32,7 @@ mod h2_upstreams;
 mod health;
 mod hedge;
 mod isolation;
+mod leaving;
 mod limits;
 mod mirror;
 mod real_clients;

@@ -3,7 +3,7 @@
 //! | Path | What |
 //! | --- | --- |
 //! | `/livez` | The process runs |
-//! | `/readyz` | It takes requests: generation, hash, files held back, last reload, policies without keys. 503 while draining, and until all keys have been fetched for the first time |
+//! | `/readyz` | It takes requests: generation, hash, files held back, last reload, policies without keys; while draining how far that has come, and 503. 503 also until all keys have been fetched for the first time |
 //! | `/metrics` | Prometheus text |
 //! | `/config` | The generation in force, and all that its files say, key by key, with file and line; secrets are withheld |
 //! | `/routes` `/upstreams` `/policies` | What is in force, with live state |
@@ -66,6 +66,7 @@ use crate::{
     config::checked::{Config, Destination, Name, Protocol, Split, VersionTarget},
     connection::Stream,
     discover::Status,
+    drain::Drain,
     explain::explain,
     generation::{Generation, InForce},
     observe::{Balancer, Metrics, PolicyMetrics, ReloadResult},
@@ -113,8 +114,8 @@ pub struct Admin {
     pub metrics: Arc<Metrics>,
     /// How reloads went.
     pub status: Arc<reload::Status>,
-    /// Whether the process is on its way out.
-    pub is_draining: AtomicBool,
+    /// How far the end of the process has come.
+    pub drain: Drain,
     /// Whether another process is taking over, or has: what is done by hand here from now on would not be known there.
     pub is_handing_over: AtomicBool,
     /// Whether all keys that tokens need have been there at once, at some time.
@@ -243,7 +244,7 @@ impl Admin {
     }
 
     fn ready(&self, generation: &Generation) -> Answer {
-        let is_draining = self.is_draining.load(Relaxed);
+        let is_draining = self.drain.has_begun();
         let without_keys = generation.state.without_keys(Now::read());
         let is_ready = self.has_begun(without_keys.is_empty()) && !is_draining;
         let without_keys = without_keys.into_iter().map(|(name, why)| (name.to_string(), Value::String(why)));
@@ -254,6 +255,7 @@ impl Admin {
             "without_keys": without_keys.collect::<serde_json::Map<_, _>>(),
             "stale": stale.collect::<serde_json::Map<_, _>>(),
             "draining": is_draining,
+            "drain": self.drain.to_json(&self.metrics),
             "generation": generation.number,
             "hash": generation.hash(),
             "reload": self.status.to_json(),

@@ -2,7 +2,6 @@
 
 use std::{
     convert::Infallible,
-    mem::MaybeUninit,
     net::{IpAddr, SocketAddr},
     pin::pin,
     sync::{Arc, Mutex, PoisonError},
@@ -21,7 +20,6 @@ use naka::{
     problem,
     reject::{Reason, Rejection},
 };
-use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
@@ -50,6 +48,8 @@ use setup::SetUp;
 
 /// What hyper reads ahead, and holds to be written, at most.
 const BUFFER: usize = 128 << 10;
+/// How long a connection that has said nothing is waited for once nobody is accepted any more.
+const FIRST_WORDS: Duration = Duration::from_millis(500);
 
 /// A connection between a client and us: a socket, or a pipe in a test.
 pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
@@ -72,12 +72,14 @@ pub async fn serve_socket(
     let speaking = timeout(patience, stream.peek(&mut first));
     let has_spoken = tokio::select! {
         biased;
-        spoken = speaking => matches!(spoken, Ok(Ok(1))),
-        // The runtime may not have heard yet of what is there already.
-        _ = draining.wait_for(|ending| *ending >= Ending::Now) => SockRef::from(&stream)
-            .peek(&mut [MaybeUninit::uninit()])
-            .is_ok_and(|peeked| peeked == 1),
-        () = shared.room(worker).wanted() => false, // It has waited longest.
+        spoken = speaking => Some(matches!(spoken, Ok(Ok(1)))),
+        _ = draining.wait_for(|ending| *ending >= Ending::Now) => None,
+        () = shared.room(worker).wanted() => Some(false), // It has waited longest.
+    };
+    let has_spoken = match has_spoken {
+        Some(has_spoken) => has_spoken,
+        // Whoever has just connected has been told nothing, and may be about to ask.
+        None => matches!(timeout(FIRST_WORDS, stream.peek(&mut first)).await, Ok(Ok(1))),
     };
     if has_spoken {
         let _ = stream.readable().await; // At once: so that what is there is read before anything ends.
@@ -195,6 +197,7 @@ async fn serve_h1<S: Stream>(
     mut draining: watch::Receiver<Ending>,
 ) {
     let progress = Progress::new(bounds.patience);
+    let turn = from.shared.farewell().turn();
     let begun = Mutex::new(None);
     let service = service_fn(|mut request: Request<Incoming>| {
         request.extensions_mut().remove::<OnUpgrade>(); // It is the connection itself that is gone on with.
@@ -204,7 +207,7 @@ async fn serve_h1<S: Stream>(
             let (mut response, tunnel) = Tunnel::of(answer.await);
             if tunnel.is_some() {
                 *begun.lock().unwrap_or_else(PoisonError::into_inner) = tunnel;
-            } else if from.shared.is_leaving() {
+            } else if from.shared.farewell().is_due(turn) {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             Ok::<_, Infallible>(response)

@@ -315,6 +315,11 @@ impl Metrics {
         OpenTunnel(self.tunnels.clone())
     }
 
+    /// Upgraded connections that are open.
+    pub(crate) fn open_tunnels(&self) -> i64 {
+        self.tunnels.get()
+    }
+
     /// What a tunnel that has ended has carried to the upstream, and to the client.
     pub(crate) fn tunnelled(&self, up: u64, down: u64) {
         for (to, bytes) in [("upstream", up), ("client", down)] {

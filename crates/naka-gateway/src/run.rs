@@ -15,7 +15,7 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
     task::{AbortHandle, JoinError, JoinHandle},
-    time::{Instant, MissedTickBehavior, timeout_at},
+    time::{Instant, MissedTickBehavior},
 };
 use tracing::{info, warn};
 
@@ -24,6 +24,7 @@ use crate::{
     admin_socket::{Hidden, Identity, Socket, SocketFile},
     config::checked::{Gateway, Reload},
     custom::Kinds,
+    drain::{self, Drain},
     generation::{Generation, InForce},
     handover::{self, HangUp, Sockets, Taken, Taker},
     observe::Metrics,
@@ -120,7 +121,7 @@ async fn start(
         in_force,
         metrics,
         status: reloader.status(),
-        is_draining: AtomicBool::new(false),
+        drain: Drain::default(),
         has_begun: AtomicBool::new(false),
         is_handing_over: AtomicBool::new(false),
         ask,
@@ -252,9 +253,6 @@ const READY: &str = "naka is ready";
 
 /// How often it is looked whether the first keys are there.
 const LOOK: Duration = Duration::from_millis(100);
-
-/// How long before the end of a drain tunnels are told of it, at most.
-const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Whoever reacts: to signals, to changed files, to the admin port.
 struct Control {
@@ -447,24 +445,32 @@ impl Control {
 
     async fn drain(mut self, stop: Stop) {
         let generation = self.admin.in_force.get();
-        let drain = generation.config.gateway.drain.clone();
-        let grace = if stop == Stop::Gracefully { drain.grace } else { Duration::ZERO };
-        self.admin.is_draining.store(true, Relaxed);
+        let says = generation.config.gateway.drain.clone();
+        let grace = if stop == Stop::Gracefully { says.grace } else { Duration::ZERO };
         self.requests.close(); // Whoever asks for a reload from now on, or still waits for one, hears of it.
         while self.requests.try_recv().is_ok() {}
         self.keeper.stop();
         let open = self.workers.shared().open_connections();
-        let end = Instant::now() + drain.deadline;
+        let end = Instant::now() + says.deadline;
+        self.admin.drain.begin(end);
         let Signals { terminate, interrupt, .. } = &mut self.signals;
         let ended = async {
             if let Stop::HandedOver(taken) = &stop {
-                info!(deadline = ?drain.deadline, connections = open, "handed over; draining");
+                info!(deadline = ?says.deadline, connections = open, "handed over; draining");
                 self.ways.close();
-                handed_over(&self.workers, &generation, taken, (end, drain.deadline)).await;
+                drain::handed_over(
+                    &self.workers,
+                    &generation,
+                    &self.admin.drain,
+                    taken,
+                    (end, says.deadline),
+                )
+                .await;
             } else {
                 service_manager::say_stopping();
-                info!(?grace, deadline = ?drain.deadline, connections = open, "draining");
-                drained(&self.workers, &generation, grace, (end, drain.deadline)).await;
+                info!(?grace, deadline = ?says.deadline, connections = open, "draining");
+                drain::drained(&self.workers, &generation, &self.admin.drain, grace, (end, says.deadline))
+                    .await;
             }
         };
         tokio::select! {
@@ -491,54 +497,5 @@ async fn hung_up<T>(hang_up: HangUp, handing: JoinHandle<T>) -> Result<T, JoinEr
 async fn has_keys(admin: &Admin) {
     while !admin.waits_for().is_empty() {
         tokio::time::sleep(LOOK).await;
-    }
-}
-
-async fn drained(
-    workers: &Workers,
-    generation: &Generation,
-    grace: Duration,
-    (end, deadline): (Instant, Duration),
-) {
-    tokio::time::sleep_until(end.min(Instant::now() + grace)).await;
-    for listener in generation.config.listeners.values() {
-        let _ = timeout_at(end, workers.unlisten(listener.listen)).await; // Late: it is stopped below.
-    }
-    workers.drain();
-    closed_with_tunnels(workers, end, deadline).await;
-}
-
-/// Another process accepts. Whoever is connected here hears with the next response that the connection ends; who asks
-/// nothing until shortly before the end is closed then.
-async fn handed_over(
-    workers: &Workers,
-    generation: &Generation,
-    taken: &Taken,
-    (end, deadline): (Instant, Duration),
-) {
-    for listener in generation.config.listeners.values() {
-        let name = listener.listen;
-        let _ = if taken.listeners.contains(&name) {
-            timeout_at(end, workers.leave(name)).await
-        } else {
-            timeout_at(end, workers.unlisten(name)).await
-        };
-    }
-    workers.say_farewell();
-    closed(workers, end - deadline / 4).await;
-    workers.drain();
-    closed_with_tunnels(workers, end, deadline).await;
-}
-
-/// Tunnels go on as long as they may. Nothing of theirs is an end of a request: shortly before the end they are told.
-async fn closed_with_tunnels(workers: &Workers, end: Instant, deadline: Duration) {
-    closed(workers, end - LAST_WORDS.min(deadline / 8)).await;
-    workers.end_tunnels();
-    closed(workers, end).await;
-}
-
-async fn closed(workers: &Workers, end: Instant) {
-    while workers.shared().open_connections() > 0 && Instant::now() < end {
-        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

@@ -4,8 +4,9 @@ use std::{
     net::IpAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicUsize, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 use http::StatusCode;
@@ -14,6 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::{
     callers::{Callers, Entered},
+    farewell::Farewell,
     generation::InForce,
     observe::Metrics,
     room::Room,
@@ -37,8 +39,8 @@ pub struct Shared {
     /// For each worker: how its connections shall end. One each, because every connection looks at it whenever it
     /// wakes.
     draining: Vec<watch::Sender<Ending>>,
-    /// As it is in all of these.
-    is_leaving: AtomicBool,
+    /// When each hears of it.
+    farewell: Farewell,
 }
 
 /// How connections end.
@@ -67,7 +69,7 @@ impl Shared {
             loads: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
             rooms: (0..workers).map(|_| Room::default()).collect(),
             draining: (0..workers).map(|_| watch::Sender::new(Ending::Open)).collect(),
-            is_leaving: AtomicBool::new(false),
+            farewell: Farewell::default(),
         })
     }
 
@@ -83,15 +85,23 @@ impl Shared {
 
     /// Has every connection end so.
     pub(crate) fn drain(&self, ending: Ending) {
-        self.is_leaving.store(ending >= Ending::NextResponse, Relaxed);
+        if ending != Ending::Open {
+            self.farewell.begin(Duration::ZERO);
+        }
         for draining in &self.draining {
             draining.send_replace(ending);
         }
     }
 
-    /// Whether a connection ends with its next response.
-    pub(crate) fn is_leaving(&self) -> bool {
-        self.is_leaving.load(Relaxed)
+    /// Has every connection end with its next response, the last from `over` on.
+    pub(crate) fn say_farewell(&self, over: Duration) {
+        self.farewell.begin(over);
+        self.drain(Ending::NextResponse);
+    }
+
+    /// When each connection hears that it ends.
+    pub(crate) const fn farewell(&self) -> &Farewell {
+        &self.farewell
     }
 
     /// Client connections that are open.

@@ -34,17 +34,18 @@ use naka::{
     reject::{Reason, Rejection},
 };
 use tokio::{
-    sync::watch,
-    time::{Instant, MissedTickBehavior, interval},
+    sync::{Notify, watch},
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 use tracing::debug;
 
 use crate::{
     connection::{Bounds, From, PREFACE, Stream},
+    farewell::Turn,
     frames::Framed,
     patience::{Patient, Progress},
     serve::{Account, ServerBody},
-    shared::Ending,
+    shared::{Ending, Shared},
     tunnel::Tunnel,
 };
 
@@ -64,13 +65,17 @@ pub(crate) async fn serve<S: Stream>(
     from: &From<'_>,
     bounds: &Bounds,
     stream: S,
-    mut draining: watch::Receiver<Ending>,
+    draining: watch::Receiver<Ending>,
 ) {
     let progress = Progress::multiplexed(bounds.patience);
     let bodies = Arc::new(Bodies { since: Instant::now(), all: Mutex::default() });
     let tunnels = draining.clone();
+    let (turn, asked) = (from.shared.farewell().turn(), Notify::new());
     let service = service_fn(|mut request: Request<Incoming>| {
         let switching = request.extensions_mut().remove::<OnUpgrade>();
+        if from.shared.farewell().is_due(turn) {
+            asked.notify_one();
+        }
         let answer = from.request(Account::open(&progress), request);
         let (bodies, shared, tunnels) = (Arc::clone(&bodies), Arc::clone(from.shared), tunnels.clone());
         async move {
@@ -112,6 +117,7 @@ pub(crate) async fn serve<S: Stream>(
     let mut connection = pin!(connection);
     let mut silence = pin!(progress.silence());
     let mut wanted = pin!(from.wanted(&progress));
+    let mut told = pin!(told(from.shared, turn, &asked, draining));
     let mut rounds = interval((bounds.patience.idle / 4).max(Duration::from_millis(1)));
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut is_told = false;
@@ -126,7 +132,7 @@ pub(crate) async fn serve<S: Stream>(
                 connection.as_mut().graceful_shutdown();
             }
             _ = rounds.tick() => bodies.let_go(bounds.patience.idle),
-            _ = draining.wait_for(|ending| *ending != Ending::Open), if !is_told => {
+            () = told.as_mut(), if !is_told => {
                 is_told = true;
                 connection.as_mut().graceful_shutdown();
             }
@@ -134,6 +140,25 @@ pub(crate) async fn serve<S: Stream>(
     };
     if let Err(error) = result {
         debug!(peer = %from.peer.address, %error, "a client connection ended in an error");
+    }
+}
+
+/// Ready when the client shall hear that the connection ends: when its turn comes, also if it is idle. Who has connected
+/// since others are told may ask once: it could come back for ever.
+async fn told(shared: &Shared, turn: Turn, asked: &Notify, mut draining: watch::Receiver<Ending>) {
+    let has_come_late = *draining.borrow() != Ending::Open;
+    let _ = draining.wait_for(|ending| *ending != Ending::Open).await;
+    let its_turn = async {
+        if let Some(at) = shared.farewell().at(turn) {
+            sleep_until(at).await;
+        }
+        if has_come_late {
+            asked.notified().await;
+        }
+    };
+    tokio::select! {
+        () = its_turn => {}
+        _ = draining.wait_for(|ending| *ending >= Ending::Now) => {}
     }
 }
 

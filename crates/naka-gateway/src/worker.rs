@@ -195,9 +195,9 @@ impl Workers {
         self.shared.drain(Ending::Tunnels);
     }
 
-    /// Ends every connection with its next response, for which nobody has to hurry.
-    pub fn say_farewell(&self) {
-        self.shared.drain(Ending::NextResponse);
+    /// Ends every connection with its next response, for which nobody has to hurry; the last one hears of it after `over`.
+    pub fn say_farewell(&self, over: Duration) {
+        self.shared.say_farewell(over);
     }
 
     /// Ends the workers and what is still running, and waits for their threads.
