@@ -31,6 +31,7 @@ mod guards;
 mod h2_upstreams;
 mod health;
 mod hedge;
+mod held;
 mod isolation;
 mod leaving;
 mod limits;

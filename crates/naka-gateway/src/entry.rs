@@ -25,6 +25,7 @@ use ipnet::IpNet;
 use naka::{
     clock::Now,
     context::Context,
+    held::Held,
     identity::Identity,
     reject::{Reason, Rejection},
 };
@@ -92,6 +93,8 @@ pub struct Entry {
     pub of_identity: Arc<[String]>,
     /// Headers that say how long is waited.
     pub deadlines: Deadlines,
+    /// Where what is held of bodies counts.
+    pub held: Arc<Held>,
 }
 
 impl Entry {
@@ -144,6 +147,7 @@ impl Entry {
         context.deadline = context.told;
         context.is_upgrade = is_upgrade;
         context.identity.clone_from(&peer.identity);
+        context.held = Some(Arc::clone(&self.held));
         parts.extensions.insert(context);
         Ok(())
     }
@@ -386,6 +390,7 @@ mod tests {
             header_count: 100,
             of_identity: Arc::default(),
             deadlines: Deadlines::default(),
+            held: Arc::new(Held::new(0)),
         }
     }
 

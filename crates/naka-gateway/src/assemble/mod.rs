@@ -123,6 +123,7 @@ pub fn assemble(
         header_count: config.gateway.limits.header_count,
         of_identity: identity::names(config),
         deadlines: Deadlines::named(config),
+        held: Arc::new(state.held.clone()),
     };
     let maker = Arc::new(Maker {
         config: Arc::clone(config),
@@ -137,7 +138,9 @@ pub fn assemble(
             let names = Arc::clone(&listener.routes);
             let routes = Routes::new(worker, names, Arc::clone(&maker) as Arc<dyn MakeRoute>);
             let table = Arc::clone(&listener.table);
-            let served = Served { generation: number, entry: entry.clone(), table, routes };
+            // A count of handles for each worker, as each request takes one.
+            let entry = Entry { held: Arc::new(state.held.clone()), ..entry.clone() };
+            let served = Served { generation: number, entry, table, routes };
             (listener.address, Arc::new(served))
         };
         tables.iter().map(serve).collect()
