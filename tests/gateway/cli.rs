@@ -260,12 +260,13 @@ gateway.yaml: at most 49.3 MiB if all is at its bound at once
     31.2 MiB  the process: 100 connections of clients of 320 KiB  (gateway.limits.connections)
       15 MiB  a: 4 connections to endpoints of 3.7 MiB  (connections.max, streams; gateway.limits.upstream_connections)
        2 MiB  all/cache@route:all: kept answers  (cache.max_bytes)
-     640 KiB  all/retry: 10 bodies to send again of 64 KiB  (retry.max_body)
+     640 KiB  all/retry: 10 bodies to send again of 64 KiB  (retry.max_body) *
      320 KiB  d: connections to endpoints  (connections.max, streams; gateway.limits.upstream_connections)
-     100 KiB  other/retry: 100 bodies to send again of 1 KiB  (retry.max_body)
+     100 KiB  other/retry: 100 bodies to send again of 1 KiB  (retry.max_body) *
       96 KiB  each: 1024 keys of a rate limit of 96 B  (rate_limit.max_keys)
               room: 10 requests at work  (bulkhead.max, total)
               room: 5 requests that wait  (bulkhead.queue)
+  * together at most 64 MiB (gateway.limits.buffered)
 "
     );
     let json: serde_json::Value =

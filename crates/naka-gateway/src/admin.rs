@@ -369,6 +369,7 @@ impl Admin {
             all.into_iter().map(move |(level, value)| (&**upstream, level, value))
         });
         self.metrics.discovery_levels(found);
+        self.metrics.held(&state.held);
         let all = keys
             .chain(counts)
             .chain(versions)

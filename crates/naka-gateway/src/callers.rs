@@ -2,7 +2,8 @@
 //!
 //! An address is counted from when its connection is accepted until that has ended, over all listeners and workers. Of IPv6 it is the
 //! network of 64 bits that counts, as whoever has one address has all of them. Trusted proxies are not counted: behind them are
-//! many, whom other limits can tell apart.
+//! many, whom other limits can tell apart. Where one of them says with each connection whose it is (the PROXY protocol), that client
+//! is counted, from when it is known.
 //!
 //! # Limits
 //! A row for each address that has a connection: no more than there may be connections. What was accepted while nothing was

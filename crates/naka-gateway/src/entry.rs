@@ -4,7 +4,7 @@
 //!    ([`normalize`]). What is matched is what is forwarded.
 //! 2. The host: exactly one, without user info. An absolute target overrides `Host` (RFC 9112
 //!    §3.2.2); in HTTP/2 the two may not differ (RFC 9113 §8.3.1). Over TLS it is one that the certificate is for.
-//! 3. Fields of the connection are taken away, but for an `Upgrade` that is [followed](crate::upgrade).
+//! 3. Fields of the connection are taken away, but for an `Upgrade` that is followed (`upgrade`).
 //! 4. `X-Forwarded-*` and `Forwarded`: believed and extended when the peer is a trusted proxy, else
 //!    dropped and written anew. The client is the rightmost address that no trusted proxy has. Which of the two
 //!    counts, `gateway.forwarded` says; where both do and name two clients, nothing is guessed.
@@ -26,6 +26,7 @@ use ipnet::IpNet;
 use naka::{
     clock::Now,
     context::Context,
+    held::Held,
     identity::Identity,
     reject::{Reason, Rejection},
 };
@@ -51,7 +52,9 @@ const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto")
 const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 
 /// For a host that the certificate of the connection is not for (RFC 9110 §7.4). A trusted proxy may have asked for another.
-const MISDIRECTED: Rejection = Rejection::new(Reason::Custom(StatusCode::MISDIRECTED_REQUEST, "misdirected"));
+const MISDIRECTED: Reason = Reason::Custom(StatusCode::MISDIRECTED_REQUEST, "misdirected");
+const MISDIRECTED_WHY: &str =
+    "The certificate of this connection is not for that host (RFC 9110, section 7.4): ask over one that is.";
 
 /// A `Forwarded` that is none.
 fn not_forwarded() -> Rejection {
@@ -111,6 +114,8 @@ pub struct Entry {
     pub forwarding: Forwarding,
     /// How refusals are shown.
     pub refusals: Arc<Refusals>,
+    /// Where what is held of bodies counts.
+    pub held: Arc<Held>,
 }
 
 impl Entry {
@@ -128,7 +133,7 @@ impl Entry {
         if let Some(hosts) = peer.hosts.as_ref().filter(|_| !is_trusted)
             && !hosts.cover(host(&parts.headers))
         {
-            return Err(MISDIRECTED);
+            return Err(Rejection::new(MISDIRECTED).detail(MISDIRECTED_WHY));
         }
         join_cookies(parts);
         if parts.version == Version::HTTP_2
@@ -163,6 +168,7 @@ impl Entry {
         context.deadline = context.told;
         context.is_upgrade = is_upgrade;
         context.identity.clone_from(&peer.identity);
+        context.held = Some(Arc::clone(&self.held));
         parts.extensions.insert(context);
         Ok(())
     }
@@ -462,6 +468,7 @@ mod tests {
             deadlines: Deadlines::default(),
             forwarding: Forwarding::default(),
             refusals: Arc::default(),
+            held: Arc::new(Held::new(0)),
         }
     }
 

@@ -7,7 +7,6 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use naka::mirror::MirrorConfig;
 use serde_json::{Value, json};
 
 use crate::{
@@ -52,6 +51,8 @@ pub struct Bound {
     pub each: Option<u64>,
     /// The key that says so.
     pub key: &'static str,
+    /// It is of those that `gateway.limits.buffered` bounds together.
+    pub is_held: bool,
 }
 
 impl Bound {
@@ -63,12 +64,16 @@ impl Bound {
 
 /// All bounds of a configuration.
 #[derive(Clone, Debug, Default)]
-pub struct Limits(Vec<Bound>);
+pub struct Limits {
+    bounds: Vec<Bound>,
+    /// What those that are held may take together.
+    held: u64,
+}
 
 /// All bounds of a generation.
 pub fn limits(generation: &Generation) -> Limits {
-    let mut limits = Limits::default();
     let (config, state) = (&*generation.config, &generation.state);
+    let mut limits = Limits { held: long(config.gateway.limits.buffered), ..Limits::default() };
     limits.connections(config);
     for (identity, (limit, _)) in state.rate_limits.configs() {
         let keys = if limit.key.is_empty() { 1 } else { long(limit.max_keys).next_multiple_of(SHARDS) };
@@ -83,14 +88,14 @@ pub fn limits(generation: &Generation) -> Limits {
     }
     for (identity, kept) in state.idempotency.configs() {
         limits.add("answers to repeat", identity, 1, Some(long(kept.max_bytes)), "idempotency.max_bytes");
-        limits.add("bodies at hand", identity, 1, Some(long(kept.max_buffered)), "idempotency.max_buffered");
+        limits.add_held("bodies at hand", identity, 1, long(kept.max_buffered), "idempotency.max_buffered");
     }
     for (identity, (cache, _)) in state.caches.configs() {
         limits.add("kept answers", identity, 1, Some(long(cache.max_bytes)), "cache.max_bytes");
     }
     for (identity, mirror) in state.mirrors.configs() {
-        let each = long(mirror.max_body).saturating_add(long(MirrorConfig::new().max_response));
-        limits.add("copies under way", identity, long(mirror.max), Some(each), "mirror.max, max_body");
+        let each = long(mirror.max_body);
+        limits.add_held("copies under way", identity, long(mirror.max), each, "mirror.max, max_body");
     }
     limits.policies(config);
     limits
@@ -98,7 +103,12 @@ pub fn limits(generation: &Generation) -> Limits {
 
 impl Limits {
     fn add(&mut self, what: &'static str, of: &str, count: u64, each: Option<u64>, key: &'static str) {
-        self.0.push(Bound { what, of: of.to_owned(), count, each, key });
+        self.bounds.push(Bound { what, of: of.to_owned(), count, each, key, is_held: false });
+    }
+
+    /// The same, of what is held of bodies.
+    fn add_held(&mut self, what: &'static str, of: &str, count: u64, each: u64, key: &'static str) {
+        self.bounds.push(Bound { what, of: of.to_owned(), count, each: Some(each), key, is_held: true });
     }
 
     fn connections(&mut self, config: &Config) {
@@ -200,29 +210,29 @@ impl Limits {
                     );
                 }
                 PolicyKind::Retry(retry) => {
-                    self.add(
+                    self.add_held(
                         "bodies to send again",
                         name,
                         requests(),
-                        Some(long(retry.max_body)),
+                        long(retry.max_body),
                         "retry.max_body",
                     );
                 }
                 PolicyKind::Hedge(hedge) => {
-                    self.add(
+                    self.add_held(
                         "bodies to send again",
                         name,
                         requests(),
-                        Some(long(hedge.max_body)),
+                        long(hedge.max_body),
                         "hedge.max_body",
                     );
                 }
                 PolicyKind::Fallback(fallback) => {
-                    self.add(
+                    self.add_held(
                         "bodies for another",
                         name,
                         requests(),
-                        Some(long(fallback.max_body)),
+                        long(fallback.max_body),
                         "fallback.max_body",
                     );
                 }
@@ -233,23 +243,27 @@ impl Limits {
 
     /// Each bound.
     pub fn iter(&self) -> impl Iterator<Item = &Bound> {
-        self.0.iter()
+        self.bounds.iter()
     }
 
     /// What all of them take together.
     pub fn bytes(&self) -> u64 {
-        self.0.iter().filter_map(Bound::bytes).fold(0, u64::saturating_add)
+        let sum = |is_held: bool| {
+            let bounds = self.bounds.iter().filter(|bound| bound.is_held == is_held);
+            bounds.filter_map(Bound::bytes).fold(0, u64::saturating_add)
+        };
+        sum(false).saturating_add(sum(true).min(self.held))
     }
 
     /// For programs.
     pub fn to_json(&self) -> Value {
-        let bounds = self.0.iter().map(|bound| {
+        let bounds = self.bounds.iter().map(|bound| {
             json!({
                 "what": bound.what, "of": bound.of, "count": bound.count, "each": bound.each,
-                "bytes": bound.bytes(), "key": bound.key,
+                "bytes": bound.bytes(), "key": bound.key, "buffered": bound.is_held,
             })
         });
-        json!({"bytes": self.bytes(), "bounds": bounds.collect::<Vec<_>>()})
+        json!({"bytes": self.bytes(), "buffered": self.held, "bounds": bounds.collect::<Vec<_>>()})
     }
 }
 
@@ -290,7 +304,7 @@ fn long(number: usize) -> u64 {
 impl fmt::Display for Limits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "at most {} if all is at its bound at once", human(self.bytes()))?;
-        let mut rows = self.0.iter().collect::<Vec<_>>();
+        let mut rows = self.bounds.iter().collect::<Vec<_>>();
         rows.sort_by_key(|bound| std::cmp::Reverse(bound.bytes()));
         for bound in rows {
             let count = bound.count;
@@ -303,12 +317,16 @@ impl fmt::Display for Limits {
             let of = if bound.of.is_empty() { "the process" } else { &bound.of };
             writeln!(
                 f,
-                "  {bytes:>10}  {of}: {}{}{}  ({})",
+                "  {bytes:>10}  {of}: {}{}{}  ({}){}",
                 if count == 1 { String::new() } else { format!("{count} ") },
                 bound.what,
                 each.unwrap_or_default(),
-                bound.key
+                bound.key,
+                if bound.is_held { " *" } else { "" }
             )?;
+        }
+        if self.bounds.iter().any(|bound| bound.is_held) {
+            writeln!(f, "  * together at most {} (gateway.limits.buffered)", human(self.held))?;
         }
         Ok(())
     }

@@ -7,7 +7,10 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, Mutex, PoisonError, atomic::AtomicI64},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicI64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -69,6 +72,8 @@ pub struct Metrics {
     held_files: Gauge,
     /// Client connections that are open.
     pub connections: Gauge,
+    buffered: Gauge,
+    unbuffered: Counter,
     tunnels: Gauge,
     tunnelled: Family<WayLabels, Counter>,
     bodies: Arc<PolicyMetrics>,
@@ -246,6 +251,8 @@ impl Metrics {
             generations_alive: Gauge::default(),
             held_files: Gauge::default(),
             connections: Gauge::default(),
+            buffered: Gauge::default(),
+            unbuffered: Counter::default(),
             tunnels: Gauge::default(),
             tunnelled: Family::default(),
             bodies: Arc::default(),
@@ -301,6 +308,16 @@ impl Metrics {
         registry.register("held_files", "Files held at an earlier version", self.held_files.clone());
         registry.register("connections", "Client connections that are open", self.connections.clone());
         self.tls.register(registry);
+        registry.register(
+            "buffered_bytes",
+            "Bytes of bodies that are held because they may be needed again",
+            self.buffered.clone(),
+        );
+        registry.register(
+            "unbuffered_bodies",
+            "Bodies that were not held because there was no room",
+            self.unbuffered.clone(),
+        );
         registry.register("tunnels", "Upgraded connections that are open", self.tunnels.clone());
         registry.register(
             "tunnel_bytes",
@@ -514,6 +531,12 @@ impl Metrics {
         }
     }
 
+    /// Says what is held of bodies, and of how many there was no room to.
+    pub fn held(&self, held: &naka::held::Held) {
+        self.buffered.set(i64::try_from(held.bytes()).unwrap_or(i64::MAX));
+        self.unbuffered.inner().store(held.refused(), Relaxed);
+    }
+
     /// Says of each arm of each split what it gets, and whether it is held; nothing is known of any other.
     pub fn arms<'a>(&self, all: impl Iterator<Item = (&'a str, &'a str, u32, bool)>) {
         self.arm_levels.clear();
@@ -693,7 +716,7 @@ impl Observer for PolicyMetrics {
     fn copied(&self, copied: Copied) {
         self.count(match copied {
             Copied::Answered(_) => Did::Mirrored,
-            Copied::Full | Copied::TooLong | Copied::Unread => Did::MirrorDropped,
+            Copied::Full | Copied::TooLong | Copied::NoRoom | Copied::Unread => Did::MirrorDropped,
             _ => Did::MirrorFailed,
         });
     }

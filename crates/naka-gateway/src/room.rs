@@ -1,5 +1,5 @@
 //! Room for a connection that comes when there are as many as may be: one that waits for its next request is closed for it, of those
-//! the one that has waited longest. Who has said nothing yet, or only a part of a head, waits, too: else it would be they who keep the others out.
+//! the one that has waited longest. Who has said nothing yet, or only a part of a handshake or a head, waits, too: else it would be they who keep the others out.
 //!
 //! Whoever has just begun to wait stays: its request may be on its way. Where there is nobody else, or all are at a request, who comes waits for
 //! a place, and it is asked again every [`LONG`].

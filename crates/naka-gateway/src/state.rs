@@ -21,6 +21,7 @@ use naka::{
     forward_auth::ForwardAuthLayer,
     health::Health,
     hedge::Latencies,
+    held::Held,
     idempotency::IdempotencyLayer,
     jwt::JwtLayer,
     mirror::MirrorLayer,
@@ -91,6 +92,8 @@ pub struct State {
     pub places: Carried<(), Arc<UpstreamPlaces>>,
     /// How many connections there are to all of them.
     pub all_places: Arc<Places>,
+    /// What is held of bodies, of all requests; each generation has its bound on it.
+    pub held: Held,
     /// For each worker its pools, by upstream.
     pub pools: Vec<Carried<Speaking, Arc<Pools>>>,
     /// What clients resume sessions with, by listener.
@@ -210,6 +213,7 @@ impl State {
             checks: Carried::new("health_check", |_| Duration::ZERO),
             places: Carried::new("connections", |_| Duration::ZERO),
             all_places: Arc::default(),
+            held: Held::new(0),
             pools: (0..workers).map(|_| Carried::new("pool", |_| Duration::ZERO)).collect(),
             tickets: Carried::new("tls_tickets", |_| Duration::ZERO),
         }

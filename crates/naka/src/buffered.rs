@@ -16,6 +16,8 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
+use crate::held::Part;
+
 /// All of a body.
 #[derive(Debug)]
 pub(crate) struct Collected {
@@ -41,7 +43,7 @@ impl Buffering {
 
     /// That of a body that begins: nothing yet.
     pub(crate) fn share(self: &Arc<Self>, max_bytes: usize) -> Share {
-        Share { all: Arc::clone(self), bytes: 0, max_bytes }
+        Share { all: Arc::clone(self), bytes: 0, max_bytes, held: Part::default() }
     }
 }
 
@@ -51,9 +53,17 @@ pub(crate) struct Share {
     all: Arc<Buffering>,
     bytes: usize,
     max_bytes: usize,
+    /// What it takes of the bound on all that are held.
+    held: Part,
 }
 
 impl Share {
+    /// It counts among all that are held, too.
+    pub(crate) fn held(mut self, held: Part) -> Self {
+        self.held = held;
+        self
+    }
+
     /// Takes what is missing to so many bytes; says whether there was room.
     pub(crate) fn grow(&mut self, bytes: usize) -> bool {
         let more = bytes.saturating_sub(self.bytes);
@@ -63,7 +73,7 @@ impl Share {
         if has_room {
             self.bytes += more;
         }
-        has_room
+        has_room && self.held.grow(bytes)
     }
 }
 

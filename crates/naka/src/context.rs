@@ -3,14 +3,14 @@
 //! The first extension of a request costs three allocations and each further one another, so
 //! a stack of ours keeps its facts in fields of one [`Context`]. Outside such a stack each layer
 //! falls back to extensions of its own: [`ClientAddr`], [`Deadline`], [`Endpoint`], [`Tried`],
-//! [`Identity`], [`ApiVersion`], [`SplitArm`], [`Upgrade`].
+//! [`Identity`], [`ApiVersion`], [`SplitArm`], [`Upgrade`], [`Held`].
 
 use std::{net::IpAddr, sync::Arc};
 
 use http::Extensions;
 use tokio::time::Instant;
 
-use crate::{attempt::Tried, balance::Endpoint, budget::Counted, clock::Now, identity::Identity};
+use crate::{attempt::Tried, balance::Endpoint, budget::Counted, clock::Now, held::Held, identity::Identity};
 
 /// What is known of one request.
 #[derive(Clone, Debug)]
@@ -38,6 +38,8 @@ pub struct Context {
     pub is_hurried: bool,
     /// It asks for another protocol, in a way that can be followed.
     pub is_upgrade: bool,
+    /// Where what is held of its body counts.
+    pub held: Option<Arc<Held>>,
     /// In which budget it was counted.
     pub(crate) counted: Option<Counted>,
 }
@@ -57,6 +59,7 @@ impl Context {
             told: None,
             is_hurried: false,
             is_upgrade: false,
+            held: None,
             counted: None,
         }
     }

@@ -84,6 +84,7 @@ mod hash;
 mod headers;
 pub mod health;
 pub mod hedge;
+pub mod held;
 #[cfg(feature = "idempotency")]
 pub mod idempotency;
 pub mod identity;

@@ -12,11 +12,11 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use http::HeaderMap;
+use http::{Extensions, HeaderMap};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use crate::BoxError;
+use crate::{BoxError, held::Part};
 
 pin_project! {
     /// A request's body behind whoever may send it again.
@@ -48,9 +48,10 @@ impl<B> Replay<B> {
 pub struct Repeatable<B>(Source<B>);
 
 impl<B: Body<Data = Bytes> + Default> Repeatable<B> {
-    /// Keeps a body while it is sent, up to so many bytes; with the first copy of it.
-    pub fn of(body: B, max_bytes: usize) -> (Self, Replay<B>) {
-        let (source, first) = Source::of(body, max_bytes);
+    /// Keeps a body while it is sent, up to so many bytes, and if there is room where what is held of its request
+    /// counts ([`Held`](crate::held::Held)); with the first copy of it.
+    pub fn of(body: B, max_bytes: usize, extensions: &Extensions) -> (Self, Replay<B>) {
+        let (source, first) = Source::of(body, max_bytes, Part::of(extensions));
         (Self(source), first)
     }
 
@@ -70,7 +71,7 @@ pub(crate) enum Source<B> {
 
 impl<B: Body<Data = Bytes> + Default> Source<B> {
     /// A body, and the first copy of it.
-    pub(crate) fn of(body: B, max_bytes: usize) -> (Self, Replay<B>) {
+    pub(crate) fn of(body: B, max_bytes: usize, held: Part) -> (Self, Replay<B>) {
         if body.is_end_stream() {
             return (Self::Empty, Replay::once(body));
         }
@@ -80,6 +81,7 @@ impl<B: Body<Data = Bytes> + Default> Source<B> {
             rest: BytesMut::new(),
             trailers: None,
             max_bytes,
+            held,
             attempt: 0,
             has_ended: false,
             is_lost: false,
@@ -160,10 +162,11 @@ struct Reel<B> {
     rest: BytesMut,
     trailers: Option<HeaderMap>,
     max_bytes: usize,
+    held: Part,
     /// Which copy may read.
     attempt: u32,
     has_ended: bool,
-    /// It was longer than is kept, or broke off.
+    /// It was longer than is kept, or than there was room for, or broke off.
     is_lost: bool,
 }
 
@@ -266,9 +269,11 @@ impl<B: Body<Data = Bytes, Error: Into<BoxError>>> Reel<B> {
         };
         match (frame.data_ref(), frame.trailers_ref()) {
             (Some(data), _) => {
-                if self.kept().saturating_add(data.len()) > self.max_bytes {
+                let length = self.kept().saturating_add(data.len());
+                if !self.is_lost && (length > self.max_bytes || !self.held.grow(length)) {
                     self.is_lost = true;
                     (self.first, self.rest) = (Bytes::new(), BytesMut::new());
+                    self.held.clear();
                 }
                 match () {
                     () if self.is_lost => {}
@@ -377,7 +382,7 @@ mod tests {
         let buffer = Bytes::from(vec![7; 1 << 20]);
         let mut frames = (0..65_000).map(|at| Frame::data(buffer.slice(at..=at))).collect::<VecDeque<_>>();
         frames.push_back(Frame::trailers(HeaderMap::new()));
-        let (source, first) = Source::of(Frames(frames), 64 << 10);
+        let (source, first) = Source::of(Frames(frames), 64 << 10, Part::default());
         assert_eq!(read(first, 30_000), (vec![7; 30_000], false));
         assert_eq!(read(source.copy(), usize::MAX), (vec![7; 65_000], true), "what was kept, and the rest");
         assert_eq!(read(source.copy(), usize::MAX), (vec![7; 65_000], true));
@@ -391,7 +396,7 @@ mod tests {
     #[test]
     fn what_is_longer_than_is_kept_is_sent_once() {
         let frames = (0..3).map(|_| Frame::data(Bytes::from(vec![7; 1000]))).collect();
-        let (source, first) = Source::of(Frames(frames), 2500);
+        let (source, first) = Source::of(Frames(frames), 2500, Part::default());
         assert_eq!(read(first, usize::MAX), (vec![7; 3000], false));
         assert!(!source.is_whole());
         let Source::Tape(tape) = &source else { panic!("it has a body") };

@@ -1,6 +1,8 @@
 //! TLS with clients and with endpoints: whom each believes, and what a change of that does to connections there are.
 
+mod behind;
 mod clients;
+mod crowds;
 mod endpoints;
 mod proxied;
 

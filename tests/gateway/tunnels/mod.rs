@@ -20,10 +20,10 @@ routes: {all: {match: {prefix: /}, upstream: app}}
 ";
 
 /// What a browser asks, but for its headers that matter to nobody here.
-const ASK: &str = "GET /chat HTTP/1.1\r\nhost: a.example\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
+pub(crate) const ASK: &str = "GET /chat HTTP/1.1\r\nhost: a.example\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
                    sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
-const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
+pub(crate) const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
                       sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
 
 /// Both ends of a tunnel through a gateway.
@@ -47,7 +47,7 @@ async fn opened(gateway: &Inside, listener: &mut Listener) -> Opened {
 }
 
 /// The next head, and nothing behind it.
-async fn head(stream: &mut (impl AsyncRead + Unpin)) -> String {
+pub(crate) async fn head(stream: &mut (impl AsyncRead + Unpin)) -> String {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         match stream.read_u8().await {
@@ -59,20 +59,20 @@ async fn head(stream: &mut (impl AsyncRead + Unpin)) -> String {
 }
 
 /// So many bytes.
-async fn exactly(stream: &mut (impl AsyncRead + Unpin), count: usize) -> Vec<u8> {
+pub(crate) async fn exactly(stream: &mut (impl AsyncRead + Unpin), count: usize) -> Vec<u8> {
     let mut bytes = vec![0; count];
     stream.read_exact(&mut bytes).await.unwrap();
     bytes
 }
 
 /// All that comes until the end.
-async fn rest(stream: &mut (impl AsyncRead + Unpin)) -> Vec<u8> {
+pub(crate) async fn rest(stream: &mut (impl AsyncRead + Unpin)) -> Vec<u8> {
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).await.unwrap();
     bytes
 }
 
 /// Whether a head has this line.
-fn has(head: &str, line: &str) -> bool {
+pub(crate) fn has(head: &str, line: &str) -> bool {
     head.split("\r\n").any(|is| is == line)
 }

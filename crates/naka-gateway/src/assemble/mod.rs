@@ -126,6 +126,7 @@ pub fn assemble(
         deadlines: Deadlines::named(config),
         forwarding: config.gateway.forwarding,
         refusals: Arc::new(Refusals::new(&config.gateway)),
+        held: Arc::new(state.held.clone()),
     };
     let maker = Arc::new(Maker {
         config: Arc::clone(config),
@@ -140,7 +141,9 @@ pub fn assemble(
             let names = Arc::clone(&listener.routes);
             let routes = Routes::new(worker, names, Arc::clone(&maker) as Arc<dyn MakeRoute>);
             let table = Arc::clone(&listener.table);
-            let served = Served { generation: number, entry: entry.clone(), table, routes };
+            // A count of handles for each worker, as each request takes one.
+            let entry = Entry { held: Arc::new(state.held.clone()), ..entry.clone() };
+            let served = Served { generation: number, entry, table, routes };
             (listener.address, Arc::new(served))
         };
         tables.iter().map(serve).collect()

@@ -98,6 +98,7 @@ pub(super) fn carry(
         tickets: step.tickets(),
         places,
         all_places: Arc::clone(&before.all_places),
+        held: before.held.with_max(config.gateway.limits.buffered),
     })
 }
 

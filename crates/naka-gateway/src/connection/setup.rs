@@ -1,20 +1,26 @@
 //! What comes before the first request: whose a connection is, and how it is secured.
 
-use std::sync::Arc;
+use std::{future::Future, sync::Arc, time::Duration};
 
 use http::StatusCode;
 use naka::reject::{Reason, Rejection};
-use tokio::time::{Instant, timeout_at};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, timeout_at},
+};
 use tokio_rustls::server::TlsStream;
 use tracing::debug;
 
 use super::{Bounds, From, Stream, say_what_is_wrong};
 use crate::{
     begun::Begun,
+    callers::Entered,
     entry::Peer,
     observe::Handshake,
     patience::{Patient, Progress},
     proxy_protocol,
+    room::Room,
+    shared::Ending,
     strict::Wrong,
     tls::Acceptor,
 };
@@ -33,16 +39,45 @@ static UNTRUSTED: Rejection =
 static NO_HEADER: Rejection =
     Rejection::new(Reason::Custom(StatusCode::BAD_REQUEST, "proxy_protocol_malformed"));
 
-/// Sets a connection up, within [`Bounds::handshake`]. `None`: it has been told what is wrong, if that can be told.
-pub(super) async fn set_up<S: Stream>(from: &mut From<'_>, bounds: &Bounds, stream: S) -> Option<SetUp<S>> {
+/// What a set-up that is under way has left when everything ends: a client that is at it may be about to ask.
+const MOMENT: Duration = Duration::from_secs(1);
+
+/// What comes before the first request; nothing if the connection is closed before that, because another one needs its place or
+/// everything ends.
+pub(super) async fn unless_closed<T>(
+    room: &Room,
+    mut draining: watch::Receiver<Ending>,
+    first: impl Future<Output = Option<T>>,
+) -> Option<T> {
+    let over = async {
+        let _ = draining.wait_for(|ending| *ending >= Ending::Now).await; // Who would say so is gone.
+        sleep(MOMENT).await;
+    };
+    tokio::select! {
+        biased;
+        first = first => first,
+        () = room.wanted() => None,
+        () = over => None,
+    }
+}
+
+/// Sets a connection up, within [`Bounds::handshake`]; with its place among those of the client that a balancer names. `None`: it has
+/// been told what is wrong, if that can be told.
+pub(super) async fn set_up<S: Stream>(
+    from: &mut From<'_>,
+    bounds: &Bounds,
+    stream: S,
+) -> Option<(SetUp<S>, Option<Entered>)> {
     let (until, mut stream) = (Instant::now() + bounds.handshake, Begun::new(stream));
+    let mut entered = None; // Without a balancer it was counted when it was accepted.
     if bounds.is_proxied {
-        learn_client(from, bounds, &mut stream, until).await?;
+        entered = learn_client(from, bounds, &mut stream, until).await?;
     }
-    match &bounds.tls {
-        None => Some(SetUp::Plain(stream)),
-        Some(acceptor) => secure(from, bounds, acceptor, stream, until).await,
-    }
+    let set_up = match &bounds.tls {
+        None => SetUp::Plain(stream),
+        Some(acceptor) => secure(from, bounds, acceptor, stream, until).await?,
+    };
+    Some((set_up, entered))
 }
 
 /// Whose the connection is, as whoever is trusted to say so says.
@@ -51,7 +86,7 @@ async fn learn_client<S: Stream>(
     bounds: &Bounds,
     stream: &mut Begun<S>,
     until: Instant,
-) -> Option<()> {
+) -> Option<Option<Entered>> {
     let balancer = from.peer.address;
     let is_trusted = from.shared.in_force.with(|generation| generation.entry.trusts(balancer));
     if !is_trusted {
@@ -61,15 +96,17 @@ async fn learn_client<S: Stream>(
     }
     let read = timeout_at(until, proxy_protocol::read(stream)).await;
     match read.unwrap_or(Err("the header of the PROXY protocol took too long")) {
-        Ok(Some(client)) => from.peer = Arc::new(Peer::new(client, bounds.scheme())),
-        Ok(None) => {}
+        Ok(Some(client)) => {
+            from.peer = Arc::new(Peer::new(client, bounds.scheme()));
+            from.shared.enter(client).ok() // Counted where it is refused.
+        }
+        Ok(None) => Some(None),
         Err(why) => {
             debug!(peer = %balancer, why, "a connection without a header of the PROXY protocol");
             from.shared.metrics.rejected("", &NO_HEADER);
-            return None;
+            None
         }
     }
-    Some(())
 }
 
 async fn secure<S: Stream>(

@@ -174,7 +174,8 @@ impl Again {
         if !request.method().is_idempotent() || length > REPEATED as u64 {
             return None;
         }
-        let (again, first) = Repeatable::of(mem::take(request.body_mut()), REPEATED);
+        let body = mem::take(request.body_mut());
+        let (again, first) = Repeatable::of(body, REPEATED, request.extensions());
         *request.body_mut() = first.into();
         Some(Self(again))
     }

@@ -82,6 +82,7 @@ use crate::{
     clock::Now,
     context::{Context as Facts, Deadline, Upgrade},
     explain::{Explain, Finding},
+    held::Part,
     layered::layered,
     observe::Observer,
     reject::{Reason, Rejection},
@@ -488,7 +489,7 @@ where
             budget.deposit_once(request.extensions_mut(), now);
         }
         let (head, body) = request.into_parts();
-        let (source, first) = Source::of(body, shared.config.max_body);
+        let (source, first) = Source::of(body, shared.config.max_body, Part::of(&head.extensions));
         let future = self.inner.call(Request::from_parts(head.clone(), first));
         let plan = Plan::Ask(Box::new(Question { head, source, shared }));
         FallbackFuture::Primary { future, plan: Some(plan) }

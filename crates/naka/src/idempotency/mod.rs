@@ -118,6 +118,7 @@ use crate::{
     clock::Now,
     context::Upgrade,
     explain::{Explain, Finding},
+    held::{Held, Part},
     observe::Observer,
     reject::{Dependency, Head, Reason, Rejection},
 };
@@ -431,8 +432,8 @@ impl<O: Observer> Shared<O> {
     }
 
     /// What a body that begins takes of the bound on all of them.
-    fn share(&self) -> Share {
-        self.buffering.share(self.config.max_buffered_bytes)
+    fn share(&self, held: Part) -> Share {
+        self.buffering.share(self.config.max_buffered_bytes).held(held)
     }
 
     fn refuse(&self, rejection: Rejection) -> Rejection {
@@ -461,6 +462,7 @@ impl<O: Observer> Explain for IdempotencyLayer<O> {
         };
         // The body is read before the store is asked, whatever that knows.
         let left = shared.buffering.left(config.max_buffered_bytes);
+        let left = Held::of(&head.extensions).map_or(left, |held| held.left().min(left));
         let most = config.max_request_bytes.min(left);
         if announced(&head.headers).is_some_and(|length| length > left) {
             let rejection = Rejection::new(Reason::IdempotencyStoreFull).by(shared.name.clone());

@@ -25,6 +25,7 @@ use super::{
 use crate::{
     buffered::{Buffered, Collect, CollectError, Collected},
     clock::Now,
+    held::Part,
     layered::layered,
     observe::Observer,
     reject::{Head, Reason, Rejection},
@@ -62,11 +63,14 @@ where
             Some((shared, Ok(Some(id)))) => {
                 let now = Now::of(request.extensions());
                 let (parts, body) = request.into_parts();
-                let collect = Collect::new(body, shared.config.max_request_bytes).with_share(shared.share());
+                let held = Part::of(&parts.extensions);
+                let another = held.another();
+                let collect =
+                    Collect::new(body, shared.config.max_request_bytes).with_share(shared.share(held));
                 // The one that is ready goes; its clone has to become ready first.
                 let clone = self.inner.clone();
                 let inner = mem::replace(&mut self.inner, clone);
-                let planned = Planned { shared: Arc::clone(shared), now, id };
+                let planned = Planned { shared: Arc::clone(shared), now, id, held: another };
                 State::Read { parts: Some(parts), collect, inner: Some(inner), planned: Some(planned) }
             }
         };
@@ -113,6 +117,8 @@ struct Planned<O> {
     shared: Arc<Shared<O>>,
     now: Now,
     id: Digest,
+    /// Of the answer.
+    held: Part,
 }
 
 /// A request whose body has come, and whoever it is for.
@@ -222,11 +228,11 @@ where
 {
     /// The store has said what is known of the key.
     fn go_on(self, begun: Begun) -> State<S, S::Future, B, O> {
-        let Self { request, mut inner, planned: Planned { shared, id, .. } } = self;
+        let Self { request, mut inner, planned: Planned { shared, id, held, .. } } = self;
         if let Begun::Fresh(token) = begun {
             let (store, limits) = (Arc::clone(&shared.store), shared.config.limits);
             let ticket = Some(Ticket::new(store, limits, id, token));
-            let work = Work { shared, ticket }; // Before the call: should that panic, the outcome is not known.
+            let work = Work { shared, ticket, held }; // Before the call: should that panic, the outcome is not known.
             work.shared.observer.admitted();
             return State::Work { future: inner.call(request), work };
         }
@@ -248,6 +254,8 @@ where
 struct Work<O: Observer> {
     shared: Arc<Shared<O>>,
     ticket: Option<Ticket>,
+    /// What is held of its answer.
+    held: Part,
 }
 
 impl<O: Observer> Work<O> {
@@ -272,7 +280,8 @@ impl<O: Observer> Work<O> {
                 let (parts, body) = response.into_parts();
                 let answer = Recorded::new(parts.status, body::kept(&parts.headers), Bytes::new());
                 let (hint, most) = (body.size_hint(), config.max_response_bytes);
-                let recorder = Recorder::new(ticket, answer, &hint, most, self.shared.share());
+                let share = self.shared.share(mem::take(&mut self.held));
+                let recorder = Recorder::new(ticket, answer, &hint, most, share);
                 return Ok(Response::from_parts(parts, IdempotencyBody::recorded(body, recorder)));
             }
             Judgement::Release => Outcome::Released,

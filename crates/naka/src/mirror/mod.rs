@@ -99,6 +99,7 @@ use crate::{
     context::{Context as Facts, Deadline, Upgrade},
     enforce::is_of_share,
     explain::{Explain, Finding},
+    held::Part,
     layered::layered,
     observe::Observer,
     reject::{Head, Rejection},
@@ -226,6 +227,8 @@ pub enum Copied {
     Full,
     /// It was not sent: the body is longer than is kept.
     TooLong,
+    /// It was not sent: as many bytes are held as there may be ([`Held`](crate::held::Held)).
+    NoRoom,
     /// It was not sent: the primary did not read all of the body.
     Unread,
     /// It was given up, with the last handle of its layer or with the runtime.
@@ -490,7 +493,8 @@ impl<O: Observer> Shared<O> {
         parts.version = request.version();
         parts.headers.clone_from(request.headers());
         parts.extensions.clone_from(request.extensions());
-        Some(Copy { shared: Arc::clone(self), head: parts, body: BytesMut::new(), place })
+        let held = Part::of(request.extensions());
+        Some(Copy { shared: Arc::clone(self), head: parts, body: BytesMut::new(), held, place })
     }
 }
 
@@ -499,13 +503,14 @@ struct Copy<O: Observer> {
     shared: Arc<Shared<O>>,
     head: Parts,
     body: BytesMut,
+    held: Part,
     place: Place<O>,
 }
 
 impl<O: Observer> Copy<O> {
     /// Lets it go.
     fn send(self) {
-        let Self { shared, head, body, mut place } = self;
+        let Self { shared, head, body, held, mut place } = self;
         place.became = Copied::Ended; // Unless something else becomes of it.
         let Ok(runtime) = Handle::try_current() else { return };
         let request = shared.config.copied(head, body.freeze());
@@ -517,6 +522,7 @@ impl<O: Observer> Copy<O> {
         tasks.spawn_on(
             async move {
                 place.end(timeout(limit, send(request, max_response)).await.unwrap_or(Copied::TimedOut));
+                drop(held);
             },
             &runtime,
         );
@@ -525,13 +531,17 @@ impl<O: Observer> Copy<O> {
 
 impl<O: Observer> Kept for Copy<O> {
     fn keep(&mut self, data: &Bytes) -> bool {
-        let has_room = self.body.len() + data.len() <= self.shared.config.max_body;
-        if has_room {
-            self.body.extend_from_slice(data);
-        } else {
+        let length = self.body.len() + data.len();
+        if length > self.shared.config.max_body {
             self.place.became = Copied::TooLong;
+            return false;
         }
-        has_room
+        if !self.held.grow(length) {
+            self.place.became = Copied::NoRoom;
+            return false;
+        }
+        self.body.extend_from_slice(data);
+        true
     }
 
     fn is_whole(self: Box<Self>) {

@@ -79,6 +79,7 @@ use crate::{
     clock::Now,
     context::Deadline,
     explain::{Explain, Finding},
+    held::Part,
     layered::layered,
     observe::Observer,
     random::{Numbers, seed},
@@ -219,7 +220,7 @@ where
         if shared.config.different_endpoint && Tried::of(&head.extensions).is_none() {
             Tried::new().put(&mut head.extensions); // Its copies share it.
         }
-        let (source, first) = Source::of(body, shared.config.max_body);
+        let (source, first) = Source::of(body, shared.config.max_body, Part::of(&head.extensions));
         // The instance that was ready sends the first attempt; its clone stays here.
         let clone = self.inner.clone();
         let mut inner = mem::replace(&mut self.inner, clone);

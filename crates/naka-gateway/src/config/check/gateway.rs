@@ -259,6 +259,7 @@ fn limits(raw: &RawGateway) -> ServerLimits {
         header_bytes: raw.header_bytes().0,
         header_count: number(raw.header_count().0),
         uri: raw.uri().0,
+        buffered: raw.buffered().0,
     }
 }
 

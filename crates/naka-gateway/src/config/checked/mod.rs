@@ -249,6 +249,8 @@ pub struct ServerLimits {
     pub header_count: usize,
     /// Bytes of a request target.
     pub uri: usize,
+    /// Bytes of bodies that are held because they may be needed again, of all requests together.
+    pub buffered: usize,
 }
 
 /// How the process ends.

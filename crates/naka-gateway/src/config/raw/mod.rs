@@ -200,7 +200,7 @@ record! {
     RawServerLimits ("bounds on clients") {
         /// Connections over all listeners.
         connections: Count = "20000";
-        /// Connections of one address, over all listeners; of IPv6, of a network of 64 bits. Trusted proxies are not counted.
+        /// Connections of one address, over all listeners; of IPv6, of a network of 64 bits. Trusted proxies are not counted; whom they name by the PROXY protocol is.
         connections_per_ip: Count = optional, "100";
         /// Connections to all endpoints of all upstreams.
         upstream_connections: Count = "20000";
@@ -212,8 +212,9 @@ record! {
         uri: Size = "8KiB";
         /// Bytes of a request body, where nothing else says so; `never` for no limit.
         body: SizeOrNever = "10MiB";
+        /// Bytes of bodies that are kept to be sent again, to another or as copies, or to be repeated, of all requests together.
+        buffered: Size = "64MiB";
     }
-    not_built: buffered;
 }
 
 record! {
