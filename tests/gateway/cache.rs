@@ -110,6 +110,61 @@ async fn what_is_good_is_answered_again_without_a_place_or_an_endpoint() {
     );
 }
 
+/// RFC 9111 §4.2.4, RFC 5861 §4: the breaker of the route, those of the endpoints, and nobody at the address. What forbids
+/// it is said by the answer that is kept.
+#[tokio::test(start_paused = true)]
+async fn r3_8_what_is_stale_stands_in_while_breakers_are_open_unless_the_answer_forbids_it() {
+    const PLAIN: &str = "
+gateway: {admin: none}
+listeners: {public: {listen: ':1'}}
+policies: {kept: {cache: {stale_if_error: 1h}}}
+upstreams:
+  kitchen: {endpoints: ['a:1'], circuit_breaker: {consecutive: 1, failure_rate: never, open: 1h, max_ejected: 100%}}
+routes:
+  broken: {match: {prefix: /broken}, use: [kept], circuit_breaker: {consecutive: 1, failure_rate: never, open: 1h}, upstream: kitchen}
+  all: {match: {prefix: /}, use: [kept], upstream: kitchen}
+";
+    const FORBIDDEN: [&str; 4] = ["must-revalidate", "proxy-revalidate", "no-cache", "stale-if-error=0"];
+    for route in ["/broken", "/all"] {
+        let gateway = Inside::new(PLAIN);
+        let kitchen = kitchen(&gateway, "a:1");
+        gateway.send(get(route)).await;
+        for (number, word) in FORBIDDEN.into_iter().enumerate() {
+            *kitchen.headers.lock().unwrap() = format!("cache-control: max-age=60, {word}\r\n");
+            assert_eq!(said(&gateway.send(get(&format!("{route}/{number}"))).await).0, 200);
+        }
+        sleep(Duration::from_secs(61)).await;
+        kitchen.status.store(0, SeqCst);
+        gateway.send(get(&format!("{route}/opens-it"))).await;
+        let asked = kitchen.upstream.requests();
+        let old = gateway.send(get(route)).await;
+        assert_eq!((said(&old).0, said(&old).2), (200, "naka; fwd=stale; detail=stale-if-error"), "{route}");
+        for (number, word) in FORBIDDEN.into_iter().enumerate() {
+            let refused = gateway.send(get(&format!("{route}/{number}"))).await;
+            let is_open = route == "/broken"; // The last endpoint is asked whatever its own breaker says.
+            assert_eq!(refused.status(), if is_open { 503 } else { 502 }, "{route}: {word}");
+            assert_eq!(kitchen.upstream.requests() == asked, is_open, "{route}");
+        }
+    }
+    // Nobody is there at all.
+    let gateway = Inside::new(&PLAIN.replace(
+        "circuit_breaker: {consecutive: 1, failure_rate: never, open: 1h, max_ejected: 100%}",
+        "timeouts: {connect: 1s}",
+    ));
+    let kitchen = kitchen(&gateway, "a:1");
+    gateway.send(get("/all")).await;
+    *kitchen.headers.lock().unwrap() = "cache-control: max-age=60, must-revalidate\r\n".to_owned();
+    gateway.send(get("/all/strict")).await;
+    drop(kitchen);
+    sleep(Duration::from_secs(61)).await;
+    assert_eq!(said(&gateway.send(get("/all")).await).2, "naka; fwd=stale; detail=stale-if-error");
+    let strict = gateway.send(get("/all/strict")).await;
+    assert_eq!(
+        (strict.status().as_u16(), &strict.headers()["naka-reason"]),
+        (502, &"connect_failed".parse().unwrap())
+    );
+}
+
 #[tokio::test(start_paused = true)]
 async fn r3_8_what_is_stale_comes_before_a_fallback_and_while_the_breaker_is_open() {
     let gateway = gateway();

@@ -133,8 +133,9 @@ async fn r2_3_idle_connections_of_http_2_are_told_while_it_is_still_accepted() {
     let stream = TcpStream::connect(process.public).await.unwrap();
     let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
     let connection = tokio::spawn(connection);
-    let asked = Asked::Answered(Box::new(Connection::H2(sender)));
-    let Asked::Answered(kept) = asked.and_ask().await else { panic!("who comes late is answered") };
+    let Outcome::Answered(kept) = Connection::H2(sender).ask().await else {
+        panic!("who comes late is answered");
+    };
     process.signal(Signal::TERM);
     assert_eq!(process.end().await.code(), Some(0));
     drop((kept, connection));
@@ -203,25 +204,23 @@ impl Load {
             clients.spawn(async move {
                 let (mut at, mut kept) = (number, None);
                 while !is_over.load(SeqCst) {
-                    let connection = match kept.take() {
-                        Some(connection) => connection,
-                        None => match Connection::open(protocol, gateways[at % 2]).await {
-                            Ok(connection) => Box::new(connection),
-                            Err(Refused) => {
-                                at += 1;
-                                sleep(Duration::from_millis(5)).await;
-                                continue;
-                            }
-                        },
+                    let opened = match kept.take() {
+                        Some(connection) => Ok(connection),
+                        None => Connection::open(protocol, gateways[at % 2]).await.map(Box::new),
                     };
-                    match Asked::Answered(connection).and_ask().await {
-                        Asked::Answered(connection) => kept = Some(connection),
-                        Asked::Last => at += 1,
-                        Asked::NotAsked => {
+                    let Ok(connection) = opened else {
+                        at += 1;
+                        sleep(Duration::from_millis(5)).await;
+                        continue;
+                    };
+                    match connection.ask().await {
+                        Outcome::Answered(connection) => kept = Some(connection),
+                        Outcome::Last => at += 1,
+                        Outcome::ToldBefore => {
                             at += 1;
                             continue;
                         }
-                        Asked::Failed(why) => return Err(format!("client {number}: {why}")),
+                        Outcome::Failed(why) => return Err(format!("client {number}: {why}")),
                     }
                     answered.fetch_add(1, SeqCst);
                 }
@@ -256,24 +255,14 @@ enum Connection {
 }
 
 /// What became of a request.
-enum Asked {
+enum Outcome {
     /// Another one may follow.
     Answered(Box<Connection>),
     /// It was answered, and the client was told to leave.
     Last,
     /// The client was told before it had asked.
-    NotAsked,
+    ToldBefore,
     Failed(String),
-}
-
-impl Asked {
-    /// One more.
-    async fn and_ask(self) -> Self {
-        match self {
-            Self::Answered(connection) => connection.ask().await,
-            other => other,
-        }
-    }
 }
 
 impl Connection {
@@ -301,42 +290,42 @@ impl Connection {
         })
     }
 
-    async fn ask(self) -> Asked {
+    async fn ask(self) -> Outcome {
         match self {
             Self::H1(mut sender) => {
                 if sender.ready().await.is_err() {
-                    return Asked::Failed("a connection was closed, and nobody was told".to_owned());
+                    return Outcome::Failed("a connection was closed, and nobody was told".to_owned());
                 }
                 let response = match sender.send_request(request()).await {
                     Ok(response) => response,
-                    Err(error) => return Asked::Failed(format!("{error:?}")),
+                    Err(error) => return Outcome::Failed(format!("{error:?}")),
                 };
                 let is_last = closes(response.headers());
                 match read(response).await {
-                    Ok(()) if is_last => Asked::Last,
-                    Ok(()) => Asked::Answered(Box::new(Self::H1(sender))),
-                    Err(why) => Asked::Failed(why),
+                    Ok(()) if is_last => Outcome::Last,
+                    Ok(()) => Outcome::Answered(Box::new(Self::H1(sender))),
+                    Err(why) => Outcome::Failed(why),
                 }
             }
             Self::H2(mut sender) => {
                 if sender.ready().await.is_err() {
-                    return Asked::NotAsked;
+                    return Outcome::ToldBefore;
                 }
                 match sender.try_send_request(request()).await {
                     Ok(response) => match read(response).await {
-                        Ok(()) => Asked::Answered(Box::new(Self::H2(sender))),
-                        Err(why) => Asked::Failed(why),
+                        Ok(()) => Outcome::Answered(Box::new(Self::H2(sender))),
+                        Err(why) => Outcome::Failed(why),
                     },
                     Err(mut error) => match error.take_message() {
-                        Some(_) => Asked::NotAsked, // It was not sent.
-                        None => Asked::Failed(format!("{:?}", error.into_error())),
+                        Some(_) => Outcome::ToldBefore, // It was not sent.
+                        None => Outcome::Failed(format!("{:?}", error.into_error())),
                     },
                 }
             }
             Self::WebSocket(mut stream) => match message(&mut stream).await {
-                Ok(true) => Asked::Answered(Box::new(Self::WebSocket(stream))),
-                Ok(false) => Asked::NotAsked,
-                Err(error) => Asked::Failed(error.to_string()),
+                Ok(true) => Outcome::Answered(Box::new(Self::WebSocket(stream))),
+                Ok(false) => Outcome::ToldBefore,
+                Err(error) => Outcome::Failed(error.to_string()),
             },
         }
     }

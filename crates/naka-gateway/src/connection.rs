@@ -34,6 +34,7 @@ use crate::{
     entry::Peer,
     generation::Generation,
     patience::{Patience, Patient, Progress},
+    refusals::Refusals,
     serve::{Account, ServerBody, refuse, serve as serve_request},
     shared::{Ending, Shared},
     streams,
@@ -193,7 +194,7 @@ impl From<'_> {
         async move {
             let served = shared.in_force.with(|generation| generation.served(worker, name).cloned());
             let Some(served) = served else {
-                let mut response = refuse(&shared.metrics, account, &LISTENER_GONE, None);
+                let mut response = refuse(&shared.metrics, &Refusals::NONE, account, &LISTENER_GONE, None);
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 return response;
             };

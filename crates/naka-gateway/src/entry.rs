@@ -6,7 +6,8 @@
 //!    §3.2.2); in HTTP/2 the two may not differ (RFC 9113 §8.3.1). Over TLS it is one that the certificate is for.
 //! 3. Fields of the connection are taken away, but for an `Upgrade` that is followed (`upgrade`).
 //! 4. `X-Forwarded-*` and `Forwarded`: believed and extended when the peer is a trusted proxy, else
-//!    dropped and written anew. The client is the rightmost address that no trusted proxy has.
+//!    dropped and written anew. The client is the rightmost address that no trusted proxy has. Which of the two
+//!    counts, `gateway.forwarded` says; where both do and name two clients, nothing is guessed.
 //! 5. Headers by which upstreams hear who asks are taken away, whoever wrote them.
 //! 6. How long the client waits: read, and taken away.
 //! 7. `X-Request-Id`: kept from a trusted proxy if it is well formed, else made.
@@ -31,11 +32,13 @@ use naka::{
 };
 
 use crate::{
+    config::checked::Forwarding,
     deadline::Deadlines,
-    frames,
+    forwarded, frames,
     headers::{compared, has_known_framing, strip_hop_by_hop},
     identity,
     random::random_id,
+    refusals::Refusals,
     route::normalize,
     tls::Hosts,
     upgrade,
@@ -52,6 +55,20 @@ const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const MISDIRECTED: Reason = Reason::Custom(StatusCode::MISDIRECTED_REQUEST, "misdirected");
 const MISDIRECTED_WHY: &str =
     "The certificate of this connection is not for that host (RFC 9110, section 7.4): ask over one that is.";
+
+/// A `Forwarded` that is none.
+fn not_forwarded() -> Rejection {
+    Rejection::new(Reason::Custom(StatusCode::BAD_REQUEST, "forwarded_malformed")).detail(
+        "`Forwarded` is not as RFC 7239, section 4, has it: a proxy that writes it has to drop what it cannot read.",
+    )
+}
+
+/// `X-Forwarded-For` and `Forwarded` name two clients.
+fn two_clients() -> Rejection {
+    Rejection::new(Reason::Custom(StatusCode::BAD_REQUEST, "forwarded_mismatch")).detail(
+        "`Forwarded` and `X-Forwarded-For` name two clients: one of them was passed on as it came, and not written by a proxy.",
+    )
+}
 
 /// The longest request id that is taken over.
 const REQUEST_ID_MAX: usize = 128;
@@ -93,6 +110,10 @@ pub struct Entry {
     pub of_identity: Arc<[String]>,
     /// Headers that say how long is waited.
     pub deadlines: Deadlines,
+    /// In which fields is said how a request came.
+    pub forwarding: Forwarding,
+    /// How refusals are shown.
+    pub refusals: Arc<Refusals>,
     /// Where what is held of bodies counts.
     pub held: Arc<Held>,
 }
@@ -132,17 +153,17 @@ impl Entry {
         let is_upgrade = asked.is_some();
         headers.extend(asked.map(|asked| (UPGRADE, asked)));
         headers.remove(EXPECT); // Answered by the server when the body is first asked for.
-        let client = if is_trusted { self.client(headers, peer) } else { peer.address };
-        drop_forwarding(headers, is_trusted);
+        let came = if is_trusted { self.came(headers, peer)? } else { Came::from(peer) };
+        drop_forwarding(headers, is_trusted, self.forwarding);
         if !self.of_identity.is_empty() {
             identity::strip(headers, &self.of_identity);
         }
         self.drop_trailer(headers);
         let told = self.deadlines.take(headers)?;
-        write_forwarding(headers, peer);
+        write_forwarding(headers, peer, self.forwarding, came.scheme);
         settle_request_id(headers, is_trusted);
         parts.version = Version::HTTP_11;
-        let mut context = Context::new(now).with_client(client);
+        let mut context = Context::new(now).with_client(came.client);
         context.told = told.and_then(|told| now.instant().checked_add(told));
         context.deadline = context.told;
         context.is_upgrade = is_upgrade;
@@ -182,25 +203,68 @@ impl Entry {
         Ok(())
     }
 
-    /// The rightmost address of `X-Forwarded-For` that no trusted proxy has.
-    fn client(&self, headers: &HeaderMap, peer: &Peer) -> IpAddr {
-        let lines = headers.get_all(&FORWARDED_FOR).into_iter().map(|line| line.to_str().unwrap_or("?"));
-        let hops = lines.rev().flat_map(|line| line.rsplit(','));
-        let mut client = peer.address;
-        for hop in hops {
-            // Whoever wrote what is no address cannot be believed about what is left of it.
-            let Some(address) = hop_address(hop.trim()) else { break };
-            client = address;
+    /// How a request came, as trusted proxies say. If two fields say it, they say the same: else somebody has written
+    /// one of them who is not trusted, and nobody knows which.
+    fn came(&self, headers: &HeaderMap, peer: &Peer) -> Result<Came, Rejection> {
+        let by_lines = || {
+            let lines = headers.get_all(&FORWARDED_FOR).into_iter().map(|line| line.to_str().unwrap_or("?"));
+            let hops = lines.rev().flat_map(|line| line.rsplit(','));
+            let hops = hops.map(|hop| (hop_address(hop.trim()), peer.scheme));
+            self.followed(hops, peer)
+        };
+        if self.forwarding == Forwarding::XForwarded || !headers.contains_key(FORWARDED) {
+            let is_told = self.forwarding != Forwarding::Rfc7239;
+            return Ok(if is_told { by_lines() } else { Came::from(peer) });
+        }
+        let elements = forwarded::elements(headers).map_err(|_| not_forwarded())?;
+        let hops = elements.iter().rev().map(|it| (it.address(), known_scheme(it.proto.as_deref(), peer)));
+        let came = self.followed(hops, peer);
+        let is_other = self.forwarding == Forwarding::Both
+            && headers.contains_key(&FORWARDED_FOR)
+            && by_lines().client != came.client;
+        if is_other { Err(two_clients()) } else { Ok(came) }
+    }
+
+    /// As far as those are trusted who say it, from the last one back. Whoever wrote what is no address cannot be believed
+    /// about what stands before it.
+    fn followed(&self, hops: impl Iterator<Item = (Option<IpAddr>, &'static str)>, peer: &Peer) -> Came {
+        let mut came = Came::from(peer);
+        for (address, scheme) in hops {
+            came.scheme = scheme;
+            let Some(address) = address else { break };
+            came.client = address;
             if !self.trusts(address) {
                 break;
             }
         }
-        client
+        came
     }
 
     /// Whether what this peer says of others is believed.
     pub fn trusts(&self, address: IpAddr) -> bool {
         self.trusted_proxies.iter().any(|net| net.contains(&address))
+    }
+}
+
+/// Whose a request is, and how the first of us was asked.
+#[derive(Clone, Copy, Debug)]
+struct Came {
+    client: IpAddr,
+    scheme: &'static str,
+}
+
+impl From<&Peer> for Came {
+    fn from(peer: &Peer) -> Self {
+        Self { client: peer.address, scheme: peer.scheme }
+    }
+}
+
+/// The scheme that an element names; what is neither is taken for what is not protected.
+fn known_scheme(proto: Option<&str>, peer: &Peer) -> &'static str {
+    match proto {
+        None => peer.scheme,
+        Some(proto) if proto.eq_ignore_ascii_case("https") => "https",
+        Some(_) => "http",
     }
 }
 
@@ -318,11 +382,12 @@ fn hop_address(hop: &str) -> Option<IpAddr> {
     address.or_else(bracketed).map(|address: IpAddr| address.to_canonical())
 }
 
-/// Takes away what a client says of its way here; and from everybody, names that some upstreams cannot tell
-/// from those that say it.
-fn drop_forwarding(headers: &mut HeaderMap, is_trusted: bool) {
+/// Takes away what a client says of its way here; and from everybody, fields that are not believed, and names that some
+/// upstreams cannot tell from those that say it.
+fn drop_forwarding(headers: &mut HeaderMap, is_trusted: bool, forwarding: Forwarding) {
+    let is_believed = |name: &str| is_trusted && (forwarding != Forwarding::Rfc7239 || FORWARDED == name);
     let is_dropped = |name: &&HeaderName| match compared(name) {
-        Cow::Borrowed(name) => !is_trusted && is_forwarding(name),
+        Cow::Borrowed(name) => is_forwarding(name) && !is_believed(name),
         Cow::Owned(name) => is_forwarding(&name) || REQUEST_ID == name.as_str(),
     };
     while let Some(name) = headers.keys().find(is_dropped).cloned() {
@@ -334,25 +399,36 @@ fn is_forwarding(name: &str) -> bool {
     name.starts_with("x-forwarded-") || FORWARDED == name || REAL_IP == name
 }
 
-fn write_forwarding(headers: &mut HeaderMap, peer: &Peer) {
+/// `X-Forwarded-*` are written whatever is said: who is asked about credentials hears them, and what is kept depends on
+/// them. [`hide`] takes them away before an upstream sees them.
+fn write_forwarding(headers: &mut HeaderMap, peer: &Peer, forwarding: Forwarding, scheme: &'static str) {
     let joined = joined_with(headers, &FORWARDED_FOR, peer.written.to_str().unwrap_or_default());
     headers.insert(FORWARDED_FOR, joined.unwrap_or_else(|| peer.written.clone()));
-    if headers.contains_key(FORWARDED) {
-        let hop = match peer.address {
-            IpAddr::V4(v4) => format!("for={v4};proto={}", peer.scheme),
-            IpAddr::V6(v6) => format!("for=\"[{v6}]\";proto={}", peer.scheme),
-        };
-        if let Some(joined) = joined_with(headers, &FORWARDED, &hop) {
+    if forwarding != Forwarding::XForwarded || headers.contains_key(FORWARDED) {
+        let host = headers.get(HOST).and_then(|host| host.to_str().ok());
+        let host = host.filter(|_| forwarding != Forwarding::XForwarded);
+        let hop = forwarded::written(peer.address, host, peer.scheme);
+        let joined = joined_with(headers, &FORWARDED, &hop).or_else(|| HeaderValue::try_from(hop).ok());
+        if let Some(joined) = joined {
             headers.insert(FORWARDED, joined);
         }
     }
     if !headers.contains_key(FORWARDED_PROTO) {
-        headers.insert(FORWARDED_PROTO, HeaderValue::from_static(peer.scheme));
+        headers.insert(FORWARDED_PROTO, HeaderValue::from_static(scheme));
     }
     if !headers.contains_key(FORWARDED_HOST)
         && let Some(host) = headers.get(HOST).cloned()
     {
         headers.insert(FORWARDED_HOST, host);
+    }
+}
+
+/// Takes away what upstreams do not hear.
+pub fn hide(headers: &mut HeaderMap, forwarding: Forwarding) {
+    if forwarding == Forwarding::Rfc7239 {
+        for name in [FORWARDED_FOR, FORWARDED_PROTO, FORWARDED_HOST] {
+            headers.remove(name);
+        }
     }
 }
 
@@ -390,6 +466,8 @@ mod tests {
             header_count: 100,
             of_identity: Arc::default(),
             deadlines: Deadlines::default(),
+            forwarding: Forwarding::default(),
+            refusals: Arc::default(),
             held: Arc::new(Held::new(0)),
         }
     }

@@ -7,6 +7,7 @@ use crate::{
     generation::{Plan, Served},
     observe::Metrics,
     patience::Progress,
+    refusals::{Refusals, Taste},
     route::{Captures, Found, Query, Trace},
     stack::{Route, RouteBody},
     transform::Matched,
@@ -94,6 +95,8 @@ pub async fn serve(
     let (mut parts, body) = request.into_parts();
     account.is_head = parts.method == Method::HEAD;
     account.is_grpc = is_grpc(&parts.headers);
+    let refusals = &served.entry.refusals;
+    account.taste = (!account.is_grpc).then(|| refusals.taste(&parts.headers));
     if !parts.headers.contains_key(EXPECT) {
         account.progress.keep_unread(); // Asking for what is expected to be asked for would bring it.
     }
@@ -101,7 +104,7 @@ pub async fn serve(
     if let Err(rejection) = served.entry.admit(&mut parts, peer, account.began) {
         drop(body);
         account.progress.read_what_is_short().await;
-        return refuse(metrics, account, &rejection, None);
+        return refuse(metrics, refusals, account, &rejection, None);
     }
     account.request_id = parts.headers.get(&REQUEST_ID).cloned();
     let (plan, route) = match find(&served, &mut parts, &mut ()) {
@@ -109,16 +112,17 @@ pub async fn serve(
         Err(rejection) => {
             drop(body);
             account.progress.read_what_is_short().await;
-            return refuse(metrics, account, &rejection.0, rejection.1);
+            return refuse(metrics, refusals, account, &rejection.0, rejection.1);
         }
     };
     account.plan = Some(Arc::clone(plan));
     account.progress.must_end(Deadline::of(&parts.extensions));
-    let Ok(response) = route.call(Request::from_parts(parts, body)).await;
+    let Ok(mut response) = route.call(Request::from_parts(parts, body)).await;
     answered.say();
     account.progress.read_what_is_short().await;
     if let Some(rejection) = response.extensions().get::<Rejection>() {
         metrics.rejected(&plan.name, rejection);
+        refusals.finish(&mut response, account.taste);
     }
     account.attach(response)
 }
@@ -126,6 +130,7 @@ pub async fn serve(
 /// Answers without any route.
 pub fn refuse(
     metrics: &Metrics,
+    refusals: &Refusals,
     account: Account,
     rejection: &Rejection,
     allow: Option<HeaderValue>,
@@ -136,6 +141,7 @@ pub fn refuse(
     if let Some(allow) = allow {
         response.headers_mut().insert(ALLOW, allow);
     }
+    refusals.finish(&mut response, account.taste);
     account.attach(response)
 }
 
@@ -156,6 +162,8 @@ pub struct Account {
     began: Now,
     is_head: bool,
     is_grpc: bool,
+    /// How the client likes to hear of refusals; not if by gRPC.
+    taste: Option<Taste>,
     status: StatusCode,
     request_id: Option<HeaderValue>,
     plan: Option<Arc<Plan>>,
@@ -172,6 +180,7 @@ impl Account {
             began: Now::read(),
             is_head: false,
             is_grpc: false,
+            taste: None,
             status: StatusCode::OK,
             request_id: None,
             plan: None,

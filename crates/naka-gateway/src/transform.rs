@@ -12,7 +12,7 @@ use http::{
 use naka::reject::{Reason, Rejection};
 
 use crate::{
-    config::checked::{HeaderEdit, HeaderEdits, IdentityPart, Name, Redirect, Rewrite, Template},
+    config::checked::{Forwarding, HeaderEdit, HeaderEdits, IdentityPart, Name, Redirect, Rewrite, Template},
     entry::{self, replace_path},
     headers::{has_known_framing, strip_hop_by_hop},
     identity,
@@ -39,6 +39,8 @@ pub struct Transform {
     pub headers: HeaderEdits,
     /// Headers that say who asks.
     pub identity: Vec<(HeaderName, IdentityPart)>,
+    /// Headers that say how a request came.
+    pub forwarding: Forwarding,
 }
 
 impl Transform {
@@ -52,6 +54,7 @@ impl Transform {
             parts.headers.insert(HOST, host.clone());
         }
         identity::tell(&mut parts.headers, &parts.extensions, &self.identity);
+        entry::hide(&mut parts.headers, self.forwarding);
         edit(&mut parts.headers, &self.headers.request);
         parts.headers.append(VIA, via(parts.version));
         Ok(())

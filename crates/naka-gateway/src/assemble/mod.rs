@@ -44,6 +44,7 @@ use crate::{
     generation::{Alive, ArmPlan, ArmTarget, Arms, Generation, MakeRoute, Plan, Routes, Served},
     identity,
     observe::{ArmMetrics, Balancer, Metrics, PolicyMetrics},
+    refusals::Refusals,
     route::{RouteError, Table},
     stack::{ArmLayers, Layers, Route},
     state::{State, fallback_name, latencies_name},
@@ -123,6 +124,8 @@ pub fn assemble(
         header_count: config.gateway.limits.header_count,
         of_identity: identity::names(config),
         deadlines: Deadlines::named(config),
+        forwarding: config.gateway.forwarding,
+        refusals: Arc::new(Refusals::new(&config.gateway)),
         held: Arc::new(state.held.clone()),
     };
     let maker = Arc::new(Maker {
@@ -248,6 +251,7 @@ fn plan(
         rewrite: route.rewrite.clone(),
         headers: route.headers.clone(),
         identity: config.gateway.identity_headers.clone(),
+        forwarding: config.gateway.forwarding,
     };
     let is_kept = route.policies.one(Kind::Idempotency).is_some();
     let needs_match = is_kept || config.counts_by_route(route) || route.rewrite.strip_prefix;

@@ -11,17 +11,18 @@ use std::{
 use http::HeaderName;
 
 use super::{
-    Tables, auth,
+    Tables, auth, pages,
     policies::{Level, Policies, level_keys},
     tls, unique,
 };
 use crate::config::{
     checked::{
-        Admin, Drain, Gateway, IdentityPart, Listener, Name, Protocols, Reload, ServerLimits, StateFile,
+        Admin, Drain, Forwarding, Gateway, IdentityPart, Listener, Name, Protocols, Reload, ServerLimits,
+        StateFile,
     },
     decode::{At, Cx, OneOrMany, Or},
     diagnostic::Code,
-    raw::{ListenerProtocol, RawAdmin, RawFile, RawGateway, RawListenerLimits, RawListenerTls},
+    raw::{ListenerProtocol, RawAdmin, RawFile, RawForwarded, RawGateway, RawListenerLimits, RawListenerTls},
 };
 
 /// The checked listeners, and what stands at each.
@@ -130,6 +131,9 @@ pub(super) fn gateway(entry: Option<&RawFile>, listeners: &BTreeMap<Name, Listen
             .iter()
             .flat_map(|it| it.value.0.iter().map(|net| net.value))
             .collect(),
+        forwarding: forwarding(&raw),
+        proxy_status: raw.proxy_status(),
+        pages: pages::pages(&raw, cx),
         limits: limits(&raw),
         identity_headers: identity_headers(&raw, cx),
         deadline_header: deadline_header(&raw, cx),
@@ -173,6 +177,14 @@ fn admin(raw: &RawGateway, listeners: &BTreeMap<Name, Listener>, cx: &mut Cx) ->
         Some(secret)
     });
     Some(Admin { listen: address, socket: raw.socket.as_ref().map(|at| Arc::clone(&at.value)), token })
+}
+
+fn forwarding(raw: &RawGateway) -> Forwarding {
+    match raw.forwarded() {
+        RawForwarded::XForwarded => Forwarding::XForwarded,
+        RawForwarded::Rfc7239 => Forwarding::Rfc7239,
+        RawForwarded::Both => Forwarding::Both,
+    }
 }
 
 /// The shortest token of the admin port, in bytes.

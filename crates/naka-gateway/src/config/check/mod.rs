@@ -10,6 +10,7 @@ mod guards;
 mod headers;
 mod known;
 mod limits;
+mod pages;
 mod policies;
 mod reach;
 mod routes;

@@ -144,6 +144,12 @@ pub struct Gateway {
     pub reload: Reload,
     /// Peers whose forwarding headers are believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// In which fields is said how a request came.
+    pub forwarding: Forwarding,
+    /// Whether the gateway's own errors are named in `Proxy-Status`.
+    pub proxy_status: bool,
+    /// What people see of them.
+    pub pages: Vec<ErrorPage>,
     /// Bounds on what a client may send and hold.
     pub limits: ServerLimits,
     /// Headers that tell upstreams who asks.
@@ -158,6 +164,37 @@ pub struct Gateway {
     pub state: Option<StateFile>,
     /// Where the next process asks this one to hand over; needs a restart.
     pub upgrade_socket: Option<Arc<str>>,
+}
+
+/// In which fields is said how a request came.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Forwarding {
+    /// `X-Forwarded-*`; a `Forwarded` of a trusted proxy is passed on, with one more element.
+    #[default]
+    XForwarded,
+    /// `Forwarded`, and nothing else.
+    Rfc7239,
+    /// Both.
+    Both,
+}
+
+/// What people see of an error of the gateway.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ErrorPage {
+    /// The first status it is for.
+    pub first: u16,
+    /// The last one.
+    pub last: u16,
+    /// What it is.
+    pub content_type: &'static str,
+    /// What it says.
+    pub body: Arc<[u8]>,
+}
+
+impl fmt::Debug for ErrorPage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}: {} bytes of {}", self.first, self.last, self.body.len(), self.content_type)
+    }
 }
 
 /// What outlives the process.

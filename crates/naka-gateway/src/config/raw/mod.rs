@@ -20,8 +20,8 @@ use super::{
     suggest::quoted,
     units::{Between, MaxLoad, OrNever, OrZero, Percent, Size, SizeOrNever, Whole},
     values::{
-        Authority, DnsHost, DnsService, GrpcService, HostPort, Id, NameServer, OriginForm, RedirectStatus,
-        RequestLine, Statuses,
+        Authority, DnsHost, DnsService, ErrorStatuses, GrpcService, HostPort, Id, NameServer, OriginForm,
+        RedirectStatus, RequestLine, Statuses,
     },
 };
 
@@ -95,6 +95,12 @@ record! {
         reload: RawReload = optional;
         /// Peers whose `X-Forwarded-*` and `Forwarded` are believed.
         trusted_proxies: OneOrMany<IpNet> = optional;
+        /// In which fields upstreams hear how a request came, and trusted proxies are believed: `X-Forwarded-*`, `Forwarded` (RFC 7239), or `both`.
+        forwarded: RawForwarded = "x_forwarded", "rfc7239";
+        /// Say in `Proxy-Status` (RFC 9209) why the gateway has not let a request through, or the upstream has not answered.
+        proxy_status: bool = "true", "false";
+        /// How the gateway's own errors are shown.
+        errors: RawErrors = optional;
         /// Bounds on what a client may send and hold.
         limits: RawServerLimits = optional;
         /// Headers that tell upstreams who asks: `identity`, `api_key`, `jwt.CLAIM`. What clients send under
@@ -112,12 +118,25 @@ record! {
         /// How another process takes over.
         upgrade: RawUpgrade = optional;
     }
-    not_built: errors telemetry;
+    not_built: telemetry;
 }
 
 words! {
     /// What the process runs in.
     RawEnvironment ("what it runs in") { Development = "development", Production = "production" }
+}
+
+words! {
+    /// What says how a request came.
+    RawForwarded ("what says how a request came") { XForwarded = "x_forwarded", Rfc7239 = "rfc7239", Both = "both" }
+}
+
+record! {
+    /// How the gateway's own errors are shown.
+    RawErrors ("how errors are shown") {
+        /// For people, by status: files that end in `.html` or `.txt`. Clients that do not prefer them hear problem details.
+        pages: Named<ErrorStatuses, Arc<str>> = required, "{503: pages/busy.html, 5xx: pages/broken.html}";
+    }
 }
 
 words! {
@@ -201,7 +220,7 @@ record! {
 record! {
     /// How the process ends.
     RawDrain ("how the process ends") {
-        /// Still accepting while `/readyz` already says no.
+        /// Still accepting while `/readyz` already says no; from the middle of it on, clients are told to leave.
         grace: OrZero = "5s";
         /// What still runs then, counted from the signal, is cut off.
         deadline: Duration = "30s";
