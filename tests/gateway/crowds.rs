@@ -17,7 +17,7 @@ const SLOW: usize = 1000;
 /// Of the process, for each connection that has said nothing; and as `docs/operations.md` has it for one that waits for its next
 /// request, and for one whose request is under way.
 pub(crate) const SILENT_BYTES: u64 = 2 << 10;
-const KEPT_BYTES: u64 = 24 << 10;
+const KEPT_BYTES: u64 = 28 << 10;
 
 const CONFIG: &str = "
 gateway: {admin: {listen: ADMIN}, workers: 2}

@@ -126,7 +126,11 @@ impl Inside {
 
     /// A raw connection to the first listener.
     pub(crate) fn connect(&self) -> DuplexStream {
-        let name = self.first_listener();
+        self.connect_at(self.first_listener())
+    }
+
+    /// A raw connection that came in at this address.
+    pub(crate) fn connect_at(&self, name: SocketAddr) -> DuplexStream {
         let (ours, theirs) = tokio::io::duplex(64 << 10);
         let (shared, draining) = (Arc::clone(&self.shared), self.draining.subscribe());
         tokio::spawn(async move { connection::serve(&shared, 0, name, theirs, CLIENT, draining).await });

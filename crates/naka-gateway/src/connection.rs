@@ -66,10 +66,10 @@ pub async fn serve_socket(
     peer: IpAddr,
     mut draining: watch::Receiver<Ending>,
 ) {
-    let bounds = shared.in_force.with(|generation| Bounds::of(generation, name));
+    let patience = shared.in_force.with(|generation| Bounds::of(generation, name).patience.request_headers);
     // Not `readable`, which may be ready without a byte.
     let mut first = [0];
-    let speaking = timeout(bounds.patience.request_headers, stream.peek(&mut first));
+    let speaking = timeout(patience, stream.peek(&mut first));
     let has_spoken = tokio::select! {
         biased;
         spoken = speaking => matches!(spoken, Ok(Ok(1))),
@@ -118,14 +118,16 @@ async fn serve_set_up<S: Stream>(
     let (room, ends) = (from.shared.room(from.worker), draining.clone());
     let set_up = Box::pin(setup::unless_closed(room, ends, setup::set_up(&mut from, &bounds, stream)));
     let Some((set_up, _entered)) = set_up.await else { return };
-    Box::pin(async move {
-        match set_up {
-            SetUp::Plain(stream) => serve_sniffed(&from, &bounds, stream, draining).await,
-            SetUp::Tls(stream, true) => streams::serve(&from, &bounds, *stream, draining).await,
-            SetUp::Tls(stream, false) => serve_h1(&from, &bounds, *stream, draining).await,
+    match set_up {
+        SetUp::Plain(stream) => Box::pin(serve_sniffed(&from, &bounds, stream, draining)).await,
+        SetUp::Tls(stream, true) => Box::pin(streams::serve(&from, &bounds, *stream, draining)).await,
+        SetUp::Tls(stream, false) if bounds.protocols.h1 => {
+            Box::pin(serve_h1(&from, &bounds, *stream, draining)).await;
         }
-    })
-    .await;
+        SetUp::Tls(_, false) => {
+            debug!(peer = %from.peer.address, "a client did not say that it speaks HTTP/2 (ALPN)");
+        }
+    }
 }
 
 async fn serve_plain<S: Stream>(
@@ -135,7 +137,8 @@ async fn serve_plain<S: Stream>(
     draining: watch::Receiver<Ending>,
 ) {
     if bounds.protocols.h2 {
-        serve_sniffed(from, bounds, Begun::new(stream), draining).await;
+        // In a box of its own, as above.
+        Box::pin(serve_sniffed(from, bounds, Begun::new(stream), draining)).await;
     } else {
         serve_h1(from, bounds, stream, draining).await;
     }
@@ -154,7 +157,7 @@ async fn serve_sniffed<S: Stream>(
     let (room, sniffing) = (from.shared.room(from.worker), sniffed(stream, bounds.patience.request_headers));
     // In a box of its own: what follows shall not keep room for it.
     match Box::pin(setup::unless_closed(room, draining.clone(), sniffing)).await {
-        Some((true, stream)) => streams::serve(from, bounds, stream, draining).await,
+        Some((true, stream)) => Box::pin(streams::serve(from, bounds, stream, draining)).await,
         Some((false, stream)) if bounds.protocols.h1 => serve_h1(from, bounds, stream, draining).await,
         Some((false, _)) | None => debug!(peer = %from.peer.address, "a client did not say what it speaks"),
     }
@@ -319,10 +322,9 @@ impl Bounds {
 
     /// Where the listener is gone, somebody still has to be told so: any other's bounds will do.
     fn of(generation: &Generation, name: SocketAddr) -> Self {
-        let listeners = &generation.config.listeners;
-        let first = listeners.iter().next().expect("a checked configuration has a listener");
+        let first = || generation.config.listeners.iter().next();
         let (listener_name, listener) =
-            listeners.iter().find(|(_, listener)| listener.listen == name).unwrap_or(first);
+            generation.listener(name).or_else(first).expect("a checked configuration has a listener");
         Self {
             listener: Name::clone(listener_name),
             protocols: listener.protocols,

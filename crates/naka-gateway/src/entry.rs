@@ -49,7 +49,9 @@ const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto")
 const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 
 /// For a host that the certificate of the connection is not for (RFC 9110 §7.4). A trusted proxy may have asked for another.
-const MISDIRECTED: Rejection = Rejection::new(Reason::Custom(StatusCode::MISDIRECTED_REQUEST, "misdirected"));
+const MISDIRECTED: Reason = Reason::Custom(StatusCode::MISDIRECTED_REQUEST, "misdirected");
+const MISDIRECTED_WHY: &str =
+    "The certificate of this connection is not for that host (RFC 9110, section 7.4): ask over one that is.";
 
 /// The longest request id that is taken over.
 const REQUEST_ID_MAX: usize = 128;
@@ -110,7 +112,7 @@ impl Entry {
         if let Some(hosts) = peer.hosts.as_ref().filter(|_| !is_trusted)
             && !hosts.cover(host(&parts.headers))
         {
-            return Err(MISDIRECTED);
+            return Err(Rejection::new(MISDIRECTED).detail(MISDIRECTED_WHY));
         }
         join_cookies(parts);
         if parts.version == Version::HTTP_2

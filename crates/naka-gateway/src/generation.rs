@@ -13,7 +13,7 @@ use arc_swap::ArcSwap;
 use crate::{
     carry::Change,
     compress::Compress,
-    config::checked::{Config, Name, ServerLimits},
+    config::checked::{Config, Listener, Name, ServerLimits},
     entry::Entry,
     observe::RouteMetrics,
     route::Table,
@@ -67,13 +67,24 @@ impl Generation {
     /// generation, which listened only there, and this one listens on that port everywhere.
     pub fn served(&self, worker: usize, address: SocketAddr) -> Option<&Arc<Served>> {
         let served = &self.workers[worker];
-        let is_wider = |other: &&SocketAddr| {
-            other.port() == address.port()
-                && other.ip().is_unspecified()
-                && (other.is_ipv4() == address.is_ipv4() || other.is_ipv6())
-        };
-        served.get(&address).or_else(|| served.get(served.keys().find(is_wider)?))
+        let wider = || served.get(served.keys().find(|other| is_wider(**other, address))?);
+        served.get(&address).or_else(wider)
     }
+
+    /// The listener that those meet who connected to this address, in the same way.
+    pub fn listener(&self, address: SocketAddr) -> Option<(&Name, &Listener)> {
+        let find = |is: &dyn Fn(SocketAddr) -> bool| {
+            self.config.listeners.iter().find(|(_, listener)| is(listener.listen))
+        };
+        find(&|other| other == address).or_else(|| find(&|other| is_wider(other, address)))
+    }
+}
+
+/// Whether whoever listens there listens here, too.
+fn is_wider(other: SocketAddr, address: SocketAddr) -> bool {
+    other.port() == address.port()
+        && other.ip().is_unspecified()
+        && (other.is_ipv4() == address.is_ipv4() || other.is_ipv6())
 }
 
 /// What one worker serves on one listener.

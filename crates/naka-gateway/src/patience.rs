@@ -66,6 +66,8 @@ pub struct Progress {
     under_way: AtomicU32,
     /// Requests that have ended.
     ended: AtomicU64,
+    /// Whether the request under way has an answer.
+    is_answered: AtomicBool,
     /// When the next thing has to have come, unless a request is under way.
     due_ns: AtomicU64,
     /// Whether that thing is the rest of a request head.
@@ -104,6 +106,7 @@ impl Progress {
             began: Instant::now(),
             under_way: AtomicU32::new(0),
             ended: AtomicU64::new(0),
+            is_answered: AtomicBool::new(false),
             due_ns: AtomicU64::new(nanos(patience.request_headers)),
             is_in_head: AtomicBool::new(true),
             end_ns: AtomicU64::new(NEVER),
@@ -122,6 +125,21 @@ impl Progress {
         self.under_way.load(Relaxed).max(1)
     }
 
+    /// Whether there are many requests at a time.
+    pub(crate) const fn is_multiplexed(&self) -> bool {
+        self.is_multiplexed
+    }
+
+    /// The one request under way has an answer.
+    pub(crate) fn say_answered(&self) {
+        self.is_answered.store(true, Relaxed);
+    }
+
+    /// Whether the one request under way has an answer.
+    pub(crate) fn is_answered(&self) -> bool {
+        self.is_answered.load(Relaxed)
+    }
+
     /// How slow a body of this client may be.
     pub(crate) const fn pace(&self) -> Pace {
         Pace::new(self.patience.min_rate)
@@ -131,6 +149,7 @@ impl Progress {
     pub fn begin(&self) {
         self.under_way.fetch_add(1, Relaxed); // Relaxed: one task reads and writes all of this.
         self.end_ns.store(NEVER, Relaxed);
+        self.is_answered.store(false, Relaxed);
     }
 
     /// Its response has ended: the next request is due.

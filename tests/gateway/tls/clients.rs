@@ -144,6 +144,47 @@ async fn only_the_versions_and_protocols_that_are_said_are_spoken() {
     );
 }
 
+/// Where only HTTP/2 is spoken, nothing else is for who says nothing of what it speaks (RFC 9113 §3.2).
+#[tokio::test(start_paused = true)]
+async fn r2_3_who_does_not_say_that_it_speaks_http_2_is_not_taken_for_it_or_for_anything_else() {
+    let yaml = CONFIG.replace("MORE", "").replace("    tls:", "    protocols: [h2]\n    tls:");
+    let secured = Secured::new("", &[]);
+    secured.gateway.reload(&yaml).unwrap();
+    let silent = secured.dialing().speaking(&[]);
+    let mut stream = secured.dial(&silent, "api.example").await.unwrap();
+    let _ = stream.write_all(b"GET / HTTP/1.1\r\nhost: api.example\r\n\r\n").await; // It may be closed.
+    let mut heard = Vec::new();
+    let _ = stream.read_to_end(&mut heard).await; // The same.
+    assert!(heard.is_empty(), "{}", String::from_utf8_lossy(&heard));
+    assert!(secured.dial(&secured.dialing(), "api.example").await.is_err(), "there is nothing in common");
+    let h2 = secured.dialing().speaking(&[b"h2"]);
+    let stream = secured.dial(&h2, "api.example").await.unwrap();
+    assert_eq!(over_h2(stream, Request::get("https://api.example/")).await.status(), 200);
+    assert_eq!(secured.app.requests(), 1);
+}
+
+/// An address that listens more widely than before is the same listener to who has connected before that.
+#[tokio::test(start_paused = true)]
+async fn who_connects_while_a_listener_is_widened_meets_it_as_it_is_now() {
+    let secured = Secured::new("", &[]);
+    let yaml = |listen: &str| {
+        format!(
+            "
+listeners:
+  another: {{listen: ':2'}}
+  public: {{listen: '{listen}', tls: {{certificates: [{{cert: api.pem, key: api.key}}]}}}}
+upstreams: {{app: {{endpoints: ['app:1']}}}}
+routes: {{all: {{match: {{prefix: /}}, listener: [another, public], upstream: app}}}}
+"
+        )
+    };
+    secured.gateway.reload(&yaml("127.0.0.1:1")).unwrap();
+    let stream = secured.gateway.connect_at("127.0.0.1:1".parse().unwrap());
+    secured.gateway.reload(&yaml(":1")).unwrap();
+    let stream = secured.dialing().over(stream, "api.example").await.unwrap();
+    assert_eq!(ask(stream, "api.example", "").await.0, 200);
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_certificate_is_that_of_the_name_that_is_asked_for() {
     let secured = Secured::new("", &[]);

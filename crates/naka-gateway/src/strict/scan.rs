@@ -171,6 +171,7 @@ impl Scan {
         }
     }
 
+    /// Whether the reading is between two messages.
     #[cfg(any(test, fuzzing))]
     pub const fn is_between(&self) -> bool {
         matches!(self.at, At::Start { .. } | At::EmptyCr | At::Held)

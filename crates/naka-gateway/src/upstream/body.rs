@@ -195,14 +195,14 @@ impl Body {
         if incoming.is_end_stream() {
             return (Self::Empty, Answered::default());
         }
-        let (progress, is_answered) = (Arc::clone(progress), Arc::new(AtomicBool::new(false)));
-        let answered = Answered(Some(Arc::clone(&is_answered)));
+        let (progress, answered) = (Arc::clone(progress), Answered::no(progress));
         let body = Self::Client {
             body: ClientBody {
                 incoming: Some(incoming),
                 has_ended: false,
                 upload: None,
-                pace: Box::new(Paced::new(&progress, is_answered)),
+                pace: Paced::new(&progress),
+                answered: answered.clone(),
                 progress,
             },
         };
@@ -285,14 +285,45 @@ impl HttpBody for Body {
 }
 
 /// Tells the body of a request that there is an answer.
-#[derive(Debug, Default)]
-pub struct Answered(Option<Arc<AtomicBool>>);
+#[derive(Clone, Debug, Default)]
+pub struct Answered(Whose);
+
+#[derive(Clone, Debug, Default)]
+enum Whose {
+    /// There is no body.
+    #[default]
+    Nobodys,
+    /// Of the one request that a connection is at, without an allocation for it.
+    Connection(Arc<Progress>),
+    /// Of one of many.
+    Stream(Arc<AtomicBool>),
+}
 
 impl Answered {
+    /// There is none yet.
+    fn no(progress: &Arc<Progress>) -> Self {
+        Self(if progress.is_multiplexed() {
+            Whose::Stream(Arc::default())
+        } else {
+            Whose::Connection(Arc::clone(progress))
+        })
+    }
+
     /// There is one: from now on nobody minds how slowly the body comes, as the endpoint has chosen to talk while it listens.
     pub fn say(&self) {
-        if let Some(is_answered) = &self.0 {
-            is_answered.store(true, Relaxed);
+        match &self.0 {
+            Whose::Nobodys => {}
+            Whose::Connection(progress) => progress.say_answered(),
+            Whose::Stream(is_answered) => is_answered.store(true, Relaxed),
+        }
+    }
+
+    /// Whether there is one.
+    pub(super) fn is_said(&self) -> bool {
+        match &self.0 {
+            Whose::Nobodys => false,
+            Whose::Connection(progress) => progress.is_answered(),
+            Whose::Stream(is_answered) => is_answered.load(Relaxed),
         }
     }
 }
@@ -305,7 +336,8 @@ pub struct ClientBody {
     /// Its end was seen: of a body in chunks hyper does not say so afterwards.
     has_ended: bool,
     upload: Option<Arc<Upload>>,
-    pace: Box<Paced>,
+    pace: Paced,
+    answered: Answered,
     progress: Arc<Progress>,
 }
 
@@ -313,7 +345,7 @@ impl ClientBody {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let Some(incoming) = &mut self.incoming else { return Poll::Ready(None) };
         let frame = Pin::new(incoming).poll_frame(cx).map_err(BoxError::from);
-        if let Err(slow) = self.pace.look(&self.progress, &frame, cx) {
+        if let Err(slow) = self.pace.look(&self.progress, &frame, || self.answered.is_said(), cx) {
             return Poll::Ready(Some(Err(slow.into())));
         }
         self.has_ended |= is_end(&frame);

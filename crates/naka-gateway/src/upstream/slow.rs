@@ -5,10 +5,6 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
     task::{Context, Poll},
 };
 
@@ -26,21 +22,21 @@ pub(super) struct Paced {
     since: Option<Instant>,
     /// Made when it is first needed.
     alarm: Option<Pin<Box<Sleep>>>,
-    is_answered: Arc<AtomicBool>,
 }
 
 impl Paced {
-    pub(super) const fn new(progress: &Progress, is_answered: Arc<AtomicBool>) -> Self {
-        Self { pace: progress.pace(), since: None, alarm: None, is_answered }
+    pub(super) const fn new(progress: &Progress) -> Self {
+        Self { pace: progress.pace(), since: None, alarm: None }
     }
 
-    /// Looks at what came of asking for more.
+    /// Looks at what came of asking for more; once the request is answered, it takes as long as it takes.
     ///
     /// Of requests that share a connection each has its part of it, so it may take as much longer.
     pub(super) fn look<E>(
         &mut self,
         progress: &Progress,
         frame: &Poll<Option<Result<Frame<Bytes>, E>>>,
+        is_answered: impl Fn() -> bool,
         cx: &mut Context<'_>,
     ) -> Result<(), TooSlow> {
         let Some(left) = self.pace.left() else { return Ok(()) };
@@ -51,14 +47,14 @@ impl Paced {
             return Ok(());
         }
         let due = *self.since.get_or_insert_with(Instant::now) + left * progress.shares();
-        if self.is_answered.load(Relaxed) {
+        if is_answered() {
             return Ok(());
         }
         let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(due)));
         if alarm.deadline() != due {
             alarm.as_mut().reset(due);
         }
-        let is_late = alarm.as_mut().poll(cx).is_ready() && !self.is_answered.load(Relaxed);
+        let is_late = alarm.as_mut().poll(cx).is_ready() && !is_answered();
         if is_late { Err(TooSlow) } else { Ok(()) }
     }
 }
