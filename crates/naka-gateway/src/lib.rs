@@ -28,6 +28,9 @@ pub mod discover;
 pub mod entry;
 pub mod explain;
 pub mod fmt;
+#[cfg(fuzzing)]
+pub mod frames;
+#[cfg(not(fuzzing))]
 mod frames;
 pub mod generation;
 pub mod handover;
@@ -63,7 +66,7 @@ pub mod strict;
 pub mod tls;
 pub mod transform;
 pub mod tunnel;
-mod upgrade;
+pub mod upgrade;
 pub mod upstream;
 pub mod versions;
 pub mod watch;
