@@ -121,19 +121,16 @@ async fn serve_set_up<S: Stream>(
     let (room, ends) = (from.shared.room(from.worker), draining.clone());
     let set_up = Box::pin(setup::unless_closed(room, ends, setup::set_up(&mut from, &bounds, stream)));
     let Some((set_up, _entered)) = set_up.await else { return };
-    Box::pin(async move {
-        match set_up {
-            SetUp::Plain(stream) => serve_sniffed(&from, &bounds, stream, draining).await,
-            SetUp::Tls(stream, true) => Box::pin(streams::serve(&from, &bounds, *stream, draining)).await,
-            SetUp::Tls(stream, false) if bounds.protocols.h1 => {
-                serve_h1(&from, &bounds, *stream, draining).await;
-            }
-            SetUp::Tls(_, false) => {
-                debug!(peer = %from.peer.address, "a client did not say that it speaks HTTP/2 (ALPN)");
-            }
+    match set_up {
+        SetUp::Plain(stream) => Box::pin(serve_sniffed(&from, &bounds, stream, draining)).await,
+        SetUp::Tls(stream, true) => Box::pin(streams::serve(&from, &bounds, *stream, draining)).await,
+        SetUp::Tls(stream, false) if bounds.protocols.h1 => {
+            Box::pin(serve_h1(&from, &bounds, *stream, draining)).await;
         }
-    })
-    .await;
+        SetUp::Tls(_, false) => {
+            debug!(peer = %from.peer.address, "a client did not say that it speaks HTTP/2 (ALPN)");
+        }
+    }
 }
 
 async fn serve_plain<S: Stream>(

@@ -31,6 +31,9 @@ pub mod explain;
 mod farewell;
 pub mod fmt;
 pub mod forwarded;
+#[cfg(fuzzing)]
+pub mod frames;
+#[cfg(not(fuzzing))]
 mod frames;
 pub mod generation;
 pub mod handover;
@@ -67,7 +70,7 @@ pub mod strict;
 pub mod tls;
 pub mod transform;
 pub mod tunnel;
-mod upgrade;
+pub mod upgrade;
 pub mod upstream;
 pub mod versions;
 pub mod watch;

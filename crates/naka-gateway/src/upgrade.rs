@@ -26,7 +26,7 @@ pub(crate) const WEBSOCKET: &[u8] = b"websocket";
 const PROTOCOLS: usize = 8;
 
 /// What a request of HTTP/1.1 asks for, as it is forwarded; `None` if it is not to be followed.
-pub(crate) fn asked(method: &Method, headers: &HeaderMap) -> Option<HeaderValue> {
+pub fn asked(method: &Method, headers: &HeaderMap) -> Option<HeaderValue> {
     if !headers.contains_key(UPGRADE) || headers.contains_key(TRANSFER_ENCODING) {
         return None;
     }
@@ -86,7 +86,7 @@ pub(crate) fn forwarded<'h>(
 ///
 /// # Errors
 /// Why it does not, in a sentence.
-pub(crate) fn given(headers: &HeaderMap, asked: Option<&HeaderValue>) -> Result<HeaderValue, &'static str> {
+pub fn given(headers: &HeaderMap, asked: Option<&HeaderValue>) -> Result<HeaderValue, &'static str> {
     let Some(asked) = asked else {
         return Err("The upstream switches to another protocol, and nobody has asked for that.");
     };
@@ -124,7 +124,7 @@ fn is_protocol(text: &[u8]) -> bool {
 }
 
 /// Whether requests could come in it, past all that judges requests.
-pub(crate) fn carries_requests(protocol: &[u8]) -> bool {
+pub fn carries_requests(protocol: &[u8]) -> bool {
     let name = protocol.split(|byte| *byte == b'/').next().unwrap_or_default();
     [&b"h2c"[..], b"h2", b"h3", b"http", b"tls"].iter().any(|other| name.eq_ignore_ascii_case(other))
 }

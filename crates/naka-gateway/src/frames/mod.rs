@@ -14,6 +14,7 @@
 
 mod floods;
 mod head;
+mod received;
 mod scan;
 
 use std::{
@@ -34,7 +35,10 @@ use tokio::{
 use crate::{observe::Metrics, patience::Progress};
 use floods::{Flood, Floods};
 pub(crate) use head::check;
-use scan::{Scan, flag, kind};
+use received::Received;
+#[cfg(fuzzing)]
+pub use received::{Passed, passed};
+use scan::{Scan, kind};
 
 /// Why a connection ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,12 +85,9 @@ pub(crate) struct Framed<S> {
     progress: Arc<Progress>,
     metrics: Arc<Metrics>,
     began: Instant,
-    received: Scan,
+    received: Received,
     sent: Scan,
     floods: Floods,
-    has_settings: bool,
-    /// The greatest stream the client has opened.
-    last_stream: u32,
     patience: Duration,
     /// Since when the client owes the rest of a head.
     owes: Option<Instant>,
@@ -117,11 +118,9 @@ impl<S> Framed<S> {
             progress: Arc::clone(progress),
             metrics: Arc::clone(metrics),
             began: now,
-            received: Scan::behind(preface),
+            received: Received::behind(preface),
             sent: Scan::behind(0),
             floods: Floods::new(),
-            has_settings: false,
-            last_stream: 0,
             patience,
             owes: Some(now),
             alarm: None,
@@ -131,28 +130,13 @@ impl<S> Framed<S> {
 
     /// The client has sent this.
     fn heard(&mut self, bytes: &[u8]) -> Result<(), Why> {
-        let (now, mut wrong, mut has_begun) = (Instant::now(), None, false);
+        let now = Instant::now();
         let since = now.saturating_duration_since(self.began);
-        let Self { received, floods, has_settings, last_stream, .. } = self;
-        received.feed(bytes, |frame| {
-            let is_settings = frame.kind == kind::SETTINGS && frame.flags & flag::ACK == 0;
-            if !is_settings && !*has_settings {
-                wrong = wrong.or(Some(NO_SETTINGS));
-            }
-            *has_settings = true;
-            has_begun = true;
-            if frame.kind == kind::HEADERS {
-                *last_stream = frame.stream.max(*last_stream);
-            }
-            if let Err(flood) = floods.received(frame, since) {
-                wrong = wrong.or(Some(flood.into()));
-            }
-        });
-        let owes = received.is_in_head() || !*has_settings;
+        let (has_begun, result) = self.received.feed(bytes, &mut self.floods, since);
         // Whatever began anew has its time anew; a block of fields has one, in however many frames it comes.
-        let is_new = has_begun && !received.is_in_block();
-        self.owes = if owes { self.owes.filter(|_| !is_new).or(Some(now)) } else { None };
-        wrong.map_or(Ok(()), Err)
+        let is_new = has_begun && !self.received.is_in_block();
+        self.owes = if self.received.is_owed() { self.owes.filter(|_| !is_new).or(Some(now)) } else { None };
+        result
     }
 
     /// We have sent this. The task that sends is the one that reads.
@@ -186,7 +170,7 @@ impl<S> Framed<S> {
         let goaway = [
             &length[1..],
             &[kind::GOAWAY, 0, 0, 0, 0, 0],
-            &self.last_stream.to_be_bytes(),
+            &self.received.last_stream().to_be_bytes(),
             &why.code.to_be_bytes(),
             why.says.as_bytes(),
         ];
