@@ -2,7 +2,7 @@
 //!
 //! 1. *grace*: `/readyz` says 503, and everything goes on, so that whoever chooses among gateways looks away.
 //! 2. *farewell*, from the middle of `drain.grace` on: connections hear that they end, each when its turn comes
-//!    ([`farewell`](crate::farewell)), over the third quarter of the grace. HTTP/1.1 hears it with its next response (`Connection: close`),
+//!    (`farewell`), over the third quarter of the grace. HTTP/1.1 hears it with its next response (`Connection: close`),
 //!    HTTP/2 at once (`GOAWAY`). It is still accepted: a client that is told has not lost anything, and one that has
 //!    not looked away is answered.
 //! 3. *closing*: nobody is accepted, and what is idle is closed. Tunnels go on until shortly before `drain.deadline`.
