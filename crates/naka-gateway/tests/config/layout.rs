@@ -60,7 +60,7 @@ fn the_layout_is_this_one() {
 }
 
 /// What is written, and what becomes of it.
-const RULES: [(&str, &str); 20] = [
+const RULES: [(&str, &str); 21] = [
     // Names keep their order; keys do not.
     (
         "routes: {b: {auth: none, match: {path: /b}}, a: {}}",
@@ -118,6 +118,7 @@ const RULES: [(&str, &str); 20] = [
     // Keys.
     ("? routes\n: {\"a\": {}, ? 'b:c' : {}}", "routes: {a: {}, \"b:c\": {}}"),
     ("include: [: ]", "include: [{~}]"),
+    ("routes: {: {auth: none, match: {}}}", "routes: {~: {match: {}, auth: none}}"),
     ("policies: {a\n b: {}}", "policies: {a b: {}}"),
 ];
 

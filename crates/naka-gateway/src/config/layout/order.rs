@@ -83,7 +83,7 @@ impl Arranging<'_> {
     fn piece(&self, piece: &mut Piece, form: Option<&Form>) {
         let Is::Collection(collection) = &mut piece.is else { return };
         for item in &mut collection.items {
-            let Some(key) = item.key.as_ref().and_then(Piece::said) else {
+            let Some(key) = item.name() else {
                 self.piece(&mut item.value, form.and_then(Form::each));
                 continue;
             };
@@ -96,7 +96,7 @@ impl Arranging<'_> {
             }
         }
         if let Some(shape) = form.filter(|_| collection.is_map).and_then(Form::record) {
-            let place = |item: &Item| match item.key.as_ref().and_then(Piece::said) {
+            let place = |item: &Item| match item.name() {
                 Some("<<") => 0,
                 Some(key) => shape
                     .fields

@@ -117,6 +117,14 @@ impl Item {
         }
     }
 
+    /// The name it stands under; one that is not there is written as `~`.
+    pub(super) fn name(&self) -> Option<&str> {
+        self.key.as_ref().and_then(|key| match key.is {
+            Is::Nothing => Some("~"),
+            _ => key.said(),
+        })
+    }
+
     /// The comment behind all of it, and its column.
     pub(super) fn last(&self) -> Option<(&Beside, usize)> {
         self.beside.last().map(|beside| (beside, beside.column))
