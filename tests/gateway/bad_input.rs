@@ -211,6 +211,8 @@ async fn what_is_no_request_is_told_why_however_it_comes() {
             stream.read_to_string(&mut answer).await.unwrap();
             assert!(answer.contains("application/problem+json"), "{bad:?} cut at {cut}: {answer}");
             assert!(answer.contains("(RFC 911"), "{bad:?} cut at {cut}: {answer}");
+            let status = "\r\nproxy-status: naka; error=http_request_error; details=\"bad_request\"\r\n";
+            assert!(answer.contains(status), "{bad:?} cut at {cut}: {answer}");
             assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
         }
     }

@@ -32,7 +32,7 @@ use crate::{
     begun::Begun,
     config::checked::{Name, Protocols},
     entry::Peer,
-    generation::Generation,
+    generation::{Generation, Served},
     patience::{Patience, Patient, Progress},
     refusals::Refusals,
     serve::{Account, ServerBody, refuse, serve as serve_request},
@@ -189,8 +189,7 @@ impl From<'_> {
         let (shared, peer) = (Arc::clone(self.shared), Arc::clone(&self.peer));
         let (worker, name) = (self.worker, self.name);
         async move {
-            let served = shared.in_force.with(|generation| generation.served(worker, name).cloned());
-            let Some(served) = served else {
+            let Some(served) = served(&shared, worker, name) else {
                 let mut response = refuse(&shared.metrics, &Refusals::NONE, account, &LISTENER_GONE, None);
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 return response;
@@ -198,6 +197,11 @@ impl From<'_> {
             serve_request(served, &peer, &shared.metrics, account, request).await
         }
     }
+}
+
+/// What is served at a listener now.
+fn served(shared: &Shared, worker: usize, name: SocketAddr) -> Option<Arc<Served>> {
+    shared.in_force.with(|generation| generation.served(worker, name).cloned())
 }
 
 async fn serve_h1<S: Stream>(
@@ -275,6 +279,9 @@ async fn say_what_is_wrong<S: Stream>(from: &From<'_>, wrong: &Wrong, mut stream
     let mut response: Response<Bytes> = problem::respond(&rejection);
     let headers = response.headers_mut();
     headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    if let Some(served) = served(from.shared, from.worker, from.name) {
+        served.entry.refusals.say_why(headers, wrong.reason);
+    }
     if let Some(now) = WallClock::system().unix(Now::read()) {
         let date = httpdate::fmt_http_date(UNIX_EPOCH + now);
         headers.extend(HeaderValue::try_from(date).map(|date| (DATE, date)));

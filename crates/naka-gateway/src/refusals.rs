@@ -5,6 +5,8 @@
 //! 2. A page for people, where the file has one for the status and the client prefers its type to
 //!    `application/problem+json` (browsers do, `Accept: */*` does not). Never to gRPC, and never in place of an answer
 //!    that somebody else has written. Whatever is chosen, `Vary` says that there was a choice.
+//!
+//! What was no request by HTTP/1.1 is answered with the first and not the second: nobody knows what its client likes.
 
 use std::cmp::Reverse;
 
@@ -65,13 +67,18 @@ impl Refusals {
         Taste { html: quality("text/html") > problem, plain: quality("text/plain") > problem }
     }
 
+    /// `Proxy-Status`, where it is wanted.
+    pub(crate) fn say_why(&self, headers: &mut HeaderMap, reason: Reason) {
+        if self.says_status {
+            headers.append(PROXY_STATUS, status(reason));
+        }
+    }
+
     /// Finishes an answer to a refusal.
     pub(crate) fn finish(&self, response: &mut Response<RouteBody>, taste: Option<Taste>) {
         let Some(rejection) = response.extensions().get::<Rejection>() else { return };
         let (reason, is_rendered) = (rejection.reason, rejection.is_rendered);
-        if self.says_status {
-            response.headers_mut().append(PROXY_STATUS, status(reason));
-        }
+        self.say_why(response.headers_mut(), reason);
         let Some(taste) = taste.filter(|_| !is_rendered) else { return };
         let status = reason.status().as_u16();
         let Some(page) = self.pages.iter().find(|page| (page.first..=page.last).contains(&status)) else {
@@ -152,6 +159,9 @@ fn error(reason: Reason) -> &'static str {
             "destination_unavailable"
         }
         Reason::ConnectFailed => "connection_refused",
+        Reason::DnsFailed => "dns_error",
+        Reason::TlsFailed => "tls_protocol_error",
+        Reason::UpstreamCertificate => "tls_certificate_error",
         Reason::ConnectTimeout => "connection_timeout",
         Reason::UpstreamReset => "connection_terminated",
         Reason::ResponseTimeout => "connection_read_timeout",
@@ -227,10 +237,13 @@ mod tests {
     /// RFC 9209 §2.3, those that can happen here.
     #[test]
     fn every_error_is_one_of_the_registry() {
-        const REGISTERED: [&str; 16] = [
+        const REGISTERED: [&str; 19] = [
             "destination_not_found",
             "destination_unavailable",
             "connection_refused",
+            "dns_error",
+            "tls_protocol_error",
+            "tls_certificate_error",
             "connection_timeout",
             "connection_terminated",
             "connection_read_timeout",
@@ -249,6 +262,9 @@ mod tests {
             Reason::RouteNotFound,
             Reason::NoEndpoint,
             Reason::ConnectFailed,
+            Reason::DnsFailed,
+            Reason::TlsFailed,
+            Reason::UpstreamCertificate,
             Reason::ConnectTimeout,
             Reason::UpstreamReset,
             Reason::ResponseTimeout,

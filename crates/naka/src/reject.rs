@@ -182,8 +182,14 @@ pub enum Reason {
     NoEndpoint,
     /// None of the endpoints is of the kind that is asked for.
     SubsetEmpty,
-    /// No connection to the endpoint could be made.
+    /// No connection to the endpoint could be made: it does not accept any, or there is no way to it.
     ConnectFailed,
+    /// The endpoint's name leads nowhere: the resolver does not know it, or could not be asked.
+    DnsFailed,
+    /// The endpoint does not do TLS as it should: no handshake, or no protocol in common.
+    TlsFailed,
+    /// The endpoint's certificate is not valid for it, or is not signed by anybody who is believed.
+    UpstreamCertificate,
     /// A connection to the endpoint took too long.
     ConnectTimeout,
     /// There are as many connections to the endpoint as there may be, and none came free in time.
@@ -299,6 +305,9 @@ impl Reason {
             | Self::SubsetEmpty => StatusCode::SERVICE_UNAVAILABLE,
             Self::TotalTimeout | Self::ConnectTimeout | Self::ResponseTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::ConnectFailed
+            | Self::DnsFailed
+            | Self::TlsFailed
+            | Self::UpstreamCertificate
             | Self::UpstreamReset
             | Self::UpstreamRefused
             | Self::UpstreamProtocol
@@ -352,6 +361,9 @@ impl Reason {
             Self::NoEndpoint => "no_endpoint",
             Self::SubsetEmpty => "subset_empty",
             Self::ConnectFailed => "connect_failed",
+            Self::DnsFailed => "dns_failed",
+            Self::TlsFailed => "tls_failed",
+            Self::UpstreamCertificate => "upstream_certificate",
             Self::ConnectTimeout => "connect_timeout",
             Self::ConnectionsFull => "connections_full",
             Self::ResponseTimeout => "response_timeout",
@@ -429,6 +441,9 @@ impl Reason {
             Self::NoEndpoint => "The upstream has no endpoint that could take the request.",
             Self::SubsetEmpty => "No endpoint of the upstream has the labels that are asked for.",
             Self::ConnectFailed => "The upstream could not be reached.",
+            Self::DnsFailed => "The upstream's name could not be found.",
+            Self::TlsFailed => "No secure connection to the upstream could be made.",
+            Self::UpstreamCertificate => "The upstream could not show that it is who it should be.",
             Self::ConnectTimeout => "The upstream did not accept a connection in time.",
             Self::ConnectionsFull => {
                 "There are as many connections to the upstream as there may be; try again later."
@@ -475,35 +490,45 @@ impl Reason {
 
     /// Refused before anything was sent, or by whoever is behind, who says so: it has done nothing of this attempt.
     pub const fn is_before_sending(self) -> bool {
+        self.is_of_connecting()
+            || matches!(
+                self,
+                Self::BulkheadFull
+                    | Self::BulkheadTimeout
+                    | Self::CircuitOpen
+                    | Self::NoEndpoint
+                    | Self::SubsetEmpty
+                    | Self::ConnectionsFull
+                    | Self::DeadlineExpired
+                    | Self::UpstreamRefused
+            )
+    }
+
+    /// No connection to the endpoint came about, for whatever reason.
+    pub const fn is_of_connecting(self) -> bool {
         matches!(
             self,
-            Self::BulkheadFull
-                | Self::BulkheadTimeout
-                | Self::CircuitOpen
-                | Self::NoEndpoint
-                | Self::SubsetEmpty
-                | Self::ConnectionsFull
-                | Self::ConnectFailed
+            Self::ConnectFailed
                 | Self::ConnectTimeout
-                | Self::DeadlineExpired
-                | Self::UpstreamRefused
+                | Self::DnsFailed
+                | Self::TlsFailed
+                | Self::UpstreamCertificate
         )
     }
 
     /// Made here, but only because whoever is behind did not do its part: such a rejection counts
     /// as a failure of the upstream. All others say nothing about it.
     pub const fn blames_upstream(self) -> bool {
-        matches!(
-            self,
-            Self::ConnectFailed
-                | Self::ConnectTimeout
-                | Self::ResponseTimeout
-                | Self::UpstreamReset
-                | Self::UpstreamRefused
-                | Self::UpstreamProtocol
-                | Self::ResponseTooLarge
-                | Self::ReshapeFailed
-        )
+        self.is_of_connecting()
+            || matches!(
+                self,
+                Self::ResponseTimeout
+                    | Self::UpstreamReset
+                    | Self::UpstreamRefused
+                    | Self::UpstreamProtocol
+                    | Self::ResponseTooLarge
+                    | Self::ReshapeFailed
+            )
     }
 }
 

@@ -39,7 +39,8 @@ http {
   access_log off; client_body_temp_path PATH/b; proxy_temp_path PATH/p; fastcgi_temp_path PATH/f; uwsgi_temp_path PATH/u; scgi_temp_path PATH/s;
   client_header_buffer_size 16k; large_client_header_buffers 4 16k; client_header_timeout 5s; client_body_timeout 5s; lingering_timeout 1s;
   upstream app { server BACKEND; keepalive 8; }
-  server { listen LISTEN; location / { proxy_pass http://app; proxy_http_version 1.1; proxy_set_header Connection ''; proxy_set_header Host $http_host; proxy_request_buffering off; proxy_read_timeout 5s; } }
+  map $http_upgrade $connection_upgrade { default upgrade; '' ''; }
+  server { listen LISTEN; location / { proxy_pass http://app; proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection $connection_upgrade; proxy_set_header Host $http_host; proxy_request_buffering off; proxy_read_timeout 5s; } }
 }
 ";
 
@@ -76,6 +77,8 @@ static_resources:
           merge_slashes: true
           path_with_escaped_slashes_action: REJECT_REQUEST
           use_remote_address: true
+          delayed_close_timeout: 0.1s
+          upgrade_configs: [{upgrade_type: websocket}]
           route_config: {virtual_hosts: [{name: all, domains: ['*'], routes: [{match: {prefix: /}, route: {cluster: app}}]}]}
           http_filters: [{name: router, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}]
   clusters:

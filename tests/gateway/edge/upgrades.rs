@@ -28,8 +28,21 @@ const NO_BODY: &str = "RFC 9110, 8.6: a server must not send Content-Length in a
 const NO_CODING: &str = "RFC 9112, 6.1: a server must not send Transfer-Encoding in a 1xx response";
 const EARLY: &str = "RFC 9110, 7.8: the new protocol begins after the 101, and not before";
 
+/// What a handshake for websocket has beside `Upgrade` (RFC 6455, section 4.1): there are gateways that ask for it.
+const HANDSHAKE: [&str; 2] =
+    ["sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n", "sec-websocket-version: 13\r\n"];
+
 fn case(name: &str, rests_on: &'static str, head: &str, answer: Option<&str>, want: Want) -> Case {
-    let sends = head.as_bytes().to_vec();
+    let mut head = head.to_owned();
+    if head.to_lowercase().contains("upgrade: websocket\r\n") {
+        for line in HANDSHAKE {
+            let (field, _) = line.split_once(' ').unwrap();
+            if !head.contains(field) {
+                head = head.replacen("host: a.example\r\n", &format!("host: a.example\r\n{line}"), 1);
+            }
+        }
+    }
+    let sends = head.into_bytes();
     let answer = answer.map(|answer| answer.as_bytes().to_vec());
     Case { area: Upgrades, name: name.to_owned(), rests_on, sends, answer, want }
 }

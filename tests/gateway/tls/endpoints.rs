@@ -142,7 +142,7 @@ async fn endpoints_have_to_be_who_they_should_be() {
             let name = if tls.contains("sni") { "elsewhere.internal" } else { "app.internal" };
             assert_eq!(said, format!("h1 - for {name}, shown false, resumed false, connection 1"), "{tls}");
         } else {
-            assert_eq!((status, &*said), (502, "connect_failed"), "{tls}");
+            assert_eq!((status, &*said), (502, "upstream_certificate"), "{tls}");
         }
     }
 }
@@ -161,7 +161,7 @@ async fn r2_3_http_2_is_spoken_over_tls_where_the_endpoint_offers_it() {
 
     let h1_only = self::gateway("protocol: h2, tls: {ca: ca.pem}", &ours, &pair);
     let _endpoint = Endpoint::at(&h1_only, "app.internal:443", serving(&pair, &[], None));
-    assert_eq!(said(&h1_only).await, (502, "connect_failed".into()), "nobody guesses what it speaks");
+    assert_eq!(said(&h1_only).await, (502, "tls_failed".into()), "nobody guesses what it speaks");
 }
 
 #[tokio::test(start_paused = true)]
@@ -196,7 +196,11 @@ async fn connections_are_kept_by_a_reload_and_not_when_somebody_else_is_believed
     assert_eq!(connection().await, "2", "over connections of its own");
     gateway.write("ca.pem", &other.pem());
     gateway.reload(&config("tls: {ca: ca.pem}")).unwrap();
-    assert_eq!(said(&gateway).await, (502, "connect_failed".into()), "who was believed yesterday is not");
+    assert_eq!(
+        said(&gateway).await,
+        (502, "upstream_certificate".into()),
+        "who was believed yesterday is not"
+    );
 }
 
 #[tokio::test(start_paused = true)]

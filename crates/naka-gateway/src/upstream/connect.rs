@@ -20,7 +20,9 @@ use tokio::{
     sync::Mutex,
     time::Instant,
 };
-use tokio_rustls::client::TlsStream;
+use tokio_rustls::{client::TlsStream, rustls};
+
+use naka::reject::Reason;
 
 use crate::tls::ClientTls;
 
@@ -41,34 +43,38 @@ pub type MemoryConnect =
 impl Connector {
     /// One connection to an address or a name, with its port, for an errand of the gateway's own.
     pub(crate) async fn dial(&self, address: &Arc<str>, tls: Option<ClientTls>) -> io::Result<Stream> {
-        self.reach(&Place::new(address, tls)).await
+        self.reach(&Place::new(address, tls)).await.map_err(|unreached| unreached.error)
     }
 
     /// One connection to a place that connections are made to again and again.
-    pub(crate) async fn reach(&self, place: &Place) -> io::Result<Stream> {
+    pub(crate) async fn reach(&self, place: &Place) -> Result<Stream, Unreached> {
         let plain = self.connect(&place.address, &place.resolver).await?;
         match &place.tls {
             None => Ok(Stream::Plain(plain)),
             // In a box of its own: it is larger, and the others shall not pay for that.
-            Some(tls) => {
-                Box::pin(tls.connect(&place.address, plain)).await.map(|it| Stream::Tls(Box::new(it)))
-            }
+            Some(tls) => match Box::pin(tls.connect(&place.address, plain)).await {
+                Ok(stream) => Ok(Stream::Tls(Box::new(stream))),
+                Err(error) => Err(Unreached::unsecured(error)),
+            },
         }
     }
 
-    async fn connect(&self, address: &str, resolver: &Resolver) -> io::Result<Plain> {
+    async fn connect(&self, address: &str, resolver: &Resolver) -> Result<Plain, Unreached> {
         match self {
             Self::Tcp => {
                 let stream = match resolver {
-                    Resolver::Socket(path) => return UnixStream::connect(&**path).await.map(Plain::Unix),
+                    Resolver::Socket(path) => return Ok(Plain::Unix(UnixStream::connect(&**path).await?)),
                     Resolver::Known(socket) => TcpStream::connect(socket).await?,
-                    Resolver::Name(lookup) => TcpStream::connect(&*lookup.addresses(address).await?).await?,
+                    Resolver::Name(lookup) => {
+                        let addresses = lookup.addresses(address).await.map_err(Unreached::unnamed)?;
+                        TcpStream::connect(&*addresses).await?
+                    }
                 };
                 stream.set_nodelay(true)?;
                 SockRef::from(&stream).set_keepalive(true)?; // Else a peer without power is waited for.
                 Ok(Plain::Tcp(stream))
             }
-            Self::Memory(connect) => connect(address).await.map(Plain::Memory),
+            Self::Memory(connect) => Ok(Plain::Memory(connect(address).await?)),
         }
     }
 }
@@ -76,6 +82,39 @@ impl Connector {
 impl fmt::Debug for Connector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if matches!(self, Self::Tcp) { "Tcp" } else { "Memory" })
+    }
+}
+
+/// Why there is no connection.
+#[derive(Debug)]
+pub(crate) struct Unreached {
+    /// One of those [of connecting](Reason::is_of_connecting).
+    pub(crate) reason: Reason,
+    pub(crate) error: io::Error,
+}
+
+impl Unreached {
+    fn unnamed(error: io::Error) -> Self {
+        Self { reason: Reason::DnsFailed, error }
+    }
+
+    fn unsecured(error: io::Error) -> Self {
+        let of_tls = error.get_ref().and_then(|inner| inner.downcast_ref());
+        let is_unproven = matches!(of_tls, Some(rustls::Error::InvalidCertificate(_)));
+        let reason = if is_unproven { Reason::UpstreamCertificate } else { Reason::TlsFailed };
+        Self { reason, error }
+    }
+}
+
+impl From<io::Error> for Unreached {
+    fn from(error: io::Error) -> Self {
+        Self { reason: Reason::ConnectFailed, error }
+    }
+}
+
+impl fmt::Display for Unreached {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
     }
 }
 
@@ -288,5 +327,24 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn why(address: &str) -> Reason {
+        Connector::Tcp.reach(&Place::new(&address.into(), None)).await.unwrap_err().reason
+    }
+
+    /// Bug: `Proxy-Status` said `connection_refused` of a name that leads nowhere.
+    #[tokio::test]
+    async fn a_name_that_leads_nowhere_is_told_from_an_endpoint_that_does_not_accept() {
+        // No label has more than 63 bytes (RFC 1035, section 2.3.4), so nobody has to be asked for this one.
+        assert_eq!(why(&format!("{}:80", "a".repeat(64))).await, Reason::DnsFailed);
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        assert_eq!(why(&closed.to_string()).await, Reason::ConnectFailed);
+        assert_eq!(why("unix:/naka/is/not/here.sock").await, Reason::ConnectFailed);
     }
 }

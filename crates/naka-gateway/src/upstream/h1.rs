@@ -46,7 +46,7 @@ use tracing::{debug, warn};
 use super::{
     Again, Client, Waits,
     body::{Arriving, Body, Upload},
-    connect::{Connector, Counted, Place},
+    connect::{Connector, Counted, Place, Unreached},
     jittered,
     places::{Bound, Full, Owner, Places, TURN, Taken},
     refuse,
@@ -147,7 +147,7 @@ impl Client {
         let connecting = pool.connect(&self.connector, self.keep_alive, places);
         let (reason, error) = match timeout(self.timeouts.connect, connecting).await {
             Ok(Ok(lease)) => return Ok((lease, false)),
-            Ok(Err(error)) => (Reason::ConnectFailed, error),
+            Ok(Err(Unreached { reason, error })) => (reason, error),
             Err(elapsed) => (Reason::ConnectTimeout, elapsed.into()),
         };
         if pool.trouble.is_due() {
@@ -346,7 +346,7 @@ impl Pool {
         connector: &Connector,
         keep: KeepAlive,
         places: [Taken; 2],
-    ) -> io::Result<Lease> {
+    ) -> Result<Lease, Unreached> {
         let stream = Counted::new(connector.reach(&self.place).await?);
         let read = Arc::clone(&stream.read);
         let handshake = http1::Builder::new().max_buf_size(BUFFER).handshake(TokioIo::new(stream)).await;

@@ -206,7 +206,7 @@ impl When {
 
     fn takes(&self, reason: Reason) -> bool {
         match reason {
-            Reason::ConnectFailed | Reason::ConnectTimeout => self.connect_error,
+            reason if reason.is_of_connecting() => self.connect_error,
             Reason::UpstreamReset | Reason::UpstreamProtocol => self.reset,
             Reason::UpstreamRefused => self.refused_stream,
             Reason::ResponseTimeout => self.response_timeout,

@@ -63,7 +63,7 @@ impl Failure {
         if let Some(rejection) = response.extensions().get::<Rejection>() {
             // Of our own refusals only those that are about the endpoint: another may be well.
             let is_wanted = match rejection.reason {
-                Reason::ConnectFailed | Reason::ConnectTimeout => when.connect_error,
+                reason if reason.is_of_connecting() => when.connect_error,
                 Reason::UpstreamReset => when.reset,
                 Reason::UpstreamRefused => when.refused_stream,
                 Reason::ResponseTimeout => when.response_timeout,

@@ -28,7 +28,7 @@ use tracing::warn;
 use super::{
     super::{
         Client, Waits,
-        connect::Place,
+        connect::{Place, Unreached},
         places::{Bound, Full, Owner, Places, Taken},
     },
     connection::{Connection, Fit},
@@ -252,14 +252,14 @@ impl Pool {
         tokio::spawn(async move {
             let making = async {
                 let stream = connector.reach(&pool.place).await?;
-                Connection::open(stream, &pool, terms.keep, terms.streams, places).await
+                Ok(Connection::open(stream, &pool, terms.keep, terms.streams, places).await?)
             };
             let (reason, error) = match timeout(limit, making).await {
                 Ok(Ok(connection)) => {
                     in_vain.disarm();
                     return pool.made(Ok(connection), terms);
                 }
-                Ok(Err(error)) => (Reason::ConnectFailed, error),
+                Ok(Err(Unreached { reason, error })) => (reason, error),
                 Err(elapsed) => (Reason::ConnectTimeout, io::Error::from(elapsed)),
             };
             if pool.trouble.is_due() {
