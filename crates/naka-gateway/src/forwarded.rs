@@ -18,6 +18,8 @@ use std::{
 
 use http::{HeaderMap, header::FORWARDED};
 
+use crate::headers::is_of_token;
+
 /// The most pairs of an element; the RFC knows four.
 pub const PAIRS: usize = 16;
 
@@ -94,7 +96,7 @@ pub fn written(client: IpAddr, host: Option<&str>, proto: &str) -> String {
     };
     if let Some(host) = host.filter(|host| !host.is_empty()) {
         element.push_str(";host=");
-        if host.bytes().all(is_token) {
+        if host.bytes().all(is_of_token) {
             element.push_str(host);
         } else {
             element.push('"');
@@ -152,7 +154,7 @@ impl<'t> Rest<'t> {
     }
 
     fn token(&mut self) -> Option<&'t str> {
-        let end = self.0.bytes().position(|b| !is_token(b)).unwrap_or(self.0.len());
+        let end = self.0.bytes().position(|b| !is_of_token(b)).unwrap_or(self.0.len());
         let (token, rest) = self.0.split_at(end);
         self.0 = rest;
         (!token.is_empty()).then_some(token)
@@ -176,11 +178,6 @@ impl<'t> Rest<'t> {
             text.push(Some(c).filter(|c| matches!(c, '\t' | ' '..='~'))?);
         }
     }
-}
-
-/// RFC 9110 §5.6.2.
-fn is_token(b: u8) -> bool {
-    b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b)
 }
 
 /// RFC 7239 §6.

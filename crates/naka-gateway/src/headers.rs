@@ -63,6 +63,11 @@ pub fn has_known_framing(headers: &HeaderMap) -> bool {
     codings.next().is_none() && first.is_none_or(|coding| coding.eq_ignore_ascii_case(b"chunked"))
 }
 
+/// Whether a token may have it (RFC 9110 §5.6.2).
+pub(crate) fn is_of_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
 /// Whether a header has what nobody wants to read in a terminal or a ticket: its name says so itself.
 pub(crate) fn is_secret(name: &str) -> bool {
     const WORDS: [&str; 7] = ["auth", "cookie", "token", "secret", "key", "password", "session"];

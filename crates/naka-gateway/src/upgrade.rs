@@ -19,6 +19,8 @@ use http::{
 };
 use hyper::ext::Protocol;
 
+use crate::headers::is_of_token;
+
 /// The token of RFC 6455.
 pub(crate) const WEBSOCKET: &[u8] = b"websocket";
 
@@ -115,10 +117,7 @@ fn names_upgrade(line: &[u8]) -> bool {
 
 /// A name, and perhaps a version: tokens both (RFC 9110 §7.8).
 fn is_protocol(text: &[u8]) -> bool {
-    let is_token = |text: &[u8]| {
-        let may_be = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
-        !text.is_empty() && text.iter().all(may_be)
-    };
+    let is_token = |text: &[u8]| !text.is_empty() && text.iter().all(|byte| is_of_token(*byte));
     let mut parts = text.split(|byte| *byte == b'/');
     parts.next().is_some_and(is_token) && parts.next().is_none_or(is_token) && parts.next().is_none()
 }
