@@ -42,12 +42,12 @@ routes: {{all: {{match: {{prefix: /}}, upstream: app}}}}
 const CLIENTS: usize = 10;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn r2_3_sigterm_under_load_fails_no_request_over_http_1() {
+async fn r10_8_sigterm_under_load_fails_no_request_over_http_1() {
     sigterm_under_load(Protocol::H1).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn r2_3_sigterm_under_load_fails_no_request_over_http_2() {
+async fn r10_8_sigterm_under_load_fails_no_request_over_http_2() {
     sigterm_under_load(Protocol::H2).await;
 }
 
@@ -66,7 +66,7 @@ async fn sigterm_under_load(protocol: Protocol) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn r2_3_a_rolling_restart_fails_no_request() {
+async fn r10_8_a_rolling_restart_fails_no_request() {
     let upstream = upstream().await;
     let config = config(upstream.address(), "{grace: 2s, deadline: 30s}");
     let mut gateways = [Process::start(&config).await, Process::start(&config).await];
@@ -86,7 +86,7 @@ async fn r2_3_a_rolling_restart_fails_no_request() {
 
 /// Each message is answered, or the client has heard that the tunnel ends: then it goes elsewhere.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn r2_3_sigterm_under_load_breaks_no_websocket_off() {
+async fn r10_8_sigterm_under_load_breaks_no_websocket_off() {
     let echo = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let config = config(&echo.local_addr().unwrap().to_string(), "{grace: 2s, deadline: 6s}");
     tokio::spawn(echoing(echo));

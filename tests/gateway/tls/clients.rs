@@ -236,7 +236,7 @@ async fn a_trusted_proxy_may_have_asked_for_another_host() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn clients_are_who_the_certificate_says_that_they_show() {
+async fn r7_7_clients_are_who_the_certificate_says_that_they_show() {
     let (staff, strangers) = (Authority::new("staff"), Authority::new("strangers"));
     let console = staff.certify(&["spiffe://naka/ns/ops/sa/console", "console.internal"]);
     let stranger = strangers.certify(&["spiffe://naka/ns/ops/sa/console"]);
@@ -272,7 +272,7 @@ async fn clients_are_who_the_certificate_says_that_they_show() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_renewed_certificate_is_shown_to_new_connections_and_the_others_go_on() {
+async fn r7_7_a_renewed_certificate_is_shown_to_new_connections_and_the_others_go_on() {
     let secured = Secured::new("", &[]);
     let before = secured.dial(&secured.dialing(), "api.example").await.unwrap();
     let shown_before = names_shown(&before);
@@ -341,7 +341,7 @@ async fn who_is_slow_in_a_handshake_is_let_go() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_speaks_http_to_a_port_of_tls_is_told() {
+async fn r7_7_who_speaks_http_to_a_port_of_tls_is_told() {
     let secured = Secured::new("", &[]);
     let mut stream = secured.gateway.connect();
     stream.write_all(b"GET / HTTP/1.1\r\nhost: api.example\r\n\r\n").await.unwrap();
@@ -354,7 +354,7 @@ async fn who_speaks_http_to_a_port_of_tls_is_told() {
 
 /// Over sockets: whoever renews certificates puts files in their place, and that is all.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn files_that_are_replaced_are_taken_at_once_and_their_end_is_told() {
+async fn r7_7_files_that_are_replaced_are_taken_at_once_and_their_end_is_told() {
     let authority = Authority::new("ours");
     let folder = tempfile::tempdir().unwrap();
     let put = |path: &std::path::Path, pair: &Pair| {

@@ -101,7 +101,7 @@ async fn said(gateway: &Inside) -> (u16, String) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn endpoints_have_to_be_who_they_should_be() {
+async fn r7_7_endpoints_have_to_be_who_they_should_be() {
     let (ours, other) = (Authority::new("ours"), Authority::new("other"));
     let spiffe = "spiffe://naka/ns/rides/sa/booking";
     let right = ours.certify(&["app.internal", spiffe]);
@@ -165,7 +165,7 @@ async fn r2_3_http_2_is_spoken_over_tls_where_the_endpoint_offers_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn endpoints_are_shown_who_the_gateway_is() {
+async fn r7_7_endpoints_are_shown_who_the_gateway_is() {
     let (ours, other) = (Authority::new("ours"), Authority::new("other"));
     let pair = ours.certify(&["app.internal"]);
     for (tls, shown, expected) in [
