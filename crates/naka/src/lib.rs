@@ -27,6 +27,7 @@
 //! | [`health`] | No layer: asks the endpoints of a balancer how they are, and takes out who is not well |
 //! | [`classify`] | No layer: what an exchange says of whoever is behind |
 //! | [`deadline`] | No layer: how much time is left, as requests say it to one another |
+//! | [`trace`] | No layer: which trace a request belongs to, as services say it to one another |
 //! | [`budget`], [`replay`] | No layers: what attempts after the first may spend together, and bodies that are sent again |
 //! | [`saved`] | No layer: what layers know, taken out of one process and put into another |
 //! | [`problem`] | Renders what the others rejected as problem details (RFC 9457) |
@@ -109,6 +110,7 @@ pub mod saved;
 pub mod split;
 mod sync;
 pub mod timeout;
+pub mod trace;
 pub mod version;
 
 /// An error of any kind, for bodies that can fail in ways the inner body cannot.

@@ -1,0 +1,30 @@
+//! Numbers in hexadecimal digits, as headers have them: small letters only.
+
+use std::num::{NonZeroU64, NonZeroU128};
+
+use super::{SpanId, TraceId};
+
+/// One to 32 digits.
+pub(super) fn number(digits: &[u8]) -> Option<u128> {
+    if digits.is_empty() || digits.len() > 32 {
+        return None;
+    }
+    digits.iter().try_fold(0, |number, digit| {
+        let digit = match digit {
+            b'0'..=b'9' => digit - b'0',
+            b'a'..=b'f' => digit - b'a' + 10,
+            _ => return None,
+        };
+        Some(number << 4 | u128::from(digit))
+    })
+}
+
+/// Not all zeros.
+pub(super) fn trace(digits: &[u8]) -> Option<TraceId> {
+    NonZeroU128::new(number(digits)?).map(TraceId)
+}
+
+/// At most 16 digits, and not all zeros.
+pub(super) fn span(digits: &[u8]) -> Option<SpanId> {
+    NonZeroU64::new(u64::try_from(number(digits)?).ok()?).map(SpanId)
+}
