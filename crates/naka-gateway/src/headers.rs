@@ -24,9 +24,12 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
         let (_, lines) = connection.remove_entry_mult();
         // Nearly always one line with one of two words that name no field.
         let lines = lines.filter(|line| line != "keep-alive" && line != "close").collect::<Vec<_>>();
-        let lines = lines.iter().filter_map(|line| line.to_str().ok());
-        for name in lines.flat_map(|line| line.split(',')).map(str::trim).filter(|name| may_go(name)) {
-            headers.remove(name);
+        for option in lines.iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b',')) {
+            // What is no name, names nothing; the others of its line do.
+            let name = std::str::from_utf8(option.trim_ascii()).ok();
+            if let Some(name) = name.filter(|name| may_go(name)) {
+                headers.remove(name);
+            }
         }
     }
     for name in &HOP_BY_HOP {
@@ -101,6 +104,17 @@ mod tests {
         let mut left = headers.keys().map(HeaderName::as_str).collect::<Vec<_>>();
         left.sort_unstable();
         assert_eq!(left, ["content-length", "host", "x-kept"]);
+    }
+
+    /// Bug: one such byte, and the other names of the line were forwarded.
+    #[test]
+    fn r2_3_bytes_that_are_none_of_a_name_do_not_hide_the_names_beside_them() {
+        let mut headers = HeaderMap::new();
+        headers.append("connection", HeaderValue::from_bytes(b"x-hop, \xff, \xc3\xa9").unwrap());
+        headers.append("x-hop", HeaderValue::from_static("1"));
+        headers.append("x-kept", HeaderValue::from_static("2"));
+        strip_hop_by_hop(&mut headers);
+        assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["x-kept"]);
     }
 
     #[test]

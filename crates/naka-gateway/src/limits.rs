@@ -119,7 +119,7 @@ impl Limits {
         let is_secured = config.listeners.values().any(|listener| listener.tls.is_some());
         let each = BUFFERS.max(2 * long(limits.header_bytes)).saturating_add(match streams {
             1 => 0,
-            streams => WINDOW.saturating_add(streams.saturating_mul(long(streams::SEND_BUFFER))),
+            streams => WINDOW.saturating_add(streams.saturating_mul(long(streams::HELD))),
         });
         let each = each.saturating_add(held).saturating_add(if is_secured { TLS } else { 0 });
         self.add(

@@ -3,15 +3,17 @@
 //! hyper runs each request in a task of its own and asks a response for more of its body only when the client takes
 //! it. So a client that opens a stream and takes nothing would hold what is behind it for ever: a connection to an
 //! endpoint, a place in a bulkhead. Each body is therefore watched: what was not asked for more for
-//! [`Patience::idle`](crate::patience::Patience) is let go of, and its stream ends in an error when it is.
+//! [`Patience::idle`](crate::patience::Patience) is let go of, and its stream ends in an error when the client takes something again.
 //!
 //! # Limits
-//! [`STREAMS`] at a time on one connection; 64 KiB to be sent for each; header lists as long as request heads; a
+//! [`STREAMS`] at a time on one connection; [`HELD`] of a response for each; header lists as long as request heads; a
 //! connection without requests ends after `timeouts.idle`, one whose other end is gone after two pings without an
-//! answer. Floods of resets, of settings, of empty frames end it, too: `frames`.
+//! answer. Told that it ends (GOAWAY), to make room or in a drain, it ends two seconds later at the latest, or with the last request
+//! that is under way then. Floods of resets, of settings, of empty frames end it, too: `frames`.
 
 use std::{
     convert::Infallible,
+    future::{pending, poll_fn},
     pin::{Pin, pin},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
@@ -47,14 +49,22 @@ use crate::{
     serve::{Account, ServerBody},
     shared::{Ending, Shared},
     tunnel::Tunnel,
+    upstream::FRAME,
 };
 
 /// Requests at a time on one connection.
 pub const STREAMS: u32 = 128;
 /// Bytes of a response that wait to be sent, for each of them.
 pub const SEND_BUFFER: usize = 64 << 10;
+/// Bytes of a response that are held for each of them at most: those, the frame that they end in, and the one behind it, which hyper
+/// has asked for by then.
+pub const HELD: usize = SEND_BUFFER + 2 * FRAME;
 /// How often it is asked whether the other end is still there, and how long that has for an answer.
 const PING: Duration = Duration::from_secs(20);
+
+/// How long a client that is told that its connection ends may have another request on its way. h2 waits until the client has
+/// acknowledged that, and there are clients that never do.
+const LAST_WORD: Duration = Duration::from_secs(2);
 
 /// Streams that are reset before anybody has looked at them, and those that we reset for what is wrong with them: h2's own bounds, said
 /// aloud. What `frames` counts ends a connection before.
@@ -120,22 +130,23 @@ pub(crate) async fn serve<S: Stream>(
     let mut told = pin!(told(from.shared, turn, &asked, draining));
     let mut rounds = interval((bounds.patience.idle / 4).max(Duration::from_millis(1)));
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut is_told = false;
+    let mut told_at = None;
     let result = loop {
         tokio::select! {
             biased;
             result = connection.as_mut() => break result,
             () = silence.as_mut() => return, // Nobody is waiting for an answer.
             // What its windows have not taken yet of a response is still sent.
-            () = wanted.as_mut(), if !is_told => {
-                is_told = true;
+            () = wanted.as_mut(), if told_at.is_none() => {
+                told_at = Some(Instant::now());
                 connection.as_mut().graceful_shutdown();
             }
             _ = rounds.tick() => bodies.let_go(bounds.patience.idle),
-            () = told.as_mut(), if !is_told => {
-                is_told = true;
+            () = told.as_mut(), if told_at.is_none() => {
+                told_at = Some(Instant::now());
                 connection.as_mut().graceful_shutdown();
             }
+            () = has_said_its_last_word(told_at, &progress) => return,
         }
     };
     if let Err(error) = result {
@@ -160,6 +171,14 @@ async fn told(shared: &Shared, turn: Turn, asked: &Notify, mut draining: watch::
         () = its_turn => {}
         _ = draining.wait_for(|ending| *ending >= Ending::Now) => {}
     }
+}
+
+/// Ready when a client that was told that its connection ends has had [its time](LAST_WORD) and waits for nothing. Polled whenever the
+/// connection is, behind it.
+async fn has_said_its_last_word(told_at: Option<Instant>, progress: &Progress) {
+    let Some(told_at) = told_at else { return pending().await };
+    sleep_until(told_at + LAST_WORD).await;
+    poll_fn(|_| if progress.is_waiting() { Poll::Ready(()) } else { Poll::Pending }).await;
 }
 
 /// The bodies on their way over one connection: no more than there are streams, and those that have just ended.

@@ -1,6 +1,9 @@
 //! With clients.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use http::{Request, Response};
 use http_body_util::{BodyExt as _, Empty, Full};
@@ -314,6 +317,31 @@ async fn sessions_are_resumed_after_certificates_are_renewed_and_not_after_clien
     secured.gateway.reload(&yaml).unwrap();
     assert!(!is_resumed(&secured, &dialing).await, "the tickets of before count for nothing");
     assert!(is_resumed(&secured, &dialing).await);
+}
+
+/// Bug: a session was resumed with a certificate that was over, and got tickets for the next one, for ever.
+#[tokio::test(start_paused = true)]
+async fn r7_7_nobody_is_somebody_by_a_certificate_that_is_over() {
+    let staff = Authority::new("staff");
+    let secured = Secured::new(", client_ca: clients.pem", &[("clients.pem", &staff.pem())]);
+    let since_1970 = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let end = since_1970() + Duration::from_secs(5);
+    let pair = staff.certify_with(&["console.internal"], |params| {
+        params.not_after = rcgen::date_time_ymd(1970, 1, 1) + end;
+    });
+    let dialing = secured.dialing().showing(&pair).config();
+    assert!(!is_resumed(&secured, &dialing).await);
+    assert!(is_resumed(&secured, &dialing).await);
+    assert_eq!(secured.app.requests(), 2);
+    // By the clock of the system, which nobody can pause.
+    std::thread::sleep(end.saturating_sub(since_1970()) + Duration::from_secs(1));
+    if let Ok(mut stream) = connect(Arc::clone(&dialing), secured.gateway.connect(), "api.example").await {
+        let _ = stream.write_all(b"GET / HTTP/1.1\r\nhost: api.example\r\n\r\n").await; // It may be closed.
+        let mut heard = Vec::new();
+        let _ = stream.read_to_end(&mut heard).await; // However that ends, it is without an answer.
+        assert_eq!(String::from_utf8_lossy(&heard), "");
+    }
+    assert_eq!(secured.app.requests(), 2);
 }
 
 #[tokio::test(start_paused = true)]

@@ -53,11 +53,15 @@ impl Authority {
     }
 
     fn certify_until(&self, names: &[&str], year: i32) -> Pair {
+        self.certify_with(names, |params| params.not_after = rcgen::date_time_ymd(year, 1, 1))
+    }
+
+    fn certify_with(&self, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Pair {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         params.subject_alt_names = names.iter().map(|name| san(name)).collect();
-        params.not_after = rcgen::date_time_ymd(year, 1, 1);
         params.distinguished_name.push(DnType::CommonName, "somebody");
+        change(&mut params);
         let certificate = params.signed_by(&key, &self.0).unwrap();
         Pair { cert: certificate.pem(), key: key.serialize_pem() }
     }

@@ -104,9 +104,13 @@ impl Said {
 /// Who a client is by its certificate, which was verified. Its names are claims: `dns`, `uri`, `cn`.
 ///
 /// # Errors
-/// If it is no certificate of RFC 5280.
-pub(super) fn identity(der: &[u8]) -> Result<Identity, x509_cert::der::Error> {
-    let said = Said::of(der)?;
+/// If it is no certificate of RFC 5280, or is not valid at this time since 1970 (RFC 5280 §4.1.2.5): a session is resumed with
+/// the certificate that it began with, which nobody looks at then.
+pub(super) fn identity(der: &[u8], now: Option<Duration>) -> Result<Identity, String> {
+    let said = Said::of(der).map_err(|error| error.to_string())?;
+    if now.is_none_or(|now| now > said.valid[1]) {
+        return Err("the certificate that the client has shown is over".to_owned());
+    }
     let mut identity = Identity::new(Scheme::Mtls, said.subject());
     let list = |all: &mut dyn Iterator<Item = Arc<str>>| Claim::List(all.map(Claim::Text).collect());
     identity.claims.insert("dns".into(), list(&mut said.names.hosts().map(Arc::from)));
@@ -149,7 +153,9 @@ mod tests {
 
     #[test]
     fn a_client_is_who_its_certificate_says_once() {
-        let subject = |names: &[&str], uris: &[&str]| identity(&der(names, uris)).unwrap().subject;
+        let subject = |names: &[&str], uris: &[&str]| {
+            identity(&der(names, uris), Some(Duration::ZERO)).unwrap().subject
+        };
         assert_eq!(subject(&["a.example"], &["spiffe://naka/a"]).as_deref(), Some("spiffe://naka/a"));
         assert_eq!(subject(&["a.example"], &[]).as_deref(), Some("a.example"));
         assert_eq!(subject(&[], &[]).as_deref(), Some("who"));

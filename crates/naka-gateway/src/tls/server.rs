@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, fmt, io, sync::Arc};
 
-use naka::identity::Identity;
+use naka::{
+    clock::{Now, WallClock},
+    identity::Identity,
+};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{
     TlsAcceptor,
@@ -131,9 +134,9 @@ impl Acceptor {
         let stream = self.inner.accept(stream).await?;
         let (_, session) = stream.get_ref();
         let shown_to_us = session.peer_certificates().and_then(|chain| chain.first());
-        let identity = shown_to_us.map(|der| identity(der).map(Arc::new)).transpose();
-        let identity =
-            identity.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
+        let now = WallClock::system().unix(Now::read());
+        let identity = shown_to_us.map(|der| identity(der, now).map(Arc::new)).transpose();
+        let identity = identity.map_err(|why| io::Error::new(io::ErrorKind::InvalidData, why))?;
         let is_resumed = session.handshake_kind() == Some(HandshakeKind::Resumed);
         let is_h2 = session.alpn_protocol() == Some(b"h2");
         let hosts = self.hosts(session.server_name());

@@ -56,7 +56,7 @@ use super::{
 use crate::{config::checked::KeepAlive, seldom::Seldom};
 
 /// What hyper reads ahead of a response, and holds of a request, at most.
-const BUFFER: usize = 128 << 10;
+pub const BUFFER: usize = 128 << 10;
 
 impl Client {
     /// One exchange over HTTP/1.1.

@@ -51,6 +51,8 @@ use body::Upload;
 pub use body::{Body, Idle, LayeredBody, Stalled};
 pub use connect::{Connector, MemoryConnect};
 pub(crate) use connect::{Place, host_of};
+/// The most of a body that comes from an endpoint at once, in bytes.
+pub use h1::BUFFER as FRAME;
 pub(crate) use h2::{STREAM as H2_STREAM, begin as begin_h2};
 use places::Bound;
 pub use places::{Places, UpstreamPlaces};

@@ -14,6 +14,9 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::{pace::Pace, patience::Progress};
 
+/// How many times as long as alone a request may wait before anything of it has come, however many share its connection.
+const STRETCH: u8 = 4;
+
 /// How slowly a body comes, and until when it may.
 #[derive(Debug)]
 pub(super) struct Paced {
@@ -31,7 +34,8 @@ impl Paced {
 
     /// Looks at what came of asking for more; once the request is answered, it takes as long as it takes.
     ///
-    /// Of requests that share a connection each has its part of it, so it may take as much longer.
+    /// Of requests that share a connection each has its part of it, so it may take as much longer; what it may wait before anything has
+    /// come is up to [`STRETCH`] times as long, and no more: that many silent requests would be held for nothing.
     pub(super) fn look<E>(
         &mut self,
         progress: &Progress,
@@ -43,10 +47,12 @@ impl Paced {
         if let Poll::Ready(frame) = frame {
             let bytes = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref());
             let waited = self.since.take().map(|since| since.elapsed()).unwrap_or_default();
-            self.pace.moved(waited / progress.shares(), bytes.map_or(0, Bytes::len));
+            let (shares, stretch) = (progress.shares(), stretch(progress));
+            let share = usize::try_from(shares).unwrap_or(usize::MAX).div_ceil(usize::from(stretch));
+            self.pace.moved(waited / u32::from(stretch), bytes.map_or(0, Bytes::len).saturating_mul(share));
             return Ok(());
         }
-        let due = *self.since.get_or_insert_with(Instant::now) + left * progress.shares();
+        let due = *self.since.get_or_insert_with(Instant::now) + left * u32::from(stretch(progress));
         if is_answered() {
             return Ok(());
         }
@@ -57,6 +63,11 @@ impl Paced {
         let is_late = alarm.as_mut().poll(cx).is_ready() && !is_answered();
         if is_late { Err(TooSlow) } else { Ok(()) }
     }
+}
+
+/// How many times as long a request may wait that shares its connection.
+fn stretch(progress: &Progress) -> u8 {
+    u8::try_from(progress.shares()).map_or(STRETCH, |shares| shares.min(STRETCH))
 }
 
 /// Too little of a body came for too long.

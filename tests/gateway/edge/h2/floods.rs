@@ -6,15 +6,19 @@ use std::time::Duration;
 use naka_testkit::upstream::{Step, Upstream, ok};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, ReadHalf, split},
+    net::TcpStream,
     task::{JoinHandle, yield_now},
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 
 use super::wire::{
     CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, PING, PREFACE, PRIORITY, RST_STREAM, Reader,
     SETTINGS, WINDOW_UPDATE, and, begin, block, frame, get, headers, literal, number, post, setting, with,
 };
-use crate::inside::{self, Inside};
+use crate::{
+    inside::{self, Inside},
+    process::Process,
+};
 
 const PROTOCOL_ERROR: u32 = 1;
 const ENHANCE_YOUR_CALM: u32 = 11;
@@ -89,6 +93,61 @@ fn hanging(number: u32, flags: u8) -> Vec<u8> {
 fn refused(gateway: &Inside, reason: &str) -> f64 {
     let start = format!("naka_rejections_total{{route=\"\",policy=\"\",reason=\"{reason}\"}}");
     gateway.metric(&start).unwrap_or_default()
+}
+
+/// Bug: what each of many requests on a connection could be silent for was multiplied by how many there were.
+#[tokio::test(start_paused = true)]
+async fn r2_3_silent_uploads_are_no_longer_held_because_there_are_many() {
+    let (gateway, _app) = gateway();
+    let (from, mut into) = split(gateway.connect());
+    let read = reading(from);
+    let uploads = 100_u32;
+    let opened = (0..uploads).flat_map(|number| headers(2 * number + 1, 0, &post())).collect::<Vec<_>>();
+    into.write_all(&[begin(), opened].concat()).await.unwrap();
+    // A byte now and then helps nobody.
+    for _ in 0..6 {
+        sleep(Duration::from_secs(15)).await;
+        let bytes = (0..uploads).flat_map(|number| frame(DATA, 0, 2 * number + 1, b"x")).collect::<Vec<_>>();
+        into.write_all(&bytes).await.unwrap();
+    }
+    into.shutdown().await.unwrap();
+    let read = read.await.unwrap();
+    let statuses = (0..uploads).map(|number| read.statuses(2 * number + 1)).collect::<Vec<_>>();
+    assert!(statuses.iter().all(|statuses| *statuses == [408]), "{statuses:?}");
+}
+
+/// Bug: who never acknowledged the end kept its connection for ever, and others out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r2_3_who_does_not_hear_that_its_connection_ends_makes_room_as_well() {
+    let app = Upstream::start(|_| ok("fine")).await;
+    let config = "
+gateway: {admin: {listen: ADMIN}, workers: 1, limits: {connections: 3}}
+listeners: {public: {listen: PUBLIC, protocols: h2c}}
+upstreams: {app: {endpoints: ['UPSTREAM']}}
+routes: {all: {match: {prefix: /}, upstream: app}}
+";
+    let process = Process::start(&config.replace("UPSTREAM", app.address())).await;
+    let mut deaf = Vec::new();
+    for number in 0..9 {
+        let mut stream = TcpStream::connect(process.public).await.unwrap();
+        stream.write_all(&[begin(), headers(1, END_STREAM, &get())].concat()).await.unwrap();
+        let (mut read, mut piece) = (Reader::default(), vec![0; 16 << 10]);
+        while !read.has_ended(1) {
+            let count = timeout(Duration::from_secs(60), stream.read(&mut piece)).await;
+            let count = count.unwrap_or_else(|_| panic!("{number} is kept out")).unwrap();
+            assert!(count > 0, "{number} is closed");
+            read.read(&piece[..count]);
+        }
+        assert_eq!(read.statuses(1), [200]);
+        deaf.push(stream); // It acknowledges nothing.
+    }
+    let deaf = deaf.into_iter().map(async |mut stream| stream.read_to_end(&mut Vec::new()).await);
+    let mut ended = 0;
+    for ended_too in deaf.take(6) {
+        let read = timeout(Duration::from_secs(60), ended_too).await;
+        ended += usize::from(read.is_ok());
+    }
+    assert_eq!(ended, 6, "those that have waited longest have ended");
 }
 
 /// CVE-2023-44487.
