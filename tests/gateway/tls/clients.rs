@@ -75,8 +75,11 @@ impl Secured {
 
 /// One request over a connection of its own: the status, the reason, and the body.
 async fn ask(stream: Stream, host: &str, more: &str) -> (u16, String, String) {
-    let mut stream = stream;
-    let request = format!("GET / HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n{more}\r\n");
+    ask_for(stream, "/", host, more).await
+}
+
+async fn ask_for(mut stream: Stream, target: &str, host: &str, more: &str) -> (u16, String, String) {
+    let request = format!("GET {target} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n{more}\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
@@ -317,6 +320,38 @@ async fn sessions_are_resumed_after_certificates_are_renewed_and_not_after_clien
     secured.gateway.reload(&yaml).unwrap();
     assert!(!is_resumed(&secured, &dialing).await, "the tickets of before count for nothing");
     assert!(is_resumed(&secured, &dialing).await);
+}
+
+/// Bug: `check` said that nothing finds out who asks where clients show certificates.
+#[tokio::test(start_paused = true)]
+async fn r7_7_policies_know_who_a_client_is_by_its_certificate() {
+    let staff = Authority::new("staff");
+    let secured = Secured::new("", &[("clients.pem", &staff.pem())]);
+    let routes = "
+  staff: {match: {path: /staff}, authorize: {identity: console.internal}, upstream: app}
+  few: {match: {path: /few}, rate_limit: {rate: 1/m, key: [identity]}, upstream: app}
+  half: {match: {path: /half}, split: {to: {app: 80, other: 20}, by: identity}}
+";
+    let yaml = CONFIG.replace("MORE", ", client_ca: clients.pem, client_auth: optional")
+        + routes.trim_start_matches('\n');
+    let yaml = yaml.replace("upstreams: {", "upstreams: {other: {endpoints: ['app:1']}, ");
+    secured.gateway.reload(&yaml).unwrap();
+    let [console, other] = ["console.internal", "other.internal"].map(|name| staff.certify(&[name]));
+    let nobody = secured.dialing();
+    let known = [&console, &other].map(|pair| secured.dialing().showing(pair));
+    for (who, target, expected) in [
+        (&known[0], "/staff", (200, "")),
+        (&known[1], "/staff", (403, "forbidden")),
+        (&nobody, "/staff", (401, "unauthenticated")),
+        (&known[0], "/few", (200, "")),
+        (&known[0], "/few", (429, "rate_limited")),
+        (&known[1], "/few", (200, "")),
+        (&known[0], "/half", (200, "")),
+    ] {
+        let stream = secured.dial(who, "api.example").await.unwrap();
+        let (status, reason, _) = ask_for(stream, target, "api.example", "").await;
+        assert_eq!((status, &*reason), expected, "{target}");
+    }
 }
 
 /// Bug: a session was resumed with a certificate that was over, and got tickets for the next one, for ever.

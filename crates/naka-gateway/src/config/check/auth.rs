@@ -592,7 +592,7 @@ impl Policies {
                     .combined();
             }
         }
-        let is_known = AUTHENTICATING.iter().any(|kind| !level.all(*kind).is_empty());
+        let is_known = Self::knows(level, &IdentityPart::Subject);
         if let ([(_, place), ..], [(_, span), ..]) = (level.all(Kind::Jwt), level.all(Kind::BasicAuth)) {
             let place = cx.place(*place);
             cx.error(Code::Conflict, *span, "a token and a password in one `Authorization`")
@@ -602,7 +602,7 @@ impl Policies {
         }
         for (name, span) in level.all(Kind::Authorize) {
             let PolicyKind::Authorize(rule) = &self.checked[name].kind else { continue };
-            if rule.needs_identity() && !is_known && !level.is_incomplete() {
+            if rule.needs_identity() && !is_known {
                 nobody_is_known(route, (name, *span), "lets in nobody", is_public, cx);
             }
         }
@@ -614,7 +614,7 @@ impl Policies {
         let has = |kind: Kind| !level.all(kind).is_empty();
         level.is_incomplete()
             || match part {
-                IdentityPart::Subject => AUTHENTICATING.into_iter().any(has),
+                IdentityPart::Subject => level.has_certificates() || AUTHENTICATING.into_iter().any(has),
                 IdentityPart::ApiKey => has(Kind::ApiKey),
                 IdentityPart::Jwt(_) => has(Kind::Jwt),
             }
@@ -677,7 +677,7 @@ fn nobody_is_known(
     let help = if is_public {
         "take `auth: none` away, or the rule; a rule over `cidr` and `method` works on public routes"
     } else {
-        "add a policy that finds out, such as `jwt` or `api_key`, to the route, its group or its listener"
+        "add a policy that finds out, such as `jwt` or `api_key`, to the route, its group or its listener, or `client_ca` to the listener's `tls`"
     };
     cx.error(Code::Conflict, span, message).help(help).combined();
 }

@@ -48,6 +48,8 @@ pub(super) struct Level {
     of: ByKind<(Name, Span)>,
     /// One that may find out who asks could not be read, or is not there: that nobody does proves nothing.
     is_incomplete: bool,
+    /// Clients show certificates, which say who they are.
+    has_certificates: bool,
 }
 
 impl Level {
@@ -59,6 +61,16 @@ impl Level {
     /// Whether somebody who is not known here may find out who asks.
     pub(super) const fn is_incomplete(&self) -> bool {
         self.is_incomplete
+    }
+
+    /// Whether clients show there who they are, before any policy asks.
+    pub(super) const fn has_certificates(&self) -> bool {
+        self.has_certificates
+    }
+
+    /// The same, at listeners where clients show certificates.
+    pub(super) fn with_certificates(self, has_certificates: bool) -> Self {
+        Self { has_certificates, ..self }
     }
 
     /// Which they are, wherever they were named.

@@ -109,6 +109,7 @@ impl Around<'_, '_> {
             inherited.map(|level| if is_public { level.without_authentication() } else { level.clone() });
         let inherited = inherited.collect::<Vec<_>>();
         let level = Level::merged(&std::iter::once(&own).chain(&inherited).collect::<Vec<_>>());
+        let level = level.with_certificates(self.has_certificates(listeners.as_deref().unwrap_or_default()));
         public_or_not(at, raw, &own, cx);
         policies.identity(at, &level, is_public, cx);
         let matches = raw.r#match.as_ref().and_then(|at| matches(&at.value, at.key, shared, cx));
@@ -419,6 +420,12 @@ impl Around<'_, '_> {
             }
             _ => None,
         }
+    }
+
+    /// Whether clients show certificates at one of these at least.
+    fn has_certificates(&self, listeners: &[Name]) -> bool {
+        let tls = |name: &Name| self.listeners.checked.get(name)?.tls.as_ref();
+        listeners.iter().filter_map(tls).any(|tls| tls.clients.is_some())
     }
 
     /// What stands at the listeners of a route, which has to be one thing.

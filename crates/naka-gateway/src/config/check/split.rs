@@ -119,7 +119,7 @@ impl Place<'_> {
         let help = if self.is_public {
             "take `auth: none` away, or split by what everybody has: `by: client_ip`"
         } else {
-            "add a policy that finds out, such as `jwt` or `api_key`, to the route, its group or its listener; or split by what everybody has: `by: client_ip`"
+            "add a policy that finds out, such as `jwt` or `api_key`, to the route, its group or its listener, or `client_ca` to the listener's `tls`; or split by what everybody has: `by: client_ip`"
         };
         cx.error(Code::Conflict, span, message).help(help).combined();
     }
