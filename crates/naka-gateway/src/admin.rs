@@ -7,6 +7,7 @@
 //! | `/metrics` | Prometheus text |
 //! | `/config` | The generation in force, and all that its files say, key by key, with file and line; secrets are withheld |
 //! | `/routes` `/upstreams` `/policies` | What is in force, with live state |
+//! | `/certificates` | Certificates that are ordered: until when, what is done about them, and why the last order failed |
 //! | `/discovery` | Endpoints that are found: where, how many, and whether that is stale |
 //! | `/versions` | The versions of each route, who uses them, and which could go |
 //! | `POST /explain` | Explains a request against live state; consumes nothing |
@@ -63,7 +64,10 @@ use tracing::debug;
 use crate::{
     ask::Asked,
     by_hand,
-    config::checked::{Config, Destination, Name, Protocol, Split, VersionTarget},
+    config::{
+        checked::{Config, Destination, Listener as Listening, Name, Protocol, Split, VersionTarget},
+        show_time,
+    },
     connection::Stream,
     discover::Status,
     drain::Drain,
@@ -208,6 +212,7 @@ impl Admin {
             (&Method::GET, "/routes") => reply(&routes(&generation.config)),
             (&Method::GET, "/upstreams") => reply(&upstreams(&generation)),
             (&Method::GET, "/discovery") => reply(&discovery(&generation)),
+            (&Method::GET, "/certificates") => reply(&certificates(&generation)),
             (&Method::GET, "/policies") => reply(&policies(&generation)),
             (&Method::GET, "/versions") => reply(&of_versions(&generation)),
             (&Method::POST, "/explain") => explained(&generation, request).await,
@@ -289,6 +294,7 @@ impl Admin {
             "routes": routes(&generation.config),
             "upstreams": upstreams(generation),
             "discovery": discovery(generation),
+            "certificates": certificates(generation),
             "policies": policies(generation),
         })
     }
@@ -443,7 +449,7 @@ impl Admin {
 
 const HANDING_OVER: &str = "another process is taking over, and would not know of it: do it there when it serves, or here if that comes to nothing\n";
 
-const PATHS: &str = "/livez /readyz /metrics /config /routes /upstreams /discovery /policies /versions /generations, POST /explain, \
+const PATHS: &str = "/livez /readyz /metrics /config /routes /upstreams /discovery /certificates /policies /versions /generations, POST /explain, \
      POST /reload, POST /rollback, POST /upstreams, POST /policies\n";
 
 /// Why this one may change nothing.
@@ -602,6 +608,30 @@ fn discovery(generation: &Generation) -> Value {
             "stale": stale,
         });
         (name.to_string(), is)
+    });
+    Value::Object(all.collect())
+}
+
+/// Certificates that are ordered.
+fn certificates(generation: &Generation) -> Value {
+    let all = generation.state.certificates.entries().map(|(id, acme, certificate)| {
+        let is = certificate.status();
+        let listeners = generation.config.listeners.iter();
+        let shows = |listener: &Listening| {
+            listener.tls.as_ref().and_then(|tls| tls.acme.as_ref()).is_some_and(|it| it.id == *id)
+        };
+        let listeners = listeners.filter(|(_, is)| shows(is)).map(|(name, _)| &**name).collect::<Vec<_>>();
+        let is = json!({
+            "domains": acme.domains.iter().map(|it| &**it).collect::<Vec<_>>(),
+            "directory": &*acme.directory,
+            "listeners": listeners,
+            "valid_until": is.valid_until_s.map(show_time),
+            "doing": is.doing.word(),
+            "again": is.again_s.map(show_time),
+            "failures": is.failures,
+            "last_error": is.last_error,
+        });
+        (id.to_string(), is)
     });
     Value::Object(all.collect())
 }

@@ -46,8 +46,8 @@ use crate::{
 
 mod tls;
 
-pub use tls::Handshake;
 use tls::TlsMetrics;
+pub use tls::{Handshake, Ordering as CertificateOrder};
 
 /// All metrics of one process.
 #[derive(Debug)]
@@ -574,6 +574,16 @@ impl Metrics {
     /// A handshake of TLS has ended on this listener.
     pub fn handshake(&self, listener: &Name, how: Handshake) {
         self.tls.handshake(listener, how);
+    }
+
+    /// An order of the certificate that is called so has ended.
+    pub fn certificate_ordered(&self, id: &Name, how: CertificateOrder) {
+        self.tls.ordered(id, how);
+    }
+
+    /// The certificate that is called so is there, in this file; it ends then, in seconds since 1970.
+    pub fn certificate_there(&self, id: &Name, file: &str, not_after_s: u64) {
+        self.tls.there(id, file, not_after_s);
     }
 
     /// Says which generation is in force, of which configuration.

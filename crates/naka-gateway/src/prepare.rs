@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::{
+    acme::Orders,
     assemble::{Surroundings, Unroutable, Wrong, assemble, unroutable},
     config::{
         self, Code, Diagnostic, Diagnostics, Held, Loaded, Severity, Sources, Watched,
@@ -103,11 +104,13 @@ pub struct Outside {
     pub connector: Connector,
     /// Whoever resolves names of endpoints that are found, in place of the name servers; for tests.
     pub resolver: Option<Arc<dyn Resolve>>,
+    /// Whether certificates are ordered, and by which time of day.
+    pub orders: Orders,
 }
 
 impl From<Connector> for Outside {
     fn from(connector: Connector) -> Self {
-        Self { connector, resolver: None }
+        Self { connector, ..Self::default() }
     }
 }
 
@@ -138,8 +141,8 @@ impl Before<'_> {
         outside: &Outside,
     ) -> Result<Prepared, Refusal> {
         let config = Arc::new(loaded.config);
-        let Outside { connector, resolver } = outside.clone();
-        let around = Surroundings { metrics, connector, resolver, now: Instant::now() };
+        let Outside { connector, resolver, orders } = outside.clone();
+        let around = Surroundings { metrics, connector, resolver, orders, now: Instant::now() };
         let assembled = assemble(&config, self.number, &(self.state)(&config), &around);
         let generation = assembled.map_err(|all| Refusal::Config(Diagnostics::new(said(&all, &config))))?;
         let is_tested = match self.tests {
@@ -164,7 +167,7 @@ pub fn run_tests(config: &Arc<Config>) -> Vec<FailedTest> {
     }
     let metrics = Arc::new(Metrics::new());
     let (connector, now) = (Connector::Tcp, Instant::now());
-    let around = Surroundings { metrics: &metrics, connector, resolver: None, now };
+    let around = Surroundings { metrics: &metrics, connector, resolver: None, orders: Orders::Never, now };
     let Ok(generation) = assemble(config, 0, &State::new(1), &around) else { return Vec::new() };
     let failed = config.tests.iter().filter_map(|test| {
         let explanation = explain(&generation, &test.request, Now::read());

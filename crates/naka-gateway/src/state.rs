@@ -33,11 +33,12 @@ use naka::{
 use tokio::{task::AbortHandle, time::Instant};
 
 use crate::{
+    acme::Automatic,
     carry::Carried,
     config::checked::{
-        self, Balance, BasicAuth, Bulkhead, Cache, CircuitBreaker, Destination, Endpoint, Enforce, Fault,
-        ForwardAuth, HeaderEdits, HealthCheck, Idempotency, Jwt, JwtKeys, Mirror, Name, Protocol, RateLimit,
-        RetryBudget, Rewrite, Split, Versions,
+        self, Acme, Balance, BasicAuth, Bulkhead, Cache, CircuitBreaker, Destination, Endpoint, Enforce,
+        Fault, ForwardAuth, HeaderEdits, HealthCheck, Idempotency, Jwt, JwtKeys, Mirror, Name, Protocol,
+        RateLimit, RetryBudget, Rewrite, Split, Versions,
     },
     custom::{Custom, HISTORY, Made},
     discover::Discovery,
@@ -98,6 +99,8 @@ pub struct State {
     pub pools: Vec<Carried<Speaking, Arc<Pools>>>,
     /// What clients resume sessions with, by listener.
     pub tickets: Carried<Option<Clients>, Tickets>,
+    /// Certificates that are ordered, by what they are called.
+    pub certificates: Carried<Arc<Acme>, Automatic>,
 }
 
 /// What is spoken to an upstream, and over what.
@@ -216,11 +219,12 @@ impl State {
             held: Held::new(0),
             pools: (0..workers).map(|_| Carried::new("pool", |_| Duration::ZERO)).collect(),
             tickets: Carried::new("tls_tickets", |_| Duration::ZERO),
+            certificates: Carried::new("certificate", |_| Duration::ZERO),
         }
     }
 
     /// This state is in force from now on: begins to fetch keys that nobody fetches yet, to look for endpoints that
-    /// nobody looks for, and to check endpoints as its configuration says. Needs a runtime, on which that goes
+    /// nobody looks for, to order certificates, and to check endpoints as its configuration says. Needs a runtime, on which that goes
     /// on. What is found is for as long as the generation is `alive`.
     pub fn start(&self, alive: &Alive) {
         for (upstream, discovery) in self.discoveries.iter() {
@@ -232,6 +236,10 @@ impl State {
             checks.health.put_in_force();
             checks.checking.start();
         }
+        for (_, certificate) in self.certificates.iter() {
+            certificate.put_in_force();
+            certificate.ordering.start();
+        }
         for (_, tokens) in self.tokens.iter() {
             if let Some(fetching) = &tokens.fetching {
                 fetching.start();
@@ -240,8 +248,11 @@ impl State {
     }
 
     /// Waits until all endpoints that are looked for have been found once, for [`FIRST`](crate::discover::FIRST) at
-    /// most after that was begun.
+    /// most after that was begun, and until it is known which certificates are kept.
     pub async fn found(&self) {
+        for (_, certificate) in self.certificates.iter() {
+            certificate.looked().await;
+        }
         for (_, discovery) in self.discoveries.iter() {
             discovery.answered().await;
         }

@@ -32,6 +32,7 @@ pub(crate) use self::convert::target;
 
 use self::{convert::api_key_config, leaf::Leaves, state::Place};
 use crate::{
+    acme::{Automatic, Orders},
     compress::Compress,
     config::checked::{
         Config, Destination, Instead, Kind, Listener, Mirror, Name, PolicyKind, Route as RouteConfig, Split,
@@ -61,6 +62,8 @@ pub struct Surroundings<'a> {
     pub connector: Connector,
     /// Whoever resolves names of endpoints that are found, in place of the name servers.
     pub resolver: Option<Arc<dyn Resolve>>,
+    /// Whether certificates are ordered.
+    pub orders: Orders,
     /// When this happens.
     pub now: Instant,
 }
@@ -151,7 +154,9 @@ pub fn assemble(
     let workers = workers.collect();
     let secured = config.listeners.iter().filter_map(|(name, listener)| {
         let (tls, tickets) = (listener.tls.as_ref()?, state.tickets.get(name)?);
-        Some((listener.listen, Arc::new(Acceptor::new(tls, listener.protocols, tickets))))
+        let ordered = tls.acme.as_ref().and_then(|acme| state.certificates.get(&acme.id));
+        let ordered = ordered.map(Automatic::ordered);
+        Some((listener.listen, Arc::new(Acceptor::new(tls, listener.protocols, tickets, ordered))))
     });
     let tls = secured.collect();
     let limits = config.gateway.limits.clone();

@@ -36,9 +36,10 @@ use super::{
     upstream_of,
 };
 use crate::{
+    acme::{Automatic, Means},
     carry::{Carried, Change, Steps},
     config::checked::{
-        self, BasicAuth, Bulkhead, Cache, CircuitBreaker, Config, Destination, Enforce, Fault, Fetch,
+        self, Acme, BasicAuth, Bulkhead, Cache, CircuitBreaker, Config, Destination, Enforce, Fault, Fetch,
         ForwardAuth, HealthCheck, Idempotency, Jwt, JwtKeys, Kind, Mirror, Name, Policy, PolicyKind,
         RateLimit, RetryBudget, Scope, Split, Upstream, Versions,
     },
@@ -96,6 +97,7 @@ pub(super) fn carry(
         retry_budgets: step.retry_budgets(),
         pools: step.pools(&places),
         tickets: step.tickets(),
+        certificates: step.certificates(),
         places,
         all_places: Arc::clone(&before.all_places),
         held: before.held.with_max(config.gateway.limits.buffered),
@@ -652,6 +654,31 @@ impl Step<'_> {
         let wanted = wanted.collect();
         self.next(&self.before.tickets, wanted, &steps)
     }
+
+    /// What is ordered. A certificate for other hosts than before is another one, and the one before is shown until it is there,
+    /// to the hosts that both are for.
+    fn certificates(&mut self) -> Carried<Arc<Acme>, Automatic> {
+        let (connector, metrics) = (self.around.connector.clone(), Arc::clone(self.around.metrics));
+        let means = Means { connector, metrics, orders: self.around.orders };
+        let before = &self.before.certificates;
+        let steps = Steps {
+            make: &|_, acme: &Arc<Acme>| {
+                let mut all = before.entries();
+                let before = all.find(|(_, old, _)| overlap(old, acme)).map(|(_, _, it)| it);
+                Automatic::new(acme, before, &means)
+            },
+            change: &|it: &Automatic, acme| it.changed(acme, &means),
+            is_same: &|_, _| true,
+        };
+        let all = self.config.listeners.values().filter_map(|is| is.tls.as_ref()?.acme.as_ref());
+        let wanted = all.map(|acme| (Arc::clone(&acme.id), Arc::clone(acme))).collect();
+        self.next(before, wanted, &steps)
+    }
+}
+
+/// Whether two certificates have a host in common.
+fn overlap(one: &Acme, other: &Acme) -> bool {
+    one.domains.iter().any(|domain| other.domains.contains(domain))
 }
 
 /// The headers that are written on the way to an upstream.

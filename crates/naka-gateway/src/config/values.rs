@@ -143,7 +143,7 @@ fn socket_path(path: &str) -> Result<&str, String> {
 }
 
 /// A name in a certificate: a host, an IP address, or a URI.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct TlsName(pub(crate) Arc<str>);
 
 impl TlsName {

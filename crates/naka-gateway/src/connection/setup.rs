@@ -22,7 +22,7 @@ use crate::{
     room::Room,
     shared::Ending,
     strict::Wrong,
-    tls::Acceptor,
+    tls::{Accepted, Acceptor},
 };
 
 /// A connection that is ready for requests.
@@ -131,11 +131,22 @@ async fn secure<S: Stream>(
         return None;
     }
     match timeout_at(until, acceptor.accept(stream)).await {
-        Ok(Ok(secured)) => {
+        Ok(Ok(Accepted::Secured(secured))) => {
+            let secured = *secured;
             count(if secured.is_resumed { Handshake::Resumed } else { Handshake::Done });
             let (identity, hosts) = (secured.identity, secured.hosts);
             from.peer = Arc::new(Peer { identity, hosts, ..(*from.peer).clone() });
             Some(SetUp::Tls(Box::new(secured.stream), secured.is_h2))
+        }
+        Ok(Ok(Accepted::Challenge)) => {
+            debug!(peer = %from.peer.address, "an authority has looked whose a host is");
+            count(Handshake::Challenge);
+            None
+        }
+        Ok(Ok(Accepted::NoCertificate)) => {
+            debug!(peer = %from.peer.address, "a handshake for a host whose certificate is ordered, and not there yet");
+            count(Handshake::NoCertificate);
+            None
         }
         Ok(Err(error)) => {
             debug!(peer = %from.peer.address, %error, "a handshake of TLS failed");

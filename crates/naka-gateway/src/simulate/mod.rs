@@ -32,6 +32,7 @@ use tokio::{
 use tracing::info;
 
 use crate::{
+    acme::Orders,
     config::{
         Code, Diagnostic, Diagnostics,
         checked::{
@@ -149,8 +150,11 @@ impl Stage<'_> {
         let (began, metrics) = (Instant::now(), Arc::new(Metrics::new()));
         let account = Account::new(began);
         world.begin(&account);
-        let outside =
-            Outside { connector: Connector::Memory(world.connect()), resolver: Some(world.resolver()) };
+        let outside = Outside {
+            connector: Connector::Memory(world.connect()),
+            resolver: Some(world.resolver()),
+            orders: Orders::Never, // Nothing of the machine is touched.
+        };
         let events = Events::new(began);
         let _listening = events.listen();
         let prepared = |entry: &Path, number, state: State| -> Result<Prepared, Refusal> {

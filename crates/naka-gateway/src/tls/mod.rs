@@ -8,11 +8,15 @@
 //!   Tickets outlive a change of certificates. They do not outlive one of what clients have to show: who had to show
 //!   nothing yesterday cannot come back with that.
 //! - 0-RTT is off: what comes that early may be sent again by anybody who has seen it.
+//! - A certificate that is [`Ordered`] takes its place, and is renewed, between two handshakes. A handshake that speaks
+//!   `acme-tls/1` and nothing else is its authority's, which looks whose a host is (RFC 8737): it is shown what that one wants
+//!   to see, and its connection ends with the handshake.
 //! - Certificates of clients and endpoints are not looked up in lists of what is revoked.
 
 mod certificate;
 mod client;
 mod names;
+mod ordered;
 mod server;
 
 use std::sync::{Arc, OnceLock};
@@ -22,7 +26,8 @@ use tokio_rustls::rustls::crypto::{CryptoProvider, aws_lc_rs};
 pub use certificate::{Authorities, Certificate, Unfit};
 pub use client::{Alpn, ClientTls, Expected, Trust, Wanted};
 pub use names::Names;
-pub use server::{Acceptor, Clients, Hosts, Oldest, Secured, ServerTls, Tickets};
+pub use ordered::{Challenged, Ordered};
+pub use server::{Accepted, Acceptor, Clients, Hosts, Oldest, Secured, ServerTls, Tickets};
 pub use tokio_rustls::rustls::pki_types::ServerName;
 
 /// The one crypto.

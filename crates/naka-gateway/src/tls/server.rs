@@ -6,11 +6,11 @@ use naka::{
     clock::{Now, WallClock},
     identity::Identity,
 };
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio_rustls::{
-    TlsAcceptor,
+    LazyConfigAcceptor, TlsAcceptor,
     rustls::{
-        HandshakeKind, ServerConfig, SupportedProtocolVersion,
+        self, HandshakeKind, ServerConfig, SupportedProtocolVersion,
         crypto::aws_lc_rs::Ticketer,
         server::{ClientHello, ProducesTickets, ResolvesServerCert, WebPkiClientVerifier},
         sign::CertifiedKey,
@@ -19,14 +19,21 @@ use tokio_rustls::{
     server::TlsStream,
 };
 
-use super::{Authorities, Certificate, names::identity, provider};
-use crate::config::checked::Protocols;
+use super::{
+    Authorities, Certificate,
+    names::identity,
+    ordered::{Ordered, is_challenge},
+    provider,
+};
+use crate::config::checked::{Acme, Protocols};
 
 /// How a listener is secured.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ServerTls {
-    /// What is shown: the first to who names no host, or one that none is for. At least one.
+    /// What is shown: the first to who names no host, or one that none is for. At least one, unless one is ordered.
     pub certificates: Vec<Arc<Certificate>>,
+    /// What is ordered. Its hosts are shown that, and others as long as it is not there.
+    pub acme: Option<Arc<Acme>>,
     /// What clients have to show, if anything.
     pub clients: Option<Clients>,
     /// The oldest version that is spoken.
@@ -83,6 +90,17 @@ pub struct Acceptor {
     checks_host: bool,
 }
 
+/// What became of a handshake that came to its end.
+#[derive(Debug)]
+pub enum Accepted<S> {
+    /// A connection for requests.
+    Secured(Box<Secured<S>>),
+    /// An authority has looked whose a host is: nothing follows.
+    Challenge,
+    /// The client asked for a host whose certificate is ordered, and not there yet; it was told that there is none.
+    NoCertificate,
+}
+
 /// A connection that is secured.
 #[derive(Debug)]
 pub struct Secured<S> {
@@ -99,9 +117,14 @@ pub struct Secured<S> {
 }
 
 impl Acceptor {
-    /// For a listener on which this is spoken.
-    pub fn new(tls: &ServerTls, protocols: Protocols, tickets: &Tickets) -> Self {
-        let shown = Arc::new(Shown::new(&tls.certificates));
+    /// For a listener on which this is spoken, with the place of what is ordered for it.
+    pub fn new(
+        tls: &ServerTls,
+        protocols: Protocols,
+        tickets: &Tickets,
+        ordered: Option<&Arc<Ordered>>,
+    ) -> Self {
+        let shown = Arc::new(Shown::new(&tls.certificates, ordered));
         let versions: &[&SupportedProtocolVersion] = match tls.oldest {
             Oldest::Tls12 => &[&TLS13, &TLS12],
             Oldest::Tls13 => &[&TLS13],
@@ -130,8 +153,39 @@ impl Acceptor {
     ///
     /// # Errors
     /// If the client and we have nothing in common, or it shows nothing that is believed; it was told so.
-    pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S) -> io::Result<Secured<S>> {
-        let stream = self.inner.accept(stream).await?;
+    pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S) -> io::Result<Accepted<S>> {
+        match &self.shown.ordered {
+            None => self.secured(self.inner.accept(stream).await?),
+            Some(ordered) => Box::pin(self.accept_beside(ordered, stream)).await,
+        }
+    }
+
+    /// Where something is ordered, it has to be known what a client says first before it is answered.
+    async fn accept_beside<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        ordered: &Ordered,
+        stream: S,
+    ) -> io::Result<Accepted<S>> {
+        let begun = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream).await?;
+        let hello = begun.client_hello();
+        let named = hello.server_name().map(str::to_ascii_lowercase);
+        let config = Arc::clone(self.inner.config());
+        if is_challenge(&hello) {
+            // Without a challenge it is refused, as it speaks nothing that is spoken here.
+            let config = named.and_then(|host| ordered.challenged(&host)).unwrap_or(config);
+            let mut stream = begun.into_stream(config).await?;
+            stream.shutdown().await?;
+            return Ok(Accepted::Challenge);
+        }
+        let is_lacking = self.shown.to(named.as_deref()).is_empty();
+        match begun.into_stream(config).await {
+            Ok(stream) => self.secured(stream),
+            Err(_) if is_lacking => Ok(Accepted::NoCertificate),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn secured<S>(&self, stream: TlsStream<S>) -> io::Result<Accepted<S>> {
         let (_, session) = stream.get_ref();
         let shown_to_us = session.peer_certificates().and_then(|chain| chain.first());
         let now = WallClock::system().unix(Now::read());
@@ -140,12 +194,17 @@ impl Acceptor {
         let is_resumed = session.handshake_kind() == Some(HandshakeKind::Resumed);
         let is_h2 = session.alpn_protocol() == Some(b"h2");
         let hosts = self.hosts(session.server_name());
-        Ok(Secured { stream, is_h2, is_resumed, identity, hosts })
+        Ok(Accepted::Secured(Box::new(Secured { stream, is_h2, is_resumed, identity, hosts })))
     }
 
-    /// The hosts that may be asked for by who has named this one, if that is looked at.
+    /// The hosts that may be asked for by who has named this one, if that is looked at. Of what is ordered and not there yet it
+    /// is known which they will be.
     pub fn hosts(&self, named: Option<&str>) -> Option<Hosts> {
-        self.checks_host.then(|| Hosts(self.shown.to(named).cloned().collect()))
+        self.checks_host.then(|| {
+            let shown = self.shown.to(named);
+            let to_come = self.shown.ordered.as_ref().filter(|_| shown.is_empty()).map(Arc::clone);
+            Hosts { shown: shown.into(), to_come }
+        })
     }
 }
 
@@ -157,12 +216,17 @@ impl fmt::Debug for Acceptor {
 
 /// The hosts that a connection is good for.
 #[derive(Clone, Debug)]
-pub struct Hosts(Arc<[Arc<Certificate>]>);
+pub struct Hosts {
+    shown: Arc<[Arc<Certificate>]>,
+    /// In place of a certificate that is not there yet.
+    to_come: Option<Arc<Ordered>>,
+}
 
 impl Hosts {
     /// Whether a host is one of them: in lower case, without a port.
     pub fn cover(&self, host: &str) -> bool {
-        self.0.iter().any(|certificate| certificate.names().cover(host))
+        self.shown.iter().any(|certificate| certificate.names().cover(host))
+            || self.to_come.as_ref().is_some_and(|ordered| ordered.has(host))
     }
 }
 
@@ -172,25 +236,35 @@ struct Shown {
     all: Vec<Arc<Certificate>>,
     /// By name, `*.` before those of wildcards: places in `all`, in its order.
     by_name: BTreeMap<String, Vec<usize>>,
+    ordered: Option<Arc<Ordered>>,
 }
 
 impl Shown {
-    fn new(all: &[Arc<Certificate>]) -> Self {
+    fn new(all: &[Arc<Certificate>], ordered: Option<&Arc<Ordered>>) -> Self {
         let mut by_name = BTreeMap::<_, Vec<_>>::new();
         for (place, certificate) in all.iter().enumerate() {
             for name in certificate.names().hosts() {
                 by_name.entry(name).or_default().push(place);
             }
         }
-        Self { all: all.to_vec(), by_name }
+        Self { all: all.to_vec(), by_name, ordered: ordered.map(Arc::clone) }
     }
 
-    /// Those for this name, those for just it before those with a wildcard; else the first.
-    fn to(&self, named: Option<&str>) -> impl Iterator<Item = &Arc<Certificate>> {
+    /// What is ordered for this name, then those for it, those for just it before those with a wildcard. If there are none, the
+    /// first, which may be what is ordered; but a host for which something is ordered is not shown what is not for it.
+    fn to(&self, named: Option<&str>) -> Vec<Arc<Certificate>> {
         let named = named.map(str::to_ascii_lowercase).unwrap_or_default();
         let wildcard = named.split_once('.').map(|(_, rest)| format!("*.{rest}")).unwrap_or_default();
         let found = self.by_name.get(&named).or_else(|| self.by_name.get(&wildcard));
-        found.map_or(&[0][..], Vec::as_slice).iter().filter_map(|place| self.all.get(*place))
+        let found = found.into_iter().flatten().filter_map(|place| self.all.get(*place)).map(Arc::clone);
+        let is_ordered = self.ordered.as_ref().is_some_and(|ordered| ordered.has(&named));
+        let there = || self.ordered.as_ref().and_then(|ordered| ordered.get());
+        let ours = if is_ordered { there().filter(|it| it.names().cover(&named)) } else { None };
+        let fit = ours.into_iter().chain(found).collect::<Vec<_>>();
+        if is_ordered || !fit.is_empty() {
+            return fit;
+        }
+        self.all.first().map(Arc::clone).or_else(there).into_iter().collect()
     }
 }
 
@@ -199,8 +273,8 @@ impl ResolvesServerCert for Shown {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let can_verify =
             |it: &&Arc<Certificate>| it.key().key.choose_scheme(hello.signature_schemes()).is_some();
-        let mut all = self.to(hello.server_name());
-        let fit = all.by_ref().find(can_verify);
-        fit.or_else(|| self.to(hello.server_name()).next()).map(|it| Arc::clone(it.key()))
+        let all = self.to(hello.server_name());
+        let fit = all.iter().find(can_verify);
+        fit.or(all.first()).map(|it| Arc::clone(it.key()))
     }
 }

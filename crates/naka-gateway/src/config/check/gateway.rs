@@ -17,11 +17,12 @@ use super::{
 };
 use crate::config::{
     checked::{
-        Admin, Drain, Forwarding, Gateway, IdentityPart, Listener, Name, Protocols, Reload, ServerLimits,
-        StateFile,
+        Acme, Admin, Drain, Forwarding, Gateway, IdentityPart, Listener, Name, Protocols, Reload,
+        ServerLimits, StateFile,
     },
     decode::{At, Cx, OneOrMany, Or},
     diagnostic::Code,
+    node::Span,
     raw::{ListenerProtocol, RawAdmin, RawFile, RawForwarded, RawGateway, RawListenerLimits, RawListenerTls},
 };
 
@@ -43,6 +44,7 @@ pub(super) fn listeners(
 ) -> Listeners {
     let mut it = Listeners { checked: BTreeMap::new(), levels: BTreeMap::new(), bodies: BTreeMap::new() };
     let mut seen: HashMap<SocketAddr, &At<SocketAddr>> = HashMap::new();
+    let mut ordered: HashMap<Name, (Span, Arc<Acme>)> = HashMap::new();
     for (name, at, raw) in tables.listeners.read() {
         let level = policies.level(tables, at, &level_keys!(raw), cx);
         it.levels.insert(Arc::clone(name), level);
@@ -71,13 +73,24 @@ pub(super) fn listeners(
         let listener = Listener {
             listen: listen.value,
             protocols: protocols(raw.protocols.as_deref(), raw.tls.as_deref(), cx),
-            tls: raw.tls.as_ref().and_then(|at| tls::server(&at.value, now_s, cx)),
+            tls: raw.tls.as_ref().and_then(|at| tls::server(&at.value, at.key, now_s, cx)),
             is_proxied: raw.proxy_protocol(),
             handshake: timeouts.handshake(),
             request_headers: timeouts.request_headers(),
             idle: timeouts.idle(),
             min_rate: min_rate(raw.limits.as_deref()),
         };
+        if let Some(acme) = listener.tls.as_ref().and_then(|tls| tls.acme.as_ref()) {
+            let at = raw.tls.as_ref().and_then(|at| at.value.acme.as_ref()).map_or(listen.span, |at| at.key);
+            let first = ordered.entry(Arc::clone(&acme.id)).or_insert_with(|| (at, Arc::clone(acme)));
+            if first.1 != *acme {
+                let place = cx.place(first.0);
+                cx.error(Code::Conflict, at, "the same certificate is ordered in another way")
+                    .related(place, "as it is ordered here")
+                    .help("say the same of it in both places: `folder`, `contact` and `ca`")
+                    .combined();
+            }
+        }
         it.checked.insert(Arc::clone(name), listener);
     }
     it

@@ -4,6 +4,7 @@
 //! because its own mistake is reported already. A mistake that depends on other files is marked
 //! as `combined`, all others condemn their file alone.
 
+mod acme;
 mod auth;
 mod gateway;
 mod guards;

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use super::acme;
 use crate::{
     config::{
         checked::{Discovery, Endpoint, EndpointSource, Protocol},
@@ -20,14 +21,20 @@ use crate::{
 /// So long before its end a certificate is told of.
 const SOON: Duration = Duration::from_hours(24 * 14);
 
-/// TLS with clients. `now_s`: the time of day, in seconds since 1970.
-pub(super) fn server(raw: &RawListenerTls, now_s: u64, cx: &mut Cx) -> Option<ServerTls> {
-    let listed = raw.certificates.as_ref()?;
-    if listed.value.is_empty() {
+/// TLS with clients, which stands at `key`. `now_s`: the time of day, in seconds since 1970.
+pub(super) fn server(raw: &RawListenerTls, key: Span, now_s: u64, cx: &mut Cx) -> Option<ServerTls> {
+    let acme = raw.acme.as_ref().and_then(|at| acme::acme(&at.value, at.key, cx)).map(Arc::new);
+    let listed = raw.certificates.as_ref();
+    if let (None, None, None) = (&raw.acme, listed, raw.said("certificates").or(raw.said("acme"))) {
+        cx.error(Code::Missing, key, "TLS without a certificate").help(
+            "write `certificates: [{cert: api.pem, key: api.key}]`, or `acme:` for one that is ordered by itself",
+        );
+    }
+    if let Some(listed) = listed.filter(|listed| listed.value.is_empty()) {
         cx.error(Code::Value, listed.span, "a list of no certificates")
             .help("write `certificates: [{cert: api.pem, key: api.key}]`");
     }
-    let certificates = listed.value.iter().filter_map(|at| {
+    let certificates = listed.into_iter().flat_map(|listed| &listed.value).filter_map(|at| {
         let files = [at.value.cert.as_deref()?, at.value.key.as_deref()?];
         let certificate = certificate(files, now_s, cx)?;
         if certificate.names().is_empty() {
@@ -50,8 +57,10 @@ pub(super) fn server(raw: &RawListenerTls, now_s: u64, cx: &mut Cx) -> Option<Se
         RawTlsVersion::Tls12 => Oldest::Tls12,
         RawTlsVersion::Tls13 => Oldest::Tls13,
     };
-    let is_whole = !certificates.is_empty() && clients.is_some() == raw.client_ca.is_some();
-    is_whole.then(|| ServerTls { certificates, clients, oldest, checks_host: raw.check_host() })
+    let is_whole = (!certificates.is_empty() || acme.is_some())
+        && clients.is_some() == raw.client_ca.is_some()
+        && acme.is_some() == raw.said("acme").is_some();
+    is_whole.then(|| ServerTls { certificates, acme, clients, oldest, checks_host: raw.check_host() })
 }
 
 /// TLS with the endpoints of an upstream, which stands at `key`.
@@ -100,7 +109,7 @@ pub(super) fn usual(url: Span, cx: &mut Cx) -> Option<ClientTls> {
     made(ClientTls::usual(), url, cx)
 }
 
-fn made(made: Result<ClientTls, String>, at: Span, cx: &mut Cx) -> Option<ClientTls> {
+pub(super) fn made(made: Result<ClientTls, String>, at: Span, cx: &mut Cx) -> Option<ClientTls> {
     let unfit = |why: &String| {
         cx.error(Code::Value, at, format!("this machine believes no authority: {why}")).help(
             "install their certificates (`ca-certificates`), or name a file of them in `SSL_CERT_FILE`",
@@ -169,7 +178,7 @@ fn name_of(
     None
 }
 
-fn authorities(at: &At<Arc<str>>, cx: &mut Cx) -> Option<Authorities> {
+pub(super) fn authorities(at: &At<Arc<str>>, cx: &mut Cx) -> Option<Authorities> {
     let pem = cx.document(at.span, &at.value)?;
     let read = Authorities::read(&pem);
     let unfit = |why: &String| {

@@ -283,6 +283,23 @@ pub struct Listener {
     pub min_rate: Option<NonZeroU64>,
 }
 
+/// A certificate that is ordered, and renewed, by itself (RFC 8555).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Acme {
+    /// What it is called in files, metrics and reports: the same hosts at the same authority are the same.
+    pub id: Name,
+    /// Its hosts, in order, in lower case; at least one and at most 100.
+    pub domains: Vec<Arc<str>>,
+    /// Where the authority is; `https://`.
+    pub directory: Arc<str>,
+    /// Where its key, and that of the account, are kept.
+    pub folder: PathBuf,
+    /// What the authority may write to: `mailto:` and an address each.
+    pub contact: Vec<Arc<str>>,
+    /// How it is made sure who the authority is.
+    pub tls: ClientTls,
+}
+
 /// What a client may speak; at least one of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Protocols {

@@ -8,14 +8,16 @@ use crate::config::{
     decode::{At, OneOrMany, Scalar, Text, Wrong},
     record::{record, words},
     suggest::quoted,
-    values::TlsName,
+    values::{TlsName, Url},
 };
 
 record! {
     /// TLS with clients.
     RawListenerTls ("TLS such as `{certificates: [{cert: api.pem, key: api.key}]}`") {
         /// What is shown, by the name that a client asks for: the first to who names none, or one that none is for.
-        certificates: Vec<At<RawCertificate>> = required, "[{cert: tls/api.pem, key: tls/api.key}]";
+        certificates: Vec<At<RawCertificate>> = optional, "[{cert: tls/api.pem, key: tls/api.key}]";
+        /// A certificate that is ordered from an authority and renewed by itself (RFC 8555); beside `certificates`, or instead.
+        acme: RawAcme = optional, "{domains: [shop.example], directory: \"https://acme-v02.api.letsencrypt.org/directory\", folder: /var/lib/naka/acme, accept_terms: true}";
         /// A PEM file of authorities: clients show a certificate of one of them, and are who it says.
         client_ca: Arc<str> = optional, "tls/clients.pem";
         /// Whether clients without a certificate are turned away: `required`, or `optional`.
@@ -30,6 +32,8 @@ record! {
         certificate => "write `certificates: [{cert: api.pem, key: api.key}]`",
         ca => "write `client_ca:` for the authorities of clients; those of `cert` go into its file",
         alpn => "write `protocols: [h1, h2]` beside `tls`",
+        letsencrypt => "write `acme:`, with the `directory:` of Let's Encrypt",
+        auto => "write `acme:`",
         ciphers => "they are those of rustls, all of them with forward secrecy";
 }
 
@@ -42,6 +46,31 @@ record! {
         key: Arc<str> = required, "tls/api.key";
     }
     instead: chain => "write all of them into the file of `cert`, its own first";
+}
+
+record! {
+    /// A certificate that an authority gives by itself (RFC 8555), to whoever answers at its hosts (TLS-ALPN-01, RFC 8737).
+    RawAcme ("ACME such as `{domains: [shop.example], directory: \"https://acme.example/directory\", folder: /var/lib/naka/acme, accept_terms: true}`") {
+        /// The hosts of the certificate, without wildcards; at most 100. The authority reaches each at port 443 of this listener.
+        domains: OneOrMany<TlsName> = required, "[shop.example, www.shop.example]";
+        /// Where the authority is. There is no default: whose terms are agreed to is said here.
+        directory: Url = required, "\"https://acme-v02.api.letsencrypt.org/directory\"";
+        /// A folder seen from this file, for the key of the account and the certificate with its key. Only the user of the process may read them.
+        folder: Arc<str> = required, "/var/lib/naka/acme";
+        /// That the terms of service of this authority are agreed to: `true`.
+        accept_terms: bool = required, "true";
+        /// Addresses of mail that the authority may write to; at most 10.
+        contact: OneOrMany<Arc<str>> = optional, "[ops@shop.example]";
+        /// A PEM file of authorities that `directory` itself is verified by, in place of those that this machine believes.
+        ca: Arc<str> = optional, "tls/ca.pem";
+    }
+    instead: email => "write `contact:`",
+        domain => "write `domains:`",
+        hosts => "write `domains:`",
+        server => "write `directory:`",
+        url => "write `directory:`",
+        storage => "write `folder:`",
+        agree_tos => "write `accept_terms: true`";
 }
 
 words! {
