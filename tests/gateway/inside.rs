@@ -12,6 +12,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use naka_gateway::{
+    address::Address,
     admin::Admin,
     ask::Asked,
     config::checked::Config,
@@ -131,7 +132,7 @@ impl Inside {
     }
 
     /// A raw connection that came in at this address.
-    pub(crate) fn connect_at(&self, name: SocketAddr) -> DuplexStream {
+    pub(crate) fn connect_at(&self, name: Address) -> DuplexStream {
         let (ours, theirs) = tokio::io::duplex(64 << 10);
         let (shared, draining) = (Arc::clone(&self.shared), self.draining.subscribe());
         tokio::spawn(async move { connection::serve(&shared, 0, name, theirs, CLIENT, draining).await });
@@ -180,8 +181,8 @@ impl Inside {
         })
     }
 
-    fn first_listener(&self) -> SocketAddr {
-        self.generation().config.listeners.values().next().unwrap().listen
+    fn first_listener(&self) -> Address {
+        self.generation().config.listeners.values().next().unwrap().listen.clone()
     }
 }
 

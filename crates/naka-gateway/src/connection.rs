@@ -2,7 +2,7 @@
 
 use std::{
     convert::Infallible,
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     pin::pin,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, UNIX_EPOCH},
@@ -29,6 +29,7 @@ use tokio::{
 use tracing::debug;
 
 use crate::{
+    address::Address,
     begun::Begun,
     config::checked::{Name, Protocols},
     entry::Peer,
@@ -62,12 +63,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Stream for S {}
 pub async fn serve_socket(
     shared: &Arc<Shared>,
     worker: usize,
-    name: SocketAddr,
+    name: Address,
     stream: TcpStream,
     peer: IpAddr,
     mut draining: watch::Receiver<Ending>,
 ) {
-    let patience = shared.in_force.with(|generation| Bounds::of(generation, name).patience.request_headers);
+    let patience = shared.in_force.with(|generation| Bounds::of(generation, &name).patience.request_headers);
     // Not `readable`, which may be ready without a byte.
     let mut first = [0];
     let speaking = timeout(patience, stream.peek(&mut first));
@@ -96,12 +97,12 @@ pub async fn serve_socket(
 pub async fn serve<S: Stream>(
     shared: &Arc<Shared>,
     worker: usize,
-    name: SocketAddr,
+    name: Address,
     stream: S,
     peer: IpAddr,
     draining: watch::Receiver<Ending>,
 ) {
-    let bounds = shared.in_force.with(|generation| Bounds::of(generation, name));
+    let bounds = shared.in_force.with(|generation| Bounds::of(generation, &name));
     let of_peer = Peer::new(peer, bounds.scheme());
     let from = From { shared, worker, name, peer: Arc::new(of_peer) };
     if !bounds.is_proxied && bounds.tls.is_none() {
@@ -170,7 +171,7 @@ async fn serve_sniffed<S: Stream>(
 pub(crate) struct From<'a> {
     pub(crate) shared: &'a Arc<Shared>,
     worker: usize,
-    name: SocketAddr,
+    name: Address,
     pub(crate) peer: Arc<Peer>,
 }
 
@@ -187,9 +188,9 @@ impl From<'_> {
         request: Request<Incoming>,
     ) -> impl Future<Output = Response<ServerBody>> + Send + 'static {
         let (shared, peer) = (Arc::clone(self.shared), Arc::clone(&self.peer));
-        let (worker, name) = (self.worker, self.name);
+        let (worker, name) = (self.worker, self.name.clone());
         async move {
-            let served = shared.in_force.with(|generation| generation.served(worker, name).cloned());
+            let served = shared.in_force.with(|generation| generation.served(worker, &name).cloned());
             let Some(served) = served else {
                 let mut response = refuse(&shared.metrics, &Refusals::NONE, account, &LISTENER_GONE, None);
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -325,7 +326,7 @@ impl Bounds {
     }
 
     /// Where the listener is gone, somebody still has to be told so: any other's bounds will do.
-    fn of(generation: &Generation, name: SocketAddr) -> Self {
+    fn of(generation: &Generation, name: &Address) -> Self {
         let first = || generation.config.listeners.iter().next();
         let (listener_name, listener) =
             generation.listener(name).or_else(first).expect("a checked configuration has a listener");

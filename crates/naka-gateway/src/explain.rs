@@ -430,7 +430,9 @@ fn listener<'a>(generation: &'a Generation, asked: &TestRequest) -> (Name, &'a S
     let named = all().find(|(name, _)| asked.listener.as_ref() == Some(name));
     let port = asked.host.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
     let port = port.unwrap_or(if &*asked.scheme == "https" { 443 } else { 80 });
-    let is_elsewhere = |name: &Name| generation.config.listeners[name].listen.port() != port;
+    let is_elsewhere = |name: &Name| {
+        generation.config.listeners[name].listen.tcp().is_none_or(|address| address.port() != port)
+    };
     let rank = |name: &Name, served: &Served| {
         let mut parts = parts(asked);
         let peer = peer(generation, name, asked);

@@ -8,6 +8,7 @@
 //! [`stack`] → [`upstream`]. [`explain`] asks the same rooms and does nothing.
 #![forbid(unsafe_code)]
 
+pub mod address;
 pub mod admin;
 pub mod admin_socket;
 pub mod ask;

@@ -121,7 +121,7 @@ impl Origin {
             let listener = listener.into_std()?;
             Ok((listener.try_clone()?, TcpListener::from_std(listener)?))
         });
-        let (copy, listener) = copied.map_err(|error| Refusal::Bind(address, error))?;
+        let (copy, listener) = copied.map_err(|error| Refusal::Bind(address.into(), error))?;
         Ok(Some(AdminPort { address, listener, copy: copy.into() }))
     }
 
@@ -131,16 +131,16 @@ impl Origin {
     /// If one cannot be bound.
     pub fn bind(&mut self, config: &Config, workers: &Workers) -> Result<Bindings, Refusal> {
         let mut inherited = std::mem::take(&mut self.sockets.listeners);
-        let ours = inherited.iter().map(|(name, _)| *name).collect::<Vec<_>>();
+        let ours = inherited.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
         let mut all = Bindings::default();
-        for name in config.listeners.values().map(|listener| listener.listen) {
-            let cannot = |error| Refusal::Bind(name, error);
-            let sockets = inherited.extract_if(.., |(of, _)| *of == name).map(|(_, socket)| socket);
+        for name in config.listeners.values().map(|listener| &listener.listen) {
+            let cannot = |error| Refusal::Bind(name.clone(), error);
+            let sockets = inherited.extract_if(.., |(of, _)| of == name).map(|(_, socket)| socket);
             let sockets = sockets.collect::<Vec<_>>();
             if sockets.is_empty() {
                 all.new.push(workers.bind(name, &ours).map_err(cannot)?);
             } else {
-                all.open.push(Open::inherited(name, sockets).map_err(cannot)?);
+                all.open.push(Open::inherited(name.clone(), sockets).map_err(cannot)?);
             }
         }
         Ok(all)
@@ -191,7 +191,7 @@ impl Bindings {
     pub fn open(self) -> Result<Vec<Open>, Refusal> {
         let mut all = self.open;
         for bound in self.new {
-            let name = bound.name;
+            let name = bound.name.clone();
             all.push(bound.open().map_err(|error| Refusal::Bind(name, error))?);
         }
         Ok(all)

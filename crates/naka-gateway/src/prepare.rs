@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::{
+    address::Address,
     assemble::{Surroundings, Unroutable, Wrong, assemble, unroutable},
     config::{
         self, Code, Diagnostic, Diagnostics, Held, Loaded, Severity, Sources, Watched,
@@ -44,7 +45,7 @@ pub enum Refusal {
     /// The file's own tests do not hold.
     Tests(Vec<FailedTest>),
     /// A listener cannot be bound.
-    Bind(std::net::SocketAddr, std::io::Error),
+    Bind(Address, std::io::Error),
     /// A bug of ours: preparing it panicked.
     Panic,
 }

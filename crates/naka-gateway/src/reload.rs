@@ -6,7 +6,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     fs, mem,
-    net::SocketAddr,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, Weak},
     time::{Duration, SystemTime},
@@ -18,6 +17,7 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use crate::{
+    address::Address,
     carry::{Change, What},
     config::{
         Held, Loaded, Outline, Sources, Watched,
@@ -386,13 +386,13 @@ impl Reloader {
     ) -> Result<(), Refusal> {
         let Prepared { generation, sources, held, warnings } = prepared;
         let (added, removed) = listeners(&current.config, &generation.config);
-        let ours = current.config.listeners.values().map(|is| is.listen).collect::<Vec<_>>();
+        let ours = current.config.listeners.values().map(|is| is.listen.clone()).collect::<Vec<_>>();
         let bound = added
             .into_iter()
-            .map(|address| workers.bind(address, &ours).map_err(|error| Refusal::Bind(address, error)));
+            .map(|address| workers.bind(&address, &ours).map_err(|error| Refusal::Bind(address, error)));
         let bound = bound.collect::<Result<Vec<_>, _>>()?;
         let open = bound.into_iter().map(|bound| {
-            let name = bound.name;
+            let name = bound.name.clone();
             bound.open().map_err(|error| Refusal::Bind(name, error))
         });
         let open = open.collect::<Result<Vec<_>, _>>()?;
@@ -420,7 +420,7 @@ impl Reloader {
             workers.accept(open);
         }
         for address in removed {
-            workers.unlisten(address).await;
+            workers.unlisten(&address).await;
         }
         self.metrics.in_force(number, hash.clone(), &config);
         info!(generation = number, %hash, "{summary}");
@@ -555,10 +555,11 @@ fn is_as_guarded(route: &Route, before: &Route) -> bool {
 }
 
 /// Addresses that are new, and addresses that are gone.
-fn listeners(old: &Config, new: &Config) -> (Vec<SocketAddr>, Vec<SocketAddr>) {
-    let addresses = |config: &Config| config.listeners.values().map(|is| is.listen).collect::<BTreeSet<_>>();
+fn listeners(old: &Config, new: &Config) -> (Vec<Address>, Vec<Address>) {
+    let addresses =
+        |config: &Config| config.listeners.values().map(|is| is.listen.clone()).collect::<BTreeSet<_>>();
     let (old, new) = (addresses(old), addresses(new));
-    (new.difference(&old).copied().collect(), old.difference(&new).copied().collect())
+    (new.difference(&old).cloned().collect(), old.difference(&new).cloned().collect())
 }
 
 fn say_restart(old: &Config, new: &Config) {

@@ -141,7 +141,8 @@ async fn start(
         () = std::future::ready(()) => {}
     }
     let open = bindings.open()?;
-    let taken = Taken { listeners: open.iter().map(Open::name).collect(), admin: admin_port.is_some() };
+    let taken =
+        Taken { listeners: open.iter().map(Open::name).cloned().collect(), admin: admin_port.is_some() };
     let upgrade = origin.ready(taken)?;
     // From here on it serves, and nothing can fail any more.
     for open in open {

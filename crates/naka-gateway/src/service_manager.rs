@@ -18,7 +18,7 @@ use std::{
 use listenfd::ListenFd;
 use tracing::warn;
 
-use crate::{config::checked::Config, handover::Sockets};
+use crate::{address::Address, config::checked::Config, handover::Sockets};
 
 /// The most sockets.
 const SOCKETS: usize = 4096;
@@ -48,25 +48,26 @@ pub fn sockets() -> Result<Vec<TcpListener>, String> {
 /// # Errors
 /// If one is for none of them.
 pub fn assigned(all: Vec<TcpListener>, config: &Config) -> Result<Sockets, String> {
-    let listeners = config.listeners.iter().map(|(name, listener)| (listener.listen, name));
+    let listeners = config.listeners.iter().map(|(name, listener)| (&listener.listen, name));
     let listeners = listeners.collect::<BTreeMap<_, _>>();
     let admin = config.gateway.admin.as_ref().map(|admin| admin.listen);
     let mut sockets = Sockets::default();
     for socket in all {
         let at =
             socket.local_addr().map_err(|error| format!("a socket that came with the process: {error}"))?;
-        if listeners.contains_key(&at) {
-            sockets.listeners.push((at, OwnedFd::from(socket)));
+        if listeners.contains_key(&Address::from(at)) {
+            sockets.listeners.push((at.into(), OwnedFd::from(socket)));
         } else if admin == Some(at) && sockets.admin.is_none() {
             sockets.admin = Some((at, OwnedFd::from(socket)));
         } else {
-            return Err(unassigned(at, listeners.into_keys().chain(admin)));
+            let ours = listeners.into_keys().cloned().chain(admin.map(Address::from));
+            return Err(unassigned(at, ours));
         }
     }
     Ok(sockets)
 }
 
-fn unassigned(at: SocketAddr, ours: impl Iterator<Item = SocketAddr>) -> String {
+fn unassigned(at: SocketAddr, ours: impl Iterator<Item = Address>) -> String {
     let ours = ours.map(|address| address.to_string()).collect::<Vec<_>>().join(", ");
     format!(
         "a socket that came with the process (`LISTEN_FDS`) listens at {at}, and the configuration listens at {ours}: make `ListenStream=` and `listen:` the same"

@@ -29,6 +29,7 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use crate::{
+    address::Address,
     callers::Entered,
     config::checked::Workers as Layout,
     connection, room,
@@ -63,14 +64,14 @@ pub struct Workers {
     commands: Vec<mpsc::UnboundedSender<Command>>,
     threads: Vec<JoinHandle<()>>,
     /// What is accepted from, for the process that takes over.
-    sockets: Mutex<BTreeMap<SocketAddr, Vec<Socket>>>,
+    sockets: Mutex<BTreeMap<Address, Vec<Socket>>>,
 }
 
 /// Said by the control side, a few times in a process's life.
 #[derive(Debug)]
 enum Command {
-    Listen(SocketAddr, StdListener),
-    Unlisten(SocketAddr, Waiting, Done),
+    Listen(Address, StdListener),
+    Unlisten(Address, Waiting, Done),
 }
 
 /// What becomes of connections that the kernel has completed and nobody has accepted.
@@ -120,8 +121,10 @@ impl Workers {
     /// If the address cannot be bound, or somebody else listens on it: `SO_REUSEPORT` alone would let
     /// another process of this user have some of the connections. `ours` are the addresses this process
     /// listens on: beside one of the same port (`127.0.0.1:80`, and now `:80`) that cannot be found out.
-    pub fn bind(&self, address: SocketAddr, ours: &[SocketAddr]) -> io::Result<Bound> {
-        if address.port() == 0 || ours.iter().all(|our| our.port() != address.port()) {
+    pub fn bind(&self, name: &Address, ours: &[Address]) -> io::Result<Bound> {
+        let Address::Tcp(address) = *name;
+        let mut ours = ours.iter().filter_map(Address::tcp);
+        if address.port() == 0 || ours.all(|our| our.port() != address.port()) {
             drop(socket(address, Sharing::Alone)?);
         }
         let bind = |address| socket(address, Sharing::AmongWorkers);
@@ -129,17 +132,17 @@ impl Workers {
         let bound = first.local_addr()?.as_socket().unwrap_or(address); // Port 0 is settled by the first.
         let others = (1..self.commands.len()).map(|_| bind(bound));
         let sockets = std::iter::once(Ok(first)).chain(others).collect::<io::Result<_>>()?;
-        Ok(Bound { name: address, bound, sockets })
+        Ok(Bound { name: name.clone(), bound: bound.into(), sockets })
     }
 
     /// Accepts from now on.
     pub fn accept(&self, open: Open) {
         let Open { bound: Bound { name, bound, sockets }, copies } = open;
         info!(address = %bound, "listening");
-        self.sockets().insert(name, copies);
+        self.sockets().insert(name.clone(), copies);
         for (command, socket) in self.commands.iter().cycle().zip(sockets) {
             // A worker that is gone has said why.
-            let _ = command.send(Command::Listen(name, socket.into()));
+            let _ = command.send(Command::Listen(name.clone(), socket.into()));
         }
     }
 
@@ -148,35 +151,35 @@ impl Workers {
     ///
     /// # Errors
     /// If the process may have no more files open.
-    pub fn copies(&self) -> io::Result<Vec<(SocketAddr, OwnedFd)>> {
+    pub fn copies(&self) -> io::Result<Vec<(Address, OwnedFd)>> {
         let sockets = self.sockets();
-        let all = sockets.iter().flat_map(|(name, of_name)| of_name.iter().map(move |it| (*name, it)));
+        let all = sockets.iter().flat_map(|(name, of_name)| of_name.iter().map(move |it| (name.clone(), it)));
         all.map(|(name, socket)| Ok((name, socket.try_clone()?.into()))).collect()
     }
 
     /// Accepts no more, and returns when all sockets of the address are closed. Connections go on:
     /// those that are open, and those the kernel has completed already.
-    pub async fn unlisten(&self, address: SocketAddr) {
+    pub async fn unlisten(&self, address: &Address) {
         self.stop_accepting(address, Waiting::Ours).await;
     }
 
     /// Accepts no more, as another process accepts from the same sockets: connections that wait there are left to it.
-    pub async fn leave(&self, address: SocketAddr) {
+    pub async fn leave(&self, address: &Address) {
         self.stop_accepting(address, Waiting::Theirs).await;
     }
 
-    async fn stop_accepting(&self, address: SocketAddr, waiting: Waiting) {
-        self.sockets().remove(&address);
+    async fn stop_accepting(&self, address: &Address, waiting: Waiting) {
+        self.sockets().remove(address);
         let (done, mut is_done) = mpsc::channel(1);
         for command in &self.commands {
-            let _ = command.send(Command::Unlisten(address, waiting, done.clone()));
+            let _ = command.send(Command::Unlisten(address.clone(), waiting, done.clone()));
         }
         drop(done);
         is_done.recv().await;
     }
 
     /// A panic cannot leave it half written: every change is of one entry.
-    fn sockets(&self) -> MutexGuard<'_, BTreeMap<SocketAddr, Vec<Socket>>> {
+    fn sockets(&self) -> MutexGuard<'_, BTreeMap<Address, Vec<Socket>>> {
         self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -215,9 +218,9 @@ impl Workers {
 #[derive(Debug)]
 pub struct Bound {
     /// The address in the configuration: the identity of the listener.
-    pub name: SocketAddr,
+    pub name: Address,
     /// The address that was bound; it differs where the port was 0.
-    pub bound: SocketAddr,
+    pub bound: Address,
     sockets: Vec<Socket>,
 }
 
@@ -230,32 +233,33 @@ pub struct Open {
 
 impl Open {
     /// The address in the configuration: the identity of the listener.
-    pub const fn name(&self) -> SocketAddr {
-        self.bound.name
+    pub const fn name(&self) -> &Address {
+        &self.bound.name
     }
 
     /// The address that was bound.
-    pub const fn address(&self) -> SocketAddr {
-        self.bound.bound
+    pub const fn address(&self) -> &Address {
+        &self.bound.bound
     }
 
     /// Sockets from elsewhere, which listen already, for the listener `name`.
     ///
     /// # Errors
     /// If there is none, or one does not listen, or at another address.
-    pub fn inherited(name: SocketAddr, sockets: Vec<OwnedFd>) -> io::Result<Self> {
+    pub fn inherited(name: Address, sockets: Vec<OwnedFd>) -> io::Result<Self> {
         let sockets = sockets.into_iter().map(Socket::from).collect::<Vec<_>>();
         let wrong = |what: &str| {
             io::Error::new(io::ErrorKind::InvalidInput, format!("a socket from elsewhere {what}"))
         };
+        let Address::Tcp(wanted) = name;
         let mut bound = None;
         for socket in &sockets {
             if socket.r#type()? != Type::STREAM || !socket.is_listener()? {
                 return Err(wrong("does not listen"));
             }
             let at = socket.local_addr()?.as_socket().ok_or_else(|| wrong("has no address"))?;
-            if at.ip() != name.ip()
-                || name.port() != 0 && at.port() != name.port()
+            if at.ip() != wanted.ip()
+                || wanted.port() != 0 && at.port() != wanted.port()
                 || bound.is_some_and(|it| it != at)
             {
                 return Err(wrong(&format!("listens at {at}")));
@@ -264,7 +268,7 @@ impl Open {
             prepare(socket)?;
         }
         let bound = bound.ok_or_else(|| wrong("is not there"))?;
-        Bound { name, bound, sockets }.with_copies()
+        Bound { name, bound: bound.into(), sockets }.with_copies()
     }
 }
 
@@ -319,7 +323,7 @@ struct Worker {
 
 impl Worker {
     async fn run(self, mut orders: mpsc::UnboundedReceiver<Command>, mut inbox: mpsc::Receiver<Accepted>) {
-        let mut listening = Vec::<(SocketAddr, oneshot::Sender<(Waiting, Done)>)>::new();
+        let mut listening = Vec::<(Address, oneshot::Sender<(Waiting, Done)>)>::new();
         let mut sweep = tokio::time::interval(SWEEP);
         loop {
             tokio::select! {
@@ -327,7 +331,7 @@ impl Worker {
                     Some(Command::Listen(name, socket)) => match TcpListener::from_std(socket) {
                         Ok(socket) => {
                             let (stop, is_stopped) = oneshot::channel();
-                            tokio::spawn(self.clone().accept(name, socket, is_stopped));
+                            tokio::spawn(self.clone().accept(name.clone(), socket, is_stopped));
                             listening.push((name, stop));
                         }
                         Err(error) => error!(%error, %name, "a socket cannot be listened on"),
@@ -345,12 +349,7 @@ impl Worker {
         }
     }
 
-    async fn accept(
-        self,
-        name: SocketAddr,
-        socket: TcpListener,
-        mut stop: oneshot::Receiver<(Waiting, Done)>,
-    ) {
+    async fn accept(self, name: Address, socket: TcpListener, mut stop: oneshot::Receiver<(Waiting, Done)>) {
         let trouble = Seldom::new();
         let stopped = loop {
             let accepted = tokio::select! {
@@ -384,7 +383,7 @@ impl Worker {
             let permit = match permit {
                 Ok(permit) => permit,
                 Err(stopped) => {
-                    self.wait_for_a_place(name, stream, peer, entered);
+                    self.wait_for_a_place(name.clone(), stream, peer, entered);
                     break stopped;
                 }
             };
@@ -392,24 +391,18 @@ impl Worker {
             let target = self.shared.least_loaded(self.number);
             let place = Place::taken(&self.shared, target, permit, entered);
             if target == self.number {
-                self.take(name, stream, peer, place);
+                self.take(name.clone(), stream, peer, place);
             } else {
-                self.hand_over(target, name, stream, peer, place);
+                self.hand_over(target, name.clone(), stream, peer, place);
             }
         };
         if !matches!(stopped, Ok((Waiting::Theirs, _))) {
-            self.take_the_rest(name, socket);
+            self.take_the_rest(&name, socket);
         }
     }
 
     /// Whoever has been accepted is nobody else's any more.
-    fn wait_for_a_place(
-        &self,
-        name: SocketAddr,
-        stream: TcpStream,
-        peer: SocketAddr,
-        entered: Option<Entered>,
-    ) {
+    fn wait_for_a_place(&self, name: Address, stream: TcpStream, peer: SocketAddr, entered: Option<Entered>) {
         let worker = self.clone();
         tokio::spawn(async move {
             let permit = Arc::clone(&worker.shared.connections).acquire_owned().await;
@@ -420,19 +413,19 @@ impl Worker {
     }
 
     /// What the kernel has completed for us would be reset when the socket is closed.
-    fn take_the_rest(&self, name: SocketAddr, socket: TcpListener) {
+    fn take_the_rest(&self, name: &Address, socket: TcpListener) {
         let Ok(socket) = socket.into_std() else { return };
         while let Ok((stream, peer)) = socket.accept() {
             let Ok(permit) = Arc::clone(&self.shared.connections).try_acquire_owned() else { return };
             let Ok(entered) = self.shared.enter(peer.ip()) else { continue };
             let place = Place::taken(&self.shared, self.number, permit, entered);
             if stream.set_nonblocking(true).is_ok() {
-                self.adopt(Accepted { name, stream, peer, place });
+                self.adopt(Accepted { name: name.clone(), stream, peer, place });
             }
         }
     }
 
-    fn hand_over(&self, target: usize, name: SocketAddr, stream: TcpStream, peer: SocketAddr, place: Place) {
+    fn hand_over(&self, target: usize, name: Address, stream: TcpStream, peer: SocketAddr, place: Place) {
         let Ok(stream) = stream.into_std() else { return };
         if let Err(refused) = self.handovers[target].try_send(Accepted { name, stream, peer, place }) {
             let mut accepted = refused.into_inner();
@@ -448,7 +441,7 @@ impl Worker {
         }
     }
 
-    fn take(&self, name: SocketAddr, stream: TcpStream, peer: SocketAddr, place: Place) {
+    fn take(&self, name: Address, stream: TcpStream, peer: SocketAddr, place: Place) {
         let (shared, number) = (Arc::clone(&self.shared), self.number);
         let draining = self.shared.draining(number);
         tokio::spawn(async move {
@@ -476,7 +469,7 @@ impl Worker {
 /// A socket on its way to the worker that will serve it.
 #[derive(Debug)]
 struct Accepted {
-    name: SocketAddr,
+    name: Address,
     stream: StdStream,
     peer: SocketAddr,
     place: Place,

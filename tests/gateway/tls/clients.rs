@@ -1,6 +1,6 @@
 //! With clients.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use http::{Request, Response};
 use http_body_util::{BodyExt as _, Empty, Full};
@@ -179,7 +179,7 @@ routes: {{all: {{match: {{prefix: /}}, listener: [another, public], upstream: ap
         )
     };
     secured.gateway.reload(&yaml("127.0.0.1:1")).unwrap();
-    let stream = secured.gateway.connect_at("127.0.0.1:1".parse().unwrap());
+    let stream = secured.gateway.connect_at(SocketAddr::from(([127, 0, 0, 1], 1)).into());
     secured.gateway.reload(&yaml(":1")).unwrap();
     let stream = secured.dialing().over(stream, "api.example").await.unwrap();
     assert_eq!(ask(stream, "api.example", "").await.0, 200);

@@ -6,7 +6,6 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fmt,
-    net::SocketAddr,
     sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
@@ -32,6 +31,7 @@ pub(crate) use self::convert::target;
 
 use self::{convert::api_key_config, leaf::Leaves, state::Place};
 use crate::{
+    address::Address,
     compress::Compress,
     config::checked::{
         Config, Destination, Instead, Kind, Listener, Mirror, Name, PolicyKind, Route as RouteConfig, Split,
@@ -144,14 +144,14 @@ pub fn assemble(
             // A count of handles for each worker, as each request takes one.
             let entry = Entry { held: Arc::new(state.held.clone()), ..entry.clone() };
             let served = Served { generation: number, entry, table, routes };
-            (listener.address, Arc::new(served))
+            (listener.address.clone(), Arc::new(served))
         };
         tables.iter().map(serve).collect()
     });
     let workers = workers.collect();
     let secured = config.listeners.iter().filter_map(|(name, listener)| {
         let (tls, tickets) = (listener.tls.as_ref()?, state.tickets.get(name)?);
-        Some((listener.listen, Arc::new(Acceptor::new(tls, listener.protocols, tickets))))
+        Some((listener.listen.clone(), Arc::new(Acceptor::new(tls, listener.protocols, tickets))))
     });
     let tls = secured.collect();
     let limits = config.gateway.limits.clone();
@@ -197,7 +197,7 @@ impl MakeRoute for Maker {
 }
 
 struct Listening {
-    address: SocketAddr,
+    address: Address,
     table: Arc<Table>,
     routes: Arc<[Name]>,
 }
@@ -221,7 +221,7 @@ fn tables(
         let wanted = wanted.collect::<Vec<_>>(); // So that it is known how many there are.
         match Table::compile(wanted) {
             Ok(table) => tables.push(Listening {
-                address: listener.listen,
+                address: listener.listen.clone(),
                 table: Arc::new(table),
                 routes: routes().map(|(name, _)| Arc::clone(name)).collect(),
             }),

@@ -132,7 +132,7 @@ impl Clients {
 
     async fn connected(&self, client: u32) -> Option<Sender> {
         let (ours, theirs) = duplex(PIPE);
-        let (shared, name) = (Arc::clone(&self.shared), self.door.name);
+        let (shared, name) = (Arc::clone(&self.shared), self.door.name.clone());
         let peer = address(client);
         tokio::spawn(async move {
             // As whoever accepts does: at the bound, who connects waits.

@@ -1,6 +1,6 @@
 //! What comes out of configurations that are right.
 
-use std::{fmt::Write as _, net::SocketAddr, time::Duration};
+use std::{fmt::Write as _, time::Duration};
 
 use naka_gateway::config::{
     Code, Severity,
@@ -31,7 +31,7 @@ routes:    {all: {match: {prefix: /}, upstream: app}}
 #[test]
 fn the_smallest_file() {
     let config = read(SMALLEST);
-    assert_eq!(config.listeners["web"].listen, "0.0.0.0:8080".parse::<SocketAddr>().unwrap());
+    assert_eq!(config.listeners["web"].listen.tcp(), Some("0.0.0.0:8080".parse().unwrap()));
     let route = &config.routes["all"];
     assert_eq!(&*route.listeners[0], "web");
     assert!(matches!(&route.destination, Destination::Upstream(name) if &**name == "app"));

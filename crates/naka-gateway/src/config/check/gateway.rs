@@ -69,7 +69,7 @@ pub(super) fn listeners(
                 .help("name the balancers in front: `gateway: {trusted_proxies: [10.0.0.0/8]}`");
         }
         let listener = Listener {
-            listen: listen.value,
+            listen: listen.value.into(),
             protocols: protocols(raw.protocols.as_deref(), raw.tls.as_deref(), cx),
             tls: raw.tls.as_ref().and_then(|at| tls::server(&at.value, now_s, cx)),
             is_proxied: raw.proxy_protocol(),
@@ -152,7 +152,8 @@ fn admin(raw: &RawGateway, listeners: &BTreeMap<Name, Listener>, cx: &mut Cx) ->
         None => &default,
     };
     let address = raw.listen();
-    let same = listeners.iter().find(|(_, listener)| listener.listen == address && address.port() != 0);
+    let same =
+        listeners.iter().find(|(_, listener)| listener.listen == address.into() && address.port() != 0);
     if let (Some((name, _)), Some(listen)) = (same, &raw.listen) {
         cx.error(
             Code::Conflict,

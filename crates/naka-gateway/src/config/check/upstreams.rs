@@ -427,7 +427,7 @@ fn of_another_type(raw: &RawHealthCheck, keys: &[&str], what: &str, cx: &mut Cx)
 fn ours<'l>(address: &str, listeners: &'l BTreeMap<Name, Listener>) -> Option<&'l Name> {
     let address = address.replace("localhost:", "127.0.0.1:").parse::<SocketAddr>().ok()?;
     let hears = |listener: &Listener| {
-        let listen = listener.listen;
+        let Some(listen) = listener.listen.tcp() else { return false };
         let is_local = address.ip().is_loopback() || address.ip().is_unspecified();
         listen.port() == address.port()
             && (listen.ip() == address.ip() || listen.ip().is_unspecified() && is_local)

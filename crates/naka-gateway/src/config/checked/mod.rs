@@ -18,7 +18,10 @@ use http::{HeaderName, HeaderValue, Method, StatusCode, uri::PathAndQuery};
 use ipnet::IpNet;
 
 use super::diagnostic::Place;
-use crate::tls::{ClientTls, ServerTls};
+use crate::{
+    address::Address,
+    tls::{ClientTls, ServerTls},
+};
 
 mod policies;
 pub mod scenario;
@@ -266,7 +269,7 @@ pub struct Drain {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Listener {
     /// The address; it is the identity of the socket.
-    pub listen: SocketAddr,
+    pub listen: Address,
     /// What a client may speak.
     pub protocols: Protocols,
     /// How it is secured, if it is.
