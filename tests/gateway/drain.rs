@@ -100,7 +100,7 @@ routes: {all: {match: {prefix: /}, respond: {body: fine}}}
     );
     let workers = Workers::start(gateway.shared(), Layout::Count(1)).unwrap();
     let name = "127.0.0.1:0".parse().unwrap();
-    let open = workers.bind(&name, &[]).unwrap().open().unwrap();
+    let open = workers.bind(&name, 0o600, &[]).unwrap().open().unwrap();
     let at = open.address().tcp().unwrap();
     let mut clients = Vec::new();
     for _ in 0..20 {

@@ -48,13 +48,13 @@ use tracing::{debug, warn};
 
 use crate::{
     address::Address,
-    admin_socket::Identity,
     saved::{self, Saved},
     state::State,
+    unix_socket::Identity,
 };
 
 /// Of what is said here.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 /// The longest line, in bytes.
 const LINE: usize = 1 << 20;
 /// The most sockets.
@@ -94,7 +94,8 @@ pub struct Sockets {
     pub listeners: Vec<(Address, OwnedFd)>,
     /// That of the admin port.
     pub admin: Option<(SocketAddr, OwnedFd)>,
-    /// Files of Unix sockets, which whoever takes over may put its own in the place of.
+    /// Files of Unix sockets, which whoever takes over may put its own in the place of; those of the listeners that it takes
+    /// are its own then.
     pub files: Vec<Identity>,
 }
 

@@ -278,6 +278,16 @@ impl fmt::Display for Refusal {
             }
             Self::Bind(address, error) => {
                 let help = match error.kind() {
+                    ErrorKind::AddrInUse if address.path().is_some() => {
+                        "another process has it: change `listen`, or end that process"
+                    }
+                    ErrorKind::AlreadyExists => {
+                        "what is there is left alone: change `listen`, or move it away"
+                    }
+                    ErrorKind::NotFound => "its folder has to be there: make it, or change `listen`",
+                    ErrorKind::PermissionDenied if address.path().is_some() => {
+                        "the user of the process has to be able to write in its folder: let them, or change `listen`"
+                    }
                     ErrorKind::AddrInUse => "another process has it: change `listen`, or end that process",
                     ErrorKind::PermissionDenied => {
                         "ports below 1024 need a right (CAP_NET_BIND_SERVICE): take one above, or give it"

@@ -386,10 +386,11 @@ impl Reloader {
     ) -> Result<(), Refusal> {
         let Prepared { generation, sources, held, warnings } = prepared;
         let (added, removed) = listeners(&current.config, &generation.config);
+        let (old, new) = (modes(&current.config), modes(&generation.config));
         let ours = current.config.listeners.values().map(|is| is.listen.clone()).collect::<Vec<_>>();
-        let bound = added
-            .into_iter()
-            .map(|address| workers.bind(&address, &ours).map_err(|error| Refusal::Bind(address, error)));
+        let bound = added.into_iter().map(|address| {
+            workers.bind(&address, new[&address], &ours).map_err(|error| Refusal::Bind(address, error))
+        });
         let bound = bound.collect::<Result<Vec<_>, _>>()?;
         let open = bound.into_iter().map(|bound| {
             let name = bound.name.clone();
@@ -418,6 +419,11 @@ impl Reloader {
         self.in_force.swap(generation);
         for open in open {
             workers.accept(open);
+        }
+        for (address, mode) in &new {
+            if old.get(address).is_some_and(|before| before != mode) {
+                workers.set_mode(address, *mode);
+            }
         }
         for address in removed {
             workers.unlisten(&address).await;
@@ -560,6 +566,11 @@ fn listeners(old: &Config, new: &Config) -> (Vec<Address>, Vec<Address>) {
         |config: &Config| config.listeners.values().map(|is| is.listen.clone()).collect::<BTreeSet<_>>();
     let (old, new) = (addresses(old), addresses(new));
     (new.difference(&old).cloned().collect(), old.difference(&new).cloned().collect())
+}
+
+/// Who may connect where.
+fn modes(config: &Config) -> BTreeMap<Address, u32> {
+    config.listeners.values().map(|is| (is.listen.clone(), is.mode)).collect()
 }
 
 fn say_restart(old: &Config, new: &Config) {

@@ -139,7 +139,7 @@ fn groups_are_unfolded_and_policies_add_up() {
     assert_eq!(ride.matches.query, [("page".into(), ValueMatch::Present)]);
     assert_eq!(config.routes["to-https"].priority, Some(-1));
     assert_eq!(config.gateway.admin, None);
-    assert_eq!(config.gateway.trusted_proxies.len(), 2);
+    assert_eq!(config.gateway.trusted_proxies.networks.len(), 2);
     assert_eq!(&*config.upstreams["booking"].endpoints[0].address, "booking.internal:80");
     assert_eq!(config.upstreams["booking"].timeouts.idle, None);
     assert_eq!(config.tests[0].request.target, "/api/rides/7?page=1");
