@@ -416,14 +416,18 @@ impl Reloader {
         self.status.follow(number, &sources);
         let keep = generation.config.gateway.reload.keep;
         let config = Arc::clone(&generation.config);
+        // Who shall not connect any more does not under the new one, and who shall does not under the old one: it may trust them.
+        let of_both = new.iter().filter_map(|(address, mode)| Some((address, *mode, *old.get(address)?)));
+        let changed = of_both.filter(|(_, mode, before)| mode != before).collect::<Vec<_>>();
+        for (address, mode, before) in &changed {
+            workers.set_mode(address, mode & before);
+        }
         self.in_force.swap(generation);
         for open in open {
             workers.accept(open);
         }
-        for (address, mode) in &new {
-            if old.get(address).is_some_and(|before| before != mode) {
-                workers.set_mode(address, *mode);
-            }
+        for (address, mode, _) in changed {
+            workers.set_mode(address, mode);
         }
         for address in removed {
             workers.unlisten(&address).await;

@@ -45,7 +45,8 @@ pub struct Hidden {
 #[derive(Debug)]
 struct Folder(PathBuf);
 
-/// Which file it is, whatever it is called: its device and number.
+/// Which file it is, whatever it is called: its device and number. As long as the socket is open that is bound to it, no
+/// other file has that number, also if it was removed.
 pub type Identity = (u64, u64);
 
 impl Socket {
@@ -239,10 +240,11 @@ mod tests {
         assert_eq!(refused(&path), ErrorKind::AddrInUse);
         let client = std::os::unix::net::UnixStream::connect(&path).unwrap();
         assert_eq!(refused(&path), ErrorKind::AddrInUse, "its queue is full, and it is not waited for");
-        drop((client, living));
+        drop(client);
+        living.shutdown(std::net::Shutdown::Both).unwrap();
         let (_again, next) = bind(&path, 0o600).unwrap();
-        assert!(!file.is_there() && next.is_there(), "the file of before is dead");
-        drop(file);
+        assert!(!file.is_there() && next.is_there(), "nobody listened there any more");
+        drop((file, living));
         assert!(next.is_there(), "and removes nothing any more");
         next.set_mode(0o666).unwrap();
         assert_eq!(mode(&path), 0o666);

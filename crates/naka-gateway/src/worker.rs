@@ -70,10 +70,10 @@ pub struct Workers {
 /// What is accepted from at one address.
 #[derive(Debug)]
 struct Door {
+    /// That of a Unix socket, if it is ours to remove; before its socket is closed.
+    file: Option<SocketFile>,
     /// Copies, for the process that takes over.
     copies: Vec<Socket>,
-    /// That of a Unix socket, if it is ours to remove.
-    file: Option<SocketFile>,
 }
 
 /// Said by the control side, a few times in a process's life.
@@ -161,7 +161,7 @@ impl Workers {
         let mut doors = self.doors();
         // Of Unix sockets each is accepted from by the next worker.
         let first = if name.path().is_some() { doors.len() % self.commands.len().max(1) } else { 0 };
-        doors.insert(name.clone(), Door { copies, file });
+        doors.insert(name.clone(), Door { file, copies });
         drop(doors);
         for (command, socket) in self.commands.iter().cycle().skip(first).zip(sockets) {
             // A worker that is gone has said why.
@@ -216,11 +216,13 @@ impl Workers {
     }
 
     async fn stop_accepting(&self, address: &Address, waiting: Waiting) {
-        let door = self.doors().remove(address);
-        match (waiting, door.and_then(|door| door.file)) {
-            (Waiting::Theirs, Some(file)) => file.leave(),
-            // Before anything else: so nobody comes any more who would not be accepted.
-            (_, file) => drop(file),
+        if let Some(Door { file, copies }) = self.doors().remove(address) {
+            match (waiting, file) {
+                (Waiting::Theirs, Some(file)) => file.leave(),
+                // Before anything else: so nobody comes any more who would not be accepted.
+                (_, file) => drop(file),
+            }
+            drop(copies);
         }
         let (done, mut is_done) = mpsc::channel(1);
         for command in &self.commands {
@@ -273,9 +275,9 @@ pub struct Bound {
     pub name: Address,
     /// The address that was bound; it differs where the port was 0.
     pub bound: Address,
-    sockets: Vec<Socket>,
     /// That of a Unix socket that was made here; removed with this.
     file: Option<SocketFile>,
+    sockets: Vec<Socket>,
 }
 
 /// What becomes of the file of a Unix socket from elsewhere, once it is accepted from.
