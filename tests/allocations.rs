@@ -195,11 +195,11 @@ fn gateway(yaml: &str) -> (Workers, SocketAddr) {
         kinds: &Kinds::default(),
     };
     let first = prepare(&before, &metrics, &Outside::default()).unwrap_or_else(|refusal| panic!("{refusal}"));
-    let name = first.generation.config.listeners["public"].listen;
+    let name = first.generation.config.listeners["public"].listen.clone();
     let shared = Shared::new(InForce::new(first.generation), metrics, 1);
     let workers = Workers::start(&shared, Layout::Count(1)).unwrap();
-    let open = workers.bind(name, &[]).unwrap().open().unwrap();
-    let at = open.address();
+    let open = workers.bind(&name, 0o600, &[]).unwrap().open().unwrap();
+    let at = open.address().tcp().unwrap();
     workers.accept(open);
     (workers, at)
 }

@@ -12,12 +12,12 @@ fuzz_target!(|bytes: &[u8]| {
     assert!(!elements.is_empty());
     assert!(line.bytes().all(|b| matches!(b, b'\t' | b' '..=b'~')), "it goes into a header");
     let client = elements.iter().find_map(|element| element.address());
-    let client = client.unwrap_or(IpAddr::from([192, 0, 2, 7]));
+    let client = (line.len() % 2 == 0).then(|| client.unwrap_or(IpAddr::from([192, 0, 2, 7]))); // Or it has none.
     let host = elements.iter().find_map(|element| element.host.as_deref());
     let ours = written(client, host, "https");
     let longer = format!("{line}, {ours}");
     let all = read(&longer).expect("what is added to a good line makes a good line");
     let (last, before) = all.split_last().expect("there is ours");
     assert_eq!(before, elements);
-    assert_eq!((last.address(), last.host.as_deref()), (Some(client), host));
+    assert_eq!((last.address(), last.host.as_deref()), (client, host));
 });

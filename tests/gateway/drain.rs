@@ -100,8 +100,8 @@ routes: {all: {match: {prefix: /}, respond: {body: fine}}}
     );
     let workers = Workers::start(gateway.shared(), Layout::Count(1)).unwrap();
     let name = "127.0.0.1:0".parse().unwrap();
-    let open = workers.bind(name, &[]).unwrap().open().unwrap();
-    let at = open.address();
+    let open = workers.bind(&name, 0o600, &[]).unwrap().open().unwrap();
+    let at = open.address().tcp().unwrap();
     let mut clients = Vec::new();
     for _ in 0..20 {
         let mut client = TcpStream::connect(at).await.unwrap();
@@ -109,7 +109,7 @@ routes: {all: {match: {prefix: /}, respond: {body: fine}}}
         clients.push(client);
     }
     workers.accept(open);
-    workers.unlisten(name).await;
+    workers.unlisten(&name).await;
     workers.drain(); // They end after the request that is there already.
     assert!(TcpStream::connect(at).await.is_err(), "nobody listens any more");
     for mut client in clients {

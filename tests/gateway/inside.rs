@@ -12,6 +12,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use naka_gateway::{
+    address::{Address, Source},
     admin::Admin,
     ask::Asked,
     config::checked::Config,
@@ -131,10 +132,14 @@ impl Inside {
     }
 
     /// A raw connection that came in at this address.
-    pub(crate) fn connect_at(&self, name: SocketAddr) -> DuplexStream {
+    pub(crate) fn connect_at(&self, name: Address) -> DuplexStream {
         let (ours, theirs) = tokio::io::duplex(64 << 10);
         let (shared, draining) = (Arc::clone(&self.shared), self.draining.subscribe());
-        tokio::spawn(async move { connection::serve(&shared, 0, name, theirs, CLIENT, draining).await });
+        let source = match name {
+            Address::Tcp(_) => Source::Ip(CLIENT),
+            Address::Unix(_) => Source::Unix,
+        };
+        tokio::spawn(async move { connection::serve(&shared, 0, name, theirs, source, draining).await });
         ours
     }
 
@@ -180,8 +185,8 @@ impl Inside {
         })
     }
 
-    fn first_listener(&self) -> SocketAddr {
-        self.generation().config.listeners.values().next().unwrap().listen
+    fn first_listener(&self) -> Address {
+        self.generation().config.listeners.values().next().unwrap().listen.clone()
     }
 }
 

@@ -441,7 +441,7 @@ async fn nothing_is_done_by_hand_while_another_process_takes_over() {
         "/policies?policy=guard&do=reset".to_owned(),
     ];
     let mut taker = UnixStream::connect(site.path("upgrade.sock")).await.unwrap();
-    for line in [r#"{"hello": {"version": 2, "pid": 1}}"#, r#""take""#] {
+    for line in [r#"{"hello": {"version": 3, "pid": 1}}"#, r#""take""#] {
         let len = u32::try_from(line.len()).unwrap().to_be_bytes();
         taker.write_all(&[&len[..], line.as_bytes()].concat()).await.unwrap();
     }
@@ -479,7 +479,7 @@ async fn one_that_speaks_otherwise_is_turned_away() {
     assert!(refused.contains("refused") && refused.contains("version 99"), "{refused}");
     assert_eq!(says(&[b"GET / HTTP/1.1"]).await, "");
     assert_eq!(says(&[br#"{"take": null}"#]).await, "");
-    let offered = says(&[br#"{"hello": {"version": 2, "pid": 1}}"#, br#""over""#]).await;
+    let offered = says(&[br#"{"hello": {"version": 3, "pid": 1}}"#, br#""over""#]).await;
     assert!(offered.contains("offer"), "{offered}");
     let mut long = UnixStream::connect(&socket).await.unwrap();
     long.write_all(&u32::MAX.to_be_bytes()).await.unwrap();

@@ -1,15 +1,15 @@
 //! A request that is only thought of, as the command line or the admin port is asked about it.
 
-use std::{
-    net::{IpAddr, Ipv4Addr},
-    sync::Arc,
-};
+use std::{net::IpAddr, sync::Arc};
 
 use clap::Args;
 use http::{HeaderName, HeaderValue, Method, Uri, header::HOST};
 use serde_json::{Value, json};
 
-use crate::config::checked::{Config, TestRequest};
+use crate::{
+    address::{Source, UNIX},
+    config::checked::{Config, TestRequest},
+};
 
 /// A request to explain, as it was written: the arguments of `naka explain`, and the fields of `POST /explain`.
 #[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub struct Asked {
     /// A header of it: `Name: value`
     #[arg(short = 'H', long = "header")]
     pub headers: Vec<String>,
-    /// Where it comes from; 127.0.0.1 if nothing is said
+    /// Where it comes from, `unix:` for a Unix socket; if nothing is said, 127.0.0.1, or the listener's Unix socket
     #[arg(long)]
     pub client_ip: Option<String>,
     /// The listener it arrives at
@@ -94,9 +94,10 @@ impl Asked {
         let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
             return Err(format!("`{url}` has no host: write `{method} http://host/path`"));
         };
-        let client_ip = match &self.client_ip {
-            Some(text) => text.parse().map_err(|_| format!("`{text}` is no address"))?,
-            None => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        let source = |text: &String| match text.parse::<IpAddr>() {
+            Ok(address) => Ok(Source::Ip(address)),
+            Err(_) if text == UNIX => Ok(Source::Unix),
+            Err(_) => Err(format!("`{text}` is no address")),
         };
         let listener = |name: &String| {
             let known = || config.listeners.keys().map(|name| &**name).collect::<Vec<_>>().join("`, `");
@@ -113,7 +114,7 @@ impl Asked {
             host: authority.as_str().into(),
             target: uri.path_and_query().cloned().ok_or(format!("`{url}` has no path"))?,
             headers,
-            client_ip,
+            source: self.client_ip.as_ref().map(source).transpose()?,
             listener: self.listener.as_ref().map(listener).transpose()?,
             jwt: self.jwt.as_deref().map(claims).transpose()?,
             api_key: self.api_key.as_deref().map(Arc::from),

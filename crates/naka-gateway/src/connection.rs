@@ -2,7 +2,6 @@
 
 use std::{
     convert::Infallible,
-    net::{IpAddr, SocketAddr},
     pin::pin,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, UNIX_EPOCH},
@@ -22,13 +21,13 @@ use naka::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt},
-    net::TcpStream,
     sync::watch,
     time::timeout,
 };
 use tracing::debug;
 
 use crate::{
+    address::{Address, Source},
     begun::Begun,
     config::checked::{Name, Protocols},
     entry::Peer,
@@ -37,6 +36,7 @@ use crate::{
     refusals::Refusals,
     serve::{Account, ServerBody, refuse, serve as serve_request},
     shared::{Ending, Shared},
+    socket::Client,
     streams,
     strict::{Limits, Strict, Wrong},
     tls::Acceptor,
@@ -62,30 +62,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Stream for S {}
 pub async fn serve_socket(
     shared: &Arc<Shared>,
     worker: usize,
-    name: SocketAddr,
-    stream: TcpStream,
-    peer: IpAddr,
+    name: Address,
+    stream: Client,
+    source: Source,
     mut draining: watch::Receiver<Ending>,
 ) {
-    let patience = shared.in_force.with(|generation| Bounds::of(generation, name).patience.request_headers);
-    // Not `readable`, which may be ready without a byte.
-    let mut first = [0];
-    let speaking = timeout(patience, stream.peek(&mut first));
+    let patience = shared.in_force.with(|generation| Bounds::of(generation, &name).patience.request_headers);
+    let speaking = timeout(patience, stream.speaks());
     let has_spoken = tokio::select! {
         biased;
-        spoken = speaking => Some(matches!(spoken, Ok(Ok(1)))),
+        spoken = speaking => Some(matches!(spoken, Ok(true))),
         _ = draining.wait_for(|ending| *ending >= Ending::Now) => None,
         () = shared.room(worker).wanted() => Some(false), // It has waited longest.
     };
     let has_spoken = match has_spoken {
         Some(has_spoken) => has_spoken,
         // Whoever has just connected has been told nothing, and may be about to ask.
-        None => matches!(timeout(FIRST_WORDS, stream.peek(&mut first)).await, Ok(Ok(1))),
+        None => matches!(timeout(FIRST_WORDS, stream.speaks()).await, Ok(true)),
     };
     if has_spoken {
         let _ = stream.readable().await; // At once: so that what is there is read before anything ends.
         // On the heap, so that whoever has said nothing does not keep room for it.
-        Box::pin(serve(shared, worker, name, stream, peer, draining)).await;
+        Box::pin(serve(shared, worker, name, stream, source, draining)).await;
     }
 }
 
@@ -96,13 +94,13 @@ pub async fn serve_socket(
 pub async fn serve<S: Stream>(
     shared: &Arc<Shared>,
     worker: usize,
-    name: SocketAddr,
+    name: Address,
     stream: S,
-    peer: IpAddr,
+    source: Source,
     draining: watch::Receiver<Ending>,
 ) {
-    let bounds = shared.in_force.with(|generation| Bounds::of(generation, name));
-    let of_peer = Peer::new(peer, bounds.scheme());
+    let bounds = shared.in_force.with(|generation| Bounds::of(generation, &name));
+    let of_peer = Peer::new(source, bounds.scheme());
     let from = From { shared, worker, name, peer: Arc::new(of_peer) };
     if !bounds.is_proxied && bounds.tls.is_none() {
         return serve_plain(&from, &bounds, stream, draining).await;
@@ -128,7 +126,7 @@ async fn serve_set_up<S: Stream>(
             Box::pin(serve_h1(&from, &bounds, *stream, draining)).await;
         }
         SetUp::Tls(_, false) => {
-            debug!(peer = %from.peer.address, "a client did not say that it speaks HTTP/2 (ALPN)");
+            debug!(peer = %from.peer.source, "a client did not say that it speaks HTTP/2 (ALPN)");
         }
     }
 }
@@ -162,7 +160,7 @@ async fn serve_sniffed<S: Stream>(
     match Box::pin(setup::unless_closed(room, draining.clone(), sniffing)).await {
         Some((true, stream)) => Box::pin(streams::serve(from, bounds, stream, draining)).await,
         Some((false, stream)) if bounds.protocols.h1 => serve_h1(from, bounds, stream, draining).await,
-        Some((false, _)) | None => debug!(peer = %from.peer.address, "a client did not say what it speaks"),
+        Some((false, _)) | None => debug!(peer = %from.peer.source, "a client did not say what it speaks"),
     }
 }
 
@@ -170,7 +168,7 @@ async fn serve_sniffed<S: Stream>(
 pub(crate) struct From<'a> {
     pub(crate) shared: &'a Arc<Shared>,
     worker: usize,
-    name: SocketAddr,
+    name: Address,
     pub(crate) peer: Arc<Peer>,
 }
 
@@ -187,9 +185,9 @@ impl From<'_> {
         request: Request<Incoming>,
     ) -> impl Future<Output = Response<ServerBody>> + Send + 'static {
         let (shared, peer) = (Arc::clone(self.shared), Arc::clone(&self.peer));
-        let (worker, name) = (self.worker, self.name);
+        let (worker, name) = (self.worker, self.name.clone());
         async move {
-            let Some(served) = served(&shared, worker, name) else {
+            let Some(served) = served(&shared, worker, &name) else {
                 let mut response = refuse(&shared.metrics, &Refusals::NONE, account, &LISTENER_GONE, None);
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 return response;
@@ -200,7 +198,7 @@ impl From<'_> {
 }
 
 /// What is served at a listener now.
-fn served(shared: &Shared, worker: usize, name: SocketAddr) -> Option<Arc<Served>> {
+fn served(shared: &Shared, worker: usize, name: &Address) -> Option<Arc<Served>> {
     shared.in_force.with(|generation| generation.served(worker, name).cloned())
 }
 
@@ -262,13 +260,13 @@ async fn serve_h1<S: Stream>(
         return;
     }
     if let Some(wrong) = strict.to_say() {
-        debug!(peer = %from.peer.address, why = wrong.why, "a client does not speak HTTP/1.1");
+        debug!(peer = %from.peer.source, why = wrong.why, "a client does not speak HTTP/1.1");
         progress.read_no_more();
         say_what_is_wrong(from, &wrong, strict.into_inner()).await;
         return;
     }
     if let Err(error) = result {
-        debug!(peer = %from.peer.address, %error, "a client connection ended in an error");
+        debug!(peer = %from.peer.source, %error, "a client connection ended in an error");
     }
 }
 
@@ -279,7 +277,7 @@ async fn say_what_is_wrong<S: Stream>(from: &From<'_>, wrong: &Wrong, mut stream
     let mut response: Response<Bytes> = problem::respond(&rejection);
     let headers = response.headers_mut();
     headers.insert(CONNECTION, HeaderValue::from_static("close"));
-    if let Some(served) = served(from.shared, from.worker, from.name) {
+    if let Some(served) = served(from.shared, from.worker, &from.name) {
         served.entry.refusals.say_why(headers, wrong.reason);
     }
     if let Some(now) = WallClock::system().unix(Now::read()) {
@@ -332,7 +330,7 @@ impl Bounds {
     }
 
     /// Where the listener is gone, somebody still has to be told so: any other's bounds will do.
-    fn of(generation: &Generation, name: SocketAddr) -> Self {
+    fn of(generation: &Generation, name: &Address) -> Self {
         let first = || generation.config.listeners.iter().next();
         let (listener_name, listener) =
             generation.listener(name).or_else(first).expect("a checked configuration has a listener");

@@ -110,7 +110,7 @@ pub(crate) async fn drained(
         sleep_until(began + grace).await;
     }
     for listener in generation.config.listeners.values() {
-        let _ = timeout_at(end, workers.unlisten(listener.listen)).await; // Late: it is stopped below.
+        let _ = timeout_at(end, workers.unlisten(&listener.listen)).await; // Late: it is stopped below.
     }
     closed_at_last(workers, drain, (end, deadline)).await;
 }
@@ -125,8 +125,8 @@ pub(crate) async fn handed_over(
     (end, deadline): (Instant, Duration),
 ) {
     for listener in generation.config.listeners.values() {
-        let name = listener.listen;
-        let _ = if taken.listeners.contains(&name) {
+        let name = &listener.listen;
+        let _ = if taken.listeners.contains(name) {
             timeout_at(end, workers.leave(name)).await
         } else {
             timeout_at(end, workers.unlisten(name)).await

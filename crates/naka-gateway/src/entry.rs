@@ -22,7 +22,6 @@ use http::{
     request::Parts,
     uri::PathAndQuery,
 };
-use ipnet::IpNet;
 use naka::{
     clock::Now,
     context::Context,
@@ -32,7 +31,8 @@ use naka::{
 };
 
 use crate::{
-    config::checked::Forwarding,
+    address::Source,
+    config::checked::{Forwarding, TrustedProxies},
     deadline::Deadlines,
     forwarded, frames,
     headers::{compared, has_known_framing, strip_hop_by_hop},
@@ -76,10 +76,10 @@ const REQUEST_ID_MAX: usize = 128;
 /// The other end of a connection.
 #[derive(Clone, Debug)]
 pub struct Peer {
-    /// Its address.
-    pub address: IpAddr,
-    /// The same, written once.
-    pub written: HeaderValue,
+    /// Where it comes from.
+    pub source: Source,
+    /// Its address, written once, if it has one.
+    pub written: Option<HeaderValue>,
     /// `http` or `https`.
     pub scheme: &'static str,
     /// Who it is by the certificate of its connection, if that was verified. Whoever ends TLS puts it here.
@@ -90,10 +90,17 @@ pub struct Peer {
 
 impl Peer {
     /// A peer, and how it speaks to us.
-    pub fn new(address: IpAddr, scheme: &'static str) -> Self {
-        let address = address.to_canonical();
-        let written = HeaderValue::from_str(&address.to_string()).expect("an address is plain ASCII");
-        Self { address, written, scheme, identity: None, hosts: None }
+    pub fn new(source: Source, scheme: &'static str) -> Self {
+        let address = source.ip().map(|address| address.to_canonical());
+        let written = address
+            .map(|address| HeaderValue::from_str(&address.to_string()).expect("an address is plain ASCII"));
+        Self {
+            source: address.map_or(Source::Unix, Source::Ip),
+            written,
+            scheme,
+            identity: None,
+            hosts: None,
+        }
     }
 }
 
@@ -101,7 +108,7 @@ impl Peer {
 #[derive(Clone, Debug)]
 pub struct Entry {
     /// Peers whose forwarding headers are believed.
-    pub trusted_proxies: Vec<IpNet>,
+    pub trusted_proxies: TrustedProxies,
     /// The longest request target, in bytes.
     pub uri: usize,
     /// Header fields of a request.
@@ -129,7 +136,7 @@ impl Entry {
         let connected = upgrade::connect(parts);
         self.check_target(parts)?;
         settle_host(parts)?;
-        let is_trusted = self.trusts(peer.address);
+        let is_trusted = self.trusts(peer.source);
         if let Some(hosts) = peer.hosts.as_ref().filter(|_| !is_trusted)
             && !hosts.cover(host(&parts.headers))
         {
@@ -163,7 +170,8 @@ impl Entry {
         write_forwarding(headers, peer, self.forwarding, came.scheme);
         settle_request_id(headers, is_trusted);
         parts.version = Version::HTTP_11;
-        let mut context = Context::new(now).with_client(came.client);
+        let mut context = Context::new(now);
+        context.client = came.client;
         context.told = told.and_then(|told| now.instant().checked_add(told));
         context.deadline = context.told;
         context.is_upgrade = is_upgrade;
@@ -232,8 +240,8 @@ impl Entry {
         for (address, scheme) in hops {
             came.scheme = scheme;
             let Some(address) = address else { break };
-            came.client = address;
-            if !self.trusts(address) {
+            came.client = Some(address);
+            if !self.trusts(address.into()) {
                 break;
             }
         }
@@ -241,21 +249,22 @@ impl Entry {
     }
 
     /// Whether what this peer says of others is believed.
-    pub fn trusts(&self, address: IpAddr) -> bool {
-        self.trusted_proxies.iter().any(|net| net.contains(&address))
+    pub fn trusts(&self, source: Source) -> bool {
+        self.trusted_proxies.have(source)
     }
 }
 
 /// Whose a request is, and how the first of us was asked.
 #[derive(Clone, Copy, Debug)]
 struct Came {
-    client: IpAddr,
+    /// Its address, if anybody knows it.
+    client: Option<IpAddr>,
     scheme: &'static str,
 }
 
 impl From<&Peer> for Came {
     fn from(peer: &Peer) -> Self {
-        Self { client: peer.address, scheme: peer.scheme }
+        Self { client: peer.source.ip(), scheme: peer.scheme }
     }
 }
 
@@ -401,13 +410,24 @@ fn is_forwarding(name: &str) -> bool {
 
 /// `X-Forwarded-*` are written whatever is said: who is asked about credentials hears them, and what is kept depends on
 /// them. [`hide`] takes them away before an upstream sees them.
+///
+/// Who comes by a Unix socket has no address to be written: `X-Forwarded-For` is what a trusted one has said, or not there, and
+/// `Forwarded` is that, or an element of who is `unknown` (RFC 7239 §6.2). Behind what a trusted one has said that would hide it:
+/// whoever reads from the end would believe nobody before it.
 fn write_forwarding(headers: &mut HeaderMap, peer: &Peer, forwarding: Forwarding, scheme: &'static str) {
-    let joined = joined_with(headers, &FORWARDED_FOR, peer.written.to_str().unwrap_or_default());
-    headers.insert(FORWARDED_FOR, joined.unwrap_or_else(|| peer.written.clone()));
-    if forwarding != Forwarding::XForwarded || headers.contains_key(FORWARDED) {
+    if let Some(written) = &peer.written {
+        let joined = joined_with(headers, &FORWARDED_FOR, written.to_str().unwrap_or_default());
+        headers.insert(FORWARDED_FOR, joined.unwrap_or_else(|| written.clone()));
+    }
+    let is_said = headers.contains_key(FORWARDED);
+    let is_written = match peer.source {
+        Source::Ip(_) => forwarding != Forwarding::XForwarded || is_said,
+        Source::Unix => forwarding != Forwarding::XForwarded && !is_said,
+    };
+    if is_written {
         let host = headers.get(HOST).and_then(|host| host.to_str().ok());
         let host = host.filter(|_| forwarding != Forwarding::XForwarded);
-        let hop = forwarded::written(peer.address, host, peer.scheme);
+        let hop = forwarded::written(peer.source.ip(), host, peer.scheme);
         let joined = joined_with(headers, &FORWARDED, &hop).or_else(|| HeaderValue::try_from(hop).ok());
         if let Some(joined) = joined {
             headers.insert(FORWARDED, joined);
@@ -461,7 +481,7 @@ mod tests {
 
     fn entry() -> Entry {
         Entry {
-            trusted_proxies: vec!["10.0.0.0/8".parse().unwrap()],
+            trusted_proxies: TrustedProxies { networks: vec!["10.0.0.0/8".parse().unwrap()], unix: false },
             uri: 100,
             header_count: 100,
             of_identity: Arc::default(),
@@ -478,7 +498,7 @@ mod tests {
             request = request.header(*name, *value);
         }
         let (mut parts, ()) = request.body(()).unwrap().into_parts();
-        let peer = Peer::new(peer.parse().unwrap(), "http");
+        let peer = Peer::new(peer.parse::<IpAddr>().unwrap().into(), "http");
         let admitted = entry().admit(&mut parts, &peer, Now::read());
         admitted.map(|()| parts).map_err(|rejection| rejection.reason)
     }
@@ -489,13 +509,17 @@ mod tests {
         let (mut parts, ()) = Request::get("/").header("host", "h").body(()).unwrap().into_parts();
         let console: Arc<str> = "spiffe://naka/ns/ops/sa/console".into();
         let identity = Arc::new(Identity::new(naka::identity::Scheme::Mtls, Some(Arc::clone(&console))));
-        let peer = Peer { identity: Some(identity), ..Peer::new("192.0.2.7".parse().unwrap(), "https") };
+        let peer = Peer { identity: Some(identity), ..Peer::new(client_7(), "https") };
         entry().admit(&mut parts, &peer, Now::read()).unwrap();
         let who = Identity::of(&parts.extensions).unwrap();
         assert_eq!(who.subject, Some(console));
-        let peer = Peer::new("192.0.2.7".parse().unwrap(), "https");
+        let peer = Peer::new(client_7(), "https");
         entry().admit(&mut parts, &peer, Now::read()).unwrap();
         assert!(Identity::of(&parts.extensions).is_none(), "nobody is taken over from another request");
+    }
+
+    fn client_7() -> Source {
+        Source::Ip(IpAddr::from([192, 0, 2, 7]))
     }
 
     fn client(parts: &Parts) -> String {
@@ -559,7 +583,7 @@ mod tests {
         ] {
             let request = Request::post("/").header("host", "h").header("trailer", announced);
             let (mut parts, ()) = request.body(()).unwrap().into_parts();
-            let peer = Peer::new("192.0.2.7".parse().unwrap(), "http");
+            let peer = Peer::new(client_7(), "http");
             entry.admit(&mut parts, &peer, Now::read()).unwrap();
             assert_eq!(parts.headers.contains_key("trailer"), is_kept, "{announced}");
         }

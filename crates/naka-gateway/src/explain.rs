@@ -3,7 +3,12 @@
 //! Nothing here decides. Entry, matching, layers and transformation are asked through the same
 //! functions the data path commits, so what is said here is what happens there.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+    time::Duration,
+};
 
 use http::{HeaderName, Request, StatusCode, header::HOST, request::Parts};
 use naka::{
@@ -17,6 +22,7 @@ use naka::{
 use serde_json::{Value, json};
 
 use crate::{
+    address::{Address, Source},
     config::{
         checked::{Destination, Name, Protocol, ServerLimits, TestRequest, Upstream},
         show_duration,
@@ -414,12 +420,14 @@ fn assumed(plan: &Plan, kind: &str, asked: &TestRequest, now: Now, parts: &mut P
 
 /// Who asks on a listener. Over TLS a client names the host that it asks for.
 fn peer(generation: &Generation, listener: &Name, asked: &TestRequest) -> Peer {
-    let acceptor = generation.tls.get(&generation.config.listeners[listener].listen);
-    let Some(acceptor) = acceptor else { return Peer::new(asked.client_ip, "http") };
-    Peer {
-        hosts: acceptor.hosts(Some(entry::without_port(&asked.host))),
-        ..Peer::new(asked.client_ip, "https")
-    }
+    let listen = &generation.config.listeners[listener].listen;
+    let source = asked.source.unwrap_or(match listen {
+        Address::Tcp(_) => Source::Ip(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        Address::Unix(_) => Source::Unix,
+    });
+    let acceptor = generation.tls.get(listen);
+    let Some(acceptor) = acceptor else { return Peer::new(source, "http") };
+    Peer { hosts: acceptor.hosts(Some(entry::without_port(&asked.host))), ..Peer::new(source, "https") }
 }
 
 /// The listener that was named; or that of the URL's port; or the first one that takes the request, else
@@ -430,7 +438,9 @@ fn listener<'a>(generation: &'a Generation, asked: &TestRequest) -> (Name, &'a S
     let named = all().find(|(name, _)| asked.listener.as_ref() == Some(name));
     let port = asked.host.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
     let port = port.unwrap_or(if &*asked.scheme == "https" { 443 } else { 80 });
-    let is_elsewhere = |name: &Name| generation.config.listeners[name].listen.port() != port;
+    let is_elsewhere = |name: &Name| {
+        generation.config.listeners[name].listen.tcp().is_none_or(|address| address.port() != port)
+    };
     let rank = |name: &Name, served: &Served| {
         let mut parts = parts(asked);
         let peer = peer(generation, name, asked);

@@ -87,12 +87,13 @@ pub fn read(line: &str) -> Result<Vec<Element<'_>>, Malformed> {
     }
 }
 
-/// The element of a proxy that took a request of this address. Of itself it says nothing: `by` would tell upstreams
+/// The element of a proxy that took a request of this address, or of who has none. Of itself it says nothing: `by` would tell upstreams
 /// what they know, and others what they need not know.
-pub fn written(client: IpAddr, host: Option<&str>, proto: &str) -> String {
+pub fn written(client: Option<IpAddr>, host: Option<&str>, proto: &str) -> String {
     let mut element = match client {
-        IpAddr::V4(v4) => format!("for={v4}"),
-        IpAddr::V6(v6) => format!("for=\"[{v6}]\""),
+        Some(IpAddr::V4(v4)) => format!("for={v4}"),
+        Some(IpAddr::V6(v6)) => format!("for=\"[{v6}]\""),
+        None => "for=unknown".to_owned(),
     };
     if let Some(host) = host.filter(|host| !host.is_empty()) {
         element.push_str(";host=");
@@ -298,7 +299,7 @@ mod tests {
             [("192.0.2.7", Some("api.example:8080")), ("2001:db8::1", Some("[::1]:80")), ("::1", None)]
         {
             let client = client.parse().unwrap();
-            let element = written(client, host, "https");
+            let element = written(Some(client), host, "https");
             let read = read(&element).unwrap();
             assert_eq!((read.len(), read[0].address()), (1, Some(client)), "{element}");
             assert_eq!(
@@ -307,5 +308,8 @@ mod tests {
                 "{element}"
             );
         }
+        let element = written(None, Some("h"), "http");
+        assert_eq!(element, "for=unknown;host=h;proto=http");
+        assert_eq!(read(&element).unwrap()[0].client, Some(Node::Hidden("unknown".into())));
     }
 }

@@ -3,7 +3,6 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fmt,
-    net::SocketAddr,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -11,6 +10,7 @@ use std::{
 use arc_swap::ArcSwap;
 
 use crate::{
+    address::Address,
     carry::Change,
     compress::Compress,
     config::checked::{Config, Listener, Name, ServerLimits},
@@ -39,9 +39,9 @@ pub struct Generation {
     /// Bounds of the server.
     pub limits: ServerLimits,
     /// For each worker what it serves, by the address it listens on.
-    pub workers: Vec<HashMap<SocketAddr, Arc<Served>>>,
+    pub workers: Vec<HashMap<Address, Arc<Served>>>,
     /// What secures the connections of listeners, by the address they listen on.
-    pub tls: HashMap<SocketAddr, Arc<Acceptor>>,
+    pub tls: HashMap<Address, Arc<Acceptor>>,
     /// Held by everything that is of this generation.
     pub alive: Alive,
 }
@@ -65,23 +65,24 @@ impl Generation {
 impl Generation {
     /// What a worker serves to those who connected to this address; that may have been in another
     /// generation, which listened only there, and this one listens on that port everywhere.
-    pub fn served(&self, worker: usize, address: SocketAddr) -> Option<&Arc<Served>> {
+    pub fn served(&self, worker: usize, address: &Address) -> Option<&Arc<Served>> {
         let served = &self.workers[worker];
-        let wider = || served.get(served.keys().find(|other| is_wider(**other, address))?);
-        served.get(&address).or_else(wider)
+        let wider = || served.get(served.keys().find(|other| is_wider(other, address))?);
+        served.get(address).or_else(wider)
     }
 
     /// The listener that those meet who connected to this address, in the same way.
-    pub fn listener(&self, address: SocketAddr) -> Option<(&Name, &Listener)> {
-        let find = |is: &dyn Fn(SocketAddr) -> bool| {
-            self.config.listeners.iter().find(|(_, listener)| is(listener.listen))
+    pub fn listener(&self, address: &Address) -> Option<(&Name, &Listener)> {
+        let find = |is: &dyn Fn(&Address) -> bool| {
+            self.config.listeners.iter().find(|(_, listener)| is(&listener.listen))
         };
         find(&|other| other == address).or_else(|| find(&|other| is_wider(other, address)))
     }
 }
 
 /// Whether whoever listens there listens here, too.
-fn is_wider(other: SocketAddr, address: SocketAddr) -> bool {
+fn is_wider(other: &Address, address: &Address) -> bool {
+    let (Some(other), Some(address)) = (other.tcp(), address.tcp()) else { return false };
     other.port() == address.port()
         && other.ip().is_unspecified()
         && (other.is_ipv4() == address.is_ipv4() || other.is_ipv6())

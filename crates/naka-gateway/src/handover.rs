@@ -47,13 +47,14 @@ use tokio::{
 use tracing::{debug, warn};
 
 use crate::{
-    admin_socket::Identity,
+    address::Address,
     saved::{self, Saved},
     state::State,
+    unix_socket::Identity,
 };
 
 /// Of what is said here.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 /// The longest line, in bytes.
 const LINE: usize = 1 << 20;
 /// The most sockets.
@@ -79,9 +80,9 @@ enum Line {
     Offer { pid: u32, secret: [u8; 16] },
     Refused { why: String },
     Take,
-    Sockets { listeners: Vec<SocketAddr>, admin: Option<SocketAddr>, files: Vec<Identity> },
+    Sockets { listeners: Vec<Address>, admin: Option<SocketAddr>, files: Vec<Identity> },
     Known,
-    Ready { listeners: Vec<SocketAddr>, admin: bool },
+    Ready { listeners: Vec<Address>, admin: bool },
     Over,
     Done,
 }
@@ -90,10 +91,11 @@ enum Line {
 #[derive(Debug, Default)]
 pub struct Sockets {
     /// Each with the address of its listener in the configuration.
-    pub listeners: Vec<(SocketAddr, OwnedFd)>,
+    pub listeners: Vec<(Address, OwnedFd)>,
     /// That of the admin port.
     pub admin: Option<(SocketAddr, OwnedFd)>,
-    /// Files of Unix sockets, which whoever takes over may put its own in the place of.
+    /// Files of Unix sockets, which whoever takes over may put its own in the place of; those of the listeners that it takes
+    /// are its own then.
     pub files: Vec<Identity>,
 }
 
@@ -101,7 +103,7 @@ pub struct Sockets {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Taken {
     /// Listeners, by their addresses in the configuration.
-    pub listeners: Vec<SocketAddr>,
+    pub listeners: Vec<Address>,
     /// The address of the admin port.
     pub admin: bool,
 }
@@ -188,7 +190,7 @@ impl Taker {
         let conversation = &mut self.conversation;
         conversation.within(ANSWER);
         conversation.say(&Line::Sockets {
-            listeners: sockets.listeners.iter().map(|(name, _)| *name).collect(),
+            listeners: sockets.listeners.iter().map(|(name, _)| name.clone()).collect(),
             admin: sockets.admin.as_ref().map(|(address, _)| *address),
             files: sockets.files.clone(),
         })?;

@@ -9,8 +9,8 @@
 #![forbid(unsafe_code)]
 
 pub mod acme;
+pub mod address;
 pub mod admin;
-pub mod admin_socket;
 pub mod ask;
 pub mod assemble;
 pub mod begun;
@@ -63,6 +63,7 @@ pub mod service_manager;
 pub mod shared;
 #[cfg(feature = "simulate")]
 pub mod simulate;
+mod socket;
 pub mod stack;
 pub mod state;
 pub mod state_file;
@@ -71,6 +72,7 @@ pub mod strict;
 pub mod tls;
 pub mod transform;
 pub mod tunnel;
+pub mod unix_socket;
 pub mod upgrade;
 pub mod upstream;
 pub mod versions;

@@ -12,7 +12,6 @@ use tokio::net::TcpListener;
 use tracing::{info, warn};
 
 use crate::{
-    admin_socket::Identity,
     config::checked::Config,
     handover::{Before, Sockets, Taken, Trouble, Upgrade},
     prepare::Refusal,
@@ -21,6 +20,7 @@ use crate::{
     service_manager,
     state::State,
     state_file,
+    unix_socket::Identity,
     worker::{Bound, Open, Workers},
 };
 
@@ -67,7 +67,7 @@ impl Origin {
     ///
     /// # Errors
     /// If a socket is for none of the listeners.
-    pub fn new(given: Vec<StdListener>, config: &Config) -> Result<Self, Failure> {
+    pub fn new(given: Vec<OwnedFd>, config: &Config) -> Result<Self, Failure> {
         let sockets = service_manager::assigned(given, config).map_err(Failure::Sockets)?;
         let saved = config.gateway.state.as_ref().and_then(|state| {
             state_file::read(Path::new(&*state.file)).unwrap_or_else(|why| {
@@ -121,7 +121,7 @@ impl Origin {
             let listener = listener.into_std()?;
             Ok((listener.try_clone()?, TcpListener::from_std(listener)?))
         });
-        let (copy, listener) = copied.map_err(|error| Refusal::Bind(address, error))?;
+        let (copy, listener) = copied.map_err(|error| Refusal::Bind(address.into(), error))?;
         Ok(Some(AdminPort { address, listener, copy: copy.into() }))
     }
 
@@ -131,16 +131,17 @@ impl Origin {
     /// If one cannot be bound.
     pub fn bind(&mut self, config: &Config, workers: &Workers) -> Result<Bindings, Refusal> {
         let mut inherited = std::mem::take(&mut self.sockets.listeners);
-        let ours = inherited.iter().map(|(name, _)| *name).collect::<Vec<_>>();
+        let ours = inherited.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
         let mut all = Bindings::default();
-        for name in config.listeners.values().map(|listener| listener.listen) {
-            let cannot = |error| Refusal::Bind(name, error);
-            let sockets = inherited.extract_if(.., |(of, _)| *of == name).map(|(_, socket)| socket);
+        for listener in config.listeners.values() {
+            let (name, mode) = (&listener.listen, listener.mode);
+            let cannot = |error| Refusal::Bind(name.clone(), error);
+            let sockets = inherited.extract_if(.., |(of, _)| of == name).map(|(_, socket)| socket);
             let sockets = sockets.collect::<Vec<_>>();
             if sockets.is_empty() {
-                all.new.push(workers.bind(name, &ours).map_err(cannot)?);
+                all.new.push(workers.bind(name, mode, &ours).map_err(cannot)?);
             } else {
-                all.open.push(Open::inherited(name, sockets).map_err(cannot)?);
+                all.open.push(Open::inherited(name.clone(), mode, sockets, self.files()).map_err(cannot)?);
             }
         }
         Ok(all)
@@ -191,7 +192,7 @@ impl Bindings {
     pub fn open(self) -> Result<Vec<Open>, Refusal> {
         let mut all = self.open;
         for bound in self.new {
-            let name = bound.name;
+            let name = bound.name.clone();
             all.push(bound.open().map_err(|error| Refusal::Bind(name, error))?);
         }
         Ok(all)

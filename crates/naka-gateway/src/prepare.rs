@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::{
     acme::Orders,
+    address::Address,
     assemble::{Surroundings, Unroutable, Wrong, assemble, unroutable},
     config::{
         self, Code, Diagnostic, Diagnostics, Held, Loaded, Severity, Sources, Watched,
@@ -45,7 +46,7 @@ pub enum Refusal {
     /// The file's own tests do not hold.
     Tests(Vec<FailedTest>),
     /// A listener cannot be bound.
-    Bind(std::net::SocketAddr, std::io::Error),
+    Bind(Address, std::io::Error),
     /// A bug of ours: preparing it panicked.
     Panic,
 }
@@ -280,6 +281,16 @@ impl fmt::Display for Refusal {
             }
             Self::Bind(address, error) => {
                 let help = match error.kind() {
+                    ErrorKind::AddrInUse if address.path().is_some() => {
+                        "another process has it: change `listen`, or end that process"
+                    }
+                    ErrorKind::AlreadyExists => {
+                        "what is there is left alone: change `listen`, or move it away"
+                    }
+                    ErrorKind::NotFound => "its folder has to be there: make it, or change `listen`",
+                    ErrorKind::PermissionDenied if address.path().is_some() => {
+                        "the user of the process has to be able to write in its folder: let them, or change `listen`"
+                    }
                     ErrorKind::AddrInUse => "another process has it: change `listen`, or end that process",
                     ErrorKind::PermissionDenied => {
                         "ports below 1024 need a right (CAP_NET_BIND_SERVICE): take one above, or give it"

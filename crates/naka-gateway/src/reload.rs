@@ -6,7 +6,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     fs, mem,
-    net::SocketAddr,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, Weak},
     time::{Duration, SystemTime},
@@ -18,6 +17,7 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use crate::{
+    address::Address,
     carry::{Change, What},
     config::{
         Held, Loaded, Outline, Sources, Watched,
@@ -386,13 +386,14 @@ impl Reloader {
     ) -> Result<(), Refusal> {
         let Prepared { generation, sources, held, warnings } = prepared;
         let (added, removed) = listeners(&current.config, &generation.config);
-        let ours = current.config.listeners.values().map(|is| is.listen).collect::<Vec<_>>();
-        let bound = added
-            .into_iter()
-            .map(|address| workers.bind(address, &ours).map_err(|error| Refusal::Bind(address, error)));
+        let (old, new) = (modes(&current.config), modes(&generation.config));
+        let ours = current.config.listeners.values().map(|is| is.listen.clone()).collect::<Vec<_>>();
+        let bound = added.into_iter().map(|address| {
+            workers.bind(&address, new[&address], &ours).map_err(|error| Refusal::Bind(address, error))
+        });
         let bound = bound.collect::<Result<Vec<_>, _>>()?;
         let open = bound.into_iter().map(|bound| {
-            let name = bound.name;
+            let name = bound.name.clone();
             bound.open().map_err(|error| Refusal::Bind(name, error))
         });
         let open = open.collect::<Result<Vec<_>, _>>()?;
@@ -415,12 +416,21 @@ impl Reloader {
         self.status.follow(number, &sources);
         let keep = generation.config.gateway.reload.keep;
         let config = Arc::clone(&generation.config);
+        // Who shall not connect any more does not under the new one, and who shall does not under the old one: it may trust them.
+        let of_both = new.iter().filter_map(|(address, mode)| Some((address, *mode, *old.get(address)?)));
+        let changed = of_both.filter(|(_, mode, before)| mode != before).collect::<Vec<_>>();
+        for (address, mode, before) in &changed {
+            workers.set_mode(address, mode & before);
+        }
         self.in_force.swap(generation);
         for open in open {
             workers.accept(open);
         }
+        for (address, mode, _) in changed {
+            workers.set_mode(address, mode);
+        }
         for address in removed {
-            workers.unlisten(address).await;
+            workers.unlisten(&address).await;
         }
         self.metrics.in_force(number, hash.clone(), &config);
         info!(generation = number, %hash, "{summary}");
@@ -555,10 +565,16 @@ fn is_as_guarded(route: &Route, before: &Route) -> bool {
 }
 
 /// Addresses that are new, and addresses that are gone.
-fn listeners(old: &Config, new: &Config) -> (Vec<SocketAddr>, Vec<SocketAddr>) {
-    let addresses = |config: &Config| config.listeners.values().map(|is| is.listen).collect::<BTreeSet<_>>();
+fn listeners(old: &Config, new: &Config) -> (Vec<Address>, Vec<Address>) {
+    let addresses =
+        |config: &Config| config.listeners.values().map(|is| is.listen.clone()).collect::<BTreeSet<_>>();
     let (old, new) = (addresses(old), addresses(new));
-    (new.difference(&old).copied().collect(), old.difference(&new).copied().collect())
+    (new.difference(&old).cloned().collect(), old.difference(&new).cloned().collect())
+}
+
+/// Who may connect where.
+fn modes(config: &Config) -> BTreeMap<Address, u32> {
+    config.listeners.values().map(|is| (is.listen.clone(), is.mode)).collect()
 }
 
 fn say_restart(old: &Config, new: &Config) {

@@ -1,7 +1,7 @@
 //! `naka run`: from the first configuration to the last connection.
 
 use std::{
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     os::fd::OwnedFd,
     path::Path,
     sync::{
@@ -21,7 +21,6 @@ use tracing::{info, warn};
 
 use crate::{
     admin::{self, Admin, Ask, Listener},
-    admin_socket::{Hidden, Identity, Socket, SocketFile},
     config::checked::{Gateway, Reload},
     custom::Kinds,
     drain::{self, Drain},
@@ -35,6 +34,7 @@ use crate::{
     shared::Shared,
     state::State,
     state_file::Keeper,
+    unix_socket::{Hidden, Identity, Socket, SocketFile},
     watch::{Seen, Watch},
     worker::{Open, Workers, count},
 };
@@ -82,7 +82,7 @@ pub fn run(entry: &Path, before: Option<&Path>, kinds: &Kinds) -> Result<(), Fai
 async fn start(
     (entry, kinds): (&Path, &Kinds),
     before: Option<&Path>,
-    given: Vec<TcpListener>,
+    given: Vec<OwnedFd>,
     metrics: Arc<Metrics>,
 ) -> Result<(), Failure> {
     let loaded = look(entry, None, kinds).1.map_err(Refusal::Config)?;
@@ -141,7 +141,8 @@ async fn start(
         () = std::future::ready(()) => {}
     }
     let open = bindings.open()?;
-    let taken = Taken { listeners: open.iter().map(Open::name).collect(), admin: admin_port.is_some() };
+    let taken =
+        Taken { listeners: open.iter().map(Open::name).cloned().collect(), admin: admin_port.is_some() };
     let upgrade = origin.ready(taken)?;
     // From here on it serves, and nothing can fail any more.
     for open in open {
@@ -417,7 +418,10 @@ impl Control {
         };
         match (handed, told) {
             // Nothing is done by hand any more, until the end.
-            (Ok(Ok(taken)), _) => return Some(Stop::HandedOver(taken)),
+            (Ok(Ok(taken)), _) => {
+                self.workers.leave_files(&taken.listeners);
+                return Some(Stop::HandedOver(taken));
+            }
             (_, Some(told)) => {
                 self.admin.is_handing_over.store(false, Relaxed);
                 return Some(told);
@@ -439,7 +443,8 @@ impl Control {
         let copy =
             |(address, socket): &(SocketAddr, OwnedFd)| std::io::Result::Ok((*address, socket.try_clone()?));
         let admin = admin.map(copy).transpose()?;
-        let files = self.ways.files.iter().filter_map(SocketFile::identity).collect();
+        let files = self.ways.files.iter().filter_map(SocketFile::identity).chain(self.workers.files());
+        let files = files.collect();
         Ok(Sockets { listeners: self.workers.copies()?, admin, files })
     }
 

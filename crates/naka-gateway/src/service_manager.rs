@@ -4,7 +4,6 @@
 use std::{
     collections::BTreeMap,
     env, io,
-    net::{SocketAddr, TcpListener},
     os::{
         fd::OwnedFd,
         linux::net::SocketAddrExt as _,
@@ -16,9 +15,10 @@ use std::{
 };
 
 use listenfd::ListenFd;
+use socket2::Socket;
 use tracing::warn;
 
-use crate::{config::checked::Config, handover::Sockets};
+use crate::{address::Address, config::checked::Config, handover::Sockets};
 
 /// The most sockets.
 const SOCKETS: usize = 4096;
@@ -28,7 +28,7 @@ const SOCKETS: usize = 4096;
 ///
 /// # Errors
 /// If one is something else.
-pub fn sockets() -> Result<Vec<TcpListener>, String> {
+pub fn sockets() -> Result<Vec<OwnedFd>, String> {
     // Without it, whoever started us may have forgotten what they were given themselves.
     if env::var_os("LISTEN_PID").is_none() {
         return Ok(Vec::new());
@@ -38,38 +38,51 @@ pub fn sockets() -> Result<Vec<TcpListener>, String> {
         return Err(format!("`LISTEN_FDS` says {said}, and at most {SOCKETS} sockets are taken"));
     }
     let mut all = ListenFd::from_env();
-    let taken = (0..all.len()).map(|place| all.take_tcp_listener(place));
+    let taken = (0..all.len()).map(|place| taken(&mut all, place));
     let taken = taken.filter_map(Result::transpose).collect::<io::Result<_>>();
     taken.map_err(|error| format!("of the sockets that came with the process (`LISTEN_FDS`), {error}"))
+}
+
+/// The socket at this place, of TCP or at a path.
+fn taken(all: &mut ListenFd, place: usize) -> io::Result<Option<OwnedFd>> {
+    // What is not of TCP stays where it is.
+    match all.take_unix_listener(place) {
+        Ok(socket) => Ok(socket.map(OwnedFd::from)),
+        Err(_) => Ok(all.take_tcp_listener(place)?.map(OwnedFd::from)),
+    }
 }
 
 /// Which of the listeners each of these sockets is for, or that it is for the admin port.
 ///
 /// # Errors
 /// If one is for none of them.
-pub fn assigned(all: Vec<TcpListener>, config: &Config) -> Result<Sockets, String> {
-    let listeners = config.listeners.iter().map(|(name, listener)| (listener.listen, name));
+pub fn assigned(all: Vec<OwnedFd>, config: &Config) -> Result<Sockets, String> {
+    let listeners = config.listeners.iter().map(|(name, listener)| (&listener.listen, name));
     let listeners = listeners.collect::<BTreeMap<_, _>>();
     let admin = config.gateway.admin.as_ref().map(|admin| admin.listen);
     let mut sockets = Sockets::default();
     for socket in all {
+        let socket = Socket::from(socket);
+        let at = socket.local_addr().map(|at| Address::of(&at));
+        let at = at.map_err(|error| format!("a socket that came with the process: {error}"))?;
         let at =
-            socket.local_addr().map_err(|error| format!("a socket that came with the process: {error}"))?;
+            at.ok_or("a socket that came with the process (`LISTEN_FDS`) has neither an address nor a path")?;
         if listeners.contains_key(&at) {
-            sockets.listeners.push((at, OwnedFd::from(socket)));
-        } else if admin == Some(at) && sockets.admin.is_none() {
-            sockets.admin = Some((at, OwnedFd::from(socket)));
+            sockets.listeners.push((at, socket.into()));
+        } else if let Some(address) = at.tcp().filter(|at| admin == Some(*at) && sockets.admin.is_none()) {
+            sockets.admin = Some((address, socket.into()));
         } else {
-            return Err(unassigned(at, listeners.into_keys().chain(admin)));
+            let ours = listeners.into_keys().cloned().chain(admin.map(Address::from));
+            return Err(unassigned(&at, ours));
         }
     }
     Ok(sockets)
 }
 
-fn unassigned(at: SocketAddr, ours: impl Iterator<Item = SocketAddr>) -> String {
+fn unassigned(at: &Address, ours: impl Iterator<Item = Address>) -> String {
     let ours = ours.map(|address| address.to_string()).collect::<Vec<_>>().join(", ");
     format!(
-        "a socket that came with the process (`LISTEN_FDS`) listens at {at}, and the configuration listens at {ours}: make `ListenStream=` and `listen:` the same"
+        "a socket that came with the process (`LISTEN_FDS`) listens at {at}, and the configuration listens at {ours}: make `ListenStream=` and `listen:` the same (a path without its `unix:`)"
     )
 }
 

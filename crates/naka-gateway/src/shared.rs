@@ -1,7 +1,6 @@
 //! What the workers of a process share, and the account of their connections.
 
 use std::{
-    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -14,6 +13,7 @@ use naka::reject::{Reason, Rejection};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::{
+    address::Source,
     callers::{Callers, Entered},
     farewell::Farewell,
     generation::InForce,
@@ -125,16 +125,16 @@ impl Shared {
         }
     }
 
-    /// Puts a connection that was accepted from this address into the account of its client, if that is bounded.
+    /// Puts a connection that comes from there into the account of its client, if that is bounded. Those of a Unix socket
+    /// have no address, and are bounded together with all others alone.
     ///
     /// # Errors
     /// If the client has as many as it may.
-    pub(crate) fn enter(&self, address: IpAddr) -> Result<Option<Entered>, TooMany> {
+    pub(crate) fn enter(&self, source: Source) -> Result<Option<Entered>, TooMany> {
+        let Source::Ip(address) = source else { return Ok(None) };
         let most = self.in_force.with(|generation| {
             let gateway = &generation.config.gateway;
-            let is_trusted =
-                || gateway.trusted_proxies.iter().any(|net| net.contains(&address.to_canonical()));
-            gateway.limits.connections_per_ip.filter(|_| !is_trusted())
+            gateway.limits.connections_per_ip.filter(|_| !gateway.trusted_proxies.have(source))
         });
         let Some(most) = most else { return Ok(None) };
         let entered = self.callers.enter(address, most);

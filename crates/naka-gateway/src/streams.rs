@@ -150,7 +150,7 @@ pub(crate) async fn serve<S: Stream>(
         }
     };
     if let Err(error) = result {
-        debug!(peer = %from.peer.address, %error, "a client connection ended in an error");
+        debug!(peer = %from.peer.source, %error, "a client connection ended in an error");
     }
 }
 

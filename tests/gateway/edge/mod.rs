@@ -14,6 +14,7 @@ mod hops;
 mod peers;
 mod responses;
 mod targets;
+mod unix;
 mod upgrades;
 
 use std::{fmt, net::SocketAddr, time::Duration};

@@ -1,6 +1,7 @@
 //! With clients.
 
 use std::{
+    net::SocketAddr,
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -185,7 +186,7 @@ routes: {{all: {{match: {{prefix: /}}, listener: [another, public], upstream: ap
         )
     };
     secured.gateway.reload(&yaml("127.0.0.1:1")).unwrap();
-    let stream = secured.gateway.connect_at("127.0.0.1:1".parse().unwrap());
+    let stream = secured.gateway.connect_at(SocketAddr::from(([127, 0, 0, 1], 1)).into());
     secured.gateway.reload(&yaml(":1")).unwrap();
     let stream = secured.dialing().over(stream, "api.example").await.unwrap();
     assert_eq!(ask(stream, "api.example", "").await.0, 200);
@@ -450,6 +451,33 @@ routes: {all: {match: {prefix: /}, respond: {body: here}}}
     stream.read_to_string(&mut answer).await.unwrap();
     assert!(answer.ends_with("here"), "{answer}");
     assert_eq!(process.metric(done).await, Some(1.0));
+}
+
+/// It is the same there, and the certificate is asked for by the name that the client says.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r2_3_tls_is_spoken_at_a_unix_socket() {
+    let authority = Authority::new("ours");
+    let folder = tempfile::tempdir().unwrap();
+    let pair = authority.certify(&["api.example"]);
+    std::fs::write(folder.path().join("api.pem"), &pair.cert).unwrap();
+    std::fs::write(folder.path().join("api.key"), &pair.key).unwrap();
+    let path = folder.path().join("web.sock");
+    let yaml = "
+gateway: {admin: {listen: ADMIN}, workers: 2}
+listeners: {public: {listen: 'unix:SOCKET', tls: {certificates: [{cert: api.pem, key: api.key}]}}}
+routes: {all: {match: {prefix: /}, respond: {body: here}}}
+";
+    let process = Process::start_in(folder, &yaml.replace("SOCKET", path.to_str().unwrap())).await;
+    for _ in 0..4 {
+        let stream = tokio::net::UnixStream::connect(&path).await.unwrap();
+        let mut stream = Dialing::new(&authority).over(stream, "api.example").await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: api.example\r\nconnection: close\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.ends_with("here"), "{answer}");
+    }
+    let done = "naka_tls_handshakes_total{listener=\"public\",outcome=\"done\"}";
+    assert_eq!(process.metric(done).await, Some(4.0));
 }
 
 /// A body that is longer than a record, both ways, and two requests on one connection.

@@ -35,6 +35,7 @@ use naka::{
 };
 
 use crate::{
+    address::UNIX,
     config::checked::{
         self, Balance, BalancePolicy, Bulkhead, Endpoint, Enforce, Fetch, HealthCheck, Jwt, KeyPart,
         OnMissing, RateLimit, Tiers, VersionPlace,
@@ -256,14 +257,18 @@ fn cookie_value<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
     values.all(|other| other == value).then_some(value)
 }
 
-/// The words of `key:` as a function. No parts: one key for everybody.
+/// The words of `key:` as a function. No parts: one key for everybody. Who comes by a Unix socket, and of whom nobody who is
+/// trusted says an address, has one key with all such: a limit without a key might let them in without limit.
 pub(super) fn key_of(parts: &[KeyPart]) -> impl Fn(&Head<'_>) -> Option<Key> + Send + Sync + 'static {
     let parts: Arc<[KeyPart]> = parts.into();
     move |head| {
         let mut key = KeyBuilder::new();
         for part in &*parts {
             match part {
-                KeyPart::ClientIp => key.part(client_network(ClientAddr::of(head.extensions)?)),
+                KeyPart::ClientIp => match ClientAddr::of(head.extensions) {
+                    Some(address) => key.part(client_network(address)),
+                    None => key.part(UNIX), // All of them are one.
+                },
                 KeyPart::Route => key.part(&head.extensions.get::<Matched>()?.route),
                 KeyPart::Host => key.part(entry::host(head.headers)),
                 KeyPart::Method => key.part(head.method.as_str()),

@@ -6,7 +6,6 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fmt,
-    net::SocketAddr,
     sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
@@ -33,6 +32,7 @@ pub(crate) use self::convert::target;
 use self::{convert::api_key_config, leaf::Leaves, state::Place};
 use crate::{
     acme::{Automatic, Orders},
+    address::Address,
     compress::Compress,
     config::checked::{
         Config, Destination, Instead, Kind, Listener, Mirror, Name, PolicyKind, Route as RouteConfig, Split,
@@ -147,7 +147,7 @@ pub fn assemble(
             // A count of handles for each worker, as each request takes one.
             let entry = Entry { held: Arc::new(state.held.clone()), ..entry.clone() };
             let served = Served { generation: number, entry, table, routes };
-            (listener.address, Arc::new(served))
+            (listener.address.clone(), Arc::new(served))
         };
         tables.iter().map(serve).collect()
     });
@@ -156,7 +156,7 @@ pub fn assemble(
         let (tls, tickets) = (listener.tls.as_ref()?, state.tickets.get(name)?);
         let ordered = tls.acme.as_ref().and_then(|acme| state.certificates.get(&acme.id));
         let ordered = ordered.map(Automatic::ordered);
-        Some((listener.listen, Arc::new(Acceptor::new(tls, listener.protocols, tickets, ordered))))
+        Some((listener.listen.clone(), Arc::new(Acceptor::new(tls, listener.protocols, tickets, ordered))))
     });
     let tls = secured.collect();
     let limits = config.gateway.limits.clone();
@@ -202,7 +202,7 @@ impl MakeRoute for Maker {
 }
 
 struct Listening {
-    address: SocketAddr,
+    address: Address,
     table: Arc<Table>,
     routes: Arc<[Name]>,
 }
@@ -226,7 +226,7 @@ fn tables(
         let wanted = wanted.collect::<Vec<_>>(); // So that it is known how many there are.
         match Table::compile(wanted) {
             Ok(table) => tables.push(Listening {
-                address: listener.listen,
+                address: listener.listen.clone(),
                 table: Arc::new(table),
                 routes: routes().map(|(name, _)| Arc::clone(name)).collect(),
             }),

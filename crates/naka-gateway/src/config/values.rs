@@ -10,6 +10,8 @@ use http::{HeaderName, HeaderValue, Method, StatusCode, Uri, uri::PathAndQuery};
 use ipnet::IpNet;
 use serde_json::{Value as Json, json};
 
+use crate::address::{Address, SOCKET_PATH, UNIX};
+
 use super::{
     checked::{HostPattern, IdentityPart, KeyPart},
     decode::{Scalar, Text, Wrong},
@@ -78,6 +80,82 @@ impl Scalar for SocketAddr {
     }
 }
 
+/// Where a listener listens: an address, or a Unix socket.
+impl Scalar for Address {
+    const WHAT: &'static str =
+        "an address such as `0.0.0.0:8080` or `:8080`, or a Unix socket such as `unix:/run/naka/web.sock`";
+
+    fn parse(text: Text<'_>) -> Result<Self, Wrong> {
+        let Some(path) = text.text.strip_prefix(UNIX) else { return SocketAddr::parse(text).map(Self::Tcp) };
+        let wrong = || Wrong::new(format!("{} is not a socket to listen at", quoted(text.text)));
+        let path = match path.strip_prefix("//") {
+            Some(path) if path.starts_with('/') => path, // As a URL.
+            _ => path,
+        };
+        let is_plain = |path: &str| path.split('/').skip(1).all(|part| !matches!(part, "" | "." | ".."));
+        match socket_path(path) {
+            Ok(path) if is_plain(path) => Ok(Self::Unix(path.into())),
+            Ok(_) => {
+                Err(wrong().help("write its path without `//`, `.` and `..`: `unix:/run/naka/web.sock`"))
+            }
+            Err(why) => Err(wrong().help(why)),
+        }
+    }
+}
+
+/// Who may open a file: three digits to base 8, behind a `0`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FileMode(pub(crate) u32);
+
+impl Scalar for FileMode {
+    const WHAT: &'static str = "a file mode such as `\"0660\"`";
+
+    fn parse(text: Text<'_>) -> Result<Self, Wrong> {
+        let text = text.text;
+        let wrong = || Wrong::new(format!("{} is not the mode of a socket", quoted(text)));
+        let digits = text.strip_prefix('0').filter(|digits| digits.len() == 3);
+        let mode = digits.filter(|digits| digits.bytes().all(|digit| matches!(digit, b'0'..=b'7')));
+        let Some(mode) = mode.and_then(|digits| u32::from_str_radix(digits, 8).ok()) else {
+            return Err(wrong().help(
+                "write `0` and three digits from 0 to 7, for its user, its group and all others: `\"0660\"`",
+            ));
+        };
+        if mode & 0o111 != 0 {
+            return Err(wrong().help(
+                "a socket is not executed: write `6` for those who may connect, and `0` for all others",
+            ));
+        }
+        if mode & 0o200 == 0 {
+            return Err(wrong().help("its user may always connect: let the first of the three digits be `6`"));
+        }
+        Ok(Self(mode))
+    }
+
+    fn schema() -> Json {
+        json!({"type": ["string", "integer"], "examples": ["0660"]})
+    }
+}
+
+/// Who is believed about others: a network, or whoever comes by a Unix socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum TrustedProxy {
+    Network(IpNet),
+    Unix,
+}
+
+impl Scalar for TrustedProxy {
+    const WHAT: &'static str = "a network such as `10.0.0.0/8`, or `unix`";
+
+    fn parse(text: Text<'_>) -> Result<Self, Wrong> {
+        match text.text {
+            "unix" => Ok(Self::Unix),
+            "unix:" => Err(Wrong::new("`unix:` is not a network")
+                .help("write `unix`: it is whoever comes by a Unix socket")),
+            _ => IpNet::parse(text).map(Self::Network),
+        }
+    }
+}
+
 fn bracketed(address: &str) -> String {
     if address.contains(':') { format!("[{address}]") } else { address.into() }
 }
@@ -128,9 +206,6 @@ impl Scalar for HostPort {
         }
     }
 }
-
-/// The longest path of a Unix socket, in bytes (`sun_path` of Linux, but for its last byte).
-const SOCKET_PATH: usize = 107;
 
 fn socket_path(path: &str) -> Result<&str, String> {
     if !path.starts_with('/') {

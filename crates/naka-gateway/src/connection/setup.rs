@@ -87,7 +87,7 @@ async fn learn_client<S: Stream>(
     stream: &mut Begun<S>,
     until: Instant,
 ) -> Option<Option<Entered>> {
-    let balancer = from.peer.address;
+    let balancer = from.peer.source;
     let is_trusted = from.shared.in_force.with(|generation| generation.entry.trusts(balancer));
     if !is_trusted {
         debug!(peer = %balancer, "a connection with the PROXY protocol from who is not in `trusted_proxies`");
@@ -97,8 +97,8 @@ async fn learn_client<S: Stream>(
     let read = timeout_at(until, proxy_protocol::read(stream)).await;
     match read.unwrap_or(Err("the header of the PROXY protocol took too long")) {
         Ok(Some(client)) => {
-            from.peer = Arc::new(Peer::new(client, bounds.scheme()));
-            from.shared.enter(client).ok() // Counted where it is refused.
+            from.peer = Arc::new(Peer::new(client.into(), bounds.scheme()));
+            from.shared.enter(client.into()).ok() // Counted where it is refused.
         }
         Ok(None) => Some(None),
         Err(why) => {
@@ -139,22 +139,22 @@ async fn secure<S: Stream>(
             Some(SetUp::Tls(Box::new(secured.stream), secured.is_h2))
         }
         Ok(Ok(Accepted::Challenge)) => {
-            debug!(peer = %from.peer.address, "an authority has looked whose a host is");
+            debug!(peer = %from.peer.source, "an authority has looked whose a host is");
             count(Handshake::Challenge);
             None
         }
         Ok(Ok(Accepted::NoCertificate)) => {
-            debug!(peer = %from.peer.address, "a handshake for a host whose certificate is ordered, and not there yet");
+            debug!(peer = %from.peer.source, "a handshake for a host whose certificate is ordered, and not there yet");
             count(Handshake::NoCertificate);
             None
         }
         Ok(Err(error)) => {
-            debug!(peer = %from.peer.address, %error, "a handshake of TLS failed");
+            debug!(peer = %from.peer.source, %error, "a handshake of TLS failed");
             count(Handshake::Failed);
             None
         }
         Err(_) => {
-            debug!(peer = %from.peer.address, "a handshake of TLS took too long");
+            debug!(peer = %from.peer.source, "a handshake of TLS took too long");
             count(Handshake::TimedOut);
             None
         }

@@ -34,7 +34,12 @@ use super::{
     account::{Account, End},
     chance::Chance,
 };
-use crate::{config::checked::scenario::Load, connection, shared::Shared};
+use crate::{
+    address::{Address, Source},
+    config::checked::scenario::Load,
+    connection,
+    shared::Shared,
+};
 
 /// Bytes on their way in one direction.
 const PIPE: usize = 64 << 10;
@@ -132,13 +137,13 @@ impl Clients {
 
     async fn connected(&self, client: u32) -> Option<Sender> {
         let (ours, theirs) = duplex(PIPE);
-        let (shared, name) = (Arc::clone(&self.shared), self.door.name);
-        let peer = address(client);
+        let (shared, name) = (Arc::clone(&self.shared), self.door.name.clone());
+        let source = self.source(client);
         tokio::spawn(async move {
             // As whoever accepts does: at the bound, who connects waits.
             let place = Arc::clone(&shared.connections).acquire_owned().await;
             let draining = shared.draining(0);
-            connection::serve(&shared, 0, name, theirs, peer, draining).await;
+            connection::serve(&shared, 0, name, theirs, source, draining).await;
             drop(place);
         });
         let io = TokioIo::new(ours);
@@ -150,6 +155,14 @@ impl Clients {
             let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await.ok()?;
             tokio::spawn(connection);
             Some(Sender::H2(sender))
+        }
+    }
+
+    /// At a Unix socket clients have no address.
+    fn source(&self, client: u32) -> Source {
+        match self.door.name {
+            Address::Tcp(_) => Source::Ip(address(client)),
+            Address::Unix(_) => Source::Unix,
         }
     }
 

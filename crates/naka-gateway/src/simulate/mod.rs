@@ -22,7 +22,7 @@ pub mod events;
 mod report;
 mod servers;
 
-use std::{collections::BTreeSet, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
 
 use naka::random::Seeded;
 use tokio::{
@@ -33,6 +33,7 @@ use tracing::info;
 
 use crate::{
     acme::Orders,
+    address::Address,
     config::{
         Code, Diagnostic, Diagnostics,
         checked::{
@@ -103,9 +104,9 @@ fn configs(scenario: &Scenario, kinds: &Kinds) -> Result<Vec<Arc<Config>>, Refus
 }
 
 /// Where a load comes in, and what is spoken there.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Door {
-    name: SocketAddr,
+    name: Address,
     protocols: Protocols,
 }
 
@@ -121,7 +122,7 @@ fn door(load: &Load, config: &Config, wrong: &mut Vec<Diagnostic>) -> Option<Doo
         }),
     };
     let found = found.map_err(|it| wrong.push(it)).ok()?;
-    Some(Door { name: found.listen, protocols: found.protocols })
+    Some(Door { name: found.listen.clone(), protocols: found.protocols })
 }
 
 fn only<T>(mut all: impl Iterator<Item = T>) -> Option<T> {
@@ -169,7 +170,7 @@ impl Stage<'_> {
         found.found().await;
         let mut asking = JoinSet::new();
         for (number, (load, door)) in scenario.loads.iter().zip(&doors).enumerate() {
-            let clients = Clients::new(&shared, *door, load, number, scenario.seed);
+            let clients = Clients::new(&shared, door.clone(), load, number, scenario.seed);
             asking.spawn(clients.come(began, Arc::clone(&account)));
         }
         for (number, change) in scenario.changes.iter().enumerate() {

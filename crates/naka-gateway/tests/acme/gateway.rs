@@ -170,7 +170,9 @@ impl Front {
         let (shared, draining) = (Arc::clone(&self.shared), self.draining.subscribe());
         let name =
             shared.in_force.with(|generation| generation.config.listeners.values().next().unwrap().listen);
-        tokio::spawn(async move { connection::serve(&shared, 0, name, theirs, CLIENT, draining).await });
+        tokio::spawn(
+            async move { connection::serve(&shared, 0, name, theirs, CLIENT.into(), draining).await },
+        );
         ours
     }
 }

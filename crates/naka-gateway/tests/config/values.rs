@@ -1,6 +1,6 @@
 //! What comes out of configurations that are right.
 
-use std::{fmt::Write as _, net::SocketAddr, time::Duration};
+use std::{fmt::Write as _, time::Duration};
 
 use naka_gateway::config::{
     Code, Severity,
@@ -31,7 +31,7 @@ routes:    {all: {match: {prefix: /}, upstream: app}}
 #[test]
 fn the_smallest_file() {
     let config = read(SMALLEST);
-    assert_eq!(config.listeners["web"].listen, "0.0.0.0:8080".parse::<SocketAddr>().unwrap());
+    assert_eq!(config.listeners["web"].listen.tcp(), Some("0.0.0.0:8080".parse().unwrap()));
     let route = &config.routes["all"];
     assert_eq!(&*route.listeners[0], "web");
     assert!(matches!(&route.destination, Destination::Upstream(name) if &**name == "app"));
@@ -139,7 +139,7 @@ fn groups_are_unfolded_and_policies_add_up() {
     assert_eq!(ride.matches.query, [("page".into(), ValueMatch::Present)]);
     assert_eq!(config.routes["to-https"].priority, Some(-1));
     assert_eq!(config.gateway.admin, None);
-    assert_eq!(config.gateway.trusted_proxies.len(), 2);
+    assert_eq!(config.gateway.trusted_proxies.networks.len(), 2);
     assert_eq!(&*config.upstreams["booking"].endpoints[0].address, "booking.internal:80");
     assert_eq!(config.upstreams["booking"].timeouts.idle, None);
     assert_eq!(config.tests[0].request.target, "/api/rides/7?page=1");

@@ -35,7 +35,10 @@ pub fn addresses(file: &Path) -> Result<Addresses, String> {
     let loaded = config::load(file, None);
     let config =
         loaded.map_err(|wrong| format!("the configuration is wrong\n{}", wrong.render(false)))?.config;
-    let public = config.listeners.values().next().expect("a checked configuration has a listener").listen;
+    let listener = config.listeners.values().next().expect("a checked configuration has a listener");
+    let public = listener.listen.tcp().ok_or_else(|| {
+        format!("the first listener is at {}, and the demo asks over TCP: write `:8080`", listener.listen)
+    })?;
     let admin = config.gateway.admin.map(|admin| admin.listen).ok_or_else(|| {
         let file = file.display();
         format!(

@@ -15,15 +15,17 @@ use super::{
     policies::{Level, Policies, level_keys},
     tls, unique,
 };
+use crate::address::Address;
 use crate::config::{
     checked::{
         Acme, Admin, Drain, Forwarding, Gateway, IdentityPart, Listener, Name, Protocols, Reload,
-        ServerLimits, StateFile,
+        ServerLimits, StateFile, TrustedProxies,
     },
     decode::{At, Cx, OneOrMany, Or},
     diagnostic::Code,
     node::Span,
     raw::{ListenerProtocol, RawAdmin, RawFile, RawForwarded, RawGateway, RawListenerLimits, RawListenerTls},
+    values::{FileMode, TrustedProxy},
 };
 
 /// The checked listeners, and what stands at each.
@@ -38,12 +40,12 @@ pub(super) struct Listeners {
 pub(super) fn listeners(
     tables: &Tables<'_>,
     policies: &mut Policies,
-    has_trusted: bool,
+    trusted: &TrustedProxies,
     now_s: u64,
     cx: &mut Cx,
 ) -> Listeners {
     let mut it = Listeners { checked: BTreeMap::new(), levels: BTreeMap::new(), bodies: BTreeMap::new() };
-    let mut seen: HashMap<SocketAddr, &At<SocketAddr>> = HashMap::new();
+    let mut seen: HashMap<&Address, &At<Address>> = HashMap::new();
     let mut ordered: HashMap<Name, (Span, Arc<Acme>)> = HashMap::new();
     for (name, at, raw) in tables.listeners.read() {
         let level = policies.level(tables, at, &level_keys!(raw), cx);
@@ -60,18 +62,32 @@ pub(super) fn listeners(
             cx.error(Code::Conflict, listen.span, format!("two listeners on `{}`", listen.value))
                 .label("again here")
                 .related(place, "first here")
-                .help("give one of them another port")
+                .help(match &listen.value {
+                    Address::Tcp(_) => "give one of them another port",
+                    Address::Unix(_) => "give one of them another path",
+                })
                 .combined();
         }
-        seen.entry(listen.value).or_insert(listen);
+        seen.entry(&listen.value).or_insert(listen);
+        let mode = mode(listen, raw.mode.as_deref(), trusted, cx);
         let timeouts = raw.timeouts.as_ref().map(|it| it.value.clone()).unwrap_or_default();
+        let (has_trusted, help) = match &listen.value {
+            Address::Tcp(_) => (
+                !trusted.networks.is_empty(),
+                "name the balancers in front: `gateway: {trusted_proxies: [10.0.0.0/8]}`",
+            ),
+            Address::Unix(_) => {
+                (trusted.unix, "trust whoever comes by a Unix socket: `gateway: {trusted_proxies: [unix]}`")
+            }
+        };
         if let Some(at) = raw.proxy_protocol.as_ref().filter(|at| at.value && !has_trusted) {
             cx.error(Code::Missing, at.span, "nobody is trusted to say where a connection comes from")
                 .combined()
-                .help("name the balancers in front: `gateway: {trusted_proxies: [10.0.0.0/8]}`");
+                .help(help);
         }
         let listener = Listener {
-            listen: listen.value,
+            listen: listen.value.clone(),
+            mode,
             protocols: protocols(raw.protocols.as_deref(), raw.tls.as_deref(), cx),
             tls: raw.tls.as_ref().and_then(|at| tls::server(&at.value, at.key, now_s, cx)),
             is_proxied: raw.proxy_protocol(),
@@ -95,6 +111,31 @@ pub(super) fn listeners(
     }
     it
 }
+
+/// Of a Unix socket, if nothing is said: the user of the process.
+const MODE: u32 = 0o600;
+
+/// Who may connect to a Unix socket.
+fn mode(listen: &At<Address>, said: Option<&At<FileMode>>, trusted: &TrustedProxies, cx: &mut Cx) -> u32 {
+    let Some(said) = said else { return MODE };
+    let mode = said.value.0;
+    if listen.value.path().is_none() {
+        let place = cx.place(listen.span);
+        cx.error(Code::Conflict, said.span, "`mode` is of the file of a Unix socket")
+            .related(place, "this is an address")
+            .help("take it away, or write `listen: unix:/run/naka/web.sock`");
+    } else if trusted.unix && mode & EVERYBODY != 0 {
+        cx.error(Code::Exposed, said.span, "every user of this machine may say whose a request is")
+            .warning()
+            .combined()
+            .label("everybody may connect, and `gateway.trusted_proxies` has `unix`")
+            .help("write `\"0660\"` and give the group to the proxy in front, or take `unix` away");
+    }
+    mode
+}
+
+/// Write, which is to connect, for who is neither the user nor of the group (`unix(7)`).
+const EVERYBODY: u32 = 0o002;
 
 /// A size is never 0.
 fn min_rate(said: Option<&At<RawListenerLimits>>) -> Option<NonZeroU64> {
@@ -130,6 +171,18 @@ fn protocols(
     Protocols { h1: find(ListenerProtocol::H1).is_some(), h2: over_tls.is_some() || without.is_some() }
 }
 
+/// Peers that are believed.
+pub(super) fn trusted(raw: &RawGateway) -> TrustedProxies {
+    let mut trusted = TrustedProxies::default();
+    for at in raw.trusted_proxies.iter().flat_map(|it| &it.value.0) {
+        match at.value {
+            TrustedProxy::Network(network) => trusted.networks.push(network),
+            TrustedProxy::Unix => trusted.unix = true,
+        }
+    }
+    trusted
+}
+
 pub(super) fn gateway(entry: Option<&RawFile>, listeners: &BTreeMap<Name, Listener>, cx: &mut Cx) -> Gateway {
     let raw = entry.and_then(|raw| raw.gateway.as_ref()).map(|it| it.value.clone()).unwrap_or_default();
     if let Some(proxies) = &raw.trusted_proxies {
@@ -139,11 +192,7 @@ pub(super) fn gateway(entry: Option<&RawFile>, listeners: &BTreeMap<Name, Listen
         workers: raw.workers(),
         admin: admin(&raw, listeners, cx),
         reload: reload(&raw, cx),
-        trusted_proxies: raw
-            .trusted_proxies
-            .iter()
-            .flat_map(|it| it.value.0.iter().map(|net| net.value))
-            .collect(),
+        trusted_proxies: trusted(&raw),
         forwarding: forwarding(&raw),
         proxy_status: raw.proxy_status(),
         pages: pages::pages(&raw, cx),
@@ -153,7 +202,7 @@ pub(super) fn gateway(entry: Option<&RawFile>, listeners: &BTreeMap<Name, Listen
         servers: servers(&raw, cx),
         drain: drain(&raw, cx),
         state: state(&raw, cx),
-        upgrade_socket: upgrade_socket(&raw, cx),
+        upgrade_socket: upgrade_socket(&raw, listeners, cx),
     }
 }
 
@@ -165,7 +214,8 @@ fn admin(raw: &RawGateway, listeners: &BTreeMap<Name, Listener>, cx: &mut Cx) ->
         None => &default,
     };
     let address = raw.listen();
-    let same = listeners.iter().find(|(_, listener)| listener.listen == address && address.port() != 0);
+    let same =
+        listeners.iter().find(|(_, listener)| listener.listen.tcp() == Some(address) && address.port() != 0);
     if let (Some((name, _)), Some(listen)) = (same, &raw.listen) {
         cx.error(
             Code::Conflict,
@@ -189,7 +239,20 @@ fn admin(raw: &RawGateway, listeners: &BTreeMap<Name, Listener>, cx: &mut Cx) ->
         }
         Some(secret)
     });
+    if let Some(said) = &raw.socket {
+        is_no_listener(said, listeners, cx);
+    }
     Some(Admin { listen: address, socket: raw.socket.as_ref().map(|at| Arc::clone(&at.value)), token })
+}
+
+/// A path is one socket's.
+fn is_no_listener(said: &At<Arc<str>>, listeners: &BTreeMap<Name, Listener>, cx: &mut Cx) {
+    let same = listeners.iter().find(|(_, listener)| listener.listen.path() == Some(&said.value));
+    if let Some((name, _)) = same {
+        cx.error(Code::Conflict, said.span, format!("this is the socket of the listener `{name}`"))
+            .help("give one of them another path")
+            .combined();
+    }
 }
 
 fn forwarding(raw: &RawGateway) -> Forwarding {
@@ -301,8 +364,9 @@ fn state(raw: &RawGateway, cx: &mut Cx) -> Option<StateFile> {
     Some(StateFile { file: Arc::clone(&raw.file.as_ref()?.value), interval })
 }
 
-fn upgrade_socket(raw: &RawGateway, cx: &mut Cx) -> Option<Arc<str>> {
+fn upgrade_socket(raw: &RawGateway, listeners: &BTreeMap<Name, Listener>, cx: &mut Cx) -> Option<Arc<str>> {
     let said = raw.upgrade.as_ref()?.value.socket.as_ref()?;
+    is_no_listener(said, listeners, cx);
     let of_admin = match raw.admin.as_ref().map(|admin| &admin.value) {
         Some(Or::Record(admin)) => admin.socket.as_ref(),
         _ => None,

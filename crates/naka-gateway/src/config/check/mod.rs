@@ -74,9 +74,9 @@ pub(crate) fn check(
         entry.raw.as_ref().and_then(|raw| raw.gateway.as_ref()).map(|it| it.value.environment());
     let stage = Stage { environment: environment.unwrap_or(RawEnvironment::Production), now_s };
     let mut policies = Policies::named(&tables, stage, cx);
-    let trusted = entry.raw.as_ref().and_then(|raw| raw.gateway.as_ref()?.value.trusted_proxies.as_deref());
-    let has_trusted = trusted.is_some_and(|at| !at.value.0.is_empty());
-    let listeners = gateway::listeners(&tables, &mut policies, has_trusted, now_s, cx);
+    let trusted = entry.raw.as_ref().and_then(|raw| raw.gateway.as_ref());
+    let trusted = trusted.map(|it| gateway::trusted(&it.value)).unwrap_or_default();
+    let listeners = gateway::listeners(&tables, &mut policies, &trusted, now_s, cx);
     let gateway = gateway::gateway(entry.raw.as_deref(), &listeners.checked, cx);
     let mut used = BTreeSet::new();
     let upstreams = upstreams::upstreams(&tables, &listeners.checked, &mut policies, &gateway, now_s, cx);

@@ -35,7 +35,7 @@ fn test(at: &At<RawTest>, tables: &Tables<'_>, cx: &mut Cx) -> Option<Test> {
         host: line.uri.authority().map_or("", |authority| authority.as_str()).into(),
         target,
         headers: named(with.headers.as_deref()),
-        client_ip: with.client_ip(),
+        source: with.client_ip.as_ref().map(|at| at.value.into()),
         listener,
         jwt: with.jwt.as_ref().map(|it| claims_json(&it.value)),
         api_key: with.api_key.as_ref().map(|it| Arc::clone(&it.value)),

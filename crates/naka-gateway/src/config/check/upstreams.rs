@@ -30,7 +30,7 @@ use crate::config::{
     units::{Between, Whole},
     values::{HostPort, Id},
 };
-use crate::{custom::Kinds, tls::ClientTls};
+use crate::{address::UNIX, custom::Kinds, tls::ClientTls};
 
 /// Of `gateway`: the name servers that are asked where endpoints are found by name, and how many workers share
 /// the connections.
@@ -425,9 +425,13 @@ fn of_another_type(raw: &RawHealthCheck, keys: &[&str], what: &str, cx: &mut Cx)
 
 /// The listener that hears what is sent to this address.
 fn ours<'l>(address: &str, listeners: &'l BTreeMap<Name, Listener>) -> Option<&'l Name> {
+    if let Some(path) = address.strip_prefix(UNIX) {
+        let hears = |listener: &Listener| listener.listen.path().is_some_and(|ours| **ours == *path);
+        return listeners.iter().find_map(|(name, listener)| hears(listener).then_some(name));
+    }
     let address = address.replace("localhost:", "127.0.0.1:").parse::<SocketAddr>().ok()?;
     let hears = |listener: &Listener| {
-        let listen = listener.listen;
+        let Some(listen) = listener.listen.tcp() else { return false };
         let is_local = address.ip().is_loopback() || address.ip().is_unspecified();
         listen.port() == address.port()
             && (listen.ip() == address.ip() || listen.ip().is_unspecified() && is_local)

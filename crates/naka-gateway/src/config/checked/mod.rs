@@ -4,13 +4,7 @@
 //! gone. Nothing here is optional because "it was not checked yet".
 
 use std::{
-    collections::BTreeMap,
-    fmt,
-    net::{IpAddr, SocketAddr},
-    num::NonZeroU64,
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
+    collections::BTreeMap, fmt, net::SocketAddr, num::NonZeroU64, path::PathBuf, sync::Arc, time::Duration,
 };
 
 use bytes::Bytes;
@@ -18,7 +12,10 @@ use http::{HeaderName, HeaderValue, Method, StatusCode, uri::PathAndQuery};
 use ipnet::IpNet;
 
 use super::diagnostic::Place;
-use crate::tls::{ClientTls, ServerTls};
+use crate::{
+    address::{Address, Source},
+    tls::{ClientTls, ServerTls},
+};
 
 mod policies;
 pub mod scenario;
@@ -143,7 +140,7 @@ pub struct Gateway {
     /// How changes of the files take effect.
     pub reload: Reload,
     /// Peers whose forwarding headers are believed.
-    pub trusted_proxies: Vec<IpNet>,
+    pub trusted_proxies: TrustedProxies,
     /// In which fields is said how a request came.
     pub forwarding: Forwarding,
     /// Whether the gateway's own errors are named in `Proxy-Status`.
@@ -253,6 +250,28 @@ pub struct ServerLimits {
     pub buffered: usize,
 }
 
+/// Peers that are believed about whose a request is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TrustedProxies {
+    /// Those that come from here.
+    pub networks: Vec<IpNet>,
+    /// Whoever comes by a Unix socket.
+    pub unix: bool,
+}
+
+impl TrustedProxies {
+    /// Whether this is one of them.
+    pub fn have(&self, source: Source) -> bool {
+        match source {
+            Source::Ip(address) => {
+                let address = address.to_canonical();
+                self.networks.iter().any(|network| network.contains(&address))
+            }
+            Source::Unix => self.unix,
+        }
+    }
+}
+
 /// How the process ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Drain {
@@ -266,7 +285,9 @@ pub struct Drain {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Listener {
     /// The address; it is the identity of the socket.
-    pub listen: SocketAddr,
+    pub listen: Address,
+    /// Who may connect to a Unix socket: the mode of its file.
+    pub mode: u32,
     /// What a client may speak.
     pub protocols: Protocols,
     /// How it is secured, if it is.
@@ -852,8 +873,8 @@ pub struct TestRequest {
     pub target: PathAndQuery,
     /// Its headers.
     pub headers: Vec<(HeaderName, HeaderValue)>,
-    /// Where it comes from; `127.0.0.1` if nothing is said.
-    pub client_ip: IpAddr,
+    /// Where it comes from; if nothing is said, `127.0.0.1`, and at a Unix socket from there.
+    pub source: Option<Source>,
     /// The listener it arrives at; `None`: the only one, or any that has a route for it.
     pub listener: Option<Name>,
     /// The claims of a token that counts, as a JSON object.

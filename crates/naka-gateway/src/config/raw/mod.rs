@@ -10,6 +10,8 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 use ipnet::IpNet;
 use serde_json::{Value as Json, json};
 
+use crate::address::Address;
+
 use super::{
     checked::{HostPattern, IdentityPart, KeyPart, Template, Workers},
     decode::{At, Cx, Decode, Form, Named, OneOrMany, Or, Scalar, Text, Wrong},
@@ -20,8 +22,8 @@ use super::{
     suggest::quoted,
     units::{Between, MaxLoad, OrNever, OrZero, Percent, Size, SizeOrNever, Whole},
     values::{
-        Authority, DnsHost, DnsService, ErrorStatuses, GrpcService, HostPort, Id, NameServer, OriginForm,
-        RedirectStatus, RequestLine, Statuses,
+        Authority, DnsHost, DnsService, ErrorStatuses, FileMode, GrpcService, HostPort, Id, NameServer,
+        OriginForm, RedirectStatus, RequestLine, Statuses, TrustedProxy,
     },
 };
 
@@ -93,8 +95,8 @@ record! {
         admin: Or<Nothing, RawAdmin> = optional;
         /// How changes of the files take effect.
         reload: RawReload = optional;
-        /// Peers whose `X-Forwarded-*` and `Forwarded` are believed.
-        trusted_proxies: OneOrMany<IpNet> = optional;
+        /// Peers whose `X-Forwarded-*` and `Forwarded` are believed: networks, and `unix` for whoever comes by a Unix socket.
+        trusted_proxies: OneOrMany<TrustedProxy> = optional;
         /// In which fields upstreams hear how a request came, and trusted proxies are believed: `X-Forwarded-*`, `Forwarded` (RFC 7239), or `both`.
         forwarded: RawForwarded = "x_forwarded", "rfc7239";
         /// Say in `Proxy-Status` (RFC 9209) why the gateway has not let a request through, or the upstream has not answered.
@@ -248,8 +250,10 @@ record! {
 record! {
     /// One listening socket.
     RawListener ("a listener") {
-        /// Its address: `:8080`, `127.0.0.1:8080`, `[::1]:8080`.
-        listen: SocketAddr = required;
+        /// Its address, `:8080`, `127.0.0.1:8080`, `[::1]:8080`; or the whole path of a Unix socket, `unix:/run/naka/web.sock`.
+        listen: Address = required;
+        /// Who may connect to its Unix socket, by the mode of the file; if nothing is said, `0600`: the user of the process.
+        mode: FileMode = optional, "\"0660\"";
         /// What is spoken there; if nothing is said, `h1`, and over TLS `h2` besides.
         protocols: OneOrMany<ListenerProtocol> = optional;
         /// TLS with its clients.
@@ -1019,8 +1023,8 @@ record! {
     RawWith ("what else the request has") {
         /// Its headers.
         headers: Named<HeaderName, HeaderValue> = optional, "{idempotency-key: \"1\"}";
-        /// Where it comes from.
-        client_ip: IpAddr = "127.0.0.1";
+        /// Where it comes from; if nothing is said, `127.0.0.1`, and at a Unix socket no address.
+        client_ip: IpAddr = optional, "203.0.113.7";
         /// The listener it arrives at.
         listener: Id = optional, "public";
         /// The claims of a token that counts.
