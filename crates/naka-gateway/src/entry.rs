@@ -18,7 +18,7 @@ use std::{borrow::Cow, net::IpAddr, sync::Arc};
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version,
-    header::{CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, TRAILER, UPGRADE},
+    header::{COOKIE, EXPECT, FORWARDED, HOST, UPGRADE},
     request::Parts,
     uri::PathAndQuery,
 };
@@ -35,7 +35,7 @@ use crate::{
     config::checked::{Forwarding, TrustedProxies},
     deadline::Deadlines,
     forwarded, frames,
-    headers::{compared, has_known_framing, strip_hop_by_hop},
+    headers::{announce_only, compared, has_known_framing, may_be_trailer, settle_length, strip_hop_by_hop},
     identity,
     random::random_id,
     refusals::Refusals,
@@ -143,12 +143,7 @@ impl Entry {
             return Err(Rejection::new(MISDIRECTED).detail(MISDIRECTED_WHY));
         }
         join_cookies(parts);
-        if parts.version == Version::HTTP_2
-            && let Some(length) = parts.headers.get(CONTENT_LENGTH).cloned()
-        {
-            parts.headers.insert(CONTENT_LENGTH, length); // Two that are equal pass there, and are one.
-        }
-        if !has_known_framing(&parts.headers) {
+        if !has_known_framing(&parts.headers) || !settle_length(&mut parts.headers) {
             return Err(Reason::BadRequest.into());
         }
         let asked = match parts.version {
@@ -169,8 +164,8 @@ impl Entry {
         let told = self.deadlines.take(headers)?;
         write_forwarding(headers, peer, self.forwarding, came.scheme);
         settle_request_id(headers, is_trusted);
-        parts.version = Version::HTTP_11;
         let mut context = Context::new(now);
+        context.came_in = std::mem::replace(&mut parts.version, Version::HTTP_11);
         context.client = came.client;
         context.told = told.and_then(|told| now.instant().checked_add(told));
         context.deadline = context.told;
@@ -183,16 +178,13 @@ impl Entry {
 
     /// What nobody may say in a header, nobody says in a trailer: only what is announced is passed on.
     fn drop_trailer(&self, headers: &mut HeaderMap) {
-        let says_who_or_where = |name: &str| {
-            let Ok(name) = name.trim().parse::<HeaderName>() else { return true };
-            let name = compared(&name);
-            self.of_identity.iter().any(|ours| *ours == name) || is_forwarding(&name) || REQUEST_ID == *name
-        };
-        let lines = headers.get_all(TRAILER).into_iter();
-        let mut lines = lines.map(|line| line.to_str().unwrap_or("?"));
-        if lines.any(|line| line.split(',').any(says_who_or_where)) {
-            headers.remove(TRAILER);
-        }
+        announce_only(headers, |name| {
+            let as_compared = compared(name);
+            may_be_trailer(name)
+                && !self.of_identity.iter().any(|ours| *ours == as_compared)
+                && !is_forwarding(&as_compared)
+                && REQUEST_ID != *as_compared
+        });
     }
 
     fn check_target(&self, parts: &mut Parts) -> Result<(), Rejection> {
@@ -310,7 +302,8 @@ pub fn without_port(host: &str) -> &str {
     }
 }
 
-/// Exactly one host: from an absolute target if there is one, else from `Host`.
+/// Exactly one host: from an absolute target if there is one, else from `Host`. Where both are there they say the same: RFC 9112
+/// §3.2.2 has the target count, and whoever stands in front may have looked at the other.
 fn settle_host(parts: &mut Parts) -> Result<(), Rejection> {
     const BAD: Rejection = Rejection::new(Reason::BadRequest);
     if parts.headers.get_all(HOST).into_iter().count() > 1 {
@@ -318,9 +311,9 @@ fn settle_host(parts: &mut Parts) -> Result<(), Rejection> {
     }
     if let Some(authority) = parts.uri.authority() {
         let host = HeaderValue::from_str(authority.as_str()).map_err(|_| BAD)?;
-        let is_other =
-            |said: &HeaderValue| !said.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes());
-        if parts.version == Version::HTTP_2 && parts.headers.get(HOST).is_some_and(is_other) {
+        let is_same = |said: &HeaderValue| said.as_bytes().eq_ignore_ascii_case(host.as_bytes());
+        let may_lack = parts.version != Version::HTTP_11; // RFC 9112 §3.2: 400 if there is none.
+        if !parts.headers.get(HOST).map_or(may_lack, is_same) {
             return Err(BAD);
         }
         let target = parts.uri.path_and_query().cloned().ok_or(BAD)?;
@@ -394,7 +387,14 @@ fn hop_address(hop: &str) -> Option<IpAddr> {
 /// Takes away what a client says of its way here; and from everybody, fields that are not believed, and names that some
 /// upstreams cannot tell from those that say it.
 fn drop_forwarding(headers: &mut HeaderMap, is_trusted: bool, forwarding: Forwarding) {
-    let is_believed = |name: &str| is_trusted && (forwarding != Forwarding::Rfc7239 || FORWARDED == name);
+    let is_believed = |name: &str| {
+        let is_read = match forwarding {
+            Forwarding::XForwarded => FORWARDED != name,
+            Forwarding::Rfc7239 => FORWARDED == name,
+            Forwarding::Both => true,
+        };
+        is_trusted && is_read
+    };
     let is_dropped = |name: &&HeaderName| match compared(name) {
         Cow::Borrowed(name) => is_forwarding(name) && !is_believed(name),
         Cow::Owned(name) => is_forwarding(&name) || REQUEST_ID == name.as_str(),
@@ -419,14 +419,12 @@ fn write_forwarding(headers: &mut HeaderMap, peer: &Peer, forwarding: Forwarding
         let joined = joined_with(headers, &FORWARDED_FOR, written.to_str().unwrap_or_default());
         headers.insert(FORWARDED_FOR, joined.unwrap_or_else(|| written.clone()));
     }
-    let is_said = headers.contains_key(FORWARDED);
     let is_written = match peer.source {
-        Source::Ip(_) => forwarding != Forwarding::XForwarded || is_said,
-        Source::Unix => forwarding != Forwarding::XForwarded && !is_said,
+        Source::Ip(_) => true,
+        Source::Unix => !headers.contains_key(FORWARDED),
     };
-    if is_written {
+    if is_written && forwarding != Forwarding::XForwarded {
         let host = headers.get(HOST).and_then(|host| host.to_str().ok());
-        let host = host.filter(|_| forwarding != Forwarding::XForwarded);
         let hop = forwarded::written(peer.source.ip(), host, peer.scheme);
         let joined = joined_with(headers, &FORWARDED, &hop).or_else(|| HeaderValue::try_from(hop).ok());
         if let Some(joined) = joined {

@@ -16,6 +16,7 @@ use naka::{
     clock::Now,
     context::{ApiVersion, Context, Deadline},
     explain::{Explain, Finding},
+    identity::{Identity, Scheme},
     reject::{Dependency, Reason, Rejection},
     split::SplitArm,
 };
@@ -24,7 +25,7 @@ use serde_json::{Value, json};
 use crate::{
     address::{Address, Source},
     config::{
-        checked::{Destination, Name, Protocol, ServerLimits, TestRequest, Upstream},
+        checked::{Destination, Listener, Name, Protocol, ServerLimits, TestRequest, Upstream},
         show_duration,
     },
     entry::{self, Peer},
@@ -418,16 +419,20 @@ fn assumed(plan: &Plan, kind: &str, asked: &TestRequest, now: Now, parts: &mut P
     })
 }
 
-/// Who asks on a listener. Over TLS a client names the host that it asks for.
+/// Who asks on a listener. Over TLS a client names the host that it asks for, and shows a certificate of whom it is said to be, where
+/// such are looked at.
 fn peer(generation: &Generation, listener: &Name, asked: &TestRequest) -> Peer {
-    let listen = &generation.config.listeners[listener].listen;
+    let Listener { listen, tls, .. } = &generation.config.listeners[listener];
     let source = asked.source.unwrap_or(match listen {
         Address::Tcp(_) => Source::Ip(IpAddr::V4(Ipv4Addr::LOCALHOST)),
         Address::Unix(_) => Source::Unix,
     });
     let acceptor = generation.tls.get(listen);
     let Some(acceptor) = acceptor else { return Peer::new(source, "http") };
-    Peer { hosts: acceptor.hosts(Some(entry::without_port(&asked.host))), ..Peer::new(source, "https") }
+    let shows = asked.identity.as_ref().filter(|_| tls.as_ref().is_some_and(|tls| tls.clients.is_some()));
+    let identity = shows.map(|who| Arc::new(Identity::new(Scheme::Mtls, Some(Arc::clone(who)))));
+    let hosts = acceptor.hosts(Some(entry::without_port(&asked.host)));
+    Peer { hosts, identity, ..Peer::new(source, "https") }
 }
 
 /// The listener that was named; or that of the URL's port; or the first one that takes the request, else

@@ -4,7 +4,11 @@ use std::borrow::Cow;
 
 use http::{
     HeaderMap, HeaderName, HeaderValue,
-    header::{CONNECTION, Entry, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE},
+    header::{
+        AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE,
+        CONTENT_TYPE, COOKIE, EXPECT, Entry, HOST, MAX_FORWARDS, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
+        RANGE, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
+    },
 };
 
 static HOP_BY_HOP: [HeaderName; 7] = [
@@ -66,6 +70,66 @@ pub fn has_known_framing(headers: &HeaderMap) -> bool {
     codings.next().is_none() && first.is_none_or(|coding| coding.eq_ignore_ascii_case(b"chunked"))
 }
 
+/// Leaves one length, in digits alone, where there are several that are the same, or zeros before it (RFC 9110 §8.6): whoever reads it next
+/// may not read it as we do. Says whether it is one.
+pub(crate) fn settle_length(headers: &mut HeaderMap) -> bool {
+    let mut lines = headers.get_all(CONTENT_LENGTH).iter();
+    let Some(first) = lines.next() else { return true };
+    let is_one = lines.next().is_none();
+    let is_plain =
+        |line: &[u8]| line.iter().all(u8::is_ascii_digit) && (line.len() == 1 || line.first() != Some(&b'0'));
+    if is_one && !first.is_empty() && first.len() <= 19 && is_plain(first.as_bytes()) {
+        return true; // As nearly always.
+    }
+    let lengths =
+        headers.get_all(CONTENT_LENGTH).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+    let mut lengths = lengths.map(|length| {
+        let digits = std::str::from_utf8(length.trim_ascii()).ok()?;
+        digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse::<u64>().ok()).flatten()
+    });
+    let Some(length) = lengths.next().flatten() else { return false };
+    if lengths.any(|other| other != Some(length)) {
+        return false;
+    }
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    true
+}
+
+/// Leaves in `Trailer` the names for which this holds, and none that is no name: what is not announced is not passed on.
+pub(crate) fn announce_only(headers: &mut HeaderMap, is_fine: impl Fn(&HeaderName) -> bool) {
+    let Entry::Occupied(announced) = headers.entry(TRAILER) else { return };
+    let (_, lines) = announced.remove_entry_mult();
+    let lines = lines.collect::<Vec<_>>();
+    let names = lines.iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+    let names = names.filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok()).filter(is_fine);
+    for name in names {
+        headers.append(TRAILER, HeaderValue::from(name));
+    }
+}
+
+/// Whether a field may come behind a body (RFC 9110 §6.5.1): none of framing, routing, authentication, or of one connection.
+pub(crate) fn may_be_trailer(name: &HeaderName) -> bool {
+    const NEVER: [HeaderName; 16] = [
+        AUTHORIZATION,
+        CACHE_CONTROL,
+        CONNECTION,
+        CONTENT_ENCODING,
+        CONTENT_LENGTH,
+        CONTENT_RANGE,
+        CONTENT_TYPE,
+        COOKIE,
+        EXPECT,
+        HOST,
+        MAX_FORWARDS,
+        RANGE,
+        SET_COOKIE,
+        TE,
+        TRAILER,
+        VIA,
+    ];
+    !NEVER.contains(name) && !HOP_BY_HOP.contains(name)
+}
+
 /// Whether a token may have it (RFC 9110 §5.6.2).
 pub(crate) fn is_of_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
@@ -115,6 +179,40 @@ mod tests {
         headers.append("x-kept", HeaderValue::from_static("2"));
         strip_hop_by_hop(&mut headers);
         assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["x-kept"]);
+    }
+
+    #[test]
+    fn r2_3_a_length_is_one_number_or_none() {
+        let settled = |lines: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append(CONTENT_LENGTH, line.parse().unwrap());
+            }
+            let is_fine = settle_length(&mut headers);
+            let left = headers.get_all(CONTENT_LENGTH).iter().map(|line| line.to_str().unwrap().to_owned());
+            is_fine.then(|| left.collect::<Vec<_>>())
+        };
+        for (lines, expected) in [
+            (&[][..], Some(&[][..])),
+            (&["0"], Some(&["0"][..])),
+            (&["17"], Some(&["17"])),
+            (&["010"], Some(&["10"])),
+            (&["00"], Some(&["0"])),
+            (&["2, 2"], Some(&["2"])),
+            (&["2", "2"], Some(&["2"])),
+            (&["2", "02 ,2"], Some(&["2"])),
+            (&["18446744073709551615"], Some(&["18446744073709551615"])),
+            (&["18446744073709551616"], None),
+            (&["2, 3"], None),
+            (&["2", "3"], None),
+            (&["2,"], None),
+            (&[""], None),
+            (&["+2"], None),
+            (&["0x2"], None),
+        ] {
+            let expected = expected.map(|it| it.iter().map(|line| (*line).to_owned()).collect::<Vec<_>>());
+            assert_eq!(settled(lines), expected, "{lines:?}");
+        }
     }
 
     #[test]

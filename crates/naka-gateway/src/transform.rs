@@ -9,12 +9,15 @@ use http::{
     },
     request::Parts,
 };
-use naka::reject::{Reason, Rejection};
+use naka::{
+    context::Context,
+    reject::{Reason, Rejection},
+};
 
 use crate::{
     config::checked::{Forwarding, HeaderEdit, HeaderEdits, IdentityPart, Name, Redirect, Rewrite, Template},
     entry::{self, replace_path},
-    headers::{has_known_framing, strip_hop_by_hop},
+    headers::{announce_only, has_known_framing, settle_length, strip_hop_by_hop},
     identity,
     route::{Captures, normalize, render},
     tunnel::Switched,
@@ -56,7 +59,9 @@ impl Transform {
         identity::tell(&mut parts.headers, &parts.extensions, &self.identity);
         entry::hide(&mut parts.headers, self.forwarding);
         edit(&mut parts.headers, &self.headers.request);
-        parts.headers.append(VIA, via(parts.version));
+        self.drop_trailer(&mut parts.headers);
+        let came_in = parts.extensions.get::<Context>().map_or(parts.version, |context| context.came_in);
+        parts.headers.append(VIA, via(came_in));
         Ok(())
     }
 
@@ -73,6 +78,9 @@ impl Transform {
         if response.headers().contains_key(TRANSFER_ENCODING) {
             // Beside chunks a length counts for nothing (RFC 9112 §6.3), so the client must not see it.
             response.headers_mut().remove(CONTENT_LENGTH);
+        } else if !settle_length(response.headers_mut()) {
+            *response = Rejection::new(Reason::UpstreamProtocol).into_response();
+            return;
         }
         let upgrade = if is_followed { response.headers_mut().remove(UPGRADE) } else { None };
         strip_hop_by_hop(response.headers_mut());
@@ -87,6 +95,15 @@ impl Transform {
         if response.extensions().get::<Rejection>().is_none() {
             response.headers_mut().append(VIA, via(said_in)); // What we say ourselves has come through nobody.
         }
+    }
+
+    /// What the route says of a header, nobody says in a trailer: only what is announced is passed on.
+    fn drop_trailer(&self, headers: &mut HeaderMap) {
+        let HeaderEdit { remove, set, add } = &self.headers.request;
+        announce_only(headers, |name| {
+            let mut edited = remove.iter().chain(set.iter().chain(add).map(|(name, _)| name));
+            !edited.any(|edited| edited == name)
+        });
     }
 
     /// The path the endpoint sees, where it is another one.

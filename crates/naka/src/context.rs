@@ -7,7 +7,7 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use http::Extensions;
+use http::{Extensions, Version};
 use tokio::time::Instant;
 
 use crate::{attempt::Tried, balance::Endpoint, budget::Counted, clock::Now, held::Held, identity::Identity};
@@ -40,6 +40,8 @@ pub struct Context {
     pub is_upgrade: bool,
     /// Where what is held of its body counts.
     pub held: Option<Arc<Held>>,
+    /// In which version of HTTP it came.
+    pub came_in: Version,
     /// In which budget it was counted.
     pub(crate) counted: Option<Counted>,
 }
@@ -60,6 +62,7 @@ impl Context {
             is_hurried: false,
             is_upgrade: false,
             held: None,
+            came_in: Version::HTTP_11,
             counted: None,
         }
     }

@@ -88,6 +88,8 @@ enum Check {
     /// In which `/C` is the case's own.
     Target(&'static str),
     Body(&'static [u8]),
+    /// Nothing comes behind the body.
+    NoTrailer,
     Has(&'static str, &'static str),
     Lacks(&'static str),
     Once(&'static str),
@@ -95,6 +97,7 @@ enum Check {
     /// Of the client's answer.
     Status(&'static [u16]),
     AnswerHas(&'static str, &'static str),
+    AnswerHasOnce(&'static str),
     AnswerLacks(&'static str),
     AnswerBody(&'static [u8]),
     /// It ends before it is whole, or is no success: nobody can take it for one.
@@ -170,6 +173,10 @@ fn holds(check: &Check, seen: &Seen, answer: &Answer) -> Result<(), String> {
         Check::Body(body) => {
             expect(seen.body == *body, format!("the body is {:?}", String::from_utf8_lossy(&seen.body)))
         }
+        Check::NoTrailer => {
+            let is_none = !seen.framed.ends_with(b"\r\n") || seen.framed.ends_with(b"\r\n0\r\n\r\n");
+            expect(is_none, format!("the body is {:?}", String::from_utf8_lossy(&seen.framed)))
+        }
         Check::Has(name, value) => {
             let has = seen.field(name);
             expect(has.contains(value), format!("`{name}` is {has:?}"))
@@ -190,6 +197,10 @@ fn holds(check: &Check, seen: &Seen, answer: &Answer) -> Result<(), String> {
         Check::AnswerHas(name, value) => {
             let has = answer.field(name);
             expect(has.iter().any(|has| has == value), format!("the answer's `{name}` is {has:?}"))
+        }
+        Check::AnswerHasOnce(name) => {
+            let has = answer.field(name);
+            expect(has.len() == 1, format!("the answer's `{name}` is {has:?}"))
         }
         Check::AnswerLacks(name) => expect(
             answer.field(name).is_empty(),

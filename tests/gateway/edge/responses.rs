@@ -16,7 +16,7 @@ const STATUS: &str =
     "RFC 9112, 4: status-line = HTTP-version SP status-code SP [ reason-phrase ], status-code = 3DIGIT";
 const NO_BODY: &str = "RFC 9112, 6.3: 1xx, 204, 304 and answers to HEAD end with their fields";
 const INTERIM: &str =
-    "RFC 9110, 15.2: 1xx are interim; a proxy forwards them, unless it asked for them itself";
+    "RFC 9110, 15.2: a client must be able to parse one or more 1xx responses before a final response";
 const SWITCH: &str =
     "RFC 9110, 15.2.2 and 7.8: a server must not switch to a protocol that was not asked for";
 const FIELD: &str = "RFC 9112, 5.1 and 5.2: a proxy removes whitespace before colons and folded lines from a response, or refuses it";
@@ -85,6 +85,21 @@ fn framing(cases: &mut Vec<Case>) {
             LENGTH,
             &format!("{ok}content-length: {wrong}\r\n\r\nok"),
             is_502(),
+        );
+    }
+    for lines in ["content-length: 2\r\ncontent-length: 2", "content-length: 2, 2", "content-length: 02"] {
+        add(
+            &format!("one length twice or with zeros, {lines:?}"),
+            "RFC 9110, 8.6: a recipient replaces a list of one length repeated by that length, or refuses it",
+            &format!("{ok}{lines}\r\n\r\nok"),
+            Want::Either(
+                &[502],
+                vec![
+                    Check::AnswerBody(b"ok"),
+                    Check::AnswerHas("content-length", "2"),
+                    Check::AnswerHasOnce("content-length"),
+                ],
+            ),
         );
     }
     for lines in ["content-length: 2\r\ncontent-length: 3", "content-length: 2, 3"] {

@@ -24,6 +24,10 @@ fn get(target: &str) -> String {
     format!("GET {target} HTTP/1.1\r\nhost: a.example\r\nconnection: close\r\n\r\n")
 }
 
+fn of_host(target: &str, lines: &str) -> String {
+    get(target).replace("host: a.example\r\n", lines)
+}
+
 pub(super) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     let mut add = |name: String, rests_on, sends, want| cases.push(case(name, rests_on, sends, want));
@@ -158,6 +162,31 @@ pub(super) fn cases() -> Vec<Case> {
             ABSOLUTE,
             get(target),
             Either(&[400], checks),
+        );
+    }
+    add(
+        "an absolute target and the same Host".into(),
+        ABSOLUTE,
+        of_host("http://b.example/C", "host: B.example\r\n"),
+        Forwarded(vec![
+            Check::Status(&[200]),
+            Check::Target("/C"),
+            Check::Has("host", "b.example"),
+            Check::Once("host"),
+        ]),
+    );
+    for lines in [
+        "",
+        "host: a b\r\n",
+        "host: user@b.example\r\n",
+        "host: b.example\r\nhost: b.example\r\n",
+        "host: \r\n",
+    ] {
+        add(
+            format!("an absolute target and {lines:?}"),
+            "RFC 9112, 3.2: a server must refuse a request of HTTP/1.1 without Host, with two, or with one that is invalid",
+            of_host("http://b.example/C", lines),
+            Refused(&[400]),
         );
     }
     for target in ["http://user@b.example/C", "http://user:pass@b.example/C"] {

@@ -343,7 +343,7 @@ async fn r7_7_policies_know_who_a_client_is_by_its_certificate() {
     for (who, target, expected) in [
         (&known[0], "/staff", (200, "")),
         (&known[1], "/staff", (403, "forbidden")),
-        (&nobody, "/staff", (401, "unauthenticated")),
+        (&nobody, "/staff", (403, "forbidden")),
         (&known[0], "/few", (200, "")),
         (&known[0], "/few", (429, "rate_limited")),
         (&known[1], "/few", (200, "")),

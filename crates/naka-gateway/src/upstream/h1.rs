@@ -10,7 +10,8 @@
 
 use std::{
     collections::VecDeque,
-    fmt, io,
+    error::Error,
+    fmt, io, iter,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{
@@ -41,6 +42,7 @@ use tokio::{
     task::AbortHandle,
     time::{Instant, timeout},
 };
+use tokio_rustls::rustls;
 use tracing::{debug, warn};
 
 use super::{
@@ -123,7 +125,7 @@ impl Client {
                             Some(head.map(|()| body))
                         });
                         let Some(copy) = again else {
-                            return refuse(self.blame(&failed.into_error(), upload.as_deref()));
+                            return refuse(self.blame(pool, &failed.into_error(), upload.as_deref()));
                         };
                         (request, is_again) = (copy, true);
                         upload = request.body_mut().watch_upload();
@@ -156,19 +158,51 @@ impl Client {
         Err(reason)
     }
 
-    fn blame(&self, error: &hyper::Error, upload: Option<&Upload>) -> Reason {
+    fn blame(&self, pool: &Pool, error: &hyper::Error, upload: Option<&Upload>) -> Reason {
         let is_client = error.is_user() && upload.is_some_and(|upload| !upload.is_whole());
         debug!(upstream = %self.name, %error, is_client, "an exchange failed");
         if is_client && is_too_slow(error) {
             Reason::RequestTimeout
         } else if is_client {
             Reason::BadRequest // The request's body broke off; the client will hardly read this.
+        } else if let Some(alert) = refused_handshake(error) {
+            if pool.trouble.is_due() {
+                let endpoint = pool.address();
+                warn!(upstream = %self.name, endpoint, %alert, "an endpoint does not take what it is shown");
+            }
+            Reason::TlsFailed
         } else if error.is_parse() {
             Reason::UpstreamProtocol
         } else {
             Reason::UpstreamReset
         }
     }
+}
+
+/// What an endpoint says of the certificate that it was shown, or that it was not. In TLS 1.3 that is heard only behind the handshake; it
+/// has looked at nothing of what was sent meanwhile (RFC 8446 §4.4.2.4).
+fn refused_handshake<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e rustls::Error> {
+    use rustls::AlertDescription as Alert;
+    let causes = iter::successors(Some(error), |&error| error.source());
+    let mut alerts = causes.filter_map(|cause: &'e (dyn Error + 'static)| {
+        let inner = cause.downcast_ref::<io::Error>().and_then(|error| error.get_ref());
+        inner.map_or_else(|| cause.downcast_ref(), |inner| inner.downcast_ref::<rustls::Error>())
+    });
+    alerts.find(|alert| {
+        let rustls::Error::AlertReceived(alert) = alert else { return false };
+        matches!(
+            alert,
+            Alert::AccessDenied
+                | Alert::BadCertificate
+                | Alert::CertificateExpired
+                | Alert::CertificateRequired
+                | Alert::CertificateRevoked
+                | Alert::CertificateUnknown
+                | Alert::HandshakeFailure
+                | Alert::UnknownCA
+                | Alert::UnsupportedCertificate
+        )
+    })
 }
 
 /// The same head once more. Nobody behind us asks for its extensions.

@@ -168,8 +168,9 @@ impl Front {
     pub(crate) fn connect(&self) -> DuplexStream {
         let (ours, theirs) = tokio::io::duplex(64 << 10);
         let (shared, draining) = (Arc::clone(&self.shared), self.draining.subscribe());
-        let name =
-            shared.in_force.with(|generation| generation.config.listeners.values().next().unwrap().listen);
+        let name = shared
+            .in_force
+            .with(|generation| generation.config.listeners.values().next().unwrap().listen.clone());
         tokio::spawn(
             async move { connection::serve(&shared, 0, name, theirs, CLIENT.into(), draining).await },
         );

@@ -1031,7 +1031,7 @@ record! {
         jwt: RawClaims = optional, "{sub: asha, roles: [driver]}";
         /// Whose key it has.
         api_key: Arc<str> = optional, "zomato";
-        /// Who it is to those who check passwords, or ask another service.
+        /// Who it is to those who check passwords, or ask another service; or by a certificate, where the listener looks at such.
         identity: Arc<str> = optional, "asha";
         /// The headers with which another service lets it in.
         forward_auth: Named<HeaderName, HeaderValue> = optional, "{x-user: asha}";

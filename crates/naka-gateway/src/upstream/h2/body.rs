@@ -9,17 +9,11 @@ use std::{
 
 use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream};
-use http::{
-    HeaderMap, HeaderName, Response,
-    header::{
-        AUTHORIZATION, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HOST,
-        MAX_FORWARDS, SET_COOKIE, TE, TRAILER,
-    },
-};
+use http::{HeaderMap, HeaderName, Response, header::CONTENT_LENGTH};
 use http_body::{Body as _, Frame, SizeHint};
 
 use super::super::{Body, body::Upload as Progress, slow::is_too_slow};
-use crate::headers::strip_hop_by_hop;
+use crate::headers::may_be_trailer;
 
 /// Sends a request's body: a piece is asked for when there is room to send some of it. Dropped together with what comes
 /// of the response, it resets the stream.
@@ -151,26 +145,12 @@ impl Upload {
 
     /// What was announced, as over HTTP/1.1, and may stand in a trailer (RFC 9110, section 6.5.1).
     fn passed_on(&self, trailers: &HeaderMap) -> HeaderMap {
-        const NEVER: [HeaderName; 11] = [
-            AUTHORIZATION,
-            CACHE_CONTROL,
-            CONTENT_ENCODING,
-            CONTENT_LENGTH,
-            CONTENT_RANGE,
-            CONTENT_TYPE,
-            HOST,
-            MAX_FORWARDS,
-            SET_COOKIE,
-            TE,
-            TRAILER,
-        ];
         let mut passed_on = HeaderMap::new();
-        for name in self.announced.iter().filter(|name| !NEVER.contains(name)) {
+        for name in self.announced.iter().filter(|name| may_be_trailer(name)) {
             for value in trailers.get_all(name) {
                 passed_on.append(name, value.clone());
             }
         }
-        strip_hop_by_hop(&mut passed_on);
         passed_on
     }
 }
