@@ -55,6 +55,19 @@ async fn whole(response: Response<Incoming>) -> (StatusCode, Bytes) {
     (response.status(), response.into_body().collect().await.unwrap().to_bytes())
 }
 
+/// Bug: it was said of every request that it came in HTTP/1.1 (RFC 9110, section 7.6.3).
+#[tokio::test(start_paused = true)]
+async fn r2_3_via_says_in_which_version_a_request_came() {
+    let gateway = Inside::new(CONFIG);
+    let app = Upstream::inside(&gateway.network, "app:1", |_| ok("fine"));
+    h2(&gateway).await.send_request(ask("/")).await.unwrap();
+    assert_eq!(app.last().header("via"), Some("2 naka"));
+    let mut stream = gateway.connect();
+    stream.write_all(b"GET / HTTP/1.0\r\nhost: api.example\r\n\r\n").await.unwrap();
+    stream.read_to_end(&mut Vec::new()).await.unwrap();
+    assert_eq!(app.last().header("via"), Some("1.0 naka"));
+}
+
 #[tokio::test(start_paused = true)]
 async fn r2_3_many_requests_at_a_time_on_one_connection_and_http_1_beside_it() {
     let gateway = Inside::new(CONFIG);

@@ -48,6 +48,25 @@ async fn r2_6_a_slow_upstream_is_a_504_with_its_reason() {
     assert_eq!(upstream.requests(), 2, "nothing is tried again behind anybody's back");
 }
 
+/// Bug: the connection was closed and nothing said so, as the body is given up only behind the answer.
+#[tokio::test(start_paused = true)]
+async fn r2_6_an_answer_before_the_body_is_there_says_that_the_connection_ends() {
+    let (gateway, _upstream) = gateway(|_| vec![Step::ReadBody, Step::Hang]);
+    for (body, is_whole) in
+        [("content-length: 4\r\n\r\nhalf", true), ("content-length: 100\r\n\r\nhalf", false)]
+    {
+        let mut stream = gateway.connect();
+        stream.write_all(format!("POST /short HTTP/1.1\r\nhost: a\r\n{body}").as_bytes()).await.unwrap();
+        let (mut answer, mut piece) = (String::new(), [0; 4096]);
+        while !answer.contains("\r\n\r\n") {
+            let count = stream.read(&mut piece).await.unwrap();
+            answer += std::str::from_utf8(&piece[..count]).unwrap();
+        }
+        assert!(answer.contains("naka-reason: total_timeout\r\n"), "{answer}");
+        assert_eq!(answer.contains("connection: close\r\n"), !is_whole, "{answer}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn r2_6_a_dead_upstream_is_a_502_and_one_that_does_not_accept_a_504() {
     let gateway = Inside::new(&CONFIG.replace("'app:1'", "'nowhere:1'"));

@@ -432,7 +432,7 @@ fn peer(generation: &Generation, listener: &Name, asked: &TestRequest) -> Peer {
     let shows = asked.identity.as_ref().filter(|_| tls.as_ref().is_some_and(|tls| tls.clients.is_some()));
     let identity = shows.map(|who| Arc::new(Identity::new(Scheme::Mtls, Some(Arc::clone(who)))));
     let hosts = acceptor.hosts(Some(entry::without_port(&asked.host)));
-    Peer { hosts, identity, ..Peer::new(source, "https") }
+    Peer { identity, hosts, ..Peer::new(source, "https") }
 }
 
 /// The listener that was named; or that of the URL's port; or the first one that takes the request, else

@@ -76,6 +76,8 @@ pub struct Progress {
     end_ns: AtomicU64,
     /// Whether something that was to be sent waits for the client.
     is_sending: AtomicBool,
+    /// Whether the body of the one request under way may still come.
+    is_receiving: AtomicBool,
     /// Whether a request's body was left unread, so that closing at once would reset the connection.
     has_unread: AtomicBool,
     /// Whether a body that is left unread is kept for [`read_what_is_short`](Self::read_what_is_short).
@@ -111,6 +113,7 @@ impl Progress {
             is_in_head: AtomicBool::new(true),
             end_ns: AtomicU64::new(NEVER),
             is_sending: AtomicBool::new(false),
+            is_receiving: AtomicBool::new(false),
             has_unread: AtomicBool::new(false),
             keeps_unread: AtomicBool::new(false),
             unread: Mutex::new(None),
@@ -150,6 +153,17 @@ impl Progress {
         self.under_way.fetch_add(1, Relaxed); // Relaxed: one task reads and writes all of this.
         self.end_ns.store(NEVER, Relaxed);
         self.is_answered.store(false, Relaxed);
+        self.is_receiving.store(false, Relaxed);
+    }
+
+    /// Whether more of its body may come.
+    pub(crate) fn receive(&self, more: bool) {
+        self.is_receiving.store(more, Relaxed);
+    }
+
+    /// Whether more of the body of the one request under way may come. Who reads it may be told only later that nobody wants it.
+    pub(crate) fn is_receiving(&self) -> bool {
+        !self.is_multiplexed && self.is_receiving.load(Relaxed)
     }
 
     /// Its response has ended: the next request is due.
@@ -224,6 +238,8 @@ impl Progress {
         };
         if !is_short || timeout(MOMENT, read).await.ok().flatten().is_none() {
             self.has_unread.store(true, Relaxed);
+        } else {
+            self.receive(false);
         }
     }
 

@@ -202,7 +202,8 @@ impl Account {
         if let Some(id) = self.request_id.take() {
             response.headers_mut().insert(REQUEST_ID, id);
         }
-        if self.progress.has_unread() {
+        let is_ours = response.extensions().get::<Rejection>().is_some();
+        if self.progress.has_unread() || is_ours && self.progress.is_receiving() {
             // What is left of the upload cannot be told from a next request, so there is none.
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }

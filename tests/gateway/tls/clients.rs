@@ -1,14 +1,11 @@
 //! With clients.
 
-use std::{
-    net::SocketAddr,
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::{net::SocketAddr, sync::Arc};
 
 use http::{Request, Response};
 use http_body_util::{BodyExt as _, Empty, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use naka::clock::{Now, WallClock};
 use naka_testkit::upstream::{Upstream, ok};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream},
@@ -360,7 +357,7 @@ async fn r7_7_policies_know_who_a_client_is_by_its_certificate() {
 async fn r7_7_nobody_is_somebody_by_a_certificate_that_is_over() {
     let staff = Authority::new("staff");
     let secured = Secured::new(", client_ca: clients.pem", &[("clients.pem", &staff.pem())]);
-    let since_1970 = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let since_1970 = || WallClock::system().unix(Now::read()).unwrap();
     let end = since_1970() + Duration::from_secs(5);
     let pair = staff.certify_with(&["console.internal"], |params| {
         params.not_after = rcgen::date_time_ymd(1970, 1, 1) + end;

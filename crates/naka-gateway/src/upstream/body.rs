@@ -196,6 +196,7 @@ impl Body {
             return (Self::Empty, Answered::default());
         }
         let (progress, answered) = (Arc::clone(progress), Answered::no(progress));
+        progress.receive(true);
         let body = Self::Client {
             body: ClientBody {
                 incoming: Some(incoming),
@@ -349,6 +350,9 @@ impl ClientBody {
             return Poll::Ready(Some(Err(slow.into())));
         }
         self.has_ended |= is_end(&frame);
+        if self.is_end_stream() {
+            self.progress.receive(false);
+        }
         if let Some(upload) = &self.upload {
             upload.record(&frame, self.is_end_stream());
         }
@@ -373,7 +377,9 @@ impl Drop for ClientBody {
     fn drop(&mut self) {
         // Nobody will ask for more: hyper does not wait for the end after trailers, for one.
         let is_whole = self.upload.as_ref().is_some_and(|upload| upload.finish());
-        if !is_whole && !self.is_end_stream() {
+        if is_whole || self.is_end_stream() {
+            self.progress.receive(false);
+        } else {
             self.progress.leave_unread(self.incoming.take());
         }
     }

@@ -133,7 +133,7 @@ routes: {all: {match: {prefix: /}, upstream: app}}
         stream.write_all(&[begin(), headers(1, END_STREAM, &get())].concat()).await.unwrap();
         let (mut read, mut piece) = (Reader::default(), vec![0; 16 << 10]);
         while !read.has_ended(1) {
-            let count = timeout(Duration::from_secs(60), stream.read(&mut piece)).await;
+            let count = timeout(Duration::from_mins(1), stream.read(&mut piece)).await;
             let count = count.unwrap_or_else(|_| panic!("{number} is kept out")).unwrap();
             assert!(count > 0, "{number} is closed");
             read.read(&piece[..count]);
@@ -144,7 +144,7 @@ routes: {all: {match: {prefix: /}, upstream: app}}
     let deaf = deaf.into_iter().map(async |mut stream| stream.read_to_end(&mut Vec::new()).await);
     let mut ended = 0;
     for ended_too in deaf.take(6) {
-        let read = timeout(Duration::from_secs(60), ended_too).await;
+        let read = timeout(Duration::from_mins(1), ended_too).await;
         ended += usize::from(read.is_ok());
     }
     assert_eq!(ended, 6, "those that have waited longest have ended");
