@@ -8,16 +8,15 @@
 //! # Limits
 //! [`STREAMS`] at a time on one connection; [`HELD`] of a response for each; header lists as long as request heads; a
 //! connection without requests ends after `timeouts.idle`, one whose other end is gone after two pings without an
-//! answer. Told that it ends (GOAWAY), to make room or in a drain, it ends two seconds later at the latest, or with the last request
-//! that is under way then. Floods of resets, of settings, of empty frames end it, too: `frames`.
+//! answer. Told that it ends (GOAWAY), to make room or in a drain, it ends when it has been without a request for two seconds. Floods of resets, of settings, of empty frames end it, too: `frames`.
 
 use std::{
     convert::Infallible,
-    future::{pending, poll_fn},
+    future::poll_fn,
     pin::{Pin, pin},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll},
     time::Duration,
@@ -37,7 +36,7 @@ use naka::{
 };
 use tokio::{
     sync::{Notify, watch},
-    time::{Instant, MissedTickBehavior, interval, sleep_until},
+    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until},
 };
 use tracing::debug;
 
@@ -65,6 +64,10 @@ const PING: Duration = Duration::from_secs(20);
 /// How long a client that is told that its connection ends may have another request on its way. h2 waits until the client has
 /// acknowledged that, and there are clients that never do.
 const LAST_WORD: Duration = Duration::from_secs(2);
+/// After how long it has heard of it, whoever it is; what it asks then may be the last each time.
+const HEARD: Duration = Duration::from_secs(10);
+/// How long an answer is on its way then that nobody is at any more.
+const MOMENT: Duration = Duration::from_millis(100);
 
 /// Streams that are reset before anybody has looked at them, and those that we reset for what is wrong with them: h2's own bounds, said
 /// aloud. What `frames` counts ends a connection before.
@@ -130,23 +133,24 @@ pub(crate) async fn serve<S: Stream>(
     let mut told = pin!(told(from.shared, turn, &asked, draining));
     let mut rounds = interval((bounds.patience.idle / 4).max(Duration::from_millis(1)));
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut told_at = None;
+    let is_told = AtomicBool::new(false);
+    let mut last_word = pin!(has_said_its_last_word(&is_told, &progress));
     let result = loop {
         tokio::select! {
             biased;
             result = connection.as_mut() => break result,
             () = silence.as_mut() => return, // Nobody is waiting for an answer.
             // What its windows have not taken yet of a response is still sent.
-            () = wanted.as_mut(), if told_at.is_none() => {
-                told_at = Some(Instant::now());
+            () = wanted.as_mut(), if !is_told.load(Relaxed) => {
+                is_told.store(true, Relaxed);
                 connection.as_mut().graceful_shutdown();
             }
             _ = rounds.tick() => bodies.let_go(bounds.patience.idle),
-            () = told.as_mut(), if told_at.is_none() => {
-                told_at = Some(Instant::now());
+            () = told.as_mut(), if !is_told.load(Relaxed) => {
+                is_told.store(true, Relaxed);
                 connection.as_mut().graceful_shutdown();
             }
-            () = has_said_its_last_word(told_at, &progress) => return,
+            () = last_word.as_mut() => return,
         }
     };
     if let Err(error) = result {
@@ -173,12 +177,19 @@ async fn told(shared: &Shared, turn: Turn, asked: &Notify, mut draining: watch::
     }
 }
 
-/// Ready when a client that was told that its connection ends has had [its time](LAST_WORD) and waits for nothing. Polled whenever the
-/// connection is, behind it.
-async fn has_said_its_last_word(told_at: Option<Instant>, progress: &Progress) {
-    let Some(told_at) = told_at else { return pending().await };
-    sleep_until(told_at + LAST_WORD).await;
-    poll_fn(|_| if progress.is_waiting() { Poll::Ready(()) } else { Poll::Pending }).await;
+/// Ready when a client that was told that its connection ends has been silent for [its time](LAST_WORD): what it is answered last is still
+/// on its way to it when nothing is under way any more. Polled whenever the connection is, behind it.
+async fn has_said_its_last_word(is_told: &AtomicBool, progress: &Progress) {
+    poll_fn(|_| if is_told.load(Relaxed) { Poll::Ready(()) } else { Poll::Pending }).await;
+    let told_at = Instant::now();
+    loop {
+        poll_fn(|_| if progress.is_waiting() { Poll::Ready(()) } else { Poll::Pending }).await;
+        let ended = progress.ended();
+        sleep(if told_at.elapsed() < HEARD { LAST_WORD } else { MOMENT }).await;
+        if progress.is_waiting() && progress.ended() == ended {
+            return;
+        }
+    }
 }
 
 /// The bodies on their way over one connection: no more than there are streams, and those that have just ended.
