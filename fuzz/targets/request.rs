@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use libfuzzer_sys::fuzz_target;
 use naka::clock::Now;
 use naka_gateway::{
+    acme::Orders,
     ask::Asked,
     assemble::{Surroundings, assemble},
     config::parse_str,
@@ -38,8 +39,13 @@ fn generation() -> &'static Generation {
     GENERATION.get_or_init(|| {
         let (config, _) = parse_str("gateway.yaml", CONFIG).unwrap_or_else(|wrong| panic!("{}", wrong.render(false)));
         let metrics = Arc::new(Metrics::new());
-        let around =
-            Surroundings { metrics: &metrics, connector: Connector::Tcp, resolver: None, now: Instant::now() };
+        let around = Surroundings {
+            metrics: &metrics,
+            connector: Connector::Tcp,
+            resolver: None,
+            now: Instant::now(),
+            orders: Orders::Never,
+        };
         assemble(&Arc::new(config), 1, &State::new(1), &around).expect("its routes can be told apart")
     })
 }
