@@ -122,10 +122,12 @@ async fn r2_3_who_does_not_hear_that_its_connection_ends_makes_room_as_well() {
     let app = Upstream::start(|_| ok("fine")).await;
     let config = "
 gateway: {admin: {listen: ADMIN}, workers: 1, limits: {connections: 3}}
-listeners: {public: {listen: PUBLIC, protocols: h2c}}
+listeners: {public: {listen: PUBLIC, protocols: h2c, timeouts: {idle: 10m}}}
 upstreams: {app: {endpoints: ['UPSTREAM']}}
 routes: {all: {match: {prefix: /}, upstream: app}}
 ";
+    // Who does not answer pings either, as here, is gone after forty seconds.
+    let sooner = Duration::from_secs(25);
     let process = Process::start(&config.replace("UPSTREAM", app.address())).await;
     let mut deaf = Vec::new();
     for number in 0..9 {
@@ -133,7 +135,7 @@ routes: {all: {match: {prefix: /}, upstream: app}}
         stream.write_all(&[begin(), headers(1, END_STREAM, &get())].concat()).await.unwrap();
         let (mut read, mut piece) = (Reader::default(), vec![0; 16 << 10]);
         while !read.has_ended(1) {
-            let count = timeout(Duration::from_mins(1), stream.read(&mut piece)).await;
+            let count = timeout(sooner, stream.read(&mut piece)).await;
             let count = count.unwrap_or_else(|_| panic!("{number} is kept out")).unwrap();
             assert!(count > 0, "{number} is closed");
             read.read(&piece[..count]);
