@@ -97,6 +97,9 @@ pub(crate) fn settle_length(headers: &mut HeaderMap) -> bool {
 
 /// Leaves in `Trailer` the names for which this holds, and none that is no name: what is not announced is not passed on.
 pub(crate) fn announce_only(headers: &mut HeaderMap, is_fine: impl Fn(&HeaderName) -> bool) {
+    if !headers.contains_key(TRAILER) {
+        return; // As nearly always; to ask for the entry would make room for one.
+    }
     let Entry::Occupied(announced) = headers.entry(TRAILER) else { return };
     let (_, lines) = announced.remove_entry_mult();
     let lines = lines.collect::<Vec<_>>();

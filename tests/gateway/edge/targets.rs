@@ -158,7 +158,7 @@ pub(super) fn cases() -> Vec<Case> {
             checks.push(Check::Target("/C"));
         }
         add(
-            format!("an absolute target with {what} wins over Host"),
+            format!("an absolute target with {what} beside another Host"),
             ABSOLUTE,
             get(target),
             Either(&[400], checks),
