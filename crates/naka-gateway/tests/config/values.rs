@@ -40,6 +40,23 @@ fn the_smallest_file() {
 }
 
 /// The defaults that the documentation names.
+/// What stands in spans and metrics for all paths of a route.
+#[test]
+fn a_path_has_one_template_whatever_is_asked_for() {
+    for (path, template) in [
+        ("path: /", "/"),
+        ("path: '/rides/{id}'", "/rides/{id}"),
+        ("path: /rides/", "/rides/"),
+        ("path: '/files/{rest...}'", "/files/{rest...}"),
+        ("prefix: /", "/*"),
+        ("prefix: '/cities/{city}'", "/cities/{city}/*"),
+        (r"regex: '/orders/(?<id>\d+)'", r"/orders/(?<id>\d+)"),
+    ] {
+        let config = read(&SMALLEST.replace("prefix: /", path));
+        assert_eq!(&*config.routes["all"].matches.path.template(), template, "{path}");
+    }
+}
+
 #[test]
 fn defaults() {
     let config = read(SMALLEST);

@@ -722,6 +722,31 @@ pub enum PathPattern {
     Regex(regex::Regex),
 }
 
+impl PathPattern {
+    /// What stands for all its paths in spans and metrics: `/rides/{id}`, `/files/{rest...}`, `/api/*` of a prefix, a regular
+    /// expression as it is written.
+    pub fn template(&self) -> Arc<str> {
+        let written = |segments: &[Segment]| {
+            let one = |segment: &Segment| match segment {
+                Segment::Literal(text) => format!("/{text}"),
+                Segment::Param(name) => format!("/{{{name}}}"),
+                Segment::Rest(name) => format!("/{{{name}...}}"),
+            };
+            segments.iter().map(one).collect::<String>()
+        };
+        match self {
+            Self::Whole(segments) if segments.is_empty() => "/".into(),
+            Self::Whole(segments) => written(segments).into(),
+            Self::Prefix(segments) => (written(segments) + "/*").into(),
+            // It is anchored when it is read; that is not written.
+            Self::Regex(regex) => {
+                let text = regex.as_str();
+                text.strip_prefix("^(?:").and_then(|text| text.strip_suffix(")$")).unwrap_or(text).into()
+            }
+        }
+    }
+}
+
 /// One segment of a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Segment {
