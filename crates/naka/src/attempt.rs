@@ -35,6 +35,21 @@ pub enum Stop {
     Nested,
 }
 
+impl Stop {
+    /// The word in log and span.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Attempts => "attempts",
+            Self::NotRepeatable => "not_repeatable",
+            Self::Body => "body",
+            Self::RetryAfter => "retry_after",
+            Self::Deadline => "deadline",
+            Self::Budget => "budget",
+            Self::Nested => "nested",
+        }
+    }
+}
+
 /// In the extensions of a response: whoever is behind may have seen an attempt before the one that it is of, whatever
 /// its own reason says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -55,6 +55,7 @@ use crate::{
     layered::layered,
     observe::Observer,
     reject::{Decided, Head, Reason, Rejection},
+    trace::note,
 };
 
 /// Who may.
@@ -310,7 +311,10 @@ impl<O: Observer> Guard<O> {
                 self.observer.rejected(&rejection);
                 return Err(rejection);
             }
-            Some(rejection) => self.observer.would_reject(&rejection),
+            Some(rejection) => {
+                note(head.extensions, "would_reject", self.name.as_ref(), Some(rejection.reason.word()));
+                self.observer.would_reject(&rejection);
+            }
             None => self.observer.admitted(),
         }
         Ok(())

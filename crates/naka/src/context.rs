@@ -3,14 +3,17 @@
 //! The first extension of a request costs three allocations and each further one another, so
 //! a stack of ours keeps its facts in fields of one [`Context`]. Outside such a stack each layer
 //! falls back to extensions of its own: [`ClientAddr`], [`Deadline`], [`Endpoint`], [`Tried`],
-//! [`Identity`], [`ApiVersion`], [`SplitArm`], [`Upgrade`], [`Held`].
+//! [`Identity`], [`ApiVersion`], [`SplitArm`], [`Upgrade`], [`Held`], [`Journal`].
 
 use std::{net::IpAddr, sync::Arc};
 
 use http::{Extensions, Version};
 use tokio::time::Instant;
 
-use crate::{attempt::Tried, balance::Endpoint, budget::Counted, clock::Now, held::Held, identity::Identity};
+use crate::{
+    attempt::Tried, balance::Endpoint, budget::Counted, clock::Now, held::Held, identity::Identity,
+    trace::Journal,
+};
 
 /// What is known of one request.
 #[derive(Clone, Debug)]
@@ -42,6 +45,8 @@ pub struct Context {
     pub held: Option<Arc<Held>>,
     /// In which version of HTTP it came.
     pub came_in: Version,
+    /// Where what is done for it is written down.
+    pub journal: Option<Arc<Journal>>,
     /// In which budget it was counted.
     pub(crate) counted: Option<Counted>,
 }
@@ -63,6 +68,7 @@ impl Context {
             is_upgrade: false,
             held: None,
             came_in: Version::HTTP_11,
+            journal: None,
             counted: None,
         }
     }

@@ -73,6 +73,7 @@ use crate::{
     layered::layered,
     observe::Observer,
     reject::{Reason, Rejection},
+    trace::note,
 };
 
 /// Who asks for faults.
@@ -389,6 +390,7 @@ where
         let delay = delay.and_then(|time| Some((Box::pin(sleep(time)), shared.wait()?)));
         let state = match (delay, abort) {
             (Some((sleep, delayed)), abort) => {
+                note(request.extensions(), "delayed", shared.name.as_ref(), None);
                 // The one that is ready waits with the request; its clone has to become ready first.
                 let clone = self.inner.clone();
                 let inner = mem::replace(&mut self.inner, clone);

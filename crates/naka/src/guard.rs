@@ -5,7 +5,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
@@ -23,6 +23,9 @@ pub enum End {
 
 /// Told once how the body ended. A guard that only has to be dropped keeps the default.
 pub trait Guard {
+    /// A piece of the body of so many bytes is handed over.
+    fn data(&mut self, _: usize) {}
+
     /// There are trailers; the body ends with them.
     fn trailers(&mut self, _: &HeaderMap) {}
 
@@ -67,6 +70,11 @@ impl<B: Body, G: Guard> Guarded<B, G> {
     pub const fn new(body: B, guard: Option<G>) -> Self {
         Self { body, guard }
     }
+
+    /// The guard, until the body has ended.
+    pub const fn guard_mut(&mut self) -> Option<&mut G> {
+        self.guard.as_mut()
+    }
 }
 
 impl<B: Body + Default, G: Guard> Default for Guarded<B, G> {
@@ -95,8 +103,12 @@ impl<B: Body, G: Guard> Body for Guarded<B, G> {
             None => Some(End::Complete),
             Some(Err(_)) => Some(End::Failed),
             Some(Ok(frame)) => {
-                if let (Some(trailers), Some(guard)) = (frame.trailers_ref(), &mut *this.guard) {
-                    guard.trailers(trailers);
+                if let Some(guard) = &mut *this.guard {
+                    match (frame.data_ref(), frame.trailers_ref()) {
+                        (Some(data), _) => guard.data(data.remaining()),
+                        (None, Some(trailers)) => guard.trailers(trailers),
+                        (None, None) => {}
+                    }
                 }
                 let is_last = frame.is_trailers() || this.body.is_end_stream();
                 is_last.then_some(End::Complete)

@@ -27,7 +27,7 @@
 //! | [`health`] | No layer: asks the endpoints of a balancer how they are, and takes out who is not well |
 //! | [`classify`] | No layer: what an exchange says of whoever is behind |
 //! | [`deadline`] | No layer: how much time is left, as requests say it to one another |
-//! | [`trace`] | No layer: which trace a request belongs to, as services say it to one another |
+//! | [`trace`] | Which trace a request belongs to, and a span of it for each request and each attempt |
 //! | [`budget`], [`replay`] | No layers: what attempts after the first may spend together, and bodies that are sent again |
 //! | [`saved`] | No layer: what layers know, taken out of one process and put into another |
 //! | [`problem`] | Renders what the others rejected as problem details (RFC 9457) |

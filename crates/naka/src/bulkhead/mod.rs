@@ -135,6 +135,7 @@ use crate::{
     observe::Observer,
     reject::{Dependency, Head, Rejection, Verdict},
     sync::Mutex,
+    trace::note,
 };
 
 /// Applies [`Bulkhead`]; see the [module docs](self) for an example.
@@ -335,6 +336,7 @@ where
             }
             Arrival::Reject(rejection) => BulkheadFuture::Reject { rejection: Some(rejection) },
             Arrival::Wait(place) => {
+                note(request.extensions(), "queued", shared.name.as_ref(), None);
                 let waiting: Waiting = match place {
                     Waits::Here(place) => Box::pin(Arc::clone(shared).wait(place, deadline)),
                     Waits::InSlot(place, turn) => {

@@ -38,6 +38,7 @@ use crate::{
     layered::layered,
     observe::Observer,
     reject::{Head, Rejection},
+    trace::note,
 };
 
 layered! {
@@ -151,6 +152,7 @@ impl<S, B, O: Observer> Asking<S, B, O> {
         let (stale, flight, forwarded) = match found {
             Found::Fresh(entry) => {
                 shared.observer.replayed();
+                note(request.extensions(), "replayed", shared.name.as_ref(), None);
                 let ttl = seconds(entry.life.fresh_for) - seconds(entry.age(now));
                 let how = format!("naka; hit; ttl={ttl}{collapsed}");
                 return State::Answer {

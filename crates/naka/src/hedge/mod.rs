@@ -98,6 +98,7 @@ use crate::{
     layered::layered,
     observe::Observer,
     replay::{Replay, Source},
+    trace::note,
 };
 
 mod config;
@@ -391,6 +392,7 @@ where
             self.shared.latencies.record(now.instant().saturating_duration_since(self.sent.instant()), now);
             if !is_first {
                 self.shared.observer.hedge_won();
+                note(&self.head.extensions, "hedge_won", self.shared.name.as_ref(), None);
             }
             return Some(result);
         }
@@ -470,6 +472,12 @@ where
                         Ok(()) => Step::Sends,
                         Err(stop) => {
                             race.shared.observer.not_retried(stop);
+                            note(
+                                &race.head.extensions,
+                                "not_hedged",
+                                race.shared.name.as_ref(),
+                                Some(stop.word()),
+                            );
                             Step::Over
                         }
                     };
@@ -481,6 +489,7 @@ where
                         continue;
                     };
                     race.shared.observer.hedged();
+                    note(&race.head.extensions, "hedged", race.shared.name.as_ref(), None);
                     let request = race.request();
                     race.more.push(Box::pin(race.inner.call(request)));
                     let next = Now::read().instant().checked_add(race.after);

@@ -29,6 +29,7 @@ use crate::{
     layered::layered,
     observe::Observer,
     reject::{Head, Reason, Rejection},
+    trace::note,
 };
 
 layered! {
@@ -240,6 +241,7 @@ where
             answer: Some(match (refusal(&begun), begun) {
                 (None, Begun::Answered(answer)) => {
                     shared.observer.replayed();
+                    note(request.extensions(), "replayed", shared.name.as_ref(), None);
                     Answer::Replay(answer)
                 }
                 (rejection, _) => {

@@ -103,6 +103,7 @@ use crate::{
     layered::layered,
     observe::Observer,
     reject::{Head, Rejection},
+    trace::Journal,
 };
 
 mod body;
@@ -584,6 +585,9 @@ impl MirrorConfig {
         let extensions = &mut head.extensions;
         if let Some(facts) = extensions.get_mut::<Facts>() {
             (facts.now, facts.endpoint, facts.tried, facts.deadline) = (Now::read(), None, None, None);
+        }
+        if let Some(journal) = Journal::of(extensions).map(|journal| journal.of_copy()) {
+            journal.put(extensions);
         }
         extensions.remove::<Endpoint>();
         extensions.remove::<Tried>();

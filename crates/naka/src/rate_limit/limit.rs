@@ -25,6 +25,7 @@ use crate::{
     observe::Observer,
     reject::{Head, Reason, Rejection, Verdict},
     saved::Unfit,
+    trace::{Journal, note},
 };
 
 pub(super) const KIND: &str = "rate_limit";
@@ -128,8 +129,17 @@ impl<O: Observer> Limit<O> {
                 self.observer.rejected(&rejection);
                 return Err(rejection);
             }
-            Verdict::Reject(rejection) => self.observer.would_reject(&rejection),
-            Verdict::Admit(_) | Verdict::Depends(_) => self.observer.admitted(),
+            Verdict::Reject(rejection) => {
+                note(head.extensions, "would_reject", self.name.as_ref(), Some(rejection.reason.word()));
+                self.observer.would_reject(&rejection);
+            }
+            Verdict::Admit(admitted) => {
+                if let (Some(admitted), Some(journal)) = (admitted, Journal::of(head.extensions)) {
+                    journal.left(self.name.as_ref(), admitted.left);
+                }
+                self.observer.admitted();
+            }
+            Verdict::Depends(_) => self.observer.admitted(),
         }
         Ok(())
     }

@@ -84,6 +84,7 @@ use crate::{
     observe::Observer,
     random::{Numbers, seed},
     replay::Source,
+    trace::note,
 };
 
 mod config;
@@ -261,6 +262,7 @@ impl<S, B: Body<Data = Bytes> + Default, O: Observer> Plan<S, B, O> {
             Ok(at) => {
                 self.attempts += 1;
                 self.shared.observer.retried();
+                note(&self.head.extensions, "retried", self.shared.name.as_ref(), None);
                 Some(at)
             }
             Err(stop) => {
@@ -268,6 +270,7 @@ impl<S, B: Body<Data = Bytes> + Default, O: Observer> Plan<S, B, O> {
                     response.headers_mut().insert(ATTEMPT, HeaderValue::from(self.attempts));
                 }
                 self.shared.observer.not_retried(stop);
+                note(&self.head.extensions, "not_retried", self.shared.name.as_ref(), Some(stop.word()));
                 None
             }
         }

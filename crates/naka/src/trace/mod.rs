@@ -1,4 +1,4 @@
-//! Which trace a request belongs to, as services say it to one another.
+//! Which trace a request belongs to, and what was done for it.
 //!
 //! A trace is a tree of spans: what a service does for a request, and within it what it asks others to do. Whoever asks
 //! says in headers which span it asks from, and so the tree comes together in a collector. Four ways of saying it are read
@@ -10,6 +10,43 @@
 //! | [`B3`](Format::B3) | `b3` | [Zipkin](https://github.com/openzipkin/b3-propagation) |
 //! | [`B3Multi`](Format::B3Multi) | `x-b3-traceid`, `x-b3-spanid`, `x-b3-sampled`, `x-b3-flags` | the same, older |
 //! | [`Jaeger`](Format::Jaeger) | `uber-trace-id` | [Jaeger](https://www.jaegertracing.io/docs/1.76/sdk-migration/#propagation-format) |
+//!
+//! [`TraceLayer`] makes a span of each request: it ends when the response's body ends, and is handed to whoever
+//! [collects](Collect) those, such as the exporter of `otlp` (feature `otlp`). Which traces are recorded a [`Sampler`] says, or
+//! whoever has begun them. What is done for a request is written into its [`Journal`]: each time that it is sent to an
+//! endpoint becomes a span of its own, under whose number the endpoint is asked, and each decision an event.
+//!
+//! ```
+//! # use http::{Request, Response, HeaderMap};
+//! # use http_body_util::{BodyExt, Empty};
+//! # use tower::{Layer, ServiceExt};
+//! # use bytes::Bytes;
+//! use naka::{clock::Now, trace::{self, Format, Journal, ServerSpan, TraceConfig, TraceLayer}};
+//! use std::sync::mpsc;
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() {
+//! let (sender, spans) = mpsc::channel();
+//! let collector = move |span: ServerSpan| { let _ = sender.send(span); };
+//! let service = TraceLayer::new(TraceConfig::default(), collector).layer(tower::service_fn(
+//!     |request: Request<()>| async move {
+//!         let journal = Journal::of(request.extensions()).expect("the layer puts it there");
+//!         let attempt = journal.attempt(&"pricing".into(), &"127.0.0.1:8203".into(), Now::read());
+//!         let mut headers = HeaderMap::new(); // Of the request to that endpoint.
+//!         trace::inject(&attempt.context().expect("it is traced"), &mut headers, &[Format::W3c]);
+//!         assert!(headers["traceparent"].to_str().unwrap().starts_with("00-0af7651916cd43dd8448eb211c80319c-"));
+//!         Ok::<_, ()>(Response::new(Empty::<Bytes>::new()))
+//!     },
+//! ));
+//! let request = Request::get("/rides")
+//!     .header("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+//!     .body(()).unwrap();
+//! let response = service.oneshot(request).await.unwrap();
+//! response.into_body().collect().await.unwrap();
+//! let span = spans.recv().unwrap();
+//! assert_eq!((span.name().as_str(), span.parent.unwrap().to_string().as_str()), ("GET", "b7ad6b7169203331"));
+//! assert_eq!(&*span.written.attempts[0].upstream, "pricing");
+//! # }
+//! ```
 //!
 //! # Strictness and limits
 //! What is not to the letter is as if it were not there, and never an error: a request is not refused for its trace. Two
@@ -24,7 +61,19 @@ pub mod b3;
 pub mod baggage;
 mod hex;
 pub mod jaeger;
+mod journal;
+mod layer;
+#[cfg(feature = "otlp")]
+pub mod otlp;
+mod sample;
+mod span;
 pub mod w3c;
+
+pub(crate) use journal::note;
+pub use journal::{ATTEMPTS, Attempt, EVENTS, Event, Journal, Left, UnderWay, Written};
+pub use layer::{Recording, TraceConfig, TraceLayer, Traced, TracedFuture};
+pub use sample::Sampler;
+pub use span::{Collect, ServerSpan};
 
 use std::{
     fmt,
@@ -145,14 +194,26 @@ pub fn extract(headers: &HeaderMap, formats: &[Format]) -> Option<Extracted> {
     })
 }
 
+/// What the headers say in the first of these formats that is right; afterwards they say nothing in any format.
+pub fn take(headers: &mut HeaderMap, formats: &[Format]) -> Option<Extracted> {
+    let said = extract(headers, formats);
+    for name in Format::ALL.iter().flat_map(|format| format.headers()) {
+        headers.remove(name);
+    }
+    said
+}
+
 /// Says in these formats, and in no other, which span asks: what the headers said before in any format is taken away, so that
 /// whoever reads them in another one does not attach what follows elsewhere.
 pub fn inject(context: &Context, headers: &mut HeaderMap, formats: &[Format]) {
-    for format in Format::ALL {
-        for name in format.headers() {
-            headers.remove(name);
-        }
+    for name in Format::ALL.iter().flat_map(|format| format.headers()) {
+        headers.remove(name);
     }
+    add(context, headers, formats);
+}
+
+/// The same, of headers that say nothing in any format.
+pub fn add(context: &Context, headers: &mut HeaderMap, formats: &[Format]) {
     for format in formats {
         match format {
             Format::W3c => w3c::inject(context, headers),
