@@ -13,12 +13,13 @@ use crate::{
     address::Address,
     carry::Change,
     compress::Compress,
-    config::checked::{Config, Listener, Name, ServerLimits},
+    config::checked::{Config, Listener, Name, ServerLimits, TrustParent},
     entry::Entry,
     observe::RouteMetrics,
     route::Table,
     stack::{ArmLayers, Layers, Route},
     state::State,
+    telemetry::Telemetry,
     tls::Acceptor,
     transform::Transform,
 };
@@ -99,6 +100,8 @@ pub struct Served {
     pub table: Arc<Table>,
     /// The routes, as the table counts them.
     pub routes: Routes,
+    /// What is told about requests, if anything is.
+    pub telemetry: Option<Arc<Telemetry>>,
 }
 
 impl Served {
@@ -165,6 +168,10 @@ pub struct Plan {
     pub arms: Arms,
     /// Who is asked instead of whoever failed.
     pub alternate: Option<Arc<ArmPlan>>,
+    /// What stands for all its paths.
+    pub template: Arc<str>,
+    /// Whose word counts about traces, if it is another's than elsewhere.
+    pub trust_parent: Option<TrustParent>,
     /// The end of the whole exchange; `None` is `never`.
     pub total: Option<Duration>,
     /// Whether a key needs to know the route, or the path loses its prefix.

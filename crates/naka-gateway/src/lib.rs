@@ -69,6 +69,7 @@ pub mod state;
 pub mod state_file;
 pub mod streams;
 pub mod strict;
+pub mod telemetry;
 pub mod tls;
 pub mod transform;
 pub mod tunnel;

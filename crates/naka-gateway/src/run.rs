@@ -252,6 +252,9 @@ fn shown(hidden: Option<Hidden>, key: &str) -> Option<Socket> {
 /// What is said once everything is there.
 const READY: &str = "naka is ready";
 
+/// How long spans and lines of the access log may take to get out at the end.
+const FLUSH: Duration = Duration::from_secs(3);
+
 /// How often it is looked whether the first keys are there.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -485,6 +488,7 @@ impl Control {
         }
         let cut = self.workers.shared().open_connections();
         self.workers.stop();
+        generation.state.flush(FLUSH).await;
         if !matches!(stop, Stop::HandedOver(_)) {
             self.keeper.write_last().await; // Else the file is the other process's.
         }

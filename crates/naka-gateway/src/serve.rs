@@ -10,6 +10,7 @@ use crate::{
     refusals::{Refusals, Taste},
     route::{Captures, Found, Query, Trace},
     stack::{Route, RouteBody},
+    telemetry::{Ending, Record},
     transform::Matched,
     upstream::Body,
 };
@@ -21,6 +22,7 @@ use http::{
 use http_body::Body as _;
 use hyper::body::Incoming;
 use naka::{
+    attempt::StandIn,
     classify::is_grpc,
     clock::Now,
     context::{Context, Deadline},
@@ -93,6 +95,7 @@ pub async fn serve(
     request: Request<Incoming>,
 ) -> Response<ServerBody> {
     let (mut parts, body) = request.into_parts();
+    account.record = served.telemetry.as_ref().map(|it| Record::begin(it, &mut parts, peer, account.began));
     account.is_head = parts.method == Method::HEAD;
     account.is_grpc = is_grpc(&parts.headers);
     let refusals = &served.entry.refusals;
@@ -104,6 +107,7 @@ pub async fn serve(
     if let Err(rejection) = served.entry.admit(&mut parts, peer, account.began) {
         drop(body);
         account.progress.read_what_is_short().await;
+        account.unrouted(&mut parts, served.entry.trusts(peer.source));
         return refuse(metrics, refusals, account, &rejection, None);
     }
     account.request_id = parts.headers.get(&REQUEST_ID).cloned();
@@ -112,10 +116,14 @@ pub async fn serve(
         Err(rejection) => {
             drop(body);
             account.progress.read_what_is_short().await;
+            account.unrouted(&mut parts, served.entry.trusts(peer.source));
             return refuse(metrics, refusals, account, &rejection.0, rejection.1);
         }
     };
     account.plan = Some(Arc::clone(plan));
+    if let Some(record) = &mut account.record {
+        record.routed(&mut parts, plan, served.entry.trusts(peer.source));
+    }
     account.progress.must_end(Deadline::of(&parts.extensions));
     let Ok(mut response) = route.call(Request::from_parts(parts, body)).await;
     answered.say();
@@ -136,8 +144,11 @@ pub fn refuse(
     allow: Option<HeaderValue>,
 ) -> Response<ServerBody> {
     metrics.rejected("", rejection);
-    let respond = if account.is_grpc { problem::respond_grpc } else { problem::respond };
-    let mut response: Response<RouteBody> = respond(rejection);
+    let mut response: Response<RouteBody> = if account.is_grpc {
+        problem::respond_grpc(rejection)
+    } else {
+        problem::respond_traced(rejection, account.record.as_ref().and_then(|record| record.trace()))
+    };
     if let Some(allow) = allow {
         response.headers_mut().insert(ALLOW, allow);
     }
@@ -165,8 +176,12 @@ pub struct Account {
     /// How the client likes to hear of refusals; not if by gRPC.
     taste: Option<Taste>,
     status: StatusCode,
+    /// There is an answer, and that is its status.
+    is_answered: bool,
     request_id: Option<HeaderValue>,
     plan: Option<Arc<Plan>>,
+    /// What is told about it at its end, if anything is.
+    record: Option<Box<Record>>,
     /// Of the connection: its idle clock stands still while a request is under way.
     progress: Arc<Progress>,
 }
@@ -182,9 +197,18 @@ impl Account {
             is_grpc: false,
             taste: None,
             status: StatusCode::OK,
+            is_answered: false,
             request_id: None,
             plan: None,
+            record: None,
             progress,
+        }
+    }
+
+    /// No route takes it.
+    fn unrouted(&mut self, parts: &mut Parts, is_trusted: bool) {
+        if let Some(record) = &mut self.record {
+            record.unrouted(parts, is_trusted);
         }
     }
 
@@ -195,12 +219,20 @@ impl Account {
         {
             self.status = rejection.reason.status(); // It says 200 of every answer.
         }
-        if self.status == StatusCode::SWITCHING_PROTOCOLS {
-            self.close(true); // How long a tunnel lasts says nothing of how fast it was answered.
-            self.plan = None;
+        if let Some(record) = &mut self.record {
+            if let Some(rejection) = response.extensions().get::<Rejection>() {
+                record.refused(rejection);
+            }
+            if let Some(stand_in) = response.extensions().get::<StandIn>() {
+                record.note("fell_back", stand_in.reason.map(Reason::word));
+            }
         }
-        if let Some(id) = self.request_id.take() {
-            response.headers_mut().insert(REQUEST_ID, id);
+        self.is_answered = true;
+        if self.status == StatusCode::SWITCHING_PROTOCOLS {
+            self.close(End::Complete); // How long a tunnel lasts says nothing of how fast it was answered.
+        }
+        if let Some(id) = &self.request_id {
+            response.headers_mut().insert(REQUEST_ID, id.clone());
         }
         let is_ours = response.extensions().get::<Rejection>().is_some();
         if self.progress.has_unread() || is_ours && self.progress.is_receiving() {
@@ -224,23 +256,36 @@ impl Account {
         }
     }
 
-    fn close(&self, is_complete: bool) {
-        if let Some(plan) = &self.plan {
-            plan.metrics.ended(self.status, is_complete, self.began.elapsed());
+    /// Tells what has come of it, once.
+    fn close(&mut self, end: End) {
+        let took = self.began.elapsed();
+        let plan = self.plan.take();
+        if let Some(plan) = &plan {
+            plan.metrics.ended(self.status, end == End::Complete, took);
+        }
+        if let Some(record) = self.record.take() {
+            let status = self.is_answered.then_some(self.status);
+            let request_id = self.request_id.as_ref();
+            record.end(Ending { plan: plan.as_deref(), status, end, took, request_id });
         }
     }
 }
 
 impl Guard for Account {
+    fn data(&mut self, bytes: usize) {
+        if let Some(record) = &mut self.record {
+            record.sent(bytes as u64);
+        }
+    }
+
     fn end(mut self, end: End) {
-        self.close(end == End::Complete);
-        self.plan = None; // Told.
+        self.close(end);
     }
 }
 
 impl Drop for Account {
     fn drop(&mut self) {
-        self.close(false); // Dropped without an end: the client went away before the head.
+        self.close(End::Dropped); // Dropped without an end: the client went away before the head.
         self.progress.end();
     }
 }

@@ -36,14 +36,15 @@ use crate::{
     acme::Automatic,
     carry::Carried,
     config::checked::{
-        self, Acme, Balance, BasicAuth, Bulkhead, Cache, CircuitBreaker, Destination, Endpoint, Enforce,
-        Fault, ForwardAuth, HeaderEdits, HealthCheck, Idempotency, Jwt, JwtKeys, Mirror, Name, Protocol,
-        RateLimit, RetryBudget, Rewrite, Split, Versions,
+        self, AccessLog, Acme, Balance, BasicAuth, Bulkhead, Cache, CircuitBreaker, Destination, Endpoint,
+        Enforce, Fault, ForwardAuth, HeaderEdits, HealthCheck, Idempotency, Jwt, JwtKeys, Mirror, Name, Otlp,
+        Protocol, RateLimit, RetryBudget, Rewrite, Split, Versions,
     },
     custom::{Custom, HISTORY, Made},
     discover::Discovery,
     generation::Alive,
     observe::{ArmMetrics, Balancer, EndpointMetrics, PolicyMetrics},
+    telemetry::{export::Exporting, log::Log},
     tls::{ClientTls, Clients, Tickets},
     upstream::{Places, Pools, UpstreamPlaces},
 };
@@ -101,6 +102,10 @@ pub struct State {
     pub tickets: Carried<Option<Clients>, Tickets>,
     /// Certificates that are ordered, by what they are called.
     pub certificates: Carried<Arc<Acme>, Automatic>,
+    /// Spans on their way to a collector.
+    pub exporters: Carried<Otlp, Exporting>,
+    /// The access log.
+    pub logs: Carried<AccessLog, Log>,
 }
 
 /// What is spoken to an upstream, and over what.
@@ -220,6 +225,8 @@ impl State {
             pools: (0..workers).map(|_| Carried::new("pool", |_| Duration::ZERO)).collect(),
             tickets: Carried::new("tls_tickets", |_| Duration::ZERO),
             certificates: Carried::new("certificate", |_| Duration::ZERO),
+            exporters: Carried::new("otlp", |_| Duration::ZERO),
+            logs: Carried::new("access_log", |_| Duration::ZERO),
         }
     }
 
@@ -240,10 +247,27 @@ impl State {
             certificate.put_in_force();
             certificate.ordering.start();
         }
+        for (_, exporting) in self.exporters.iter() {
+            exporting.start();
+        }
+        for (_, log) in self.logs.iter() {
+            log.start();
+        }
         for (_, tokens) in self.tokens.iter() {
             if let Some(fetching) = &tokens.fetching {
                 fetching.start();
             }
+        }
+    }
+
+    /// Waits until all that is told about requests has been told, for so long at most: the process ends.
+    pub async fn flush(&self, within: Duration) {
+        let until = Instant::now() + within;
+        for (_, exporting) in self.exporters.iter() {
+            exporting.flushed(until).await;
+        }
+        for (_, log) in self.logs.iter() {
+            log.flushed(until).await;
         }
     }
 

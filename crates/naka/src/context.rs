@@ -116,6 +116,9 @@ impl ApiVersion {
 
     /// Puts it where [`of`](Self::of) looks.
     pub fn put(self, extensions: &mut Extensions) {
+        if let Some(journal) = Journal::of(extensions) {
+            journal.versioned(&self.0);
+        }
         match extensions.get_mut::<Context>() {
             Some(context) => context.version = Some(self.0),
             None => _ = extensions.insert(self),
@@ -136,6 +139,9 @@ impl SplitArm {
 
     /// Puts it where [`of`](Self::of) looks.
     pub fn put(self, extensions: &mut Extensions) {
+        if let Some(journal) = Journal::of(extensions) {
+            journal.goes_to(&self.0);
+        }
         match extensions.get_mut::<Context>() {
             Some(context) => context.arm = Some(self.0),
             None => _ = extensions.insert(self),

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use http::Extensions;
 
-use crate::context::Context;
+use crate::{context::Context, trace::Journal};
 
 /// Who a request comes from, as a layer that authenticates found.
 #[derive(Clone, PartialEq)]
@@ -59,6 +59,9 @@ impl Identity {
             }
             _ => self,
         };
+        if let Some(journal) = Journal::of(extensions) {
+            journal.identify(&all);
+        }
         match extensions.get_mut::<Context>() {
             Some(context) => context.identity = Some(all),
             None => _ = extensions.insert(all),
@@ -106,6 +109,19 @@ pub enum Scheme {
     ForwardAuth,
     /// By the certificate of the connection.
     Mtls,
+}
+
+impl Scheme {
+    /// The word in logs.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Jwt => "jwt",
+            Self::ApiKey => "api_key",
+            Self::Basic => "basic",
+            Self::ForwardAuth => "forward_auth",
+            Self::Mtls => "mtls",
+        }
+    }
 }
 
 /// What credentials say of something.

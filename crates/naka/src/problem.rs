@@ -9,6 +9,8 @@
 //!  "detail":"The allowance is spent; try again after `Retry-After`.","policy":"per-ip","retry_after_ms":5999}
 //! ```
 //!
+//! If the request is of a trace ([`trace`](crate::trace)), its number stands there, too, as `trace_id`.
+//!
 //! To a request of gRPC (`application/grpc`) that is not an answer: it gets the status 200, and `grpc-status` and `grpc-message` among the
 //! headers of a response without a body ("Trailers-Only"). The reason's word is in `naka-reason` there, too.
 //!
@@ -64,6 +66,7 @@ use crate::{
     clock::Now,
     explain::{Explain, Finding},
     reject::Rejection,
+    trace::TraceId,
 };
 
 mod grpc;
@@ -138,7 +141,8 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let is_grpc = is_grpc(request.headers());
-        ProblemFuture { future: self.inner.call(request), layer: self.layer.clone(), is_grpc }
+        let trace = TraceId::of(request.extensions());
+        ProblemFuture { trace, future: self.inner.call(request), layer: self.layer.clone(), is_grpc }
     }
 }
 
@@ -150,6 +154,7 @@ pin_project! {
         future: F,
         layer: ProblemLayer,
         is_grpc: bool,
+        trace: Option<TraceId>,
     }
 }
 
@@ -176,7 +181,7 @@ where
             }
             let rendered = match &this.layer.render {
                 Some(render) => render(&rejection),
-                None => (HeaderValue::from_static(PROBLEM_JSON), render(&rejection)),
+                None => (HeaderValue::from_static(PROBLEM_JSON), render_traced(&rejection, *this.trace)),
             };
             fill(&mut response, &rejection, rendered);
         }
@@ -186,8 +191,16 @@ where
 
 /// The whole response to a rejection, for code that refuses outside any layer.
 pub fn respond<R: Default + From<Bytes>>(rejection: &Rejection) -> Response<R> {
+    respond_traced(rejection, None)
+}
+
+/// The same, to a request of this trace.
+pub fn respond_traced<R: Default + From<Bytes>>(
+    rejection: &Rejection,
+    trace: Option<TraceId>,
+) -> Response<R> {
     let mut response = rejection.clone().into_response();
-    let rendered = (HeaderValue::from_static(PROBLEM_JSON), render(rejection));
+    let rendered = (HeaderValue::from_static(PROBLEM_JSON), render_traced(rejection, trace));
     fill(&mut response, rejection, rendered);
     response
 }
@@ -222,6 +235,11 @@ const PROBLEM_JSON: &str = "application/problem+json";
 
 /// The problem details of a rejection.
 pub fn render(rejection: &Rejection) -> Bytes {
+    render_traced(rejection, None)
+}
+
+/// The same, with the trace by which whoever runs the service finds what was done.
+pub fn render_traced(rejection: &Rejection, trace: Option<TraceId>) -> Bytes {
     let Rejection { reason, retry_after, policy, detail, .. } = rejection;
     let status = reason.status();
     let mut json = format!(
@@ -236,6 +254,9 @@ pub fn render(rejection: &Rejection) -> Bytes {
     }
     if let Some(wait) = retry_after {
         let _ = write!(json, r#","retry_after_ms":{}"#, wait.as_millis());
+    }
+    if let Some(trace) = trace {
+        let _ = write!(json, r#","trace_id":"{trace}""#);
     }
     json.push('}');
     Bytes::from(json)

@@ -60,14 +60,16 @@ impl Drop for Seeded {
 
 /// Numbers that several threads draw from.
 #[derive(Debug)]
-pub(crate) struct Numbers(AtomicU64);
+pub struct Numbers(AtomicU64);
 
 impl Numbers {
-    pub(crate) const fn new(seed: u64) -> Self {
+    /// Those that follow from this one.
+    pub const fn new(seed: u64) -> Self {
         Self(AtomicU64::new(seed))
     }
 
-    pub(crate) fn draw(&self) -> u64 {
+    /// The next one.
+    pub fn draw(&self) -> u64 {
         mix(self.0.fetch_add(GAMMA, Relaxed).wrapping_add(GAMMA)) // Relaxed: it orders nothing.
     }
 }

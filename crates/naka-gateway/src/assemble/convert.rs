@@ -31,6 +31,7 @@ use naka::{
     reject::Head,
     retry::{Backoff, BudgetConfig, Methods, RetryConfig, When},
     split::{Guard, Pin, SplitConfig, SplitError, SplitLayer, Splitting},
+    trace::{Format, Sampler, TraceConfig},
     version::{OnConflict, Strategy, Version, VersionConfig, VersionError, Versioning},
 };
 
@@ -38,7 +39,7 @@ use crate::{
     address::UNIX,
     config::checked::{
         self, Balance, BalancePolicy, Bulkhead, Endpoint, Enforce, Fetch, HealthCheck, Jwt, KeyPart,
-        OnMissing, RateLimit, Tiers, VersionPlace,
+        OnMissing, Propagator, RateLimit, Tiers, Tracing, VersionPlace,
     },
     entry, identity,
     observe::{ArmMetrics, PolicyMetrics},
@@ -455,6 +456,24 @@ pub(super) fn fetch_config(fetch: &Fetch) -> FetchConfig {
     config.fresh = fetch.fresh;
     config.max_stale = fetch.max_stale;
     config
+}
+
+/// How requests say which trace they belong to.
+pub(super) fn trace_formats(tracing: &Tracing) -> impl Iterator<Item = Format> {
+    tracing.propagators.iter().map(|propagator| match propagator {
+        Propagator::W3c => Format::W3c,
+        Propagator::B3 => Format::B3,
+        Propagator::B3Multi => Format::B3Multi,
+        Propagator::Jaeger => Format::Jaeger,
+    })
+}
+
+pub(super) fn trace_config(tracing: &Tracing) -> TraceConfig {
+    TraceConfig {
+        propagators: trace_formats(tracing).collect(),
+        sampler: Sampler::per_million(tracing.sample),
+        always_on_error: tracing.always_on_error,
+    }
 }
 
 pub(super) fn api_key_config(policy: &checked::ApiKey) -> ApiKeyConfig {

@@ -12,6 +12,7 @@ use naka::{
     reject::{Reason, Rejection},
     retry::Replay,
     split::SplitArm,
+    trace::Format,
     version::VersionLayer,
 };
 
@@ -36,6 +37,8 @@ pub(super) struct Leaves<'a> {
     pub(super) state: &'a State,
     pub(super) pools: &'a Carried<Speaking, Arc<Pools>>,
     pub(super) connector: &'a Connector,
+    /// How endpoints are told which trace a request is of.
+    pub(super) propagators: &'a Arc<[Format]>,
 }
 
 impl Leaves<'_> {
@@ -135,6 +138,7 @@ impl Leaves<'_> {
             all_connections: self.config.gateway.limits.upstream_connections,
             connector: self.connector.clone(),
             deadlines: Deadlines::named(self.config),
+            propagators: Arc::clone(self.propagators),
         }
     }
 }

@@ -18,7 +18,7 @@ use naka::{
     bulkhead::BulkheadLayer, cache::CacheLayer, circuit_breaker::CircuitBreakerLayer, cors::CorsLayer,
     fallback::FallbackLayer, fault::FaultLayer, forward_auth::ForwardAuthLayer, hedge::HedgeLayer,
     idempotency::IdempotencyLayer, jwt::JwtLayer, mirror::MirrorLayer, problem::ProblemLayer,
-    rate_limit::RateLimitLayer, retry::RetryLayer, split::SplitLayer, timeout::TimeoutLayer,
+    rate_limit::RateLimitLayer, retry::RetryLayer, split::SplitLayer, timeout::TimeoutLayer, trace::Format,
     version::VersionLayer,
 };
 use tokio::time::Instant;
@@ -29,7 +29,11 @@ mod state;
 
 pub(crate) use self::convert::target;
 
-use self::{convert::api_key_config, leaf::Leaves, state::Place};
+use self::{
+    convert::{api_key_config, trace_config, trace_formats},
+    leaf::Leaves,
+    state::Place,
+};
 use crate::{
     acme::{Automatic, Orders},
     address::Address,
@@ -49,6 +53,7 @@ use crate::{
     route::{RouteError, Table},
     stack::{ArmLayers, Layers, Route},
     state::{State, fallback_name, latencies_name},
+    telemetry::{Telemetry, Tracing},
     tls::Acceptor,
     transform::Transform,
     upstream::Connector,
@@ -137,8 +142,10 @@ pub fn assemble(
         metrics: Arc::clone(around.metrics),
         connector: around.connector.clone(),
         alive: Arc::clone(&alive),
+        propagators: propagators(config),
         plans: Mutex::default(),
     });
+    let telemetry = telemetry(config, &state);
     let workers = (0..state.pools.len()).map(|worker| {
         let serve = |listener: &Listening| {
             let names = Arc::clone(&listener.routes);
@@ -146,7 +153,8 @@ pub fn assemble(
             let table = Arc::clone(&listener.table);
             // A count of handles for each worker, as each request takes one.
             let entry = Entry { held: Arc::new(state.held.clone()), ..entry.clone() };
-            let served = Served { generation: number, entry, table, routes };
+            let telemetry = telemetry.clone();
+            let served = Served { generation: number, entry, table, routes, telemetry };
             (listener.address.clone(), Arc::new(served))
         };
         tables.iter().map(serve).collect()
@@ -161,6 +169,23 @@ pub fn assemble(
     let tls = secured.collect();
     let limits = config.gateway.limits.clone();
     Ok(Generation { number, config: Arc::clone(config), state, report, entry, limits, workers, tls, alive })
+}
+
+/// How requests say which trace they belong to; not at all where there are no traces.
+fn propagators(config: &Config) -> Arc<[Format]> {
+    config.gateway.telemetry.tracing.iter().flat_map(trace_formats).collect()
+}
+
+/// What is told about requests, over what is carried from one generation to the next.
+fn telemetry(config: &Config, state: &State) -> Option<Arc<Telemetry>> {
+    let says = &config.gateway.telemetry;
+    let tracing = says.tracing.as_ref().map(|tracing| Tracing {
+        config: trace_config(tracing),
+        trust_parent: tracing.trust_parent,
+        exporter: state.exporters.iter().next().map(|(_, exporting)| exporting.exporter.clone()),
+    });
+    let log = says.access_log.clone().zip(state.logs.iter().next().map(|(_, log)| log.clone()));
+    Telemetry::new(tracing, log)
 }
 
 /// What is shown of routes and policies, with zeros before anybody asks for them.
@@ -183,20 +208,21 @@ struct Maker {
     metrics: Arc<Metrics>,
     connector: Connector,
     alive: Alive,
+    propagators: Arc<[Format]>,
     /// Of the routes that somebody has asked for.
     plans: Mutex<HashMap<Name, Arc<OnceLock<Arc<Plan>>>>>,
 }
 
 impl MakeRoute for Maker {
     fn make(&self, worker: usize, name: &Name) -> (Arc<Plan>, Route) {
-        let Self { config, state, metrics, connector, .. } = self;
+        let Self { config, state, metrics, connector, propagators, .. } = self;
         let route = &config.routes[name];
         let plan = || Arc::new(plan(config, state, metrics, &self.alive, (name, route)));
         let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
         let slot = Arc::clone(plans.entry(Arc::clone(name)).or_default());
         drop(plans);
         let plan = slot.get_or_init(plan);
-        let leaves = Leaves { config, state, pools: &state.pools[worker], connector };
+        let leaves = Leaves { config, state, pools: &state.pools[worker], connector, propagators };
         (Arc::clone(plan), leaves.route(route, plan))
     }
 }
@@ -270,7 +296,22 @@ fn plan(
     let alternate = alternate(config, state, &transform, route);
     let metrics = metrics.route(name);
     let (name, total, alive) = (Arc::clone(name), route.total_timeout, Arc::clone(alive));
-    Plan { name, layers, transform, compress, is_kept, arms, alternate, total, needs_match, metrics, alive }
+    let (template, trust_parent) = (route.matches.path.template(), route.trust_parent);
+    Plan {
+        name,
+        layers,
+        transform,
+        compress,
+        is_kept,
+        arms,
+        alternate,
+        template,
+        trust_parent,
+        total,
+        needs_match,
+        metrics,
+        alive,
+    }
 }
 
 /// What stands behind the choice of a version, or of an arm of a split.

@@ -39,9 +39,9 @@ use crate::{
     acme::{Automatic, Means},
     carry::{Carried, Change, Steps},
     config::checked::{
-        self, Acme, BasicAuth, Bulkhead, Cache, CircuitBreaker, Config, Destination, Enforce, Fault, Fetch,
-        ForwardAuth, HealthCheck, Idempotency, Jwt, JwtKeys, Kind, Mirror, Name, Policy, PolicyKind,
-        RateLimit, RetryBudget, Scope, Split, Upstream, Versions,
+        self, AccessLog, Acme, BasicAuth, Bulkhead, Cache, CircuitBreaker, Config, Destination, Enforce,
+        Fault, Fetch, ForwardAuth, HealthCheck, Idempotency, Jwt, JwtKeys, Kind, Mirror, Name, Otlp, Policy,
+        PolicyKind, RateLimit, RetryBudget, Scope, Split, Upstream, Versions,
     },
     control::{AskAuthority, FetchKeys, TellKeys},
     custom::{Custom, Made},
@@ -55,6 +55,7 @@ use crate::{
         RateLimits, Speaking, Splits, State, Tokens, breakers_name, fallback_name, latencies_name,
         versions_name,
     },
+    telemetry::{export::Exporting, log::Log},
     tls::{Clients, Tickets},
     transform::Matched,
     upstream::{Body, Pools, UpstreamPlaces},
@@ -98,6 +99,8 @@ pub(super) fn carry(
         pools: step.pools(&places),
         tickets: step.tickets(),
         certificates: step.certificates(),
+        exporters: step.exporters(),
+        logs: step.logs(),
         places,
         all_places: Arc::clone(&before.all_places),
         held: before.held.with_max(config.gateway.limits.buffered),
@@ -673,6 +676,31 @@ impl Step<'_> {
         let all = self.config.listeners.values().filter_map(|is| is.tls.as_ref()?.acme.as_ref());
         let wanted = all.map(|acme| (Arc::clone(&acme.id), Arc::clone(acme))).collect();
         self.next(before, wanted, &steps)
+    }
+
+    /// The way to the collector. Another one is another way; what waits for the one before is still sent there.
+    fn exporters(&mut self) -> Carried<Otlp, Exporting> {
+        let connector = self.around.connector.clone();
+        let steps = Steps {
+            make: &|_, otlp: &Otlp| Exporting::new(otlp, &connector),
+            change: &|it: &Exporting, _| it.clone(),
+            is_same: &|old, new| old == new,
+        };
+        let otlp = self.config.gateway.telemetry.tracing.as_ref().and_then(|tracing| tracing.otlp.clone());
+        let wanted = otlp.map(|otlp| (Name::from("otlp"), otlp)).into_iter().collect();
+        self.next(&self.before.exporters, wanted, &steps)
+    }
+
+    /// Whoever writes the access log: the same as long as it is the same file.
+    fn logs(&mut self) -> Carried<AccessLog, Log> {
+        let steps = Steps {
+            make: &|_, log: &AccessLog| Log::new(log.file.as_ref(), log.queue),
+            change: &|it: &Log, _| it.clone(),
+            is_same: &|old, new| old.file == new.file && old.queue == new.queue,
+        };
+        let log = self.config.gateway.telemetry.access_log.clone();
+        let wanted = log.map(|log| (Name::from("access_log"), log)).into_iter().collect();
+        self.next(&self.before.logs, wanted, &steps)
     }
 }
 

@@ -278,6 +278,40 @@ impl Scalar for Percent {
     }
 }
 
+/// A share of all, of a million: `0%` to `100%`, with up to four digits behind the point.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Fraction(pub(crate) u32);
+
+impl Scalar for Fraction {
+    const WHAT: &'static str = "a share such as `5%` or `0.1%`";
+    const UNIT: &'static str = "`%`";
+
+    fn parse(text: Text<'_>) -> Result<Self, Wrong> {
+        text.text.strip_suffix('%').and_then(per_million).map(Self).ok_or_else(|| {
+            let wrong = Wrong::new(format!("{} is not a share", quoted(text.text)));
+            match meant_percent(text.text) {
+                Some(percent) => wrong.help(format!("write `{percent}%`")),
+                None => wrong.help("write `0%` to `100%`; the smallest step is `0.0001%`"),
+            }
+        })
+    }
+
+    fn schema() -> Json {
+        json!({"type": "string", "pattern": "^[0-9]{1,3}(\\.[0-9]{1,4})?%$", "examples": ["5%", "0.1%"]})
+    }
+}
+
+fn per_million(percent: &str) -> Option<u32> {
+    let (whole, part) = percent.split_once('.').unwrap_or((percent, "0"));
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if !is_number(whole) || !is_number(part) || part.len() > 4 {
+        return None;
+    }
+    let share =
+        whole.parse::<u32>().ok()?.checked_mul(10_000)? + format!("{part:0<4}").parse::<u32>().ok()?;
+    (share <= 1_000_000).then_some(share)
+}
+
 /// What somebody means who writes `20` or `0.2` for a share.
 fn meant_percent(text: &str) -> Option<u8> {
     let whole = text.parse::<u8>().ok();

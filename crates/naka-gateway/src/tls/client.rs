@@ -108,8 +108,19 @@ impl ClientTls {
     /// # Errors
     /// If this machine believes nobody.
     pub fn usual() -> Result<Self, String> {
-        let (trust, alpn) = (Trust::Machine, Alpn::H1);
-        Self::new(Wanted { trust, name: None, expected: Vec::new(), shown: None, alpn })
+        Self::with_machine(Alpn::H1)
+    }
+
+    /// The same over HTTP/2.
+    ///
+    /// # Errors
+    /// If this machine believes nobody.
+    pub fn usual_h2() -> Result<Self, String> {
+        Self::with_machine(Alpn::H2)
+    }
+
+    fn with_machine(alpn: Alpn) -> Result<Self, String> {
+        Self::new(Wanted { trust: Trust::Machine, name: None, expected: Vec::new(), shown: None, alpn })
     }
 
     /// Secures a connection to the endpoint with this address, `host:port`. Whoever calls bounds the time.

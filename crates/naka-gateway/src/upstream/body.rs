@@ -26,11 +26,12 @@ use naka::{
     guard::{End, Guard as _, Guarded},
     mirror::MirrorBody,
     retry::Replay,
+    trace::UnderWay,
 };
 use pin_project_lite::pin_project;
 use tokio::{sync::Notify, time::Sleep};
 
-use super::{Lease, h2::Download, slow::Paced};
+use super::{InUse, Lease, h2::Download, slow::Paced};
 use crate::patience::Progress;
 
 pin_project! {
@@ -46,7 +47,7 @@ pin_project! {
         #[doc(hidden)]
         Client { body: ClientBody },
         #[doc(hidden)]
-        Upstream { #[pin] incoming: Guarded<Idle<Arriving>, Lease> },
+        Upstream { #[pin] incoming: Guarded<Idle<Arriving>, InUse> },
         #[doc(hidden)]
         Bounded { body: Pin<Box<Limited<Body>>>, upload: Option<Arc<Upload>> },
         #[doc(hidden)]
@@ -216,7 +217,20 @@ impl Body {
             lease.end(End::Complete);
             return Self::Empty;
         }
-        Self::Upstream { incoming: Guarded::new(Idle::new(incoming, idle), Some(lease)) }
+        let in_use = InUse { lease, attempt: None };
+        Self::Upstream { incoming: Guarded::new(Idle::new(incoming, idle), Some(in_use)) }
+    }
+
+    /// The attempt lasts as long as this body; if there is nothing to wait for, it is over.
+    pub(super) fn keep(&mut self, attempt: UnderWay) {
+        let in_use = match self {
+            Self::Upstream { incoming } => incoming.guard_mut(),
+            _ => None,
+        };
+        match in_use {
+            Some(in_use) => in_use.attempt = Some(attempt),
+            None => attempt.end(End::Complete),
+        }
     }
 
     /// A body of whatever type.

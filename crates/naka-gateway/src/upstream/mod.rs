@@ -34,6 +34,7 @@ use naka::{
     random::seed,
     reject::{Reason, Rejection},
     replay::Repeatable,
+    trace::{self, Format, Journal, UnderWay},
 };
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
@@ -82,11 +83,14 @@ pub struct Client {
     pub connector: Connector,
     /// How endpoints are told how long is waited.
     pub deadlines: Deadlines,
+    /// How endpoints are told which trace a request is of.
+    pub propagators: Arc<[Format]>,
 }
 
 impl Client {
     /// One exchange. The request is as the endpoint shall see it.
-    pub async fn exchange(&self, request: Request<Body>) -> Response<Body> {
+    pub async fn exchange(&self, mut request: Request<Body>) -> Response<Body> {
+        let attempt = self.begin(&mut request);
         let context = request.extensions().get::<Context>();
         let is_hurried = context.is_some_and(|context| context.is_hurried);
         let told = context.and_then(|context| context.told);
@@ -101,7 +105,21 @@ impl Client {
         if is_hurried {
             response.extensions_mut().insert(Hurried);
         }
+        if let Some(attempt) = attempt {
+            settle(attempt, &mut response);
+        }
         response
+    }
+
+    /// Writes down that the request is sent now, if that is written down, and tells the endpoint in which span.
+    fn begin(&self, request: &mut Request<Body>) -> Option<UnderWay> {
+        let journal = Journal::of(request.extensions())?;
+        let endpoint = Endpoint::of(request.extensions())?;
+        let attempt = journal.attempt(&self.name, endpoint.address(), Now::read());
+        if let Some(context) = attempt.context() {
+            trace::add(&context, request.headers_mut(), &self.propagators);
+        }
+        Some(attempt)
     }
 
     async fn one_try(&self, mut request: Request<Body>, waits: &Waits) -> Response<Body> {
@@ -161,6 +179,15 @@ impl Client {
             reason = stalled(upload, self.timeouts.idle, limit) => Err(reason),
         }
     }
+}
+
+/// Writes down what an attempt has come to; its end is that of the response's body.
+fn settle(attempt: UnderWay, response: &mut Response<Body>) {
+    if let Some(rejection) = response.extensions().get::<Rejection>() {
+        return attempt.failed(rejection.reason, Now::read());
+    }
+    attempt.answered(response.status(), Now::read());
+    response.body_mut().keep(attempt);
 }
 
 /// What it takes to send a request once more, if twice has the effect of once: when a connection that was kept ends just then.
@@ -246,6 +273,22 @@ pub enum Lease {
     H1(h1::Lease),
     #[doc(hidden)]
     H2(h2::Lease),
+}
+
+/// A connection in use, and the attempt that it is used for, if that is written down.
+#[derive(Debug)]
+pub struct InUse {
+    lease: Lease,
+    attempt: Option<UnderWay>,
+}
+
+impl Guard for InUse {
+    fn end(self, end: End) {
+        self.lease.end(end);
+        if let Some(attempt) = self.attempt {
+            attempt.end(end);
+        }
+    }
 }
 
 impl Guard for Lease {

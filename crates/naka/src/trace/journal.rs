@@ -20,6 +20,7 @@ use crate::{
     clock::Now,
     context::Context as Facts,
     guard::End,
+    identity::Identity,
     random::{GAMMA, mix},
     reject::Reason,
 };
@@ -46,6 +47,12 @@ pub struct Written {
     pub events: Vec<Event>,
     /// The limit that has least left for its key, of those that it was counted in.
     pub limit: Option<Left>,
+    /// Who it comes from, if that was found.
+    pub identity: Option<Arc<Identity>>,
+    /// Which version of an API it asked for.
+    pub version: Option<Arc<str>>,
+    /// Which arm of a split it went to.
+    pub arm: Option<Arc<str>>,
     /// Attempts and events for which there was no room.
     pub left_out: usize,
     is_closed: bool,
@@ -167,6 +174,21 @@ impl Journal {
             return;
         }
         written.events.push(Event { at: Now::read(), what, policy: policy.cloned(), why });
+    }
+
+    /// It comes from somebody.
+    pub(crate) fn identify(&self, identity: &Arc<Identity>) {
+        self.lock().identity = Some(Arc::clone(identity));
+    }
+
+    /// It asks for this version of an API.
+    pub(crate) fn versioned(&self, version: &Arc<str>) {
+        self.lock().version = Some(Arc::clone(version));
+    }
+
+    /// It goes to this arm of a split.
+    pub(crate) fn goes_to(&self, arm: &Arc<str>) {
+        self.lock().arm = Some(Arc::clone(arm));
     }
 
     /// It was counted in a limit that has so much left.

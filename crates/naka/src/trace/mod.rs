@@ -88,6 +88,13 @@ use crate::random::{self, Numbers};
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TraceId(pub NonZeroU128);
 
+impl TraceId {
+    /// That of a request, in its [`Journal`].
+    pub fn of(extensions: &http::Extensions) -> Option<Self> {
+        Some(Journal::of(extensions)?.context()?.trace)
+    }
+}
+
 /// Of one span in its trace.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SpanId(pub NonZeroU64);

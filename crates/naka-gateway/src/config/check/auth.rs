@@ -6,7 +6,7 @@ use http::{
     HeaderName, HeaderValue,
     header::{
         ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT,
-        FORWARDED, HOST, ORIGIN, RANGE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
+        FORWARDED, HOST, ORIGIN, PROXY_AUTHORIZATION, RANGE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
     },
     uri::PathAndQuery,
 };
@@ -453,6 +453,12 @@ static TAKEN: [HeaderName; 17] = [
 ];
 
 /// A header that HTTP or we need for something else.
+/// Whether whoever reads it could ask in the name of whoever has sent it.
+pub(super) fn is_credential(name: &HeaderName) -> bool {
+    let known = ["x-api-key", "x-auth-token", "x-csrf-token"];
+    [AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION].contains(name) || known.contains(&name.as_str())
+}
+
 pub(super) fn is_taken(name: &HeaderName) -> bool {
     let text = name.as_str();
     let ours = ["x-real-ip", "x-request-id", "grpc-timeout", "naka-attempt"];

@@ -13,7 +13,7 @@ use http::HeaderName;
 use super::{
     Tables, auth, pages,
     policies::{Level, Policies, level_keys},
-    tls, unique,
+    telemetry, tls, unique,
 };
 use crate::address::Address;
 use crate::config::{
@@ -203,6 +203,7 @@ pub(super) fn gateway(entry: Option<&RawFile>, listeners: &BTreeMap<Name, Listen
         drain: drain(&raw, cx),
         state: state(&raw, cx),
         upgrade_socket: upgrade_socket(&raw, listeners, cx),
+        telemetry: telemetry::telemetry(&raw, cx),
     }
 }
 

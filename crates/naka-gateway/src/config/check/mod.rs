@@ -17,6 +17,7 @@ mod reach;
 mod routes;
 pub(super) mod scenario;
 mod split;
+mod telemetry;
 mod tests;
 mod tls;
 pub(super) mod upstreams;

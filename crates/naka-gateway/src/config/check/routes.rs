@@ -18,7 +18,7 @@ use super::{
     policies::{Level, Policies, level_keys},
     reach,
     split::Place,
-    unique, versions,
+    telemetry, unique, versions,
 };
 use crate::config::{
     checked::{
@@ -160,6 +160,7 @@ impl Around<'_, '_> {
             priority: raw.priority.as_ref().map(|it| it.value),
             policies: level.uses(),
             is_public,
+            trust_parent: raw.trust_parent.as_ref().map(|at| telemetry::trust(at.value)),
             body,
             total_timeout,
             idle_timeout: timeout(raw, shared, |it| it.idle.as_deref()).map(|it| it.0),

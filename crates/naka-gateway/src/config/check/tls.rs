@@ -109,6 +109,11 @@ pub(super) fn usual(url: Span, cx: &mut Cx) -> Option<ClientTls> {
     made(ClientTls::usual(), url, cx)
 }
 
+/// The same over HTTP/2.
+pub(super) fn usual_h2(url: Span, cx: &mut Cx) -> Option<ClientTls> {
+    made(ClientTls::usual_h2(), url, cx)
+}
+
 pub(super) fn made(made: Result<ClientTls, String>, at: Span, cx: &mut Cx) -> Option<ClientTls> {
     let unfit = |why: &String| {
         cx.error(Code::Value, at, format!("this machine believes no authority: {why}")).help(

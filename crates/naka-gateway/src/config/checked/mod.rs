@@ -20,10 +20,12 @@ use crate::{
 mod policies;
 pub mod scenario;
 mod split;
+mod telemetry;
 mod versions;
 
 pub use policies::*;
 pub use split::*;
+pub use telemetry::*;
 pub use versions::*;
 
 /// A key of one of the maps of the file. It is the identity of the state behind it.
@@ -161,6 +163,8 @@ pub struct Gateway {
     pub state: Option<StateFile>,
     /// Where the next process asks this one to hand over; needs a restart.
     pub upgrade_socket: Option<Arc<str>>,
+    /// What is told about requests.
+    pub telemetry: Telemetry,
 }
 
 /// In which fields is said how a request came.
@@ -650,6 +654,8 @@ pub struct Route {
     pub policies: Uses,
     /// It is public although its group or listener asks who it is: `auth: none`.
     pub is_public: bool,
+    /// Whose word counts about traces, if it is another's than elsewhere.
+    pub trust_parent: Option<TrustParent>,
     /// Bytes of a request body; `None` is `never`.
     pub body: Option<usize>,
     /// From the request head to the last byte of the response; `None` is `never`.

@@ -30,12 +30,14 @@ use super::{
 mod policies;
 mod scenario;
 mod split;
+mod telemetry;
 mod tls;
 mod versions;
 
 pub(crate) use policies::*;
 pub(crate) use scenario::*;
 pub(crate) use split::*;
+pub(crate) use telemetry::*;
 pub(crate) use tls::*;
 pub(crate) use versions::*;
 
@@ -119,8 +121,12 @@ record! {
         state: RawState = optional;
         /// How another process takes over.
         upgrade: RawUpgrade = optional;
+        /// What is told about requests: traces, and a log of them.
+        telemetry: RawTelemetry = optional;
     }
-    not_built: telemetry;
+    instead: tracing => "write `telemetry: {tracing: {otlp: \"http://127.0.0.1:4318\"}}`",
+        access_log => "write `telemetry: {access_log: {}}`",
+        log => "write `telemetry: {access_log: {}}`";
 }
 
 words! {
@@ -796,6 +802,8 @@ record! {
         limits: RawRequestLimits = optional;
         /// How long it may take.
         timeouts: RawRouteTimeouts = optional;
+        /// Whose word counts of which trace a request belongs to, in place of `gateway.telemetry.tracing.trust_parent`.
+        trust_parent: RawTrustParent = optional, "never";
         /// Changes of headers.
         headers: RawHeaders = optional;
         /// Changes of the request target.
