@@ -2,7 +2,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, atomic::AtomicBool},
 };
 
@@ -98,6 +98,11 @@ impl Inside {
         next.start();
         self.shared.in_force.swap(next);
         Ok(())
+    }
+
+    /// Where the configuration is.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// Writes a file beside the configuration.

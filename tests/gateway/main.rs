@@ -44,6 +44,7 @@ mod reload_load;
 mod reload_sequences;
 mod replay;
 mod retry;
+mod seeing;
 mod service_manager;
 mod simulate;
 mod slow;

@@ -4,7 +4,7 @@
 //! A record is a line of JSON, as `POST /explain` takes it (`{"request": "GET http://host/path", "headers": ["name: value"],
 //! "client_ip": …}`), or as access logs have it: `method`, `scheme` (`http`), `host`, `path` (or `target` or `uri`), `headers` (a
 //! list, or an object), `client_ip` (or `client` or `remote_addr`), and who it was: `jwt`, `api_key`, `identity`. What else stands
-//! there is not read.
+//! there is not read. Of the gateway's own log it is `decision.identity`: of tokens that tells the subject, and no other claims.
 //!
 //! Each request is asked by itself: which limit it meets, and how much that allows, but not how much others have left of it.
 //!
@@ -145,13 +145,30 @@ fn asked_of(record: &Value) -> Result<Asked, String> {
     };
     let is_other = |text: &String| !text.to_ascii_lowercase().starts_with("host:");
     let headers = headers.into_iter().filter(is_other).collect::<Vec<_>>();
-    Asked::from_json(&json!({
+    let mut asked = json!({
         "request": format!("{method} {scheme}://{host}{path}"),
         "headers": headers,
         "client_ip": text(&["client_ip", "client", "remote_addr"]),
         "listener": record["listener"], "jwt": record["jwt"], "api_key": record["api_key"],
         "identity": record["identity"],
-    }))
+    });
+    if let Some((key, who)) = identified(&record["decision"]["identity"])
+        && asked[key].is_null()
+    {
+        asked[key] = who;
+    }
+    Asked::from_json(&asked)
+}
+
+/// Who it was, as our own log tells it: of a token only its subject.
+fn identified(identity: &Value) -> Option<(&'static str, Value)> {
+    let (scheme, subject) = (identity["scheme"].as_str()?, &identity["subject"]);
+    match scheme {
+        "jwt" => Some(("jwt", json!({"sub": subject}).to_string().into())),
+        "api_key" => Some(("api_key", subject.clone())),
+        "basic" | "forward_auth" => Some(("identity", subject.clone())),
+        _ => None,
+    }
 }
 
 impl Replayed {

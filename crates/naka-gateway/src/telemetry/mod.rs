@@ -139,6 +139,7 @@ impl Record {
         self.settle(parts, plan.trust_parent, is_trusted);
         self.span.host = parts.headers.get(HOST).cloned();
         self.span.route = Some(Arc::clone(&plan.template));
+        self.span.labels.push(("naka.route", Arc::clone(&plan.name)));
         if let Some(journal) = &self.journal
             && let Some(context) = parts.extensions.get_mut::<Context>()
         {

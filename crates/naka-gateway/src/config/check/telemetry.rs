@@ -166,7 +166,7 @@ fn access_log(raw: &RawAccessLog, cx: &mut Cx) -> AccessLog {
     let sample =
         sample.filter_map(|(statuses, share)| Some((statuses.value.0, statuses.value.1, share.as_ref()?.0)));
     AccessLog {
-        file: raw.file.as_ref().map(|at| Arc::clone(&at.value)),
+        file: raw.file.as_ref().map(|at| cx.path(at.span, &at.value).to_string_lossy().into()),
         headers: raw.headers.iter().flat_map(|it| &it.value.0).map(|at| at.value.clone()).collect(),
         query: raw.query(),
         sample: sample.collect(),

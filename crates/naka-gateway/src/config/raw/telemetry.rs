@@ -99,7 +99,7 @@ words! {
 record! {
     /// A line of JSON for each request, as `naka replay` reads it.
     RawAccessLog ("an access log such as `{file: access.jsonl}`") {
-        /// Where it is written to; to the standard output if nothing is said. A file that is moved away is made anew.
+        /// A file seen from this one; the standard output if nothing is said. One that is moved away is made anew.
         file: Arc<str> = optional, "/var/log/naka/access.jsonl";
         /// How lines look.
         format: RawLogFormat = "json";

@@ -108,7 +108,8 @@ fn client(span: &ServerSpan, attempt: &Attempt, number: usize) -> Span {
     let kind = attempt.reason.map(crate::reject::Reason::word).or(broken_off);
     let kind = kind.map(str::to_owned).or_else(|| status.map(|status| status.as_str().to_owned()));
     attributes.extend(kind.as_ref().map(|kind| KeyValue::text("error.type", kind)));
-    attributes.extend(ended(attempt.end));
+    // One that is under way when the request ends is given up with it.
+    attributes.extend(ended(attempt.took.map_or(Some(End::Dropped), |_| attempt.end)));
     let after = attempt.began.instant().saturating_duration_since(span.now.instant());
     let took = attempt.took.unwrap_or_else(|| span.took.saturating_sub(after));
     let id = attempt.span.unwrap_or(span.context.span);

@@ -1,0 +1,6 @@
+//! What is told about requests: traces, the access log.
+
+mod access_log;
+mod collector;
+mod traces;
+mod w3c;
