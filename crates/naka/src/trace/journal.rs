@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use http::{Extensions, StatusCode};
+use http::{Extensions, Method, StatusCode};
 
 use super::{Context, SpanId};
 use crate::{
@@ -63,6 +63,8 @@ pub struct Written {
 pub struct Attempt {
     /// Its span.
     pub span: Option<SpanId>,
+    /// By which method, where that is another than the request's own.
+    pub method: Option<Method>,
     /// Of which upstream.
     pub upstream: Arc<str>,
     /// Its address.
@@ -147,6 +149,7 @@ impl Journal {
         if is_kept {
             written.attempts.push(Attempt {
                 span,
+                method: None,
                 upstream: Arc::clone(upstream),
                 endpoint: Arc::clone(endpoint),
                 began: now,
@@ -245,6 +248,13 @@ impl UnderWay {
     pub fn context(&self) -> Option<Context> {
         let context = self.journal.context.as_ref()?;
         Some(Context { span: self.span.unwrap_or(context.span), ..context.clone() })
+    }
+
+    /// It is asked by this method, and not by the request's own.
+    #[must_use]
+    pub fn by(self, method: &Method) -> Self {
+        self.write(|attempt| attempt.method = Some(method.clone()));
+        self
     }
 
     /// The head of a response is there.

@@ -8,3 +8,4 @@ pub mod peer;
 pub mod problem;
 pub mod service;
 pub mod store;
+pub mod trace;

@@ -16,10 +16,11 @@ use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::{TokioExecutor, TokioTimer},
 };
+use naka::{clock::Now, guard::End, reject::Reason};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::time::timeout;
 
-use super::{console::complain, problem::Problem};
+use super::{console::complain, problem::Problem, trace};
 
 /// How long a question may take, from the connection to the last byte of the answer.
 pub const PATIENCE: Duration = Duration::from_secs(2);
@@ -90,6 +91,8 @@ impl Peer {
     /// # Errors
     /// If there is no whole answer in time.
     pub async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Response<Bytes>, Unavailable> {
+        let mut request = request;
+        let attempt = trace::ask(self.name, self.at, &mut request);
         let exchange = async {
             let response = self.client.request(request).await.map_err(|it| with_cause(&it))?;
             let (head, body) = response.into_parts();
@@ -97,10 +100,22 @@ impl Peer {
             Ok(Response::from_parts(head, body.to_bytes()))
         };
         let unavailable = |why: String| Unavailable { name: self.name, why };
-        match timeout(self.patience, exchange).await {
-            Ok(answer) => answer.map_err(unavailable),
-            Err(_) => Err(unavailable(format!("no answer within {} s", self.patience.as_secs()))),
+        let (answer, reason) = match timeout(self.patience, exchange).await {
+            Ok(answer) => (answer.map_err(unavailable), Reason::UpstreamReset),
+            Err(_) => {
+                let why = format!("no answer within {} s", self.patience.as_secs());
+                (Err(unavailable(why)), Reason::ResponseTimeout)
+            }
+        };
+        match (&answer, attempt) {
+            (Ok(answer), Some(attempt)) => {
+                attempt.answered(answer.status(), Now::read());
+                attempt.end(End::Complete);
+            }
+            (Err(_), Some(attempt)) => attempt.failed(reason, Now::read()),
+            (_, None) => {}
         }
+        answer
     }
 
     /// What an answer means that nobody expects: a mistake of ours or of theirs.

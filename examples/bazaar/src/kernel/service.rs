@@ -51,6 +51,7 @@ use super::{
     console::{complain, say},
     problem::Problem,
     store::{Migrations, Store},
+    trace::Spans,
 };
 use crate::rules::moment::Moment;
 
@@ -161,7 +162,8 @@ async fn serve(
     let clock = args.now.map_or_else(Clock::real, Clock::fixed_start);
     let data = args.data.folder()?;
     let _in_use = lock(&data)?;
-    let app = TowerToHyperService::new(app(clock, &data).await?);
+    let spans = Spans::of(name);
+    let app = TowerToHyperService::new(spans.around(app(clock, &data).await?));
     let listener = TcpListener::bind(args.listen).await.map_err(io)?;
     let at = listener.local_addr().map_err(io)?;
     say(format_args!("{name} listens on http://{at}, and it is {}", clock.now()));
@@ -204,6 +206,7 @@ async fn serve(
     if timeout(DRAIN, under_way.shutdown()).await.is_err() {
         say(format_args!("{name} cuts off what is not finished after {} s", DRAIN.as_secs()));
     }
+    spans.flush().await;
     Ok(())
 }
 

@@ -31,7 +31,7 @@ const PORTS: [(&str, &str); 7] = [
 ];
 
 /// Where everybody is.
-type Addresses = BTreeMap<&'static str, SocketAddr>;
+pub(crate) type Addresses = BTreeMap<&'static str, SocketAddr>;
 
 fn addresses() -> Addresses {
     PORTS.iter().map(|(name, _)| (*name, free_address())).collect()
@@ -45,9 +45,9 @@ fn yaml(at: &Addresses) -> String {
 }
 
 /// `bazaar up`, with the worked example.
-struct Bazaar {
+pub(crate) struct Bazaar {
     process: Process,
-    data: TempDir,
+    pub(crate) data: TempDir,
     at: Addresses,
     pids: Vec<String>,
 }
@@ -59,16 +59,33 @@ impl Bazaar {
 
     /// With another configuration than the worked example.
     fn with(now: &str, change: impl FnOnce(String) -> String) -> Self {
+        Self::in_environment(now, &[], |yaml, _| change(yaml))
+    }
+
+    /// The same, whose services tell that collector what they do.
+    pub(crate) fn telling(
+        now: &str,
+        collector: SocketAddr,
+        change: impl FnOnce(String, &Addresses) -> String,
+    ) -> Self {
+        Self::in_environment(now, &[("OTEL_EXPORTER_OTLP_ENDPOINT", &format!("http://{collector}"))], change)
+    }
+
+    fn in_environment(
+        now: &str,
+        environment: &[(&str, &str)],
+        change: impl FnOnce(String, &Addresses) -> String,
+    ) -> Self {
         let (data, at) = (tempfile::tempdir().unwrap(), addresses());
         let config = data.path().join("gateway.yaml");
-        std::fs::write(&config, change(yaml(&at))).unwrap();
+        std::fs::write(&config, change(yaml(&at), &at)).unwrap();
         let services =
             PORTS[2..].iter().flat_map(|(name, _)| ["--at".to_owned(), format!("{name}={}", at[name])]);
         let services = services.collect::<Vec<_>>();
         let mut args = vec!["up", "--now", now, "--data", data.path().to_str().unwrap()];
         args.extend(["--config", config.to_str().unwrap()]);
         args.extend(services.iter().map(String::as_str));
-        let mut process = Process::start(&args);
+        let mut process = Process::start_in(environment, &args);
         let pids = PORTS[2..].iter().map(|_| process.line_with("(process ")).collect();
         process.line_with("Ctrl-C stops");
         Self { process, data, at, pids }
@@ -81,7 +98,7 @@ impl Bazaar {
         line.split("(process ").nth(1).unwrap().trim_end().trim_end_matches(')').parse().unwrap()
     }
 
-    fn send(&self, ask: &Ask) -> Answer {
+    pub(crate) fn send(&self, ask: &Ask) -> Answer {
         ask.send(self.at["public"])
     }
 
@@ -90,12 +107,12 @@ impl Bazaar {
     }
 }
 
-fn token(data: &Path, sub: &str) -> String {
+pub(crate) fn token(data: &Path, sub: &str) -> String {
     let claims = Claims::of(sub, std::time::Duration::from_mins(5));
     format!("Bearer {}", Keys::of(data).unwrap().token(&claims).unwrap())
 }
 
-fn book(token: &str, key: &str, quote_id: &str) -> Ask {
+pub(crate) fn book(token: &str, key: &str, quote_id: &str) -> Ask {
     let ask = post("/api/rides/book", &json!({"quote_id": quote_id}));
     ask.header("authorization", token).header("idempotency-key", key)
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests may")]
 
 mod booking;
+mod collector;
 mod crashes;
 mod gateways;
 mod http;
@@ -10,5 +11,6 @@ mod middleman;
 mod pricing;
 mod process;
 mod rides;
+mod traces;
 mod up;
 mod world;

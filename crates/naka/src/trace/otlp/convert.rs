@@ -88,7 +88,7 @@ fn server(span: &ServerSpan, optional: &[Optional]) -> Span {
 }
 
 fn client(span: &ServerSpan, attempt: &Attempt, number: usize) -> Span {
-    let method = known(&span.method);
+    let method = known(attempt.method.as_ref().unwrap_or(&span.method));
     let (host, port) = split(&attempt.endpoint);
     let mut attributes = vec![
         KeyValue::text("http.request.method", method.unwrap_or("_OTHER")),

@@ -1,0 +1,258 @@
+//! What it costs that each request is told about: `cargo bench --bench observability`.
+//!
+//! One gateway process for each row, the client, the upstream and the collector in this one; so what is measured of a gateway is its
+//! own. CPU time is that of `/proc`, in rounds in which all rows are asked in turn: what counts is the ratio within a round.
+//!
+//! | Argument | What it does |
+//! | --- | --- |
+//! | `--instructions` | Counts instructions, under valgrind if it is there: of so many requests, and of twice as many |
+//! | `--rounds 8` `--requests 40000` | As many |
+//!
+//! Metrics are always on: they are in every row, also in the one that says `off`.
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, missing_docs, reason = "benches may")]
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::Path,
+    process::{Child, Command, ExitCode, Stdio},
+    thread,
+    time::Duration,
+};
+
+use tempfile::TempDir;
+
+const OFF: &str = "off";
+
+/// What is told in each row.
+const ROWS: [(&str, &str); 6] = [
+    (OFF, ""),
+    ("traces, 5%", "tracing: {otlp: 'http://COLLECTOR', sample: 5%}"),
+    ("traces, all", "tracing: {otlp: 'http://COLLECTOR'}"),
+    ("log, 10% of 2xx", "access_log: {file: access.jsonl, headers: [user-agent], sample: {2xx: 10%}}"),
+    ("log, all", "access_log: {file: access.jsonl, headers: [user-agent]}"),
+    (
+        "traces 5%, log, all",
+        "tracing: {otlp: 'http://COLLECTOR', sample: 5%}, access_log: {file: access.jsonl, headers: [user-agent]}",
+    ),
+];
+
+const YAML: &str = "
+gateway: {admin: none, workers: 1, telemetry: {TOLD}}
+listeners: {public: {listen: 'PUBLIC'}}
+policies:
+  each: {rate_limit: {rate: [1000000/s, 100000000/h], key: [client_ip]}}
+  room: {bulkhead: {max: 100}}
+upstreams: {app: {endpoints: ['UPSTREAM']}}
+routes: {all: {match: {prefix: /api}, use: [each, room], upstream: app}}
+";
+
+const GET: &[u8] = b"GET /api/orders/17?full=1 HTTP/1.1\r\nhost: api.example\r\nuser-agent: curl/8.9\r\n\
+    accept: application/json\r\naccept-encoding: gzip, br\r\naccept-language: en-IN\r\n\
+    cookie: session=0123456789\r\nreferer: http://api.example/\r\n\r\n";
+const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncache-control: no-store\r\n\
+    content-length: 13\r\n\r\n{\"fine\":true}";
+
+fn main() -> ExitCode {
+    let args = std::env::args().collect::<Vec<_>>();
+    let value = |word: &str| args.iter().skip_while(|arg| *arg != word).nth(1)?.parse::<u32>().ok();
+    if !args.iter().any(|arg| arg == "--bench") {
+        return ExitCode::SUCCESS; // A test run.
+    }
+    let (upstream, collector) = (served(answer), served(collect));
+    if args.iter().any(|arg| arg == "--instructions") {
+        return instructions(upstream, collector, value("--requests").unwrap_or(1000));
+    }
+    let (rounds, requests) = (value("--rounds").unwrap_or(8), value("--requests").unwrap_or(40_000));
+    let gateways = ROWS.map(|row| Gateway::start(row, upstream, collector, None));
+    println!(
+        "{rounds} rounds of {requests} requests each, in turn; CPU time of a request in µs, and its ratio to `{OFF}`"
+    );
+    let mut took = ROWS.map(|_| Vec::new());
+    for round in 0..=rounds {
+        for (gateway, took) in gateways.iter().zip(&mut took) {
+            let before = gateway.cpu();
+            gateway.ask(requests);
+            if round > 0 {
+                took.push((gateway.cpu() - before).as_secs_f64() * 1e6 / f64::from(requests));
+            }
+        }
+    }
+    println!("{:<22} {:>8} {:>8}   ratio of each round", "", "µs", "ratio");
+    for ((name, _), row) in ROWS.iter().zip(&took) {
+        let ratios = row.iter().zip(&took[0]).map(|(it, off)| it / off).collect::<Vec<_>>();
+        let each = ratios.iter().map(|ratio| format!("{ratio:.3}")).collect::<Vec<_>>().join(" ");
+        println!("{name:<22} {:>8.2} {:>8.3}   {each}", median(row), median(&ratios));
+    }
+    ExitCode::SUCCESS
+}
+
+fn median(of: &[f64]) -> f64 {
+    let mut all = of.to_vec();
+    all.sort_unstable_by(f64::total_cmp);
+    f64::midpoint(all[(all.len() - 1) / 2], all[all.len() / 2])
+}
+
+fn instructions(upstream: SocketAddr, collector: SocketAddr, requests: u32) -> ExitCode {
+    if Command::new("valgrind").arg("--version").output().is_err() {
+        println!("skipped: there is no valgrind here");
+        return ExitCode::SUCCESS;
+    }
+    println!(
+        "instructions of a request, from {requests} requests and {} more; and their ratio to `{OFF}`",
+        requests * 4
+    );
+    let mut off = None;
+    for row in ROWS {
+        let mut counted = [requests, requests * 5].map(|requests| {
+            let folder = tempfile::tempdir().unwrap();
+            let counts = folder.path().join("counts");
+            let gateway = Gateway::start(row, upstream, collector, Some(&counts));
+            gateway.ask(requests);
+            gateway.end();
+            let said = fs::read_to_string(counts).unwrap();
+            let total = said.lines().find_map(|line| line.strip_prefix("totals: ")).unwrap();
+            total.trim().parse::<f64>().unwrap()
+        });
+        counted[1] -= counted[0];
+        let each = counted[1] / f64::from(requests * 4);
+        println!("{:<22} {each:>10.0} {:>8.3}", row.0, each / *off.get_or_insert(each));
+    }
+    ExitCode::SUCCESS
+}
+
+struct Gateway {
+    process: Child,
+    at: SocketAddr,
+    _folder: TempDir,
+}
+
+impl Gateway {
+    /// Under callgrind if its counts are wanted there.
+    fn start(
+        (_, told): (&str, &str),
+        upstream: SocketAddr,
+        collector: SocketAddr,
+        counts: Option<&Path>,
+    ) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let at = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let yaml = YAML.replace("TOLD", told).replace("COLLECTOR", &collector.to_string());
+        let yaml = yaml.replace("PUBLIC", &at.to_string()).replace("UPSTREAM", &upstream.to_string());
+        let config = folder.path().join("gateway.yaml");
+        fs::write(&config, yaml).unwrap();
+        let naka = env!("CARGO_BIN_EXE_naka-under-test");
+        let mut command = match counts {
+            None => Command::new(naka),
+            Some(counts) => {
+                let mut command = Command::new("valgrind");
+                command.arg("--tool=callgrind").arg(format!("--callgrind-out-file={}", counts.display()));
+                command.args(["--quiet", naka]);
+                command
+            }
+        };
+        command.args(["run", "-c"]).arg(config).stderr(Stdio::piped());
+        let mut process = command.spawn().unwrap();
+        let mut log = BufReader::new(process.stderr.take().unwrap());
+        let mut line = String::new();
+        while !line.contains("naka is ready") {
+            line.clear();
+            assert_ne!(log.read_line(&mut line).unwrap(), 0, "the gateway has ended");
+        }
+        thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
+        Self { process, at, _folder: folder }
+    }
+
+    fn ask(&self, requests: u32) {
+        let mut client = TcpStream::connect(self.at).unwrap();
+        client.set_nodelay(true).unwrap();
+        let mut piece = [0; 4096];
+        for _ in 0..requests {
+            client.write_all(GET).unwrap();
+            let mut filled = 0;
+            while !piece[..filled].ends_with(b"{\"fine\":true}") {
+                let got = client.read(&mut piece[filled..]).unwrap();
+                assert_ne!(got, 0, "closed after {}", String::from_utf8_lossy(&piece[..filled]));
+                filled += got;
+            }
+            assert!(piece.starts_with(b"HTTP/1.1 200 "));
+        }
+    }
+
+    /// Of all its threads so far.
+    fn cpu(&self) -> Duration {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.process.id())).unwrap();
+        let of = |thread: fs::DirEntry| {
+            let stat = fs::read_to_string(thread.path().join("schedstat")).unwrap();
+            stat.split(' ').next().unwrap().parse::<u64>().unwrap()
+        };
+        Duration::from_nanos(threads.map(|thread| of(thread.unwrap())).sum())
+    }
+
+    fn end(mut self) {
+        let pid = rustix::process::Pid::from_child(&self.process);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        assert!(self.process.wait().unwrap().success());
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        let _ = self.process.kill(); // It may have ended.
+        let _ = self.process.wait();
+    }
+}
+
+/// Serves each connection so, on a thread of its own.
+fn served(serve: fn(TcpStream)) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            thread::spawn(move || serve(stream.unwrap()));
+        }
+    });
+    address
+}
+
+fn answer(mut stream: TcpStream) {
+    stream.set_nodelay(true).unwrap();
+    let (mut piece, mut filled) = ([0; 4096], 0);
+    loop {
+        if piece[..filled].ends_with(b"\r\n\r\n") {
+            stream.write_all(ANSWER).unwrap();
+            filled = 0;
+        }
+        match stream.read(&mut piece[filled..]) {
+            Ok(got @ 1..) => filled += got,
+            _ => return,
+        }
+    }
+}
+
+/// Reads what it is sent, and says that it has.
+fn collect(stream: TcpStream) {
+    let mut stream = BufReader::new(stream);
+    loop {
+        let mut length = 0_u64;
+        loop {
+            let mut line = String::new();
+            if !stream.read_line(&mut line).is_ok_and(|got| got > 0) {
+                return;
+            }
+            if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                length = value.trim().parse().unwrap();
+            }
+            if line == "\r\n" {
+                break;
+            }
+        }
+        if std::io::copy(&mut stream.by_ref().take(length), &mut std::io::sink()).is_err() {
+            return;
+        }
+        if stream.get_mut().write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").is_err() {
+            return;
+        }
+    }
+}

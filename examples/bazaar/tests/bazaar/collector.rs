@@ -1,0 +1,183 @@
+//! A collector of OpenTelemetry, and the trees that come together there.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::{self, BufRead as _, BufReader, Read as _, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::{Arc, Mutex},
+    thread,
+};
+
+use opentelemetry_proto::tonic::{
+    collector::trace::v1::ExportTraceServiceRequest,
+    common::v1::{KeyValue, any_value::Value},
+    trace::v1::span::SpanKind,
+};
+use prost::Message as _;
+
+use crate::process::eventually;
+
+/// A span.
+#[derive(Clone, Debug)]
+pub(crate) struct Node {
+    pub(crate) service: String,
+    pub(crate) name: String,
+    pub(crate) kind: SpanKind,
+    pub(crate) id: Vec<u8>,
+    pub(crate) parent: Vec<u8>,
+    pub(crate) attributes: BTreeMap<String, String>,
+    pub(crate) events: Vec<String>,
+    trace: Vec<u8>,
+}
+
+impl Node {
+    pub(crate) fn says(&self, key: &str) -> Option<&str> {
+        self.attributes.get(key).map(String::as_str)
+    }
+
+    fn told(&self) -> String {
+        let kind = if self.kind == SpanKind::Server { "" } else { " →" };
+        format!("{} {}{kind}", self.service, self.name)
+    }
+}
+
+/// Keeps what it is sent.
+#[derive(Clone)]
+pub(crate) struct Collector {
+    pub(crate) at: SocketAddr,
+    spans: Arc<Mutex<Vec<Node>>>,
+}
+
+impl Collector {
+    pub(crate) fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let it = Self { at: listener.local_addr().unwrap(), spans: Arc::default() };
+        let collector = it.clone();
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let collector = collector.clone();
+                thread::spawn(move || _ = collector.serve(stream.unwrap()));
+            }
+        });
+        it
+    }
+
+    fn serve(&self, stream: TcpStream) -> io::Result<()> {
+        let mut stream = BufReader::new(stream);
+        loop {
+            let (mut first, mut length) = (String::new(), 0);
+            if stream.read_line(&mut first)? == 0 {
+                return Ok(());
+            }
+            assert!(first.starts_with("POST /v1/traces "), "{first}");
+            loop {
+                let mut field = String::new();
+                stream.read_line(&mut field)?;
+                if let Some(value) = field.to_ascii_lowercase().strip_prefix("content-length:") {
+                    length = value.trim().parse().unwrap();
+                }
+                if field == "\r\n" {
+                    break;
+                }
+            }
+            let mut body = vec![0; length];
+            stream.read_exact(&mut body)?;
+            let message = ExportTraceServiceRequest::decode(&body[..]).unwrap();
+            self.spans.lock().unwrap().extend(nodes(message));
+            stream.get_mut().write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")?;
+        }
+    }
+
+    /// The tree of the request with this number, when so many spans of it are there.
+    #[track_caller]
+    pub(crate) fn tree(&self, request: &Tree, count: usize) -> Tree {
+        eventually(&format!("{count} spans of {}", request.trace), || {
+            let all = self
+                .spans
+                .lock()
+                .unwrap()
+                .iter()
+                .filter(|it| hex(&it.trace) == request.trace)
+                .cloned()
+                .collect::<Vec<_>>();
+            (all.len() >= count).then(|| Tree { spans: all, ..request.clone() })
+        })
+    }
+}
+
+/// The spans of one trace.
+#[derive(Clone, Debug)]
+pub(crate) struct Tree {
+    pub(crate) spans: Vec<Node>,
+    pub(crate) trace: String,
+    pub(crate) parent: String,
+}
+
+impl Tree {
+    /// Of a request that is still to be sent.
+    pub(crate) fn new(number: u64) -> Self {
+        Self {
+            spans: Vec::new(),
+            trace: format!("{:032x}", 0xbaaa_0000_0000_0000_u128 + u128::from(number)),
+            parent: format!("{:016x}", 0xf00d),
+        }
+    }
+
+    pub(crate) fn traceparent(&self) -> String {
+        format!("00-{}-{}-01", self.trace, self.parent)
+    }
+
+    /// `parent > child`, each by its service and name; of a CLIENT span with `→`.
+    pub(crate) fn edges(&self) -> BTreeSet<String> {
+        let edge = |child: &Node| {
+            let parent = self.spans.iter().find(|it| it.id == child.parent);
+            let parent = parent.map_or_else(
+                || {
+                    assert_eq!(hex(&child.parent), self.parent, "an orphan: {child:?} of {:#?}", self.spans);
+                    "client".to_owned()
+                },
+                Node::told,
+            );
+            format!("{parent} > {}", child.told())
+        };
+        self.spans.iter().map(edge).collect()
+    }
+
+    pub(crate) fn of(&self, service: &str, kind: SpanKind) -> Vec<&Node> {
+        self.spans.iter().filter(|it| it.service == service && it.kind == kind).collect()
+    }
+}
+
+fn nodes(message: ExportTraceServiceRequest) -> Vec<Node> {
+    let mut nodes = Vec::new();
+    for of_resource in message.resource_spans {
+        let service =
+            map(&of_resource.resource.unwrap_or_default().attributes).remove("service.name").unwrap();
+        for span in of_resource.scope_spans.into_iter().flat_map(|it| it.spans) {
+            nodes.push(Node {
+                service: service.clone(),
+                kind: span.kind(),
+                name: span.name.clone(),
+                attributes: map(&span.attributes),
+                events: span.events.iter().map(|it| it.name.clone()).collect(),
+                id: span.span_id,
+                parent: span.parent_span_id,
+                trace: span.trace_id,
+            });
+        }
+    }
+    nodes
+}
+
+fn map(attributes: &[KeyValue]) -> BTreeMap<String, String> {
+    let text = |it: &KeyValue| match it.value.as_ref().unwrap().value.as_ref().unwrap() {
+        Value::StringValue(text) => text.clone(),
+        Value::IntValue(number) => number.to_string(),
+        other => panic!("{other:?}"),
+    };
+    attributes.iter().map(|it| (it.key.clone(), text(it))).collect()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
