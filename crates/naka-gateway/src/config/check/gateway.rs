@@ -11,14 +11,14 @@ use std::{
 use http::HeaderName;
 
 use super::{
-    Tables, auth, pages,
+    Tables, auth, health, pages,
     policies::{Level, Policies, level_keys},
     tls, unique,
 };
 use crate::address::Address;
 use crate::config::{
     checked::{
-        Acme, Admin, Drain, Forwarding, Gateway, IdentityPart, Listener, Name, Protocols, Reload,
+        Acme, Admin, Alerts, Drain, Forwarding, Gateway, IdentityPart, Listener, Name, Protocols, Reload,
         ServerLimits, StateFile, TrustedProxies,
     },
     decode::{At, Cx, OneOrMany, Or},
@@ -203,6 +203,8 @@ pub(super) fn gateway(entry: Option<&RawFile>, listeners: &BTreeMap<Name, Listen
         drain: drain(&raw, cx),
         state: state(&raw, cx),
         upgrade_socket: upgrade_socket(&raw, listeners, cx),
+        health: health::self_checks(&raw, cx),
+        alerts: Alerts::default(), // Once it is known what there is to watch.
     }
 }
 

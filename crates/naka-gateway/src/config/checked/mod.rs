@@ -17,11 +17,13 @@ use crate::{
     tls::{ClientTls, ServerTls},
 };
 
+mod health;
 mod policies;
 pub mod scenario;
 mod split;
 mod versions;
 
+pub use health::*;
 pub use policies::*;
 pub use split::*;
 pub use versions::*;
@@ -161,6 +163,10 @@ pub struct Gateway {
     pub state: Option<StateFile>,
     /// Where the next process asks this one to hand over; needs a restart.
     pub upgrade_socket: Option<Arc<str>>,
+    /// How it is found out how the gateway itself is.
+    pub health: SelfChecks,
+    /// Of what somebody is told.
+    pub alerts: Alerts,
 }
 
 /// In which fields is said how a request came.
@@ -357,6 +363,8 @@ pub struct Upstream {
     pub keep_alive: KeepAlive,
     /// How many there may be.
     pub connections: Connections,
+    /// Whether the gateway is not ready without a usable endpoint of it.
+    pub is_critical: bool,
     /// Where it was said.
     pub origin: Origin,
 }

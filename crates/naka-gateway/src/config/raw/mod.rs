@@ -27,12 +27,14 @@ use super::{
     },
 };
 
+mod health;
 mod policies;
 mod scenario;
 mod split;
 mod tls;
 mod versions;
 
+pub(crate) use health::*;
 pub(crate) use policies::*;
 pub(crate) use scenario::*;
 pub(crate) use split::*;
@@ -119,6 +121,10 @@ record! {
         state: RawState = optional;
         /// How another process takes over.
         upgrade: RawUpgrade = optional;
+        /// How it is found out how the gateway itself is.
+        health: RawHealth = optional, "{interval: 10s}";
+        /// Of what somebody is told, and how.
+        alerts: RawAlerts = optional;
     }
     not_built: telemetry;
 }
@@ -387,6 +393,8 @@ record! {
         keep_alive: RawKeepAlive = optional;
         /// How many connections there may be.
         connections: RawConnections = optional;
+        /// Without a usable endpoint of it the gateway is not ready: `/readyz` says 503.
+        critical: bool = "false";
     }
     not_built: extends endpoint_limit limits headers;
     instead: servers => "write `endpoints: [\"127.0.0.1:3000\"]`",
