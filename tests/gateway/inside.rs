@@ -196,6 +196,11 @@ impl Inside {
         })
     }
 
+    /// Where its files are.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// How connections are made.
     pub(crate) fn connector(&self) -> Connector {
         self.outside.connector.clone()
