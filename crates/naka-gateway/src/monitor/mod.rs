@@ -202,24 +202,20 @@ impl Monitor {
 const UPSTREAM: &str = "upstream";
 
 impl Check {
-    /// It is so since then, if it was so before; else it is told.
+    /// It is so since then, if it was so before; else that is told. What becomes of endpoints is told where it happens.
     fn since(self, before: Option<&Self>, name: &str) -> Self {
-        match before {
-            Some(before) if before.level == self.level => Self { since: before.since, ..self },
-            _ => {
-                let (level, why) = (self.level.map_or("unknown", Level::word), self.why.as_deref());
-                match (before, why) {
-                    (_, Some(why)) if self.kind != UPSTREAM && before.is_some() => {
-                        warn!(check = name, level, why, "a check of the gateway itself has changed");
-                    }
-                    (Some(_), None) if self.kind != UPSTREAM => {
-                        info!(check = name, level, "a check of the gateway itself has changed");
-                    }
-                    _ => {} // What becomes of endpoints is told where that happens.
-                }
-                self
-            }
+        let Some(before) = before else { return self };
+        if before.level == self.level {
+            return Self { since: before.since, ..self };
         }
+        let level = self.level.map_or("unknown", Level::word);
+        match (&self.why, before.level) {
+            _ if self.kind == UPSTREAM => {}
+            (Some(why), _) => warn!(check = name, level, why, "a check of the gateway itself has changed"),
+            (None, Some(_)) => info!(check = name, level, "a check of the gateway itself has changed"),
+            (None, None) => {} // It has been read for the first time, and is well.
+        }
+        self
     }
 }
 

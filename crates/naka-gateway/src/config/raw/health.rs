@@ -7,7 +7,7 @@ use crate::config::{
     decode::{Named, OneOrMany, Or},
     record::{record, words},
     units::{OrZero, Percent, Whole},
-    values::{Id, Url},
+    values::{HookUrl, Id},
 };
 
 record! {
@@ -131,7 +131,7 @@ record! {
     /// Who is told of alerts.
     RawWebhook ("a webhook such as `{url: \"http://127.0.0.1:9094/hook\"}`") {
         /// Where they are posted to, as Prometheus' Alertmanager posts to its webhook receivers.
-        url: Url = required;
+        url: HookUrl = required;
         /// Shown there: `Authorization: Bearer …`.
         token: RawSecret = optional;
         /// How long one post may take, from connecting to the status.
