@@ -1,7 +1,7 @@
 //! Alerts: what somebody should know of, once when it begins and once when it is over.
 //!
 //! A rule (`gateway.alerts.rules`, and [those that are there by themselves](builtin)) is a condition, how long it has to
-//! hold, and how bad that is. Every `gateway.health.interval` it is looked what holds ([`conditions`]), and the
+//! hold, and how bad that is. Every `gateway.health.interval` it is looked what holds (`conditions`), and the
 //! [machine](Machine) says what has begun and what is over. Changes of one look go to the webhook in one post.
 //!
 //! Nothing of it costs a request anything: conditions are of the state at hand, and of counters that count anyway.

@@ -2,7 +2,7 @@
 //!
 //! - `/livez`: no worker stands still ([`Pulse`]). Nothing outside of the process has a part in it: who restarts a gateway
 //!   because a database is down has two things that are down.
-//! - `/readyz`: whether requests should come here ([`ready`]).
+//! - `/readyz`: whether requests should come here (`ready`).
 //! - `/healthz`: every check, and what all of them say together ([`roll_up`]).
 //!
 //! Resources and upstreams are looked at every `gateway.health.interval`, and alerts are decided then. What was found is
