@@ -277,3 +277,43 @@ routes: {all: {match: {prefix: /}, respond: {}}}
     sleep(Duration::from_secs(5)).await;
     assert_eq!(level("memory").await, (json!("unknown"), Value::Null));
 }
+
+/// In real time: virtual time stands still while a file is being read.
+#[tokio::test]
+async fn r10_6_a_reading_that_hangs_is_unknown_and_nothing_else_waits_for_it() {
+    let gateway = Inside::new(
+        "
+gateway: {admin: none, health: {interval: 1s}}
+listeners: {public: {listen: ':1'}}
+routes: {all: {match: {prefix: /}, respond: {}}}
+",
+    );
+    let root = gateway.folder();
+    machine(root, 10, 100, 1000);
+    let meminfo = root.join("proc/meminfo");
+    std::fs::remove_file(&meminfo).unwrap();
+    // Whoever opens it waits for somebody who writes.
+    assert!(std::process::Command::new("mkfifo").arg(&meminfo).status().unwrap().success());
+    let admin = gateway.admin_at(root);
+    tokio::spawn(monitor::watch(Arc::clone(&admin), gateway.connector()));
+    let why = async |words: &str| {
+        let memory = async || page(&admin, "/healthz").await.1["checks"]["memory"].to_string();
+        let said = async {
+            while !memory().await.contains(words) {
+                sleep(Duration::from_millis(50)).await;
+            }
+        };
+        tokio::time::timeout(crate::process::PATIENCE, said).await.expect(words);
+    };
+    why("reading it takes longer than two seconds").await;
+    assert_eq!(page(&admin, "/readyz").await.0, 200);
+    // It ends at last, and the next one finds a file.
+    let text = "MemTotal: 100 kB\nMemAvailable: 40 kB\n";
+    let beside = root.join("beside");
+    std::fs::write(&beside, text).unwrap();
+    let mut hanging = std::fs::OpenOptions::new().read(true).write(true).open(&meminfo).unwrap();
+    std::fs::rename(&beside, &meminfo).unwrap();
+    std::io::Write::write_all(&mut hanging, text.as_bytes()).unwrap();
+    drop(hanging);
+    why("60.0 %").await;
+}
