@@ -22,6 +22,7 @@ use naka_gateway::{
     drain::Drain,
     explain::{Explanation, explain},
     generation::{Generation, InForce},
+    monitor::Monitor,
     observe::Metrics,
     prepare::{Before, Outside, Refusal, RunTests, prepare},
     shared::{Ending, Shared},
@@ -179,6 +180,15 @@ impl Inside {
 
     /// The admin port of this gateway; nobody reloads.
     pub(crate) fn admin(&self) -> Arc<Admin> {
+        self.admin_at(Path::new("/"))
+    }
+
+    /// The same, where the kernel's files are in this folder.
+    pub(crate) fn admin_at(&self, root: &Path) -> Arc<Admin> {
+        // No worker is here to say so.
+        for listener in self.generation().config.listeners.values() {
+            self.shared.pulse.listens(&listener.listen, 1);
+        }
         Arc::new(Admin {
             in_force: Arc::clone(&self.shared.in_force),
             metrics: Arc::clone(&self.metrics),
@@ -186,8 +196,19 @@ impl Inside {
             drain: Drain::default(),
             has_begun: AtomicBool::new(false),
             is_handing_over: AtomicBool::new(false),
+            monitor: Monitor::new(Arc::clone(&self.shared.pulse), root),
             ask: mpsc::channel(1).0,
         })
+    }
+
+    /// Where its files are.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// How connections are made.
+    pub(crate) fn connector(&self) -> Connector {
+        self.outside.connector.clone()
     }
 
     fn first_listener(&self) -> Address {

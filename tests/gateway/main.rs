@@ -6,6 +6,7 @@ mod process;
 
 mod admin;
 mod agreement;
+mod alerts;
 mod auth;
 mod bad_input;
 mod balancing;
@@ -37,6 +38,7 @@ mod isolation;
 mod leaving;
 mod limits;
 mod mirror;
+mod readiness;
 mod real_clients;
 mod refusals;
 mod reload;

@@ -2,8 +2,10 @@
 //!
 //! | Path | What |
 //! | --- | --- |
-//! | `/livez` | The process runs |
-//! | `/readyz` | It takes requests: generation, hash, files held back, last reload, policies without keys; while draining how far that has come, and 503. 503 also until all keys have been fetched for the first time |
+//! | `/livez` | The process runs, and no worker stands still |
+//! | `/healthz` | Each check of the gateway itself, and what all say together. As changes do, it needs the token |
+//! | `/alerts` | Alerts that are pending or fire |
+//! | `/readyz` | It takes requests: each condition, and why it does not hold (`?verbose`: for people); generation, hash, files held back, last reload, policies without keys; while draining how far that has come, and 503. 503 also until all keys have been fetched for the first time |
 //! | `/metrics` | Prometheus text |
 //! | `/config` | The generation in force, and all that its files say, key by key, with file and line; secrets are withheld |
 //! | `/routes` `/upstreams` `/policies` | What is in force, with live state |
@@ -38,7 +40,7 @@ use aws_lc_rs::constant_time::verify_slices_are_equal;
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode,
-    header::{AUTHORIZATION, CONTENT_TYPE, HOST, ORIGIN, WWW_AUTHENTICATE},
+    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, ORIGIN, WWW_AUTHENTICATE},
 };
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
@@ -73,6 +75,7 @@ use crate::{
     drain::Drain,
     explain::explain,
     generation::{Generation, InForce},
+    monitor::{self, Level, Monitor, ReadyCondition},
     observe::{Balancer, Metrics, PolicyMetrics, ReloadResult},
     patience::{Patience, Patient, Progress},
     reload,
@@ -124,6 +127,8 @@ pub struct Admin {
     pub is_handing_over: AtomicBool,
     /// Whether all keys that tokens need have been there at once, at some time.
     pub has_begun: AtomicBool,
+    /// How the gateway itself is.
+    pub monitor: Arc<Monitor>,
     /// Asks for another generation.
     pub ask: mpsc::Sender<Ask>,
 }
@@ -198,12 +203,16 @@ impl Admin {
         let generation = self.in_force.get();
         let method = if request.method() == Method::HEAD { &Method::GET } else { request.method() };
         let is_write = method == Method::POST && request.uri().path() != "/explain";
-        if let Some(refused) = refused(&generation, way, request.headers()).filter(|_| is_write) {
+        let is_detail = request.uri().path() == "/healthz";
+        if let Some(refused) = refused(&generation, way, request.headers()).filter(|_| is_write || is_detail)
+        {
             return refused;
         }
         match (method, request.uri().path()) {
-            (&Method::GET, "/livez") => text(StatusCode::OK, "ok\n".into()),
-            (&Method::GET, "/readyz") => self.ready(&generation),
+            (&Method::GET, "/livez") => self.alive(&generation),
+            (&Method::GET, "/readyz") => self.ready(&generation, is_for_people(&request)),
+            (&Method::GET, "/healthz") => self.health(&generation),
+            (&Method::GET, "/alerts") => reply(&self.monitor.alerts.to_json(&generation)),
             (&Method::GET, "/metrics") => {
                 self.levels(&generation);
                 text(StatusCode::OK, self.metrics.render(self.status.alive()))
@@ -248,15 +257,57 @@ impl Admin {
         if self.has_begun(waits_for.is_empty()) { Vec::new() } else { waits_for }
     }
 
-    fn ready(&self, generation: &Generation) -> Answer {
+    /// Whether the process does anything at all. Nothing outside of it has a part in that.
+    fn alive(&self, generation: &Generation) -> Answer {
+        let stalled = self.monitor.stalled(generation.config.gateway.health.stalled_after);
+        if stalled.is_empty() {
+            return text(StatusCode::OK, "ok\n".into());
+        }
+        let all =
+            stalled.iter().map(|(worker, still)| format!("worker {worker} has stood still for {still:?}\n"));
+        text(StatusCode::SERVICE_UNAVAILABLE, all.collect())
+    }
+
+    fn health(&self, generation: &Generation) -> Answer {
+        let (level, is) = self.monitor.to_json(generation.config.gateway.health.interval);
+        let mut answer = reply(&is);
+        if level == Level::Critical {
+            *answer.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+        }
+        answer
+    }
+
+    /// All that has to hold before requests should come here.
+    fn conditions(&self, generation: &Generation, without_keys: &[(&Name, String)]) -> [ReadyCondition; 5] {
+        let phase = self.drain.phase();
+        let draining = phase.map(|phase| format!("the process is on its way out: {phase}"));
+        let has_begun = self.has_begun(without_keys.is_empty());
+        let keys = without_keys.iter().filter(|_| !has_begun).map(|(name, why)| format!("{name}: {why}"));
+        [
+            // Nothing answers here before there is one.
+            ReadyCondition::new("configuration", []),
+            monitor::listeners(generation, &self.monitor.pulse),
+            ReadyCondition::new("not_draining", draining),
+            ReadyCondition::new("keys", keys),
+            monitor::critical_upstreams(generation, Now::read()),
+        ]
+    }
+
+    fn ready(&self, generation: &Generation, is_for_people: bool) -> Answer {
         let is_draining = self.drain.has_begun();
         let without_keys = generation.state.without_keys(Now::read());
-        let is_ready = self.has_begun(without_keys.is_empty()) && !is_draining;
+        let conditions = self.conditions(generation, &without_keys);
+        let is_ready = conditions.iter().all(ReadyCondition::holds);
+        if is_for_people {
+            let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+            return text(status, monitor::to_text(&conditions));
+        }
         let without_keys = without_keys.into_iter().map(|(name, why)| (name.to_string(), Value::String(why)));
         let stale = generation.state.stale(Now::read()).into_iter();
         let stale = stale.map(|(name, why)| (name.to_string(), Value::String(why)));
         let state = json!({
             "ready": is_ready,
+            "conditions": monitor::to_json(&conditions),
             "without_keys": without_keys.collect::<serde_json::Map<_, _>>(),
             "stale": stale.collect::<serde_json::Map<_, _>>(),
             "draining": is_draining,
@@ -449,7 +500,7 @@ impl Admin {
 
 const HANDING_OVER: &str = "another process is taking over, and would not know of it: do it there when it serves, or here if that comes to nothing\n";
 
-const PATHS: &str = "/livez /readyz /metrics /config /routes /upstreams /discovery /certificates /policies /versions /generations, POST /explain, \
+const PATHS: &str = "/livez /readyz /healthz /alerts /metrics /config /routes /upstreams /discovery /certificates /policies /versions /generations, POST /explain, \
      POST /reload, POST /rollback, POST /upstreams, POST /policies\n";
 
 /// Why this one may change nothing.
@@ -774,6 +825,13 @@ fn is_of_a_page(request: &Request<Incoming>) -> bool {
     let site = request.headers().get("sec-fetch-site");
     let is_own = |site: &HeaderValue| site == "none" || site == "same-origin"; // Typed, or of this port.
     request.headers().contains_key(ORIGIN) || site.is_some_and(|site| !is_own(site))
+}
+
+/// Whether a text is asked for: `?verbose`, as at other servers, or a header that prefers it to JSON.
+fn is_for_people(request: &Request<Incoming>) -> bool {
+    let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    query_value(query(request), "verbose").is_some()
+        || (accept.contains("text/plain") && !accept.contains("json"))
 }
 
 fn query(request: &Request<Incoming>) -> &str {

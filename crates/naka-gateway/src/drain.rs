@@ -71,6 +71,11 @@ impl Drain {
         self.get().is_some()
     }
 
+    /// Which part of it this is, if it has begun.
+    pub fn phase(&self) -> Option<&'static str> {
+        self.get().map(|begun| begun.phase.word())
+    }
+
     /// How far it has come; `null` while nobody wants the process to end.
     pub fn to_json(&self, metrics: &Metrics) -> Value {
         let Some(Begun { phase, end }) = self.get() else { return Value::Null };

@@ -11,6 +11,7 @@
 pub mod acme;
 pub mod address;
 pub mod admin;
+pub mod alerts;
 pub mod ask;
 pub mod assemble;
 pub mod begun;
@@ -42,6 +43,7 @@ pub mod headers;
 pub mod identity;
 pub mod limits;
 pub mod live;
+pub mod monitor;
 pub mod observe;
 pub mod origin;
 pub mod pace;

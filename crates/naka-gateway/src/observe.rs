@@ -44,8 +44,11 @@ use crate::{
     seldom::Seldom,
 };
 
+mod alerts;
 mod tls;
 
+use alerts::AlertMetrics;
+pub use alerts::Told;
 use tls::TlsMetrics;
 pub use tls::{Handshake, Ordering as CertificateOrder};
 
@@ -78,6 +81,7 @@ pub struct Metrics {
     tunnelled: Family<WayLabels, Counter>,
     bodies: Arc<PolicyMetrics>,
     tls: TlsMetrics,
+    alerts: AlertMetrics,
     labelled: Arc<Mutex<Labelled>>,
 }
 
@@ -257,6 +261,7 @@ impl Metrics {
             tunnelled: Family::default(),
             bodies: Arc::default(),
             tls: TlsMetrics::default(),
+            alerts: AlertMetrics::default(),
             labelled: Arc::default(),
         };
         metrics.register();
@@ -308,6 +313,7 @@ impl Metrics {
         registry.register("held_files", "Files held at an earlier version", self.held_files.clone());
         registry.register("connections", "Client connections that are open", self.connections.clone());
         self.tls.register(registry);
+        self.alerts.register(registry);
         registry.register(
             "buffered_bytes",
             "Bytes of bodies that are held because they may be needed again",

@@ -26,6 +26,7 @@ use crate::{
     drain::{self, Drain},
     generation::{Generation, InForce},
     handover::{self, HangUp, Sockets, Taken, Taker},
+    monitor::{self, Monitor},
     observe::Metrics,
     origin::{self, AdminPort, Origin},
     prepare::{Before, Outside, Refusal, RunTests, look},
@@ -124,6 +125,7 @@ async fn start(
         drain: Drain::default(),
         has_begun: AtomicBool::new(false),
         is_handing_over: AtomicBool::new(false),
+        monitor: Monitor::new(Arc::clone(&shared.pulse), Path::new("/")),
         ask,
     });
     admin.in_force.with(Generation::start); // Not before: what does not come up asks nobody.
@@ -172,6 +174,7 @@ async fn start(
         );
     }
     let keeper = Keeper::start(Arc::clone(&admin.in_force));
+    tokio::spawn(monitor::watch(Arc::clone(&admin), Outside::default().connector)); // It ends with the runtime.
     Control { signals, reloader, workers, admin, requests, upgrades, ways, keeper, is_ready }.run().await;
     Ok(())
 }

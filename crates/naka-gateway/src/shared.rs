@@ -17,6 +17,7 @@ use crate::{
     callers::{Callers, Entered},
     farewell::Farewell,
     generation::InForce,
+    monitor::Pulse,
     observe::Metrics,
     room::Room,
 };
@@ -28,6 +29,8 @@ pub struct Shared {
     pub in_force: Arc<InForce>,
     /// All metrics.
     pub metrics: Arc<Metrics>,
+    /// Whether workers go on, and where they listen.
+    pub pulse: Arc<Pulse>,
     /// The bound of client connections.
     pub connections: Arc<Semaphore>,
     /// The connections of each client.
@@ -64,6 +67,7 @@ impl Shared {
         Arc::new(Self {
             in_force,
             metrics,
+            pulse: Arc::new(Pulse::new(workers)),
             callers: Arc::default(),
             connections: Arc::new(Semaphore::new(connections.min(Semaphore::MAX_PERMITS))),
             loads: (0..workers).map(|_| AtomicUsize::new(0)).collect(),

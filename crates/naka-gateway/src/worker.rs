@@ -158,6 +158,7 @@ impl Workers {
         let Open { bound: Bound { name, bound, sockets, file }, copies, given } = open;
         info!(address = %bound, "listening");
         let file = file.or_else(|| given.and_then(Given::taken));
+        self.shared.pulse.listens(&name, sockets.len());
         let mut doors = self.doors();
         // Of Unix sockets each is accepted from by the next worker.
         let first = if name.path().is_some() { doors.len() % self.commands.len().max(1) } else { 0 };
@@ -216,6 +217,7 @@ impl Workers {
     }
 
     async fn stop_accepting(&self, address: &Address, waiting: Waiting) {
+        self.shared.pulse.left(address);
         if let Some(Door { file, copies }) = self.doors().remove(address) {
             match (waiting, file) {
                 (Waiting::Theirs, Some(file)) => file.leave(),
@@ -432,7 +434,10 @@ impl Worker {
                             tokio::spawn(self.clone().accept(name.clone(), socket, is_stopped));
                             listening.push((name, stop));
                         }
-                        Err(error) => error!(%error, %name, "a socket cannot be listened on"),
+                        Err(error) => {
+                            error!(%error, %name, "a socket cannot be listened on");
+                            self.shared.pulse.failed(&name);
+                        }
                     },
                     Some(Command::Unlisten(name, waiting, done)) => {
                         for (_, stop) in listening.extract_if(.., |(other, _)| *other == name) {
@@ -442,7 +447,10 @@ impl Worker {
                     None => return, // The runtime drops what is left.
                 },
                 Some(accepted) = inbox.recv() => self.adopt(accepted),
-                _ = sweep.tick() => self.sweep(),
+                _ = sweep.tick() => {
+                    self.shared.pulse.beat(self.number);
+                    self.sweep();
+                }
             }
         }
     }

@@ -768,6 +768,34 @@ impl Scalar for Url {
     }
 }
 
+/// A URL that alerts are posted to. Of many services the path is what lets one in: it is shown nowhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct HookUrl(pub(crate) Arc<str>);
+
+impl Scalar for HookUrl {
+    const WHAT: &'static str = "a URL such as `https://hooks.example/naka`";
+    const IS_SECRET: bool = true;
+
+    fn may_hold_secret(_text: &str) -> bool {
+        true
+    }
+
+    fn parse(text: Text<'_>) -> Result<Self, Wrong> {
+        let wrong = || Wrong::new("this is not a URL that can be posted to");
+        let uri: Uri = text.text.parse().map_err(|_| wrong().help("write `https://hooks.example/naka`"))?;
+        match (uri.scheme_str(), uri.authority()) {
+            (Some("http" | "https"), Some(authority)) if !authority.as_str().contains('@') => {
+                Ok(Self(text.text.into()))
+            }
+            (Some("http" | "https"), Some(_)) => {
+                Err(wrong().help("take the user out of it, and write `token: {env: ALERTS_TOKEN}` beside it"))
+            }
+            (None, _) => Err(wrong().help("write `https://` before it")),
+            _ => Err(wrong().help("write `https://…` or `http://…`")),
+        }
+    }
+}
+
 /// SHA-256, in hexadecimal digits.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Hash(pub(crate) [u8; 32]);

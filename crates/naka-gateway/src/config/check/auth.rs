@@ -170,7 +170,7 @@ fn useless_algorithms(raw: &RawJwt, cx: &mut Cx) {
 }
 
 /// Whether a URL is of this machine.
-fn is_loopback(url: &str) -> bool {
+pub(super) fn is_loopback(url: &str) -> bool {
     let host =
         url.parse::<http::Uri>().ok().and_then(|uri| uri.host().map(str::to_owned)).unwrap_or_default();
     let address = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();

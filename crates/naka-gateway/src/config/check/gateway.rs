@@ -11,14 +11,14 @@ use std::{
 use http::HeaderName;
 
 use super::{
-    Tables, auth, pages,
+    Tables, auth, health, pages,
     policies::{Level, Policies, level_keys},
     telemetry, tls, unique,
 };
 use crate::address::Address;
 use crate::config::{
     checked::{
-        Acme, Admin, Drain, Forwarding, Gateway, IdentityPart, Listener, Name, Protocols, Reload,
+        Acme, Admin, Alerts, Drain, Forwarding, Gateway, IdentityPart, Listener, Name, Protocols, Reload,
         ServerLimits, StateFile, TrustedProxies,
     },
     decode::{At, Cx, OneOrMany, Or},
@@ -204,6 +204,8 @@ pub(super) fn gateway(entry: Option<&RawFile>, listeners: &BTreeMap<Name, Listen
         state: state(&raw, cx),
         upgrade_socket: upgrade_socket(&raw, listeners, cx),
         telemetry: telemetry::telemetry(&raw, cx),
+        health: health::self_checks(&raw, cx),
+        alerts: Alerts::default(), // Once it is known what there is to watch.
     }
 }
 

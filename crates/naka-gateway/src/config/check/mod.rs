@@ -9,6 +9,7 @@ mod auth;
 mod gateway;
 mod guards;
 mod headers;
+mod health;
 mod known;
 mod limits;
 mod pages;
@@ -78,7 +79,7 @@ pub(crate) fn check(
     let trusted = entry.raw.as_ref().and_then(|raw| raw.gateway.as_ref());
     let trusted = trusted.map(|it| gateway::trusted(&it.value)).unwrap_or_default();
     let listeners = gateway::listeners(&tables, &mut policies, &trusted, now_s, cx);
-    let gateway = gateway::gateway(entry.raw.as_deref(), &listeners.checked, cx);
+    let mut gateway = gateway::gateway(entry.raw.as_deref(), &listeners.checked, cx);
     let mut used = BTreeSet::new();
     let upstreams = upstreams::upstreams(&tables, &listeners.checked, &mut policies, &gateway, now_s, cx);
     let body =
@@ -95,6 +96,7 @@ pub(crate) fn check(
         cx,
     );
     let gateway_raw = entry.raw.as_ref().and_then(|raw| raw.gateway.as_ref()).map(|it| &it.value);
+    gateway.alerts = health::alerts(gateway_raw, &tables, &policies.checked, cx);
     let told = gateway_raw.and_then(|raw| raw.identity_headers.as_ref()).into_iter();
     let told = told.flat_map(|it| it.value.0.iter().map(|(name, _)| name));
     reach::pinned_in_vain(told.clone(), &routes, cx);

@@ -108,6 +108,7 @@ pub(super) fn upstreams(
             health_check: health_check.and_then(|at| self::health_check(at, protocol, tls, cx)),
             bulkhead,
             circuit_breaker: circuit_breaker.map(|(name, _)| name),
+            is_critical: raw.critical(),
             retry_budget: RetryBudget {
                 percent: budget.ratio().0,
                 min_per_second: u32::try_from(budget.min_per_second().0).unwrap_or(u32::MAX),

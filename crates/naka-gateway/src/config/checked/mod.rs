@@ -17,12 +17,14 @@ use crate::{
     tls::{ClientTls, ServerTls},
 };
 
+mod health;
 mod policies;
 pub mod scenario;
 mod split;
 mod telemetry;
 mod versions;
 
+pub use health::*;
 pub use policies::*;
 pub use split::*;
 pub use telemetry::*;
@@ -165,6 +167,10 @@ pub struct Gateway {
     pub upgrade_socket: Option<Arc<str>>,
     /// What is told about requests.
     pub telemetry: Telemetry,
+    /// How it is found out how the gateway itself is.
+    pub health: SelfChecks,
+    /// Of what somebody is told.
+    pub alerts: Alerts,
 }
 
 /// In which fields is said how a request came.
@@ -361,6 +367,8 @@ pub struct Upstream {
     pub keep_alive: KeepAlive,
     /// How many there may be.
     pub connections: Connections,
+    /// Whether the gateway is not ready without a usable endpoint of it.
+    pub is_critical: bool,
     /// Where it was said.
     pub origin: Origin,
 }

@@ -27,6 +27,7 @@ use super::{
     },
 };
 
+mod health;
 mod policies;
 mod scenario;
 mod split;
@@ -34,6 +35,7 @@ mod telemetry;
 mod tls;
 mod versions;
 
+pub(crate) use health::*;
 pub(crate) use policies::*;
 pub(crate) use scenario::*;
 pub(crate) use split::*;
@@ -123,6 +125,10 @@ record! {
         upgrade: RawUpgrade = optional;
         /// What is told about requests: traces, and a log of them.
         telemetry: RawTelemetry = optional;
+        /// How it is found out how the gateway itself is.
+        health: RawHealth = optional, "{interval: 10s}";
+        /// Of what somebody is told, and how.
+        alerts: RawAlerts = optional;
     }
     instead: tracing => "write `telemetry: {tracing: {otlp: \"http://127.0.0.1:4318\"}}`",
         access_log => "write `telemetry: {access_log: {}}`",
@@ -393,6 +399,8 @@ record! {
         keep_alive: RawKeepAlive = optional;
         /// How many connections there may be.
         connections: RawConnections = optional;
+        /// Without a usable endpoint of it the gateway is not ready: `/readyz` says 503.
+        critical: bool = "false";
     }
     not_built: extends endpoint_limit limits headers;
     instead: servers => "write `endpoints: [\"127.0.0.1:3000\"]`",
