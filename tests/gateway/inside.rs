@@ -22,7 +22,7 @@ use naka_gateway::{
     drain::Drain,
     explain::{Explanation, explain},
     generation::{Generation, InForce},
-    observe::Metrics,
+    observe::{Format, Metrics},
     prepare::{Before, Outside, Refusal, RunTests, prepare},
     shared::{Ending, Shared},
     state::State,
@@ -162,7 +162,7 @@ impl Inside {
 
     /// A metric as it is exposed: the value behind the first line that starts like this.
     pub(crate) fn metric(&self, start: &str) -> Option<f64> {
-        let text = self.metrics.render(0);
+        let text = self.metrics.render(Format::Prometheus, 0);
         let line = text.lines().find(|line| line.starts_with(start))?;
         line.rsplit(' ').next()?.parse().ok()
     }

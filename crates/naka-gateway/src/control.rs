@@ -201,6 +201,7 @@ impl AskAuthority {
             all_connections: usize::MAX,
             connector,
             deadlines: Deadlines::default(),
+            metrics: Arc::default(),
         };
         let endpoint = BalanceLayer::new([&**address]).endpoints()[0].clone();
         Self { client: Arc::new(client), endpoint }

@@ -58,6 +58,7 @@ pub mod route;
 pub mod run;
 pub mod saved;
 pub mod seldom;
+mod scrape;
 pub mod serve;
 pub mod service_manager;
 pub mod shared;

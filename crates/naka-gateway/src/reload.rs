@@ -506,13 +506,13 @@ impl Reloader {
         self.in_force.with(|generation| {
             let policies = generation.state.policies();
             self.metrics.keep(
-                |route| generation.config.routes.contains_key(route),
+                |route, template| {
+                    let known = generation.config.routes.get(route);
+                    known.is_some_and(|is| template.is_none_or(|it| *is.matches.path.template() == *it))
+                },
                 |policy| policies.contains(policy) || generation.config.policies.contains_key(policy),
                 |split, arm| generation.state.has_arm(split, arm),
-                |upstream| {
-                    let state = &generation.state;
-                    state.checks.get(upstream).is_some() || state.discoveries.get(upstream).is_some()
-                },
+                |upstream| generation.config.upstreams.contains_key(upstream),
             );
         });
     }

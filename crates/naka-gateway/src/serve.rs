@@ -226,7 +226,7 @@ impl Account {
 
     fn close(&self, is_complete: bool) {
         if let Some(plan) = &self.plan {
-            plan.metrics.ended(self.status, is_complete, self.began.elapsed());
+            plan.metrics.ended(self.status, is_complete, self.began.elapsed(), None);
         }
     }
 }

@@ -22,7 +22,7 @@ use crate::{
     deadline::Deadlines,
     entry,
     generation::{ArmPlan, ArmTarget, Arms, Plan},
-    observe::{Balancer, PolicyMetrics},
+    observe::{Balancer, Metrics, PolicyMetrics},
     stack::{Arm, ArmLayers, Layers, Leaf, Route, RouteBody, Stack},
     state::{Speaking, State},
     transform::{Transform, redirected},
@@ -36,6 +36,7 @@ pub(super) struct Leaves<'a> {
     pub(super) state: &'a State,
     pub(super) pools: &'a Carried<Speaking, Arc<Pools>>,
     pub(super) connector: &'a Connector,
+    pub(super) metrics: &'a Metrics,
 }
 
 impl Leaves<'_> {
@@ -135,6 +136,7 @@ impl Leaves<'_> {
             all_connections: self.config.gateway.limits.upstream_connections,
             connector: self.connector.clone(),
             deadlines: Deadlines::named(self.config),
+            metrics: self.metrics.upstream(name),
         }
     }
 }

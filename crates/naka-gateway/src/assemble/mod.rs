@@ -165,7 +165,12 @@ pub fn assemble(
 
 /// What is shown of routes and policies, with zeros before anybody asks for them.
 fn shown(config: &Config, metrics: &Metrics) {
-    metrics.show_routes(config.routes.keys());
+    metrics.bound(config.gateway.max_series);
+    let routes = config.routes.iter();
+    metrics.show_routes(routes.map(|(name, route)| (Arc::clone(name), route.matches.path.template())));
+    for upstream in config.upstreams.keys() {
+        metrics.upstream(upstream); // With zeros.
+    }
     let of_routes = |policy: &&Name| {
         let kind = &config.policies[*policy].kind;
         matches!(kind, PolicyKind::Fallback(_) | PolicyKind::Hedge(_) | PolicyKind::Retry(_))
@@ -196,7 +201,7 @@ impl MakeRoute for Maker {
         let slot = Arc::clone(plans.entry(Arc::clone(name)).or_default());
         drop(plans);
         let plan = slot.get_or_init(plan);
-        let leaves = Leaves { config, state, pools: &state.pools[worker], connector };
+        let leaves = Leaves { config, state, pools: &state.pools[worker], connector, metrics };
         (Arc::clone(plan), leaves.route(route, plan))
     }
 }
@@ -268,7 +273,7 @@ fn plan(
         });
     let arms = arms(config, state, metrics, &transform, (name, route));
     let alternate = alternate(config, state, &transform, route);
-    let metrics = metrics.route(name);
+    let metrics = metrics.route(name, &route.matches.path.template());
     let (name, total, alive) = (Arc::clone(name), route.total_timeout, Arc::clone(alive));
     Plan { name, layers, transform, compress, is_kept, arms, alternate, total, needs_match, metrics, alive }
 }

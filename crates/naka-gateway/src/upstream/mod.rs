@@ -61,6 +61,7 @@ pub use pools::{Pool, Pools};
 use crate::{
     config::checked::{Connections, KeepAlive, Name, UpstreamTimeouts},
     deadline::Deadlines,
+    observe::UpstreamMetrics,
 };
 
 /// One upstream, as one worker reaches it under one configuration.
@@ -82,11 +83,14 @@ pub struct Client {
     pub connector: Connector,
     /// How endpoints are told how long is waited.
     pub deadlines: Deadlines,
+    /// Where is told what became of each exchange.
+    pub metrics: Arc<UpstreamMetrics>,
 }
 
 impl Client {
     /// One exchange. The request is as the endpoint shall see it.
     pub async fn exchange(&self, request: Request<Body>) -> Response<Body> {
+        let attempt = self.metrics.begin();
         let context = request.extensions().get::<Context>();
         let is_hurried = context.is_some_and(|context| context.is_hurried);
         let told = context.and_then(|context| context.told);
@@ -98,6 +102,7 @@ impl Client {
             let is_theirs = waits.is_for_endpoint.load(Relaxed);
             refuse(if is_theirs { Reason::ResponseTimeout } else { Reason::ConnectionsFull })
         });
+        attempt.ended(response.status(), response.extensions().get::<Rejection>());
         if is_hurried {
             response.extensions_mut().insert(Hurried);
         }

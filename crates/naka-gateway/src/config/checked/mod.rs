@@ -161,6 +161,8 @@ pub struct Gateway {
     pub state: Option<StateFile>,
     /// Where the next process asks this one to hand over; needs a restart.
     pub upgrade_socket: Option<Arc<str>>,
+    /// The most series of metrics.
+    pub max_series: usize,
 }
 
 /// In which fields is said how a request came.

@@ -119,8 +119,26 @@ record! {
         state: RawState = optional;
         /// How another process takes over.
         upgrade: RawUpgrade = optional;
+        /// What is told of requests: metrics.
+        telemetry: RawTelemetry = optional;
     }
-    not_built: telemetry;
+}
+
+record! {
+    /// What is told of requests.
+    RawTelemetry ("what is told of requests") {
+        /// What `/metrics` of the admin port shows.
+        metrics: RawMetrics = optional;
+    }
+    not_built: tracing access_log;
+}
+
+record! {
+    /// What `/metrics` of the admin port shows.
+    RawMetrics ("metrics") {
+        /// The most series. What has no room shares one that is called `_other`.
+        max_series: Whole<100, 10_000_000> = "100000", "300000";
+    }
 }
 
 words! {
