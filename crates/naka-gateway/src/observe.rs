@@ -695,7 +695,7 @@ impl Metrics {
     /// still serve. Takes a while where there is much: not for a thread that serves requests.
     pub fn scrape(&self, format: Format, alive: usize, levels: impl FnOnce(&Self)) -> String {
         let _one = self.scraping.lock().unwrap_or_else(PoisonError::into_inner); // All of it is written anew each time.
-        let (used, max) = (self.room().used(), self.room().max());
+        let (used, max) = self.room().size();
         self.levels.begin(max.saturating_sub(used));
         levels(self);
         let (dropped, before) = (self.levels.left_out(), &self.levels_dropped);
@@ -707,7 +707,7 @@ impl Metrics {
     /// Everything as it is known.
     pub fn render(&self, format: Format, alive: usize) -> String {
         self.generations_alive.set(i64::try_from(alive).unwrap_or(i64::MAX));
-        let (used, max) = (self.room().used(), self.room().max());
+        let (used, max) = self.room().size();
         self.series.set(i64::try_from(used).unwrap_or(i64::MAX));
         self.series_max.set(i64::try_from(max).unwrap_or(i64::MAX));
         text::render(&self.registry, format)

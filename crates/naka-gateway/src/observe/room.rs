@@ -116,9 +116,9 @@ impl Room {
         self.used
     }
 
-    /// How many there may be.
-    pub(super) const fn max(&self) -> usize {
-        self.max
+    /// How many series there are, and how many there may be.
+    pub(super) const fn size(&self) -> (usize, usize) {
+        (self.used, self.max)
     }
 }
 
