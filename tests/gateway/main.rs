@@ -36,6 +36,7 @@ mod held;
 mod isolation;
 mod leaving;
 mod limits;
+mod metrics;
 mod mirror;
 mod real_clients;
 mod refusals;

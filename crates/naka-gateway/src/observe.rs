@@ -311,6 +311,7 @@ impl Metrics {
             scraping: Mutex::default(),
         };
         metrics.register();
+        metrics.tunnelled(0, 0); // So that they are there before the first.
         metrics
     }
 
