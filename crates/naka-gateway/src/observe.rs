@@ -272,7 +272,8 @@ impl Metrics {
         let (room, series_dropped) = (Arc::new(Mutex::new(Room::new(SERIES))), Counter::default());
         let dropping = Arc::new(Dropping { told: Seldom::new(), series: series_dropped.clone() });
         let transitions = Family::default();
-        let transitions = Transitions { of: transitions, room: Arc::clone(&room), dropping: Arc::clone(&dropping) };
+        let transitions =
+            Transitions { of: transitions, room: Arc::clone(&room), dropping: Arc::clone(&dropping) };
         let mut metrics = Self {
             registry: Registry::default(),
             requests: Family::default(),
@@ -311,7 +312,10 @@ impl Metrics {
             scraping: Mutex::default(),
         };
         metrics.register();
-        metrics.tunnelled(0, 0); // So that they are there before the first.
+        metrics.tunnelled(0, 0); // So that they are there before the first, which is one more then.
+        for result in [ReloadResult::Applied, ReloadResult::Unchanged, ReloadResult::Refused] {
+            drop(metrics.reloads.get_or_create(&ReloadLabels { result: result.word() }));
+        }
         metrics
     }
 
@@ -378,7 +382,11 @@ impl Metrics {
         registry.register("connections", "Client connections that are open", self.connections.clone());
         self.tls.register(registry);
         self.levels.register(registry);
-        registry.register("series", "Series that are kept, but for those read when asked", self.series.clone());
+        registry.register(
+            "series",
+            "Series that are kept, but for those read when asked",
+            self.series.clone(),
+        );
         registry.register("series_max", "Series that there may be", self.series_max.clone());
         registry.register(
             "series_dropped",
@@ -429,7 +437,12 @@ impl Metrics {
         }
         let series = self.room().used();
         if !gone.is_empty() {
-            warn!(max, series, gone = gone.len(), "there are more series of metrics than `gateway.telemetry.metrics.max_series`");
+            warn!(
+                max,
+                series,
+                gone = gone.len(),
+                "there are more series of metrics than `gateway.telemetry.metrics.max_series`"
+            );
         }
     }
 
@@ -467,7 +480,8 @@ impl Metrics {
                 Owner::Route(route, template) => Some((route, template)),
                 _ => None,
             });
-            let are_all_shown = routes.clone().all(|(route, template)| shown.next() == Some((&route, &template)));
+            let are_all_shown =
+                routes.clone().all(|(route, template)| shown.next() == Some((&route, &template)));
             let is_new = |(route, template): &(Name, Name)| {
                 !are_all_shown && !room.has(&Owner::Route(Arc::clone(route), Arc::clone(template)))
             };
@@ -561,8 +575,7 @@ impl Metrics {
         let (arms, room, policy) = (self.arms.clone(), Arc::clone(&self.room), Arc::clone(policy));
         let dropping = Arc::clone(&self.dropping);
         move |arm| {
-            let entry =
-                locked(&room).enter(Owner::Arm(Arc::clone(&policy), Arc::clone(arm)), CAME.len());
+            let entry = locked(&room).enter(Owner::Arm(Arc::clone(&policy), Arc::clone(arm)), CAME.len());
             dropping.tell(entry, &policy, CAME.len());
             let is_shown = matches!(entry, Entry::Known | Entry::New);
             let (of, name) = if is_shown { (&*policy, &**arm) } else { (OTHER, OTHER) };
@@ -603,7 +616,9 @@ impl Metrics {
     ) {
         let is = |owner: &Owner| match owner {
             Owner::Route(route, template) => is_route(route, Some(template)),
-            Owner::Policy(policy) | Owner::Waits(policy) | Owner::Transitions(policy, ..) => is_policy(policy),
+            Owner::Policy(policy) | Owner::Waits(policy) | Owner::Transitions(policy, ..) => {
+                is_policy(policy)
+            }
             Owner::Arm(policy, arm) => is_arm(policy, arm),
             Owner::Upstream(upstream)
             | Owner::Balancer(upstream)
@@ -866,7 +881,11 @@ impl Dropping {
         }
         let dropped = self.series.inc_by(u64::try_from(series).unwrap_or(u64::MAX)) + series as u64;
         if self.told.is_due() {
-            warn!(whose, dropped, "no room for more series of metrics: they share `_other` (`gateway.telemetry.metrics.max_series`)");
+            warn!(
+                whose,
+                dropped,
+                "no room for more series of metrics: they share `_other` (`gateway.telemetry.metrics.max_series`)"
+            );
         }
     }
 }

@@ -83,7 +83,12 @@ fn of_endpoints(metrics: &Metrics, state: &State) {
                 let breaker = breakers.breaker(endpoint.address());
                 breaker.map_or(Phase::Closed, |breaker| breaker.snapshot(now).phase)
             });
-            EndpointLevel { upstream, address: endpoint.address(), in_flight: endpoint.in_flight() as usize, breaker }
+            EndpointLevel {
+                upstream,
+                address: endpoint.address(),
+                in_flight: endpoint.in_flight() as usize,
+                breaker,
+            }
         })
     });
     metrics.each_endpoint(&levels.collect::<Vec<_>>());
@@ -131,9 +136,7 @@ fn of_policies(metrics: &Metrics, generation: &Generation) {
     });
     let breakers = state.breakers.iter().flat_map(|(identity, layer)| {
         let (keys, open) = breakers(layer, now);
-        [("keys", keys), ("open", open)]
-            .into_iter()
-            .map(move |(level, value)| (&**identity, level, value))
+        [("keys", keys), ("open", open)].into_iter().map(move |(level, value)| (&**identity, level, value))
     });
     let budgets = state.retry_budgets.iter().map(|(upstream, budget)| {
         let Balance { spent, allowed } = budget.balance(now);
@@ -237,4 +240,3 @@ pub(crate) fn waiting(state: &State) -> impl Iterator<Item = Waiting<'_>> {
     let mirrors = state.mirrors.iter().map(|(identity, layer)| (identity, layer.under_way()));
     authentication.chain(faults.map(of("fault", "delayed"))).chain(mirrors.map(of("mirror", "under_way")))
 }
-

@@ -103,9 +103,8 @@ impl TypedMetric for Histogram {
 impl EncodeMetric for Histogram {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> std::fmt::Result {
         let bounds = bounds();
-        let buckets = array::from_fn::<_, BUCKETS, _>(|bucket| {
-            (bounds[bucket], self.0.buckets[bucket].load(Relaxed))
-        });
+        let buckets =
+            array::from_fn::<_, BUCKETS, _>(|bucket| (bounds[bucket], self.0.buckets[bucket].load(Relaxed)));
         let count = buckets.iter().map(|(_, count)| count).sum();
         let sum = Duration::from_nanos(self.0.sum_ns.load(Relaxed)).as_secs_f64();
         // prometheus-client writes exemplars of its own histograms only.
@@ -143,7 +142,8 @@ mod tests {
 
     #[test]
     fn it_says_what_that_of_prometheus_client_says() {
-        let (ours, stock) = (Histogram::default(), Stock::new(exponential_buckets(0.0005, 2.0, BOUNDED as u16)));
+        let (ours, stock) =
+            (Histogram::default(), Stock::new(exponential_buckets(0.0005, 2.0, BOUNDED as u16)));
         // On a bound, beside it, beyond all of them, and nothing at all; their sum has no fraction that is lost.
         for ns in [0, 500_000, 500_001, 1_000_000, 999_999, 250_000_000, 16_384_000_000, 20_000_000_000] {
             ours.observe(Duration::from_nanos(ns), None);
@@ -181,7 +181,8 @@ mod tests {
         let text = text::render(&registry, Format::OpenMetrics);
         let with = text.lines().filter(|line| line.contains('{') && line.contains(" # ")).collect::<Vec<_>>();
         let [line] = with[..] else { panic!("{text}") };
-        let start = "second_seconds_bucket{le=\"0.004\"} 1 # {trace_id=\"00000000000000000000000000000abc\"} 0.003 ";
+        let start =
+            "second_seconds_bucket{le=\"0.004\"} 1 # {trace_id=\"00000000000000000000000000000abc\"} 0.003 ";
         assert!(line.strip_prefix(start).unwrap().parse::<f64>().unwrap() > 1.7e9, "{line}");
         assert!(!text::render(&registry, Format::Prometheus).contains("trace_id"));
     }

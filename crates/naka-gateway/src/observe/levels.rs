@@ -6,11 +6,7 @@ use std::sync::{
 };
 
 use naka::circuit_breaker::{Phase, Snapshot};
-use prometheus_client::{
-    encoding::EncodeLabelSet,
-    metrics::gauge::Gauge,
-    registry::Registry,
-};
+use prometheus_client::{encoding::EncodeLabelSet, metrics::gauge::Gauge, registry::Registry};
 
 use super::{Metrics, family::Family};
 
@@ -72,14 +68,8 @@ labels! {
 }
 
 /// Phases of a circuit breaker.
-const PHASES: [Phase; 6] = [
-    Phase::Closed,
-    Phase::Recovering,
-    Phase::HalfOpen,
-    Phase::Open,
-    Phase::ForcedOpen,
-    Phase::ForcedClosed,
-];
+const PHASES: [Phase; 6] =
+    [Phase::Closed, Phase::Recovering, Phase::HalfOpen, Phase::Open, Phase::ForcedOpen, Phase::ForcedClosed];
 
 /// One circuit breaker of a policy.
 #[derive(Debug)]
@@ -221,8 +211,8 @@ impl Metrics {
 
     /// Says how many endpoints each upstream has of each state; nothing is known of any other.
     pub fn endpoints<'a>(&self, all: impl Iterator<Item = (&'a str, &'static str, usize)>) {
-        let all =
-            all.map(|(upstream, state, count)| (HealthLabels { upstream: upstream.to_owned(), state }, count));
+        let all = all
+            .map(|(upstream, state, count)| (HealthLabels { upstream: upstream.to_owned(), state }, count));
         self.levels.set(&self.levels.health, all);
     }
 
@@ -303,9 +293,8 @@ impl Metrics {
     pub fn upstream_connections(&self, all: &[ConnectionsLevel<'_>], max: usize) {
         let levels = &self.levels;
         let states = all.iter().flat_map(|it| {
-            [("idle", it.idle), ("in_use", it.open.saturating_sub(it.idle))].map(|(state, count)| {
-                (ConnectionLabels { upstream: it.upstream.to_owned(), state }, count)
-            })
+            [("idle", it.idle), ("in_use", it.open.saturating_sub(it.idle))]
+                .map(|(state, count)| (ConnectionLabels { upstream: it.upstream.to_owned(), state }, count))
         });
         levels.set(&levels.connections, states);
         let of = |it: &ConnectionsLevel<'_>| UpstreamLabels { upstream: it.upstream.to_owned() };

@@ -70,7 +70,11 @@ impl Stat {
     #[cfg(target_os = "linux")]
     fn read() -> Option<Self> {
         use rustix::param::{clock_ticks_per_second, page_size};
-        Self::of(&fs::read_to_string("/proc/self/stat").ok()?, clock_ticks_per_second() as f64, page_size() as f64)
+        Self::of(
+            &fs::read_to_string("/proc/self/stat").ok()?,
+            clock_ticks_per_second() as f64,
+            page_size() as f64,
+        )
     }
 
     #[cfg(not(target_os = "linux"))]

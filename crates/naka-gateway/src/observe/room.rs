@@ -140,6 +140,9 @@ mod tests {
         room.keep(|owner| *owner != route("a"), |owner| assert_eq!(*owner, route("a")));
         assert_eq!((room.used(), room.enter(route("c"), 10)), (10, Entry::New));
         assert_eq!(room.bound(10), [route("c")]);
-        assert_eq!((room.used(), room.has(&route("b")), room.enter(route("c"), 10)), (10, true, Entry::LeftOut));
+        assert_eq!(
+            (room.used(), room.has(&route("b")), room.enter(route("c"), 10)),
+            (10, true, Entry::LeftOut)
+        );
     }
 }

@@ -132,7 +132,8 @@ impl Text {
         let at = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         self.text.pop(); // The end of the line.
         let (took, at) = (took.as_secs_f64(), at.as_secs_f64());
-        writeln!(self.text, " # {{trace_id=\"{trace}\"}} {took:?} {at:.3}").expect("a String takes every write");
+        writeln!(self.text, " # {{trace_id=\"{trace}\"}} {took:?} {at:.3}")
+            .expect("a String takes every write");
     }
 
     /// `# HELP name …` and `# TYPE name counter` are of `name_total`.
