@@ -487,7 +487,9 @@ impl Metrics {
             };
             routes.filter(is_new).collect::<Vec<_>>() // As after most changes there are none.
         };
-        new.iter().for_each(|(route, template)| _ = self.route(route, template));
+        for (route, template) in &new {
+            self.route(route, template);
+        }
     }
 
     /// Shows a policy with zeros, if it is not shown yet.

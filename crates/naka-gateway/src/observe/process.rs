@@ -2,12 +2,9 @@
 //!
 //! Linux says it in `/proc`; elsewhere only when the process began and how many processors there are is known.
 
-use std::{
-    fs,
-    thread::available_parallelism,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::{fs, thread::available_parallelism};
 
+use naka::clock::{Now, WallClock};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric},
@@ -24,9 +21,15 @@ struct Process {
 }
 
 pub(super) fn register(registry: &mut Registry) {
-    let began = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    let began = WallClock::default().unix(Now::read()).unwrap_or_default().as_secs_f64();
     let cpus = available_parallelism().map_or(1, usize::from);
-    registry.register_collector(Box::new(Process { began, cpus: cpus as f64 }));
+    registry.register_collector(Box::new(Process { began, cpus: float(cpus as u64) }));
+}
+
+/// As the text has numbers.
+#[allow(clippy::cast_precision_loss, reason = "no number here is beyond 2^53, and none is counted with")]
+const fn float(number: u64) -> f64 {
+    number as f64
 }
 
 impl Collector for Process {
@@ -47,10 +50,10 @@ impl Collector for Process {
         gauge(
             "naka_memory_limit_bytes",
             "Memory that the process may have: of its cgroup, or of the machine.",
-            memory_limit().map(|bytes| bytes as f64),
+            memory_limit().map(float),
         )?;
-        gauge("process_open_fds", "File descriptors that are open.", open_fds().map(|fds| fds as f64))?;
-        gauge("process_max_fds", "File descriptors that may be open.", max_fds().map(|fds| fds as f64))?;
+        gauge("process_open_fds", "File descriptors that are open.", open_fds().map(float))?;
+        gauge("process_max_fds", "File descriptors that may be open.", max_fds().map(float))?;
         let Some(stat) = stat else { return Ok(()) };
         let cpu = ConstCounter::new(stat.cpu);
         let help = "Time of processors that the process has used.";
@@ -72,8 +75,8 @@ impl Stat {
         use rustix::param::{clock_ticks_per_second, page_size};
         Self::of(
             &fs::read_to_string("/proc/self/stat").ok()?,
-            clock_ticks_per_second() as f64,
-            page_size() as f64,
+            float(clock_ticks_per_second()),
+            float(page_size() as u64),
         )
     }
 
@@ -91,8 +94,8 @@ impl Stat {
     }
 }
 
-fn open_fds() -> Option<usize> {
-    Some(fs::read_dir("/proc/self/fd").ok()?.count().saturating_sub(1)) // One is of who looks.
+fn open_fds() -> Option<u64> {
+    Some(fs::read_dir("/proc/self/fd").ok()?.count().saturating_sub(1) as u64) // One is of who looks.
 }
 
 fn max_fds() -> Option<u64> {

@@ -8,7 +8,6 @@ use std::{
     cell::RefCell,
     collections::VecDeque,
     fmt::{self, Write},
-    time::SystemTime,
 };
 
 use http::{HeaderMap, header::ACCEPT};
@@ -67,7 +66,7 @@ impl Format {
 
 /// All metrics of a registry.
 pub(super) fn render(registry: &Registry, format: Format) -> String {
-    let mut text = Text { text: String::new(), line: 0, help: 0, format };
+    let mut text = Text { written: String::new(), line: 0, help: 0, format };
     ANNOUNCED.set((format == Format::OpenMetrics).then(VecDeque::new));
     let written = encode_registry(&mut text, registry).and_then(|()| match format {
         Format::OpenMetrics => encode_eof(&mut text),
@@ -75,7 +74,7 @@ pub(super) fn render(registry: &Registry, format: Format) -> String {
     });
     ANNOUNCED.set(None);
     written.expect("a String takes every write");
-    text.text
+    text.written
 }
 
 thread_local! {
@@ -94,7 +93,7 @@ pub(super) fn announce<const N: usize>(exemplars: impl FnOnce() -> [Option<Exemp
 
 /// Takes what prometheus-client writes, which is whole lines with their ends last in a piece.
 struct Text {
-    text: String,
+    written: String,
     /// Where the line begins that is being written.
     line: usize,
     /// Where the last `HELP` began, which is before its `TYPE`.
@@ -104,7 +103,7 @@ struct Text {
 
 impl Write for Text {
     fn write_str(&mut self, piece: &str) -> fmt::Result {
-        self.text.push_str(piece);
+        self.written.push_str(piece);
         if piece.ends_with('\n') {
             self.end_line();
         }
@@ -114,35 +113,34 @@ impl Write for Text {
 
 impl Text {
     fn end_line(&mut self) {
-        match (self.format, &self.text[self.line..]) {
+        match (self.format, &self.written[self.line..]) {
             (Format::OpenMetrics, sample) if is_bucket(sample) => self.add_exemplar(),
             (Format::Prometheus, line) if line.starts_with("# HELP ") => self.help = self.line,
             (Format::Prometheus, line) if line.starts_with("# TYPE ") && line.ends_with(" counter\n") => {
                 self.name_total();
             }
-            (Format::Prometheus, line) if line.starts_with("# UNIT ") => self.text.truncate(self.line),
+            (Format::Prometheus, line) if line.starts_with("# UNIT ") => self.written.truncate(self.line),
             _ => {}
         }
-        self.line = self.text.len();
+        self.line = self.written.len();
     }
 
     fn add_exemplar(&mut self) {
         let next = ANNOUNCED.with_borrow_mut(|announced| announced.as_mut()?.pop_front()?);
         let Some(Exemplar { trace, took, at }) = next else { return };
-        let at = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        self.text.pop(); // The end of the line.
+        self.written.pop(); // The end of the line.
         let (took, at) = (took.as_secs_f64(), at.as_secs_f64());
-        writeln!(self.text, " # {{trace_id=\"{trace}\"}} {took:?} {at:.3}")
+        writeln!(self.written, " # {{trace_id=\"{trace}\"}} {took:?} {at:.3}")
             .expect("a String takes every write");
     }
 
     /// `# HELP name …` and `# TYPE name counter` are of `name_total`.
     fn name_total(&mut self) {
-        let head = self.text.split_off(self.help);
+        let head = self.written.split_off(self.help);
         for line in head.lines() {
             let mut words = line.splitn(4, ' ');
             let [hash, what, name, rest] = [(); 4].map(|()| words.next().unwrap_or_default());
-            writeln!(self.text, "{hash} {what} {name}_total {rest}").expect("a String takes every write");
+            writeln!(self.written, "{hash} {what} {name}_total {rest}").expect("a String takes every write");
         }
     }
 }
