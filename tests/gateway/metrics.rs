@@ -317,6 +317,13 @@ async fn what_has_no_room_shares_a_series_and_nothing_fails() {
     let (kept, max) = (value(&text, "naka_series "), value(&text, "naka_series_max "));
     assert!(kept <= max && max == Some(100.0), "{kept:?}");
     assert!(value(&text, "naka_series_dropped_total ") > Some(300.0), "16 routes of 25 series");
+    // A smaller bound takes away what is shown beyond it, once it is in force.
+    let smaller = inside(&many(20, 1000));
+    let mut config = naka_gateway::config::checked::Config::clone(&smaller.generation().config);
+    assert!(smaller.metric("naka_series ") > Some(500.0));
+    config.gateway.max_series = 100;
+    smaller.admin().metrics.in_force(2, String::new(), &config);
+    assert!(smaller.metric("naka_series ") <= Some(100.0));
     // With more room each has its own again, and counts there.
     gateway.reload(&many(20, 1000).replace("PUBLIC", "':1'").replace("{listen: ADMIN}", "none")).unwrap();
     assert_eq!(gateway.send(get("/r00019")).await.status(), 200);

@@ -3,8 +3,8 @@
 //! Layers report facts through [`naka::observe::Observer`]; handles with their labels are looked up
 //! when a generation is assembled, so a request never touches a map. Label values are names from
 //! the configuration, hence bounded by it; what no configuration names any more is forgotten by
-//! [`Metrics::keep`]. There are at most as many series as [`Metrics::bound`] says: whoever has no room shares
-//! those whose names are `_other`.
+//! [`Metrics::keep`]. There are at most as many series as the configuration says: whoever has no room
+//! shares those whose names are `_other`.
 
 use std::{
     sync::{
@@ -429,19 +429,23 @@ impl Metrics {
         }
     }
 
-    /// Bounds the series. What is over it now is shown no more, and shares `_other` with the next generation's handles.
-    pub fn bound(&self, max: usize) {
+    /// Makes room for the series of a configuration that may come into force. [`in_force`](Self::in_force) bounds them.
+    pub fn prepare(&self, config: &Config) {
+        self.room().prepare(config.gateway.max_series);
+    }
+
+    /// What is over the bound is shown no more; of a route whoever asks for its handles next gets those of `_other`.
+    fn bound(&self, max: usize) {
         let gone = self.room().bound(max);
         for owner in &gone {
             self.forget(owner);
         }
-        let series = self.room().used();
         if !gone.is_empty() {
+            let gone = gone.len();
             warn!(
                 max,
-                series,
-                gone = gone.len(),
-                "there are more series of metrics than `gateway.telemetry.metrics.max_series`"
+                gone,
+                "series of metrics are left out, for there may be fewer (`gateway.telemetry.metrics.max_series`)"
             );
         }
     }
@@ -759,6 +763,7 @@ impl Metrics {
 
     /// Says which generation is in force, of which configuration.
     pub fn in_force(&self, generation: u64, hash: String, config: &Config) {
+        self.bound(config.gateway.max_series);
         self.tls.in_force(config);
         self.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
         self.config.clear();

@@ -165,7 +165,7 @@ pub fn assemble(
 
 /// What is shown of routes and policies, with zeros before anybody asks for them.
 fn shown(config: &Config, metrics: &Metrics) {
-    metrics.bound(config.gateway.max_series);
+    metrics.prepare(config);
     let routes = config.routes.iter();
     metrics.show_routes(routes.map(|(name, route)| (Arc::clone(name), route.matches.path.template())));
     for upstream in config.upstreams.keys() {

@@ -34,6 +34,8 @@ pub(super) enum Owner {
 #[derive(Debug)]
 pub(super) struct Room {
     max: usize,
+    /// Whether a configuration has said so.
+    is_bounded: bool,
     used: usize,
     shown: BTreeMap<Owner, usize>,
     left_out: BTreeMap<Owner, usize>,
@@ -55,7 +57,7 @@ pub(super) enum Entry {
 impl Room {
     /// For so many series.
     pub(super) const fn new(max: usize) -> Self {
-        Self { max, used: 0, shown: BTreeMap::new(), left_out: BTreeMap::new() }
+        Self { max, is_bounded: false, used: 0, shown: BTreeMap::new(), left_out: BTreeMap::new() }
     }
 
     /// Makes room for this many series, if there is any.
@@ -78,10 +80,17 @@ impl Room {
         self.shown.contains_key(owner)
     }
 
-    /// Another bound: what has no room under it, the last first. Rejections and policies of a few routes go before
+    /// Room for a configuration that may come into force, and may not: nothing that is shown goes for it.
+    pub(super) fn prepare(&mut self, max: usize) {
+        self.max = if self.is_bounded { self.max.max(max) } else { max };
+        self.is_bounded = true;
+    }
+
+    /// The bound of the configuration in force: what has no room under it, the last first. What is of policies goes before
     /// routes do.
     pub(super) fn bound(&mut self, max: usize) -> Vec<Owner> {
         self.max = max;
+        self.is_bounded = true;
         let mut gone = Vec::new();
         while self.used > self.max {
             let Some((owner, series)) = self.shown.pop_last() else { break };
@@ -111,11 +120,6 @@ impl Room {
         self.shown.keys()
     }
 
-    /// How many series there are.
-    pub(super) const fn used(&self) -> usize {
-        self.used
-    }
-
     /// How many series there are, and how many there may be.
     pub(super) const fn size(&self) -> (usize, usize) {
         (self.used, self.max)
@@ -132,16 +136,18 @@ mod tests {
 
     #[test]
     fn what_has_no_room_is_told_once_and_gets_what_is_given_back() {
-        let mut room = Room::new(25);
+        let mut room = Room::new(7);
+        room.prepare(25);
+        room.prepare(24); // Of one that is refused: what is in force keeps its own.
         assert_eq!([room.enter(route("a"), 10), room.enter(route("b"), 10)], [Entry::New; 2]);
         assert_eq!(room.enter(route("c"), 10), Entry::NewlyLeftOut);
         assert_eq!(room.enter(route("c"), 10), Entry::LeftOut);
         assert_eq!(room.enter(route("a"), 10), Entry::Known);
         room.keep(|owner| *owner != route("a"), |owner| assert_eq!(*owner, route("a")));
-        assert_eq!((room.used(), room.enter(route("c"), 10)), (10, Entry::New));
+        assert_eq!((room.used, room.enter(route("c"), 10)), (10, Entry::New));
         assert_eq!(room.bound(10), [route("c")]);
         assert_eq!(
-            (room.used(), room.has(&route("b")), room.enter(route("c"), 10)),
+            (room.used, room.has(&route("b")), room.enter(route("c"), 10)),
             (10, true, Entry::LeftOut)
         );
     }
