@@ -618,7 +618,7 @@ impl Metrics {
         is_route: impl Fn(&str, Option<&str>) -> bool,
         is_policy: impl Fn(&str) -> bool,
         is_arm: impl Fn(&str, &str) -> bool,
-        is_upstream: impl Fn(&str) -> bool,
+        is_upstream: impl Fn(&str, OfUpstream) -> bool,
     ) {
         let is = |owner: &Owner| match owner {
             Owner::Route(route, template) => is_route(route, Some(template)),
@@ -626,10 +626,11 @@ impl Metrics {
                 is_policy(policy)
             }
             Owner::Arm(policy, arm) => is_arm(policy, arm),
-            Owner::Upstream(upstream)
-            | Owner::Balancer(upstream)
-            | Owner::Checks(upstream)
-            | Owner::Discovery(upstream) => is_upstream(upstream),
+            Owner::Upstream(upstream) | Owner::Balancer(upstream) => {
+                is_upstream(upstream, OfUpstream::Itself)
+            }
+            Owner::Checks(upstream) => is_upstream(upstream, OfUpstream::Checks),
+            Owner::Discovery(upstream) => is_upstream(upstream, OfUpstream::Discovery),
             Owner::Rejections(RejectionLabels { route, policy, .. }) => {
                 (route.is_empty() || is_route(route, None)) && (policy.is_empty() || is_policy(policy))
             }
@@ -780,6 +781,17 @@ impl Default for Metrics {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// What there may be of an upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OfUpstream {
+    /// The upstream.
+    Itself,
+    /// Checks of its endpoints.
+    Checks,
+    /// Whoever looks for its endpoints.
+    Discovery,
 }
 
 /// How a reload ended.

@@ -25,7 +25,7 @@ use crate::{
         show_time,
     },
     generation::{Generation, InForce},
-    observe::{Metrics, ReloadResult},
+    observe::{Metrics, OfUpstream, ReloadResult},
     prepare::{Before, Outside, Prepared, Refusal, RunTests, again, look},
     worker::Workers,
 };
@@ -512,7 +512,11 @@ impl Reloader {
                 },
                 |policy| policies.contains(policy) || generation.config.policies.contains_key(policy),
                 |split, arm| generation.state.has_arm(split, arm),
-                |upstream| generation.config.upstreams.contains_key(upstream),
+                |upstream, of| match of {
+                    OfUpstream::Itself => generation.config.upstreams.contains_key(upstream),
+                    OfUpstream::Checks => generation.state.checks.get(upstream).is_some(),
+                    OfUpstream::Discovery => generation.state.discoveries.get(upstream).is_some(),
+                },
             );
         });
     }
