@@ -394,7 +394,9 @@ async fn r9_8_an_endpoint_whose_check_fails_gets_no_request_while_the_other_serv
     process.write("gateway.yaml", &file.replace(&format!(", health_check: {{{check}}}"), ""));
     process.until("the change is in force", async || process.json("/readyz").await["generation"] == 2).await;
     let metrics = process.get("/metrics").await.unwrap().1;
-    assert!(!metrics.contains("upstream=\"app\""), "{metrics}");
+    for name in ["naka_upstream_endpoints", "naka_health_checks_total"] {
+        assert!(!metrics.contains(&format!("{name}{{upstream=\"app\"")), "{metrics}");
+    }
 }
 
 /// What an endpoint says when it is asked how it is.

@@ -23,7 +23,7 @@ use naka_gateway::{
     explain::{Explanation, explain},
     generation::{Generation, InForce},
     monitor::Monitor,
-    observe::Metrics,
+    observe::{Format, Metrics},
     prepare::{Before, Outside, Refusal, RunTests, prepare},
     shared::{Ending, Shared},
     state::State,
@@ -168,7 +168,7 @@ impl Inside {
 
     /// A metric as it is exposed: the value behind the first line that starts like this.
     pub(crate) fn metric(&self, start: &str) -> Option<f64> {
-        let text = self.metrics.render(0);
+        let text = self.metrics.render(Format::Prometheus, 0);
         let line = text.lines().find(|line| line.starts_with(start))?;
         line.rsplit(' ').next()?.parse().ok()
     }
@@ -199,11 +199,6 @@ impl Inside {
             monitor: Monitor::new(Arc::clone(&self.shared.pulse), root),
             ask: mpsc::channel(1).0,
         })
-    }
-
-    /// Where its files are.
-    pub(crate) fn folder(&self) -> &Path {
-        self.folder.path()
     }
 
     /// How connections are made.

@@ -37,6 +37,7 @@ mod held;
 mod isolation;
 mod leaving;
 mod limits;
+mod metrics;
 mod mirror;
 mod readiness;
 mod real_clients;

@@ -14,7 +14,7 @@ use naka_gateway::{
     config::checked::Workers as Layout,
     custom::Kinds,
     generation::InForce,
-    observe::{Metrics, ReloadResult},
+    observe::{Format, Metrics, ReloadResult},
     prepare::{Before, Outside, RunTests, prepare},
     reload::{Reloader, Signature},
     shared::Shared,
@@ -554,8 +554,11 @@ impl Looking {
     fn is_as_it_was(&self, generation: u64) {
         let said = self.reloader.status();
         assert_eq!((self.generation(), said.last_error(), said.held()), (generation, None, vec![]));
-        let reloads = self.metrics.render(1);
-        assert!(!reloads.contains("refused") && !reloads.contains("unchanged"), "{reloads}");
+        let text = self.metrics.render(Format::Prometheus, 1);
+        for result in ["refused", "unchanged"] {
+            let none = format!("naka_reloads_total{{result=\"{result}\"}} 0\n");
+            assert!(text.contains(&none), "{text}");
+        }
     }
 }
 

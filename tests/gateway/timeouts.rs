@@ -150,9 +150,9 @@ async fn a_client_that_does_not_read_is_cut_off() {
         let start = Instant::now();
         let request = format!("GET {target} HTTP/1.1\r\nhost: a\r\n\r\n");
         deaf.write_all(request.as_bytes()).await.unwrap();
-        while gateway.metric("naka_requests_total{route=\"long\",status=\"cancelled\"}") < Some(1.0)
+        while gateway.metric("naka_requests_total{route=\"long\",status=\"cancelled\"") < Some(1.0)
             || (target == "/short"
-                && gateway.metric("naka_requests_total{route=\"short\",status=\"cancelled\"}") < Some(1.0))
+                && gateway.metric("naka_requests_total{route=\"short\",status=\"cancelled\"") < Some(1.0))
         {
             tokio::time::sleep(Duration::from_millis(100)).await;
             assert!(start.elapsed() < Duration::from_mins(5), "{target} is never cut off");

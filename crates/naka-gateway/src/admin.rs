@@ -6,7 +6,7 @@
 //! | `/healthz` | Each check of the gateway itself, and what all say together. As changes do, it needs the token |
 //! | `/alerts` | Alerts that are pending or fire |
 //! | `/readyz` | It takes requests: each condition, and why it does not hold (`?verbose`: for people); generation, hash, files held back, last reload, policies without keys; while draining how far that has come, and 503. 503 also until all keys have been fetched for the first time |
-//! | `/metrics` | Prometheus text |
+//! | `/metrics` | All metrics: OpenMetrics for who asks for that (`Accept`), else Prometheus text |
 //! | `/config` | The generation in force, and all that its files say, key by key, with file and line; secrets are withheld |
 //! | `/routes` `/upstreams` `/policies` | What is in force, with live state |
 //! | `/certificates` | Certificates that are ordered: until when, what is done about them, and why the last order failed |
@@ -47,12 +47,9 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use naka::{
     balance::{Absence, Endpoint},
-    bulkhead::Counts,
     cache::Counts as Kept,
-    circuit_breaker::{CircuitBreakerLayer, Phase},
     clock::Now,
-    health::{Condition, EndpointHealth, Health},
-    retry::Balance,
+    health::{EndpointHealth, Health},
     split::{ArmStatus, Held, Tally},
 };
 use serde_json::{Value, json};
@@ -76,11 +73,12 @@ use crate::{
     explain::explain,
     generation::{Generation, InForce},
     monitor::{self, Level, Monitor, ReadyCondition},
-    observe::{Balancer, Metrics, PolicyMetrics, ReloadResult},
+    observe::{Balancer, Format, Metrics, ReloadResult},
     patience::{Patience, Patient, Progress},
     reload,
     route::query_value,
-    state::{Checks, State, breakers_name},
+    scrape::{self, breakers, waiting},
+    state::State,
     upstream::Pools,
     versions,
 };
@@ -213,10 +211,7 @@ impl Admin {
             (&Method::GET, "/readyz") => self.ready(&generation, is_for_people(&request)),
             (&Method::GET, "/healthz") => self.health(&generation),
             (&Method::GET, "/alerts") => reply(&self.monitor.alerts.to_json(&generation)),
-            (&Method::GET, "/metrics") => {
-                self.levels(&generation);
-                text(StatusCode::OK, self.metrics.render(self.status.alive()))
-            }
+            (&Method::GET, "/metrics") => self.metrics(generation, request.headers()).await,
             (&Method::GET, "/config") => reply(&self.config(&generation).await),
             (&Method::GET, "/routes") => reply(&routes(&generation.config)),
             (&Method::GET, "/upstreams") => reply(&upstreams(&generation)),
@@ -350,103 +345,24 @@ impl Admin {
         })
     }
 
-    /// What policies hold now is read when somebody asks, and not kept up to date for each request.
-    fn levels(&self, generation: &Generation) {
-        let state = &generation.state;
-        let now = Now::read();
-        let versions = state.versions.iter().flat_map(|(route, layer)| {
-            let used = layer.usage(now).versions.into_iter();
-            used.map(move |is| {
-                (
-                    format!("{route}/{}", is.name),
-                    "requests_7d",
-                    usize::try_from(is.last_7_days).unwrap_or(usize::MAX),
-                )
-            })
+    /// All metrics, in the form that is asked for. What there is to read and to write takes a while where there are ten
+    /// thousand routes, so it is not done by a thread that serves; and not for more than a few at once.
+    async fn metrics(&self, generation: Arc<Generation>, headers: &HeaderMap) -> Answer {
+        let Some(place) = self.metrics.begin_scrape() else {
+            return text(StatusCode::SERVICE_UNAVAILABLE, "others are reading the metrics just now\n".into());
+        };
+        let (format, metrics, alive) =
+            (Format::asked(headers), Arc::clone(&self.metrics), self.status.alive());
+        let scrape = tokio::task::spawn_blocking(move || {
+            let _place = place; // Until it is over, also if nobody waits for it any more.
+            metrics.scrape(format, alive, |metrics| scrape::read(metrics, &generation))
         });
-        let versions = versions.collect::<Vec<_>>();
-        let versions = versions.iter().map(|(name, level, value)| (&**name, *level, *value));
-        let keys = state.rate_limits.iter().map(|(identity, layer)| (&**identity, "keys", layer.keys()));
-        let counts = state.bulkheads.iter().flat_map(|(identity, layer)| {
-            let Counts { working, waiting, .. } = layer.counts();
-            let adaptive = layer.adaptive_limit().map(|limit| ("adaptive_limit", limit as usize));
-            let all = [
-                ("working", working as usize),
-                ("waiting", waiting as usize),
-                ("partitions", layer.partitions()),
-            ];
-            all.into_iter().chain(adaptive).map(move |(level, value)| (&**identity, level, value))
-        });
-        let breakers = state.breakers.iter().flat_map(|(identity, layer)| {
-            let (keys, open) = breakers(layer, now);
-            [("keys", keys), ("open", open)]
-                .into_iter()
-                .map(move |(level, value)| (&**identity, level, value))
-        });
-        let budgets = state.retry_budgets.iter().map(|(upstream, budget)| {
-            let Balance { spent, allowed } = budget.balance(now);
-            let count = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
-            (format!("{upstream}/retry_budget"), [("spent", count(spent)), ("allowed", count(allowed))])
-        });
-        let budgets = budgets.collect::<Vec<_>>();
-        let budgets = budgets
-            .iter()
-            .flat_map(|(name, levels)| levels.iter().map(|(level, value)| (&**name, *level, *value)));
-        let of_endpoints = state.endpoint_breakers.iter().map(|(upstream, breakers)| {
-            let endpoints = state.balancers.get(upstream).map(Balancer::endpoints).unwrap_or_default();
-            let is_closed = |endpoint: &Endpoint| {
-                let breaker = breakers.breaker(endpoint.address());
-                breaker.is_none_or(|breaker| breaker.snapshot(now).phase == Phase::Closed)
-            };
-            let open = endpoints.iter().filter(|endpoint| !is_closed(endpoint)).count();
-            (breakers_name(upstream), [("endpoints", endpoints.len()), ("open", open)])
-        });
-        let of_endpoints = of_endpoints.collect::<Vec<_>>();
-        let of_endpoints = of_endpoints
-            .iter()
-            .flat_map(|(name, levels)| levels.iter().map(|(level, value)| (&**name, *level, *value)));
-        let repetitions = state.idempotency.iter().flat_map(|(identity, kept)| {
-            let counts = kept.layer.counts();
-            let all = [
-                ("keys", counts.keys),
-                ("working", counts.working),
-                ("bytes", counts.bytes),
-                ("buffered_bytes", kept.layer.buffered_bytes()),
-            ];
-            all.into_iter().map(move |(level, value)| (&**identity, level, value))
-        });
-        let found = state.discoveries.iter().flat_map(|(upstream, discovery)| {
-            let is = discovery.status(now);
-            let all = [
-                ("endpoints", is.endpoints as u64),
-                ("age_seconds", is.age.as_secs()),
-                ("held", is.is_held.into()),
-                ("stale", is.stale.is_some().into()),
-            ];
-            all.into_iter().map(move |(level, value)| (&**upstream, level, value))
-        });
-        self.metrics.discovery_levels(found);
-        self.metrics.held(&state.held);
-        let all = keys
-            .chain(counts)
-            .chain(versions)
-            .chain(repetitions)
-            .chain(breakers)
-            .chain(of_endpoints)
-            .chain(budgets);
-        let caches = state.caches.iter().flat_map(|(identity, layer)| {
-            let Kept { entries, bytes } = layer.counts();
-            [("entries", entries), ("bytes", bytes)].map(|(level, value)| (&**identity, level, value))
-        });
-        let all = all.chain(caches);
-        self.metrics.levels(all.chain(waiting(state).map(|it| (&**it.identity, it.level, it.count))));
-        let arms = state.splits.iter().flat_map(|(name, layer)| {
-            layer.arms(now).into_iter().map(move |is| (&**name, is.name, is.in_force, is.held.is_some()))
-        });
-        let arms = arms.collect::<Vec<_>>();
-        self.metrics.arms(arms.iter().map(|(name, arm, weight, held)| (*name, &**arm, *weight, *held)));
-        self.metrics
-            .endpoints(conditions(state).iter().map(|(name, state, count)| (&**name, *state, *count)));
+        let Ok(shown) = scrape.await else {
+            return text(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written\n".into());
+        };
+        let mut answer = text(StatusCode::OK, shown);
+        answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
+        answer
     }
 
     async fn rollback(&self, query: &str) -> Answer {
@@ -636,16 +552,6 @@ fn of_health(health: &EndpointHealth, now: Now) -> Value {
     })
 }
 
-/// How many endpoints each upstream that is checked has of each state.
-fn conditions(state: &State) -> Vec<(Name, &'static str, usize)> {
-    let of = |(upstream, checks): (&Name, &Checks)| {
-        let all = checks.health.endpoints();
-        let count = |condition| all.iter().filter(|it| it.condition == condition).count();
-        Condition::ALL.map(|condition| (Arc::clone(upstream), condition.word(), count(condition)))
-    };
-    state.checks.iter().flat_map(of).collect()
-}
-
 /// Endpoints that are found.
 fn discovery(generation: &Generation) -> Value {
     let now = Now::read();
@@ -747,34 +653,6 @@ fn of_arm(is: &ArmStatus) -> Value {
         "held": held,
         "window": is.tally.as_ref().map(tally),
     })
-}
-
-/// How many breakers there are, and how many of them are not closed.
-fn breakers(layer: &CircuitBreakerLayer<Arc<PolicyMetrics>>, now: Now) -> (usize, usize) {
-    match layer.breaker().filter(|_| !layer.is_keyed()) {
-        Some(breaker) => (1, usize::from(breaker.snapshot(now).phase != Phase::Closed)),
-        None => layer.keys(),
-    }
-}
-
-/// So many wait in one place, which is bounded.
-struct Waiting<'a> {
-    identity: &'a Arc<str>,
-    kind: &'static str,
-    level: &'static str,
-    count: usize,
-}
-
-/// Who waits: for a check of a password, for another service, for a fault to be over; and copies under way.
-fn waiting(state: &State) -> impl Iterator<Item = Waiting<'_>> {
-    let of = |kind, level| move |(identity, count)| Waiting { identity, kind, level, count };
-    let passwords = state.passwords.iter().map(|(identity, layer)| (identity, layer.waiting()));
-    let authorities = state.authorities.iter().map(|(identity, layer)| (identity, layer.asking()));
-    let faults = state.faults.iter().map(|(identity, layer)| (identity, layer.delayed()));
-    let authentication =
-        passwords.map(of("basic_auth", "waiting")).chain(authorities.map(of("forward_auth", "asking")));
-    let mirrors = state.mirrors.iter().map(|(identity, layer)| (identity, layer.under_way()));
-    authentication.chain(faults.map(of("fault", "delayed"))).chain(mirrors.map(of("mirror", "under_way")))
 }
 
 /// The versions of each route, and who uses them.

@@ -202,6 +202,7 @@ impl AskAuthority {
             connector,
             deadlines: Deadlines::default(),
             propagators: [].into(),
+            metrics: Arc::default(),
         };
         let endpoint = BalanceLayer::new([&**address]).endpoints()[0].clone();
         Self { client: Arc::new(client), endpoint }

@@ -59,6 +59,7 @@ mod room;
 pub mod route;
 pub mod run;
 pub mod saved;
+mod scrape;
 pub mod seldom;
 pub mod serve;
 pub mod service_manager;

@@ -3,13 +3,13 @@
 //! Layers report facts through [`naka::observe::Observer`]; handles with their labels are looked up
 //! when a generation is assembled, so a request never touches a map. Label values are names from
 //! the configuration, hence bounded by it; what no configuration names any more is forgotten by
-//! [`Metrics::keep`].
+//! [`Metrics::keep`]. There are at most as many series as the configuration says: whoever has no room
+//! shares those whose names are `_other`.
 
 use std::{
-    collections::BTreeSet,
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicI64, Ordering::Relaxed},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -25,18 +25,14 @@ use naka::{
     reject::Rejection,
     retry::Stop,
     split::{Held, Tally},
+    trace::TraceId,
 };
 use prometheus_client::{
-    encoding::{EncodeLabelSet, text::encode},
-    metrics::{
-        counter::Counter,
-        family::Family,
-        gauge::Gauge,
-        histogram::{Histogram, exponential_buckets},
-    },
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, gauge::Gauge},
     registry::Registry,
 };
-
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::{debug, info, warn};
 
 use crate::{
@@ -45,12 +41,34 @@ use crate::{
 };
 
 mod alerts;
+mod exchange;
+mod family;
+mod histogram;
+mod levels;
+mod process;
+mod room;
+mod text;
 mod tls;
 
 use alerts::AlertMetrics;
 pub use alerts::Told;
+use family::Family;
+use levels::Levels;
+use room::{Entry, Owner, Room};
 use tls::TlsMetrics;
+
+pub use exchange::{Attempt, UpstreamMetrics};
+pub use histogram::Histogram;
+pub use levels::{BreakerLevel, BulkheadLevel, ConnectionsLevel, EndpointLevel};
+pub use text::Format;
 pub use tls::{Handshake, Ordering as CertificateOrder};
+
+/// What those are called together that have no room.
+const OTHER: &str = "_other";
+/// Series, unless the configuration says otherwise.
+const SERIES: usize = 100_000;
+/// Scrapes at once.
+const SCRAPES: usize = 2;
 
 /// All metrics of one process.
 #[derive(Debug)]
@@ -60,14 +78,15 @@ pub struct Metrics {
     durations: Family<RouteLabels, Histogram>,
     rejections: Family<RejectionLabels, Counter>,
     policies: Family<PolicyLabels, Counter>,
-    levels: Family<LevelLabels, Gauge>,
+    waits: Family<PolicyName, Histogram>,
+    transitions: Transitions,
+    attempts: Family<AttemptLabels, Counter>,
+    attempt_durations: Family<UpstreamName, Histogram>,
+    connect_durations: Family<UpstreamName, Histogram>,
     arms: Family<ArmLabels, Counter>,
-    arm_levels: Family<ArmLevelLabels, Gauge>,
-    endpoints: Family<EndpointLabels, Gauge>,
     checks: Family<CheckLabels, Counter>,
     discoveries: Family<DiscoveryLabels, Counter>,
-    panics: Family<PanicLabels, Counter>,
-    discovery_levels: Family<UpstreamLevelLabels, Gauge>,
+    panics: Family<UpstreamName, Counter>,
     reloads: Family<ReloadLabels, Counter>,
     config: Family<ConfigLabels, Gauge>,
     generation: Gauge,
@@ -82,105 +101,113 @@ pub struct Metrics {
     bodies: Arc<PolicyMetrics>,
     tls: TlsMetrics,
     alerts: AlertMetrics,
-    labelled: Arc<Mutex<Labelled>>,
+    /// What is read when somebody asks.
+    levels: Levels,
+    series: Gauge,
+    series_max: Gauge,
+    series_dropped: Counter,
+    room: Arc<Mutex<Room>>,
+    dropping: Arc<Dropping>,
+    /// Series of levels that had no room at the last scrape.
+    levels_dropped: AtomicUsize,
+    scrapes: Arc<Semaphore>,
+    /// Levels are of one scrape at a time.
+    scraping: Mutex<()>,
 }
 
-/// What has labels, so that they can be taken away.
-#[derive(Debug, Default)]
-struct Labelled {
-    routes: BTreeSet<Name>,
-    policies: BTreeSet<Name>,
-    arms: BTreeSet<(Name, Name)>,
-    upstreams: BTreeSet<Name>,
-    rejections: BTreeSet<RejectionLabels>,
+/// Who tells of series that have no room.
+#[derive(Debug)]
+struct Dropping {
+    told: Seldom,
+    series: Counter,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
 struct RequestLabels {
-    route: String,
+    route: Name,
     status: &'static str,
+    template: Name,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
 struct RouteLabels {
-    route: String,
+    route: Name,
+    template: Name,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, EncodeLabelSet)]
-struct RejectionLabels {
-    route: String,
-    policy: String,
-    reason: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct PolicyLabels {
-    policy: String,
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
+struct AttemptLabels {
+    upstream: Name,
     outcome: &'static str,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct LevelLabels {
-    policy: String,
-    level: &'static str,
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
+struct UpstreamName {
+    upstream: Name,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
+struct PolicyName {
+    policy: Name,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
+struct TransitionLabels {
+    policy: Name,
+    from: &'static str,
+    to: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
+struct RejectionLabels {
+    route: Name,
+    policy: Name,
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
+struct PolicyLabels {
+    policy: Name,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
 struct ArmLabels {
     policy: String,
     arm: String,
     outcome: &'static str,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ArmLevelLabels {
-    policy: String,
-    arm: String,
-    level: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct EndpointLabels {
-    upstream: String,
-    state: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
 struct CheckLabels {
-    upstream: String,
+    upstream: Name,
     result: &'static str,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
 struct WayLabels {
     to: &'static str,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct PanicLabels {
-    upstream: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
 struct DiscoveryLabels {
-    upstream: String,
+    upstream: Name,
     result: &'static str,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct UpstreamLevelLabels {
-    upstream: String,
-    level: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
 struct ReloadLabels {
     result: &'static str,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
 struct ConfigLabels {
     hash: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
+struct BuildLabels {
+    version: &'static str,
 }
 
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
@@ -220,6 +247,17 @@ outcomes! {
     MirrorDropped "mirror_dropped",
 }
 
+/// Series of a route.
+const OF_ROUTE: usize = CLASSES.len() + 1 + histogram::SERIES;
+
+/// What happens to a circuit breaker again and again.
+const USUAL: [(Phase, Phase); 4] = [
+    (Phase::Closed, Phase::Open),
+    (Phase::Open, Phase::HalfOpen),
+    (Phase::HalfOpen, Phase::Closed),
+    (Phase::HalfOpen, Phase::Open),
+];
+
 const LOOKS: [&str; 4] = ["taken", "same", "held", "failed"];
 
 /// A tunnel, in the gauge of them.
@@ -235,20 +273,26 @@ impl Drop for OpenTunnel {
 impl Metrics {
     /// All at zero.
     pub fn new() -> Self {
+        let (room, series_dropped) = (Arc::new(Mutex::new(Room::new(SERIES))), Counter::default());
+        let dropping = Arc::new(Dropping { told: Seldom::new(), series: series_dropped.clone() });
+        let transitions = Family::default();
+        let transitions =
+            Transitions { of: transitions, room: Arc::clone(&room), dropping: Arc::clone(&dropping) };
         let mut metrics = Self {
-            registry: Registry::with_prefix("naka"),
+            registry: Registry::default(),
             requests: Family::default(),
-            durations: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.0005, 2.0, 16))),
+            durations: Family::default(),
             rejections: Family::default(),
             policies: Family::default(),
-            levels: Family::default(),
+            waits: Family::default(),
+            transitions,
+            attempts: Family::default(),
+            attempt_durations: Family::default(),
+            connect_durations: Family::default(),
             arms: Family::default(),
-            arm_levels: Family::default(),
-            endpoints: Family::default(),
             checks: Family::default(),
             discoveries: Family::default(),
             panics: Family::default(),
-            discovery_levels: Family::default(),
             reloads: Family::default(),
             config: Family::default(),
             generation: Gauge::default(),
@@ -262,14 +306,30 @@ impl Metrics {
             bodies: Arc::default(),
             tls: TlsMetrics::default(),
             alerts: AlertMetrics::default(),
-            labelled: Arc::default(),
+            levels: Levels::default(),
+            series: Gauge::default(),
+            series_max: Gauge::default(),
+            series_dropped,
+            room,
+            dropping,
+            levels_dropped: AtomicUsize::new(0),
+            scrapes: Arc::new(Semaphore::new(SCRAPES)),
+            scraping: Mutex::default(),
         };
         metrics.register();
+        metrics.tunnelled(0, 0); // So that they are there before the first, which is one more then.
+        for result in [ReloadResult::Applied, ReloadResult::Unchanged, ReloadResult::Refused] {
+            drop(metrics.reloads.get_or_create(&ReloadLabels { result: result.word() }));
+        }
         metrics
     }
 
     fn register(&mut self) {
-        let registry = &mut self.registry;
+        process::register(&mut self.registry);
+        let registry = self.registry.sub_registry_with_prefix("naka");
+        let build = Family::<BuildLabels, Gauge>::default();
+        build.get_or_create(&BuildLabels { version: env!("CARGO_PKG_VERSION") }).set(1);
+        registry.register("build_info", "1 for what is running", build);
         registry.register("requests", "Requests whose responses have ended", self.requests.clone());
         registry.register(
             "request_duration_seconds",
@@ -278,21 +338,35 @@ impl Metrics {
         );
         registry.register("rejections", "Requests the gateway itself refused", self.rejections.clone());
         registry.register("policy_decisions", "What each policy decided", self.policies.clone());
-        registry.register("policy_level", "What each policy holds now", self.levels.clone());
+        registry.register(
+            "bulkhead_wait_duration_seconds",
+            "How long requests have waited for a place, whatever came of it",
+            self.waits.clone(),
+        );
+        registry.register(
+            "circuit_breaker_transitions",
+            "Changes of circuit breakers, those of keys and of endpoints among them",
+            self.transitions.of.clone(),
+        );
+        registry.register(
+            "upstream_requests",
+            "Attempts to have an answer of an upstream, each retry and hedge among them, by outcome",
+            self.attempts.clone(),
+        );
+        registry.register(
+            "upstream_request_duration_seconds",
+            "From the begin of an attempt to the head of the response, the failure, or when it was given up",
+            self.attempt_durations.clone(),
+        );
+        registry.register(
+            "upstream_connect_duration_seconds",
+            "How long it took to make a connection to an endpoint, TLS included, of those that came about",
+            self.connect_durations.clone(),
+        );
         registry.register(
             "split_requests",
             "What came of the requests of each arm of a split",
             self.arms.clone(),
-        );
-        registry.register(
-            "split_level",
-            "The share of each arm of a split that is in force, and whether it is held",
-            self.arm_levels.clone(),
-        );
-        registry.register(
-            "upstream_endpoints",
-            "Endpoints of upstreams with health checks, by how they are",
-            self.endpoints.clone(),
         );
         registry.register("health_checks", "Health checks that have ended", self.checks.clone());
         registry.register(
@@ -301,7 +375,6 @@ impl Metrics {
             self.panics.clone(),
         );
         registry.register("discovery_looks", "Looks for endpoints, by result", self.discoveries.clone());
-        registry.register("discovery_level", "What was found, and how it is", self.discovery_levels.clone());
         registry.register("reloads", "Changes of the configuration, by result", self.reloads.clone());
         registry.register("config_info", "The texts in force, by their hash", self.config.clone());
         registry.register("generation", "The generation in force", self.generation.clone());
@@ -314,6 +387,18 @@ impl Metrics {
         registry.register("connections", "Client connections that are open", self.connections.clone());
         self.tls.register(registry);
         self.alerts.register(registry);
+        self.levels.register(registry);
+        registry.register(
+            "series",
+            "Series that are kept, but for those read when asked",
+            self.series.clone(),
+        );
+        registry.register("series_max", "Series that there may be", self.series_max.clone());
+        registry.register(
+            "series_dropped",
+            "Series that had no room, and share those of `_other` or are not shown",
+            self.series_dropped.clone(),
+        );
         registry.register(
             "buffered_bytes",
             "Bytes of bodies that are held because they may be needed again",
@@ -350,46 +435,94 @@ impl Metrics {
         }
     }
 
-    /// The handles of one route.
-    pub fn route(&self, route: &Name) -> RouteMetrics {
-        self.labelled(|labelled| labelled.routes.insert(Arc::clone(route)));
-        let status =
-            |status| self.requests.get_or_create_owned(&RequestLabels { route: route.to_string(), status });
+    /// Makes room for the series of a configuration that may come into force. [`in_force`](Self::in_force) bounds them.
+    pub fn prepare(&self, config: &Config) {
+        self.room().prepare(config.gateway.max_series);
+    }
+
+    /// What is over the bound is shown no more; of a route whoever asks for its handles next gets those of `_other`.
+    fn bound(&self, max: usize) {
+        let gone = self.room().bound(max);
+        for owner in &gone {
+            self.forget(owner);
+        }
+        if !gone.is_empty() {
+            let gone = gone.len();
+            warn!(
+                max,
+                gone,
+                "series of metrics are left out, for there may be fewer (`gateway.telemetry.metrics.max_series`)"
+            );
+        }
+    }
+
+    /// Who has no room is another.
+    fn entered(&self, name: &Name, owner: Owner, series: usize) -> Name {
+        let entry = self.room().enter(owner, series);
+        self.dropping.tell(entry, name, series);
+        if matches!(entry, Entry::Known | Entry::New) { Arc::clone(name) } else { OTHER.into() }
+    }
+
+    /// The handles of one route, whose paths have this template.
+    pub fn route(&self, route: &Name, template: &Name) -> RouteMetrics {
+        let owner = Owner::Route(Arc::clone(route), Arc::clone(template));
+        let name = self.entered(route, owner, OF_ROUTE);
+        let template = if *name == *OTHER { OTHER.into() } else { Arc::clone(template) };
+        let status = |status| {
+            let (route, template) = (Arc::clone(&name), Arc::clone(&template));
+            self.requests.get_or_create(&RequestLabels { route, status, template })
+        };
         RouteMetrics {
             route: Arc::clone(route),
             by_class: CLASSES.map(status),
             cancelled: status(CANCELLED),
-            duration: self.durations.get_or_create_owned(&RouteLabels { route: route.to_string() }),
+            duration: self
+                .durations
+                .get_or_create(&RouteLabels { route: Arc::clone(&name), template: Arc::clone(&template) }),
         }
     }
 
     /// Shows routes with zeros, those that are not shown yet; they come in the order of their names.
-    pub fn show_routes<'a>(&self, routes: impl Iterator<Item = &'a Name> + Clone) {
-        let is_new = |labelled: &mut Labelled| {
-            let are_all_shown = labelled.routes.iter().eq(routes.clone()); // As they are after most changes.
-            let new = routes.filter(|route| !are_all_shown && !labelled.routes.contains(*route));
-            new.collect::<Vec<_>>()
+    pub fn show_routes(&self, routes: impl Iterator<Item = (Name, Name)> + Clone) {
+        let new = {
+            let room = self.room();
+            let mut shown = room.owners().map_while(|owner| match owner {
+                Owner::Route(route, template) => Some((route, template)),
+                _ => None,
+            });
+            let are_all_shown =
+                routes.clone().all(|(route, template)| shown.next() == Some((&route, &template)));
+            let is_new = |(route, template): &(Name, Name)| {
+                !are_all_shown && !room.has(&Owner::Route(Arc::clone(route), Arc::clone(template)))
+            };
+            routes.filter(is_new).collect::<Vec<_>>() // As after most changes there are none.
         };
-        self.labelled(is_new).into_iter().for_each(|route| _ = self.route(route));
+        for (route, template) in &new {
+            self.route(route, template);
+        }
     }
 
     /// Shows a policy with zeros, if it is not shown yet.
     pub fn show_policy(&self, policy: &Name) {
-        if !self.labelled(|labelled| labelled.policies.contains(policy)) {
+        if !self.room().has(&Owner::Policy(Arc::clone(policy))) {
             self.policy(policy);
         }
     }
 
     /// What each policy has done so far, but for what it never did.
     pub fn outcomes(&self) -> Vec<(Name, &'static str, u64)> {
-        let policies = self.labelled(|labelled| labelled.policies.clone());
+        let policies = |owner: &Owner| match owner {
+            Owner::Policy(policy) => Some(Arc::clone(policy)),
+            _ => None,
+        };
+        let policies = self.room().owners().filter_map(policies).collect::<Vec<_>>();
         let mut outcomes = Vec::new();
         for policy in policies {
-            for outcome in OUTCOMES {
-                let count = self.policies.get(&PolicyLabels { policy: policy.to_string(), outcome });
+            for &outcome in OUTCOMES {
+                let count = self.policies.get(&PolicyLabels { policy: Arc::clone(&policy), outcome });
                 let count = count.map_or(0, |count| count.get());
                 if count > 0 {
-                    outcomes.push((Arc::clone(&policy), *outcome, count));
+                    outcomes.push((Arc::clone(&policy), outcome, count));
                 }
             }
         }
@@ -398,30 +531,68 @@ impl Metrics {
 
     /// The handles of one policy.
     pub fn policy(&self, policy: &Name) -> Arc<PolicyMetrics> {
-        self.labelled(|labelled| labelled.policies.insert(Arc::clone(policy)));
+        Arc::new(self.of_policy(policy))
+    }
+
+    /// The handles of a bulkhead, where requests wait.
+    pub fn bulkhead(&self, policy: &Name) -> Arc<PolicyMetrics> {
+        let name = self.entered(policy, Owner::Waits(Arc::clone(policy)), histogram::SERIES);
+        let waits = self.waits.get_or_create(&PolicyName { policy: name });
+        Arc::new(PolicyMetrics { waits: Some(waits), ..self.of_policy(policy) })
+    }
+
+    /// The handles of a circuit breaker, or of several, which change.
+    pub fn breaker(&self, policy: &Name) -> Arc<PolicyMetrics> {
+        for (from, to) in USUAL {
+            self.transitions.of(policy, from.word(), to.word()); // So that the first one is seen to be one more.
+        }
+        Arc::new(PolicyMetrics { transitions: Some(self.transitions.clone()), ..self.of_policy(policy) })
+    }
+
+    fn of_policy(&self, policy: &Name) -> PolicyMetrics {
+        let name = self.entered(policy, Owner::Policy(Arc::clone(policy)), OUTCOMES.len());
         let by_outcome = std::array::from_fn(|outcome| {
-            let outcome = OUTCOMES[outcome];
-            self.policies.get_or_create_owned(&PolicyLabels { policy: policy.to_string(), outcome })
+            let (policy, outcome) = (Arc::clone(&name), OUTCOMES[outcome]);
+            self.policies.get_or_create(&PolicyLabels { policy, outcome })
         });
-        Arc::new(PolicyMetrics { policy: Arc::clone(policy), told: Seldom::new(), by_outcome })
+        let policy = Arc::clone(policy);
+        PolicyMetrics { policy, told: Seldom::new(), by_outcome, waits: None, transitions: None }
     }
 
     /// The handles of whoever looks for the endpoints of an upstream.
     pub fn discovery(&self, upstream: &Name) -> DiscoveryMetrics {
-        self.labelled(|labelled| labelled.upstreams.insert(Arc::clone(upstream)));
+        let name = self.entered(upstream, Owner::Discovery(Arc::clone(upstream)), LOOKS.len());
         let [taken, same, held, failed] = LOOKS.map(|result| {
-            self.discoveries.get_or_create_owned(&DiscoveryLabels { upstream: upstream.to_string(), result })
+            self.discoveries.get_or_create(&DiscoveryLabels { upstream: Arc::clone(&name), result })
         });
         DiscoveryMetrics { taken, same, held, failed }
     }
 
+    /// The handles of whoever asks an upstream.
+    pub fn upstream(&self, upstream: &Name) -> Arc<UpstreamMetrics> {
+        let series = exchange::OUTCOMES.len() + 2 * histogram::SERIES;
+        let name = self.entered(upstream, Owner::Upstream(Arc::clone(upstream)), series);
+        let labels = UpstreamName { upstream: Arc::clone(&name) };
+        Arc::new(UpstreamMetrics {
+            by_outcome: exchange::OUTCOMES.map(|outcome| {
+                self.attempts.get_or_create(&AttemptLabels { upstream: Arc::clone(&name), outcome })
+            }),
+            took: self.attempt_durations.get_or_create(&labels),
+            connected: self.connect_durations.get_or_create(&labels),
+        })
+    }
+
     /// Makes the handles of the arms of one split.
     pub fn split(&self, policy: &Name) -> impl Fn(&Arc<str>) -> ArmMetrics + Send + Sync + 'static {
-        let (arms, labelled, policy) = (self.arms.clone(), Arc::clone(&self.labelled), Arc::clone(policy));
+        let (arms, room, policy) = (self.arms.clone(), Arc::clone(&self.room), Arc::clone(policy));
+        let dropping = Arc::clone(&self.dropping);
         move |arm| {
-            change(&labelled, |labelled| labelled.arms.insert((Arc::clone(&policy), Arc::clone(arm))));
+            let entry = locked(&room).enter(Owner::Arm(Arc::clone(&policy), Arc::clone(arm)), CAME.len());
+            dropping.tell(entry, &policy, CAME.len());
+            let is_shown = matches!(entry, Entry::Known | Entry::New);
+            let (of, name) = if is_shown { (&*policy, &**arm) } else { (OTHER, OTHER) };
             let [success, failure, neutral] =
-                CAME.map(|outcome| arms.get_or_create_owned(&ArmLabels::new(&policy, arm, outcome)));
+                CAME.map(|outcome| arms.get_or_create(&ArmLabels::new(of, name, outcome)));
             ArmMetrics { policy: Arc::clone(&policy), arm: Arc::clone(arm), success, failure, neutral }
         }
     }
@@ -434,142 +605,147 @@ impl Metrics {
 
     /// The handles of one upstream's balancer.
     pub fn balancer(&self, upstream: &Name) -> Arc<BalanceMetrics> {
-        self.labelled(|labelled| labelled.upstreams.insert(Arc::clone(upstream)));
-        let panicked = self.panics.get_or_create_owned(&PanicLabels { upstream: upstream.to_string() });
+        let name = self.entered(upstream, Owner::Balancer(Arc::clone(upstream)), 1);
+        let panicked = self.panics.get_or_create(&UpstreamName { upstream: name });
         Arc::new(BalanceMetrics { upstream: Arc::clone(upstream), told: Seldom::new(), panicked })
     }
 
     /// The handles of one upstream, whose endpoints are checked.
-    pub fn upstream(&self, upstream: &Name) -> UpstreamMetrics {
-        self.labelled(|labelled| labelled.upstreams.insert(Arc::clone(upstream)));
-        let [passed, failed] = RESULTS.map(|result| {
-            self.checks.get_or_create_owned(&CheckLabels { upstream: upstream.to_string(), result })
-        });
-        UpstreamMetrics { upstream: Arc::clone(upstream), passed, failed }
+    pub fn checks(&self, upstream: &Name) -> CheckMetrics {
+        let name = self.entered(upstream, Owner::Checks(Arc::clone(upstream)), RESULTS.len());
+        let [passed, failed] = RESULTS
+            .map(|result| self.checks.get_or_create(&CheckLabels { upstream: Arc::clone(&name), result }));
+        CheckMetrics { upstream: Arc::clone(upstream), passed, failed }
     }
 
-    /// Forgets everything about routes, policies, arms of splits and upstreams that are none of these.
+    /// Forgets everything about routes (with their templates), policies, arms of splits and upstreams that are none of these.
     pub fn keep(
         &self,
-        is_route: impl Fn(&str) -> bool,
+        is_route: impl Fn(&str, Option<&str>) -> bool,
         is_policy: impl Fn(&str) -> bool,
         is_arm: impl Fn(&str, &str) -> bool,
-        is_upstream: impl Fn(&str) -> bool,
+        is_upstream: impl Fn(&str, OfUpstream) -> bool,
     ) {
-        let is_nothing_or = |name: &str, is: &dyn Fn(&str) -> bool| name.is_empty() || is(name);
-        self.labelled(|labelled| {
-            labelled.routes.retain(|route| is_route(route) || self.forget_route(route));
-            labelled.policies.retain(|policy| is_policy(policy) || self.forget_policy(policy));
-            labelled.arms.retain(|(policy, arm)| is_arm(policy, arm) || self.forget_arm(policy, arm));
-            labelled.upstreams.retain(|upstream| is_upstream(upstream) || self.forget_upstream(upstream));
-            labelled.rejections.retain(|labels| {
-                let is_known =
-                    is_nothing_or(&labels.route, &is_route) && is_nothing_or(&labels.policy, &is_policy);
-                is_known || !self.rejections.remove(labels)
-            });
-        });
+        let is = |owner: &Owner| match owner {
+            Owner::Route(route, template) => is_route(route, Some(template)),
+            Owner::Policy(policy) | Owner::Waits(policy) | Owner::Transitions(policy, ..) => {
+                is_policy(policy)
+            }
+            Owner::Arm(policy, arm) => is_arm(policy, arm),
+            Owner::Upstream(upstream) | Owner::Balancer(upstream) => {
+                is_upstream(upstream, OfUpstream::Itself)
+            }
+            Owner::Checks(upstream) => is_upstream(upstream, OfUpstream::Checks),
+            Owner::Discovery(upstream) => is_upstream(upstream, OfUpstream::Discovery),
+            Owner::Rejections(RejectionLabels { route, policy, .. }) => {
+                (route.is_empty() || is_route(route, None)) && (policy.is_empty() || is_policy(policy))
+            }
+        };
+        self.room().keep(is, |owner| self.forget(owner));
     }
 
-    /// Always false: nothing is kept.
-    fn forget_route(&self, route: &Name) -> bool {
-        for status in CLASSES.into_iter().chain([CANCELLED]) {
-            self.requests.remove(&RequestLabels { route: route.to_string(), status });
+    fn forget(&self, owner: &Owner) {
+        match owner {
+            Owner::Route(route, template) => {
+                let (route, template) = (|| Arc::clone(route), || Arc::clone(template));
+                for status in CLASSES.into_iter().chain([CANCELLED]) {
+                    self.requests.remove(&RequestLabels { route: route(), status, template: template() });
+                }
+                self.durations.remove(&RouteLabels { route: route(), template: template() });
+            }
+            Owner::Policy(policy) => {
+                for &outcome in OUTCOMES {
+                    self.policies.remove(&PolicyLabels { policy: Arc::clone(policy), outcome });
+                }
+            }
+            Owner::Waits(policy) => _ = self.waits.remove(&PolicyName { policy: Arc::clone(policy) }),
+            Owner::Transitions(policy, from, to) => {
+                self.transitions.of.remove(&TransitionLabels { policy: Arc::clone(policy), from, to });
+            }
+            Owner::Arm(policy, arm) => {
+                for outcome in CAME {
+                    self.arms.remove(&ArmLabels::new(policy, arm, outcome));
+                }
+            }
+            Owner::Upstream(upstream) => {
+                for outcome in exchange::OUTCOMES {
+                    self.attempts.remove(&AttemptLabels { upstream: Arc::clone(upstream), outcome });
+                }
+                let labels = UpstreamName { upstream: Arc::clone(upstream) };
+                self.attempt_durations.remove(&labels);
+                self.connect_durations.remove(&labels);
+            }
+            Owner::Balancer(upstream) => {
+                self.panics.remove(&UpstreamName { upstream: Arc::clone(upstream) });
+            }
+            Owner::Checks(upstream) => {
+                for result in RESULTS {
+                    self.checks.remove(&CheckLabels { upstream: Arc::clone(upstream), result });
+                }
+            }
+            Owner::Discovery(upstream) => {
+                for result in LOOKS {
+                    self.discoveries.remove(&DiscoveryLabels { upstream: Arc::clone(upstream), result });
+                }
+            }
+            Owner::Rejections(labels) => _ = self.rejections.remove(labels),
         }
-        self.durations.remove(&RouteLabels { route: route.to_string() });
-        false
     }
 
-    /// Always false: nothing is kept.
-    fn forget_policy(&self, policy: &Name) -> bool {
-        for &outcome in OUTCOMES {
-            self.policies.remove(&PolicyLabels { policy: policy.to_string(), outcome });
-        }
-        false
-    }
-
-    /// Always false: nothing is kept.
-    fn forget_upstream(&self, upstream: &Name) -> bool {
-        self.panics.remove(&PanicLabels { upstream: upstream.to_string() });
-        for result in RESULTS {
-            self.checks.remove(&CheckLabels { upstream: upstream.to_string(), result });
-        }
-        for result in LOOKS {
-            self.discoveries.remove(&DiscoveryLabels { upstream: upstream.to_string(), result });
-        }
-        false
-    }
-
-    /// Always false: nothing is kept.
-    fn forget_arm(&self, policy: &str, arm: &str) -> bool {
-        for outcome in CAME {
-            self.arms.remove(&ArmLabels::new(policy, arm, outcome));
-        }
-        false
-    }
-
-    fn labelled<T>(&self, how: impl FnOnce(&mut Labelled) -> T) -> T {
-        change(&self.labelled, how)
+    fn room(&self) -> MutexGuard<'_, Room> {
+        locked(&self.room)
     }
 
     /// Counts a refusal. Off the fast path: it looks its labels up.
     pub fn rejected(&self, route: &str, rejection: &Rejection) {
+        let reason = rejection.reason.word();
         let labels = RejectionLabels {
-            route: route.to_owned(),
-            policy: rejection.policy.as_deref().unwrap_or_default().to_owned(),
-            reason: rejection.reason.word(),
+            route: route.into(),
+            policy: rejection.policy.clone().unwrap_or_default(),
+            reason,
         };
         if let Some(counter) = self.rejections.get(&labels) {
             counter.inc();
             return;
         }
-        self.labelled(|labelled| {
-            self.rejections.get_or_create(&labels).inc();
-            labelled.rejections.insert(labels);
-        });
+        let name = self.entered(&labels.route, Owner::Rejections(labels.clone()), 1);
+        let is_left_out = *name == *OTHER;
+        let labels =
+            if is_left_out { RejectionLabels { route: name, policy: OTHER.into(), reason } } else { labels };
+        self.rejections.get_or_create(&labels).inc();
     }
 
-    /// Says how much each policy holds now; nothing is known of any other.
-    pub fn levels<'a>(&self, all: impl Iterator<Item = (&'a str, &'static str, usize)>) {
-        self.levels.clear();
-        for (policy, level, value) in all {
-            let labels = LevelLabels { policy: policy.to_owned(), level };
-            self.levels.get_or_create(&labels).set(i64::try_from(value).unwrap_or(i64::MAX));
-        }
+    /// Leave to read all metrics, for one of a few at once.
+    pub fn begin_scrape(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.scrapes).try_acquire_owned().ok()
+    }
+
+    /// Reads what is read when somebody asks, by `levels`, and shows everything. `alive` is the number of generations that
+    /// still serve. Takes a while where there is much: not for a thread that serves requests.
+    pub fn scrape(&self, format: Format, alive: usize, levels: impl FnOnce(&Self)) -> String {
+        let _one = self.scraping.lock().unwrap_or_else(PoisonError::into_inner); // All of it is written anew each time.
+        let (used, max) = self.room().size();
+        self.levels.begin(max.saturating_sub(used));
+        levels(self);
+        let (dropped, before) = (self.levels.left_out(), &self.levels_dropped);
+        let more = dropped.saturating_sub(before.swap(dropped, Relaxed));
+        self.dropping.count(more, "read when asked");
+        self.render(format, alive)
+    }
+
+    /// Everything as it is known.
+    pub fn render(&self, format: Format, alive: usize) -> String {
+        self.generations_alive.set(i64::try_from(alive).unwrap_or(i64::MAX));
+        let (used, max) = self.room().size();
+        self.series.set(i64::try_from(used).unwrap_or(i64::MAX));
+        self.series_max.set(i64::try_from(max).unwrap_or(i64::MAX));
+        text::render(&self.registry, format)
     }
 
     /// Says what is held of bodies, and of how many there was no room to.
     pub fn held(&self, held: &naka::held::Held) {
         self.buffered.set(i64::try_from(held.bytes()).unwrap_or(i64::MAX));
         self.unbuffered.inner().store(held.refused(), Relaxed);
-    }
-
-    /// Says of each arm of each split what it gets, and whether it is held; nothing is known of any other.
-    pub fn arms<'a>(&self, all: impl Iterator<Item = (&'a str, &'a str, u32, bool)>) {
-        self.arm_levels.clear();
-        for (policy, arm, weight, is_held) in all {
-            for (level, value) in [("weight", weight.into()), ("held", is_held.into())] {
-                let labels = ArmLevelLabels { policy: policy.to_owned(), arm: arm.to_owned(), level };
-                self.arm_levels.get_or_create(&labels).set(value);
-            }
-        }
-    }
-
-    /// Says how many endpoints each upstream has of each state; nothing is known of any other.
-    pub fn endpoints<'a>(&self, all: impl Iterator<Item = (&'a str, &'static str, usize)>) {
-        self.endpoints.clear();
-        for (upstream, state, count) in all {
-            let labels = EndpointLabels { upstream: upstream.to_owned(), state };
-            self.endpoints.get_or_create(&labels).set(i64::try_from(count).unwrap_or(i64::MAX));
-        }
-    }
-
-    /// Says what was found for each upstream, and how that is; nothing is known of any other.
-    pub fn discovery_levels<'a>(&self, all: impl Iterator<Item = (&'a str, &'static str, u64)>) {
-        self.discovery_levels.clear();
-        for (upstream, level, value) in all {
-            let labels = UpstreamLevelLabels { upstream: upstream.to_owned(), level };
-            self.discovery_levels.get_or_create(&labels).set(i64::try_from(value).unwrap_or(i64::MAX));
-        }
     }
 
     /// Counts a reload.
@@ -594,6 +770,7 @@ impl Metrics {
 
     /// Says which generation is in force, of which configuration.
     pub fn in_force(&self, generation: u64, hash: String, config: &Config) {
+        self.bound(config.gateway.max_series);
         self.tls.in_force(config);
         self.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
         self.config.clear();
@@ -604,20 +781,23 @@ impl Metrics {
     pub fn held_files(&self, count: usize) {
         self.held_files.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
-
-    /// The text exposition format. `alive` is the number of generations that still serve.
-    pub fn render(&self, alive: usize) -> String {
-        self.generations_alive.set(i64::try_from(alive).unwrap_or(i64::MAX));
-        let mut text = String::new();
-        encode(&mut text, &self.registry).expect("a String takes every write");
-        text
-    }
 }
 
 impl Default for Metrics {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// What there may be of an upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OfUpstream {
+    /// The upstream.
+    Itself,
+    /// Checks of its endpoints.
+    Checks,
+    /// Whoever looks for its endpoints.
+    Discovery,
 }
 
 /// How a reload ended.
@@ -670,12 +850,16 @@ impl RouteMetrics {
         &self.route
     }
 
-    /// The response has ended, or its client went away.
-    pub fn ended(&self, status: StatusCode, is_complete: bool, took: Duration) {
-        let class = usize::from(status.as_u16() / 100).clamp(1, 5) - 1;
-        if is_complete { &self.by_class[class] } else { &self.cancelled }.inc();
-        self.duration.observe(took.as_secs_f64());
+    /// The response has ended, or its client went away. The trace, if anybody keeps it, is shown beside the duration.
+    pub fn ended(&self, status: StatusCode, is_complete: bool, took: Duration, exemplar: Option<TraceId>) {
+        if is_complete { &self.by_class[class(status)] } else { &self.cancelled }.inc();
+        self.duration.observe(took, exemplar);
     }
+}
+
+/// The class of a status among [`CLASSES`].
+fn class(status: StatusCode) -> usize {
+    usize::from(status.as_u16() / 100).clamp(1, CLASSES.len()) - 1
 }
 
 /// The handles of one policy: what the layers of the gateway report to.
@@ -684,11 +868,65 @@ pub struct PolicyMetrics {
     policy: Name,
     told: Seldom,
     by_outcome: [Counter; OUTCOMES.len()],
+    /// Of a bulkhead.
+    waits: Option<Histogram>,
+    /// Of circuit breakers.
+    transitions: Option<Transitions>,
+}
+
+/// Changes of circuit breakers, which are seldom: they are looked up by their labels.
+#[derive(Clone, Debug)]
+struct Transitions {
+    of: Family<TransitionLabels, Counter>,
+    room: Arc<Mutex<Room>>,
+    dropping: Arc<Dropping>,
+}
+
+impl Transitions {
+    fn of(&self, policy: &Name, from: &'static str, to: &'static str) -> Counter {
+        let entry = locked(&self.room).enter(Owner::Transitions(Arc::clone(policy), from, to), 1);
+        self.dropping.tell(entry, policy, 1);
+        let is_shown = matches!(entry, Entry::Known | Entry::New);
+        let policy = if is_shown { Arc::clone(policy) } else { OTHER.into() };
+        self.of.get_or_create(&TransitionLabels { policy, from, to })
+    }
+}
+
+impl Dropping {
+    fn tell(&self, entry: Entry, whose: &str, series: usize) {
+        if entry == Entry::NewlyLeftOut {
+            self.count(series, whose);
+        }
+    }
+
+    /// One line tells of many.
+    fn count(&self, series: usize, whose: &str) {
+        if series == 0 {
+            return;
+        }
+        let dropped = self.series.inc_by(u64::try_from(series).unwrap_or(u64::MAX)) + series as u64;
+        if self.told.is_due() {
+            warn!(
+                whose,
+                dropped,
+                "no room for more series of metrics: they share `_other` (`gateway.telemetry.metrics.max_series`)"
+            );
+        }
+    }
 }
 
 impl PolicyMetrics {
     fn count(&self, did: Did) {
         self.by_outcome[did as usize].inc();
+    }
+
+    fn changed(&self, from: Phase, to: Phase) {
+        if to == Phase::Open {
+            self.count(Did::Opened);
+        }
+        if let Some(transitions) = &self.transitions {
+            transitions.of(&self.policy, from.word(), to.word()).inc();
+        }
     }
 }
 
@@ -736,12 +974,15 @@ impl Observer for PolicyMetrics {
             _ => Did::MirrorFailed,
         });
     }
+    fn waited(&self, waited: Duration) {
+        if let Some(waits) = &self.waits {
+            waits.observe(waited, None);
+        }
+    }
     /// Each is told of one breaker; of those that are one for each key, seldom.
     fn transition(&self, transition: &Transition) {
         let Transition { from, to, cause, key, .. } = transition;
-        if *to == Phase::Open {
-            self.count(Did::Opened);
-        }
+        self.changed(*from, *to);
         if key.is_none() || self.told.is_due() {
             let (policy, is_keyed) = (&self.policy, key.is_some());
             info!(%policy, from = from.word(), to = to.word(), ?cause, is_keyed, "a circuit breaker has changed");
@@ -790,8 +1031,9 @@ impl ArmLabels {
     }
 }
 
-fn change<T>(labelled: &Mutex<Labelled>, how: impl FnOnce(&mut Labelled) -> T) -> T {
-    how(&mut labelled.lock().unwrap_or_else(PoisonError::into_inner))
+/// A panic cannot leave it half written: it would have to be one of the maps'.
+fn locked(room: &Mutex<Room>) -> MutexGuard<'_, Room> {
+    room.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What the breaker of one endpoint reports to.
@@ -815,9 +1057,7 @@ impl Observer for EndpointMetrics {
     }
     fn transition(&self, transition: &Transition) {
         let Transition { from, to, cause, .. } = transition;
-        if *to == Phase::Open {
-            self.all.count(Did::Opened);
-        }
+        self.all.changed(*from, *to);
         let Self { upstream, endpoint, .. } = self;
         let (from, to) = (from.word(), to.word());
         info!(%upstream, %endpoint, from, to, ?cause, "the circuit breaker of an endpoint has changed");
@@ -847,13 +1087,13 @@ impl Observer for BalanceMetrics {
 
 /// The handles of one upstream: what its health checks report to.
 #[derive(Debug)]
-pub struct UpstreamMetrics {
+pub struct CheckMetrics {
     upstream: Name,
     passed: Counter,
     failed: Counter,
 }
 
-impl Observer for UpstreamMetrics {
+impl Observer for CheckMetrics {
     fn checked(&self, is_passed: bool) {
         if is_passed { &self.passed } else { &self.failed }.inc();
     }
@@ -878,6 +1118,3 @@ impl Observer for UpstreamMetrics {
         }
     }
 }
-
-/// The gauges of prometheus-client count in this.
-const _: fn(Gauge<i64, AtomicI64>) -> Gauge = |gauge| gauge;

@@ -25,7 +25,7 @@ use crate::{
         show_time,
     },
     generation::{Generation, InForce},
-    observe::{Metrics, ReloadResult},
+    observe::{Metrics, OfUpstream, ReloadResult},
     prepare::{Before, Outside, Prepared, Refusal, RunTests, again, look},
     worker::Workers,
 };
@@ -506,12 +506,16 @@ impl Reloader {
         self.in_force.with(|generation| {
             let policies = generation.state.policies();
             self.metrics.keep(
-                |route| generation.config.routes.contains_key(route),
+                |route, template| {
+                    let known = generation.config.routes.get(route);
+                    known.is_some_and(|is| template.is_none_or(|it| *is.matches.path.template() == *it))
+                },
                 |policy| policies.contains(policy) || generation.config.policies.contains_key(policy),
                 |split, arm| generation.state.has_arm(split, arm),
-                |upstream| {
-                    let state = &generation.state;
-                    state.checks.get(upstream).is_some() || state.discoveries.get(upstream).is_some()
+                |upstream, of| match of {
+                    OfUpstream::Itself => generation.config.upstreams.contains_key(upstream),
+                    OfUpstream::Checks => generation.state.checks.get(upstream).is_some(),
+                    OfUpstream::Discovery => generation.state.discoveries.get(upstream).is_some(),
                 },
             );
         });

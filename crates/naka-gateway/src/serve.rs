@@ -261,7 +261,10 @@ impl Account {
         let took = self.began.elapsed();
         let plan = self.plan.take();
         if let Some(plan) = &plan {
-            plan.metrics.ended(self.status, end == End::Complete, took);
+            // Of what is not recorded nobody finds anything.
+            let exemplar =
+                self.record.as_ref().filter(|record| record.is_sampled()).and_then(|it| it.trace());
+            plan.metrics.ended(self.status, end == End::Complete, took, exemplar);
         }
         if let Some(record) = self.record.take() {
             let status = self.is_answered.then_some(self.status);

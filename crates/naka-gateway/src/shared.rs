@@ -36,7 +36,7 @@ pub struct Shared {
     /// The connections of each client.
     callers: Arc<Callers>,
     /// How many connections each worker holds.
-    loads: Vec<AtomicUsize>,
+    loads: Arc<[AtomicUsize]>,
     /// For each worker: who is closed to make room.
     rooms: Vec<Room>,
     /// For each worker: how its connections shall end. One each, because every connection looks at it whenever it
@@ -64,13 +64,15 @@ impl Shared {
     /// For that many workers.
     pub fn new(in_force: Arc<InForce>, metrics: Arc<Metrics>, workers: usize) -> Arc<Self> {
         let connections = in_force.with(|generation| generation.limits.connections);
+        let loads = (0..workers).map(|_| AtomicUsize::new(0)).collect();
+        metrics.watch_workers(&loads);
         Arc::new(Self {
             in_force,
             metrics,
             pulse: Arc::new(Pulse::new(workers)),
             callers: Arc::default(),
             connections: Arc::new(Semaphore::new(connections.min(Semaphore::MAX_PERMITS))),
-            loads: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
+            loads,
             rooms: (0..workers).map(|_| Room::default()).collect(),
             draining: (0..workers).map(|_| watch::Sender::new(Ending::Open)).collect(),
             farewell: Farewell::default(),
@@ -78,7 +80,7 @@ impl Shared {
     }
 
     /// How many workers there are.
-    pub(crate) const fn workers(&self) -> usize {
+    pub(crate) fn workers(&self) -> usize {
         self.loads.len()
     }
 

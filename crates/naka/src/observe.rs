@@ -3,7 +3,7 @@
 //! One observer per layer *instance*: labels are looked up when it is made and not for each event,
 //! so no event names its policy. `()` observes nothing and costs nothing.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 #[cfg(feature = "mirror")]
 use crate::mirror::Copied;
@@ -27,6 +27,8 @@ pub trait Observer: Send + Sync + 'static {
     /// A request waits for a place; [`admitted`](Self::admitted),
     /// [`rejected`](Self::rejected) or [`cancelled`](Self::cancelled) follows.
     fn queued(&self) {}
+    /// A request that waited for a place does so no longer, whatever came of it: this is how long it has.
+    fn waited(&self, _: Duration) {}
     /// A request is late on purpose; [`admitted`](Self::admitted), [`rejected`](Self::rejected) or
     /// [`cancelled`](Self::cancelled) follows.
     fn delayed(&self) {}
@@ -78,6 +80,9 @@ impl<O: Observer> Observer for Arc<O> {
     }
     fn queued(&self) {
         (**self).queued();
+    }
+    fn waited(&self, waited: Duration) {
+        (**self).waited(waited);
     }
     fn delayed(&self) {
         (**self).delayed();

@@ -591,3 +591,42 @@ async fn r14_2_no_partition_is_ever_above_its_maximum_and_nobody_is_left_waiting
     assert!(each.iter().all(|(_, peak)| peak.load(SeqCst) <= 2) && all.1.load(SeqCst) <= 5);
     assert_eq!((layer.counts(), layer.partitions()), (Counts::default(), 0));
 }
+
+/// How long each has waited, in milliseconds.
+#[derive(Clone, Debug, Default)]
+struct Waited(Arc<std::sync::Mutex<Vec<u128>>>);
+
+impl naka::observe::Observer for Waited {
+    fn waited(&self, waited: Duration) {
+        self.0.lock().unwrap().push(waited.as_millis());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn r14_6_who_waited_tells_how_long_whatever_came_of_it() {
+    for is_split in [false, true] {
+        let (heard, config) =
+            (Waited::default(), BulkheadConfig::new(1).queue(9, Duration::from_millis(500)));
+        let mut layer = BulkheadLayer::observed(config, heard.clone());
+        if is_split {
+            layer = layer.partitioned_by(|_| Some(Key::of("one")));
+        }
+        let service = layer.layer(tower::service_fn(|_: Request<()>| async {
+            tokio::time::sleep(Duration::from_millis(400)).await;
+            Ok::<_, ()>(Response::new(Body::from("x")))
+        }));
+        let ask = || tokio::spawn(service.clone().oneshot(Request::new(())));
+        let first = ask();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let (second, third, fourth) = (ask(), ask(), ask());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        fourth.abort(); // Its caller gives up.
+        let first = first.await.unwrap().unwrap();
+        drop(first);
+        let second = second.await.unwrap().unwrap(); // Let in at 400 ms, and it keeps its place.
+        let third = third.await.unwrap().unwrap();
+        assert_eq!(third.status(), 503);
+        drop(second);
+        assert_eq!(*heard.0.lock().unwrap(), [50, 300, 500], "given up, let in, refused; split: {is_split}");
+    }
+}

@@ -212,7 +212,7 @@ async fn r2_3_grpc_hears_refusals_as_statuses() {
     let rejected = gateway
         .metric("naka_rejections_total{route=\"few\",policy=\"few/rate_limit\",reason=\"rate_limited\"}");
     assert_eq!(rejected, Some(2.0));
-    let client_errors = gateway.metric("naka_requests_total{route=\"few\",status=\"4xx\"}");
+    let client_errors = gateway.metric("naka_requests_total{route=\"few\",status=\"4xx\"");
     assert_eq!(client_errors, Some(2.0), "a 200 that refuses is none");
 }
 

@@ -89,7 +89,7 @@ async fn r2_3_how_long_a_tunnel_lasts_is_no_evidence() {
     }
     let it = opened(&gateway, &mut listener).await;
     assert!(it.given.starts_with("http/1.1 101"), "{}", it.given);
-    let count = gateway.metric("naka_request_duration_seconds_count{route=\"all\"}");
+    let count = gateway.metric("naka_request_duration_seconds_count{route=\"all\"");
     assert_eq!(count, Some(6.0), "and each counts when it begins");
 }
 

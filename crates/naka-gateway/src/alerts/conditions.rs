@@ -112,11 +112,11 @@ impl<'a> Sight<'a> {
         (above, min_requests, window): (u8, u64, Duration),
         memory: &mut Window,
     ) -> Vec<(Subject, String)> {
-        let routes = self.generation.config.routes.keys();
-        let routes = routes.filter(|name| is_of(rule.of.as_ref(), name));
+        let routes = self.generation.config.routes.iter();
+        let routes = routes.filter(|(name, _)| is_of(rule.of.as_ref(), name));
         let counts = routes
-            .map(|route| {
-                let (all, failed) = self.admin.metrics.answered(route);
+            .map(|(route, is)| {
+                let (all, failed) = self.admin.metrics.answered(route, &is.matches.path.template());
                 (Arc::clone(route), Counts { all, failed })
             })
             .collect();

@@ -23,7 +23,7 @@ use crate::{
     deadline::Deadlines,
     entry,
     generation::{ArmPlan, ArmTarget, Arms, Plan},
-    observe::{Balancer, PolicyMetrics},
+    observe::{Balancer, Metrics, PolicyMetrics},
     stack::{Arm, ArmLayers, Layers, Leaf, Route, RouteBody, Stack},
     state::{Speaking, State},
     transform::{Transform, redirected},
@@ -39,6 +39,7 @@ pub(super) struct Leaves<'a> {
     pub(super) connector: &'a Connector,
     /// How endpoints are told which trace a request is of.
     pub(super) propagators: &'a Arc<[Format]>,
+    pub(super) metrics: &'a Metrics,
 }
 
 impl Leaves<'_> {
@@ -139,6 +140,7 @@ impl Leaves<'_> {
             connector: self.connector.clone(),
             deadlines: Deadlines::named(self.config),
             propagators: Arc::clone(self.propagators),
+            metrics: self.metrics.upstream(name),
         }
     }
 }

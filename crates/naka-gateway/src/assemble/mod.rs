@@ -190,7 +190,12 @@ fn telemetry(config: &Config, state: &State) -> Option<Arc<Telemetry>> {
 
 /// What is shown of routes and policies, with zeros before anybody asks for them.
 fn shown(config: &Config, metrics: &Metrics) {
-    metrics.show_routes(config.routes.keys());
+    metrics.prepare(config);
+    let routes = config.routes.iter();
+    metrics.show_routes(routes.map(|(name, route)| (Arc::clone(name), route.matches.path.template())));
+    for upstream in config.upstreams.keys() {
+        metrics.upstream(upstream); // With zeros.
+    }
     let of_routes = |policy: &&Name| {
         let kind = &config.policies[*policy].kind;
         matches!(kind, PolicyKind::Fallback(_) | PolicyKind::Hedge(_) | PolicyKind::Retry(_))
@@ -222,7 +227,7 @@ impl MakeRoute for Maker {
         let slot = Arc::clone(plans.entry(Arc::clone(name)).or_default());
         drop(plans);
         let plan = slot.get_or_init(plan);
-        let leaves = Leaves { config, state, pools: &state.pools[worker], connector, propagators };
+        let leaves = Leaves { config, state, pools: &state.pools[worker], connector, propagators, metrics };
         (Arc::clone(plan), leaves.route(route, plan))
     }
 }
@@ -294,7 +299,7 @@ fn plan(
         });
     let arms = arms(config, state, metrics, &transform, (name, route));
     let alternate = alternate(config, state, &transform, route);
-    let metrics = metrics.route(name);
+    let metrics = metrics.route(name, &route.matches.path.template());
     let (name, total, alive) = (Arc::clone(name), route.total_timeout, Arc::clone(alive));
     let (template, trust_parent) = (route.matches.path.template(), route.trust_parent);
     Plan {

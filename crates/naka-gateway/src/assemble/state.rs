@@ -164,7 +164,7 @@ impl Step<'_> {
         );
         let steps = Steps {
             make: &|identity, (bulkhead, enforce): &(Bulkhead, Enforce)| {
-                bulkhead_layer(bulkhead, *enforce, metrics.policy(identity)).named(identity)
+                bulkhead_layer(bulkhead, *enforce, metrics.bulkhead(identity)).named(identity)
             },
             change: &|layer, (bulkhead, enforce)| bulkhead_reconfigured(layer, bulkhead, *enforce),
             // What a request is counted by is made with the layer.
@@ -207,7 +207,7 @@ impl Step<'_> {
         );
         let steps = Steps {
             make: &|identity, (breaker, enforce): &(CircuitBreaker, Enforce)| {
-                circuit_breaker_layer(breaker, *enforce, metrics.policy(identity)).named(identity)
+                circuit_breaker_layer(breaker, *enforce, metrics.breaker(identity)).named(identity)
             },
             change: &|layer, (breaker, enforce)| {
                 layer.reconfigured(&circuit_breaker_config(breaker, *enforce))
@@ -479,7 +479,7 @@ impl Step<'_> {
         let metrics = self.around.metrics;
         let steps = Steps {
             make: &|upstream, (breaker, enforce): &Breaking| {
-                let (upstream, all) = (Arc::clone(upstream), metrics.policy(&breakers_name(upstream)));
+                let (upstream, all) = (Arc::clone(upstream), metrics.breaker(&breakers_name(upstream)));
                 let observe = move |endpoint: &Arc<str>| EndpointMetrics::new(&upstream, endpoint, &all);
                 EndpointBreakers::observed(circuit_breaker_config(breaker, *enforce), observe)
             },
@@ -588,7 +588,7 @@ impl Step<'_> {
         };
         let steps = Steps {
             make: &|upstream, (check, is): &Wanted| {
-                let (probe, metrics) = (probe(check, &is.endpoints), around.metrics.upstream(upstream));
+                let (probe, metrics) = (probe(check, &is.endpoints), around.metrics.checks(upstream));
                 let (health, driver) =
                     Health::observed(health_config(check), balancer(upstream), probe, metrics);
                 Checks { upstream: Arc::clone(upstream), health, checking: Background::new(driver.run()) }

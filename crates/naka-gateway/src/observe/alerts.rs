@@ -1,5 +1,7 @@
 //! Metrics of alerts, and the counters that alerts look at.
 
+use std::sync::Arc;
+
 use http::StatusCode;
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -96,10 +98,10 @@ impl Metrics {
         self.alerts.told.get_or_create(&ToldLabels { result: told.word() }).inc_by(count);
     }
 
-    /// How many requests of a route have ended, and how many of them in a status of 500 or more.
-    pub(crate) fn answered(&self, route: &Name) -> (u64, u64) {
+    /// How many requests of a route with this template have ended, and how many of them in a status of 500 or more.
+    pub(crate) fn answered(&self, route: &Name, template: &Name) -> (u64, u64) {
         let count = |status| {
-            let labels = RequestLabels { route: route.to_string(), status };
+            let labels = RequestLabels { route: Arc::clone(route), status, template: Arc::clone(template) };
             self.requests.get(&labels).map_or(0, |count| count.get())
         };
         let failed = CLASSES[usize::from(StatusCode::INTERNAL_SERVER_ERROR.as_u16() / 100) - 1];
@@ -109,7 +111,7 @@ impl Metrics {
 
     /// How many copies of requests this mirror has dropped.
     pub(crate) fn mirror_dropped(&self, policy: &Name) -> u64 {
-        let labels = PolicyLabels { policy: policy.to_string(), outcome: "mirror_dropped" };
+        let labels = PolicyLabels { policy: Arc::clone(policy), outcome: "mirror_dropped" };
         self.policies.get(&labels).map_or(0, |count| count.get())
     }
 }

@@ -125,6 +125,7 @@ impl Collector {
             connector,
             deadlines: Deadlines::default(),
             propagators: [].into(),
+            metrics: Arc::default(),
         };
         let headers = otlp.headers.iter().filter_map(|(name, secret)| {
             let mut value = HeaderValue::from_bytes(secret.bytes()).ok()?; // It was checked.

@@ -34,6 +34,7 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use naka::{
     attempt::Sent,
+    clock::Now,
     guard::{End, Guard},
     reject::Reason,
 };
@@ -146,9 +147,12 @@ impl Client {
         };
         waits.for_endpoint();
         // The time begins anew: the endpoint has nothing to do with how long a place took.
-        let connecting = pool.connect(&self.connector, self.keep_alive, places);
+        let (began, connecting) = (Now::read(), pool.connect(&self.connector, self.keep_alive, places));
         let (reason, error) = match timeout(self.timeouts.connect, connecting).await {
-            Ok(Ok(lease)) => return Ok((lease, false)),
+            Ok(Ok(lease)) => {
+                self.metrics.connected(began.elapsed());
+                return Ok((lease, false));
+            }
             Ok(Err(Unreached { reason, error })) => (reason, error),
             Err(elapsed) => (Reason::ConnectTimeout, elapsed.into()),
         };

@@ -62,6 +62,7 @@ pub use pools::{Pool, Pools};
 use crate::{
     config::checked::{Connections, KeepAlive, Name, UpstreamTimeouts},
     deadline::Deadlines,
+    observe::UpstreamMetrics,
 };
 
 /// One upstream, as one worker reaches it under one configuration.
@@ -85,12 +86,14 @@ pub struct Client {
     pub deadlines: Deadlines,
     /// How endpoints are told which trace a request is of.
     pub propagators: Arc<[Format]>,
+    /// Where is told what became of each exchange.
+    pub metrics: Arc<UpstreamMetrics>,
 }
 
 impl Client {
     /// One exchange. The request is as the endpoint shall see it.
     pub async fn exchange(&self, mut request: Request<Body>) -> Response<Body> {
-        let attempt = self.begin(&mut request);
+        let (counted, attempt) = (self.metrics.begin(), self.begin(&mut request));
         let context = request.extensions().get::<Context>();
         let is_hurried = context.is_some_and(|context| context.is_hurried);
         let told = context.and_then(|context| context.told);
@@ -102,6 +105,7 @@ impl Client {
             let is_theirs = waits.is_for_endpoint.load(Relaxed);
             refuse(if is_theirs { Reason::ResponseTimeout } else { Reason::ConnectionsFull })
         });
+        counted.ended(response.status(), response.extensions().get::<Rejection>());
         if is_hurried {
             response.extensions_mut().insert(Hurried);
         }

@@ -268,6 +268,12 @@ impl UpstreamPlaces {
         self.lock().get(address).map_or((0, 0), |places| (places.open(), places.waiting()))
     }
 
+    /// The same of all endpoints, those that are gone and still have connections among them.
+    pub fn all_counts(&self) -> (usize, usize) {
+        let of = self.lock();
+        of.values().fold((0, 0), |(open, waiting), of| (open + of.open(), waiting + of.waiting()))
+    }
+
     /// A panic cannot leave the map half written.
     fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Arc<Places>>> {
         self.of.lock().unwrap_or_else(PoisonError::into_inner)

@@ -128,6 +128,11 @@ impl Pools {
         self.lock().get(address).map_or(0, Pool::idle)
     }
 
+    /// Connections to all addresses that wait for a request.
+    pub fn all_idle(&self) -> usize {
+        self.lock().values().map(Pool::idle).sum()
+    }
+
     /// How many pools there are.
     pub fn len(&self) -> usize {
         self.lock().len()

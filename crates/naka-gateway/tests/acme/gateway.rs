@@ -18,7 +18,7 @@ use naka_gateway::{
     connection,
     custom::Kinds,
     generation::InForce,
-    observe::Metrics,
+    observe::{Format, Metrics},
     prepare::{Before, Outside, RunTests, prepare},
     shared::{Ending, Shared},
     state::State,
@@ -194,14 +194,14 @@ impl Gateway {
 
     /// A metric as it is exposed: the value behind the first line that starts like this.
     pub(crate) fn metric(&self, start: &str) -> Option<f64> {
-        let text = self.metrics.render(0);
+        let text = self.metrics.render(Format::Prometheus, 0);
         let line = text.lines().find(|line| line.starts_with(start))?;
         line.rsplit(' ').next()?.parse().ok()
     }
 
     /// Orders that have ended so.
     pub(crate) fn orders(&self, outcome: &str) -> usize {
-        let text = self.metrics.render(0);
+        let text = self.metrics.render(Format::Prometheus, 0);
         let counted = |line: &&str| {
             line.starts_with("naka_tls_certificate_orders_total{")
                 && line.contains(&format!("outcome=\"{outcome}\""))

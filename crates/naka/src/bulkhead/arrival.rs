@@ -22,6 +22,7 @@ use crate::{
 /// One place in the queue; left when dropped. Passing the wake-up on is `Notified`'s own doing.
 pub(super) struct Place<O: Observer> {
     pub(super) shared: Arc<Shared<O>>,
+    pub(super) since: Now,
     pub(super) is_over: bool,
 }
 
@@ -31,6 +32,7 @@ impl<O: Observer> Drop for Place<O> {
             self.shared.account.counts.fetch_sub(1, AcqRel);
             self.shared.observer.cancelled();
         }
+        self.shared.observer.waited(self.since.elapsed());
     }
 }
 
@@ -40,6 +42,7 @@ pub(super) struct SlotPlace<O: Observer> {
     pub(super) table: Arc<Table>,
     pub(super) slot: u64,
     pub(super) turn: u64,
+    pub(super) since: Now,
     pub(super) is_over: bool,
 }
 
@@ -59,6 +62,7 @@ impl<O: Observer> Drop for SlotPlace<O> {
             drop(self.end());
             self.shared.observer.cancelled();
         }
+        self.shared.observer.waited(self.since.elapsed());
     }
 }
 
@@ -231,7 +235,8 @@ impl<O: Observer> Shared<O> {
             }
             Verdict::Depends(_) => {
                 self.observer.queued();
-                Arrival::Wait(Waits::Here(Place { shared: Arc::clone(self), is_over: false }))
+                let (shared, since) = (Arc::clone(self), Now::read());
+                Arrival::Wait(Waits::Here(Place { shared, since, is_over: false }))
             }
             Verdict::Reject(rejection) => self.turned_away(rejection, || self.over()),
         }
@@ -273,8 +278,8 @@ impl<O: Observer> Shared<O> {
         match (arrival, told) {
             (Some(Ok((number, turn))), _) => {
                 self.observer.queued();
-                let shared = Arc::clone(self);
-                let place = SlotPlace { shared, table: table(), slot, turn: number, is_over: false };
+                let (shared, since) = (Arc::clone(self), Now::read());
+                let place = SlotPlace { shared, table: table(), slot, turn: number, since, is_over: false };
                 Arrival::Wait(Waits::InSlot(place, turn))
             }
             (None, Told::Refuse(reason)) => {

@@ -206,7 +206,14 @@ pub(super) fn gateway(entry: Option<&RawFile>, listeners: &BTreeMap<Name, Listen
         telemetry: telemetry::telemetry(&raw, cx),
         health: health::self_checks(&raw, cx),
         alerts: Alerts::default(), // Once it is known what there is to watch.
+        max_series: max_series(&raw),
     }
+}
+
+fn max_series(raw: &RawGateway) -> usize {
+    let metrics = raw.telemetry.as_ref().and_then(|it| it.value.metrics.as_ref());
+    let metrics = metrics.map(|it| it.value.clone()).unwrap_or_default();
+    usize::try_from(metrics.max_series().0).unwrap_or(usize::MAX)
 }
 
 fn admin(raw: &RawGateway, listeners: &BTreeMap<Name, Listener>, cx: &mut Cx) -> Option<Admin> {

@@ -171,6 +171,8 @@ pub struct Gateway {
     pub health: SelfChecks,
     /// Of what somebody is told.
     pub alerts: Alerts,
+    /// The most series of metrics.
+    pub max_series: usize,
 }
 
 /// In which fields is said how a request came.

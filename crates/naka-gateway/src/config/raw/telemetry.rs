@@ -8,7 +8,7 @@ use super::{Named, policies::RawSecret};
 use crate::config::{
     decode::OneOrMany,
     record::{record, words},
-    units::{Fraction, Size},
+    units::{Fraction, Size, Whole},
     values::{Statuses, Url},
 };
 
@@ -21,10 +21,20 @@ record! {
         tracing: RawTracing = optional;
         /// A line for each request.
         access_log: RawAccessLog = optional;
+        /// What `/metrics` of the admin port shows.
+        metrics: RawMetrics = optional;
     }
     instead: otlp => "write `tracing: {otlp: \"http://127.0.0.1:4318\"}`",
         logs => "write `access_log: {}`",
         prometheus => "metrics are at `/metrics` of the admin port";
+}
+
+record! {
+    /// What `/metrics` of the admin port shows.
+    RawMetrics ("metrics") {
+        /// The most series. What has no room shares one that is called `_other`.
+        max_series: Whole<100, 10_000_000> = "100000", "300000";
+    }
 }
 
 record! {

@@ -16,7 +16,7 @@ use std::{
 use bytes::Bytes;
 use h2::client::SendRequest;
 use http::uri::Scheme;
-use naka::reject::Reason;
+use naka::{clock::Now, reject::Reason};
 use tokio::{
     runtime::Handle,
     sync::oneshot,
@@ -247,6 +247,7 @@ impl Pool {
             }
         }
         let (pool, connector) = (Arc::clone(self), client.connector.clone());
+        let (began, metrics) = (Now::read(), Arc::clone(&client.metrics));
         let (limit, upstream) = (client.timeouts.connect, Arc::clone(&client.name));
         let in_vain = InVain { pool: Some(Arc::clone(self)), terms };
         tokio::spawn(async move {
@@ -256,6 +257,7 @@ impl Pool {
             };
             let (reason, error) = match timeout(limit, making).await {
                 Ok(Ok(connection)) => {
+                    metrics.connected(began.elapsed());
                     in_vain.disarm();
                     return pool.made(Ok(connection), terms);
                 }
