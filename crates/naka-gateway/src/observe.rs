@@ -47,6 +47,7 @@ mod histogram;
 mod levels;
 mod process;
 mod room;
+mod telemetry;
 mod text;
 mod tls;
 
@@ -55,6 +56,8 @@ pub use alerts::Told;
 use family::Family;
 use levels::Levels;
 use room::{Entry, Owner, Room};
+pub(crate) use telemetry::Passed;
+use telemetry::TelemetryMetrics;
 use tls::TlsMetrics;
 
 pub use exchange::{Attempt, UpstreamMetrics};
@@ -101,6 +104,7 @@ pub struct Metrics {
     bodies: Arc<PolicyMetrics>,
     tls: TlsMetrics,
     alerts: AlertMetrics,
+    telemetry: TelemetryMetrics,
     /// What is read when somebody asks.
     levels: Levels,
     series: Gauge,
@@ -306,6 +310,7 @@ impl Metrics {
             bodies: Arc::default(),
             tls: TlsMetrics::default(),
             alerts: AlertMetrics::default(),
+            telemetry: TelemetryMetrics::default(),
             levels: Levels::default(),
             series: Gauge::default(),
             series_max: Gauge::default(),
@@ -387,6 +392,7 @@ impl Metrics {
         registry.register("connections", "Client connections that are open", self.connections.clone());
         self.tls.register(registry);
         self.alerts.register(registry);
+        self.telemetry.register(registry);
         self.levels.register(registry);
         registry.register(
             "series",

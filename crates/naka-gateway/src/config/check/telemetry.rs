@@ -162,6 +162,14 @@ fn access_log(raw: &RawAccessLog, cx: &mut Cx) -> AccessLog {
         cx.error(Code::Exposed, at.span, format!("`{}` is a secret of whoever asks", at.value))
             .help("take it away: whoever reads the log could ask in their name");
     }
+    if let Some(file) = &raw.file
+        && cx.path(file.span, &file.value).parent() == cx.path(file.span, "beside").parent()
+    {
+        cx.error(Code::Conflict, file.span, "the log is in a folder that is watched for changes")
+            .warning()
+            .label("each line would have all files of the configuration read again")
+            .help("write it into another folder: `/var/log/naka/access.jsonl`");
+    }
     let sample = raw.sample.iter().flat_map(|it| &it.value.0);
     let sample =
         sample.filter_map(|(statuses, share)| Some((statuses.value.0, statuses.value.1, share.as_ref()?.0)));
