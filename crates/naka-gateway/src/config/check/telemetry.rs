@@ -98,6 +98,7 @@ fn otlp(telemetry: &RawTelemetry, raw: &RawTracing, url: &At<Url>, cx: &mut Cx) 
     let uri = url.value.0.parse::<Uri>().ok()?;
     let is_grpc = raw.protocol() == RawOtlpProtocol::Grpc;
     if uri.query().is_some() {
+        cx.hide(url.span); // Keys stand in queries.
         cx.error(Code::Value, url.span, "the URL of a collector has no query")
             .help("take it away; a key goes into `headers:`");
     }
