@@ -734,7 +734,7 @@ impl Metrics {
         self.levels.begin(max.saturating_sub(used));
         levels(self);
         let (dropped, before) = (self.levels.left_out(), &self.levels_dropped);
-        let more = dropped.saturating_sub(before.swap(dropped, Relaxed));
+        let more = dropped.saturating_sub(before.fetch_max(dropped, Relaxed)); // Those that swing are known.
         self.dropping.count(more, "read when asked");
         self.render(format, alive)
     }

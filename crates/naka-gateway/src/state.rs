@@ -250,8 +250,8 @@ impl State {
         for (_, exporting) in self.exporters.iter() {
             exporting.start();
         }
-        for (_, log) in self.logs.iter() {
-            log.start();
+        for (_, config, log) in self.logs.entries() {
+            log.start(config.queue);
         }
         for (_, tokens) in self.tokens.iter() {
             if let Some(fetching) = &tokens.fetching {

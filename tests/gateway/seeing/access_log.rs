@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::Request;
 use http_body_util::{BodyExt, Full};
 use naka_gateway::{replay::replay, telemetry::log::Counts};
-use naka_testkit::upstream::{Step, Upstream, answer, ok};
+use naka_testkit::upstream::{Seen, Step, Upstream, answer, ok};
 use serde_json::{Value, json};
 
 use crate::inside::{Inside, get};
@@ -138,6 +138,35 @@ async fn r8_6_a_line_says_what_was_decided_and_nothing_that_is_nobodys_business(
     for secret in ["9820098200", "secret"] {
         assert!(!text.contains(secret), "{secret}");
     }
+}
+
+/// It is not the last attempt that says who has answered, and not an attempt at all where something stands in.
+#[tokio::test]
+async fn who_has_ended_a_request_is_told_with_hedges_and_fallbacks_too() {
+    let yaml = YAML.replace(
+        "  status: {",
+        "  hedged: {match: {prefix: /hedged}, hedge: {after: 20ms}, upstream: kitchens}
+  helped: {match: {prefix: /helped}, fallback: {respond: {status: 200, body: later}, when: [5xx]}, upstream: kitchens}
+  status: {",
+    );
+    let gateway = gateway(&yaml);
+    let slow = |seen: &Seen| {
+        let mut steps = vec![Step::Wait(Duration::from_millis(300))];
+        steps.extend(if seen.target().starts_with("/helped") { answer(500, "", "") } else { ok("fine") });
+        steps
+    };
+    let _first = Upstream::inside(&gateway.network, "a:1", slow);
+    let _second = Upstream::inside(&gateway.network, "b:1", |_| vec![Step::ReadBody, Step::Hang]);
+    let mut client = gateway.client().await;
+    client.send(get("/hedged")).await;
+    let told = lines(&gateway, 1).await;
+    assert_eq!(told[0]["decision"]["attempts"].as_array().unwrap().len(), 2);
+    let by = (&told[0]["decision"]["terminated_by"], &told[0]["decision"]["endpoint"]);
+    assert_eq!(by, (&json!("upstream"), &json!("a:1")));
+    client.send(get("/helped")).await;
+    let told = lines(&gateway, 2).await;
+    assert_eq!((&told[1]["status"], &told[1]["decision"]["terminated_by"]), (&json!(200), &json!("gateway")));
+    assert_eq!(told[1]["decision"]["events"].as_array().unwrap().last().unwrap()["what"], "fell_back");
 }
 
 /// Also who it was, as far as the log tells it.
@@ -272,4 +301,13 @@ async fn a_file_that_is_moved_away_is_made_anew_and_a_reload_goes_on_with_it() {
     gateway.send(get("/here")).await;
     lines(&gateway, 1).await;
     assert_eq!(fs::read_to_string(moved).unwrap().lines().count(), 2);
+}
+
+#[tokio::test]
+async fn r8_6_a_header_with_keys_in_it_is_not_told_whatever_it_is_called() {
+    let gateway = gateway(YAML);
+    let keyed = YAML.replace("{file: partners.yaml}", "{file: partners.yaml, header: x-partner-key}");
+    gateway.reload(&keyed).unwrap();
+    let refused = gateway.reload(&keyed.replace("x-city", "x-partner-key")).unwrap_err();
+    assert!(refused.contains("`x-partner-key` is where an `api_key` policy has its keys"), "{refused}");
 }

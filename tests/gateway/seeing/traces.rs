@@ -262,6 +262,7 @@ async fn r8_5_a_stranger_begins_no_trace_of_ours_but_where_a_route_believes_it()
     let (gateway, collector) = gateway(YAML);
     let kitchens = [upstream(&gateway, "a:1", |_| ok("fine")), upstream(&gateway, "b:1", |_| ok("fine"))];
     let said = [
+        ("X_B3_TraceId", "80f198ee56343ba864fe8b2a57d3eff7"), // WSGI, CGI and PHP read it as with dashes.
         ("traceparent", PARENT),
         ("tracestate", "ola=1"),
         ("baggage", "city=pune"),
@@ -273,7 +274,7 @@ async fn r8_5_a_stranger_begins_no_trace_of_ours_but_where_a_route_believes_it()
     assert_eq!(server.parent, "");
     assert_ne!(server.trace, TRACE);
     let seen = kitchens.iter().find(|it| it.requests() > 0).unwrap().last();
-    for gone in ["tracestate", "baggage", "uber-trace-id"] {
+    for gone in ["tracestate", "baggage", "uber-trace-id", "x_b3_traceid"] {
         assert_eq!(seen.header(gone), None, "{gone}");
     }
     assert!(!seen.header("traceparent").unwrap().contains(TRACE));

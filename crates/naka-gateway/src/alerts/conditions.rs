@@ -146,10 +146,10 @@ impl<'a> Sight<'a> {
                 return None;
             }
             let endpoints = state.balancers.get(upstream)?.endpoints();
-            let is_open = |address: &Arc<str>| {
-                breakers.breaker(address).is_some_and(|it| it.snapshot(self.reading).phase == Phase::Open)
+            let is_out = |address: &Arc<str>| {
+                breakers.breaker(address).is_some_and(|it| is_open(it.snapshot(self.reading).phase))
             };
-            let open = endpoints.iter().filter(|endpoint| is_open(endpoint.address())).count();
+            let open = endpoints.iter().filter(|endpoint| is_out(endpoint.address())).count();
             let why = format!("open for {open} of {} endpoints", endpoints.len());
             (open > 0).then(|| (format!("upstream {upstream}").into(), why))
         });
@@ -208,11 +208,16 @@ const fn is_without(it: &Usable) -> bool {
     it.usable == 0 && (it.all > 0 || it.on_purpose == 0)
 }
 
+/// Nothing has said that it is well: a probe that hangs keeps a breaker half open, and then it is open again.
+const fn is_open(phase: Phase) -> bool {
+    matches!(phase, Phase::Open | Phase::HalfOpen)
+}
+
 /// Why a breaker is open, if it is; one that was forced open by hand is nobody's alarm.
 fn open(layer: &CircuitBreakerLayer<Arc<PolicyMetrics>>, now: Now) -> Option<String> {
     if let Some(breaker) = layer.breaker().filter(|_| !layer.is_keyed()) {
         let is = breaker.snapshot(now);
-        return (is.phase == Phase::Open).then(|| is.to_string());
+        return is_open(is.phase).then(|| is.to_string());
     }
     let (keys, open) = layer.keys();
     (open > 0).then(|| format!("{open} of {keys} keys have one that is not closed"))
@@ -236,11 +241,11 @@ impl Window {
     /// How much each has grown in the last `window`, or since it was first seen. Counters that have gone back begin anew.
     fn look(&mut self, now: Instant, window: Duration, counts: Look) -> Vec<(Name, Counts)> {
         let looks = &mut self.0;
-        let is_less = |(_, before): &(Instant, Look)| {
-            before.iter().any(|(name, before)| counts.get(name).is_some_and(|now| now.all < before.all))
-        };
-        if looks.back().is_some_and(is_less) {
-            looks.clear();
+        let latest = looks.back().map(|(_, latest)| latest.clone()).unwrap_or_default();
+        let is_less =
+            |(name, before): &(&Name, &Counts)| counts.get(*name).is_some_and(|now| now.all < before.all);
+        for (name, _) in latest.iter().filter(is_less) {
+            looks.iter_mut().for_each(|(_, look)| _ = look.remove(name)); // Those of other routes stay.
         }
         // The last one that is as old as the window is what is compared with.
         while looks.get(1).is_some_and(|(at, _)| now.saturating_duration_since(*at) >= window) {
@@ -290,5 +295,20 @@ mod tests {
         assert_eq!(looks.look(later(1001), window, counts(5, 5)), []);
         let grown = looks.look(later(1002), window, counts(7, 6));
         assert_eq!(grown, [("a".into(), Counts { all: 2, failed: 1 })]);
+    }
+
+    #[test]
+    fn a_route_that_begins_anew_takes_nothing_from_the_others() {
+        let (start, mut looks) = (Instant::now(), Window::default());
+        let mut look = |second, a: u64, b: u64| {
+            let counts = |all| Counts { all, failed: 0 };
+            let both = Look::from([("a".into(), counts(a)), ("b".into(), counts(b))]);
+            let grown = looks.look(start + Duration::from_secs(second), Duration::from_mins(2), both);
+            grown.into_iter().map(|(name, counts)| (name.to_string(), counts.all)).collect::<Vec<_>>()
+        };
+        assert_eq!(look(0, 100, 100), []);
+        assert_eq!(look(30, 150, 150), [("a".to_owned(), 50), ("b".to_owned(), 50)]);
+        assert_eq!(look(60, 3, 180), [("b".to_owned(), 80)]);
+        assert_eq!(look(90, 9, 190), [("a".to_owned(), 6), ("b".to_owned(), 90)]);
     }
 }

@@ -10,7 +10,7 @@
 //!
 //! An alert is known by its rule, how bad that is and its subject. So whatever else of a rule is changed, what is
 //! pending or firing goes on under the new times; with another severity it is another alert. At most [`MOST`] are known, the
-//! worst first; for what is over that there is no room, which is counted.
+//! worst first: of those of which nobody has been told the least bad makes room. For what is over that there is none, which is counted.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -122,11 +122,17 @@ impl Machine {
         });
         self.over = 0;
         for (key, why) in held.into_iter().filter(|(key, _)| timing(key).is_some()) {
-            if self.active.len() < MOST {
-                self.active.insert(key, Active { why: why.into(), phase: Phase::Pending { since: now } });
-            } else {
+            if self.active.len() >= MOST {
                 self.over += 1;
+                // The least bad one of which nobody has been told makes room for one that is worse.
+                let least =
+                    self.active.iter().rev().find(|(_, it)| matches!(it.phase, Phase::Pending { .. }));
+                let Some(least) = least.map(|(least, _)| least.clone()).filter(|least| *least > key) else {
+                    continue;
+                };
+                self.active.remove(&least);
             }
+            self.active.insert(key, Active { why: why.into(), phase: Phase::Pending { since: now } });
         }
         for (key, active) in &mut self.active {
             let (Phase::Pending { since }, Some(timing)) = (active.phase, timing(key)) else { continue };
@@ -176,6 +182,25 @@ mod tests {
     }
 
     const TIMING: Timing = Timing { hold: Duration::from_secs(10), keep: Duration::from_secs(20) };
+
+    #[test]
+    fn r10_7_what_is_worse_is_told_however_many_lesser_ones_are_pending() {
+        let (mut machine, start) = (Machine::default(), Instant::now());
+        let one = |severity, number: usize| {
+            (
+                Key { severity, rule: "rule".into(), subject: format!("{number:04}").into() },
+                "because".to_owned(),
+            )
+        };
+        let many = (0..MOST).map(|number| one(Severity::Warning, number)).collect::<BTreeMap<_, _>>();
+        assert_eq!(machine.step(moment(start, 0), many.clone(), |_| Some(TIMING)), []);
+        let mut all = many;
+        all.extend([one(Severity::Critical, 7)]);
+        assert_eq!(machine.step(moment(start, 1), all.clone(), |_| Some(TIMING)), []);
+        assert_eq!((machine.active.len(), machine.over), (MOST, 1));
+        let told = machine.step(moment(start, 11), all, |_| Some(TIMING));
+        assert_eq!((told.len(), told[0].key.severity), (MOST, Severity::Critical));
+    }
 
     #[test]
     fn r10_7_an_alert_fires_once_after_its_time_and_is_over_once() {

@@ -696,7 +696,7 @@ impl Step<'_> {
         let steps = Steps {
             make: &|_, log: &AccessLog| Log::new(log.file.as_ref(), log.queue),
             change: &|it: &Log, _| it.clone(),
-            is_same: &|old, new| old.file == new.file && old.queue == new.queue,
+            is_same: &|old, new| old.file == new.file,
         };
         let log = self.config.gateway.telemetry.access_log.clone();
         let wanted = log.map(|log| (Name::from("access_log"), log)).into_iter().collect();

@@ -10,7 +10,7 @@ use std::{
     cell::RefCell,
     fs::{File, OpenOptions},
     io::{self, Write},
-    os::unix::fs::MetadataExt as _,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
@@ -37,6 +37,9 @@ const LINES: usize = 16 << 10;
 const PIECE: usize = 64 << 10;
 /// How often it is looked whether the file is still the one that has its name.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// Of a file that is made: there are addresses and names in it.
+const MODE: u32 = 0o640;
 
 /// What a request counts as whose caller went away before there was an answer.
 pub const CLIENT_GONE: u16 = 499;
@@ -268,17 +271,18 @@ fn tried(json: &mut Json, attempt: &Attempt) {
 
 /// By whom a request was ended. One of:
 ///
-/// - `client`: its caller went away, before the answer or while it was on its way;
+/// - `client`: its caller went away, before the answer or while it was on its way; or its connection was cut off, as at the end of a drain;
 /// - `policy`: one that has a name refused it;
 /// - `gateway`: it was answered or refused here for another reason;
 /// - `upstream`: it was answered there, or failed there.
 fn terminated_by(span: &ServerSpan) -> &'static str {
-    let last = span.written.attempts.last();
+    let attempts = &span.written.attempts;
+    let stands_in = span.written.events.iter().any(|event| matches!(event.what, "fell_back" | "replayed"));
     match (&span.rejection, span.end) {
         (_, End::Dropped) => "client",
         (Some(rejection), _) if rejection.policy.is_some() => "policy",
-        (Some(rejection), _) if last.is_some_and(|last| last.reason == Some(rejection.reason)) => "upstream",
-        (None, _) if last.is_some_and(|last| last.status.is_some()) => "upstream",
+        (Some(rejection), _) if attempts.iter().any(|it| it.reason == Some(rejection.reason)) => "upstream",
+        (None, _) if !stands_in && attempts.iter().any(|it| it.status.is_some()) => "upstream",
         _ => "gateway",
     }
 }
@@ -301,7 +305,7 @@ pub struct Log(Arc<Shared>);
 struct Shared {
     sender: SyncSender<Vec<u8>>,
     counts: Arc<AllCounts>,
-    max: usize,
+    max: AtomicUsize,
     /// Until it is started.
     waiting: Mutex<Option<Start>>,
 }
@@ -333,11 +337,12 @@ impl Log {
     pub fn new(file: Option<&Arc<str>>, max: usize) -> Self {
         let (sender, receiver) = sync_channel(LINES);
         let waiting = Mutex::new(Some((receiver, file.cloned())));
-        Self(Arc::new(Shared { sender, counts: Arc::default(), max, waiting }))
+        Self(Arc::new(Shared { sender, counts: Arc::default(), max: AtomicUsize::new(max), waiting }))
     }
 
-    /// Begins to write, once.
-    pub fn start(&self) {
+    /// Begins to write, once; from now on so many bytes may wait.
+    pub fn start(&self, max: usize) {
+        self.0.max.store(max, Relaxed);
         let waiting = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some((receiver, file)) = waiting else { return };
         let counts = Arc::clone(&self.0.counts);
@@ -350,7 +355,7 @@ impl Log {
     /// Takes a line, or counts that there was no room for it.
     pub fn write(&self, line: &Line<'_>) {
         let Shared { sender, counts, max, .. } = &*self.0;
-        if counts.bytes.load(Relaxed) >= *max {
+        if counts.bytes.load(Relaxed) >= max.load(Relaxed) {
             counts.dropped.fetch_add(1, Relaxed);
             return;
         }
@@ -417,11 +422,13 @@ struct Target {
     file: Option<Arc<str>>,
     open: Option<File>,
     looked: Instant,
+    /// The last piece may be there in part.
+    is_torn: bool,
 }
 
 impl Target {
     fn new(file: Option<Arc<str>>) -> Self {
-        Self { file, open: None, looked: Instant::now() }
+        Self { file, open: None, looked: Instant::now(), is_torn: false }
     }
 
     fn write(&mut self, piece: &[u8]) -> io::Result<()> {
@@ -437,9 +444,12 @@ impl Target {
         }
         let open = match &mut self.open {
             Some(open) => open,
-            none => none.insert(OpenOptions::new().create(true).append(true).open(&**path)?),
+            none => none.insert(OpenOptions::new().create(true).append(true).mode(MODE).open(&**path)?),
         };
-        open.write_all(piece)
+        if std::mem::take(&mut self.is_torn) {
+            open.write_all(b"\n")?; // What was begun is no line, and the next one shall be one.
+        }
+        open.write_all(piece).inspect_err(|_| self.is_torn = true)
     }
 }
 

@@ -15,7 +15,7 @@ use naka::{
     reject::Rejection,
     trace::{
         Collect as _, Extracted, Ids, Journal, ServerSpan, TraceConfig, TraceId, Written, baggage,
-        otlp::Exporter, take,
+        is_taken_for_one, otlp::Exporter, take,
     },
 };
 
@@ -23,7 +23,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::{
     config::checked::{AccessLog, TrustParent},
-    entry::Peer,
+    entry::{self, Peer},
     generation::Plan,
 };
 
@@ -73,6 +73,9 @@ impl Tracing {
             baggage::cap(headers);
         } else {
             baggage::remove(headers);
+        }
+        while let Some(name) = headers.keys().find(|name| is_taken_for_one(name)).cloned() {
+            headers.remove(name);
         }
         take(headers, &self.config.propagators).filter(|_| is_believed)
     }
@@ -163,6 +166,7 @@ impl Record {
             && let Some(context) = parts.extensions.get_mut::<Context>()
         {
             self.span.client = context.client;
+            self.span.scheme = Some(if entry::scheme(&parts.headers) == "https" { "https" } else { "http" });
             context.journal = Some(Arc::clone(journal));
         }
     }
@@ -170,6 +174,10 @@ impl Record {
     /// It was not admitted, or has no route.
     pub fn unrouted(&mut self, parts: &mut Parts, is_trusted: bool) {
         self.settle(parts, None, is_trusted);
+        if self.span.host.is_none() {
+            let authority = self.span.target.authority().map(|it| it.as_str());
+            self.span.host = authority.and_then(|it| HeaderValue::from_str(it).ok());
+        }
         self.span.client = parts.extensions.get::<Context>().map_or(self.span.client, |it| it.client);
     }
 

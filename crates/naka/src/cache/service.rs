@@ -38,7 +38,7 @@ use crate::{
     layered::layered,
     observe::Observer,
     reject::{Head, Rejection},
-    trace::note,
+    trace::{Journal, note},
 };
 
 layered! {
@@ -192,11 +192,24 @@ impl<S, B, O: Observer> Asking<S, B, O> {
             .filter(|headers| is_get && has_validator(headers));
         let is_revalidated = about.is_some_and(|kept| rules::make_conditional(request.headers_mut(), kept));
         let is_kept = is_get && forwarded != "bypass";
+        let journal = stale.as_ref().and_then(|_| Journal::of(request.extensions()).cloned());
         let future = inner.call(request);
         let how = format!("naka; fwd={forwarded}{collapsed}");
         let sent = Now::read();
-        let work =
-            Work { shared, asked, key, vary, client, stale, flight, is_revalidated, is_kept, sent, how };
+        let work = Work {
+            shared,
+            asked,
+            key,
+            vary,
+            client,
+            stale,
+            flight,
+            is_revalidated,
+            is_kept,
+            sent,
+            how,
+            journal,
+        };
         State::Work { future, work: Some(work) }
     }
 }
@@ -261,6 +274,8 @@ struct Work<O> {
     is_kept: bool,
     sent: Now,
     how: String,
+    /// Where it is written down if something old stands in.
+    journal: Option<Arc<Journal>>,
 }
 
 /// A layer has made it: nobody was asked, or nobody has answered.
@@ -284,6 +299,9 @@ impl<O: Observer> Work<O> {
             }
             if let Some((entry, true)) = self.stale {
                 self.shared.observer.fell_back();
+                if let Some(journal) = &self.journal {
+                    journal.note("fell_back", self.shared.name.as_ref(), None);
+                }
                 // A status that the gateway itself has made is nobody's answer (RFC 9211, section 2.3).
                 let answered = result.as_ref().ok().filter(|it| !is_ours(it));
                 let fwd =

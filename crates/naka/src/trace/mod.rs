@@ -226,6 +226,16 @@ pub fn take(headers: &mut HeaderMap, formats: &[Format]) -> Option<Extracted> {
     said
 }
 
+/// Whether some upstreams (WSGI, CGI, PHP) would take this for a header that says a trace, though it is none: it has `_` for `-`.
+pub fn is_taken_for_one(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    name.contains('_')
+        && Format::ALL
+            .iter()
+            .flat_map(|format| format.headers())
+            .any(|known| known.as_str().len() == name.len() && known.as_str() == name.replace('_', "-"))
+}
+
 fn is_of_trace(name: &HeaderName) -> bool {
     match name.as_str().as_bytes() {
         [b't', b'r', b'a', b'c', b'e', ..] | b"b3" | b"uber-trace-id" => true,

@@ -97,6 +97,7 @@ pub(crate) fn check(
     );
     let gateway_raw = entry.raw.as_ref().and_then(|raw| raw.gateway.as_ref()).map(|it| &it.value);
     gateway.alerts = health::alerts(gateway_raw, &tables, &policies.checked, cx);
+    telemetry::keys_told(gateway_raw, &policies.checked, cx);
     let told = gateway_raw.and_then(|raw| raw.identity_headers.as_ref()).into_iter();
     let told = told.flat_map(|it| it.value.0.iter().map(|(name, _)| name));
     reach::pinned_in_vain(told.clone(), &routes, cx);

@@ -1,6 +1,6 @@
 //! What is told about requests.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use http::{
     HeaderName, HeaderValue, Uri,
@@ -9,7 +9,10 @@ use http::{
 
 use super::{auth, unique};
 use crate::config::{
-    checked::{AccessLog, Otlp, Propagator, Secret, SpanAttribute, Telemetry, Tracing, TrustParent},
+    checked::{
+        AccessLog, Name, Otlp, Policy, PolicyKind, Propagator, Secret, SpanAttribute, Telemetry, Tracing,
+        TrustParent,
+    },
     decode::{At, Cx, OneOrMany},
     diagnostic::Code,
     raw::{
@@ -113,6 +116,12 @@ fn otlp(telemetry: &RawTelemetry, raw: &RawTracing, url: &At<Url>, cx: &mut Cx) 
         Some("https") => (Some(super::tls::usual(url.span, cx)?), 443),
         _ => (None, 80),
     };
+    if let Some(headers) = raw.headers.as_ref().filter(|_| tls.is_none() && !auth::is_loopback(&url.value.0))
+    {
+        cx.error(Code::Exposed, headers.key, "they are sent without encryption")
+            .warning()
+            .help("write `otlp: \"https://…\"`");
+    }
     let authority = uri.authority()?;
     let resource = raw.resource.iter().flat_map(|it| &it.value.0);
     let resource =
@@ -153,6 +162,25 @@ fn headers(raw: &RawTracing, cx: &mut Cx) -> Vec<(HeaderName, Secret)> {
         all.push((name.value.clone(), secret));
     }
     all
+}
+
+/// Reports headers that are logged and have keys in them.
+pub(super) fn keys_told(raw: Option<&RawGateway>, policies: &BTreeMap<Name, Policy>, cx: &mut Cx) {
+    let log = raw.and_then(|raw| raw.telemetry.as_ref()?.value.access_log.as_ref());
+    let headers = log.and_then(|log| log.value.headers.as_ref());
+    let is_key = |name: &HeaderName| {
+        policies.values().any(|policy| matches!(&policy.kind, PolicyKind::ApiKey(it) if it.header == *name))
+    };
+    for at in headers.iter().flat_map(|it| &it.value.0) {
+        if is_key(&at.value) && !auth::is_credential(&at.value) {
+            cx.error(
+                Code::Exposed,
+                at.span,
+                format!("`{}` is where an `api_key` policy has its keys", at.value),
+            )
+            .help("take it away: whoever reads the log could ask in their name");
+        }
+    }
 }
 
 fn access_log(raw: &RawAccessLog, cx: &mut Cx) -> AccessLog {

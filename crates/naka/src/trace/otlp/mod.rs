@@ -320,8 +320,7 @@ impl Export {
                 Said::Never(why) => return Err(why),
                 Said::Again(asked_for, why) => (asked_for, why),
             };
-            // With nobody left who could bring more, the process is on its way out.
-            if number >= TRIES || self.waiting.is_closed() && self.waiting.is_empty() {
+            if number >= TRIES {
                 return Err(why);
             }
             // Up to a half more, by chance: so not all who ask the same collector come back at once.
@@ -400,7 +399,11 @@ fn said_by_grpc(response: &Response<Bytes>) -> Said {
             Said::Again(None, format!("the collector answers grpc-status {code}").into())
         }
         Some(code) => Said::Never(format!("the collector answers grpc-status {code}").into()),
-        None => Said::Again(None, answered(response.status())),
+        // By whoever stands before it ("HTTP to gRPC Status Code Mapping"): what is not said to pass is no matter of time.
+        None => match said(response) {
+            Said::Taken { .. } => Said::Never("the collector answers without a grpc-status".into()),
+            other => other,
+        },
     }
 }
 
