@@ -243,7 +243,8 @@ enum Said {
 }
 
 impl Export {
-    /// Sends what comes, until all exporters are gone and what they have left is sent. `tell` hears why a batch was given up.
+    /// Sends what comes, until all exporters are gone and what they have left is sent or given up: at the end of a process, bound how long
+    /// that may take. `tell` hears why a batch was given up.
     pub async fn run<S>(mut self, mut transport: S, tell: impl Fn(&BoxError))
     where
         S: Service<Request<Bytes>, Response = Response<Bytes>, Error: Into<BoxError>>,
