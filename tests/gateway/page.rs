@@ -1,10 +1,21 @@
 //! The page of the admin port, what it reads, and `naka top`.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    process::{Command, Output, Stdio},
+};
 
+use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::process::{Process, raw};
+use crate::{
+    metrics::many,
+    process::{Process, command, free_address, raw},
+};
+
+mod browser;
+
+use browser::Browser;
 
 const CONFIG: &str = "
 gateway: {admin: {listen: ADMIN}, workers: 1}
@@ -21,7 +32,7 @@ routes:
   gone: {match: {path: '/gone/{id}'}, use: [guard, few, again], upstream: gone}
   sick: {match: {path: /sick}, upstream: sick}
   fixed: {match: {path: /fixed}, use: [quota], respond: {body: fine}}
-  '<img src=x onerror=document.title=1>': {match: {regex: '/(?<img><b>|x)odd'}, respond: {body: odd}}
+  odd: {match: {regex: '/<img src=x onerror=document.title=1>'}, respond: {body: odd}}
 ";
 
 /// Such a gateway that has answered, and failed until its breaker has opened.
@@ -143,4 +154,128 @@ async fn stats_count_what_has_happened_and_transitions_say_why() {
     assert_eq!((&found["routes"]["of"], &found["routes"]["matched"]), (&4.into(), &1.into()));
     let (head, _) = asked(&process, "GET /stats?limit=9999", "", "").await;
     assert!(head.starts_with("http/1.1 400 "), "{head}");
+}
+
+/// A browser that shows the page of this gateway.
+fn browser(process: &Process, fragment: &str, width: u32) -> Option<Browser> {
+    let mut browser = Browser::start()?;
+    browser.open(&format!("http://{}/{fragment}", process.admin), width, 844);
+    browser.until("document.documentElement.dataset.rows !== undefined");
+    Some(browser)
+}
+
+#[tokio::test]
+async fn a_browser_shows_what_happens_and_runs_nothing_that_a_template_says() {
+    let mut process = busy().await;
+    process.write("gateway.yaml", &CONFIG.replace("{body: fine}", "{boody: fine}"));
+    process.says("unknown key `boody`").await;
+    let Some(mut page) = browser(&process, "", 1280) else { return };
+    assert_eq!(page.text("state"), "ready");
+    let rows = page.text("routes-rows");
+    for text in ["fixed", "respond 200 OK", "quota", "/gone/{id}", "upstream gone", "/<img src=x onerror=document.title=1>"] {
+        assert!(rows.contains(text), "{text}: {rows}");
+    }
+    assert_eq!(page.value("document.images.length"), 0);
+    assert!(page.text("breakers-list").starts_with("openguard"), "{}", page.text("breakers-list"));
+    let change = page.text("transitions-list");
+    assert!(change.contains("closed → open") && change.contains("3 failures in a row"), "{change}");
+    let mistake = page.text("reload-state");
+    assert!(mistake.contains("gateway.yaml:") && mistake.contains("unknown key `boody`"), "{mistake}");
+    assert!(page.text("reload-error").contains("help: "), "all of it is shown");
+    page.until("document.getElementById('upstreams-list').textContent.includes('unhealthy')");
+    page.until("/^[0-9.]+\\/s$/.test(document.getElementById('fact-rate').textContent)");
+    assert!(page.text("bounds-list").contains("0 of 4"), "{}", page.text("bounds-list"));
+
+    let ask = "document.getElementById('explain-url').value = URL; document.getElementById('explain-form').requestSubmit()";
+    page.value(&ask.replace("URL", "'http://a/fixed'"));
+    page.until("document.getElementById('explain-answer').textContent.includes('takes the request')");
+    page.value(&ask.replace("URL", "'nowhere'"));
+    page.until("document.getElementById('explain-answer').textContent.includes('has no host')");
+    let is_of_a_refusal = |it: &Value| it["entry"]["text"].as_str().unwrap_or_default().contains("400");
+    let complaints = page.complaints.iter().filter(|it| !is_of_a_refusal(it)).collect::<Vec<_>>();
+    let is_icon = |it: &&&Value| it["entry"]["url"].as_str().unwrap_or_default().ends_with("/favicon.ico");
+    assert_eq!(complaints.iter().filter(|it| !is_icon(it)).count(), 0, "{complaints:?}");
+
+    // It goes away, and comes back.
+    process.signal(Signal::KILL);
+    process.end().await;
+    page.until("document.getElementById('stale').textContent.startsWith('These numbers are of ')");
+    assert_eq!(page.text("state"), "no answer");
+    process.write("gateway.yaml", CONFIG);
+    let again = process.started(command(&process.path("gateway.yaml")));
+    page.until("document.getElementById('stale').hidden && document.getElementById('state').textContent === 'ready'");
+    assert_eq!(page.text("reload-error"), "");
+    drop(again);
+}
+
+#[tokio::test]
+async fn of_ten_thousand_routes_the_page_holds_a_hundred_and_finds_every_one() {
+    let process = Process::start(&many(10_000, 300_000)).await;
+    assert_eq!(process.public("GET /r04242").await.0, 200);
+    let Some(mut page) = browser(&process, "", 1280) else { return };
+    assert_eq!(page.value("document.querySelectorAll('#routes-rows tr').length"), 100);
+    assert_eq!(page.text("routes-count"), "100 of 10,000");
+    assert!(page.text("routes-rows").starts_with("r04242"), "the busiest comes first");
+    page.value(
+        "const field = document.getElementById('match'); field.value = 'R07777'; field.dispatchEvent(new Event('input'))",
+    );
+    page.until("document.documentElement.dataset.rows === '1'");
+    assert!(page.text("routes-rows").contains("/r07777"), "{}", page.text("routes-rows"));
+    assert_eq!(page.value("location.hash"), "#match=R07777", "it can be handed on");
+    assert_eq!(page.text("routes-count"), "1 that match, of 10,000");
+    page.value("field.value = 'nothing'; field.dispatchEvent(new Event('input'))");
+    page.until("!document.getElementById('routes-none').hidden");
+}
+
+#[tokio::test]
+async fn on_a_phone_nothing_is_wider_than_the_screen() {
+    let process = busy().await;
+    let long = "x".repeat(90);
+    let text = CONFIG.replace("  sick: {match", &format!("  {long}: {{match: {{path: /{long}{long}}}, upstream: sick}}\n  sick: {{match"));
+    process.write("gateway.yaml", &text);
+    process.until("it is there", async || process.json("/stats").await["generation"] == 2).await;
+    process.write("gateway.yaml", &text.replace("{body: fine}", &format!("{{{long}{long}: fine}}")));
+    process.says("unknown key").await;
+    let Some(mut page) = browser(&process, "", 390) else { return };
+    page.until("!document.getElementById('reload-error').hidden");
+    page.value("document.getElementById('explain-url').value = 'http://a/fixed'; document.getElementById('explain-form').requestSubmit()");
+    page.until("!document.getElementById('explain-answer').hidden");
+    assert_eq!(page.value("innerWidth"), 390);
+    assert_eq!(page.value("document.documentElement.scrollWidth"), 390);
+    let smallest = page.value(
+        "Math.min(...[...document.querySelectorAll('main *')].filter(it => it.innerText && it.checkVisibility()).map(it => parseFloat(getComputedStyle(it).fontSize)))",
+    );
+    assert!(smallest.as_f64().unwrap() >= 11.0, "{smallest}");
+}
+
+fn top(more: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_naka-under-test"));
+    command.arg("top").args(more).stdin(Stdio::null()).output().unwrap()
+}
+
+#[tokio::test]
+async fn top_shows_upstreams_the_busiest_routes_and_what_is_open() {
+    let process = busy().await;
+    let live = format!("--live={}", process.admin);
+    let output = top(&[&live, "--once"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && text.starts_with("naka  ready  generation 1 ("), "{text}");
+    assert!(!text.contains('\x1b'), "no terminal: {text:?}");
+    for words in ["UPSTREAM ", "ROUTE ", "POLICY ", "circuit breaker open, ", "bulkhead 0 of 4 at work, 0 of 2 wait"] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+    let json = top(&[&live, "--format", "json"]);
+    let json = serde_json::from_slice::<Value>(&json.stdout).unwrap();
+    let names = |table: &str, key: &str| {
+        let rows = json[table].as_array().unwrap();
+        rows.iter().map(|row| row[key].as_str().unwrap().to_owned()).collect::<BTreeSet<_>>()
+    };
+    assert_eq!(names("upstreams", "upstream"), BTreeSet::from(["gone".into(), "sick".into()]));
+    assert_eq!(names("routes", "route").len(), 4);
+    assert_eq!((&json["ready"], &json["breakers"][0]["phase"]), (&true.into(), &"open".into()));
+    assert!(json["seconds"].as_f64().unwrap() > 0.0 && json["routes"][0]["flow"]["per_second"].is_number(), "{json:#}");
+
+    let nobody = top(&[&format!("--live={}", free_address()), "--once"]);
+    let why = String::from_utf8(nobody.stderr).unwrap();
+    assert!(nobody.status.code() == Some(1) && why.contains("cannot be asked") && why.contains("help: "), "{why}");
 }

@@ -292,7 +292,7 @@ impl View {
             let _ = writeln!(
                 text,
                 "{:<name$} {} {:>7} {open:>5}  {budget:<6}  {}",
-                fit(&row["upstream"], name), numbers(flow), row["in_flight"], endpoints(row)
+                fit(&row["upstream"], name), numbers(flow), row["in_flight"].to_string(), endpoints(row)
             );
         }
         let _ = writeln!(

@@ -560,7 +560,17 @@ async function explain(event) {
   tell();
 }
 
+/** Whether any font here has Devanagari: where none has, all letters are the same box. */
+function hasDevanagari() {
+  const pen = document.createElement("canvas").getContext("2d");
+  if (!pen) return true;
+  pen.font = "40px " + getComputedStyle(document.body).fontFamily;
+  return new Set([..."कहणटआ"].map((letter) => pen.measureText(letter).width)).size > 1;
+}
+
 function begin() {
+  at("devanagari").hidden = !hasDevanagari();
+  if (at("devanagari").hidden) at("wordmark").className = "plain";
   const said = new URLSearchParams(location.hash.slice(1));
   at("match").value = said.get("match") ?? "";
   if (said.has("sort")) at("sort").value = said.get("sort");
