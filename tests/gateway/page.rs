@@ -65,7 +65,10 @@ async fn the_page_runs_nothing_but_its_own_script_and_is_framed_by_nobody() {
         ("/page.js", "text/javascript; charset=utf-8"),
     ] {
         let (head, body) = asked(&process, &format!("GET {path}"), "", "").await;
-        assert!(head.starts_with("http/1.1 200 ") && head.contains(&format!("content-type: {kind}\r\n")), "{head}");
+        assert!(
+            head.starts_with("http/1.1 200 ") && head.contains(&format!("content-type: {kind}\r\n")),
+            "{head}"
+        );
         for line in [
             "content-security-policy: default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; ",
             "frame-ancestors 'none'",
@@ -88,7 +91,8 @@ async fn the_page_runs_nothing_but_its_own_script_and_is_framed_by_nobody() {
 #[tokio::test]
 async fn every_element_that_the_script_asks_for_is_on_the_page() {
     let process = Process::start(CONFIG).await;
-    let (html, js) = (asked(&process, "GET /", "", "").await.1, asked(&process, "GET /page.js", "", "").await.1);
+    let (html, js) =
+        (asked(&process, "GET /", "", "").await.1, asked(&process, "GET /page.js", "", "").await.1);
     let quoted = |text: &str, before: &str| {
         let all = text.split(before).skip(1).map(|rest| rest.split('"').next().unwrap().to_owned());
         all.collect::<BTreeSet<_>>()
@@ -146,7 +150,10 @@ async fn stats_count_what_has_happened_and_transitions_say_why() {
     assert_eq!(named("bulkheads", "policy", "few")["limit"], 4);
     assert_eq!(named("upstreams", "upstream", "gone")["endpoints"].as_array().unwrap().len(), 2);
     let change = process.json("/transitions").await[0].clone();
-    assert_eq!((&change["policy"], &change["from"], &change["to"]), (&"guard".into(), &"closed".into(), &"open".into()));
+    assert_eq!(
+        (&change["policy"], &change["from"], &change["to"]),
+        (&"guard".into(), &"closed".into(), &"open".into())
+    );
     assert_eq!(change["why"], "3 failures in a row");
     assert_eq!(stats["transitions"][0], change);
 
@@ -172,7 +179,14 @@ async fn a_browser_shows_what_happens_and_runs_nothing_that_a_template_says() {
     let Some(mut page) = browser(&process, "", 1280) else { return };
     assert_eq!(page.text("state"), "ready");
     let rows = page.text("routes-rows");
-    for text in ["fixed", "respond 200 OK", "quota", "/gone/{id}", "upstream gone", "/<img src=x onerror=document.title=1>"] {
+    for text in [
+        "fixed",
+        "respond 200 OK",
+        "quota",
+        "/gone/{id}",
+        "upstream gone",
+        "/<img src=x onerror=document.title=1>",
+    ] {
         assert!(rows.contains(text), "{text}: {rows}");
     }
     assert_eq!(page.value("document.images.length"), 0);
@@ -203,7 +217,9 @@ async fn a_browser_shows_what_happens_and_runs_nothing_that_a_template_says() {
     assert_eq!(page.text("state"), "no answer");
     process.write("gateway.yaml", CONFIG);
     let again = process.started(command(&process.path("gateway.yaml")));
-    page.until("document.getElementById('stale').hidden && document.getElementById('state').textContent === 'ready'");
+    page.until(
+        "document.getElementById('stale').hidden && document.getElementById('state').textContent === 'ready'",
+    );
     assert_eq!(page.text("reload-error"), "");
     drop(again);
 }
@@ -231,7 +247,10 @@ async fn of_ten_thousand_routes_the_page_holds_a_hundred_and_finds_every_one() {
 async fn on_a_phone_nothing_is_wider_than_the_screen() {
     let process = busy().await;
     let long = "x".repeat(90);
-    let text = CONFIG.replace("  sick: {match", &format!("  {long}: {{match: {{path: /{long}{long}}}, upstream: sick}}\n  sick: {{match"));
+    let text = CONFIG.replace(
+        "  sick: {match",
+        &format!("  {long}: {{match: {{path: /{long}{long}}}, upstream: sick}}\n  sick: {{match"),
+    );
     process.write("gateway.yaml", &text);
     process.until("it is there", async || process.json("/stats").await["generation"] == 2).await;
     process.write("gateway.yaml", &text.replace("{body: fine}", &format!("{{{long}{long}: fine}}")));
@@ -261,7 +280,9 @@ async fn top_shows_upstreams_the_busiest_routes_and_what_is_open() {
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success() && text.starts_with("naka  ready  generation 1 ("), "{text}");
     assert!(!text.contains('\x1b'), "no terminal: {text:?}");
-    for words in ["UPSTREAM ", "ROUTE ", "POLICY ", "circuit breaker open, ", "bulkhead 0 of 4 at work, 0 of 2 wait"] {
+    for words in
+        ["UPSTREAM ", "ROUTE ", "POLICY ", "circuit breaker open, ", "bulkhead 0 of 4 at work, 0 of 2 wait"]
+    {
         assert!(text.contains(words), "{words}: {text}");
     }
     let json = top(&[&live, "--format", "json"]);
@@ -273,9 +294,15 @@ async fn top_shows_upstreams_the_busiest_routes_and_what_is_open() {
     assert_eq!(names("upstreams", "upstream"), BTreeSet::from(["gone".into(), "sick".into()]));
     assert_eq!(names("routes", "route").len(), 4);
     assert_eq!((&json["ready"], &json["breakers"][0]["phase"]), (&true.into(), &"open".into()));
-    assert!(json["seconds"].as_f64().unwrap() > 0.0 && json["routes"][0]["flow"]["per_second"].is_number(), "{json:#}");
+    assert!(
+        json["seconds"].as_f64().unwrap() > 0.0 && json["routes"][0]["flow"]["per_second"].is_number(),
+        "{json:#}"
+    );
 
     let nobody = top(&[&format!("--live={}", free_address()), "--once"]);
     let why = String::from_utf8(nobody.stderr).unwrap();
-    assert!(nobody.status.code() == Some(1) && why.contains("cannot be asked") && why.contains("help: "), "{why}");
+    assert!(
+        nobody.status.code() == Some(1) && why.contains("cannot be asked") && why.contains("help: "),
+        "{why}"
+    );
 }

@@ -270,7 +270,8 @@ impl View {
         let free = rows.saturating_sub(head + 7);
         let of_upstreams = upstreams.len().min((free / 3).max(1));
         let of_policies = bounds.len().min(free / 4);
-        let of_routes = routes.len().min(free.saturating_sub(of_upstreams + of_policies).max(1)).min(ROWS * 2);
+        let of_routes =
+            routes.len().min(free.saturating_sub(of_upstreams + of_policies).max(1)).min(ROWS * 2);
         let name = columns.saturating_sub(72).clamp(12, 44);
         let numbers = |flow: &Option<Flow>| {
             let is = flow.unwrap_or_default();
@@ -286,13 +287,21 @@ impl View {
         }
         for (row, flow) in upstreams.iter().take(of_upstreams) {
             let connections = &row["connections"];
-            let open = connections["in_use"].as_u64().unwrap_or(0) + connections["idle"].as_u64().unwrap_or(0);
+            let open =
+                connections["in_use"].as_u64().unwrap_or(0) + connections["idle"].as_u64().unwrap_or(0);
             let budget = &row["budget"];
-            let budget = if budget.is_null() { "-".to_owned() } else { format!("{}/{}", budget["spent"], budget["allowed"]) };
+            let budget = if budget.is_null() {
+                "-".to_owned()
+            } else {
+                format!("{}/{}", budget["spent"], budget["allowed"])
+            };
             let _ = writeln!(
                 text,
                 "{:<name$} {} {:>7} {open:>5}  {budget:<6}  {}",
-                fit(&row["upstream"], name), numbers(flow), row["in_flight"].to_string(), endpoints(row)
+                fit(&row["upstream"], name),
+                numbers(flow),
+                row["in_flight"].to_string(),
+                endpoints(row)
             );
         }
         let _ = writeln!(
@@ -326,20 +335,31 @@ impl View {
             (_, Some(true)) => "ready".to_owned(),
             _ => "NOT READY".to_owned(),
         };
-        let up = Duration::from_secs(uptime(last) / 1000);
+        let up = up(uptime(last) / 1000);
         let mut text = format!(
-            "naka  {state}  generation {} ({})  up {up:?}  {} connections  {} routes\n",
-            last["generation"], last["hash"].as_str().unwrap_or_default(), last["connections"], last["routes"]["of"]
+            "naka  {state}  generation {} ({})  up {up}  {} connections  {} routes\n",
+            last["generation"],
+            last["hash"].as_str().unwrap_or_default(),
+            last["connections"],
+            last["routes"]["of"]
         );
         let conditions = last["conditions"].as_object().into_iter().flatten();
         for (condition, is) in conditions.filter(|(_, is)| is["holds"] == false) {
-            let why = is["why"].as_array().into_iter().flatten().filter_map(Value::as_str).collect::<Vec<_>>();
+            let why =
+                is["why"].as_array().into_iter().flatten().filter_map(Value::as_str).collect::<Vec<_>>();
             let _ = writeln!(text, "  no {}: {}", plain(condition), plain(&why.join("; ")));
         }
         let alerts = last["alerts"].as_array().into_iter().flatten();
         for alert in alerts.filter(|alert| alert["state"] == "firing").take(5) {
             let said = |key: &str| plain(alert[key].as_str().unwrap_or_default());
-            let _ = writeln!(text, "  {} {} {}: {}", said("severity"), said("rule"), said("subject"), said("why"));
+            let _ = writeln!(
+                text,
+                "  {} {} {}: {}",
+                said("severity"),
+                said("rule"),
+                said("subject"),
+                said("why")
+            );
         }
         if let Some(first) = last["reload"]["last_error"]["first"].as_str() {
             let _ = writeln!(text, "  the files are refused: {}", plain(first));
@@ -437,6 +457,16 @@ fn cut(text: &str, columns: usize) -> String {
     text.chars().take(columns.saturating_sub(1)).chain(['…']).collect()
 }
 
+/// The two largest units of a number of seconds.
+fn up(s: u64) -> String {
+    match (s / 86_400, s / 3600 % 24, s / 60 % 60) {
+        (0, 0, 0) => format!("{s}s"),
+        (0, 0, m) => format!("{m}m {}s", s % 60),
+        (0, h, m) => format!("{h}h {m}m"),
+        (d, h, _) => format!("{d}d {h}h"),
+    }
+}
+
 fn per_second(rate: f64) -> String {
     if rate >= 100.0 || rate == 0.0 { format!("{rate:.0}") } else { format!("{rate:.1}") }
 }
@@ -485,7 +515,10 @@ mod tests {
         let is = view.rows("routes", "route")[0].1.unwrap();
         assert_eq!(is, Flow { rate: 2.0, errors: Some(0.25), p50: Some(1.5), p99: Some(1.99) });
         // Another process counts from zero.
-        let view = View::new(stats(9000, "a", [0, 90, 0, 0, 0], [90, 0, 0]), stats(10, "a", [0, 1, 0, 0, 0], [1, 0, 0]));
+        let view = View::new(
+            stats(9000, "a", [0, 90, 0, 0, 0], [90, 0, 0]),
+            stats(10, "a", [0, 1, 0, 0, 0], [1, 0, 0]),
+        );
         assert_eq!(view.rows("routes", "route")[0].1, Some(Flow::default()));
     }
 

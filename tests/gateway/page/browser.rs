@@ -31,7 +31,8 @@ pub(crate) struct Browser {
 impl Browser {
     /// Starts one, if there is one on this machine.
     pub(crate) fn start() -> Option<Self> {
-        let is_there = Command::new("chromium").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+        let is_there =
+            Command::new("chromium").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
         if !is_there.is_ok_and(|status| status.success()) {
             println!("skipped: there is no chromium here");
             return None;
@@ -96,7 +97,11 @@ impl Browser {
         while self.value(expression) != true {
             if began.elapsed() > PATIENCE {
                 let text = self.value("document.body.innerText");
-                panic!("not until now: {expression}\n{}\n{:?}", text.as_str().unwrap_or_default(), self.complaints);
+                panic!(
+                    "not until now: {expression}\n{}\n{:?}",
+                    text.as_str().unwrap_or_default(),
+                    self.complaints
+                );
             }
             thread::sleep(Duration::from_millis(50));
         }

@@ -68,7 +68,9 @@ impl Busiest {
     /// What there was a while ago. What there is now will be that, in a while.
     fn before(&self, now: Now, counts: &HashMap<Name, (u64, u64)>) -> Arc<HashMap<Name, (u64, u64)>> {
         let (before, last) = &mut *self.samples.lock().unwrap_or_else(PoisonError::into_inner);
-        if last.at.is_none_or(|at| now.since_ns(at.instant()) >= u64::try_from(RECENT.as_nanos()).unwrap_or(u64::MAX)) {
+        if last.at.is_none_or(|at| {
+            now.since_ns(at.instant()) >= u64::try_from(RECENT.as_nanos()).unwrap_or(u64::MAX)
+        }) {
             let next = Sample { at: Some(now), counts: Arc::new(counts.clone()) };
             *before = std::mem::replace(last, next);
         }
@@ -255,30 +257,33 @@ fn upstreams(metrics: &Metrics, generation: &Generation, wanted: &Wanted) -> Val
     all.retain(|(_, name, ..)| wanted.matches(&[name]));
     all.sort_by_key(|(rank, ..)| *rank);
     let matched = all.len();
-    let shown = all.into_iter().take(wanted.rows).map(|(Reverse((troubled, _)), name, config, endpoints, reading)| {
-        let pools = state.pools.iter().filter_map(|pools| pools.get(name)).collect::<Vec<_>>();
-        let health = state.checks.get(name).map(|checks| &checks.health);
-        let (open, pending) = state.places.get(name).map_or((0, 0), |places| places.all_counts());
-        let idle = pools.iter().map(|pools| pools.all_idle()).sum::<usize>();
-        let budget = state.retry_budgets.iter().find(|(of, _)| ***of == **name);
-        let budget = budget.map(|(_, budget)| {
-            let Balance { spent, allowed } = budget.balance(now);
-            json!({"spent": count(spent), "allowed": count(allowed)})
-        });
-        let mut it = reading.as_ref().map_or_else(|| json!({"shared": true}), |it| it.to_json());
-        it["upstream"] = (**name).into();
-        it["troubled"] = troubled.into();
-        it["in_flight"] = endpoints.iter().map(|endpoint| u64::from(endpoint.in_flight())).sum::<u64>().into();
-        it["connections"] = json!({
-            "idle": idle, "in_use": open.saturating_sub(idle), "pending": pending,
-            "max": config.connections.max.saturating_mul(endpoints.len()),
-        });
-        it["budget"] = budget.unwrap_or_default();
-        let some = endpoints.iter().take(ENDPOINTS);
-        it["endpoints"] = some.map(|it| endpoint(it, config.protocol, &pools, health, now)).collect();
-        it["more_endpoints"] = endpoints.len().saturating_sub(ENDPOINTS).into();
-        it
-    });
+    let shown = all.into_iter().take(wanted.rows).map(
+        |(Reverse((troubled, _)), name, config, endpoints, reading)| {
+            let pools = state.pools.iter().filter_map(|pools| pools.get(name)).collect::<Vec<_>>();
+            let health = state.checks.get(name).map(|checks| &checks.health);
+            let (open, pending) = state.places.get(name).map_or((0, 0), |places| places.all_counts());
+            let idle = pools.iter().map(|pools| pools.all_idle()).sum::<usize>();
+            let budget = state.retry_budgets.iter().find(|(of, _)| ***of == **name);
+            let budget = budget.map(|(_, budget)| {
+                let Balance { spent, allowed } = budget.balance(now);
+                json!({"spent": count(spent), "allowed": count(allowed)})
+            });
+            let mut it = reading.as_ref().map_or_else(|| json!({"shared": true}), |it| it.to_json());
+            it["upstream"] = (**name).into();
+            it["troubled"] = troubled.into();
+            it["in_flight"] =
+                endpoints.iter().map(|endpoint| u64::from(endpoint.in_flight())).sum::<u64>().into();
+            it["connections"] = json!({
+                "idle": idle, "in_use": open.saturating_sub(idle), "pending": pending,
+                "max": config.connections.max.saturating_mul(endpoints.len()),
+            });
+            it["budget"] = budget.unwrap_or_default();
+            let some = endpoints.iter().take(ENDPOINTS);
+            it["endpoints"] = some.map(|it| endpoint(it, config.protocol, &pools, health, now)).collect();
+            it["more_endpoints"] = endpoints.len().saturating_sub(ENDPOINTS).into();
+            it
+        },
+    );
     table(of, matched, shown.collect())
 }
 

@@ -83,12 +83,16 @@ fn evidence(cause: Cause) -> (&'static str, String, Option<Counts>) {
     match cause {
         Cause::Consecutive(1) => plain("consecutive", "a failure"),
         Cause::Consecutive(run) => ("consecutive", format!("{run} failures in a row"), None),
-        Cause::FailureRate(counts) => {
-            ("failure_rate", format!("{} of {} failed in the window", counts.failed, counts.total), Some(counts))
-        }
-        Cause::SlowRate(counts) => {
-            ("slow_rate", format!("{} of {} were slow in the window", counts.slow, counts.total), Some(counts))
-        }
+        Cause::FailureRate(counts) => (
+            "failure_rate",
+            format!("{} of {} failed in the window", counts.failed, counts.total),
+            Some(counts),
+        ),
+        Cause::SlowRate(counts) => (
+            "slow_rate",
+            format!("{} of {} were slow in the window", counts.slow, counts.total),
+            Some(counts),
+        ),
         Cause::Probing => plain("probing", "it was open for long enough; one is let through"),
         Cause::ProbesHung => plain("probes_hung", "all probes hung; another is let through"),
         Cause::ProbeFailed => plain("probe_failed", "a probe failed or was slow"),

@@ -222,18 +222,21 @@ function showAlerts(it) {
   const make = () => {
     const li = element("li");
     const line = element("div", "line");
-    line.append(element("span", "pill"), element("span", "name"), element("span"), element("span", "sub end"));
-    li.append(line, element("div", "sub"));
+    line.append(element("span", "pill"), element("span", "name"), element("span"), element("span", "sub why"), element("span", "sub end"));
+    li.append(line);
     return li;
   };
-  keyed(at("alerts-list"), it.alerts.slice(0, ROWS), (alert) => alert.fingerprint, make, (li, alert) => {
-    const [pill, rule, subject, when] = li.firstChild.children;
+  const firing = it.alerts.filter((alert) => alert.state === "firing");
+  const pending = it.alerts.filter((alert) => alert.state !== "firing");
+  say(at("alerts-count"), firing.length + " firing, " + pending.length + " pending");
+  keyed(at("alerts-list"), [...firing, ...pending].slice(0, ROWS), (alert) => alert.fingerprint, make, (li, alert) => {
+    const [pill, rule, subject, why, when] = li.firstChild.children;
     say(pill, alert.state === "firing" ? alert.severity : "pending");
     kind(pill, "pill " + (alert.state !== "firing" ? "" : alert.severity === "critical" ? "bad" : "warn"));
     say(rule, alert.rule);
     say(subject, alert.subject);
     say(when, "since " + clock(new Date(alert.since)));
-    say(li.lastChild, alert.why);
+    say(why, alert.why);
   });
 }
 
