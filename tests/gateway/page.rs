@@ -264,7 +264,7 @@ async fn on_a_phone_nothing_is_wider_than_the_screen() {
     let smallest = page.value(
         "Math.min(...[...document.querySelectorAll('main *')].filter(it => it.innerText && it.checkVisibility()).map(it => parseFloat(getComputedStyle(it).fontSize)))",
     );
-    assert!(smallest.as_f64().unwrap() >= 11.0, "{smallest}");
+    assert!(smallest.as_f64().unwrap() >= 12.0, "{smallest}");
 }
 
 fn top(more: &[&str]) -> Output {

@@ -268,10 +268,10 @@ impl View {
         let head = text.lines().count();
         // A third for upstreams, at least what fits of the rest for routes.
         let free = rows.saturating_sub(head + 7);
-        let of_upstreams = upstreams.len().min((free / 3).max(1));
+        let most = if size.is_some() { usize::MAX } else { ROWS };
+        let of_upstreams = upstreams.len().min((free / 3).clamp(1, most));
         let of_policies = bounds.len().min(free / 4);
-        let of_routes =
-            routes.len().min(free.saturating_sub(of_upstreams + of_policies).max(1)).min(ROWS * 2);
+        let of_routes = routes.len().min(free.saturating_sub(of_upstreams + of_policies).clamp(1, most));
         let name = columns.saturating_sub(72).clamp(12, 44);
         let numbers = |flow: &Option<Flow>| {
             let is = flow.unwrap_or_default();

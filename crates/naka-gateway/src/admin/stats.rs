@@ -25,7 +25,7 @@ use crate::{
     config::checked::{Name, Route},
     generation::Generation,
     monitor::{self, ReadyCondition},
-    observe::{Balancer, Metrics, bounds_s},
+    observe::{Balancer, Metrics, RouteReading, UpstreamReading, bounds_s},
     route::query_value,
     scrape::{breakers, limit},
 };
@@ -177,8 +177,8 @@ fn head(admin: &Admin, generation: &Generation) -> Value {
 }
 
 /// So many there are, so many of them match, and these are shown.
-fn table(of: usize, matched: usize, shown: Vec<Value>) -> Value {
-    json!({"of": of, "matched": matched, "shown": shown})
+fn table(of: usize, matched: usize, shown: impl Iterator<Item = Value>) -> Value {
+    json!({"of": of, "matched": matched, "shown": shown.collect::<Vec<_>>()})
 }
 
 fn routes(metrics: &Metrics, busiest: &Busiest, generation: &Generation, wanted: &Wanted) -> Value {
@@ -221,7 +221,7 @@ fn routes(metrics: &Metrics, busiest: &Busiest, generation: &Generation, wanted:
     let shown = rows.iter().take(wanted.rows).map(|row| {
         let Row { name, route, template, .. } = row;
         let reading = metrics.read_route(name, template);
-        let mut it = reading.as_ref().map_or_else(|| json!({"shared": true}), |it| it.to_json());
+        let mut it = reading.as_ref().map_or_else(|| json!({"shared": true}), RouteReading::to_json);
         it["route"] = (***name).into();
         it["template"] = (**template).into();
         it["destination"] = destination_of(&route.destination).into();
@@ -229,7 +229,7 @@ fn routes(metrics: &Metrics, busiest: &Busiest, generation: &Generation, wanted:
         it["origin"] = route.origin.to_string().into();
         it
     });
-    let mut it = table(of, rows.len(), shown.collect());
+    let mut it = table(of, rows.len(), shown);
     it["requests"] = requests.into();
     it["failed"] = failed.into();
     it
@@ -249,7 +249,7 @@ fn upstreams(metrics: &Metrics, generation: &Generation, wanted: &Wanted) -> Val
         };
         let troubled = endpoints.iter().filter(|endpoint| !is_well(endpoint)).count();
         let reading = metrics.read_upstream(name);
-        let attempts = reading.as_ref().map_or(0, super::super::observe::UpstreamReading::attempts);
+        let attempts = reading.as_ref().map_or(0, UpstreamReading::attempts);
         (Reverse((troubled, attempts)), name, config, endpoints, reading)
     });
     let mut all = all.collect::<Vec<_>>();
@@ -268,7 +268,7 @@ fn upstreams(metrics: &Metrics, generation: &Generation, wanted: &Wanted) -> Val
                 let Balance { spent, allowed } = budget.balance(now);
                 json!({"spent": count(spent), "allowed": count(allowed)})
             });
-            let mut it = reading.as_ref().map_or_else(|| json!({"shared": true}), |it| it.to_json());
+            let mut it = reading.as_ref().map_or_else(|| json!({"shared": true}), UpstreamReading::to_json);
             it["upstream"] = (**name).into();
             it["troubled"] = troubled.into();
             it["in_flight"] =
@@ -284,7 +284,7 @@ fn upstreams(metrics: &Metrics, generation: &Generation, wanted: &Wanted) -> Val
             it
         },
     );
-    table(of, matched, shown.collect())
+    table(of, matched, shown)
 }
 
 /// Those that are not closed come first.
@@ -304,7 +304,7 @@ fn of_breakers(generation: &Generation, rows: usize) -> Value {
     });
     let mut all = all.collect::<Vec<_>>();
     all.sort_by_key(|(rank, _)| *rank);
-    table(all.len(), all.len(), all.into_iter().take(rows).map(|(_, it)| it).collect())
+    table(all.len(), all.len(), all.into_iter().take(rows).map(|(_, it)| it))
 }
 
 fn bulkheads(metrics: &Metrics, generation: &Generation, rows: usize) -> Value {
@@ -324,7 +324,7 @@ fn bulkheads(metrics: &Metrics, generation: &Generation, rows: usize) -> Value {
     });
     let mut all = all.collect::<Vec<_>>();
     all.sort_by_key(|(rank, _)| *rank);
-    table(all.len(), all.len(), all.into_iter().take(rows).map(|(_, it)| it).collect())
+    table(all.len(), all.len(), all.into_iter().take(rows).map(|(_, it)| it))
 }
 
 fn limits(metrics: &Metrics, generation: &Generation, rows: usize) -> Value {
@@ -341,7 +341,7 @@ fn limits(metrics: &Metrics, generation: &Generation, rows: usize) -> Value {
     });
     let mut all = all.collect::<Vec<_>>();
     all.sort_by_key(|(rank, _)| *rank);
-    table(all.len(), all.len(), all.into_iter().take(rows).map(|(_, it)| it).collect())
+    table(all.len(), all.len(), all.into_iter().take(rows).map(|(_, it)| it))
 }
 
 #[cfg(test)]
