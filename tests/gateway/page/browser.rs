@@ -1,4 +1,4 @@
-//! A Chromium without a window, told what to do by the Chrome DevTools Protocol over pipes.
+//! A Chromium without a window, told what to do by the protocol of `DevTools` over pipes.
 
 use std::{
     fs::{File, OpenOptions},
@@ -7,12 +7,13 @@ use std::{
     process::{Child, Command, Stdio},
     sync::mpsc::{Receiver, channel},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::time::Instant;
 
 use crate::process::PATIENCE;
 
