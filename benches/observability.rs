@@ -140,6 +140,10 @@ impl Gateway {
         let at = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let yaml = YAML.replace("TOLD", told).replace("COLLECTOR", &collector.to_string());
         let yaml = yaml.replace("PUBLIC", &at.to_string()).replace("UPSTREAM", &upstream.to_string());
+        // Not beside the configuration, whose folder is watched.
+        let logs = folder.path().join("log");
+        fs::create_dir(&logs).unwrap();
+        let yaml = yaml.replace("access.jsonl", logs.join("access.jsonl").to_str().unwrap());
         let config = folder.path().join("gateway.yaml");
         fs::write(&config, yaml).unwrap();
         let naka = env!("CARGO_BIN_EXE_naka-under-test");

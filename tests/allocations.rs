@@ -105,6 +105,23 @@ fn who_is_known_already_costs_a_proxied_request_few_allocations_more() {
     hold(KNOWN, &[("token", &people, 14), ("key", &partners, 15), ("both", &both, 22)]);
 }
 
+/// Traces of which five in a hundred are recorded, and a log of all requests. Each is: the record of the request, its journal, the list of
+/// its attempts, the list of what a span says besides; `traceparent`; the line.
+const TOLD: &str = "
+gateway: {telemetry: {tracing: {sample: 5%}, access_log: {file: /dev/null}}}
+listeners: {public: {listen: '127.0.0.1:0'}}
+policies:
+  each: {rate_limit: {rate: [1000000/s, 100000000/h], key: [client_ip]}}
+  room: {bulkhead: {max: 100}}
+upstreams: {app: {endpoints: ['UPSTREAM']}}
+routes: {all: {match: {prefix: /api}, use: [each, room], upstream: app}}
+";
+
+#[test]
+fn what_is_told_about_a_request_costs_it_few_allocations_more() {
+    hold(TOLD, &[("told", GET, AT_MOST + 6)]);
+}
+
 /// Each request costs at most so many.
 /// All of the process is counted.
 static ALONE: Mutex<()> = Mutex::new(());

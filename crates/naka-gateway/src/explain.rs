@@ -19,6 +19,7 @@ use naka::{
     identity::{Identity, Scheme},
     reject::{Dependency, Reason, Rejection},
     split::SplitArm,
+    trace::Extracted,
 };
 use serde_json::{Value, json};
 
@@ -47,6 +48,8 @@ pub struct Explanation {
     pub candidates: Vec<Candidate>,
     /// The route that takes it.
     pub route: Option<Name>,
+    /// Which trace it would be of, if there are traces.
+    pub trace: Option<String>,
     /// What each layer says, outermost first. After a refusal nobody else is asked.
     pub layers: Vec<Said>,
     /// What the destination would see.
@@ -150,6 +153,7 @@ pub fn explain(generation: &Generation, asked: &TestRequest, now: Now) -> Explan
         listener,
         candidates: Vec::new(),
         route: None,
+        trace: None,
         layers: Vec::new(),
         forwarded: None,
         location: None,
@@ -173,10 +177,12 @@ impl Explanation {
     ) -> Result<Verdict, Rejection> {
         let mut parts = parts(asked);
         head_fits(&parts, &generation.limits)?;
-        served.entry.admit(&mut parts, &peer(generation, &self.listener, asked), now)?;
+        let peer = peer(generation, &self.listener, asked);
+        served.entry.admit(&mut parts, &peer, now)?;
         self.candidates = candidates(generation, served, &parts);
         let (plan, _) = serve::find(served, &mut parts, &mut ()).map_err(|no_route| no_route.0)?;
         self.route = Some(Arc::clone(&plan.name));
+        self.trace = traced(generation, served, plan, &peer, &mut parts);
         let refused = match self.go_through(generation, plan, asked, &mut parts, now) {
             Ok(verdict) => return Ok(verdict),
             Err(rejection) => rejection,
@@ -361,6 +367,7 @@ impl Explanation {
             "candidates": self.candidates.iter().map(|c| json!({
                 "route": &*c.route, "origin": c.origin, "chosen": c.is_chosen, "why": c.why,
             })).collect::<Vec<_>>(),
+            "trace": self.trace,
             "layers": self.layers.iter().map(said).collect::<Vec<_>>(),
             "forwarded": forwarded,
             "location": self.location,
@@ -508,6 +515,34 @@ fn candidates(generation: &Generation, served: &Served, parts: &Parts) -> Vec<Ca
         .collect()
 }
 
+/// Which trace a request would be of, in words: each has numbers of its own. What it says of one is taken out of its headers, as on the
+/// data path.
+fn traced(
+    generation: &Generation,
+    served: &Served,
+    plan: &Plan,
+    peer: &Peer,
+    parts: &mut Parts,
+) -> Option<String> {
+    let tracing = served.telemetry.as_ref()?.tracing.as_ref()?;
+    let is_trusted = served.entry.trusts(peer.source);
+    let shares = generation.config.gateway.telemetry.tracing.as_ref()?;
+    let of_others = |trace| if tracing.config.sampler.takes(trace) { "recorded" } else { "not recorded" };
+    let recorded = |is_recorded| if is_recorded { "recorded" } else { "not recorded" };
+    Some(match tracing.read(&mut parts.headers, plan.trust_parent, is_trusted) {
+        Some(Extracted::Span(parent, Some(is_recorded))) => {
+            format!("{} goes on, {}, as whoever began it says", parent.trace, recorded(is_recorded))
+        }
+        Some(Extracted::Span(parent, None)) => {
+            format!("{} goes on, {}", parent.trace, of_others(parent.trace))
+        }
+        Some(Extracted::Decision(is_recorded)) => {
+            format!("begins here, {}, as whoever asks says", recorded(is_recorded))
+        }
+        None => format!("begins here; {}% of such are recorded", f64::from(shares.sample) / 10_000.0),
+    })
+}
+
 fn forwarded(
     generation: &Generation,
     route: &Name,
@@ -579,6 +614,9 @@ impl fmt::Display for Explanation {
         for Candidate { route, origin, is_chosen, why } in &self.candidates {
             let mark = if *is_chosen { '>' } else { ' ' };
             writeln!(f, "  {mark} {route:<20} {why}  ({origin})")?;
+        }
+        if let Some(trace) = &self.trace {
+            writeln!(f, "trace: {trace}")?;
         }
         if !self.layers.is_empty() {
             writeln!(f, "layers, outermost first")?;

@@ -50,6 +50,7 @@ mod levels;
 mod process;
 mod readings;
 mod room;
+mod telemetry;
 mod text;
 mod tls;
 
@@ -59,6 +60,8 @@ use changes::{Changes, Whose};
 use family::Family;
 use levels::Levels;
 use room::{Entry, Owner, Room};
+pub(crate) use telemetry::Passed;
+use telemetry::TelemetryMetrics;
 use tls::TlsMetrics;
 
 pub use exchange::{Attempt, UpstreamMetrics};
@@ -106,6 +109,7 @@ pub struct Metrics {
     bodies: Arc<PolicyMetrics>,
     tls: TlsMetrics,
     alerts: AlertMetrics,
+    telemetry: TelemetryMetrics,
     /// What is read when somebody asks.
     levels: Levels,
     series: Gauge,
@@ -317,6 +321,7 @@ impl Metrics {
             bodies: Arc::default(),
             tls: TlsMetrics::default(),
             alerts: AlertMetrics::default(),
+            telemetry: TelemetryMetrics::default(),
             levels: Levels::default(),
             series: Gauge::default(),
             series_max: Gauge::default(),
@@ -399,6 +404,7 @@ impl Metrics {
         registry.register("connections", "Client connections that are open", self.connections.clone());
         self.tls.register(registry);
         self.alerts.register(registry);
+        self.telemetry.register(registry);
         self.levels.register(registry);
         registry.register(
             "series",

@@ -9,6 +9,7 @@ use naka::{
     clock::Now,
     health::Condition,
     retry::Balance,
+    trace::otlp,
 };
 use std::sync::Arc;
 
@@ -16,9 +17,11 @@ use crate::{
     config::checked::{Bulkhead, Name},
     generation::Generation,
     observe::{
-        Balancer, BreakerLevel, BulkheadLevel, ConnectionsLevel, EndpointLevel, Metrics, PolicyMetrics,
+        Balancer, BreakerLevel, BulkheadLevel, ConnectionsLevel, EndpointLevel, Metrics, Passed,
+        PolicyMetrics,
     },
     state::{Checks, State, breakers_name},
+    telemetry::log,
 };
 
 /// Tells `metrics` how everything is now. Takes locks of layers, each for as long as it takes to count.
@@ -39,6 +42,19 @@ pub(crate) fn read(metrics: &Metrics, generation: &Generation) {
     });
     metrics.retry_budgets(&budgets.collect::<Vec<_>>());
     metrics.read_workers(generation.limits.connections);
+    of_telemetry(metrics, &generation.state);
+}
+
+fn of_telemetry(metrics: &Metrics, state: &State) {
+    let spans = state.exporters.iter().next().map(|(_, exporting)| {
+        let otlp::Counts { exported, dropped, failed } = exporting.exporter.counts();
+        Passed { done: exported, dropped, failed, waiting: exporting.exporter.bytes() }
+    });
+    let lines = state.logs.iter().next().map(|(_, log)| {
+        let log::Counts { written, dropped, failed } = log.counts();
+        Passed { done: written, dropped, failed, waiting: log.bytes() }
+    });
+    metrics.telemetry(spans.unwrap_or_default(), lines.unwrap_or_default());
 }
 
 /// Those that are the only one of their policy; of those by key it is counted how many are open.

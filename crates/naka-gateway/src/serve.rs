@@ -95,7 +95,7 @@ pub async fn serve(
     request: Request<Incoming>,
 ) -> Response<ServerBody> {
     let (mut parts, body) = request.into_parts();
-    account.record = served.telemetry.as_ref().map(|it| Record::begin(it, &mut parts, peer, account.began));
+    account.record = served.telemetry.as_ref().map(|it| Record::begin(it, &parts, peer, account.began));
     account.is_head = parts.method == Method::HEAD;
     account.is_grpc = is_grpc(&parts.headers);
     let refusals = &served.entry.refusals;

@@ -365,3 +365,28 @@ async fn what_waits_for_a_collector_that_is_named_no_more_is_still_sent_there() 
     before.spans(2).await;
     assert_eq!(after.spans(1).await[0].name, "GET /here/*");
 }
+
+/// What explain says of a stranger's trace is what becomes of it: nothing of it is sent on.
+#[tokio::test(start_paused = true)]
+async fn r8_5_explain_says_which_trace_a_request_would_be_of() {
+    let (gateway, _collector) = gateway(&YAML.replace("propagators:", "sample: 0.5%\n      propagators:"));
+    let said = [format!("traceparent: {PARENT}"), "baggage: city=pune".to_owned()];
+    for (target, trace, is_sent) in [
+        ("/orders/1", "begins here; 0.5% of such are recorded".to_owned(), false),
+        ("/believed", format!("{TRACE} goes on, recorded, as whoever began it says"), true),
+    ] {
+        let explained = gateway.explain(&format!("GET http://api.example{target}"), &said);
+        assert_eq!(explained.trace.as_deref(), Some(&*trace));
+        assert!(explained.to_string().contains(&format!("trace: {trace}\n")), "{explained}");
+        let sent = &explained.forwarded.as_ref().unwrap().headers;
+        assert_eq!(sent.iter().any(|field| field.name == "baggage"), is_sent, "{sent:?}");
+        assert!(
+            sent.iter().all(|field| field.name != "traceparent"),
+            "each has a number of its own: {sent:?}"
+        );
+    }
+    let untraced = Inside::new(
+        "{listeners: {a: {listen: ':1'}}, routes: {b: {match: {prefix: /}, respond: {status: 200}}}}",
+    );
+    assert_eq!(untraced.explain("GET http://api.example/", &[]).trace, None);
+}

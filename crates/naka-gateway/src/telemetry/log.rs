@@ -7,6 +7,7 @@
 //! `queue` bytes that wait; 64 KiB are written at once.
 
 use std::{
+    cell::RefCell,
     fs::{File, OpenOptions},
     io::{self, Write},
     os::unix::fs::MetadataExt as _,
@@ -18,13 +19,12 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderValue, Version, header::HeaderName};
+use http::{HeaderValue, Version};
 use naka::{
     guard::End,
     random::Numbers,
     trace::{Attempt, Context, Event, Left, ServerSpan},
 };
-use serde::{Serialize, Serializer, ser::SerializeMap as _};
 use tokio::time::Instant;
 use tracing::warn;
 
@@ -62,183 +62,208 @@ pub struct Line<'a> {
     pub(super) ending: &'a Ending<'a>,
 }
 
-#[derive(Serialize)]
-struct Told<'a> {
-    time: String,
-    request_id: Option<&'a str>,
-    trace_id: Option<String>,
-    span_id: Option<String>,
-    sampled: Option<bool>,
-    client_ip: Option<std::net::IpAddr>,
-    method: &'a str,
-    scheme: Option<&'a str>,
-    host: Option<&'a str>,
-    path: &'a str,
-    version: &'static str,
-    headers: Headers<'a>,
-    status: u16,
-    bytes: u64,
-    duration_ms: f64,
-    decision: Decision<'a>,
-}
+/// A line that is being written: `serde_json` escapes what it is told, name by name and byte by byte, which is four times as dear for what
+/// mostly needs no escaping.
+struct Json(Vec<u8>);
 
-/// What was decided about it.
-#[derive(Serialize)]
-struct Decision<'a> {
-    terminated_by: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    policy: Option<&'a str>,
-    route: Option<&'a str>,
-    template: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    identity: Option<Who<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    version: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    arm: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    limit: Option<Limit<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    endpoint: Option<&'a str>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    attempts: Vec<Try<'a>>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    events: Vec<Did<'a>>,
-}
-
-#[derive(Serialize)]
-struct Who<'a> {
-    scheme: &'static str,
-    subject: Option<&'a str>,
-}
-
-#[derive(Serialize)]
-struct Limit<'a> {
-    policy: Option<&'a str>,
-    remaining: u64,
-}
-
-#[derive(Serialize)]
-struct Try<'a> {
-    upstream: &'a str,
-    endpoint: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    status: Option<u16>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<&'static str>,
-    /// Until the head of its answer.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    answered_ms: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    duration_ms: Option<f64>,
-}
-
-#[derive(Serialize)]
-struct Did<'a> {
-    what: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    policy: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    why: Option<&'static str>,
-    at_ms: f64,
-}
-
-struct Headers<'a>(&'a [HeaderName], &'a [Option<HeaderValue>]);
-
-impl Serialize for Headers<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let all = self.0.iter().zip(self.1).filter_map(|(name, value)| Some((name, value.as_ref()?)));
-        let mut map = serializer.serialize_map(None)?;
-        for (name, value) in all {
-            map.serialize_entry(name.as_str(), &String::from_utf8_lossy(value.as_bytes()))?;
-        }
-        map.end()
+impl Json {
+    /// What stands there as it is: names of ours, and what stands between them.
+    fn raw(&mut self, text: &str) -> &mut Self {
+        self.0.extend_from_slice(text.as_bytes());
+        self
     }
+
+    /// A text in quotes.
+    fn text(&mut self, text: &str) -> &mut Self {
+        if text.bytes().any(|byte| byte < b' ' || byte == b'"' || byte == b'\\') {
+            let _ = serde_json::to_writer(&mut self.0, text); // A Vec takes every write.
+            return self;
+        }
+        self.0.push(b'"');
+        self.0.extend_from_slice(text.as_bytes());
+        self.0.push(b'"');
+        self
+    }
+
+    /// A text, or `null`.
+    fn text_or_null(&mut self, text: Option<&str>) -> &mut Self {
+        match text {
+            Some(text) => self.text(text),
+            None => self.raw("null"),
+        }
+    }
+
+    /// A field that is not there without its text.
+    fn text_if(&mut self, name: &str, text: Option<&str>) -> &mut Self {
+        match text {
+            Some(text) => self.raw(name).text(text),
+            None => self,
+        }
+    }
+
+    fn number(&mut self, mut number: u64) -> &mut Self {
+        let (mut digits, mut at) = ([0; 20], 20);
+        loop {
+            at -= 1;
+            digits[at] = b'0' + (number % 10) as u8;
+            number /= 10;
+            if number == 0 {
+                break;
+            }
+        }
+        self.0.extend_from_slice(&digits[at..]);
+        self
+    }
+
+    /// In milliseconds, to the microsecond.
+    fn ms(&mut self, took: Duration) -> &mut Self {
+        let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.number(us / 1000);
+        let part = us % 1000;
+        self.0.extend_from_slice(&[b'.', digit(part / 100), digit(part / 10), digit(part)]);
+        self
+    }
+
+    /// Of digits that need no escaping.
+    fn digits(&mut self, digits: &[u8]) -> &mut Self {
+        self.0.push(b'"');
+        self.0.extend_from_slice(digits);
+        self.0.push(b'"');
+        self
+    }
+
+    /// Seconds since 1970, as RFC 3339 has them. Those of one second are the same but for the last digits.
+    fn time(&mut self, since_1970: Duration) -> &mut Self {
+        thread_local! {
+            static LATEST: RefCell<(u64, String)> = const { RefCell::new((u64::MAX, String::new())) };
+        }
+        self.0.push(b'"');
+        LATEST.with_borrow_mut(|(second, text)| {
+            if *second != since_1970.as_secs() {
+                *second = since_1970.as_secs();
+                *text = show_time(*second);
+                text.pop(); // The `Z`.
+            }
+            self.0.extend_from_slice(text.as_bytes());
+        });
+        let ms = u64::from(since_1970.subsec_millis());
+        self.0.extend_from_slice(&[b'.', digit(ms / 100), digit(ms / 10), digit(ms), b'Z', b'"']);
+        self
+    }
+}
+
+const fn digit(number: u64) -> u8 {
+    b'0' + (number % 10) as u8
 }
 
 impl Line<'_> {
     /// With the end of the line.
     pub fn to_json(&self) -> Vec<u8> {
-        let Self { config, span, trace, headers, bytes, ending } = self;
-        let text = |value: &'_ Option<HeaderValue>| {
-            value.as_ref().and_then(|it| it.to_str().ok().map(str::to_owned))
-        };
-        let host = text(&span.host);
+        let Self { config, span, trace, bytes, ending, .. } = self;
+        let mut json = Json(Vec::with_capacity(1024));
+        json.raw(r#"{"time":"#).time(span.began);
+        json.raw(r#","request_id":"#).text_or_null(ending.request_id.and_then(|id| id.to_str().ok()));
+        if let Some(trace) = trace {
+            json.raw(r#","trace_id":"#).digits(&trace.trace.digits());
+            json.raw(r#","span_id":"#).digits(&trace.span.digits());
+            json.raw(r#","sampled":"#).raw(if trace.is_sampled { "true" } else { "false" });
+        }
+        json.raw(r#","client_ip":"#);
+        match span.client {
+            Some(client) => {
+                let _ = write!(json.0, "\"{client}\""); // A Vec takes every write.
+            }
+            None => _ = json.raw("null"),
+        }
+        json.raw(r#","method":"#).text(span.method.as_str());
+        json.raw(r#","scheme":"#).text_or_null(span.scheme);
+        json.raw(r#","host":"#).text_or_null(span.host.as_ref().and_then(|host| host.to_str().ok()));
         let target = &span.target;
         let path =
             if config.query { target.path_and_query().map_or("/", |it| it.as_str()) } else { target.path() };
-        let told = Told {
-            time: time(span.began),
-            request_id: ending.request_id.and_then(|id| id.to_str().ok()),
-            trace_id: trace.map(|it| it.trace.to_string()),
-            span_id: trace.map(|it| it.span.to_string()),
-            sampled: trace.map(|it| it.is_sampled),
-            client_ip: span.client,
-            method: span.method.as_str(),
-            scheme: span.scheme,
-            host: host.as_deref(),
-            path,
-            version: version(span.version),
-            headers: Headers(&config.headers, headers),
-            status: span.status.map_or(CLIENT_GONE, |status| status.as_u16()),
-            bytes: *bytes,
-            duration_ms: ms(span.took),
-            decision: self.decision(),
-        };
-        let mut line = Vec::with_capacity(512);
-        // Nothing in it fails to be written.
-        if serde_json::to_writer(&mut line, &told).is_err() {
-            line.clear();
-        }
-        line.push(b'\n');
-        line
+        json.raw(r#","path":"#).text(path);
+        json.raw(r#","version":"#).text(version(span.version));
+        self.headers(&mut json);
+        json.raw(r#","status":"#).number(span.status.map_or(CLIENT_GONE, |status| status.as_u16()).into());
+        json.raw(r#","bytes":"#).number(*bytes);
+        json.raw(r#","duration_ms":"#).ms(span.took);
+        self.decision(&mut json);
+        json.raw("}\n");
+        json.0
     }
 
-    fn decision(&self) -> Decision<'_> {
+    fn headers(&self, json: &mut Json) {
+        json.raw(r#","headers":{"#);
+        let mut between = "";
+        for (name, value) in self.config.headers.iter().zip(self.headers) {
+            if let Some(value) = value {
+                json.raw(between)
+                    .text(name.as_str())
+                    .raw(":")
+                    .text(&String::from_utf8_lossy(value.as_bytes()));
+                between = ",";
+            }
+        }
+        json.raw("}");
+    }
+
+    fn decision(&self, json: &mut Json) {
         let Self { span, ending, .. } = self;
-        let written = &span.written;
-        let rejection = span.rejection.as_ref();
-        let attempts = written.attempts.iter().map(tried).collect::<Vec<_>>();
-        Decision {
-            terminated_by: terminated_by(span),
-            reason: rejection.map(|it| it.reason.word()),
-            policy: rejection.and_then(|it| it.policy.as_deref()),
-            route: ending.plan.map(|plan| &*plan.name),
-            template: span.route.as_deref(),
-            identity: written
-                .identity
-                .as_ref()
-                .map(|it| Who { scheme: it.scheme.word(), subject: it.subject.as_deref() }),
-            version: written.version.as_deref(),
-            arm: written.arm.as_deref(),
-            limit: written
-                .limit
-                .as_ref()
-                .map(|Left { policy, remaining }| Limit { policy: policy.as_deref(), remaining: *remaining }),
-            endpoint: written.attempts.iter().rfind(|it| it.status.is_some()).map(|it| &*it.endpoint),
-            attempts,
-            events: written.events.iter().map(|event| self.did(event)).collect(),
+        let (written, rejection) = (&span.written, span.rejection.as_ref());
+        json.raw(r#","decision":{"terminated_by":"#).text(terminated_by(span));
+        json.text_if(r#","reason":"#, rejection.map(|it| it.reason.word()));
+        json.text_if(r#","policy":"#, rejection.and_then(|it| it.policy.as_deref()));
+        json.raw(r#","route":"#).text_or_null(ending.plan.map(|plan| &*plan.name));
+        json.raw(r#","template":"#).text_or_null(span.route.as_deref());
+        if let Some(identity) = &written.identity {
+            json.raw(r#","identity":{"scheme":"#).text(identity.scheme.word());
+            json.raw(r#","subject":"#).text_or_null(identity.subject.as_deref()).raw("}");
         }
+        json.text_if(r#","version":"#, written.version.as_deref());
+        json.text_if(r#","arm":"#, written.arm.as_deref());
+        if let Some(Left { policy, remaining }) = &written.limit {
+            json.raw(r#","limit":{"policy":"#).text_or_null(policy.as_deref());
+            json.raw(r#","remaining":"#).number(*remaining).raw("}");
+        }
+        let endpoint = written.attempts.iter().rfind(|it| it.status.is_some()).map(|it| &*it.endpoint);
+        json.text_if(r#","endpoint":"#, endpoint);
+        list(json, r#","attempts":["#, &written.attempts, tried);
+        list(json, r#","events":["#, &written.events, |json, event| self.did(json, event));
+        json.raw("}");
     }
 
-    fn did<'e>(&self, event: &'e Event) -> Did<'e> {
+    fn did(&self, json: &mut Json, event: &Event) {
         let Event { at, what, policy, why } = event;
+        json.raw(r#"{"what":"#).text(what);
+        json.text_if(r#","policy":"#, policy.as_deref()).text_if(r#","why":"#, *why);
         let at = at.instant().saturating_duration_since(self.span.now.instant());
-        Did { what, policy: policy.as_deref(), why: *why, at_ms: ms(at) }
+        json.raw(r#","at_ms":"#).ms(at).raw("}");
     }
 }
 
-fn tried(attempt: &Attempt) -> Try<'_> {
-    Try {
-        upstream: &attempt.upstream,
-        endpoint: &attempt.endpoint,
-        status: attempt.status.map(|status| status.as_u16()),
-        reason: attempt.reason.map(naka::reject::Reason::word),
-        answered_ms: attempt.answered.map(ms),
-        duration_ms: attempt.took.map(ms),
+/// A list that is not there if nothing is in it.
+fn list<T>(json: &mut Json, name: &str, of: &[T], one: impl Fn(&mut Json, &T)) {
+    for (place, it) in of.iter().enumerate() {
+        json.raw(if place == 0 { name } else { "," });
+        one(json, it);
     }
+    if !of.is_empty() {
+        json.raw("]");
+    }
+}
+
+fn tried(json: &mut Json, attempt: &Attempt) {
+    json.raw(r#"{"upstream":"#).text(&attempt.upstream).raw(r#","endpoint":"#).text(&attempt.endpoint);
+    if let Some(status) = attempt.status {
+        json.raw(r#","status":"#).number(status.as_u16().into());
+    }
+    json.text_if(r#","reason":"#, attempt.reason.map(naka::reject::Reason::word));
+    for (name, took) in [(r#","answered_ms":"#, attempt.answered), (r#","duration_ms":"#, attempt.took)] {
+        if let Some(took) = took {
+            json.raw(name).ms(took);
+        }
+    }
+    json.raw("}");
 }
 
 /// By whom a request was ended. One of:
@@ -256,17 +281,6 @@ fn terminated_by(span: &ServerSpan) -> &'static str {
         (None, _) if last.is_some_and(|last| last.status.is_some()) => "upstream",
         _ => "gateway",
     }
-}
-
-fn time(since_1970: Duration) -> String {
-    let mut time = show_time(since_1970.as_secs());
-    time.pop(); // The `Z`.
-    format!("{time}.{:03}Z", since_1970.subsec_millis())
-}
-
-/// To the microsecond.
-fn ms(took: Duration) -> f64 {
-    (took.as_secs_f64() * 1e6).round() / 1e3
 }
 
 const fn version(version: Version) -> &'static str {
@@ -289,8 +303,11 @@ struct Shared {
     counts: Arc<AllCounts>,
     max: usize,
     /// Until it is started.
-    waiting: Mutex<Option<(Receiver<Vec<u8>>, Option<Arc<str>>)>>,
+    waiting: Mutex<Option<Start>>,
 }
+
+/// Where lines come from, and the file that they go to.
+type Start = (Receiver<Vec<u8>>, Option<Arc<str>>);
 
 #[derive(Debug, Default)]
 struct AllCounts {
@@ -431,4 +448,36 @@ fn is_at(open: &File, path: &str) -> bool {
     let identity = |is: std::fs::Metadata| (is.dev(), is.ino());
     let (open, named) = (open.metadata().map(identity), std::fs::metadata(path).map(identity));
     open.is_ok_and(|open| named.is_ok_and(|named| open == named))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_json_whatever_stands_in_it() {
+        for text in ["", "plain", "ना\u{915}ा", "with \"quotes\" and \\ and \n\u{1}\u{7f}"] {
+            let mut json = Json(Vec::new());
+            json.text(text);
+            assert_eq!(serde_json::from_slice::<String>(&json.0).unwrap(), text);
+        }
+        for number in [0, 7, 10, 1234, u64::MAX] {
+            let mut json = Json(Vec::new());
+            json.number(number);
+            assert_eq!(serde_json::from_slice::<u64>(&json.0).unwrap(), number);
+        }
+        for (us, expected) in [(0, "0.000"), (7, "0.007"), (12_034, "12.034"), (3_600_000_500, "3600000.500")]
+        {
+            let mut json = Json(Vec::new());
+            json.ms(Duration::from_micros(us));
+            assert_eq!(String::from_utf8(json.0).unwrap(), expected);
+        }
+        for (at, expected) in
+            [(1_803_902_400_007, "2027-03-01T12:00:00.007Z"), (1_803_902_401_120, "2027-03-01T12:00:01.120Z")]
+        {
+            let mut json = Json(Vec::new());
+            json.time(Duration::from_millis(at));
+            assert_eq!(String::from_utf8(json.0).unwrap(), format!("\"{expected}\""));
+        }
+    }
 }

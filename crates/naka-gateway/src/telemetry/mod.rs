@@ -6,7 +6,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::{HeaderValue, StatusCode, header::HOST, header::USER_AGENT, request::Parts};
+use http::{HeaderMap, HeaderValue, StatusCode, header::HOST, header::USER_AGENT, request::Parts};
 use naka::{
     clock::{Now, WallClock},
     context::Context,
@@ -55,6 +55,29 @@ pub struct Tracing {
     pub exporter: Option<Exporter>,
 }
 
+impl Tracing {
+    /// What a request says of its trace, if that is believed: as its route says (`own`), or else all do. Nothing is left of it in
+    /// its headers, and of baggage what may go on. The data path and `explain` both come through here.
+    pub fn read(
+        &self,
+        headers: &mut HeaderMap,
+        own: Option<TrustParent>,
+        is_trusted: bool,
+    ) -> Option<Extracted> {
+        let is_believed = match own.unwrap_or(self.trust_parent) {
+            TrustParent::TrustedProxies => is_trusted,
+            TrustParent::Always => true,
+            TrustParent::Never => false,
+        };
+        if is_believed {
+            baggage::cap(headers);
+        } else {
+            baggage::remove(headers);
+        }
+        take(headers, &self.config.propagators).filter(|_| is_believed)
+    }
+}
+
 impl Telemetry {
     /// `None` if nothing is told.
     pub fn new(tracing: Option<Tracing>, log: Option<(AccessLog, Log)>) -> Option<Arc<Self>> {
@@ -78,8 +101,6 @@ async fn wait_while(until: Instant, is_so: impl Fn() -> bool) {
 #[derive(Debug)]
 pub struct Record {
     telemetry: Arc<Telemetry>,
-    /// What it said of a trace.
-    said: Option<Extracted>,
     journal: Option<Arc<Journal>>,
     span: ServerSpan,
     /// Headers that the log tells.
@@ -105,9 +126,7 @@ pub struct Ending<'a> {
 
 impl Record {
     /// A request whose head has been read at `now`, before anything is changed in it.
-    pub fn begin(telemetry: &Arc<Telemetry>, parts: &mut Parts, peer: &Peer, now: Now) -> Box<Self> {
-        let tracing = telemetry.tracing.as_ref();
-        let said = tracing.and_then(|tracing| take(&mut parts.headers, &tracing.config.propagators));
+    pub fn begin(telemetry: &Arc<Telemetry>, parts: &Parts, peer: &Peer, now: Now) -> Box<Self> {
         let headers = telemetry.log.iter().flat_map(|(log, _)| &log.headers);
         let headers = headers.map(|name| parts.headers.get(name).cloned()).collect();
         let span = ServerSpan {
@@ -131,7 +150,7 @@ impl Record {
             written: Written::default(),
         };
         let telemetry = Arc::clone(telemetry);
-        Box::new(Self { telemetry, said, journal: None, span, headers, bytes: 0 })
+        Box::new(Self { telemetry, journal: None, span, headers, bytes: 0 })
     }
 
     /// It has been admitted, and found its route: from now on layers write into its journal.
@@ -160,17 +179,7 @@ impl Record {
             self.journal = Some(Journal::new(None));
             return;
         };
-        let is_trusted = match own.unwrap_or(tracing.trust_parent) {
-            TrustParent::TrustedProxies => is_trusted,
-            TrustParent::Always => true,
-            TrustParent::Never => false,
-        };
-        if is_trusted {
-            baggage::cap(&mut parts.headers);
-        } else {
-            baggage::remove(&mut parts.headers);
-        }
-        let said = self.said.take().filter(|_| is_trusted);
+        let said = tracing.read(&mut parts.headers, own, is_trusted);
         (self.span.context, self.span.parent) = tracing.config.sampler.begin(said, &self.telemetry.ids);
         self.journal = Some(Journal::new(Some(self.span.context.clone())));
     }

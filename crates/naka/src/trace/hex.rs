@@ -4,6 +4,19 @@ use std::num::{NonZeroU64, NonZeroU128};
 
 use super::{SpanId, TraceId};
 
+/// Of the lowest `N` digits of a number, all of them: faster than the formatting of the standard library, and this is done for each
+/// request that goes on.
+pub(super) fn digits<const N: usize>(mut number: u128) -> [u8; N] {
+    let mut digits = [b'0'; N];
+    for digit in digits.iter_mut().rev() {
+        *digit = DIGITS[(number & 15) as usize];
+        number >>= 4;
+    }
+    digits
+}
+
+const DIGITS: &[u8; 16] = b"0123456789abcdef";
+
 /// One to 32 digits.
 pub(super) fn number(digits: &[u8]) -> Option<u128> {
     if digits.is_empty() || digits.len() > 32 {

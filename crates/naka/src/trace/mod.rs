@@ -89,6 +89,11 @@ use crate::random::{self, Numbers};
 pub struct TraceId(pub NonZeroU128);
 
 impl TraceId {
+    /// As it is written.
+    pub fn digits(self) -> [u8; 32] {
+        hex::digits(self.0.get())
+    }
+
     /// That of a request, in its [`Journal`].
     pub fn of(extensions: &http::Extensions) -> Option<Self> {
         Some(Journal::of(extensions)?.context()?.trace)
@@ -98,6 +103,13 @@ impl TraceId {
 /// Of one span in its trace.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SpanId(pub NonZeroU64);
+
+impl SpanId {
+    /// As it is written.
+    pub fn digits(self) -> [u8; 16] {
+        hex::digits(self.0.get().into())
+    }
+}
 
 /// 32 hexadecimal digits.
 impl fmt::Display for TraceId {
@@ -203,11 +215,22 @@ pub fn extract(headers: &HeaderMap, formats: &[Format]) -> Option<Extracted> {
 
 /// What the headers say in the first of these formats that is right; afterwards they say nothing in any format.
 pub fn take(headers: &mut HeaderMap, formats: &[Format]) -> Option<Extracted> {
+    // Most say nothing, and this is asked of all.
+    if !headers.keys().any(is_of_trace) {
+        return None;
+    }
     let said = extract(headers, formats);
     for name in Format::ALL.iter().flat_map(|format| format.headers()) {
         headers.remove(name);
     }
     said
+}
+
+fn is_of_trace(name: &HeaderName) -> bool {
+    match name.as_str().as_bytes() {
+        [b't', b'r', b'a', b'c', b'e', ..] | b"b3" | b"uber-trace-id" => true,
+        name => name.starts_with(b"x-b3-"),
+    }
 }
 
 /// Says in these formats, and in no other, which span asks: what the headers said before in any format is taken away, so that
@@ -267,8 +290,8 @@ fn only<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h [u8]> {
 }
 
 /// What is visible ASCII only.
-fn value(text: String) -> HeaderValue {
-    HeaderValue::try_from(text).expect("digits and what stands between them")
+fn value(text: &[u8]) -> HeaderValue {
+    HeaderValue::from_bytes(text).expect("digits and what stands between them")
 }
 
 #[cfg(test)]

@@ -56,7 +56,11 @@ fn fields(known: &[u8]) -> Option<[&[u8]; 4]> {
 /// Writes them, in version 0.
 pub fn inject(context: &Context, headers: &mut HeaderMap) {
     let flags = (u8::from(context.is_sampled) * SAMPLED) | (u8::from(context.is_random) * RANDOM);
-    headers.insert(TRACEPARENT, value(format!("00-{}-{}-{flags:02x}", context.trace, context.span)));
+    let mut parent = *b"00-................................-................-..";
+    parent[3..35].copy_from_slice(&context.trace.digits());
+    parent[36..52].copy_from_slice(&context.span.digits());
+    parent[53..].copy_from_slice(&hex::digits::<2>(flags.into()));
+    headers.insert(TRACEPARENT, value(&parent));
     if let Some(state) = &context.state {
         headers.insert(TRACESTATE, state.clone());
     }

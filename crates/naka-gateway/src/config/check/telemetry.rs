@@ -98,6 +98,7 @@ fn otlp(telemetry: &RawTelemetry, raw: &RawTracing, url: &At<Url>, cx: &mut Cx) 
     let uri = url.value.0.parse::<Uri>().ok()?;
     let is_grpc = raw.protocol() == RawOtlpProtocol::Grpc;
     if uri.query().is_some() {
+        cx.hide(url.span); // Keys stand in queries.
         cx.error(Code::Value, url.span, "the URL of a collector has no query")
             .help("take it away; a key goes into `headers:`");
     }
@@ -161,6 +162,14 @@ fn access_log(raw: &RawAccessLog, cx: &mut Cx) -> AccessLog {
     for at in raw.headers.iter().flat_map(|it| &it.value.0).filter(|at| auth::is_credential(&at.value)) {
         cx.error(Code::Exposed, at.span, format!("`{}` is a secret of whoever asks", at.value))
             .help("take it away: whoever reads the log could ask in their name");
+    }
+    if let Some(file) = &raw.file
+        && cx.path(file.span, &file.value).parent() == cx.path(file.span, "beside").parent()
+    {
+        cx.error(Code::Conflict, file.span, "the log is in a folder that is watched for changes")
+            .warning()
+            .label("each line would have all files of the configuration read again")
+            .help("write it into another folder: `/var/log/naka/access.jsonl`");
     }
     let sample = raw.sample.iter().flat_map(|it| &it.value.0);
     let sample =
