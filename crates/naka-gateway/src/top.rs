@@ -525,7 +525,7 @@ mod tests {
     #[test]
     fn no_name_moves_the_cursor() {
         let view = |at| stats(at, "\x1b[2Jwiped\nout\u{9b}", [0; 5], [0; 3]);
-        let text = View::new(view(1), view(2)).to_text(Some((80, 24)));
+        let text = View::new(view(1), view(2)).to_text(Some((120, 24)));
         assert!(!text.contains(['\x1b', '\u{9b}']) && text.contains("·[2Jwiped·out·"), "{text}");
     }
 }
