@@ -197,6 +197,7 @@ impl Inside {
             has_begun: AtomicBool::new(false),
             is_handing_over: AtomicBool::new(false),
             monitor: Monitor::new(Arc::clone(&self.shared.pulse), root),
+            busiest: Arc::default(),
             ask: mpsc::channel(1).0,
         })
     }

@@ -39,6 +39,7 @@ mod leaving;
 mod limits;
 mod metrics;
 mod mirror;
+mod page;
 mod readiness;
 mod real_clients;
 mod refusals;

@@ -232,7 +232,7 @@ async fn a_real_prometheus_reads_it_and_evaluates_every_rule() {
     process.until("every rule is evaluated", all_are_well).await;
 }
 
-fn many(count: usize, max_series: usize) -> String {
+pub(crate) fn many(count: usize, max_series: usize) -> String {
     let routes =
         (0..count).map(|n| format!("  r{n:05}: {{match: {{path: /r{n:05}}}, respond: {{body: fine}}}}\n"));
     format!(

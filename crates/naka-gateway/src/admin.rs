@@ -2,6 +2,9 @@
 //!
 //! | Path | What |
 //! | --- | --- |
+//! | `/` | The page that shows all of it, live |
+//! | `/stats` | Counters since the process began and levels of now, as the page and `naka top` read them |
+//! | `/transitions` | The last changes of circuit breakers, and why |
 //! | `/livez` | The process runs, and no worker stands still |
 //! | `/healthz` | Each check of the gateway itself, and what all say together. As changes do, it needs the token |
 //! | `/alerts` | Alerts that are pending or fire |
@@ -21,8 +24,8 @@
 //! | `/generations` | Those that can be rolled back to |
 //! | `POST /rollback?to=…` | Goes back to an earlier generation: the one before if nothing is said |
 //!
-//! `Host` must name this machine, and a request that a web page sent (it has an `Origin`) is refused:
-//! otherwise any page in a browser here could talk to this port (DNS rebinding). Whoever wants to change something needs the
+//! `Host` must name this machine, and a request that a web page sent (it has an `Origin`) is refused, unless it is this port's own
+//! page that asks for an explanation: otherwise any page in a browser here could talk to this port (DNS rebinding). Whoever wants to change something needs the
 //! token (`Authorization: Bearer …`), or comes through the Unix socket, which only the user of the process can open.
 
 use std::{
@@ -83,6 +86,11 @@ use crate::{
     versions,
 };
 
+mod page;
+mod stats;
+
+pub use stats::Busiest;
+
 /// Connections to the admin port.
 const CONNECTIONS: usize = 64;
 /// Keys of a configuration that are shown.
@@ -127,6 +135,8 @@ pub struct Admin {
     pub has_begun: AtomicBool,
     /// How the gateway itself is.
     pub monitor: Arc<Monitor>,
+    /// Which routes are asked most just now.
+    pub busiest: Arc<Busiest>,
     /// Asks for another generation.
     pub ask: mpsc::Sender<Ask>,
 }
@@ -207,6 +217,9 @@ impl Admin {
             return refused;
         }
         match (method, request.uri().path()) {
+            (&Method::GET, "/" | "/page.css" | "/page.js") => page::answer(request.uri().path()),
+            (&Method::GET, "/stats") => stats::answer(self, generation, query(&request)).await,
+            (&Method::GET, "/transitions") => reply(&self.metrics.transitions()),
             (&Method::GET, "/livez") => self.alive(&generation),
             (&Method::GET, "/readyz") => self.ready(&generation, is_for_people(&request)),
             (&Method::GET, "/healthz") => self.health(&generation),
@@ -416,7 +429,7 @@ impl Admin {
 
 const HANDING_OVER: &str = "another process is taking over, and would not know of it: do it there when it serves, or here if that comes to nothing\n";
 
-const PATHS: &str = "/livez /readyz /healthz /alerts /metrics /config /routes /upstreams /discovery /certificates /policies /versions /generations, POST /explain, \
+const PATHS: &str = "/ /stats /transitions /livez /readyz /healthz /alerts /metrics /config /routes /upstreams /discovery /certificates /policies /versions /generations, POST /explain, \
      POST /reload, POST /rollback, POST /upstreams, POST /policies\n";
 
 /// Why this one may change nothing.
@@ -462,23 +475,7 @@ async fn explained(generation: &Generation, request: Request<Incoming>) -> Answe
 
 fn routes(config: &Config) -> Value {
     let routes = config.routes.iter().map(|(name, route)| {
-        let destination = match &route.destination {
-            Destination::Upstream(upstream) => format!("upstream {upstream}"),
-            Destination::Respond(respond) => format!("respond {}", respond.status),
-            Destination::Redirect(redirect) => format!("redirect {}", redirect.status),
-            Destination::Versions(versions) => {
-                let of = versions.of.iter().map(|version| match &version.to {
-                    VersionTarget::Upstream(upstream) => format!("{} {upstream}", version.name),
-                    VersionTarget::Split(split) => format!("{} split ({})", version.name, shares(split)),
-                });
-                format!("versions {}", of.collect::<Vec<_>>().join(", "))
-            }
-            Destination::Split(split) => format!("split {}", shares(split)),
-            Destination::ListVersions(routes) => {
-                let of = routes.iter().map(|name| &**name).collect::<Vec<_>>();
-                format!("list_versions {}", of.join(", "))
-            }
-        };
+        let destination = destination_of(&route.destination);
         let methods = route.matches.methods.iter().map(Method::as_str).collect::<Vec<_>>();
         let listeners = route.listeners.iter().map(|name| &**name).collect::<Vec<_>>();
         let policies = route.policies.iter().map(|name| &**name).collect::<Vec<_>>();
@@ -494,6 +491,27 @@ fn routes(config: &Config) -> Value {
         (name.to_string(), is)
     });
     Value::Object(routes.collect())
+}
+
+/// Where a route goes, in words.
+fn destination_of(destination: &Destination) -> String {
+    match destination {
+        Destination::Upstream(upstream) => format!("upstream {upstream}"),
+        Destination::Respond(respond) => format!("respond {}", respond.status),
+        Destination::Redirect(redirect) => format!("redirect {}", redirect.status),
+        Destination::Versions(versions) => {
+            let of = versions.of.iter().map(|version| match &version.to {
+                VersionTarget::Upstream(upstream) => format!("{} {upstream}", version.name),
+                VersionTarget::Split(split) => format!("{} split ({})", version.name, shares(split)),
+            });
+            format!("versions {}", of.collect::<Vec<_>>().join(", "))
+        }
+        Destination::Split(split) => format!("split {}", shares(split)),
+        Destination::ListVersions(routes) => {
+            let of = routes.iter().map(|name| &**name).collect::<Vec<_>>();
+            format!("list_versions {}", of.join(", "))
+        }
+    }
 }
 
 fn shares(split: &Split) -> String {
@@ -698,11 +716,23 @@ fn is_local(request: &Request<Incoming>) -> bool {
     name.eq_ignore_ascii_case("localhost") || address.parse::<IpAddr>().is_ok()
 }
 
-/// Whether a web page made a browser send it.
+/// Whether a web page made a browser send it. That of this port may ask for an explanation, which changes nothing: browsers say where
+/// what they post comes from, also if that is where it goes.
 fn is_of_a_page(request: &Request<Incoming>) -> bool {
     let site = request.headers().get("sec-fetch-site");
     let is_own = |site: &HeaderValue| site == "none" || site == "same-origin"; // Typed, or of this port.
-    request.headers().contains_key(ORIGIN) || site.is_some_and(|site| !is_own(site))
+    let origins = request.headers().get_all(ORIGIN).iter().collect::<Vec<_>>();
+    let is_own_origin = request.uri().path() == "/explain" && is_own_origin(request.headers(), &origins);
+    !(origins.is_empty() || is_own_origin) || site.is_some_and(|site| !is_own(site))
+}
+
+/// Whether there is one `Origin`, and it is the host and port that are asked (RFC 6454, section 4). The host is this machine, by a name or an
+/// address that nobody else's page can have.
+fn is_own_origin(headers: &HeaderMap, origins: &[&HeaderValue]) -> bool {
+    let [origin] = origins else { return false };
+    let authority = origin.as_bytes().strip_prefix(b"http://");
+    let host = headers.get(HOST).map(HeaderValue::as_bytes);
+    authority.zip(host).is_some_and(|(origin, host)| origin.eq_ignore_ascii_case(host))
 }
 
 /// Whether a text is asked for: `?verbose`, as at other servers, or a header that prefers it to JSON.
@@ -722,6 +752,13 @@ fn told(result: Result<String, String>) -> Answer {
         Ok(is) => text(StatusCode::OK, is),
         Err(why) => text(StatusCode::BAD_REQUEST, why),
     }
+}
+
+/// As it is read by machines.
+fn compact(value: &Value) -> Answer {
+    let mut answer = Response::new(Full::from(value.to_string()));
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    answer
 }
 
 fn reply(value: &Value) -> Answer {

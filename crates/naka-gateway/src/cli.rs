@@ -38,6 +38,7 @@ use crate::{
     replay::replay,
     run::{self, Failure},
     state::State,
+    top,
 };
 
 /// The gateway at the checkpoint.
@@ -131,6 +132,18 @@ enum Command {
         #[arg(long, value_name = "ADMIN", default_value = "127.0.0.1:9901")]
         live: String,
     },
+    /// Show what a running gateway does, every two seconds: its upstreams, its busiest routes, what bounds them
+    Top {
+        /// The admin port, or `unix:` and the path of its socket
+        #[arg(long, value_name = "ADMIN", default_value = "127.0.0.1:9901")]
+        live: String,
+        /// Show one second of it, and end; so it is also where standard output is no terminal
+        #[arg(long)]
+        once: bool,
+        /// How to say it; JSON is said once
+        #[arg(long, value_enum, default_value_t)]
+        format: Format,
+    },
     /// Act out a scenario in virtual time: the whole gateway between clients and servers that are only thought of
     #[cfg(feature = "simulate")]
     Simulate {
@@ -218,6 +231,7 @@ impl Command {
                 let path = to.map_or_else(|| "/rollback".to_owned(), |to| format!("/rollback?to={to}"));
                 answered(&live, live::post(&live, &path, &json!({})))
             }
+            Self::Top { live, once, format } => shown_live(&live, once, format),
             Self::Limits { file, format } => bounds(&file, format, kinds),
             Self::Fmt { files, check } => lay_out(&files, check, kinds),
             #[cfg(feature = "simulate")]
@@ -587,6 +601,17 @@ fn unreachable_admin(admin: &str, why: &BoxError) -> ExitCode {
     complain(format_args!("naka: the gateway's admin port {admin} cannot be asked: {why}\n"));
     complain(format_args!("  help: is it running? `gateway.admin.listen` says where its admin port is\n"));
     ExitCode::FAILURE
+}
+
+fn shown_live(admin: &str, once: bool, format: Format) -> ExitCode {
+    let goes_on = !once && format == Format::Text && std::io::stdout().is_terminal();
+    let result = if goes_on { top::follow(admin).map(|()| None) } else { top::once(admin).map(Some) };
+    match (result, format) {
+        (Ok(None), _) => ExitCode::SUCCESS,
+        (Ok(Some(view)), Format::Text) => say(format_args!("{}", view.to_text(None)), ExitCode::SUCCESS),
+        (Ok(Some(view)), Format::Json) => say(format_args!("{:#}\n", view.to_json()), ExitCode::SUCCESS),
+        (Err(why), _) => unreachable_admin(admin, &why),
+    }
 }
 
 fn explain_live(asked: &Asked, admin: &str, format: Format) -> ExitCode {

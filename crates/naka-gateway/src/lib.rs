@@ -74,6 +74,7 @@ pub mod streams;
 pub mod strict;
 pub mod telemetry;
 pub mod tls;
+mod top;
 pub mod transform;
 pub mod tunnel;
 pub mod unix_socket;

@@ -44,22 +44,32 @@ pub fn get(address: &str, path: &str) -> Result<(StatusCode, Value), BoxError> {
     ask(address, Request::get(path), String::new())
 }
 
+/// As [`get`], for who is in a runtime.
+///
+/// # Errors
+/// If there is no answer.
+pub async fn fetch(address: &str, path: &str) -> Result<(StatusCode, Value), BoxError> {
+    asked(address, Request::get(path), String::new()).await
+}
+
 fn ask(address: &str, request: Builder, body: String) -> Result<(StatusCode, Value), BoxError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(asked(address, request, body))
+}
+
+async fn asked(address: &str, request: Builder, body: String) -> Result<(StatusCode, Value), BoxError> {
     let token = std::env::var(TOKEN).ok().map(|token| format!("Bearer {token}"));
     let request = token.into_iter().fold(request, |request, token| request.header(AUTHORIZATION, token));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let exchange = async {
-            if let Some(path) = address.strip_prefix("unix:") {
-                let stream = UnixStream::connect(path).await?;
-                return exchange(stream, request.header(HOST, "localhost"), body).await;
-            }
-            let stream = TcpStream::connect(address).await?;
-            let host = stream.peer_addr()?.to_string(); // An address, which the admin port believes.
-            exchange(stream, request.header(HOST, host), body).await
-        };
-        tokio::time::timeout(PATIENCE, exchange).await?
-    })
+    let exchange = async {
+        if let Some(path) = address.strip_prefix("unix:") {
+            let stream = UnixStream::connect(path).await?;
+            return exchange(stream, request.header(HOST, "localhost"), body).await;
+        }
+        let stream = TcpStream::connect(address).await?;
+        let host = stream.peer_addr()?.to_string(); // An address, which the admin port believes.
+        exchange(stream, request.header(HOST, host), body).await
+    };
+    tokio::time::timeout(PATIENCE, exchange).await?
 }
 
 async fn exchange<S>(stream: S, request: Builder, body: String) -> Result<(StatusCode, Value), BoxError>

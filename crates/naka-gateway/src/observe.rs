@@ -19,6 +19,7 @@ use naka::{
     balance::{Absence, BalanceLayer},
     circuit_breaker::{Phase, Transition},
     classify::Outcome,
+    clock::Now,
     health::{Change, Standing},
     mirror::Copied,
     observe::Observer,
@@ -41,11 +42,13 @@ use crate::{
 };
 
 mod alerts;
+mod changes;
 mod exchange;
 mod family;
 mod histogram;
 mod levels;
 mod process;
+mod readings;
 mod room;
 mod telemetry;
 mod text;
@@ -53,6 +56,7 @@ mod tls;
 
 use alerts::AlertMetrics;
 pub use alerts::Told;
+use changes::{Changes, Whose};
 use family::Family;
 use levels::Levels;
 use room::{Entry, Owner, Room};
@@ -63,6 +67,7 @@ use tls::TlsMetrics;
 pub use exchange::{Attempt, UpstreamMetrics};
 pub use histogram::Histogram;
 pub use levels::{BreakerLevel, BulkheadLevel, ConnectionsLevel, EndpointLevel};
+pub use readings::{Durations, RouteReading, UpstreamReading, bounds_s};
 pub use text::Format;
 pub use tls::{Handshake, Ordering as CertificateOrder};
 
@@ -117,6 +122,8 @@ pub struct Metrics {
     scrapes: Arc<Semaphore>,
     /// Levels are of one scrape at a time.
     scraping: Mutex<()>,
+    /// When the process began.
+    began: Now,
 }
 
 /// Who tells of series that have no room.
@@ -280,8 +287,12 @@ impl Metrics {
         let (room, series_dropped) = (Arc::new(Mutex::new(Room::new(SERIES))), Counter::default());
         let dropping = Arc::new(Dropping { told: Seldom::new(), series: series_dropped.clone() });
         let transitions = Family::default();
-        let transitions =
-            Transitions { of: transitions, room: Arc::clone(&room), dropping: Arc::clone(&dropping) };
+        let transitions = Transitions {
+            of: transitions,
+            room: Arc::clone(&room),
+            dropping: Arc::clone(&dropping),
+            last: Arc::default(),
+        };
         let mut metrics = Self {
             registry: Registry::default(),
             requests: Family::default(),
@@ -320,6 +331,7 @@ impl Metrics {
             levels_dropped: AtomicUsize::new(0),
             scrapes: Arc::new(Semaphore::new(SCRAPES)),
             scraping: Mutex::default(),
+            began: Now::read(),
         };
         metrics.register();
         metrics.tunnelled(0, 0); // So that they are there before the first, which is one more then.
@@ -886,6 +898,8 @@ struct Transitions {
     of: Family<TransitionLabels, Counter>,
     room: Arc<Mutex<Room>>,
     dropping: Arc<Dropping>,
+    /// The last ones of the process.
+    last: Arc<Changes>,
 }
 
 impl Transitions {
@@ -924,6 +938,12 @@ impl Dropping {
 impl PolicyMetrics {
     fn count(&self, did: Did) {
         self.by_outcome[did as usize].inc();
+    }
+
+    fn keep(&self, whose: Whose, transition: &Transition) {
+        if let Some(transitions) = &self.transitions {
+            transitions.last.tell(whose, transition);
+        }
     }
 
     fn changed(&self, from: Phase, to: Phase) {
@@ -991,6 +1011,7 @@ impl Observer for PolicyMetrics {
         self.changed(*from, *to);
         if key.is_none() || self.told.is_due() {
             let (policy, is_keyed) = (&self.policy, key.is_some());
+            self.keep(Whose::Policy(Arc::clone(policy)), transition);
             info!(%policy, from = from.word(), to = to.word(), ?cause, is_keyed, "a circuit breaker has changed");
         }
     }
@@ -1065,6 +1086,7 @@ impl Observer for EndpointMetrics {
         let Transition { from, to, cause, .. } = transition;
         self.all.changed(*from, *to);
         let Self { upstream, endpoint, .. } = self;
+        self.all.keep(Whose::Endpoint(Arc::clone(upstream), Arc::clone(endpoint)), transition);
         let (from, to) = (from.word(), to.word());
         info!(%upstream, %endpoint, from, to, ?cause, "the circuit breaker of an endpoint has changed");
     }

@@ -126,6 +126,7 @@ async fn start(
         has_begun: AtomicBool::new(false),
         is_handing_over: AtomicBool::new(false),
         monitor: Monitor::new(Arc::clone(&shared.pulse), Path::new("/")),
+        busiest: Arc::default(),
         ask,
     });
     admin.in_force.with(Generation::start); // Not before: what does not come up asks nobody.

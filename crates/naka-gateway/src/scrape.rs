@@ -81,7 +81,7 @@ fn of_bulkheads(metrics: &Metrics, state: &State) {
 }
 
 /// The bound that is in force.
-fn limit(bulkhead: &Bulkhead, adaptive: Option<u32>) -> u32 {
+pub(crate) fn limit(bulkhead: &Bulkhead, adaptive: Option<u32>) -> u32 {
     let is_split = !bulkhead.key.is_empty();
     let written = bulkhead.total.filter(|_| is_split).unwrap_or(bulkhead.max);
     let follows = bulkhead.adaptive.is_some_and(|it| it.acts);

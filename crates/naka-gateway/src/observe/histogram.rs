@@ -30,7 +30,7 @@ use super::text;
 
 /// Buckets with an upper bound.
 const BOUNDED: usize = 16;
-const BUCKETS: usize = BOUNDED + 1;
+pub(super) const BUCKETS: usize = BOUNDED + 1;
 /// The upper bound of the first, in nanoseconds.
 const FIRST_NS: u64 = 500_000;
 /// How many series one histogram is: its buckets, their sum and their count.
@@ -77,6 +77,12 @@ impl Histogram {
         }
     }
 
+    /// How many there were in each bucket, and how long they took together.
+    pub(super) fn read(&self) -> ([u64; BUCKETS], Duration) {
+        let buckets = self.0.buckets.each_ref().map(|bucket| bucket.load(Relaxed));
+        (buckets, Duration::from_nanos(self.0.sum_ns.load(Relaxed)))
+    }
+
     /// How many there were.
     pub fn count(&self) -> u64 {
         self.0.buckets.iter().map(|bucket| bucket.load(Relaxed)).sum()
@@ -97,7 +103,7 @@ fn bucket(ns: u64) -> usize {
 }
 
 /// Upper bounds, in seconds.
-fn bounds() -> [f64; BUCKETS] {
+pub(super) fn bounds() -> [f64; BUCKETS] {
     let mut bound = Duration::from_nanos(FIRST_NS).as_secs_f64() / 2.0;
     array::from_fn(|bucket| {
         bound *= 2.0;
