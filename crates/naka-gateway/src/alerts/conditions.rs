@@ -245,7 +245,9 @@ impl Window {
         let is_less =
             |(name, before): &(&Name, &Counts)| counts.get(*name).is_some_and(|now| now.all < before.all);
         for (name, _) in latest.iter().filter(is_less) {
-            looks.iter_mut().for_each(|(_, look)| _ = look.remove(name)); // Those of other routes stay.
+            for (_, look) in looks.iter_mut() {
+                look.remove(name); // Those of other routes stay.
+            }
         }
         // The last one that is as old as the window is what is compared with.
         while looks.get(1).is_some_and(|(at, _)| now.saturating_duration_since(*at) >= window) {

@@ -6,7 +6,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::{HeaderMap, HeaderValue, StatusCode, header::HOST, header::USER_AGENT, request::Parts};
+use http::{
+    HeaderMap, HeaderValue, StatusCode, header::HOST, header::USER_AGENT, request::Parts, uri::Authority,
+};
 use naka::{
     clock::{Now, WallClock},
     context::Context,
@@ -175,7 +177,7 @@ impl Record {
     pub fn unrouted(&mut self, parts: &mut Parts, is_trusted: bool) {
         self.settle(parts, None, is_trusted);
         if self.span.host.is_none() {
-            let authority = self.span.target.authority().map(|it| it.as_str());
+            let authority = self.span.target.authority().map(Authority::as_str);
             self.span.host = authority.and_then(|it| HeaderValue::from_str(it).ok());
         }
         self.span.client = parts.extensions.get::<Context>().map_or(self.span.client, |it| it.client);

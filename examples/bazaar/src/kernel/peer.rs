@@ -100,12 +100,11 @@ impl Peer {
             Ok(Response::from_parts(head, body.to_bytes()))
         };
         let unavailable = |why: String| Unavailable { name: self.name, why };
-        let (answer, reason) = match timeout(self.patience, exchange).await {
-            Ok(answer) => (answer.map_err(unavailable), Reason::UpstreamReset),
-            Err(_) => {
-                let why = format!("no answer within {} s", self.patience.as_secs());
-                (Err(unavailable(why)), Reason::ResponseTimeout)
-            }
+        let (answer, reason) = if let Ok(answer) = timeout(self.patience, exchange).await {
+            (answer.map_err(unavailable), Reason::UpstreamReset)
+        } else {
+            let why = format!("no answer within {} s", self.patience.as_secs());
+            (Err(unavailable(why)), Reason::ResponseTimeout)
         };
         match (&answer, attempt) {
             (Ok(answer), Some(attempt)) => {

@@ -89,7 +89,7 @@ fn r8_1_a_booking_is_one_trace_through_the_gateway_and_four_services() {
     );
 
     // It succeeds.
-    let quote_id = quote.said("quote_id").to_owned();
+    let quote_id = quote.said("quote_id");
     let (booked, tree) = asking.ask(book(&asha, "first", &quote_id), 11);
     assert_eq!(booked.status, 201, "{}", booked.text);
     assert_eq!(
