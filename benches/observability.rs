@@ -75,7 +75,7 @@ fn main() -> ExitCode {
             let before = gateway.cpu();
             gateway.ask(requests);
             if round > 0 {
-                took.push((gateway.cpu() - before).as_secs_f64() * 1e6 / f64::from(requests));
+                took.push(gateway.cpu().saturating_sub(before).as_secs_f64() * 1e6 / f64::from(requests));
             }
         }
     }
