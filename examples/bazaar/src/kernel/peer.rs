@@ -4,11 +4,19 @@
 //! Each question takes at most [`PATIENCE`] (or what was said instead), its answer at most [`ANSWER_LIMIT`] bytes. A connection
 //! that is idle is kept for a few seconds; one that turns out to be closed is replaced, if nothing
 //! was sent on it yet. Nothing else is tried twice here: who asks knows whether it may.
+//!
+//! In a rehearsal a service is asked [in this process](Place), without a network that could be waited for.
 
-use std::{fmt, net::SocketAddr, time::Duration};
+use std::{
+    fmt,
+    net::{Ipv4Addr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use axum::{
-    body::Bytes,
+    Router,
+    body::{Body, Bytes},
     http::{Method, Request, Response, StatusCode, header::CONTENT_TYPE},
 };
 use http_body_util::{BodyExt as _, Full, Limited};
@@ -19,6 +27,7 @@ use hyper_util::{
 use naka::{clock::Now, guard::End, reject::Reason};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::time::timeout;
+use tower_service::Service as _;
 
 use super::{console::complain, problem::Problem, trace};
 
@@ -37,7 +46,74 @@ pub struct Peer {
     name: &'static str,
     at: SocketAddr,
     patience: Duration,
-    client: Client<HttpConnector, Full<Bytes>>,
+    way: Way,
+}
+
+#[derive(Clone)]
+enum Way {
+    Network(Client<HttpConnector, Full<Bytes>>),
+    Here(Place),
+}
+
+/// Where a service stands in this process. A clone is the same place.
+#[derive(Clone, Default)]
+pub struct Place(Arc<Mutex<Standing>>);
+
+#[derive(Default)]
+struct Standing {
+    service: Option<Router>,
+    /// Asked for each question: what becomes of it on its way.
+    mishap: Option<Box<dyn FnMut() -> Mishap + Send>>,
+}
+
+/// What may become of a question in this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mishap {
+    /// Nothing: it arrives, and so does its answer.
+    None,
+    /// It is lost on its way.
+    LostBefore,
+    /// It arrives, and its answer is lost.
+    LostAfter,
+}
+
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Place").finish_non_exhaustive()
+    }
+}
+
+impl Place {
+    fn standing(&self) -> std::sync::MutexGuard<'_, Standing> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// This service stands here now, or nobody.
+    pub fn put(&self, service: Option<Router>) {
+        self.standing().service = service;
+    }
+
+    /// What becomes of each question from now on.
+    pub fn mishaps(&self, mishap: impl FnMut() -> Mishap + Send + 'static) {
+        self.standing().mishap = Some(Box::new(mishap));
+    }
+
+    async fn ask(&self, request: Request<Full<Bytes>>) -> Result<Response<Body>, String> {
+        let (service, mishap) = {
+            let mut standing = self.standing();
+            let mishap = standing.mishap.as_mut().map_or(Mishap::None, |mishap| mishap());
+            (standing.service.clone(), mishap)
+        };
+        let mut service = service.ok_or("nobody is there")?;
+        if mishap == Mishap::LostBefore {
+            return Err("the question was lost".to_owned());
+        }
+        let Ok(answer) = service.call(request.map(Body::new)).await;
+        if mishap == Mishap::LostAfter {
+            return Err("the answer was lost".to_owned());
+        }
+        Ok(answer)
+    }
 }
 
 impl fmt::Debug for Peer {
@@ -55,7 +131,13 @@ impl Peer {
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE)
             .build(connector);
-        Self { name, at, patience: PATIENCE, client }
+        Self { name, at, patience: PATIENCE, way: Way::Network(client) }
+    }
+
+    /// The service of that name, which stands in this process.
+    pub fn here(name: &'static str, place: Place) -> Self {
+        let at = (Ipv4Addr::LOCALHOST, 0).into();
+        Self { name, at, patience: PATIENCE, way: Way::Here(place) }
     }
 
     /// Waits longer, or shorter, than [`PATIENCE`].
@@ -94,8 +176,13 @@ impl Peer {
         let mut request = request;
         let attempt = trace::ask(self.name, self.at, &mut request);
         let exchange = async {
-            let response = self.client.request(request).await.map_err(|it| with_cause(&it))?;
-            let (head, body) = response.into_parts();
+            let (head, body) = match &self.way {
+                Way::Network(client) => {
+                    client.request(request).await.map_err(|it| with_cause(&it))?.map(Body::new)
+                }
+                Way::Here(place) => place.ask(request).await?,
+            }
+            .into_parts();
             let body = Limited::new(body, ANSWER_LIMIT).collect().await.map_err(|it| it.to_string())?;
             Ok(Response::from_parts(head, body.to_bytes()))
         };

@@ -43,6 +43,7 @@ use tokio::{
     runtime::Builder,
     signal::unix::{self, SignalKind},
     sync::Semaphore,
+    task::JoinSet,
     time::{sleep, timeout},
 };
 
@@ -114,12 +115,27 @@ impl DataArgs {
     }
 }
 
+/// A service: what it answers, and what it does besides.
+#[derive(Debug, Default)]
+pub struct App {
+    /// What it answers.
+    pub routes: Router,
+    /// What it does besides, until this is dropped.
+    pub work: JoinSet<()>,
+}
+
+impl From<Router> for App {
+    fn from(routes: Router) -> Self {
+        Self { routes, work: JoinSet::new() }
+    }
+}
+
 /// Runs a service with a store of its own until it is told to stop.
-pub fn run(
+pub fn run<A: Into<App>>(
     name: &str,
     args: &ServiceArgs,
     migrations: Migrations,
-    app: impl AsyncFnOnce(Clock, Store) -> Result<Router, Problem>,
+    app: impl AsyncFnOnce(Clock, Store) -> Result<A, Problem>,
 ) -> ExitCode {
     run_with(name, args, async |clock, data| {
         let store = Store::open(&data.join(format!("{name}.db")), migrations);
@@ -129,10 +145,10 @@ pub fn run(
 }
 
 /// Runs a service until it is told to stop; `app` is told what time it is and where the files are.
-pub fn run_with(
+pub fn run_with<A: Into<App>>(
     name: &str,
     args: &ServiceArgs,
-    app: impl AsyncFnOnce(Clock, &Path) -> Result<Router, String>,
+    app: impl AsyncFnOnce(Clock, &Path) -> Result<A, String>,
 ) -> ExitCode {
     if args.stop_with_stdin {
         stop_with_stdin();
@@ -152,10 +168,10 @@ pub fn run_with(
     }
 }
 
-async fn serve(
+async fn serve<A: Into<App>>(
     name: &str,
     args: &ServiceArgs,
-    app: impl AsyncFnOnce(Clock, &Path) -> Result<Router, String>,
+    app: impl AsyncFnOnce(Clock, &Path) -> Result<A, String>,
 ) -> Result<(), String> {
     let io = |error: io::Error| error.to_string();
     let mut stop = Stop::watch().map_err(io)?; // Before anybody can know that we run.
@@ -163,7 +179,8 @@ async fn serve(
     let data = args.data.folder()?;
     let _in_use = lock(&data)?;
     let spans = Spans::of(name);
-    let app = TowerToHyperService::new(spans.around(app(clock, &data).await?));
+    let App { routes, work: _work } = app(clock, &data).await?.into();
+    let app = TowerToHyperService::new(spans.around(routes));
     let listener = TcpListener::bind(args.listen).await.map_err(io)?;
     let at = listener.local_addr().map_err(io)?;
     say(format_args!("{name} listens on http://{at}, and it is {}", clock.now()));

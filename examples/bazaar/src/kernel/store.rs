@@ -15,6 +15,11 @@
 //! # Cancellation
 //! Work whose caller has gone before it began is not begun; work that has begun is done to its end.
 //!
+//! # Crashes, rehearsed
+//! [`Store::open_here`] does the same work where it is asked for, without threads, so that a whole service runs in a single thread
+//! under a clock that is turned by hand; and its [`Crash`] ends the service's life at a commit that a test has chosen: before it, or
+//! just after. The file is then opened again, as after a real crash.
+//!
 //! # Bounds
 //! [`WAITING`] pieces of work wait for each connection; further callers wait outside, in order.
 
@@ -25,6 +30,10 @@ use std::{
     io,
     os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::Path,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicI64, Ordering::Relaxed},
+    },
     thread,
     time::Duration,
 };
@@ -46,6 +55,52 @@ pub type Migrations = &'static [&'static str];
 pub struct Store {
     writer: Line,
     reader: Line,
+    crash: Option<Crash>,
+}
+
+/// The moment at which a rehearsed crash comes. A clone is the same one.
+#[derive(Clone, Debug)]
+pub struct Crash {
+    /// Half commits until then: an even number ends before a commit, an odd one after it. Shared by all services of a rehearsal.
+    left: Arc<AtomicI64>,
+    is_over: Arc<AtomicBool>,
+}
+
+impl Crash {
+    /// After so many half commits of all services that share the count.
+    pub fn after(half_commits: i64) -> Self {
+        Self { left: Arc::new(AtomicI64::new(half_commits)), is_over: Arc::default() }
+    }
+
+    /// Another service in the same rehearsal, or the same one in its next life.
+    #[must_use]
+    pub fn another(&self) -> Self {
+        Self { left: Arc::clone(&self.left), is_over: Arc::default() }
+    }
+
+    /// Whether this service has crashed: its store does nothing any more.
+    pub fn has_come(&self) -> bool {
+        self.is_over.load(Relaxed)
+    }
+
+    /// How many half commits are left until it comes; below zero if it has come.
+    pub fn left(&self) -> i64 {
+        self.left.load(Relaxed)
+    }
+
+    /// Lets it come after so many half commits from now, to whoever commits then.
+    pub fn set(&self, half_commits: i64) {
+        self.left.store(half_commits, Relaxed);
+    }
+
+    /// Passes half a commit; whether it comes now.
+    fn comes(&self) -> bool {
+        let comes = self.left.fetch_sub(1, Relaxed) == 0;
+        if comes {
+            self.is_over.store(true, Relaxed);
+        }
+        comes
+    }
 }
 
 impl Store {
@@ -61,7 +116,23 @@ impl Store {
         migrate(&mut writer, file, migrations)?;
         let reader = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(failed)?;
         reader.busy_timeout(BUSY).map_err(failed)?;
-        Ok(Self { writer: Line::of(writer), reader: Line::of(reader) })
+        Ok(Self { writer: Line::of(writer), reader: Line::of(reader), crash: None })
+    }
+
+    /// The same without threads, and without waiting for a disk: for rehearsals, in which only the process crashes and not the
+    /// machine.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open).
+    pub fn open_here(file: &Path, migrations: Migrations, crash: Crash) -> Result<Self, StoreError> {
+        let failed = |error| StoreError::Open { file: file.display().to_string(), error };
+        own(file).map_err(|error| StoreError::Mode { file: file.display().to_string(), error })?;
+        let mut connection = Connection::open(file).map_err(failed)?;
+        prepare(&connection).map_err(failed)?;
+        connection.pragma_update(None, "synchronous", "OFF").map_err(failed)?;
+        migrate(&mut connection, file, migrations)?;
+        let line = Line::Here(Arc::new(Mutex::new(connection)));
+        Ok(Self { writer: line.clone(), reader: line, crash: Some(crash) })
     }
 
     /// Does `work` in a transaction that no other write comes between (`BEGIN IMMEDIATE`): all of it or,
@@ -70,13 +141,23 @@ impl Store {
         &self,
         work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
+        let crash = self.crash.clone();
         let work = move |connection: &mut Connection| {
+            let comes = || crash.as_ref().is_some_and(Crash::comes);
             let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let done = work(&transaction)?;
+            if comes() {
+                return Ok(None);
+            }
             transaction.commit()?;
-            Ok(done)
+            Ok(Some(done).filter(|_| !comes()))
         };
-        self.writer.run(work).await
+        self.lives()?;
+        self.writer.run(work).await?.ok_or(StoreError::Gone)
+    }
+
+    fn lives(&self) -> Result<(), StoreError> {
+        if self.crash.as_ref().is_some_and(Crash::has_come) { Err(StoreError::Gone) } else { Ok(()) }
     }
 
     /// Reads what was committed before.
@@ -84,6 +165,7 @@ impl Store {
         &self,
         work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
+        self.lives()?;
         self.reader.run(|connection| work(connection)).await
     }
 
@@ -131,10 +213,13 @@ fn migrate(connection: &mut Connection, file: &Path, migrations: Migrations) -> 
 
 type Work = Box<dyn FnOnce(&mut Connection) + Send>;
 
-/// A connection on a thread of its own, and the queue before it. The thread ends with the last clone.
+/// A connection.
 #[derive(Clone, Debug)]
-struct Line {
-    queue: mpsc::Sender<Work>,
+enum Line {
+    /// On a thread of its own, with the queue before it. The thread ends with the last clone.
+    Apart(mpsc::Sender<Work>),
+    /// Where it is asked.
+    Here(Arc<Mutex<Connection>>),
 }
 
 impl Line {
@@ -145,20 +230,27 @@ impl Line {
                 work(&mut connection);
             }
         });
-        Self { queue }
+        Self::Apart(queue)
     }
 
     async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
+        let queue = match self {
+            Self::Apart(queue) => queue,
+            Self::Here(connection) => {
+                let mut connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
+                return work(&mut connection).map_err(StoreError::Failed);
+            }
+        };
         let (reply, done) = oneshot::channel();
         let work: Work = Box::new(move |connection| {
             if !reply.is_closed() {
                 _ = reply.send(work(connection));
             }
         });
-        self.queue.send(work).await.map_err(|_| StoreError::Gone)?;
+        queue.send(work).await.map_err(|_| StoreError::Gone)?;
         done.await.map_err(|_| StoreError::Gone)?.map_err(StoreError::Failed)
     }
 }

@@ -1,7 +1,8 @@
 //! Which trace a request is of, through all services.
 //!
 //! Each request is a span, named by its route; each question to another service one within it, under whose number that service is
-//! asked. What is done later, in the background, is of no trace.
+//! asked. What is done later, in the background, belongs to the trace of the request that it follows from, if that was kept with it
+//! ([`carried`]), and is a span of its own ([`later`]).
 //!
 //! Spans go to the collector in `OTEL_EXPORTER_OTLP_ENDPOINT` (an `http://` URL), if there is one. Whether a trace is recorded the
 //! gateway has decided: what begins here, such as a look at `/healthz`, is not.
@@ -9,7 +10,7 @@
 use std::{
     net::SocketAddr,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     task::{Context as Waker, Poll},
     time::Duration,
 };
@@ -18,7 +19,7 @@ use axum::{
     Router,
     body::Bytes,
     extract::{MatchedPath, Request as Incoming},
-    http::{Request, Response, Uri},
+    http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode, Uri, Version},
     middleware::{Next, from_fn},
 };
 use http_body_util::{BodyExt as _, Full, Limited};
@@ -28,9 +29,10 @@ use hyper_util::{
 };
 use naka::{
     BoxError,
-    clock::Now,
+    clock::{Now, WallClock},
+    guard::End,
     trace::{
-        self, Collect, Format, Journal, Sampler, ServerSpan, TraceConfig, TraceLayer, UnderWay,
+        self, Collect, Format, Ids, Journal, Sampler, ServerSpan, TraceConfig, TraceLayer, UnderWay,
         otlp::{Exporter, OtlpConfig},
     },
 };
@@ -48,10 +50,16 @@ const FLUSH: Duration = Duration::from_secs(2);
 /// The largest answer of a collector, in bytes.
 const ANSWER: usize = 64 << 10;
 
+/// The header that says of which trace and span something is (W3C Trace Context, section 3.2).
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
 tokio::task_local! {
     /// Of the request that is being answered.
     static CURRENT: Arc<Journal>;
 }
+
+/// Whoever takes the spans of this process, for what is done later. A process is one service.
+static SPANS: OnceLock<Spans> = OnceLock::new();
 
 /// Whoever takes spans: a collector, or nobody.
 #[derive(Clone, Debug)]
@@ -83,7 +91,9 @@ impl Spans {
             export
                 .run(Way { client, base }, |why: &BoxError| complain(format_args!("spans are lost: {why}"))),
         );
-        Self(Some(exporter))
+        let spans = Self(Some(exporter));
+        _ = SPANS.set(spans.clone());
+        spans
     }
 
     /// A router whose requests are spans.
@@ -110,6 +120,61 @@ async fn within(request: Incoming, next: Next) -> Response<axum::body::Body> {
         Some(journal) => CURRENT.scope(journal, next.run(request)).await,
         None => next.run(request).await,
     }
+}
+
+/// The span of the request that is being answered, as `traceparent` has it: to be kept with what it leads to.
+pub fn carried() -> Option<String> {
+    let context = CURRENT.try_with(|journal| journal.context().cloned()).ok()??;
+    let mut headers = HeaderMap::new();
+    trace::inject(&context, &mut headers, &[Format::W3c]);
+    headers.get(TRACEPARENT)?.to_str().ok().map(str::to_owned)
+}
+
+/// The trace id in a `traceparent`.
+pub fn trace_id(carried: &str) -> Option<&str> {
+    carried.split('-').nth(1)
+}
+
+/// Does something as a span of its own, within the trace that was [`carried`] there. The span has failed if `failed` says so; if
+/// the future is dropped, there is none.
+pub async fn later<T>(
+    name: String,
+    carried: Option<&str>,
+    failed: impl FnOnce(&T) -> bool,
+    work: impl Future<Output = T>,
+) -> T {
+    let Some(parent) = carried.and_then(|it| it.parse().ok()) else { return work.await };
+    let config = TraceConfig { sampler: Sampler::NEVER, always_on_error: false, ..TraceConfig::default() };
+    let mut headers = HeaderMap::from_iter([(TRACEPARENT, parent)]);
+    let (context, parent) = config.begin(&mut headers, true, &Ids::new());
+    let journal = Journal::new(Some(context.clone()));
+    let now = Now::read();
+    let began = WallClock::system().unix(now).unwrap_or_default();
+    let done = CURRENT.scope(Arc::clone(&journal), work).await;
+    if let Some(spans) = SPANS.get().filter(|_| context.is_sampled) {
+        let status = if failed(&done) { StatusCode::INTERNAL_SERVER_ERROR } else { StatusCode::OK };
+        spans.collect(ServerSpan {
+            context,
+            parent,
+            began,
+            now,
+            took: now.elapsed(),
+            method: Method::POST,
+            scheme: None,
+            host: None,
+            target: Uri::default(),
+            version: Version::HTTP_11,
+            client: None,
+            user_agent: None,
+            route: Some(name.into()),
+            status: Some(status),
+            rejection: None,
+            end: End::Complete,
+            labels: Vec::new(),
+            written: journal.close(),
+        });
+    }
+    done
 }
 
 /// Tells another service, by the headers of a question, of which span it is asked. What comes back has to be told what comes of it.
