@@ -30,6 +30,16 @@ impl Money {
     pub const fn paise(self) -> i64 {
         self.paise
     }
+
+    /// Both together; none if that is more than an amount can be.
+    pub fn checked_add(self, other: Self) -> Option<Self> {
+        self.paise.checked_add(other.paise).map(Self::from_paise)
+    }
+
+    /// That many times as much; none if that is more than an amount can be.
+    pub fn checked_mul(self, times: u32) -> Option<Self> {
+        self.paise.checked_mul(times.into()).map(Self::from_paise)
+    }
 }
 
 impl fmt::Display for Money {
@@ -139,6 +149,14 @@ mod tests {
         {
             assert!(text.parse::<Money>().is_err(), "{text:?}");
         }
+    }
+
+    #[test]
+    fn sums_and_products_beyond_what_fits_are_none() {
+        let (one, most) = (Money { paise: 1 }, Money { paise: i64::MAX });
+        assert_eq!(one.checked_add(Money { paise: 2 }), Some(Money { paise: 3 }));
+        assert_eq!(Money { paise: 250 }.checked_mul(4), Some(Money { paise: 1_000 }));
+        assert_eq!((most.checked_add(one), most.checked_mul(2)), (None, None));
     }
 
     #[test]
