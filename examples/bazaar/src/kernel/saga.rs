@@ -16,8 +16,10 @@
 //!    refuses it when it arrives late. A step that is not critical fails without consequences.
 //! 5. Undoing is repeated until it succeeds, [`UNDOINGS`] times. If it never does, the others are still undone, and the saga ends as
 //!    `compensation_failed`: somebody has to look, and may have it tried once more ([`Sagas::retry`]).
-//! 6. After its deadline a saga begins no step: the one that is under way is waited for, and then all are undone.
-//! 7. A step may **wait** ([`Acted::Waiting`]) for news from elsewhere, until [`Sagas::wake`] or the deadline.
+//! 6. After its deadline a saga begins no step: the one that is under way is waited for, and then all are undone; unless all that is
+//!    left is not critical, which is then left out.
+//! 7. A saga may be **revoked** ([`revoke`]), also when it is completed: then all is undone.
+//! 8. A step may **wait** ([`Acted::Waiting`]) for news from elsewhere, until [`Sagas::wake`] or the deadline.
 //!
 //! # Ends
 //! Exactly `completed`, `compensated` and `compensation_failed`; every saga that was begun comes to one of them.
@@ -71,6 +73,9 @@ pub const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// How long ended sagas are remembered.
 pub const KEPT: Duration = Duration::from_hours(24 * 7);
 
+/// How often undoing a step is tried that is not critical.
+pub const OPTIONAL_UNDOINGS: u32 = 3;
+
 /// How often is looked for sagas that nobody works on: another process may have begun them.
 const LOOK: Duration = Duration::from_secs(2);
 
@@ -81,6 +86,7 @@ const UNDOING: Duration = Duration::from_secs(10);
 pub const TABLES: &str = "
     CREATE TABLE sagas (
         saga_id TEXT PRIMARY KEY,
+        flow TEXT NOT NULL,
         state TEXT NOT NULL
             CHECK (state IN ('running', 'compensating', 'completed', 'compensated', 'compensation_failed')),
         input TEXT NOT NULL,  -- JSON
@@ -91,12 +97,14 @@ pub const TABLES: &str = "
         is_waiting INTEGER NOT NULL,
         cause TEXT,  -- JSON: why it is compensated
         unfit TEXT NOT NULL DEFAULT '[]',  -- JSON: what could not be undone
+        revoked TEXT,  -- JSON: why it is to be undone, until that begins
         trace TEXT,
         began_at INTEGER NOT NULL,
         deadline INTEGER NOT NULL,
         changed_at INTEGER NOT NULL
     ) STRICT;
-    CREATE INDEX sagas_under_way ON sagas (saga_id) WHERE state IN ('running', 'compensating');
+    CREATE INDEX sagas_under_way ON sagas (flow, saga_id)
+        WHERE state IN ('running', 'compensating') OR revoked IS NOT NULL;
     CREATE INDEX sagas_that_need_somebody ON sagas (changed_at) WHERE state = 'compensation_failed';
     CREATE INDEX sagas_that_are_over ON sagas (changed_at) WHERE state IN ('completed', 'compensated');
     CREATE TABLE saga_log (
@@ -324,6 +332,8 @@ pub struct Saga {
     pub cause: Option<Cause>,
     /// What could not be undone.
     pub unfit: Vec<String>,
+    /// Why it is to be undone, until that begins.
+    pub revoked: Option<Cause>,
     /// To which trace it belongs.
     pub trace: Option<String>,
     /// When it began.
@@ -423,16 +433,27 @@ pub fn start<F: Flow>(
     input: &Value,
     now: Moment,
 ) -> rusqlite::Result<()> {
-    let insert = "INSERT OR IGNORE INTO sagas (saga_id, state, input, results, step, has_begun, attempts,
+    let insert =
+        "INSERT OR IGNORE INTO sagas (saga_id, flow, state, input, results, step, has_begun, attempts,
         is_waiting, trace, began_at, deadline, changed_at)
-        VALUES (?1, 'running', ?2, '{}', 0, FALSE, 0, FALSE, ?3, ?4, ?5, ?4)";
+        VALUES (?1, ?6, 'running', ?2, '{}', 0, FALSE, 0, FALSE, ?3, ?4, ?5, ?4)";
     let deadline = now.after(F::DEADLINE).unix();
-    let row = (saga_id, input.to_string(), trace::carried(), now.unix(), deadline);
+    let row = (saga_id, input.to_string(), trace::carried(), now.unix(), deadline, F::NAME);
     if transaction.execute(insert, row)? == 1 {
         let saga = by_id(transaction, saga_id)?.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
         write(transaction, flow, &saga, &What::Started, now)?;
     }
     Ok(())
+}
+
+/// Has all of a saga undone, in the transaction that makes it wanted; whether it is one that can still be revoked. One that is
+/// under way finishes the attempt that it is at. [`Sagas::go`] and [`Sagas::wake`] have it looked at at once.
+///
+/// # Errors
+/// Those of the store.
+pub fn revoke(transaction: &Transaction<'_>, saga_id: &str, cause: &Cause) -> rusqlite::Result<bool> {
+    let revoke = "UPDATE sagas SET revoked = ?2 WHERE saga_id = ?1 AND state IN ('running', 'completed')";
+    Ok(transaction.execute(revoke, (saga_id, json!(cause).to_string()))? == 1)
 }
 
 /// A saga by its id.
@@ -661,15 +682,16 @@ impl<F: Flow> Shared<F> {
         if self.store.read(any).await?.is_some() {
             self.store.write(move |transaction| transaction.execute(forget, [old]).map(drop)).await?;
         }
-        let under_way = "SELECT saga_id FROM sagas WHERE state IN ('running', 'compensating')
-            AND saga_id > ?1 ORDER BY saga_id LIMIT 256";
+        let under_way = "SELECT saga_id FROM sagas
+            WHERE (state IN ('running', 'compensating') OR revoked IS NOT NULL)
+            AND flow = ?2 AND saga_id > ?1 ORDER BY saga_id LIMIT 256";
         let mut after = String::new();
         loop {
             let last = after.clone();
             let page = move |connection: &Connection| {
                 let mut statement = connection.prepare(under_way)?;
                 statement
-                    .query_map([last], |row| row.get::<_, String>(0))?
+                    .query_map((last, F::NAME), |row| row.get::<_, String>(0))?
                     .collect::<rusqlite::Result<Vec<_>>>()
             };
             let ids = self.store.read(page).await?;
@@ -745,6 +767,7 @@ impl<F: Flow> Worker<F> {
 
     async fn next(&self, saga: Saga) -> Result<Next, StoreError> {
         match saga.state {
+            State::Running | State::Completed if saga.revoked.is_some() => self.revoked(saga).await,
             State::Running => self.forward(saga).await,
             State::Compensating => self.backward(saga).await,
             _ => Ok(Next::Over),
@@ -757,7 +780,13 @@ impl<F: Flow> Worker<F> {
             return self.record(done, What::Completed).await;
         };
         let now = self.shared.clock.now();
-        if now >= saga.deadline {
+        let is_too_late = now >= saga.deadline;
+        if is_too_late && F::STEPS.iter().skip(saga.step).all(|step| !step.is_critical) {
+            let saga = Saga { step: saga.step + 1, has_begun: false, attempts: 0, is_waiting: false, ..saga };
+            let late = Failure::Trouble("it is too late for it".to_owned());
+            return self.record(saga, What::Skipped(step.name, late)).await;
+        }
+        if is_too_late {
             let detail = format!("it was not done by {}", saga.deadline);
             return self.turn(saga, step, "deadline", detail).await;
         }
@@ -800,14 +829,18 @@ impl<F: Flow> Worker<F> {
 
     /// From forward to backward. The step itself is undone, too, if it may have been done in part.
     async fn turn(&self, saga: Saga, step: &Step, reason: &str, detail: String) -> Result<Next, StoreError> {
-        let cause = Cause { step: step.name.to_owned(), reason: reason.to_owned(), detail };
-        let saga = Saga {
-            state: State::Compensating,
-            attempts: 0,
-            is_waiting: false,
-            cause: Some(cause.clone()),
-            ..saga
-        };
+        self.compensate(saga, Cause { step: step.name.to_owned(), reason: reason.to_owned(), detail }).await
+    }
+
+    async fn revoked(&self, mut saga: Saga) -> Result<Next, StoreError> {
+        let Some(cause) = saga.revoked.take() else { return Ok(Next::On) };
+        self.compensate(saga, cause).await
+    }
+
+    async fn compensate(&self, saga: Saga, cause: Cause) -> Result<Next, StoreError> {
+        let (attempts, is_waiting, revoked) = (0, false, None);
+        let state = State::Compensating;
+        let saga = Saga { state, attempts, is_waiting, revoked, cause: Some(cause.clone()), ..saga };
         self.record(saga, What::Compensating(cause)).await
     }
 
@@ -825,7 +858,13 @@ impl<F: Flow> Worker<F> {
         let attempts = saga.attempts + 1;
         let (what, is_left) = match undone {
             Ok(()) => (What::Undone(step.name), true),
-            Err(Failure::Trouble(why)) if attempts < UNDOINGS => (What::UndoneInVain(step.name, why), false),
+            Err(Failure::Trouble(why)) if attempts < undoings(step) => {
+                (What::UndoneInVain(step.name, why), false)
+            }
+            Err(failure) if !step.is_critical => {
+                saga.results.remove(step.name);
+                (What::Skipped(step.name, failure), true)
+            }
             Err(failure) => {
                 saga.unfit.push(step.name.to_owned());
                 saga.results.entry(step.name.to_owned()).or_default(); // It may have been done.
@@ -883,6 +922,10 @@ impl<F: Flow> Worker<F> {
     }
 }
 
+const fn undoings(step: &Step) -> u32 {
+    if step.is_critical { UNDOINGS } else { OPTIONAL_UNDOINGS }
+}
+
 /// The last step that is done, or may be, and is not known to be beyond undoing.
 fn to_undo(saga: &Saga, steps: &'static [Step]) -> Option<(usize, &'static Step)> {
     let is_done = |(number, step): &(usize, &Step)| {
@@ -904,8 +947,10 @@ fn record<F: Flow>(
     what: &What,
     now: Moment,
 ) -> rusqlite::Result<()> {
+    // Whoever revokes it meanwhile is not written over; only that the undoing has begun.
     let update = "UPDATE sagas SET state = ?2, results = ?3, step = ?4, has_begun = ?5, attempts = ?6,
-        is_waiting = ?7, cause = ?8, unfit = ?9, changed_at = ?10 WHERE saga_id = ?1";
+        is_waiting = ?7, cause = ?8, unfit = ?9, changed_at = ?10,
+        revoked = CASE WHEN ?2 = 'compensating' THEN NULL ELSE revoked END WHERE saga_id = ?1";
     let row = rusqlite::params![
         saga.saga_id,
         saga.state,
@@ -938,7 +983,7 @@ fn write<F: Flow>(
 
 const SELECT: &str =
     "SELECT saga_id, state, input, results, step, has_begun, attempts, is_waiting, cause, unfit,
-    trace, began_at, deadline, changed_at FROM sagas";
+    trace, began_at, deadline, changed_at, revoked FROM sagas";
 
 fn saga(row: &Row<'_>) -> rusqlite::Result<Saga> {
     Ok(Saga {
@@ -956,6 +1001,7 @@ fn saga(row: &Row<'_>) -> rusqlite::Result<Saga> {
         began_at: Moment::from_unix(row.get(11)?),
         deadline: Moment::from_unix(row.get(12)?),
         changed_at: Moment::from_unix(row.get(13)?),
+        revoked: row.get_ref(14)?.as_str_or_null()?.map(parse).transpose()?,
     })
 }
 
