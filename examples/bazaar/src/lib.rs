@@ -14,6 +14,8 @@ pub mod booking;
 pub mod demo;
 pub mod driver;
 pub mod kernel;
+pub mod order;
+pub mod payment;
 pub mod pricing;
 pub mod rules;
 pub mod tracking;

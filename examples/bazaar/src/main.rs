@@ -8,7 +8,7 @@ use bazaar::{
     demo::{naka, ride, up},
     driver,
     kernel::service,
-    pricing, tracking,
+    order, payment, pricing, tracking,
     user::{self, keys},
 };
 use clap::{Parser, Subcommand};
@@ -42,6 +42,20 @@ enum Command {
     },
     /// Run the tracking service.
     Tracking(service::ServiceArgs),
+    /// Run the order service.
+    Order {
+        #[command(flatten)]
+        service: service::ServiceArgs,
+        #[command(flatten)]
+        order: order::OrderArgs,
+    },
+    /// Run the payment service.
+    Payment {
+        #[command(flatten)]
+        service: service::ServiceArgs,
+        #[command(flatten)]
+        payment: payment::PaymentArgs,
+    },
     /// Run the user service.
     User(service::ServiceArgs),
     /// Run the gateway.
@@ -71,6 +85,14 @@ fn main() -> ExitCode {
         Command::Tracking(args) => {
             let app = async |clock, store| Ok(tracking::app(clock, store));
             service::run("tracking", &args, tracking::MIGRATIONS, app)
+        }
+        Command::Order { service, order } => {
+            let app = async |clock, store| Ok(order::app(clock, store, (&order).into()));
+            service::run("order", &service, order::record::MIGRATIONS, app)
+        }
+        Command::Payment { service, payment } => {
+            let app = async |clock, store| Ok(payment::app(clock, store, (&payment).into()));
+            service::run("payment", &service, payment::record::MIGRATIONS, app)
         }
         Command::User(args) => service::run_with("user", &args, async |_, data| user::app(data)),
         Command::Naka { stop_with_stdin, args } => {

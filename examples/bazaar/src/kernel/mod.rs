@@ -2,6 +2,7 @@
 
 pub mod ask;
 pub mod clock;
+pub mod column;
 pub mod console;
 pub mod id;
 pub mod log;
@@ -11,4 +12,5 @@ pub mod problem;
 pub mod saga;
 pub mod service;
 pub mod store;
+pub mod text;
 pub mod trace;

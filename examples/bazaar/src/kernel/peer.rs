@@ -156,12 +156,28 @@ impl Peer {
         path: &str,
         body: Option<&(impl Serialize + Sync)>,
     ) -> Result<Answer, Unavailable> {
+        self.ask_as(method, path, &[], body).await
+    }
+
+    /// Asks, and says more of who asks and for what, in headers.
+    ///
+    /// # Errors
+    /// Those of [`ask`](Self::ask).
+    pub async fn ask_as(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<&(impl Serialize + Sync)>,
+    ) -> Result<Answer, Unavailable> {
         let unavailable = |why: String| Unavailable { name: self.name, why };
         let bytes = body.map(serde_json::to_vec).transpose().map_err(|it| unavailable(it.to_string()))?;
         let request = Request::builder()
             .method(method)
             .uri(format!("http://{}{path}", self.at))
-            .header(CONTENT_TYPE, "application/json")
+            .header(CONTENT_TYPE, "application/json");
+        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        let request = request
             .body(Full::from(bytes.unwrap_or_default()))
             .map_err(|error| unavailable(error.to_string()))?;
         let (head, body) = self.exchange(request).await?.into_parts();

@@ -71,7 +71,7 @@ pub const PAUSE: Duration = Duration::from_millis(500);
 pub const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// How long ended sagas are remembered.
-pub const KEPT: Duration = Duration::from_hours(24 * 7);
+pub const KEPT: Duration = Duration::from_hours(24 * 30);
 
 /// How often undoing a step is tried that is not critical.
 pub const OPTIONAL_UNDOINGS: u32 = 3;
@@ -385,6 +385,11 @@ pub enum What {
 }
 
 impl What {
+    /// As in the log: `began`, `done`, …
+    pub fn word(&self) -> &'static str {
+        self.words().0
+    }
+
     /// As in the log: the word, the step, and more.
     fn words(&self) -> (&'static str, Option<&'static str>, Option<String>) {
         match self {
@@ -422,7 +427,8 @@ pub struct Line {
 }
 
 /// Begins a saga, in the transaction that makes it wanted; nothing, if there is one of that id.
-/// [`Sagas::go`] has it worked on at once.
+/// [`Sagas::go`] has it worked on at once. `trace` is what was [`carried`](trace::carried) when it was asked for: work of a store is
+/// done elsewhere.
 ///
 /// # Errors
 /// Those of the store.
@@ -431,6 +437,7 @@ pub fn start<F: Flow>(
     flow: &F,
     saga_id: &str,
     input: &Value,
+    trace: Option<&str>,
     now: Moment,
 ) -> rusqlite::Result<()> {
     let insert =
@@ -438,7 +445,7 @@ pub fn start<F: Flow>(
         is_waiting, trace, began_at, deadline, changed_at)
         VALUES (?1, ?6, 'running', ?2, '{}', 0, FALSE, 0, FALSE, ?3, ?4, ?5, ?4)";
     let deadline = now.after(F::DEADLINE).unix();
-    let row = (saga_id, input.to_string(), trace::carried(), now.unix(), deadline, F::NAME);
+    let row = (saga_id, input.to_string(), trace, now.unix(), deadline, F::NAME);
     if transaction.execute(insert, row)? == 1 {
         let saga = by_id(transaction, saga_id)?.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
         write(transaction, flow, &saga, &What::Started, now)?;
