@@ -10,6 +10,7 @@
 //! # Platforms
 //! Unix: processes are stopped by `SIGTERM`.
 
+pub mod bank;
 pub mod booking;
 pub mod demo;
 pub mod driver;

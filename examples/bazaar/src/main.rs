@@ -4,7 +4,7 @@
 use std::{ffi::OsString, iter, process::ExitCode};
 
 use bazaar::{
-    booking,
+    bank, booking,
     demo::{naka, ride, up},
     driver,
     kernel::service,
@@ -44,6 +44,13 @@ enum Command {
     Tracking(service::ServiceArgs),
     /// Run the user service.
     User(service::ServiceArgs),
+    /// Run the bank.
+    Bank {
+        #[command(flatten)]
+        service: service::ServiceArgs,
+        #[command(flatten)]
+        bank: bank::BankArgs,
+    },
     /// Run the gateway.
     #[command(hide = true, disable_help_flag = true)]
     Naka {
@@ -73,6 +80,10 @@ fn main() -> ExitCode {
             service::run("tracking", &args, tracking::MIGRATIONS, app)
         }
         Command::User(args) => service::run_with("user", &args, async |_, data| user::app(data)),
+        Command::Bank { service, bank } => {
+            let app = async |clock, store| Ok(bank::app(clock, store, bank));
+            service::run("bank", &service, bank::record::MIGRATIONS, app)
+        }
         Command::Naka { stop_with_stdin, args } => {
             if stop_with_stdin {
                 service::stop_with_stdin();

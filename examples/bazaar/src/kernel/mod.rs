@@ -2,10 +2,12 @@
 
 pub mod ask;
 pub mod clock;
+pub mod column;
 pub mod console;
 pub mod id;
 pub mod peer;
 pub mod problem;
 pub mod service;
 pub mod store;
+pub mod text;
 pub mod trace;

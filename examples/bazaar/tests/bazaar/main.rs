@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests may")]
 
+mod bank;
 mod booking;
 mod collector;
 mod crashes;
