@@ -16,6 +16,7 @@ pub mod demo;
 pub mod driver;
 pub mod kernel;
 pub mod pricing;
+pub mod product;
 pub mod rules;
 pub mod tracking;
 pub mod user;

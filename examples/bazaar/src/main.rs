@@ -8,7 +8,7 @@ use bazaar::{
     demo::{naka, ride, up},
     driver,
     kernel::service,
-    pricing, tracking,
+    pricing, product, tracking,
     user::{self, keys},
 };
 use clap::{Parser, Subcommand};
@@ -44,6 +44,13 @@ enum Command {
     Tracking(service::ServiceArgs),
     /// Run the user service.
     User(service::ServiceArgs),
+    /// Run the product service.
+    Product {
+        #[command(flatten)]
+        service: service::ServiceArgs,
+        #[command(flatten)]
+        product: product::ProductArgs,
+    },
     /// Run the bank.
     Bank {
         #[command(flatten)]
@@ -80,6 +87,10 @@ fn main() -> ExitCode {
             service::run("tracking", &args, tracking::MIGRATIONS, app)
         }
         Command::User(args) => service::run_with("user", &args, async |_, data| user::app(data)),
+        Command::Product { service, product } => {
+            let app = async |clock, store| Ok(product::app(clock, store, product));
+            service::run(product.api.service(), &service, product::record::MIGRATIONS, app)
+        }
         Command::Bank { service, bank } => {
             let app = async |clock, store| Ok(bank::app(clock, store, bank));
             service::run("bank", &service, bank::record::MIGRATIONS, app)

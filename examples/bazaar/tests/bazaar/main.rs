@@ -12,6 +12,7 @@ mod middleman;
 mod pricing;
 mod process;
 mod rides;
+mod shop_products;
 mod traces;
 mod up;
 mod world;
