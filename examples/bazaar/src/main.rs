@@ -86,7 +86,7 @@ fn main() -> ExitCode {
             let app = async |clock, store| Ok(tracking::app(clock, store));
             service::run("tracking", &args, tracking::MIGRATIONS, app)
         }
-        Command::User(args) => service::run_with("user", &args, async |_, data| user::app(data)),
+        Command::User(args) => service::run_with("user", &args, async |_, data| user::app(data).await),
         Command::Product { service, product } => {
             let app = async |clock, store| Ok(product::app(clock, store, product));
             service::run(product.api.service(), &service, product::record::MIGRATIONS, app)

@@ -13,6 +13,7 @@ mod pricing;
 mod process;
 mod rides;
 mod shop_products;
+mod shop_users;
 mod traces;
 mod up;
 mod world;
