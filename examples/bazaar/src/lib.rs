@@ -10,6 +10,7 @@
 //! # Platforms
 //! Unix: processes are stopped by `SIGTERM`.
 
+pub mod bank;
 pub mod booking;
 pub mod demo;
 pub mod driver;
@@ -17,6 +18,7 @@ pub mod kernel;
 pub mod order;
 pub mod payment;
 pub mod pricing;
+pub mod product;
 pub mod rules;
 pub mod tracking;
 pub mod user;

@@ -4,11 +4,11 @@
 use std::{ffi::OsString, iter, process::ExitCode};
 
 use bazaar::{
-    booking,
+    bank, booking,
     demo::{naka, ride, up},
     driver,
     kernel::service,
-    order, payment, pricing, tracking,
+    order, payment, pricing, product, tracking,
     user::{self, keys},
 };
 use clap::{Parser, Subcommand};
@@ -58,6 +58,20 @@ enum Command {
     },
     /// Run the user service.
     User(service::ServiceArgs),
+    /// Run the product service.
+    Product {
+        #[command(flatten)]
+        service: service::ServiceArgs,
+        #[command(flatten)]
+        product: product::ProductArgs,
+    },
+    /// Run the bank.
+    Bank {
+        #[command(flatten)]
+        service: service::ServiceArgs,
+        #[command(flatten)]
+        bank: bank::BankArgs,
+    },
     /// Run the gateway.
     #[command(hide = true, disable_help_flag = true)]
     Naka {
@@ -94,7 +108,15 @@ fn main() -> ExitCode {
             let app = async |clock, store| Ok(payment::app(clock, store, (&payment).into()));
             service::run("payment", &service, payment::record::MIGRATIONS, app)
         }
-        Command::User(args) => service::run_with("user", &args, async |_, data| user::app(data)),
+        Command::User(args) => service::run_with("user", &args, async |_, data| user::app(data).await),
+        Command::Product { service, product } => {
+            let app = async |clock, store| Ok(product::app(clock, store, product));
+            service::run(product.api.service(), &service, product::record::MIGRATIONS, app)
+        }
+        Command::Bank { service, bank } => {
+            let app = async |clock, store| Ok(bank::app(clock, store, bank));
+            service::run("bank", &service, bank::record::MIGRATIONS, app)
+        }
         Command::Naka { stop_with_stdin, args } => {
             if stop_with_stdin {
                 service::stop_with_stdin();

@@ -1,4 +1,4 @@
-//! Who the riders and drivers are: a key pair of this machine's own, and the tokens that it signs.
+//! Who asks: a key pair of this machine's own, and the tokens that it signs.
 //!
 //! # Tokens
 //! JSON web tokens (RFC 7519), signed with Ed25519 (`EdDSA`, RFC 8037): `iss` [`ISSUER`], `aud` [`AUDIENCE`], `sub`, `iat`, `exp`,
@@ -186,6 +186,14 @@ impl Claims {
             tier: None,
             roles: Vec::new(),
         }
+    }
+}
+
+impl Claims {
+    /// With these scopes, spaces between them, and that tier.
+    #[must_use]
+    pub fn with(self, scope: &str, tier: &str) -> Self {
+        Self { scope: Some(scope.to_owned()), tier: Some(tier.to_owned()), ..self }
     }
 }
 

@@ -27,6 +27,14 @@ pub(crate) fn post(path: &str, body: &Value) -> Ask {
     Ask { method: "POST", body: body.to_string(), ..get(path) }
 }
 
+pub(crate) fn put(path: &str, body: &Value) -> Ask {
+    Ask { method: "PUT", ..post(path, body) }
+}
+
+pub(crate) fn delete(path: &str) -> Ask {
+    Ask { method: "DELETE", ..get(path) }
+}
+
 impl Ask {
     pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.extend([name, ": ", value, "\r\n"]);

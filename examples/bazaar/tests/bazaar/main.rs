@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests may")]
 
+mod bank;
 mod booking;
 mod collector;
 mod crashes;
@@ -11,6 +12,8 @@ mod middleman;
 mod pricing;
 mod process;
 mod rides;
+mod shop_products;
+mod shop_users;
 mod traces;
 mod up;
 mod world;
