@@ -455,3 +455,6 @@ fn number(version: u64) -> rusqlite::Result<i64> {
 fn failure(why: String) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(6, Type::Text, why.into())
 }
+
+#[cfg(test)]
+mod tests;

@@ -214,6 +214,7 @@ impl Shared {
             pause = match sent {
                 Ok(None) => FIRST_PAUSE,
                 Ok(Some(why)) => rest(pause, &why).await,
+                Err(StoreError::Crashed) => return,
                 Err(error) => rest(pause, &error.to_string()).await,
             };
         }
@@ -308,3 +309,6 @@ fn origin(transaction: &Transaction<'_>) -> rusqlite::Result<String> {
     transaction.execute("INSERT INTO origin VALUES (?1)", [&name])?;
     Ok(name)
 }
+
+#[cfg(test)]
+mod tests;

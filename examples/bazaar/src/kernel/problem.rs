@@ -62,7 +62,9 @@ impl fmt::Display for Problem {
 /// 503: what is wrong inside is for our log, and not for clients.
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
-        complain(&error);
+        if !matches!(error, StoreError::Crashed) {
+            complain(&error);
+        }
         let detail =
             "the records of this service cannot be read or written now; the same request may be sent again";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "store_failed", detail).retry_after(1)

@@ -665,7 +665,7 @@ impl<F: Flow> Shared<F> {
             match self.look(&mut workers).await {
                 Ok(()) => {}
                 Err(error) => {
-                    complain(error);
+                    tell(&error, F::NAME);
                     sleep(PAUSE).await;
                 }
             }
@@ -768,7 +768,7 @@ impl<F: Flow> Worker<F> {
     }
 
     fn trouble(&self, error: &StoreError) -> Next {
-        complain(format_args!("the saga {}: {error}", self.saga_id));
+        tell(error, &self.saga_id);
         Next::Pause(LONGEST_PAUSE)
     }
 
@@ -933,6 +933,13 @@ const fn undoings(step: &Step) -> u32 {
     if step.is_critical { UNDOINGS } else { OPTIONAL_UNDOINGS }
 }
 
+/// Of a crash that was rehearsed nobody has to hear.
+fn tell(error: &StoreError, of: &str) {
+    if !matches!(error, StoreError::Crashed) {
+        complain(format_args!("saga {of}: {error}"));
+    }
+}
+
 /// The last step that is done, or may be, and is not known to be beyond undoing.
 fn to_undo(saga: &Saga, steps: &'static [Step]) -> Option<(usize, &'static Step)> {
     let is_done = |(number, step): &(usize, &Step)| {
@@ -1021,3 +1028,6 @@ fn parse<T: for<'a> Deserialize<'a>>(text: &str) -> rusqlite::Result<T> {
         rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, Box::new(error))
     })
 }
+
+#[cfg(test)]
+mod tests;

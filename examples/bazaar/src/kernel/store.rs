@@ -153,11 +153,11 @@ impl Store {
             Ok(Some(done).filter(|_| !comes()))
         };
         self.lives()?;
-        self.writer.run(work).await?.ok_or(StoreError::Gone)
+        self.writer.run(work).await?.ok_or(StoreError::Crashed)
     }
 
     fn lives(&self) -> Result<(), StoreError> {
-        if self.crash.as_ref().is_some_and(Crash::has_come) { Err(StoreError::Gone) } else { Ok(()) }
+        if self.crash.as_ref().is_some_and(Crash::has_come) { Err(StoreError::Crashed) } else { Ok(()) }
     }
 
     /// Reads what was committed before.
@@ -285,6 +285,8 @@ pub enum StoreError {
     Failed(rusqlite::Error),
     /// The connection's thread has ended, which only a panic in a piece of work can have caused.
     Gone,
+    /// A rehearsed [crash](Crash) has come.
+    Crashed,
 }
 
 impl fmt::Display for StoreError {
@@ -301,6 +303,7 @@ impl fmt::Display for StoreError {
             ),
             Self::Failed(error) => write!(f, "the store failed: {error}"),
             Self::Gone => f.write_str("the store's thread has ended"),
+            Self::Crashed => f.write_str("the rehearsed crash has come"),
         }
     }
 }
@@ -310,7 +313,7 @@ impl Error for StoreError {
         match self {
             Self::Open { error, .. } | Self::Failed(error) => Some(error),
             Self::Mode { error, .. } => Some(error),
-            Self::Newer { .. } | Self::Gone => None,
+            Self::Newer { .. } | Self::Gone | Self::Crashed => None,
         }
     }
 }
