@@ -15,6 +15,7 @@ pub mod booking;
 pub mod demo;
 pub mod driver;
 pub mod kernel;
+pub mod notification;
 pub mod pricing;
 pub mod product;
 pub mod rules;

@@ -8,7 +8,7 @@ use bazaar::{
     demo::{naka, ride, up},
     driver,
     kernel::service,
-    pricing, product, tracking,
+    notification, pricing, product, tracking,
     user::{self, keys},
 };
 use clap::{Parser, Subcommand};
@@ -51,6 +51,13 @@ enum Command {
         #[command(flatten)]
         product: product::ProductArgs,
     },
+    /// Run the notification service.
+    Notification {
+        #[command(flatten)]
+        service: service::ServiceArgs,
+        #[command(flatten)]
+        notification: notification::NotificationArgs,
+    },
     /// Run the bank.
     Bank {
         #[command(flatten)]
@@ -90,6 +97,10 @@ fn main() -> ExitCode {
         Command::Product { service, product } => {
             let app = async |clock, store| Ok(product::app(clock, store, product));
             service::run(product.api.service(), &service, product::record::MIGRATIONS, app)
+        }
+        Command::Notification { service, notification } => {
+            let app = async |clock, store| Ok(notification::app(clock, store, &notification));
+            service::run("notification", &service, notification::record::MIGRATIONS, app)
         }
         Command::Bank { service, bank } => {
             let app = async |clock, store| Ok(bank::app(clock, store, bank));

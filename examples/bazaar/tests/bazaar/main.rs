@@ -9,6 +9,7 @@ mod crashes;
 mod gateways;
 mod http;
 mod middleman;
+mod notifications;
 mod pricing;
 mod process;
 mod rides;
