@@ -8,7 +8,7 @@ use bazaar::{
     demo::{naka, ride, up},
     driver,
     kernel::service,
-    notification, pricing, product, tracking,
+    notification, pricing, product, restaurant, tracking,
     user::{self, keys},
 };
 use clap::{Parser, Subcommand};
@@ -58,6 +58,8 @@ enum Command {
         #[command(flatten)]
         notification: notification::NotificationArgs,
     },
+    /// Run the restaurant service.
+    Restaurant(service::ServiceArgs),
     /// Run the bank.
     Bank {
         #[command(flatten)]
@@ -101,6 +103,10 @@ fn main() -> ExitCode {
         Command::Notification { service, notification } => {
             let app = async |clock, store| Ok(notification::app(clock, store, &notification));
             service::run("notification", &service, notification::record::MIGRATIONS, app)
+        }
+        Command::Restaurant(args) => {
+            let app = async |clock, store| Ok(restaurant::app(clock, store));
+            service::run("restaurant", &args, restaurant::record::MIGRATIONS, app)
         }
         Command::Bank { service, bank } => {
             let app = async |clock, store| Ok(bank::app(clock, store, bank));

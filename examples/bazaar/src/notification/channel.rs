@@ -114,6 +114,8 @@ pub fn masked(text: &str) -> String {
 mod tests {
     use super::*;
 
+    type Expected<'a> = Option<(Channel, &'a str)>;
+
     #[test]
     fn r15_6_the_first_channel_that_works_and_has_an_address() {
         use Channel::{Email, Push, Sms, Whatsapp};
@@ -123,7 +125,6 @@ mod tests {
             email: Some("asha@example.com".into()),
         };
         let no_phone = Reach { phone: None, ..all.clone() };
-        type Expected<'a> = Option<(Channel, &'a str)>;
         let golden: [(&Reach, &[Channel], Expected<'_>); 7] = [
             (&all, &[], Some((Push, "asha"))),
             (&all, &[Push], Some((Whatsapp, "****2345"))),

@@ -12,6 +12,7 @@ mod middleman;
 mod notifications;
 mod pricing;
 mod process;
+mod restaurants;
 mod rides;
 mod shop_products;
 mod shop_users;
