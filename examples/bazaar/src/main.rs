@@ -8,7 +8,7 @@ use bazaar::{
     demo::{naka, ride, up},
     driver,
     kernel::service,
-    notification, order, payment, pricing, product, restaurant, tracking,
+    notification, order, payment, pricing, product, rehearsal, restaurant, tracking,
     user::{self, keys},
 };
 use clap::{Parser, Subcommand};
@@ -27,6 +27,8 @@ enum Command {
     Up(up::UpArgs),
     /// Take a ride through the gateway: estimate, book, track, cancel.
     Ride(ride::RideArgs),
+    /// Rehearse crashes of the shop at every commit, and audit the books.
+    Crash(rehearsal::CrashArgs),
     /// Print a token, for the gateway to believe.
     Token(keys::TokenArgs),
     /// Run the pricing service.
@@ -95,6 +97,7 @@ fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Up(args) => up::run(&args),
         Command::Ride(args) => ride::run(&args),
+        Command::Crash(args) => rehearsal::run(&args),
         Command::Token(args) => keys::run(&args),
         Command::Pricing(args) => service::run("pricing", &args, pricing::MIGRATIONS, pricing::app),
         Command::Driver(args) => {
