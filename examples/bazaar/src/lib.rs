@@ -13,6 +13,8 @@
 pub mod booking;
 pub mod demo;
 pub mod driver;
+pub mod inventory;
+pub mod inventory_query;
 pub mod kernel;
 pub mod pricing;
 pub mod rules;

@@ -6,7 +6,8 @@ use std::{ffi::OsString, iter, process::ExitCode};
 use bazaar::{
     booking,
     demo::{naka, ride, up},
-    driver,
+    driver, inventory,
+    inventory_query::{self, InventoryQueryArgs},
     kernel::service,
     pricing, tracking,
     user::{self, keys},
@@ -44,6 +45,15 @@ enum Command {
     Tracking(service::ServiceArgs),
     /// Run the user service.
     User(service::ServiceArgs),
+    /// Run the inventory: commands.
+    Inventory(service::ServiceArgs),
+    /// Run the inventory: queries.
+    InventoryQuery {
+        #[command(flatten)]
+        service: service::ServiceArgs,
+        #[command(flatten)]
+        query: InventoryQueryArgs,
+    },
     /// Run the gateway.
     #[command(hide = true, disable_help_flag = true)]
     Naka {
@@ -73,6 +83,14 @@ fn main() -> ExitCode {
             service::run("tracking", &args, tracking::MIGRATIONS, app)
         }
         Command::User(args) => service::run_with("user", &args, async |_, data| user::app(data)),
+        Command::Inventory(args) => {
+            service::run("inventory", &args, inventory::record::MIGRATIONS, inventory::app)
+        }
+        Command::InventoryQuery { service, query } => {
+            let app =
+                async |clock, store| inventory_query::app(clock, store, query.peer(), query.rebuild).await;
+            service::run("inventory-query", &service, inventory_query::view::MIGRATIONS, app)
+        }
         Command::Naka { stop_with_stdin, args } => {
             if stop_with_stdin {
                 service::stop_with_stdin();

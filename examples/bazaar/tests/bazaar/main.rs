@@ -7,6 +7,7 @@ mod collector;
 mod crashes;
 mod gateways;
 mod http;
+mod inventory;
 mod middleman;
 mod pricing;
 mod process;
