@@ -34,7 +34,7 @@ pub(crate) fn store(folder: &Path, crash: Crash) -> Store {
 }
 
 pub(crate) fn command(name: &str, body: Value) -> Command {
-    serde_json::from_value(json!({ name: body })).unwrap()
+    serde_json::from_value(Value::from_iter([(name.to_owned(), body)])).unwrap()
 }
 
 /// Everything there is in the log, but for positions.

@@ -623,8 +623,9 @@ mod tests {
         let mut wide = Stock::default();
         for number in 0..WAREHOUSES {
             let warehouse = Warehouse::try_from(format!("MUM_WH_{number:03}")).unwrap();
-            let added = wide.add(&product(), &warehouse, 1).unwrap();
-            added.iter().for_each(|event| wide.becomes(event));
+            for event in wide.add(&product(), &warehouse, 1).unwrap() {
+                wide.becomes(&event);
+            }
         }
         let no_room = Err(Refusal::NoRoom { product_id: product(), warehouse: warehouse("DEL") });
         assert_eq!(wide.add(&product(), &warehouse("DEL"), 1), no_room);
@@ -635,7 +636,7 @@ mod tests {
     #[test]
     fn r6_4_a_reservation_ends_once() {
         use ReleaseReason::{Expired, OrderCancelled, OrderCompleted};
-        let (before, after) = (NOON, NOON.after(Duration::from_secs(60)));
+        let (before, after) = (NOON, NOON.after(Duration::from_mins(1)));
         let reservation = |state| Reservation {
             reservation_id: "a".to_owned().try_into().unwrap(),
             state,
