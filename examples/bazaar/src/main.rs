@@ -83,6 +83,7 @@ enum Command {
         service: service::ServiceArgs,
         #[command(flatten)]
         bank: bank::BankArgs,
+    },
     /// Run the inventory: commands.
     Inventory(service::ServiceArgs),
     /// Run the inventory: queries.
