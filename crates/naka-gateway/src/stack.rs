@@ -35,6 +35,7 @@ use naka::{
     mirror::{MirrorBody, MirrorLayer},
     problem::ProblemLayer,
     rate_limit::RateLimitLayer,
+    reject::{Reason, Rejection},
     retry::{Replay, RetryLayer},
     split::{OfArm, SplitLayer},
     timeout::{TimeoutBody, TimeoutLayer},
@@ -266,9 +267,28 @@ impl Arm {
         }))
     }
 
+    /// One that leads to nobody.
+    pub fn nowhere() -> Self {
+        Self(Arc::new(|_| Box::pin(async { Rejection::new(Reason::NoEndpoint).into_response() })))
+    }
+
     /// One request.
     pub async fn call(&self, request: Request<Body>) -> Response<Body> {
         (self.0)(request).await
+    }
+}
+
+impl Service<Request<Body>> for Arm {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Answer<Pin<Box<dyn Future<Output = Response<Body>> + Send>>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(())) // Each request waits for a stack of its own.
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        Answer { answer: (self.0)(request) }
     }
 }
 

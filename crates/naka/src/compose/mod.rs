@@ -105,7 +105,7 @@ mod shape;
 mod template;
 
 pub use json::MAX_DEPTH;
-pub use plan::{Call, ComposeConfig, ComposeError, ERRORS, MAX_CALLS, Otherwise, Plan};
+pub use plan::{Call, ComposeConfig, ComposeError, ERRORS, MAX_CALLS, NEVER_SENT, Otherwise, Plan};
 pub use shape::{MAX_SHAPE, Shape};
 pub use template::{MAX_TARGET, MAX_VALUES, MAX_WORDS, Template, TemplateError};
 

@@ -2,10 +2,19 @@
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
-use http::{HeaderName, Method};
+use http::{
+    HeaderName, Method,
+    header::{
+        ACCEPT, ACCEPT_ENCODING, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT,
+        IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, PROXY_AUTHORIZATION,
+        RANGE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    },
+    request::Parts,
+};
 
 use super::{
     json::{self, Step},
+    run,
     shape::{Shape, Shaped},
     template::{Template, TemplateError},
 };
@@ -14,6 +23,29 @@ use super::{
 pub const MAX_CALLS: usize = 16;
 /// The name under which an answer lists what failed.
 pub const ERRORS: &str = "errors";
+
+/// Headers that are never sent along: of bodies, of one connection, and those that would have an answer that is no whole one.
+pub const NEVER_SENT: [HeaderName; 19] = [
+    ACCEPT,
+    ACCEPT_ENCODING,
+    CONNECTION,
+    CONTENT_ENCODING,
+    CONTENT_LENGTH,
+    CONTENT_TYPE,
+    EXPECT,
+    HeaderName::from_static("keep-alive"),
+    IF_MATCH,
+    IF_MODIFIED_SINCE,
+    IF_NONE_MATCH,
+    IF_RANGE,
+    IF_UNMODIFIED_SINCE,
+    PROXY_AUTHORIZATION,
+    RANGE,
+    TE,
+    TRAILER,
+    TRANSFER_ENCODING,
+    UPGRADE,
+];
 
 /// One call of a composition.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,7 +145,7 @@ pub struct ComposeConfig {
     pub calls: Vec<Call>,
     /// The answer; if nothing is said, the body of each call under its name.
     pub body: Option<Shape>,
-    /// Headers that are sent along with each call; default none.
+    /// Headers that are sent along with each call, none of [`NEVER_SENT`]; default none.
     pub headers: Vec<HeaderName>,
     /// Those of them by which parts differ: the answer names them in `Vary`; default none.
     pub vary: Vec<HeaderName>,
@@ -192,6 +224,9 @@ impl ComposeConfig {
         }
         if self.max_in_flight == 0 {
             return Err(ComposeError::NothingInFlight);
+        }
+        if let Some(name) = self.headers.iter().find(|name| NEVER_SENT.contains(name)) {
+            return Err(ComposeError::Header(name.clone()));
         }
         let mut names = BTreeMap::new();
         for (place, call) in calls.iter().enumerate() {
@@ -282,6 +317,18 @@ impl Plan {
         &self.config.calls
     }
 
+    /// The same, where each call is sent these headers of the client, but for [`NEVER_SENT`], and parts differ by those.
+    #[must_use]
+    pub fn sending(
+        mut self,
+        headers: impl IntoIterator<Item = HeaderName>,
+        vary: impl IntoIterator<Item = HeaderName>,
+    ) -> Self {
+        let headers = headers.into_iter().filter(|name| !NEVER_SENT.contains(name));
+        self.config = Arc::new(self.config.as_ref().clone().headers(headers).vary(vary));
+        self
+    }
+
     /// The calls that a call needs, of which each has a smaller [wave](Self::wave).
     pub fn needs(&self, call: usize) -> impl Iterator<Item = &Call> {
         self.needs[call].iter().map(|need| &self.config.calls[*need])
@@ -315,6 +362,11 @@ impl Plan {
             super::template::Unfit::Value(name) => name,
             super::template::Unfit::TooLong => "the whole target, which is too long".into(),
         })
+    }
+
+    /// The head of what a call's service is sent for a request with this head. For whoever explains.
+    pub fn request_of(&self, call: usize, target: &str, parts: &Parts) -> Parts {
+        run::request::<()>(self, &self.config.calls[call], target, parts).into_parts().0
     }
 
     pub(super) fn all_needs(&self) -> &[Vec<usize>] {
@@ -442,6 +494,8 @@ pub enum ComposeError {
     Cycle(Vec<Arc<str>>),
     /// Nobody uses what this call is answered.
     Unused(Arc<str>),
+    /// This header is one of [`NEVER_SENT`].
+    Header(HeaderName),
     /// The answer is no object.
     NoObject,
     /// The answer has [`ERRORS`], which lists what failed.
@@ -467,6 +521,7 @@ impl fmt::Display for ComposeError {
                 write!(f, "calls need one another: {}", calls.join(" needs "))
             }
             Self::Unused(call) => write!(f, "nobody uses the answer to `{call}`"),
+            Self::Header(name) => write!(f, "`{name}` is never sent along"),
             Self::NoObject => f.write_str("the answer is no object"),
             Self::ErrorsIsOurs => write!(f, "`{ERRORS}` lists what failed"),
             Self::TooDeep => f.write_str("the answer is too deep"),
@@ -546,6 +601,8 @@ mod tests {
             wrong([call("a", "/a").otherwise(Otherwise::Default("{".into()))]),
             "the default of `a` is no JSON"
         );
+        let framed = ComposeConfig::new([call("a", "/a")]).headers([CONTENT_LENGTH]);
+        assert_eq!(framed.check().unwrap_err(), ComposeError::Header(CONTENT_LENGTH));
         let of = |name: &str, value: &str| Shape::object([(name, Shape::text(value).unwrap())]);
         let unused = ComposeConfig::new([call("a", "/a"), call("b", "/b")]).body(of("x", "{a.body}"));
         assert_eq!(unused.check().unwrap_err().to_string(), "nobody uses the answer to `b`");

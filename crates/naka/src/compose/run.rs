@@ -31,6 +31,7 @@ use super::{
     template::Unfit,
 };
 use crate::{
+    attempt::Tried,
     buffered::{Buffering, Collect, CollectError, Share},
     context::{Context, Upgrade},
     held::Part,
@@ -212,7 +213,7 @@ fn refused<R: Default>(call: &Call, failure: &Failure) -> Response<R> {
 }
 
 /// What a call's service is sent: nothing of the client's request but what the plan says, and what layers know of it.
-fn request<B: Default>(plan: &Plan, call: &Call, target: &str, parts: &Parts) -> Request<B> {
+pub(super) fn request<B: Default>(plan: &Plan, call: &Call, target: &str, parts: &Parts) -> Request<B> {
     let mut request = Request::new(B::default());
     *request.method_mut() = call.method.clone();
     *request.uri_mut() = Uri::try_from(target).unwrap_or_default(); // A template makes no other.
@@ -221,7 +222,7 @@ fn request<B: Default>(plan: &Plan, call: &Call, target: &str, parts: &Parts) ->
         // Each call is tried, and counted, for itself.
         (context.tried, context.endpoint, context.counted, context.is_upgrade) = (None, None, None, false);
     }
-    request.extensions_mut().remove::<crate::attempt::Tried>();
+    request.extensions_mut().remove::<Tried>();
     request.extensions_mut().remove::<Upgrade>();
     let headers = request.headers_mut();
     for name in &plan.config().headers {

@@ -128,6 +128,9 @@ impl From<'_> {
             Destination::Split(_) => {
                 ("arm", "write `scope: route`, or `bulkhead:` or `circuit_breaker:` into the upstreams")
             }
+            Destination::Compose(_) => {
+                ("call", "write `scope: route`, or `bulkhead:` or `circuit_breaker:` into the upstreams")
+            }
             _ => return,
         };
         self.limits_of_splits(policies, cx);
