@@ -203,7 +203,7 @@ async fn r13_3_an_optional_part_that_hangs_or_fails_leaves_a_partial_answer() {
     assert_eq!((&said["tracking"], &said["buyer"]["name"]), (&Value::Null, &json!("Asha")));
     assert_eq!(
         (&said["errors"][0]["call"], &said["errors"][0]["reason"]),
-        (&json!("ship"), &json!("part_timeout"))
+        (&json!("ship"), &json!("response_timeout"))
     );
     assert_eq!(said["errors"][0]["status"], 504);
     until("the part is given up", || shop.delivery.working() <= 1).await;
@@ -449,6 +449,39 @@ async fn r13_5_calls_leave_alone_an_endpoint_whose_breaker_is_open() {
         failed += u32::from(client.send(details()).await.status() == 502);
     }
     assert_eq!((failed, shop.users.requests(), other.requests()), (1, 1, 9));
+}
+
+/// A breaker of a call hears of what hangs, and then nobody is asked and nobody waits.
+#[tokio::test(start_paused = true)]
+async fn r13_5_a_call_whose_breaker_is_open_fails_at_once_with_its_reason() {
+    let yaml = DETAILS.replace(
+        "timeouts: {total: 300ms}}",
+        "timeouts: {total: 300ms}, circuit_breaker: {consecutive: 2, open: 60s}}",
+    );
+    let shop = shop(&yaml, |name, _| (name == "delivery").then(|| vec![Step::Hang]));
+    let mut client = shop.gateway.client().await;
+    let mut reasons = Vec::new();
+    for _ in 0..3 {
+        let response = client.send(details()).await;
+        assert_eq!(response.status(), 200);
+        let reason = &value(&response)["errors"][0]["reason"];
+        reasons.push(reason.as_str().unwrap().to_owned());
+    }
+    assert_eq!(
+        (reasons, shop.delivery.requests()),
+        (vec!["response_timeout".into(), "response_timeout".into(), "circuit_open".to_owned()], 2)
+    );
+    let explained = shop.gateway.explain("GET http://api.example/api/orders/7/details", &[]).to_string();
+    assert!(explained.contains("null if it fails; total 300ms; would fail: circuit_open"), "{explained}");
+    // Required, it is the answer; and it is open over a reload.
+    shop.gateway.reload(&yaml.replace("required: false, default: null, ", "")).unwrap();
+    let response = client.send(details()).await;
+    let said = value(&response);
+    assert_eq!(
+        (response.status().as_u16(), &said["reason"], &said["call"]),
+        (503, &json!("circuit_open"), &json!("ship"))
+    );
+    assert_eq!(said["policy"], "order-details/ship/circuit_breaker");
 }
 
 /// Each call takes a place of its upstream, and what is full is said with its own reason.

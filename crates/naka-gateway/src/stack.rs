@@ -124,11 +124,13 @@ type InnerBody = IdempotencyBody<
     >,
 >;
 
-/// The layers behind the choice of a version, or of an arm of a split.
+/// The layers behind the choice of a version, or of an arm of a split; or of a call of a composition.
 #[derive(Clone, Debug)]
 pub struct ArmLayers {
     /// The version's own rate limit.
     pub rate_limits: RateLimitLayer<Arc<PolicyMetrics>>,
+    /// Leaves alone what fails, of a call.
+    pub circuit_breaker: CircuitBreakerLayer<Arc<PolicyMetrics>>,
     /// Which of several upstreams a request of the version goes to.
     pub split: SplitLayer<ArmMetrics>,
     /// The bulkhead of the whole upstream.
@@ -144,7 +146,8 @@ pub struct ArmLayers {
 }
 
 /// What the guards behind a choice make of the leaf's body.
-pub type ArmBody = Guarded<Guarded<Guarded<Body, InFlight>, Permit>, OfArm<ArmMetrics>>;
+pub type ArmBody =
+    Guarded<Guarded<Guarded<Guarded<Body, InFlight>, Permit>, OfArm<ArmMetrics>>, Pass<Arc<PolicyMetrics>>>;
 
 macro_rules! in_order {
     ($request:ty => $body:ident: $($layer:ident),+) => {
@@ -207,6 +210,7 @@ impl ArmLayers {
     pub fn balanced(balance: Balancer) -> Self {
         Self {
             rate_limits: RateLimitLayer::off(),
+            circuit_breaker: CircuitBreakerLayer::off(),
             split: SplitLayer::off(),
             upstream_bulkhead: BulkheadLayer::off(),
             mirror: MirrorLayer::off(),
@@ -219,6 +223,7 @@ impl ArmLayers {
     in_order!(
         Replay<Replay<MirrorBody<Body>>> => ArmBody:
         rate_limits,
+        circuit_breaker,
         split,
         upstream_bulkhead,
         mirror,

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{Request, Response, header::CONTENT_TYPE};
 use naka::{
     clock::Now,
-    compose::Compose,
+    compose::{Call, Compose},
     context::{ApiVersion, Upgrade},
     fallback::AnyBody,
     mirror::{MirrorBody, MirrorLayer},
@@ -73,17 +73,16 @@ impl Leaves<'_> {
 
     /// The calls of a route, each through what stands before its upstream.
     fn composed(&self, route: &RouteConfig, is: &checked::Compose, plan: &Plan) -> Composer {
-        let arms = self.arms(route, &plan.arms);
+        // Who is given up from outside is nobody's failure: so it ends here, a little before the call does, and breakers hear of it.
+        let arm = |call: &Call| {
+            let plan = plan.arms.get(&call.name);
+            plan.map_or_else(Arm::nowhere, |plan| self.arm_within(route, plan, Some(call.timeout * 9 / 10)))
+        };
         let given = given(&is.given);
         let headers = compose::sent(self.config, route, is);
         let calls = self.metrics.calls(&plan.name, is.plan.calls().iter().map(|call| &call.name));
         let made = is.plan.clone().sending(headers, is.headers.clone());
-        Compose::observed(
-            made,
-            given,
-            |call| arms.get(&call.name).cloned().unwrap_or_else(Arm::nowhere),
-            calls,
-        )
+        Compose::observed(made, given, arm, calls)
     }
 
     fn arms(&self, route: &RouteConfig, arms: &Arms) -> BTreeMap<Arc<str>, Arm> {

@@ -332,6 +332,7 @@ fn arms(
     let to = |upstream: &Name, transform: &Transform| {
         let layers = ArmLayers {
             rate_limits: RateLimitLayer::off(),
+            circuit_breaker: CircuitBreakerLayer::off(),
             split: SplitLayer::off(),
             upstream_bulkhead: upstream_bulkhead(config, state, upstream),
             mirror: mirror(config, state, route, Some(upstream)),
@@ -349,6 +350,12 @@ fn arms(
         let mut layers = ArmLayers::balanced(balance);
         layers.upstream_bulkhead = upstream_bulkhead(config, state, &call.upstream);
         layers.retry = retry_by(config, state, metrics, call.retry.as_ref(), Some(&call.upstream));
+        let here = Place { route: Some(name), upstream: Some(&call.upstream) };
+        if let Some(policy) = &call.circuit_breaker
+            && let Some(breaker) = state.breakers.get(&here.identity(policy, &config.policies[policy]))
+        {
+            layers.circuit_breaker = breaker.clone();
+        }
         ArmPlan { layers, transform: transform.clone(), to: ArmTarget::Upstream(Arc::clone(&call.upstream)) }
     };
     let of_version = |version: &Version| {
@@ -361,6 +368,7 @@ fn arms(
             VersionTarget::Split(split) => {
                 let layers = ArmLayers {
                     rate_limits: RateLimitLayer::off(),
+                    circuit_breaker: CircuitBreakerLayer::off(),
                     split: split_of(state, &version_split_name(name, &version.name)),
                     upstream_bulkhead: BulkheadLayer::off(),
                     mirror: MirrorLayer::off(),

@@ -83,10 +83,10 @@ pub(super) fn compose(
     if !is_whole || made.len() != calls.value.0.len() || raw.said("body").is_some() && body.is_none() {
         return None;
     }
-    let retries = to.iter().map(|to| (Arc::clone(&to.upstream), to.retry.clone())).collect::<Vec<_>>();
-    for (call, (upstream, retry)) in made.iter_mut().zip(retries) {
-        // What is retried in another way is not the same call.
-        call.service = retry.map_or(Arc::clone(&upstream), |retry| format!("{upstream} {retry}").into());
+    for (call, to) in made.iter_mut().zip(&to) {
+        // What is retried, or left alone, in another way is not the same call.
+        let ways = [Some(&to.upstream), to.retry.as_ref(), to.circuit_breaker.as_ref()];
+        call.service = ways.into_iter().flatten().map(|name| &**name).collect::<Vec<_>>().join(" ").into();
     }
     let mut config = ComposeConfig::new(made)
         .max_in_flight(usize::try_from(raw.max_in_flight().0).unwrap_or(usize::MAX))
@@ -165,10 +165,19 @@ fn goes(
         |raw, _, cx| Some(guards::retry(raw, cx)),
         cx,
     );
-    if raw.said("retry").is_some() && retry.is_none() {
+    let breaker = policies.inlined(
+        tables,
+        &owner,
+        (Kind::CircuitBreaker, raw.circuit_breaker.as_deref()),
+        |raw, _, cx| Some(guards::route_breaker(raw, cx)),
+        cx,
+    );
+    let is_unread = |key: &str, read: bool| raw.said(key).is_some() && !read;
+    if is_unread("retry", retry.is_some()) || is_unread("circuit_breaker", breaker.is_some()) {
         return None;
     }
-    Some(ComposeCall { upstream: upstream?, retry: retry.map(|(name, _)| name) })
+    let (retry, circuit_breaker) = (retry.map(|(name, _)| name), breaker.map(|(name, _)| name));
+    Some(ComposeCall { upstream: upstream?, retry, circuit_breaker })
 }
 
 fn shape_of(raw: &RawShape) -> Shape {

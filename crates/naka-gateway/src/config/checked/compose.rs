@@ -27,6 +27,8 @@ pub struct ComposeCall {
     pub upstream: Name,
     /// What is retried of it: a name in `policies`.
     pub retry: Option<Name>,
+    /// What leaves it alone when it fails: a name in `policies`.
+    pub circuit_breaker: Option<Name>,
 }
 
 impl Compose {

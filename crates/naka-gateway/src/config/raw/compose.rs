@@ -6,7 +6,7 @@ use http::{HeaderName, Method};
 use naka::compose::{Template, TemplateError};
 use serde_json::{Value as Json, json};
 
-use super::RawRetry;
+use super::{RawCircuitBreaker, RawRetry};
 use crate::config::{
     decode::{At, Cx, Decode, Form, Named, OneOrMany, Or, Plain, Scalar, Text, Wrong},
     diagnostic::Code,
@@ -61,6 +61,8 @@ record! {
         max_values: Whole<1, 1000> = "100";
         /// How long it may take.
         timeouts: RawCallTimeouts = optional;
+        /// A circuit breaker of this call: a name, or the breaker itself. What the upstream has of each endpoint holds besides.
+        circuit_breaker: Or<Id, RawCircuitBreaker> = optional;
         /// Retries: a name, or what is retried.
         retry: Or<Id, RawRetry> = optional;
     }
@@ -72,7 +74,6 @@ record! {
         optional => "write `required: false`",
         fallback => "write `default:` with what stands in place of its body",
         timeout => "write `timeouts: {total: 300ms}`",
-        circuit_breaker => "write it into the upstream: it holds for each call that goes there",
         bulkhead => "write it into the upstream: it holds for each call that goes there",
         body => "calls send no body: they are made by `GET`, or another safe method";
 }
