@@ -280,7 +280,7 @@ async fn r13_2_what_hangs_past_the_deadline_is_cancelled_with_all_the_rest() {
     let is_hanging = Arc::clone(&hangs);
     let shop = shop(&yaml, move |name, _| {
         (name == "users" && is_hanging.load(SeqCst))
-            .then(|| vec![Step::ReadBody, Step::Wait(Duration::from_secs(60))])
+            .then(|| vec![Step::ReadBody, Step::Wait(Duration::from_mins(1))])
     });
     let mut client = shop.gateway.client().await;
     let began = Instant::now();
@@ -641,7 +641,7 @@ async fn r13_2_clients_of_http_2_are_answered_and_a_reset_cancels_the_calls() {
     let is_hanging = Arc::clone(&hangs);
     let shop = shop(&yaml, move |name, _| {
         (name == "products" && is_hanging.load(SeqCst))
-            .then(|| vec![Step::ReadBody, Step::Wait(Duration::from_secs(60))])
+            .then(|| vec![Step::ReadBody, Step::Wait(Duration::from_mins(1))])
     });
     let io = TokioIo::new(shop.gateway.connect());
     let (mut sender, connection) =
@@ -688,4 +688,27 @@ async fn r13_1_what_is_explained_is_the_plan_and_the_paths_as_far_as_they_are_kn
     let explained = shop.gateway.explain_asked(&asked);
     assert!(matches!(explained.verdict, Verdict::Refused(rejection) if rejection.reason.status() == 405));
     assert_eq!(shop.orders.requests() + shop.users.requests(), 0, "and nobody was asked");
+}
+
+/// Its log has a thread of its own, so this waits for real.
+#[tokio::test]
+async fn calls_that_fail_are_named_in_the_log() {
+    let yaml =
+        DETAILS.replace("listeners:", "gateway: {telemetry: {access_log: {file: access.jsonl}}}\nlisteners:");
+    let shop = shop(&yaml, |name, _| (name == "delivery").then(|| answer(503, "", "")));
+    assert_eq!(shop.gateway.send(details()).await.status(), 200);
+    shop.gateway.reload(&yaml.replace("required: false, default: null, ", "")).unwrap();
+    assert_eq!(shop.gateway.send(details()).await.status(), 502);
+    let file = shop.gateway.folder().join("access.jsonl");
+    let read = || std::fs::read_to_string(&file).unwrap_or_default();
+    until("two lines", || read().lines().count() == 2).await;
+    let lines = read().lines().map(|line| serde_json::from_str::<Value>(line).unwrap()).collect::<Vec<_>>();
+    for line in &lines {
+        let event = &line["decision"]["events"][0];
+        let said = (&event["what"], &event["policy"], &event["why"]);
+        assert_eq!(said, (&json!("call_failed"), &json!("ship"), &json!("part_failed")), "{line}");
+    }
+    assert_eq!(lines[0]["decision"]["attempts"].as_array().unwrap().len(), 4);
+    let ended = |line: usize| &lines[line]["decision"]["terminated_by"];
+    assert_eq!((ended(0), ended(1)), (&json!("upstream"), &json!("upstream")));
 }

@@ -41,6 +41,7 @@ routes:
   gone: {listener: public, match: {path: '/gone/{id}'}, use: [few, guard, again], upstream: gone}
   found: {listener: public, match: {prefix: /found}, upstream: found}
   either: {listener: public, match: {prefix: /either}, split: {to: {gone: 50, found: 50}, by: client_ip}}
+  both: {listener: public, match: {path: /both}, compose: {calls: {one: {upstream: gone, path: /one}}}}
   fixed: {listener: public, match: {path: /fixed}, use: [limited], respond: {body: fine}}
 ";
 

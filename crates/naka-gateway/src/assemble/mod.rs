@@ -196,6 +196,11 @@ fn shown(config: &Config, metrics: &Metrics) {
     for upstream in config.upstreams.keys() {
         metrics.upstream(upstream); // With zeros.
     }
+    for (route, is) in &config.routes {
+        if let Some(compose) = is.destination.compose() {
+            metrics.calls(route, compose.plan.calls().iter().map(|call| &call.name));
+        }
+    }
     let of_routes = |policy: &&Name| {
         let kind = &config.policies[*policy].kind;
         matches!(kind, PolicyKind::Fallback(_) | PolicyKind::Hedge(_) | PolicyKind::Retry(_))

@@ -290,7 +290,7 @@ impl Values<'_> {
         for value in template.values() {
             let words = value.split('.').collect::<Vec<_>>();
             if self.names.contains(&words[0]) {
-                self.of_call(span, value, &words, cx);
+                of_call(span, value, &words, cx);
                 continue;
             }
             match self.given(value, &words) {
@@ -306,18 +306,6 @@ impl Values<'_> {
             }
         }
         given
-    }
-
-    fn of_call(&self, span: Span, value: &str, words: &[&str], cx: &mut Cx) {
-        if matches!(words[1..], ["status"] | ["body", ..]) {
-            return;
-        }
-        let call = words[0];
-        let span = cx.narrow(span, &format!("{{{value}}}"));
-        let meant =
-            if words.len() == 1 { "body".to_owned() } else { format!("body.{}", words[1..].join(".")) };
-        cx.error(Code::UnknownName, span, format!("`{{{value}}}`: of a call there are `body` and `status`"))
-            .help(format!("write `{{{call}.{meant}}}`, or `{{{call}.status}}`"));
     }
 
     fn given(&self, value: &str, words: &[&str]) -> Option<KeyPart> {
@@ -346,7 +334,7 @@ impl Values<'_> {
             captures.iter().map(|name| &**name).chain(CallName::TAKEN).chain(self.names.iter().copied());
         let meant = nearest(words[0], known);
         let it = cx.error(Code::UnknownName, span, format!("nothing here is called `{{{value}}}`"));
-        let rest = words[1..].iter().map(|word| format!(".{word}")).collect::<String>();
+        let rest = value.strip_prefix(words[0]).unwrap_or_default();
         match meant {
             _ if value.starts_with("query:") || value.starts_with("header:") => {
                 it.help("write `{query.NAME}` for a query parameter; headers go along by `headers:`")
@@ -391,6 +379,18 @@ impl Values<'_> {
             };
         }
     }
+}
+
+/// Reports what no call has.
+fn of_call(span: Span, value: &str, words: &[&str], cx: &mut Cx) {
+    if matches!(words[1..], ["status"] | ["body", ..]) {
+        return;
+    }
+    let call = words[0];
+    let span = cx.narrow(span, &format!("{{{value}}}"));
+    let meant = if words.len() == 1 { "body".to_owned() } else { format!("body.{}", words[1..].join(".")) };
+    cx.error(Code::UnknownName, span, format!("`{{{value}}}`: of a call there are `body` and `status`"))
+        .help(format!("write `{{{call}.{meant}}}`, or `{{{call}.status}}`"));
 }
 
 /// Reports methods that a composition does not serve.

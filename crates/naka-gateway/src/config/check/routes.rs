@@ -117,8 +117,9 @@ impl Around<'_, '_> {
             compose::only_reads(it, raw, cx);
             compose::no_sense(it, raw, &own, cx);
             // A composition reads, whoever writes nothing of methods: 405 for all others.
-            let all = matches.as_mut().filter(|matches| matches.methods.is_empty());
-            all.into_iter().for_each(|matches| matches.methods = vec![Method::GET, Method::HEAD]);
+            if let Some(matches) = matches.as_mut().filter(|matches| matches.methods.is_empty()) {
+                matches.methods = vec![Method::GET, Method::HEAD];
+            }
         }
         keys_of_no_method(raw, &own, policies, cx);
         retries_of_no_method(raw, &own, policies, cx);

@@ -11,6 +11,7 @@ use crate::config::{
     decode::{At, Cx, Decode, Form, Named, OneOrMany, Or, Plain, Scalar, Text, Wrong},
     diagnostic::Code,
     node::{Node, Span, Value},
+    path::encoded,
     record::record,
     suggest::quoted,
     units::{Size, Whole},
@@ -156,7 +157,7 @@ fn wrong_template(error: &TemplateError, text: &str) -> Wrong {
             wrong.piece("#").help("take it out: a fragment never reaches a server")
         }
         TemplateError::CannotStand(c) => {
-            let encoded = c.to_string().bytes().map(|byte| format!("%{byte:02X}")).collect::<String>();
+            let encoded = encoded(c.to_string().as_bytes());
             wrong.piece(c.to_string()).help(format!("write `{encoded}`"))
         }
         TemplateError::NotNormal => {
