@@ -204,9 +204,17 @@ impl Around<'_, '_> {
         cx: &mut Cx,
     ) {
         let Some(total) = total else { return };
+        // The calls of a composition end by themselves.
+        let ends_before = |upstream: &Name| {
+            destination.compose().is_some_and(|compose| {
+                let mut calls = compose.plan.calls().iter().zip(&compose.calls);
+                calls.all(|(call, to)| to.upstream != *upstream || call.timeout <= total)
+            })
+        };
         let slow = destination.upstreams().filter_map(|upstream| {
             let is = self.upstreams.get(upstream)?;
-            (is.timeouts.response_headers >= total).then_some((upstream, is))
+            let is_slow = is.timeouts.response_headers >= total && !ends_before(upstream);
+            is_slow.then_some((upstream, is))
         });
         let slow = slow.collect::<Vec<_>>();
         let of_route = level
