@@ -147,6 +147,20 @@ impl Shop {
         file.query_row(sql, (), |row| row.get(0)).unwrap()
     }
 
+    /// What order and payment have written down of their last saga.
+    pub(crate) fn story(&self) -> String {
+        let sql = "SELECT l.saga_id || ' ' || l.what || ' ' || coalesce(step, '') || ' ' || coalesce(detail, '') FROM saga_log l
+            WHERE saga_id = (SELECT saga_id FROM sagas ORDER BY rowid DESC LIMIT 1) ORDER BY number";
+        let lines = ["order", "payment"].map(|service| {
+            let file = self.data.path().join(format!("{service}.db"));
+            let file = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
+            let mut statement = file.prepare(sql).unwrap();
+            let lines = statement.query_map((), |row| row.get::<_, String>(0)).unwrap();
+            lines.collect::<rusqlite::Result<Vec<_>>>().unwrap().join("\n")
+        });
+        lines.join("\n")
+    }
+
     /// Charges less refunds, in paise.
     pub(crate) fn taken(&self) -> i64 {
         self.count(
@@ -167,17 +181,18 @@ impl Shop {
         left - back + held
     }
 
-    /// Whether all that was begun has come to an end, and everybody has heard of it.
-    #[track_caller]
-    pub(crate) fn await_quiet(&self) {
+    /// Whether nothing is under way, or yet to be told.
+    pub(crate) fn is_quiet(&self) -> bool {
         let open =
             "SELECT count(*) FROM sagas WHERE state IN ('running', 'compensating') OR revoked IS NOT NULL";
         let unsent = "SELECT count(*) FROM outbox";
-        eventually("all is quiet", || {
-            let left =
-                self.count("order", open) + self.count("payment", open) + self.count("payment", unsent);
-            (left == 0).then_some(())
-        });
+        self.count("order", open) + self.count("payment", open) + self.count("payment", unsent) == 0
+    }
+
+    /// Waits until all that was begun has come to an end, and everybody has heard of it.
+    #[track_caller]
+    pub(crate) fn await_quiet(&self) {
+        eventually("all is quiet", || self.is_quiet().then_some(()));
         let parked = "SELECT count(*) FROM sagas WHERE state = 'compensation_failed'";
         assert_eq!(self.count("order", parked) + self.count("payment", parked), 0);
     }
