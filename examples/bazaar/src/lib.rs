@@ -4,8 +4,9 @@
 //! [`rules`] is what holds whoever asks: numbers in, numbers out, no clock, no runtime, no HTTP; time is
 //! an argument. [`kernel`] is what every service does alike. Each service is a room of its own and has a file of
 //! its own: [`pricing`] says what a ride costs, [`driver`] who is near and who drives whom, [`booking`]
-//! keeps rides, [`tracking`] says where a car is, [`user`] whose tokens are to be believed, and makes them. They know of
-//! one another only what they say over HTTP. [`demo`] is the rest: starting them, and a ride.
+//! keeps rides, [`tracking`] says where a car is. Of the shop, [`product`] says what is sold, [`order`] keeps orders, [`payment`] has them paid, [`notification`] tells people,
+//! [`restaurant`] cooks, and [`bank`] is the outer world of payments. [`user`] says who users are, and whose tokens are to be
+//! believed. They know of one another only what they say over HTTP. [`demo`] is the rest: starting them, and a ride.
 //!
 //! # Platforms
 //! Unix: processes are stopped by `SIGTERM`.
@@ -15,10 +16,12 @@ pub mod booking;
 pub mod demo;
 pub mod driver;
 pub mod kernel;
+pub mod notification;
 pub mod order;
 pub mod payment;
 pub mod pricing;
 pub mod product;
+pub mod restaurant;
 pub mod rules;
 pub mod tracking;
 pub mod user;

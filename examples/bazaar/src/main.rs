@@ -8,7 +8,7 @@ use bazaar::{
     demo::{naka, ride, up},
     driver,
     kernel::service,
-    order, payment, pricing, product, tracking,
+    notification, order, payment, pricing, product, restaurant, tracking,
     user::{self, keys},
 };
 use clap::{Parser, Subcommand};
@@ -65,6 +65,15 @@ enum Command {
         #[command(flatten)]
         product: product::ProductArgs,
     },
+    /// Run the notification service.
+    Notification {
+        #[command(flatten)]
+        service: service::ServiceArgs,
+        #[command(flatten)]
+        notification: notification::NotificationArgs,
+    },
+    /// Run the restaurant service.
+    Restaurant(service::ServiceArgs),
     /// Run the bank.
     Bank {
         #[command(flatten)]
@@ -112,6 +121,14 @@ fn main() -> ExitCode {
         Command::Product { service, product } => {
             let app = async |clock, store| Ok(product::app(clock, store, product));
             service::run(product.api.service(), &service, product::record::MIGRATIONS, app)
+        }
+        Command::Notification { service, notification } => {
+            let app = async |clock, store| Ok(notification::app(clock, store, &notification));
+            service::run("notification", &service, notification::record::MIGRATIONS, app)
+        }
+        Command::Restaurant(args) => {
+            let app = async |clock, store| Ok(restaurant::app(clock, store));
+            service::run("restaurant", &args, restaurant::record::MIGRATIONS, app)
         }
         Command::Bank { service, bank } => {
             let app = async |clock, store| Ok(bank::app(clock, store, bank));

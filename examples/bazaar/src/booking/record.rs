@@ -16,18 +16,16 @@
 //! Rides are records, and are kept. Requests that found no driver are forgotten after [`FORGOTTEN`], and their keys
 //! with them.
 
-use std::{error::Error, time::Duration};
+use std::time::Duration;
 
-use rusqlite::{
-    Connection, OptionalExtension as _, Row, ToSql, Transaction,
-    types::{FromSql, FromSqlError, FromSqlResult, ToSqlOutput, ValueRef},
-};
+use rusqlite::{Connection, OptionalExtension as _, Row, ToSql, Transaction};
 
 use crate::{
     driver::{Bound, Driven},
     kernel::{
         ask::Coordinates,
         clock::SLACK,
+        column::{Json, Word},
         store::{Migrations, Store, StoreError},
     },
     pricing::Promised,
@@ -480,31 +478,6 @@ fn ride(row: &Row<'_>) -> rusqlite::Result<Ride> {
         charged: money("charged")?,
         refunded: money("refunded")?,
     })
-}
-
-/// A column with a word of ours.
-struct Word<T>(T);
-
-impl<T: std::str::FromStr<Err: Error + Send + Sync + 'static>> FromSql for Word<T> {
-    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
-        value.as_str()?.parse().map(Self).map_err(|error| FromSqlError::Other(Box::new(error)))
-    }
-}
-
-/// A column with JSON.
-struct Json<T>(T);
-
-impl<T: serde::Serialize> ToSql for Json<T> {
-    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
-        let text = serde_json::to_string(&self.0);
-        text.map(ToSqlOutput::from).map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))
-    }
-}
-
-impl<T: serde::de::DeserializeOwned> FromSql for Json<T> {
-    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
-        serde_json::from_str(value.as_str()?).map(Self).map_err(|error| FromSqlError::Other(Box::new(error)))
-    }
 }
 
 #[cfg(test)]

@@ -496,3 +496,6 @@ impl Order {
 fn never(reason: &'static str, detail: impl Into<String>) -> Never {
     Never { reason, detail: detail.into() }
 }
+
+#[cfg(test)]
+mod tests;
