@@ -8,7 +8,7 @@
 //!   category, in any language; what has more of them in its name comes first.
 //!
 //! In which language names are is said by `lang=hi` or `en`, else by `Accept-Language`, else it is Hindi. How a product
-//! looks depends on the version: see [`shape`].
+//! looks depends on the version: see [`shape`]. `version=` is the gateway's to read, which knows where each version is served.
 //!
 //! For other services: `GET /internal/products?ids=a,b` answers `{products, missing}`, in the order of
 //! the ids, and looks the same in all versions.
@@ -31,7 +31,7 @@ use axum::{
     routing::get,
 };
 use clap::{Args, ValueEnum};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::IgnoredAny};
 use serde_json::{Value, json};
 
 use crate::{
@@ -125,6 +125,9 @@ struct ListQuery {
     page: Option<u32>,
     limit: Option<u32>,
     lang: Option<String>,
+    /// Which version of the interface is meant: that has led here.
+    #[serde(rename = "version")]
+    _version: Option<IgnoredAny>,
 }
 
 async fn list(
@@ -153,6 +156,9 @@ async fn list(
 struct OneQuery {
     city: Option<String>,
     lang: Option<String>,
+    /// Which version of the interface is meant: that has led here.
+    #[serde(rename = "version")]
+    _version: Option<IgnoredAny>,
 }
 
 async fn one(
@@ -182,6 +188,9 @@ struct SearchQuery {
     city: Option<String>,
     limit: Option<u32>,
     lang: Option<String>,
+    /// Which version of the interface is meant: that has led here.
+    #[serde(rename = "version")]
+    _version: Option<IgnoredAny>,
 }
 
 async fn search(
