@@ -16,6 +16,7 @@ pub mod booking;
 pub mod demo;
 pub mod driver;
 pub mod inventory;
+pub mod inventory_query;
 pub mod kernel;
 pub mod notification;
 pub mod order;

@@ -6,7 +6,8 @@ use std::{ffi::OsString, iter, process::ExitCode};
 use bazaar::{
     bank, booking,
     demo::{naka, ride, up},
-    driver,
+    driver, inventory,
+    inventory_query::{self, InventoryQueryArgs},
     kernel::service,
     notification, order, payment, pricing, product, rehearsal, restaurant, tracking,
     user::{self, keys},
@@ -83,6 +84,15 @@ enum Command {
         #[command(flatten)]
         bank: bank::BankArgs,
     },
+    /// Run the inventory: commands.
+    Inventory(service::ServiceArgs),
+    /// Run the inventory: queries.
+    InventoryQuery {
+        #[command(flatten)]
+        service: service::ServiceArgs,
+        #[command(flatten)]
+        query: InventoryQueryArgs,
+    },
     /// Run the gateway.
     #[command(hide = true, disable_help_flag = true)]
     Naka {
@@ -136,6 +146,14 @@ fn main() -> ExitCode {
         Command::Bank { service, bank } => {
             let app = async |clock, store| Ok(bank::app(clock, store, bank));
             service::run("bank", &service, bank::record::MIGRATIONS, app)
+        }
+        Command::Inventory(args) => {
+            service::run("inventory", &args, inventory::record::MIGRATIONS, inventory::app)
+        }
+        Command::InventoryQuery { service, query } => {
+            let app =
+                async |clock, store| inventory_query::app(clock, store, query.peer(), query.rebuild).await;
+            service::run("inventory-query", &service, inventory_query::view::MIGRATIONS, app)
         }
         Command::Naka { stop_with_stdin, args } => {
             if stop_with_stdin {
