@@ -5,7 +5,7 @@ use std::{ffi::OsString, iter, process::ExitCode};
 
 use bazaar::{
     bank, booking,
-    demo::{naka, ride, up},
+    demo::{naka, ride, shop, up},
     driver, inventory,
     inventory_query::{self, InventoryQueryArgs},
     kernel::service,
@@ -28,6 +28,8 @@ enum Command {
     Up(up::UpArgs),
     /// Take a ride through the gateway: estimate, book, track, cancel.
     Ride(ride::RideArgs),
+    /// Shop through the gateway, as three users, paying in seven ways, in two languages; every step is checked.
+    Shop(shop::ShopArgs),
     /// Rehearse crashes of the shop at every commit, and audit the books.
     Crash(rehearsal::CrashArgs),
     /// Print a token, for the gateway to believe.
@@ -107,6 +109,7 @@ fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Up(args) => up::run(&args),
         Command::Ride(args) => ride::run(&args),
+        Command::Shop(args) => shop::run(&args),
         Command::Crash(args) => rehearsal::run(&args),
         Command::Token(args) => keys::run(&args),
         Command::Pricing(args) => service::run("pricing", &args, pricing::MIGRATIONS, pricing::app),
