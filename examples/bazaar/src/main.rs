@@ -6,9 +6,10 @@ use std::{ffi::OsString, iter, process::ExitCode};
 use bazaar::{
     bank, booking,
     demo::{naka, ride, up},
-    driver,
+    driver, inventory,
+    inventory_query::{self, InventoryQueryArgs},
     kernel::service,
-    notification, order, payment, pricing, product, restaurant, tracking,
+    notification, order, payment, pricing, product, rehearsal, restaurant, tracking,
     user::{self, keys},
 };
 use clap::{Parser, Subcommand};
@@ -27,6 +28,8 @@ enum Command {
     Up(up::UpArgs),
     /// Take a ride through the gateway: estimate, book, track, cancel.
     Ride(ride::RideArgs),
+    /// Rehearse crashes of the shop at every commit, and audit the books.
+    Crash(rehearsal::CrashArgs),
     /// Print a token, for the gateway to believe.
     Token(keys::TokenArgs),
     /// Run the pricing service.
@@ -81,6 +84,15 @@ enum Command {
         #[command(flatten)]
         bank: bank::BankArgs,
     },
+    /// Run the inventory: commands.
+    Inventory(service::ServiceArgs),
+    /// Run the inventory: queries.
+    InventoryQuery {
+        #[command(flatten)]
+        service: service::ServiceArgs,
+        #[command(flatten)]
+        query: InventoryQueryArgs,
+    },
     /// Run the gateway.
     #[command(hide = true, disable_help_flag = true)]
     Naka {
@@ -95,6 +107,7 @@ fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Up(args) => up::run(&args),
         Command::Ride(args) => ride::run(&args),
+        Command::Crash(args) => rehearsal::run(&args),
         Command::Token(args) => keys::run(&args),
         Command::Pricing(args) => service::run("pricing", &args, pricing::MIGRATIONS, pricing::app),
         Command::Driver(args) => {
@@ -133,6 +146,14 @@ fn main() -> ExitCode {
         Command::Bank { service, bank } => {
             let app = async |clock, store| Ok(bank::app(clock, store, bank));
             service::run("bank", &service, bank::record::MIGRATIONS, app)
+        }
+        Command::Inventory(args) => {
+            service::run("inventory", &args, inventory::record::MIGRATIONS, inventory::app)
+        }
+        Command::InventoryQuery { service, query } => {
+            let app =
+                async |clock, store| inventory_query::app(clock, store, query.peer(), query.rebuild).await;
+            service::run("inventory-query", &service, inventory_query::view::MIGRATIONS, app)
         }
         Command::Naka { stop_with_stdin, args } => {
             if stop_with_stdin {

@@ -35,7 +35,7 @@ use axum::{
 };
 use clap::Args;
 use serde::{Deserialize, Serialize};
-use tokio::{sync::Semaphore, time::sleep};
+use tokio::{sync::Semaphore, task::JoinSet, time::sleep};
 
 use crate::{
     bank::{
@@ -48,6 +48,7 @@ use crate::{
         console::complain,
         id,
         problem::Problem,
+        service::App,
         store::Store,
         text,
     },
@@ -91,10 +92,11 @@ struct Bank {
     thinking: Arc<Semaphore>,
 }
 
-/// The service; what it does besides answering runs from now on, and ends with the runtime.
-pub fn app(clock: Clock, store: Store, args: BankArgs) -> Router {
+/// The service.
+pub fn app(clock: Clock, store: Store, args: BankArgs) -> App {
     let record = Record::new(store.clone());
-    tokio::spawn(sweep(clock, record.clone()));
+    let mut work = JoinSet::new();
+    work.spawn(sweep(clock, record.clone()));
     let bank = Bank { clock, record, thinking: Arc::new(Semaphore::new(THINKING)) };
     let delay = Duration::from_millis(args.delay);
     let routes = Router::new()
@@ -105,7 +107,7 @@ pub fn app(clock: Clock, store: Store, args: BankArgs) -> Router {
             sleep(delay).await;
             next.run(request).await
         }));
-    ask::with_defaults(routes, Some(store)).with_state(bank)
+    App { routes: ask::with_defaults(routes, Some(store)).with_state(bank), work }
 }
 
 async fn sweep(clock: Clock, record: Record) {

@@ -7,8 +7,8 @@
 //!   `idempotency_key_reused`. 503 `undeliverable` if no channel works: nothing was sent, and the same request may be sent again.
 //! - `GET /internal/notifications?user_id=&limit=`: `{notifications}`, the last first.
 //!
-//! What a [template](template) needs: `order_id` those of orders and payments, and `amount` `payment_received`, `payment_refunded`, `merchant_paid` and
-//! `merchant_reversed`; `product_id` `low_stock`. They may say `amount`, `days`, `reason`, `quantity`, `warehouse`, if these are there.
+//! What a [`template`] needs: `order_id` those of orders and payments, and `amount` `payment_received`, `payment_refunded`, `merchant_paid` and
+//! `merchant_reversed`; `product_id` `low_stock`. They may say `amount`, `promised_by`, `reason`, `quantity`, `warehouse`, if these are there.
 //!
 //! # Whom it asks
 //! Telephone and e-mail are the user service's. If that does not answer, only push is left, which needs neither.

@@ -360,7 +360,7 @@ impl OrderFlow {
             "user_id": placed.user_id,
             "template": template,
             "language": placed.language,
-            "params": {"order_id": saga.saga_id, "amount": placed.total, "promised_by": placed.promised_by},
+            "params": {"order_id": saga.saga_id, "amount": placed.total},
         });
         let answer = self.notification.ask(Verb::POST, "/notifications", Some(&message)).await?;
         match answer.status {

@@ -283,7 +283,7 @@ impl PaymentFlow {
             "user_id": to,
             "template": template,
             "language": language.unwrap_or("en"),
-            "params": {"amount": input.amount, "order_id": input.order_id, "payment_id": saga.saga_id},
+            "params": {"amount": input.amount, "order_id": input.order_id},
         });
         let answer = self.notification.ask(Verb::POST, "/notifications", Some(&message)).await?;
         match answer.status {

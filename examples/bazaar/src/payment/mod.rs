@@ -117,7 +117,7 @@ impl From<&PaymentArgs> for Peers {
 }
 
 /// Longer than a step waits for the bank: it is the step that gives up.
-const BANK: Duration = Duration::from_secs(15);
+pub const BANK: Duration = Duration::from_secs(15);
 
 #[derive(Clone, Debug)]
 struct Service {

@@ -2,7 +2,7 @@
 //!
 //! # Rule
 //! A user's id is the key of their registration. Who is erased is gone from the file: the row is overwritten with zeros
-//! (`PRAGMA secure_delete`), and the write-ahead log, in which older pages stand, is cut off ([`Record::cut_log`]), at once and at
+//! (`PRAGMA secure_delete`), and the write-ahead log, in which older pages stand, is cut off (`wal_checkpoint(TRUNCATE)`), at once and at
 //! each start. What stays is a digest of the id, so that nobody else gets the same one, and with it that
 //! user's orders. SQLite's own words: <https://www.sqlite.org/pragma.html#pragma_secure_delete>.
 //!

@@ -8,6 +8,7 @@ mod collector;
 mod crashes;
 mod gateways;
 mod http;
+mod inventory;
 mod middleman;
 mod notifications;
 mod pricing;

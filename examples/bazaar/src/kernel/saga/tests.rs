@@ -288,7 +288,8 @@ async fn r4_3_a_step_of_which_nobody_knows_whether_it_was_done_is_tried_again_an
 
 #[tokio::test(start_paused = true)]
 async fn r4_4_killed_at_every_record_it_goes_on_and_everything_is_done_once_or_undone_once() {
-    let plans: [(&[(&'static str, &[Then])], State); 4] = [
+    type Plan<'a> = &'a [(&'static str, &'a [Then])];
+    let plans: [(Plan<'_>, State); 4] = [
         (&[], State::Completed),
         (&[("b", &[Then::IsLost, Then::Fails]), ("d", &[Then::IsLost; 2])], State::Completed),
         (&[("e", &[Then::Refuses])], State::Compensated),
@@ -352,7 +353,7 @@ async fn r4_6_what_cannot_be_undone_needs_somebody_and_the_others_are_undone() {
     let mut life = Life::new(NEVER);
     life.outside.plan("e", &[Then::Refuses]);
     life.outside.plan_undo("c", &[Then::Refuses]);
-    life.outside.plan_undo("b", &[Then::Fails; 20]);
+    life.outside.plan_undo("b", &[Then::Fails; UNDOINGS as usize]);
     life.start("s").await;
     let saga = life.end("s").await;
     assert_eq!(saga.state, State::CompensationFailed);
