@@ -233,6 +233,8 @@ pub enum ReleaseReason {
     OrderCompleted,
     /// It has run out: the units are there for others again.
     Expired,
+    /// What was kept has come back, or never left: the units are there for others again.
+    OrderReturned,
 }
 
 impl ReleaseReason {
@@ -242,6 +244,7 @@ impl ReleaseReason {
             Self::OrderCancelled => "order_cancelled",
             Self::OrderCompleted => "order_completed",
             Self::Expired => "expired",
+            Self::OrderReturned => "order_returned",
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! # Interface
 //! Commands, each with an `Idempotency-Key`, which is its id: the same key and body are the same command, done once, and have the
-//! same answer for seven days; with another body it is 422 `idempotency_key_reused`. Bounds: [`command`]. All answer the
+//! same answer for thirty days; with another body it is 422 `idempotency_key_reused`. Bounds: [`command`]. All answer the
 //! `position` that they have written, which the other side can be told to have seen.
 //! - `POST /inventory/commands/add_product` with `{"product_id": …, "warehouse": …, "quantity": …}`: a warehouse takes a product in
 //!   for the first time. 409 `already_added`, `no_room`.
@@ -16,11 +16,12 @@
 //!   The hold is 900 s long if nothing is said. `{"reservation_id": …, "state": "held", "expires_at": …, "allocations":
 //!   [{"product_id": …, "warehouse": …, "quantity": …}], "position": …}`. The same reservation again has the same answer, whatever
 //!   its key; other items under its name are 422 `reservation_reused`; one that has ended is 409 `reservation_over`.
-//! - `POST /inventory/commands/release` with `{"reservation_id": …, "reason": …}`, which is `order_cancelled`, `expired` or
-//!   `order_completed`: `{"reservation_id": …, "state": …, "position": …}`. Again, it is the same. After `order_completed` the units
+//! - `POST /inventory/commands/release` with `{"reservation_id": …, "reason": …}`, which is `order_cancelled`, `expired`,
+//!   `order_completed` or `order_returned`: `{"reservation_id": …, "state": …, "position": …}`. Again, it is the same. After `order_completed` the units
 //!   have left; of a reservation that has run out or was released this is 409 `reservation_over`, of one that nobody knows 404
-//!   `unknown_reservation`. A release of one that nobody knows is remembered for seven days, and a late `reserve` refused.
-//!   Once completed, it cannot be released, 409 `reservation_over`: what comes back is `update_quantity`, `returned`.
+//!   `unknown_reservation`. A release of one that nobody knows is remembered for thirty days, and a late `reserve` refused.
+//!   Once completed, it cannot be released, 409 `reservation_over`, but `order_returned` brings its units back, once; of one that is
+//!   held it is as good as `order_cancelled`.
 //!
 //! For other services:
 //! - `GET /internal/feed?after=…&limit=…`: what has happened after that position, in order ([`record::Page`]); at most 500 events,
@@ -245,7 +246,7 @@ impl From<Refusal> for Problem {
             }
             Refusal::UnknownReservation { reservation_id } => {
                 let detail =
-                    format!("there is no reservation {reservation_id}, or it ended more than 7 days ago");
+                    format!("there is no reservation {reservation_id}, or it ended more than 30 days ago");
                 unknown("unknown_reservation", detail).with("reservation_id", text(&reservation_id))
             }
             Refusal::UnknownProduct { product_id } => {

@@ -43,7 +43,7 @@ pub const MIGRATIONS: Migrations = &[
     "
     CREATE TABLE reservations (
         reservation_id TEXT PRIMARY KEY,
-        state TEXT NOT NULL CHECK (state IN ('held', 'released', 'completed', 'expired')),
+        state TEXT NOT NULL CHECK (state IN ('held', 'released', 'completed', 'expired', 'returned')),
         items TEXT,  -- JSON; NULL if it ended before it was made
         lines TEXT NOT NULL,  -- JSON
         expires_at INTEGER NOT NULL,
@@ -58,7 +58,7 @@ pub const MIGRATIONS: Migrations = &[
 ];
 
 /// For how long it is known what commands were answered and how reservations ended.
-pub const FORGOTTEN: Duration = Duration::from_hours(7 * 24);
+pub const FORGOTTEN: Duration = Duration::from_hours(30 * 24);
 
 /// How many holds that have run out are looked at, and how many rows are forgotten, at a time.
 pub const SWEPT: u32 = 100;
@@ -196,7 +196,7 @@ impl Record {
                         let cause = Cause::of("inventory", "expire");
                         end(transaction, &it, reason, &cause, now)
                     }
-                    Ok(End::Known) | Err(_) => Ok(()), // Somebody was faster.
+                    Ok(End::Known | End::Back) | Err(_) => Ok(()), // Somebody was faster.
                 }
             };
             // Each by itself: one that cannot be read stops no other.
@@ -379,6 +379,10 @@ fn release(
     };
     match known.end(reason, now) {
         Ok(End::Known) => Ok(done(known.state, log::head(transaction)?)),
+        Ok(End::Back) => {
+            put_back(transaction, &known, cause, now)?;
+            Ok(done(State::Returned, log::head(transaction)?))
+        }
         Ok(End::Now(reason)) => {
             end(transaction, &known, reason, cause, now)?;
             Ok(done(reason.into(), log::head(transaction)?))
@@ -400,9 +404,31 @@ fn end(
         let events = stock.state.release(&reservation.reservation_id, reason, allocations);
         append(transaction, product_id, stock.version, &events, cause, now)?;
     }
+    settle(transaction, reservation, State::from(reason), now)
+}
+
+/// What had left comes back.
+fn put_back(
+    transaction: &Transaction<'_>,
+    reservation: &Reservation,
+    cause: &Cause,
+    now: Moment,
+) -> rusqlite::Result<()> {
+    for Line { product_id, allocations } in &reservation.lines {
+        let stock = load(transaction, product_id)?;
+        append(transaction, product_id, stock.version, &Stock::put_back(allocations), cause, now)?;
+    }
+    settle(transaction, reservation, State::Returned, now)
+}
+
+fn settle(
+    transaction: &Transaction<'_>,
+    reservation: &Reservation,
+    state: State,
+    now: Moment,
+) -> rusqlite::Result<()> {
     let update = "UPDATE reservations SET state = ?2, changed_at = ?3 WHERE reservation_id = ?1";
-    let state = State::from(reason).as_str();
-    transaction.execute(update, (reservation.reservation_id.as_str(), state, now.unix())).map(drop)
+    transaction.execute(update, (reservation.reservation_id.as_str(), state.as_str(), now.unix())).map(drop)
 }
 
 fn load(connection: &Connection, product_id: &ProductId) -> rusqlite::Result<Loaded<Stock>> {

@@ -317,6 +317,19 @@ impl Stock {
         Ok(allocations)
     }
 
+    /// Units that had left come back to where they were.
+    pub fn put_back(allocations: &[Allocation]) -> Vec<StockEvent> {
+        let returned = allocations.iter().map(|Allocation { warehouse, quantity }| {
+            let delta = i32::try_from(*quantity).unwrap_or(i32::MAX);
+            StockEvent::QuantityUpdated {
+                warehouse: warehouse.clone(),
+                delta,
+                reason: UpdateReason::Returned,
+            }
+        });
+        returned.collect()
+    }
+
     /// A reservation of these units ends.
     pub fn release(
         &self,
@@ -422,6 +435,8 @@ pub enum State {
     Completed,
     /// It has run out.
     Expired,
+    /// Its units had left, and are back.
+    Returned,
 }
 
 impl State {
@@ -432,6 +447,7 @@ impl State {
             Self::Released => "released",
             Self::Completed => "completed",
             Self::Expired => "expired",
+            Self::Returned => "returned",
         }
     }
 }
@@ -439,7 +455,7 @@ impl State {
 impl From<ReleaseReason> for State {
     fn from(reason: ReleaseReason) -> Self {
         match reason {
-            ReleaseReason::OrderCancelled => Self::Released,
+            ReleaseReason::OrderCancelled | ReleaseReason::OrderReturned => Self::Released,
             ReleaseReason::OrderCompleted => Self::Completed,
             ReleaseReason::Expired => Self::Expired,
         }
@@ -477,6 +493,8 @@ pub enum End {
     Known,
     /// It ends now, so.
     Now(ReleaseReason),
+    /// It has ended, and its units come back now.
+    Back,
 }
 
 impl Reservation {
@@ -496,9 +514,13 @@ impl Reservation {
     pub fn end(&self, reason: ReleaseReason, now: Moment) -> Result<End, Refusal> {
         let completes = reason == ReleaseReason::OrderCompleted;
         match self.state(now) {
+            State::Held if reason == ReleaseReason::OrderReturned => {
+                Ok(End::Now(ReleaseReason::OrderCancelled))
+            }
             State::Held => Ok(End::Now(reason)),
+            State::Completed if reason == ReleaseReason::OrderReturned => Ok(End::Back),
             State::Expired if self.state == State::Held && !completes => Ok(End::Now(ReleaseReason::Expired)),
-            State::Expired | State::Released if !completes => Ok(End::Known),
+            State::Expired | State::Released | State::Returned if !completes => Ok(End::Known),
             State::Completed if completes => Ok(End::Known),
             state => Err(Refusal::ReservationOver { reservation_id: self.reservation_id.clone(), state }),
         }
@@ -635,7 +657,7 @@ mod tests {
 
     #[test]
     fn r6_4_a_reservation_ends_once() {
-        use ReleaseReason::{Expired, OrderCancelled, OrderCompleted};
+        use ReleaseReason::{Expired, OrderCancelled, OrderCompleted, OrderReturned};
         let (before, after) = (NOON, NOON.after(Duration::from_mins(1)));
         let reservation = |state| Reservation {
             reservation_id: "a".to_owned().try_into().unwrap(),
@@ -647,7 +669,7 @@ mod tests {
         let over = |state| {
             Err(Refusal::ReservationOver { reservation_id: reservation(state).reservation_id, state })
         };
-        let (cancel, complete, expire) = (OrderCancelled, OrderCompleted, Expired);
+        let (cancel, complete, expire, back) = (OrderCancelled, OrderCompleted, Expired, OrderReturned);
         let golden = [
             (State::Held, before, cancel, Ok(End::Now(OrderCancelled))),
             (State::Held, before, complete, Ok(End::Now(OrderCompleted))),
@@ -664,6 +686,14 @@ mod tests {
             (State::Expired, after, cancel, Ok(End::Known)),
             (State::Expired, after, complete, over(State::Expired)),
             (State::Expired, after, expire, Ok(End::Known)),
+            (State::Held, before, back, Ok(End::Now(OrderCancelled))),
+            (State::Held, after, back, Ok(End::Now(Expired))),
+            (State::Released, before, back, Ok(End::Known)),
+            (State::Expired, before, back, Ok(End::Known)),
+            (State::Completed, after, back, Ok(End::Back)),
+            (State::Returned, after, back, Ok(End::Known)),
+            (State::Returned, after, cancel, Ok(End::Known)),
+            (State::Returned, after, complete, over(State::Returned)),
         ];
         for (state, now, reason, end) in golden {
             assert_eq!(reservation(state).end(reason, now), end, "{state:?} {now} {reason:?}");

@@ -61,8 +61,8 @@ use crate::rules::moment::Moment;
 /// How many sagas are worked on at a time.
 pub const AT_ONCE: usize = 64;
 
-/// How often undoing a step is tried.
-pub const UNDOINGS: u32 = 20;
+/// How often undoing a step is tried: for about an hour, so that nobody has to look after an outage that is shorter.
+pub const UNDOINGS: u32 = 360;
 
 /// The pause after the first failure; it grows by as much with each.
 pub const PAUSE: Duration = Duration::from_millis(500);

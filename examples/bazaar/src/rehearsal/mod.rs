@@ -174,11 +174,11 @@ mod tests {
     #[test]
     fn r4_4_whoever_crashes_at_whichever_commit_the_books_are_right() {
         let mut told = Told::default();
-        for seed in 1..=150 {
+        for seed in 1..=200 {
             told.add(&rehearse(seed).unwrap_or_else(|why| panic!("with the seed {seed}: {why}")));
         }
         let Told { crashes, sent, undone, charges, refunds, .. } = told;
-        assert!(crashes > 150 && sent > 50 && undone > 50 && charges > 100 && refunds > 20, "{told:?}");
+        assert!(crashes > 200 && sent > 50 && undone > 50 && charges > 100 && refunds > 20, "{told:?}");
     }
 
     #[test]

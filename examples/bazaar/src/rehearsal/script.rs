@@ -71,10 +71,12 @@ pub async fn play(stage: &mut Stage, chance: &mut Chance) -> Result<Vec<Accepted
         while let Some(done) = customers.try_join_next() {
             accepted.extend(done.map_err(|error| error.to_string())?);
         }
-        if customers.is_empty() && dead.is_empty() && is_quiet(stage)? {
+        let is_nobody_there = customers.is_empty() && dead.is_empty();
+        if is_nobody_there && is_quiet(stage)? {
             return Ok(accepted);
         }
-        sleep(Duration::from_millis(200)).await;
+        // Whoever waits for a payment that never comes does so for a quarter of an hour.
+        sleep(Duration::from_millis(if is_nobody_there { 20_000 } else { 200 })).await;
     }
     Err(format!("it does not become quiet within {} h", LONGEST.as_secs() / 3600))
 }
@@ -124,16 +126,17 @@ impl Customer {
             let is_undone = self.call_off(&order_id, "cancel").await;
             return Some(Accepted { order_id, is_confirmed: false, is_undone });
         }
-        if !is_confirmed && self.chance.percent(85) {
-            is_confirmed = self.pay(&order_id, number, method, &account).await;
+        if !is_confirmed && self.chance.percent(85) && self.pay(&order_id, number, method, &account).await {
+            is_confirmed = self.is_on_its_way(&order_id).await;
         }
-        let mut is_undone = false;
-        if self.chance.percent(20) {
-            is_undone = self.call_off(&order_id, "cancel").await;
-        } else if self.chance.percent(30) && is_confirmed && self.deliver(&order_id).await {
-            is_undone = self.call_off(&order_id, "return").await;
-        }
-        Some(Accepted { order_id, is_confirmed: is_confirmed && !is_undone, is_undone })
+        let how = match self.chance.below(10) {
+            0 | 1 => "cancel",
+            2..5 if is_confirmed && self.deliver(&order_id).await => "return",
+            _ => return Some(Accepted { order_id, is_confirmed, is_undone: false }),
+        };
+        // If nobody answers that, nobody knows.
+        let is_undone = self.call_off(&order_id, how).await;
+        Some(Accepted { order_id, is_confirmed: false, is_undone })
     }
 
     /// Accounts of all manners.
@@ -157,6 +160,24 @@ impl Customer {
             is_paid |= answer.is_some_and(|it| it.status == StatusCode::CREATED);
         }
         is_paid
+    }
+
+    /// Whether the order is told to be on its way, once it is known what becomes of it: money that was taken may come too late.
+    async fn is_on_its_way(&mut self, order_id: &str) -> bool {
+        let user = format!("user{}", self.number);
+        let path = format!("/api/orders/{order_id}");
+        for _ in 0..ATTEMPTS {
+            let answer = self.order.ask_as(Method::GET, &path, &[("x-user-id", &user)], None::<&()>).await;
+            let order = answer.ok().and_then(|it| serde_json::from_slice::<Value>(&it.body).ok());
+            match order.as_ref().and_then(|it| it["state"].as_str()) {
+                Some("processing") => return true,
+                Some("placed" | "confirmed") | None => {
+                    sleep(Duration::from_millis(200 + self.chance.below(4_000))).await;
+                }
+                Some(_) => return false,
+            }
+        }
+        false
     }
 
     /// The warehouse sends it; whether it arrived.

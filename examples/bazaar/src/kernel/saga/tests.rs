@@ -353,7 +353,7 @@ async fn r4_6_what_cannot_be_undone_needs_somebody_and_the_others_are_undone() {
     let mut life = Life::new(NEVER);
     life.outside.plan("e", &[Then::Refuses]);
     life.outside.plan_undo("c", &[Then::Refuses]);
-    life.outside.plan_undo("b", &[Then::Fails; 20]);
+    life.outside.plan_undo("b", &[Then::Fails; UNDOINGS as usize]);
     life.start("s").await;
     let saga = life.end("s").await;
     assert_eq!(saga.state, State::CompensationFailed);
