@@ -5,7 +5,7 @@ use std::{ffi::OsString, iter, process::ExitCode};
 
 use bazaar::{
     bank, booking,
-    demo::{naka, ride, shop, up},
+    demo::{demos, naka, ride, shop, storm, up},
     driver, inventory,
     inventory_query::{self, InventoryQueryArgs},
     kernel::service,
@@ -30,6 +30,10 @@ enum Command {
     Ride(ride::RideArgs),
     /// Shop through the gateway, as three users, paying in seven ways, in two languages; every step is checked.
     Shop(shop::ShopArgs),
+    /// Bad weather on a platform of its own, under load; then the books are checked.
+    Storm(storm::StormArgs),
+    /// Ten demonstrations on a platform of its own, each with what was measured.
+    Demos(demos::DemosArgs),
     /// Rehearse crashes of the shop at every commit, and audit the books.
     Crash(rehearsal::CrashArgs),
     /// Print a token, for the gateway to believe.
@@ -110,6 +114,8 @@ fn main() -> ExitCode {
         Command::Up(args) => up::run(&args),
         Command::Ride(args) => ride::run(&args),
         Command::Shop(args) => shop::run(&args),
+        Command::Storm(args) => storm::run(&args),
+        Command::Demos(args) => demos::run(&args),
         Command::Crash(args) => rehearsal::run(&args),
         Command::Token(args) => keys::run(&args),
         Command::Pricing(args) => service::run("pricing", &args, pricing::MIGRATIONS, pricing::app),

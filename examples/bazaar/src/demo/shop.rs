@@ -193,8 +193,11 @@ async fn log_in(gateway: &Client, user: User) -> Result<Client, String> {
     let answer = gateway.post("/api/auth/login", "", &wish(&format!("bazaar-{id}"))).await?.expect(200)?;
     let seconds = answer["expires_in"].as_u64().unwrap_or_default();
     hold((1..=24 * 60 * 60).contains(&seconds), || format!("{id}: a token for {seconds} s"))?;
-    let wrong = gateway.post("/api/auth/login", "", &wish("not-the-password")).await?;
-    hold(wrong.status == 401, || format!("{id}: a wrong password is {}", wrong.status))?;
+    // Once: five guesses a minute are all that an address has.
+    if id == USERS[0].id {
+        let wrong = gateway.post("/api/auth/login", "", &wish("not-the-password")).await?;
+        hold(wrong.status == 401, || format!("{id}: a wrong password is {}", wrong.status))?;
+    }
     Ok(gateway.with_token(text(&answer, "token")?))
 }
 
