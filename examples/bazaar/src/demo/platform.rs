@@ -53,6 +53,12 @@ pub struct Plan<'a> {
     pub environment: Vec<(String, String)>,
 }
 
+impl std::fmt::Debug for Plan<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Plan").field("only", &self.only).finish_non_exhaustive()
+    }
+}
+
 /// A platform. Dropped, all its processes are killed.
 #[derive(Debug)]
 pub struct Platform {
