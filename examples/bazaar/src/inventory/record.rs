@@ -546,6 +546,13 @@ mod tests {
     /// What holds at any time: nothing is promised that is not there, and what is promised is promised to somebody who is known.
     #[track_caller]
     fn check(record: &Record) {
+        for Reservation { items, lines, .. } in held(record) {
+            let wanted = items.iter().flatten().map(|it| (it.product_id.clone(), it.quantity.get()));
+            let promised = lines.iter().map(|Line { product_id, allocations }| {
+                (product_id.clone(), allocations.iter().map(|it| it.quantity).sum::<u32>())
+            });
+            assert_eq!(wanted.collect::<Vec<_>>(), promised.collect::<Vec<_>>(), "all of it or nothing");
+        }
         let mut promised = BTreeMap::<_, u32>::new();
         for Line { product_id, allocations } in held(record).into_iter().flat_map(|it| it.lines) {
             for Allocation { warehouse, quantity } in allocations {

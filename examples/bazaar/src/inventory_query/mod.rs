@@ -623,6 +623,28 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn r6_6_a_part_of_what_there_is_does_not_count_as_all_of_it() {
+        let shop = Shop::new().await;
+        for number in 0..400 {
+            let body = json!({"product_id": "prod_001", "warehouse": "MUM_WH_001", "delta": 1, "reason": "returned"});
+            shop.command(&number.to_string(), "update_quantity", body).await;
+        }
+        let file = shop.folder.path().join("another.db");
+        let view = View::new(Store::open_here(&file, view::MIGRATIONS, Crash::after(NEVER)).unwrap());
+        let read = view.progress().await.unwrap();
+        let (tell, heard) = watch::channel(Heard { head: read.position, read, whole_at: None });
+        let inventory = Peer::here("inventory", shop.commands.clone());
+        let reader = Reader { clock: shop.clock, view, inventory, tell };
+        assert!(matches!(reader.read().await, Ok(false)), "there is more than a page");
+        let Heard { read, head, whole_at } = heard.borrow().clone();
+        assert!(0 < read.position && read.position < head, "{read:?} of {head}");
+        assert_eq!(whole_at, None);
+        while matches!(reader.read().await, Ok(false)) {}
+        let Heard { read, head, whole_at } = heard.borrow().clone();
+        assert_eq!((read.position, whole_at), (head, Some(shop.clock.now())));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn what_is_asked_for_out_of_bounds_is_refused() {
         let shop = Shop::new().await;
         for path in [
