@@ -14,7 +14,7 @@ use bazaar::{
 };
 use clap::{Parser, Subcommand};
 
-/// The services behind the gateway: rides today, a shop to come.
+/// The services behind the gateway: rides and a shop.
 #[derive(Debug, Parser)]
 #[command(name = "bazaar")]
 struct Cli {

@@ -1,9 +1,10 @@
 //! `bazaar up`: every service and the gateway, each a process of its own, from one terminal.
 //!
 //! 1. Check that every port is free, so that the message names the service and not a stack of errors.
-//! 2. Start the processes one after the other, each once the one before answers `GET /readyz`.
+//! 2. Start the services that ask no other, at the same time; those that do, once these answer `GET /readyz`; then the
+//!    gateway. Who asks whom is in [`SERVICES`].
 //! 3. Say where everything is and what to try; pass on what they print.
-//! 4. On Ctrl-C, on `SIGTERM`, or when one of them dies: stop the others, the gateway first, because it
+//! 4. On Ctrl-C, on `SIGTERM`, or when one of them dies: stop the others one after the other, the gateway first, because it
 //!    has requests under way to the services.
 //!
 //! # Exit codes
@@ -15,16 +16,18 @@ use std::{
     fmt::Write as _,
     io,
     net::{Ipv4Addr, SocketAddr},
+    panic::resume_unwind,
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
 };
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
     runtime::Builder,
+    task::JoinSet,
     time::{sleep, timeout},
 };
 
@@ -41,21 +44,83 @@ use crate::{
     user::keys::Keys,
 };
 
-/// How long a process may take until it answers.
-const START: Duration = Duration::from_secs(10);
+/// How long the processes that start at the same time may take until all of them answer.
+const START: Duration = Duration::from_secs(30);
 
 /// How long each process may take to stop: longer than it drains.
 const STOP: Duration = Duration::from_secs(DRAIN.as_secs() + 2);
 
-/// The services in the order in which they start, and their ports: whoever is asked stands before who asks.
-const SERVICES: [(&str, u16); 5] =
-    [("user", 8101), ("pricing", 8201), ("driver", 8202), ("tracking", 8204), ("booking", 8203)];
-
 /// Where `bazaar ride` looks for the gateway.
 pub const GATEWAY: u16 = 8080;
 
-/// The services that have a database.
-const KEEPING: [&str; 4] = ["pricing", "driver", "tracking", "booking"];
+/// A part of the bazaar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Part {
+    /// Rides through Mumbai.
+    Rides,
+    /// The shop, its kitchens, and the bank that it is paid through.
+    Shop,
+}
+
+/// A service, as `up` knows it.
+struct Service {
+    /// What it is called: in `--at`, before its lines, and as its file: `NAME.db`.
+    name: &'static str,
+    port: u16,
+    /// What it is a part of; of everything, if there is nothing.
+    part: Option<Part>,
+    /// Its subcommand, and what else that is told.
+    command: &'static [&'static str],
+    /// Whom it asks: it is told where they are, and starts when those answer who ask nobody.
+    asks: &'static [&'static str],
+}
+
+impl Service {
+    const fn of(part: Part, name: &'static str, port: u16, command: &'static [&'static str]) -> Self {
+        Self { name, port, part: Some(part), command, asks: &[] }
+    }
+
+    const fn asking(self, asks: &'static [&'static str]) -> Self {
+        Self { asks, ..self }
+    }
+
+    fn is_of(&self, only: Option<Part>) -> bool {
+        self.part.is_none() || only.is_none_or(|only| self.part == Some(only))
+    }
+
+    /// In which turn it starts.
+    const fn turn(&self) -> Turn {
+        if self.asks.is_empty() { Turn::Asked } else { Turn::Asking }
+    }
+}
+
+/// The services: first those that ask nobody, then those that do. They stop in the opposite order.
+const SERVICES: [Service; 15] = {
+    use Part::{Rides, Shop};
+    [
+        Service { part: None, ..Service::of(Shop, "user", 8101, &["user"]) },
+        Service::of(Shop, "product", 8102, &["product", "--api", "v1"]),
+        Service::of(Shop, "product-v2", 8112, &["product", "--api", "v2"]),
+        Service::of(Shop, "product-v3", 8122, &["product", "--api", "v3"]),
+        Service::of(Shop, "inventory", 8103, &["inventory"]),
+        Service::of(Shop, "restaurant", 8107, &["restaurant"]),
+        Service::of(Shop, "bank", 8108, &["bank"]),
+        Service::of(Rides, "pricing", 8201, &["pricing"]),
+        Service::of(Rides, "driver", 8202, &["driver"]),
+        Service::of(Rides, "tracking", 8204, &["tracking"]),
+        Service::of(Shop, "inventory-query", 8113, &["inventory-query"]).asking(&["inventory"]),
+        Service::of(Shop, "notification", 8106, &["notification"]).asking(&["user"]),
+        Service::of(Shop, "payment", 8105, &["payment"]).asking(&["order", "user", "bank", "notification"]),
+        Service::of(Shop, "order", 8104, &["order"]).asking(&[
+            "user",
+            "product",
+            "inventory",
+            "payment",
+            "notification",
+        ]),
+        Service::of(Rides, "booking", 8203, &["booking"]).asking(&["pricing", "driver", "tracking"]),
+    ]
+};
 
 /// What `bazaar up` is told.
 #[derive(Args, Clone, Debug)]
@@ -72,7 +137,10 @@ pub struct UpArgs {
     /// Start only the services, to run the gateway by hand.
     #[arg(long)]
     no_gateway: bool,
-    /// Begin with empty databases: no rides, and every driver free where they were at first.
+    /// Start the services of one part alone; the gateway goes on routing to the other, and finds nobody there.
+    #[arg(long, value_name = "PART")]
+    only: Option<Part>,
+    /// Begin with empty databases: no rides and no orders, and only the users, goods and drivers that were there at first.
     #[arg(long)]
     fresh: bool,
     /// Where a service listens, such as `pricing=127.0.0.1:8301`; the configuration has to say the same.
@@ -87,7 +155,7 @@ pub struct UpArgs {
 
 fn named_address(text: &str) -> Result<(&'static str, SocketAddr), String> {
     let (name, address) = text.split_once('=').ok_or("write it like pricing=127.0.0.1:8301")?;
-    let names = SERVICES.map(|(name, _)| name);
+    let names = SERVICES.map(|it| it.name);
     let known = names.into_iter().find(|it| *it == name);
     let name =
         known.ok_or_else(|| format!("there is no service {name:?}; there are {}", names.join(", ")))?;
@@ -98,7 +166,7 @@ fn named_address(text: &str) -> Result<(&'static str, SocketAddr), String> {
 impl UpArgs {
     fn address(&self, name: &str) -> SocketAddr {
         let said = self.elsewhere.iter().rev().find(|(it, _)| *it == name).map(|(_, at)| *at);
-        let port = SERVICES.iter().find(|(it, _)| *it == name).map_or(0, |(_, port)| *port);
+        let port = SERVICES.iter().find(|it| it.name == name).map_or(0, |it| it.port);
         said.unwrap_or_else(|| (Ipv4Addr::LOCALHOST, port).into())
     }
 }
@@ -117,10 +185,22 @@ fn failed(message: &str) -> ExitCode {
     ExitCode::FAILURE
 }
 
+/// When a process starts: those of one turn at the same time, once all of the turn before answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    /// Services that ask nobody.
+    Asked,
+    /// Those that ask others.
+    Asking,
+    /// The gateway, which asks all.
+    Gateway,
+}
+
 /// A process to start.
 #[derive(Clone, Debug)]
 struct Planned {
     name: &'static str,
+    turn: Turn,
     args: Vec<OsString>,
     /// Where it listens.
     listens: Vec<SocketAddr>,
@@ -133,7 +213,8 @@ async fn up(args: &UpArgs) -> Result<ExitCode, String> {
     let gateway = config.map(|config| naka::addresses(&config).map(|addresses| (addresses, config)));
     let gateway = gateway.transpose()?;
     let data = args.data.folder()?;
-    let mut plan = SERVICES.map(|(name, _)| plan_service(name, args, &data)).to_vec();
+    let services = SERVICES.iter().filter(|it| it.is_of(args.only));
+    let mut plan = services.map(|it| plan_service(it, args, &data)).collect::<Vec<_>>();
     plan.extend(gateway.as_ref().map(|(addresses, config)| plan_gateway(*addresses, config)));
     let mut taken = BTreeMap::new();
     for planned in &plan {
@@ -174,16 +255,16 @@ async fn trouble(
     args: &UpArgs,
 ) -> String {
     let mut pids = Vec::new();
-    for planned in plan {
-        let name = planned.name;
-        match family.start(name, &planned.args) {
-            Ok(pid) => pids.push((planned, pid)),
-            Err(error) => return format!("cannot start {name}: {error}"),
+    for turn in plan.chunk_by(|one, next| one.turn == next.turn) {
+        for planned in turn {
+            match family.start(planned.name, &planned.args) {
+                Ok(pid) => pids.push((planned, pid)),
+                Err(error) => return format!("cannot start {}: {error}", planned.name),
+            }
         }
         tokio::select! {
-            ready = timeout(START, ready(planned.ready)) => if ready.is_err() {
-                let (at, seconds) = (planned.ready, START.as_secs());
-                return format!("{name} did not answer GET http://{at}/readyz within {seconds} s");
+            all = all_ready(turn) => if let Err(message) = all {
+                return message;
             },
             death = family.next_death() => return mourn(&death),
         }
@@ -192,33 +273,50 @@ async fn trouble(
     mourn(&family.next_death().await)
 }
 
+/// Waits until all of them answer.
+async fn all_ready(turn: &[Planned]) -> Result<(), String> {
+    let waits = turn.iter().map(|&Planned { name, ready: at, .. }| async move {
+        let seconds = START.as_secs();
+        let late = |_| format!("{name} did not answer GET http://{at}/readyz within {seconds} s");
+        timeout(START, ready(at)).await.map_err(late)
+    });
+    let mut waits = waits.collect::<JoinSet<_>>();
+    while let Some(waited) = waits.join_next().await {
+        waited.unwrap_or_else(|error| resume_unwind(error.into_panic()))?; // Nobody aborts it.
+    }
+    Ok(())
+}
+
 /// Prints what a quiet child said last.
 fn mourn(death: &Death) -> String {
     death.last_words.iter().for_each(complain);
     death.to_string()
 }
 
-fn plan_service(name: &'static str, args: &UpArgs, data: &Path) -> Planned {
+fn plan_service(service: &Service, args: &UpArgs, data: &Path) -> Planned {
+    let name = service.name;
     let at = args.address(name);
-    let mut words: Vec<OsString> = vec![name.into(), "--stop-with-stdin".into()];
+    let mut words = service.command.iter().map(OsString::from).collect::<Vec<_>>();
+    words.push("--stop-with-stdin".into());
     let mut say = |flag: &str, value: OsString| words.extend([flag.into(), value]);
     say("--listen", at.to_string().into());
     say("--data", data.into());
     if let Some(now) = args.now {
         say("--now", now.to_string().into());
     }
+    for peer in service.asks {
+        say(&format!("--{peer}"), args.address(peer).to_string().into());
+    }
     if name == "booking" {
-        for peer in ["pricing", "driver", "tracking"] {
-            say(&format!("--{peer}"), args.address(peer).to_string().into());
-        }
         say("--cancellation-fee", args.cancellation_fee.to_string().into());
     }
-    Planned { name, args: words, listens: vec![at], ready: at }
+    Planned { name, turn: service.turn(), args: words, listens: vec![at], ready: at }
 }
 
-/// Takes away the databases, and leaves the keys.
+/// Takes away the databases of all services, also of those that are not to start, and leaves the keys.
 fn forget(data: &Path) -> Result<(), String> {
-    let files = KEEPING.iter().flat_map(|name| ["", "-wal", "-shm"].map(|end| format!("{name}.db{end}")));
+    let names = SERVICES.iter().map(|it| it.name);
+    let files = names.flat_map(|name| ["", "-wal", "-shm"].map(|end| format!("{name}.db{end}")));
     for file in files.map(|file| data.join(file)) {
         match std::fs::remove_file(&file) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -233,7 +331,7 @@ fn forget(data: &Path) -> Result<(), String> {
 fn plan_gateway(Addresses { public, admin }: Addresses, config: &Path) -> Planned {
     let words = ["naka", "--stop-with-stdin", "run", "-c"].map(OsString::from);
     let args = words.into_iter().chain([config.into()]).collect();
-    Planned { name: "gateway", args, listens: vec![public, admin], ready: admin }
+    Planned { name: "gateway", turn: Turn::Gateway, args, listens: vec![public, admin], ready: admin }
 }
 
 /// The configuration as named from here, or else from the root of the clone.
@@ -290,39 +388,54 @@ fn welcome(pids: &[(&Planned, u32)], gateway: Option<&(Addresses, PathBuf)>, arg
     };
     for (planned, pid) in pids {
         let listens = planned.listens.iter().map(|at| format!("http://{at}")).collect::<Vec<_>>();
-        _ = writeln!(text, "  {:<8} {}  (process {pid})", planned.name, listens.join("  admin "));
+        _ = writeln!(text, "  {:<15} {}  (process {pid})", planned.name, listens.join("  admin "));
     }
-    let at = gateway.map_or(args.address("pricing"), |(addresses, _)| addresses.public);
-    let trip =
-        r#"{"pickup":{"lat":18.9220,"lng":72.8342},"drop":{"lat":19.0760,"lng":72.8777},"ride_type":"mini"}"#;
-    let json = "application/json";
-    _ = writeln!(text, "\nWhat does a ride from Fort to Bandra cost?");
-    _ = writeln!(text, "  curl -s http://{at}/api/rides/estimate -H 'content-type: {json}' -d '{trip}'");
-    if let Some((addresses, config)) = gateway {
-        let data = args.data.data.as_ref().map(|data| format!(" --data {}", data.display()));
-        let data = data.unwrap_or_default();
-        let elsewhere = if at.port() == GATEWAY { String::new() } else { format!(" --gateway {at}") };
-        _ = writeln!(text, "Take one: estimate, book, track, cancel:");
-        _ = writeln!(text, "  cargo run --release -p bazaar -- ride{elsewhere}{data}");
-        _ = writeln!(text, "Who is near? And a token, to ask for yourself:");
-        _ = writeln!(text, "  curl -s 'http://{at}/api/drivers/nearby?lat=19.0178&lng=72.8478'");
-        _ = writeln!(text, "  cargo run --release -p bazaar -- token --sub asha{data}");
+    for (what, command) in attempts(gateway.map(|(addresses, _)| *addresses), args) {
+        _ = writeln!(text, "\n{what}\n  {command}");
+    }
+    if let Some((Addresses { admin, .. }, _)) = gateway {
         _ = writeln!(
             text,
-            "How many questions can be answered? First lift the limits for people, `askers` and"
+            "\nSee all of it at http://{admin}/; examples/bazaar/README.md goes on from here."
         );
-        _ = writeln!(
-            text,
-            "`per-ip` in {}: `rate: 1000000/s`; it takes effect when you save it.",
-            config.display()
-        );
-        _ = writeln!(text, "  oha -z 10s -c 64 -m POST -T {json} -d '{trip}' http://{at}/api/rides/estimate");
-        _ = writeln!(text, "See a limit:");
-        _ = writeln!(text, "  for i in $(seq 12); do curl -si http://{at}/demo/limited | head -1; done");
-        _ = writeln!(text, "See the routes:\n  curl -s http://{}/routes", addresses.admin);
     }
     _ = writeln!(text, "Ctrl-C stops.");
     text
+}
+
+/// Three things to try, or fewer if not everything runs.
+fn attempts(gateway: Option<Addresses>, args: &UpArgs) -> Vec<(&'static str, String)> {
+    let (has_rides, has_shop) = (args.only != Some(Part::Shop), args.only != Some(Part::Rides));
+    let before = |service| gateway.map_or_else(|| args.address(service), |addresses| addresses.public);
+    let mut attempts = Vec::new();
+    if has_shop {
+        let command = format!("curl -s 'http://{}/api/search?q=tea&lang=en'", before("product-v2"));
+        attempts.push(("Is there any tea?", command));
+    }
+    match gateway {
+        Some(Addresses { public, .. }) if has_rides => {
+            let data = args.data.data.as_ref().map(|data| format!(" --data {}", data.display()));
+            let elsewhere =
+                if public.port() == GATEWAY { String::new() } else { format!(" --gateway {public}") };
+            let ride = "cargo run --release -p bazaar -- ride";
+            let command = format!("{ride}{elsewhere}{}", data.unwrap_or_default());
+            attempts.push(("Take a ride: estimate, book, track, cancel:", command));
+        }
+        None if has_rides => {
+            let trip = r#"{"pickup":{"lat":18.9220,"lng":72.8342},"drop":{"lat":19.0760,"lng":72.8777},"ride_type":"mini"}"#;
+            let at = before("pricing");
+            let command = format!(
+                "curl -s http://{at}/api/rides/estimate -H 'content-type: application/json' -d '{trip}'"
+            );
+            attempts.push(("What does a ride from Fort to Bandra cost?", command));
+        }
+        _ => {}
+    }
+    if let Some(Addresses { public, .. }) = gateway {
+        let command = format!("for i in $(seq 12); do curl -si http://{public}/demo/limited | head -1; done");
+        attempts.push(("See a limit:", command));
+    }
+    attempts
 }
 
 #[cfg(test)]
@@ -334,9 +447,23 @@ mod tests {
         let config = find(Path::new("gateway.yaml")).unwrap();
         let text = std::fs::read_to_string(&config).unwrap();
         let Addresses { public, admin } = naka::addresses(&config).unwrap();
-        let services = SERVICES.map(|(_, port)| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+        // The gateway does not route to these.
+        let public_services = SERVICES.iter().filter(|it| !["bank", "notification"].contains(&it.name));
+        let services = public_services.map(|it| SocketAddr::from((Ipv4Addr::LOCALHOST, it.port)));
         for at in [public, admin].into_iter().chain(services) {
             assert!(text.contains(&at.to_string()), "{at} is not in {}", config.display());
+        }
+    }
+
+    #[test]
+    fn who_asks_knows_whom_and_starts_after_those_who_ask_nobody() {
+        let names = SERVICES.map(|it| it.name);
+        assert!(SERVICES.iter().flat_map(|it| it.asks).all(|asked| names.contains(asked)));
+        assert!(SERVICES.is_sorted_by_key(|it| it.turn() == Turn::Asking), "each turn is one");
+        for part in [Part::Rides, Part::Shop] {
+            let has = |name: &&str| SERVICES.iter().any(|it| it.name == *name && it.is_of(Some(part)));
+            let of_part = SERVICES.iter().filter(|it| it.is_of(Some(part)));
+            assert!(of_part.flat_map(|it| it.asks).all(has), "{part:?} needs nothing of the other part");
         }
     }
 

@@ -20,35 +20,50 @@ use crate::{
 const EXAMPLE: &str = include_str!("../../../../gateway.yaml");
 
 /// Whoever `gateway.yaml` knows, and the port that it has there.
-const PORTS: [(&str, &str); 7] = [
+const PORTS: [(&str, &str); 15] = [
     ("public", "127.0.0.1:8080"),
     ("admin", "127.0.0.1:9901"),
     ("user", "127.0.0.1:8101"),
+    ("product", "127.0.0.1:8102"),
+    ("product-v2", "127.0.0.1:8112"),
+    ("product-v3", "127.0.0.1:8122"),
+    ("inventory", "127.0.0.1:8103"),
+    ("inventory-query", "127.0.0.1:8113"),
+    ("order", "127.0.0.1:8104"),
+    ("payment", "127.0.0.1:8105"),
+    ("restaurant", "127.0.0.1:8107"),
     ("pricing", "127.0.0.1:8201"),
     ("driver", "127.0.0.1:8202"),
     ("booking", "127.0.0.1:8203"),
     ("tracking", "127.0.0.1:8204"),
 ];
 
+/// Whom it does not know: nobody outside asks them.
+const BEHIND: [&str; 2] = ["notification", "bank"];
+
+/// How many services are of each part.
+const SERVICES: [(&str, usize); 2] = [("rides", 5), ("shop", 11)];
+
 /// Where everybody is.
 pub(crate) type Addresses = BTreeMap<&'static str, SocketAddr>;
 
-fn addresses() -> Addresses {
-    PORTS.iter().map(|(name, _)| (*name, free_address())).collect()
+pub(crate) fn addresses() -> Addresses {
+    let names = PORTS.iter().map(|(name, _)| *name).chain(BEHIND);
+    names.map(|name| (name, free_address())).collect()
 }
 
-fn yaml(at: &Addresses) -> String {
+pub(crate) fn yaml(at: &Addresses) -> String {
     PORTS.iter().fold(EXAMPLE.to_owned(), |yaml, (name, port)| {
         assert!(yaml.contains(port), "{port}");
         yaml.replace(port, &at[name].to_string())
     })
 }
 
-/// `bazaar up`, with the worked example.
+/// `bazaar up`, with the worked example, and one of its parts.
 pub(crate) struct Bazaar {
     process: Process,
     pub(crate) data: TempDir,
-    at: Addresses,
+    pub(crate) at: Addresses,
     pids: Vec<String>,
 }
 
@@ -59,7 +74,12 @@ impl Bazaar {
 
     /// With another configuration than the worked example.
     fn with(now: &str, change: impl FnOnce(String) -> String) -> Self {
-        Self::in_environment(now, &[], |yaml, _| change(yaml))
+        Self::in_environment("rides", now, &[], |yaml, _| change(yaml))
+    }
+
+    /// The shop in place of the rides.
+    pub(crate) fn shop(now: &str) -> Self {
+        Self::in_environment("shop", now, &[], |yaml, _| yaml)
     }
 
     /// The same, whose services tell that collector what they do.
@@ -68,10 +88,16 @@ impl Bazaar {
         collector: SocketAddr,
         change: impl FnOnce(String, &Addresses) -> String,
     ) -> Self {
-        Self::in_environment(now, &[("OTEL_EXPORTER_OTLP_ENDPOINT", &format!("http://{collector}"))], change)
+        Self::in_environment(
+            "rides",
+            now,
+            &[("OTEL_EXPORTER_OTLP_ENDPOINT", &format!("http://{collector}"))],
+            change,
+        )
     }
 
     fn in_environment(
+        only: &str,
         now: &str,
         environment: &[(&str, &str)],
         change: impl FnOnce(String, &Addresses) -> String,
@@ -79,27 +105,34 @@ impl Bazaar {
         let (data, at) = (tempfile::tempdir().unwrap(), addresses());
         let config = data.path().join("gateway.yaml");
         std::fs::write(&config, change(yaml(&at), &at)).unwrap();
-        let services =
-            PORTS[2..].iter().flat_map(|(name, _)| ["--at".to_owned(), format!("{name}={}", at[name])]);
+        let services = at.iter().filter(|(name, _)| !["public", "admin"].contains(name));
+        let services = services.flat_map(|(name, at)| ["--at".to_owned(), format!("{name}={at}")]);
         let services = services.collect::<Vec<_>>();
-        let mut args = vec!["up", "--now", now, "--data", data.path().to_str().unwrap()];
+        let mut args = vec!["up", "--only", only, "--now", now, "--data", data.path().to_str().unwrap()];
         args.extend(["--config", config.to_str().unwrap()]);
         args.extend(services.iter().map(String::as_str));
         let mut process = Process::start_in(environment, &args);
-        let pids = PORTS[2..].iter().map(|_| process.line_with("(process ")).collect();
+        let (_, count) = SERVICES.into_iter().find(|(part, _)| *part == only).unwrap();
+        let pids = (0..count).map(|_| process.line_with("(process ")).collect();
         process.line_with("Ctrl-C stops");
         Self { process, data, at, pids }
     }
 
     /// The process of a service, as the system knows it.
-    fn pid(&self, name: &str) -> u32 {
-        let line = self.pids.iter().find(|line| line.trim_start().starts_with(name));
+    pub(crate) fn pid(&self, name: &str) -> u32 {
+        let line = self.pids.iter().find(|line| line.split_whitespace().next() == Some(name));
         let line = line.unwrap_or_else(|| panic!("no {name} in {:?}", self.pids));
         line.split("(process ").nth(1).unwrap().trim_end().trim_end_matches(')').parse().unwrap()
     }
 
     pub(crate) fn send(&self, ask: &Ask) -> Answer {
         ask.send(self.at["public"])
+    }
+
+    /// Stops all of it, in good order.
+    pub(crate) fn stop(&mut self) {
+        self.process.signal(Signal::INT);
+        assert_eq!(self.process.end().code(), Some(0));
     }
 
     fn quote(&self, ride_type: &str) -> Answer {
@@ -164,8 +197,7 @@ fn r2_13_all_of_it_end_to_end_through_the_gateway() {
         let wrong =
             bazaar.send(&post("/api/drivers/nearby", &Value::Null)).problem(405, "method_not_allowed");
         assert!(wrong.head.contains("allow: get"), "{}", wrong.head);
-        bazaar.process.signal(Signal::INT);
-        assert_eq!(bazaar.process.end().code(), Some(0));
+        bazaar.stop();
     }
 }
 

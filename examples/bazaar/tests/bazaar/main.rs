@@ -15,6 +15,7 @@ mod pricing;
 mod process;
 mod restaurants;
 mod rides;
+mod shop;
 mod shop_products;
 mod shop_users;
 mod traces;
