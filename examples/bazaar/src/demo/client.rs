@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(50);
 const LIMITED: u32 = 3;
 
 /// The longest of these waits.
-const LIMITED_WAIT: Duration = Duration::from_secs(60);
+const LIMITED_WAIT: Duration = Duration::from_mins(1);
 
 /// How long something may take that comes about by itself.
 const EVENTUALLY: Duration = Duration::from_secs(20);

@@ -115,7 +115,11 @@ async fn demos() -> Report {
                 show(4, sick_node(small).await);
                 show(8, reload(small).await);
             }
-            Err(error) => [1, 2, 3, 4, 8].into_iter().for_each(|it| show(it, Err(error.clone()))),
+            Err(error) => {
+                for number in [1, 2, 3, 4, 8] {
+                    show(number, Err(error.clone()));
+                }
+            }
         }
         if let Ok(small) = small {
             small.family.stop(STOP, std::future::pending()).await;
@@ -134,7 +138,9 @@ async fn demos() -> Report {
                 platform.stop().await;
             }
             Err(error) => {
-                [5, 6, 7, 9, 10].into_iter().for_each(|it| show(it, Err(error.clone())));
+                for number in [5, 6, 7, 9, 10] {
+                    show(number, Err(error.clone()));
+                }
             }
         }
     };
@@ -153,6 +159,7 @@ struct Small {
     config: PathBuf,
     text: String,
     client: Client,
+    admin: Client,
     breaker: Breaker,
     slow: Arc<AtomicU64>,
     _folder: TempDir,
@@ -171,7 +178,7 @@ impl Small {
     async fn open() -> Result<Self, String> {
         let folder = tempfile::tempdir().map_err(|error| format!("no folder can be made: {error}"))?;
         let mut ports = Ports::default();
-        let (public, admin, nobody) = (ports.next()?, ports.next()?, ports.next()?);
+        let (public, admin, nobody) = (ports.another()?, ports.another()?, ports.another()?);
         let mut upstreams = JoinSet::new();
         let breaker = Breaker {
             is_failing: Arc::new(AtomicBool::new(true)),
@@ -242,8 +249,17 @@ routes:
             death = family.next_death() => return Err(super::up::mourn(&death)),
         }
         let client = Client::of("gateway", public).patient(PATIENCE);
-        let _folder = folder;
-        Ok(Self { family, config, text, client, breaker, slow, _folder, _upstreams: upstreams })
+        Ok(Self {
+            family,
+            config,
+            text,
+            client,
+            breaker,
+            slow,
+            admin: Client::of("gateway", admin),
+            _folder: folder,
+            _upstreams: upstreams,
+        })
     }
 
     /// The statuses of so many requests, as many of them at once as may be.
@@ -370,7 +386,10 @@ async fn reload(small: &Small) -> Result<String, String> {
         sleep(Duration::from_secs(1)).await;
         let bad = "  wrong:\n    match: {path: /wrong}\n    upstream: nobody\n";
         write(&format!("{}{bad}", small.text))?;
-        sleep(Duration::from_secs(2)).await;
+        // `last_error` says that the file was looked at, and refused.
+        let is_refused =
+            async || small.admin.get("/readyz").await.is_ok_and(|it| it.to_string().contains("nobody"));
+        hold(until(PATIENCE, is_refused).await, || "the bad file was not refused".to_owned())?;
         let wrong = status("/wrong").await?;
         hold(wrong == 404, || format!("a route of the bad file is {wrong}"))?;
         let new = "  new:\n    match: {path: /new}\n    respond: {body: new}\n";
@@ -394,7 +413,7 @@ async fn reload(small: &Small) -> Result<String, String> {
 
 /// The whole platform, telling the collector what it does.
 async fn whole(collector: SocketAddr) -> Result<Platform, String> {
-    let change = |text: String| {
+    let change = |text: &str| {
         let telemetry = format!(
             "gateway:\n  telemetry: {{service: gateway, tracing: {{otlp: 'http://{collector}', trust_parent: always}}}}\n"
         );
@@ -411,7 +430,7 @@ async fn whole(collector: SocketAddr) -> Result<Platform, String> {
 }
 
 fn customer(platform: &Platform) -> Result<Client, String> {
-    let client = Client::of("gateway", platform.gateway).patient(Duration::from_secs(60));
+    let client = Client::of("gateway", platform.gateway).patient(Duration::from_mins(1));
     Ok(client.with_token(&platform.token("asha")?))
 }
 

@@ -48,7 +48,7 @@ pub struct Plan<'a> {
     /// Only the services of that part.
     pub only: Option<Part>,
     /// What is changed in the configuration of the gateway.
-    pub change: Option<&'a dyn Fn(String) -> String>,
+    pub change: Option<&'a dyn Fn(&str) -> String>,
     /// Variables in the environment of every process.
     pub environment: Vec<(String, String)>,
 }
@@ -91,17 +91,17 @@ impl Platform {
         let keys = Keys::of(folder.path())?;
         let services = SERVICES.iter().filter(|it| it.is_of(plan.only)).collect::<Vec<_>>();
         let mut free = Ports::default();
-        let (gateway, admin) = (free.next()?, free.next()?);
+        let (gateway, admin) = (free.another()?, free.another()?);
         let mut wires = BTreeMap::new();
         for service in &SERVICES {
-            let (from, to) = (free.next()?, free.next()?);
+            let (from, to) = (free.another()?, free.another()?);
             wires.insert(service.name, (from, to));
         }
         let config = folder.path().join("gateway.yaml");
         let text = std::fs::read_to_string(up::find(Path::new("gateway.yaml"))?)
             .map_err(|error| format!("gateway.yaml cannot be read: {error}"))?;
-        let text = placed(text, gateway, admin, &wires);
-        let text = plan.change.map_or_else(|| text.clone(), |change| change(text.clone()));
+        let text = placed(&text, gateway, admin, &wires);
+        let text = plan.change.map_or_else(|| text.clone(), |change| change(&text));
         std::fs::write(&config, text).map_err(|error| format!("{}: {error}", config.display()))?;
 
         let mut platform = Self {
@@ -253,7 +253,7 @@ fn arguments(
 
 /// The configuration of the gateway, with these ports.
 fn placed(
-    text: String,
+    text: &str,
     gateway: SocketAddr,
     admin: SocketAddr,
     wires: &BTreeMap<&str, (SocketAddr, SocketAddr)>,
@@ -274,7 +274,7 @@ impl Ports {
     ///
     /// # Errors
     /// If there is none left.
-    pub fn next(&mut self) -> Result<SocketAddr, String> {
+    pub fn another(&mut self) -> Result<SocketAddr, String> {
         let count = PORTS.end - PORTS.start;
         let first = u16::try_from(std::process::id() % u32::from(count) * 97 % u32::from(count)).unwrap_or(0);
         while self.tried < count {

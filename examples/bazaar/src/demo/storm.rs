@@ -60,13 +60,13 @@ use crate::{
 };
 
 /// How many shoppers there are.
-pub const SHOPPERS: u64 = 6;
+pub const SHOPPERS: u64 = 12;
 
 /// How many riders.
-pub const RIDERS: u64 = 3;
+pub const RIDERS: u64 = 4;
 
 /// How often the weather may change.
-pub const TICK: Duration = Duration::from_secs(1);
+pub const TICK: Duration = Duration::from_secs(2);
 
 /// How many services are in trouble at a time, at most.
 pub const AT_ONCE: usize = 2;
@@ -81,8 +81,8 @@ pub const SETTLE: Duration = Duration::from_secs(3);
 /// What has to succeed of what could, per cent.
 pub const SUCCESS: u64 = 95;
 
-/// How long somebody waits for an answer.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long somebody waits for an answer: longer than a cancellation, which waits for up to 8 seconds until all is undone.
+const PATIENCE: Duration = Duration::from_secs(12);
 
 /// How long the sagas may take to end once the weather is fair.
 const CALM: Duration = Duration::from_mins(4);
@@ -130,7 +130,7 @@ pub fn run(args: &StormArgs) -> ExitCode {
 }
 
 /// What is changed in the gateway's configuration.
-fn open_to_all(text: String) -> String {
+fn open_to_all(text: &str) -> String {
     let breakers = text
         .replace("open: 30s", "open: 1s")
         .replace("preset: payment_gateway,", "preset: payment_gateway, open: 1s,")
@@ -332,7 +332,7 @@ impl Sky {
             }
             match calamity {
                 Calamity::MonsoonFlooding | Calamity::LocalTrainDelay => {
-                    platform.weather(service, Weather::Fair)
+                    platform.weather(service, Weather::Fair);
                 }
                 Calamity::TrafficJam => platform.signal(service, Signal::CONT),
                 Calamity::PowerCut => {

@@ -45,7 +45,7 @@ use crate::{
 };
 
 /// How long the processes that start at the same time may take until all of them answer.
-pub(super) const START: Duration = Duration::from_secs(20);
+pub(super) const START: Duration = Duration::from_secs(30);
 
 /// How long each process may take to stop: longer than it drains.
 pub(super) const STOP: Duration = Duration::from_secs(DRAIN.as_secs() + 2);

@@ -149,7 +149,7 @@ fn r15_1_one_shopping_trip() {
         let said = bazaar.send(&asha.get(&format!("{history}?lang={lang}"))).expect(200);
         said.body["events"][0]["description"].as_str().unwrap().to_owned()
     });
-    assert!(english.is_ascii() && !hindi.is_ascii(), "{english}, {hindi}");
+    assert_eq!((english.as_str(), hindi.contains("ऑर्डर")), ("Order placed for ₹1299.00", true), "{hindi}");
     let cancelled = bazaar.send(&asha.cancel(&order_id)).expect(200);
     assert_eq!(cancelled.said("order_id"), order_id);
     assert_eq!(await_state(&bazaar, &asha, &order_id, "refunded").said("refunded"), "1299.00");
@@ -271,7 +271,7 @@ fn a_version_of_the_catalogue_is_what_is_asked_for() {
 
     let flat = bazaar.send(&get(path).header("x-api-version", "1")).expect(200);
     assert_eq!(flat.body["price"], "485.00");
-    for header in ["x-api-version: v1", "deprecation: @", "sunset: ", "link: "] {
+    for header in ["x-api-version: v1", "deprecation: @", "sunset: "] {
         assert!(flat.head.contains(header), "{header}: {}", flat.head);
     }
     let both = bazaar.send(&get(&format!("{path}&version=v3"))).expect(200);
@@ -310,15 +310,15 @@ fn r15_8_business_refusals_are_no_failures_for_breakers_and_health() {
     // Twelve payments are refused, each order's last one ends it; the breaker would open at the third failure in a row, or the
     // first of ten.
     for n in 0..4 {
-        let order_id = place(&format!("refused {n}"));
+        let order_id = place(&format!("refused-{n}"));
         for attempt in 0..3 {
-            let key = format!("{n} {attempt}");
+            let key = format!("{n}-{attempt}");
             bazaar.send(&asha.pay(&key, &order_id, "upi", "poor@okbank")).problem(402, "payment_refused");
         }
         await_state(&bazaar, &asha, &order_id, "cancelled");
     }
     for n in 0..8 {
-        let key = format!("unknown {n}");
+        let key = format!("unknown-{n}");
         assert_eq!(bazaar.send(&asha.order(&key, "prod_999", "upi")).status, 422);
         bazaar.send(&asha.pay(&key, "ORD_NONE", "upi", "asha@okbank")).problem(404, "unknown_order");
         bazaar.send(&asha.get("/api/orders/ORD_NONE")).problem(404, "unknown_order");
@@ -336,7 +336,7 @@ fn r15_8_business_refusals_are_no_failures_for_breakers_and_health() {
         bazaar.send(&asha.says(ask).header("idempotency-key", key))
     };
     mode("closed");
-    (0..8).for_each(|n| drop(dosa(&format!("closed {n}"), "tanjore").problem(409, "closed")));
+    (0..8).for_each(|n| drop(dosa(&format!("closed-{n}"), "tanjore").problem(409, "closed")));
 
     assert_eq!(transitions(&bazaar.at), [Value::Null; 0], "no breaker has moved");
     get("/readyz").send(bazaar.at["admin"]).expect(200);
@@ -348,7 +348,7 @@ fn r15_8_business_refusals_are_no_failures_for_breakers_and_health() {
 
     // What is a failure is one, for who fails alone.
     mode("failing");
-    (0..5).for_each(|n| drop(dosa(&format!("failing {n}"), "tanjore").problem(500, "kitchen_failed")));
+    (0..5).for_each(|n| drop(dosa(&format!("failing-{n}"), "tanjore").problem(500, "kitchen_failed")));
     dosa("open", "tanjore").problem(503, "circuit_open");
     dosa("swathi", "swathi").expect(201);
     assert_eq!(transitions(&bazaar.at).len(), 1);
