@@ -1,5 +1,5 @@
 //! `bazaar`: the services behind the gateway, one subcommand each; `up`, which starts them all; and
-//! what a rider needs: `token` and `ride`.
+//! what customers need: `token`, `ride`, `shop`, `storm` and `demos`.
 
 use std::{ffi::OsString, iter, process::ExitCode};
 

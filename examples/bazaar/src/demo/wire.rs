@@ -1,7 +1,7 @@
 //! The wire to a service: what is between it and whoever asks it, and the weather there.
 //!
 //! # Bounds
-//! [`CONNECTIONS`] at a time; further ones wait to be accepted. A piece of what is said has at most [`PIECE`] bytes.
+//! [`CONNECTIONS`] at a time; further ones wait to be accepted. What is said is carried in pieces of at most 16 KiB.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -19,7 +19,7 @@ use tokio::{
 /// How many connections are carried at a time.
 pub const CONNECTIONS: usize = 1024;
 
-/// How many bytes are carried at once.
+/// How many bytes are carried at once: as the module says.
 const PIECE: usize = 16 * 1024;
 
 /// How long a connection to the service may take.
