@@ -14,6 +14,7 @@ mod breaker;
 mod bulkhead;
 mod cache;
 mod cli;
+mod compose;
 mod connections;
 mod crowds;
 mod custom;

@@ -41,6 +41,7 @@ routes:
   gone: {listener: public, match: {path: '/gone/{id}'}, use: [few, guard, again], upstream: gone}
   found: {listener: public, match: {prefix: /found}, upstream: found}
   either: {listener: public, match: {prefix: /either}, split: {to: {gone: 50, found: 50}, by: client_ip}}
+  both: {listener: public, match: {path: /both}, compose: {calls: {one: {upstream: gone, path: /one}}}}
   fixed: {listener: public, match: {path: /fixed}, use: [limited], respond: {body: fine}}
 ";
 
@@ -336,7 +337,7 @@ fn a_route_whose_path_is_another_has_other_series() {
     let (route, before, after) = ("rides".into(), "/rides/{id}".into(), "/v2/rides/{id}".into());
     drop(metrics.route(&route, &before));
     drop(metrics.route(&route, &after));
-    metrics.keep(|_, template| template == Some(&after), |_| true, |_, _| true, |_, _| true);
+    metrics.keep(|_, template| template == Some(&after), |_| true, |_, _| true, |_, _| true, |_, _| true);
     let text = metrics.render(naka_gateway::observe::Format::Prometheus, 1);
     assert!(
         text.contains("template=\"/v2/rides/{id}\"") && !text.contains("template=\"/rides/{id}\""),

@@ -507,6 +507,10 @@ fn destination_of(destination: &Destination) -> String {
             format!("versions {}", of.collect::<Vec<_>>().join(", "))
         }
         Destination::Split(split) => format!("split {}", shares(split)),
+        Destination::Compose(compose) => {
+            let of = compose.iter().map(|(name, call)| format!("{name} {}", call.upstream));
+            format!("compose {}", of.collect::<Vec<_>>().join(", "))
+        }
         Destination::ListVersions(routes) => {
             let of = routes.iter().map(|name| &**name).collect::<Vec<_>>();
             format!("list_versions {}", of.join(", "))

@@ -14,10 +14,11 @@ use http::{HeaderName, Request, StatusCode, header::HOST, request::Parts};
 use naka::{
     balance::Endpoint,
     clock::Now,
+    compose::{Call, Otherwise},
     context::{ApiVersion, Context, Deadline},
     explain::{Explain, Finding},
     identity::{Identity, Scheme},
-    reject::{Dependency, Reason, Rejection},
+    reject::{Dependency, Head, Reason, Rejection},
     split::SplitArm,
     trace::Extracted,
 };
@@ -25,8 +26,9 @@ use serde_json::{Value, json};
 
 use crate::{
     address::{Address, Source},
+    assemble::given,
     config::{
-        checked::{Destination, Listener, Name, Protocol, ServerLimits, TestRequest, Upstream},
+        checked::{Compose, Destination, Listener, Name, Protocol, ServerLimits, TestRequest, Upstream},
         show_duration,
     },
     entry::{self, Peer},
@@ -54,6 +56,8 @@ pub struct Explanation {
     pub layers: Vec<Said>,
     /// What the destination would see.
     pub forwarded: Option<Forwarded>,
+    /// The calls that the answer is composed of, in the order in which they can be made.
+    pub calls: Vec<Planned>,
     /// Where a redirect leads.
     pub location: Option<String>,
     /// What can only be known by waiting for it. It comes before the verdict, also before a refusal by a
@@ -106,6 +110,29 @@ pub struct Forwarded {
     pub timers: Vec<(&'static str, Option<Duration>)>,
 }
 
+/// One call of a composition.
+#[derive(Debug)]
+pub struct Planned {
+    /// Its name.
+    pub call: Name,
+    /// How many calls come before it, one after the other: those of one wave are made at once.
+    pub wave: usize,
+    /// The upstream.
+    pub upstream: Name,
+    /// The endpoint that would be chosen, if it could be made now.
+    pub endpoint: Option<Arc<str>>,
+    /// Method and target, as far as it is known: values of other calls' answers stand in braces.
+    pub request_line: String,
+    /// What becomes of the answer without it.
+    pub otherwise: Otherwise,
+    /// The calls that come before it.
+    pub needs: Vec<Name>,
+    /// From its beginning to the last byte of its answer.
+    pub timeout: Duration,
+    /// Why it would not be made.
+    pub refused: Option<Rejection>,
+}
+
 /// One header of a request, as an upstream would see it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Field {
@@ -156,6 +183,7 @@ pub fn explain(generation: &Generation, asked: &TestRequest, now: Now) -> Explan
         trace: None,
         layers: Vec::new(),
         forwarded: None,
+        calls: Vec::new(),
         location: None,
         pending: Vec::new(),
         verdict: Verdict::Sent,
@@ -222,6 +250,14 @@ impl Explanation {
             Destination::Split(_) => {
                 let arm = SplitArm::of(&parts.extensions).and_then(|arm| plan.arms.get(arm));
                 self.along(arm, generation, plan, asked, parts, now)
+            }
+            Destination::Compose(compose) => {
+                self.calls = planned(generation, plan, compose, parts, now);
+                let mut refused = self.calls.iter().filter(|call| call.otherwise == Otherwise::Fail);
+                match refused.find_map(|call| call.refused.clone()) {
+                    Some(rejection) => Err(rejection),
+                    None => Ok(Verdict::Sent),
+                }
             }
             Destination::Upstream(upstream) => {
                 plan.transform.request(parts)?;
@@ -370,11 +406,91 @@ impl Explanation {
             "trace": self.trace,
             "layers": self.layers.iter().map(said).collect::<Vec<_>>(),
             "forwarded": forwarded,
+            "calls": self.calls.iter().map(Planned::to_json).collect::<Vec<_>>(),
             "location": self.location,
             "depends_on": self.pending,
             "verdict": verdict,
         })
     }
+}
+
+impl Planned {
+    fn to_json(&self) -> Value {
+        let Self { call, wave, upstream, endpoint, request_line, otherwise, needs, timeout, refused } = self;
+        json!({
+            "call": &**call, "wave": wave, "upstream": &**upstream, "endpoint": endpoint.as_deref(),
+            "request": request_line, "required": *otherwise == Otherwise::Fail,
+            "default": match otherwise { Otherwise::Default(text) => Some(&**text), _ => None },
+            "needs": needs.iter().map(|need| &**need).collect::<Vec<_>>(),
+            "timeout": show_duration(*timeout), "refused": refused.as_ref().map(|it| it.reason.word()),
+        })
+    }
+}
+
+impl fmt::Display for Planned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { call, wave, upstream, endpoint, request_line, otherwise, needs, timeout, refused } = self;
+        let endpoint = endpoint.as_deref().map(|endpoint| format!(", {endpoint}")).unwrap_or_default();
+        write!(f, "{}. {call:<16} {request_line}  to {upstream}{endpoint}", wave + 1)?;
+        if !needs.is_empty() {
+            write!(f, "; needs {}", needs.iter().map(|need| &**need).collect::<Vec<_>>().join(", "))?;
+        }
+        match otherwise {
+            Otherwise::Fail => write!(f, "; required")?,
+            Otherwise::LeaveOut => write!(f, "; left out if it fails")?,
+            Otherwise::Default(text) => write!(f, "; {text} if it fails")?,
+        }
+        write!(f, "; total {}", show_duration(*timeout))?;
+        match refused {
+            Some(rejection) => write!(f, "; would fail: {}", rejection.reason),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The calls of a composition, asked as they would be made. What they need of one another nobody knows before.
+fn planned(generation: &Generation, plan: &Plan, compose: &Compose, parts: &Parts, now: Now) -> Vec<Planned> {
+    let given = given(&compose.given);
+    let headers = crate::compose::sent(&generation.config, &generation.config.routes[&plan.name], compose);
+    let made = compose.plan.clone().sending(headers, compose.headers.clone());
+    let one = |(place, call): (usize, &Call)| {
+        let value = |name: &str| given(&Head::from(parts), name);
+        let is_missing =
+            |name: &str| made.given().iter().any(|known| **known == *name) && value(name).is_none();
+        let missing = call.target.values().find(|name| is_missing(name));
+        let (target, mut refused) = match (made.known_target(place, value), missing) {
+            (Ok(target), None) => (target, None),
+            (Ok(target), Some(_)) => (target, Some(Reason::ValueMissing(StatusCode::BAD_REQUEST).into())),
+            (Err(_), _) => {
+                let reason = Reason::ValueRefused(StatusCode::BAD_REQUEST);
+                (call.target.to_string(), Some(Rejection::new(reason)))
+            }
+        };
+        let mut endpoint = None;
+        if let Some(arm) = plan.arms.get(&call.name).filter(|_| refused.is_none()) {
+            let mut own = made.request_of(place, &target, parts);
+            let layers = listed(|visit| arm.layers.each(visit));
+            refused = layers.iter().find_map(|layer| match layer.explain(now, &mut own) {
+                Finding::Reject(rejection) => Some(rejection),
+                _ => None,
+            });
+            endpoint = Endpoint::of(&own.extensions).map(|endpoint| Arc::clone(endpoint.address()));
+        }
+        Planned {
+            call: Arc::clone(&call.name),
+            wave: made.wave(place),
+            upstream: Arc::clone(&compose.calls[place].upstream),
+            endpoint,
+            request_line: format!("{} {target}", call.method),
+            otherwise: call.otherwise.clone(),
+            needs: made.needs(place).map(|need| Arc::clone(&need.name)).collect(),
+            timeout: call.timeout,
+            refused: refused.map(|rejection| rejection.of_call(&call.name)),
+        }
+    };
+    let mut all = made.calls().iter().enumerate().map(one).collect::<Vec<_>>();
+    all.sort_by_key(|call| call.wave);
+    all
 }
 
 /// Who it is, all that follows wants to know; and nothing follows on what was done before.
@@ -653,6 +769,12 @@ impl fmt::Display for Explanation {
                 None => format!("{name} never"),
             });
             writeln!(f, "timers: {}", timers.collect::<Vec<_>>().join(", "))?;
+        }
+        if !self.calls.is_empty() {
+            writeln!(f, "calls, those of one number at once")?;
+        }
+        for call in &self.calls {
+            writeln!(f, "    {call}")?;
         }
         for pending in &self.pending {
             writeln!(f, "first: {pending}")?;

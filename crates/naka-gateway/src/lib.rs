@@ -19,6 +19,7 @@ pub mod by_hand;
 pub mod callers;
 pub mod carry;
 pub mod cli;
+pub mod compose;
 pub mod compress;
 pub mod config;
 pub mod connection;

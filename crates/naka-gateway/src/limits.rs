@@ -98,6 +98,7 @@ pub fn limits(generation: &Generation) -> Limits {
         limits.add_held("copies under way", identity, long(mirror.max), each, "mirror.max, max_body");
     }
     limits.policies(config);
+    limits.compositions(config);
     limits
 }
 
@@ -158,6 +159,18 @@ impl Limits {
                 Some(each),
                 "connections.max, streams; gateway.limits.upstream_connections",
             );
+        }
+    }
+
+    /// The parts of each answer that is composed, and the answer.
+    fn compositions(&mut self, config: &Config) {
+        for (name, route) in &config.routes {
+            let Some(compose) = route.destination.compose() else { continue };
+            let (plan, calls) = (compose.plan.config(), long(compose.calls.len()));
+            let each = calls.saturating_mul(long(plan.max_part)).saturating_add(long(plan.max_body));
+            let most = of_route(route, config).min(all_requests(config));
+            let key = "compose.max_part, max_body";
+            self.add_held("parts and answers of compositions", name, most, each, key);
         }
     }
 
@@ -273,9 +286,14 @@ fn requests_of_a_connection(config: &Config) -> u64 {
     if is_multiplexed { streams::STREAMS.into() } else { 1 }
 }
 
+/// Requests under way, of all routes.
+fn all_requests(config: &Config) -> u64 {
+    long(config.gateway.limits.connections).saturating_mul(requests_of_a_connection(config))
+}
+
 /// Requests under way on all routes that use a policy.
 fn used_by(config: &Config) -> BTreeMap<Name, u64> {
-    let all = long(config.gateway.limits.connections).saturating_mul(requests_of_a_connection(config));
+    let all = all_requests(config);
     let mut used = BTreeMap::<Name, u64>::new();
     for route in config.routes.values() {
         let most = of_route(route, config).min(all);

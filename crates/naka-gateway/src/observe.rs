@@ -42,6 +42,7 @@ use crate::{
 };
 
 mod alerts;
+mod calls;
 mod changes;
 mod exchange;
 mod family;
@@ -56,6 +57,8 @@ mod tls;
 
 use alerts::AlertMetrics;
 pub use alerts::Told;
+use calls::CallLabels;
+pub use calls::CallMetrics;
 use changes::{Changes, Whose};
 use family::Family;
 use levels::Levels;
@@ -92,6 +95,7 @@ pub struct Metrics {
     attempt_durations: Family<UpstreamName, Histogram>,
     connect_durations: Family<UpstreamName, Histogram>,
     arms: Family<ArmLabels, Counter>,
+    calls: Family<CallLabels, Counter>,
     checks: Family<CheckLabels, Counter>,
     discoveries: Family<DiscoveryLabels, Counter>,
     panics: Family<UpstreamName, Counter>,
@@ -305,6 +309,7 @@ impl Metrics {
             attempt_durations: Family::default(),
             connect_durations: Family::default(),
             arms: Family::default(),
+            calls: Family::default(),
             checks: Family::default(),
             discoveries: Family::default(),
             panics: Family::default(),
@@ -384,6 +389,11 @@ impl Metrics {
             "split_requests",
             "What came of the requests of each arm of a split",
             self.arms.clone(),
+        );
+        registry.register(
+            "compose_calls",
+            "What became of the calls of each route that composes its answer",
+            self.calls.clone(),
         );
         registry.register("health_checks", "Health checks that have ended", self.checks.clone());
         registry.register(
@@ -615,6 +625,20 @@ impl Metrics {
         }
     }
 
+    /// The handles of the calls of one route, in their order.
+    pub fn calls<'c>(&self, route: &Name, calls: impl Iterator<Item = &'c Name>) -> CallMetrics {
+        let one = |call: &Name| {
+            let owner = Owner::Call(Arc::clone(route), Arc::clone(call));
+            let route = self.entered(route, owner, calls::OUTCOMES.len());
+            let call = if *route == *OTHER { OTHER.into() } else { Arc::clone(call) };
+            calls::OUTCOMES.map(|outcome| {
+                let (route, call) = (Arc::clone(&route), Arc::clone(&call));
+                self.calls.get_or_create(&CallLabels { route, call, outcome })
+            })
+        };
+        CallMetrics(calls.map(one).collect())
+    }
+
     /// The handles of the bounds on bodies, which belong to routes and have no names: what they refuse is
     /// counted with the route.
     pub fn body_limit(&self) -> Arc<PolicyMetrics> {
@@ -636,12 +660,14 @@ impl Metrics {
         CheckMetrics { upstream: Arc::clone(upstream), passed, failed }
     }
 
-    /// Forgets everything about routes (with their templates), policies, arms of splits and upstreams that are none of these.
+    /// Forgets everything about routes (with their templates), policies, arms of splits, calls of routes and upstreams that are none
+    /// of these.
     pub fn keep(
         &self,
         is_route: impl Fn(&str, Option<&str>) -> bool,
         is_policy: impl Fn(&str) -> bool,
         is_arm: impl Fn(&str, &str) -> bool,
+        is_call: impl Fn(&str, &str) -> bool,
         is_upstream: impl Fn(&str, OfUpstream) -> bool,
     ) {
         let is = |owner: &Owner| match owner {
@@ -650,6 +676,7 @@ impl Metrics {
                 is_policy(policy)
             }
             Owner::Arm(policy, arm) => is_arm(policy, arm),
+            Owner::Call(route, call) => is_call(route, call),
             Owner::Upstream(upstream) | Owner::Balancer(upstream) => {
                 is_upstream(upstream, OfUpstream::Itself)
             }
@@ -683,6 +710,12 @@ impl Metrics {
             Owner::Arm(policy, arm) => {
                 for outcome in CAME {
                     self.arms.remove(&ArmLabels::new(policy, arm, outcome));
+                }
+            }
+            Owner::Call(route, call) => {
+                for outcome in calls::OUTCOMES {
+                    let (route, call) = (Arc::clone(route), Arc::clone(call));
+                    self.calls.remove(&CallLabels { route, call, outcome });
                 }
             }
             Owner::Upstream(upstream) => {

@@ -165,9 +165,15 @@ fn error(reason: Reason) -> &'static str {
         Reason::ConnectTimeout => "connection_timeout",
         Reason::UpstreamReset => "connection_terminated",
         Reason::ResponseTimeout => "connection_read_timeout",
-        Reason::TotalTimeout => "http_response_timeout",
-        Reason::UpstreamProtocol => "http_protocol_error",
-        Reason::ResponseTooLarge => "http_response_body_size",
+        Reason::TotalTimeout | Reason::PartTimeout => "http_response_timeout",
+        Reason::UpstreamProtocol | Reason::PartNotJson => "http_protocol_error",
+        Reason::PartFailed(status) | Reason::PartNotMade(status) if status.is_server_error() => {
+            "http_protocol_error"
+        }
+        Reason::ValueMissing(status) | Reason::ValueRefused(status) if status.is_server_error() => {
+            "http_protocol_error"
+        }
+        Reason::ResponseTooLarge | Reason::PartTooLarge => "http_response_body_size",
         Reason::ReshapeFailed => "proxy_configuration_error",
         Reason::ConnectionsFull
         | Reason::BulkheadFull
@@ -183,6 +189,7 @@ fn error(reason: Reason) -> &'static str {
         Reason::KeysUnavailable
         | Reason::AuthBusy
         | Reason::AuthUnavailable
+        | Reason::BuffersFull
         | Reason::IdempotencyStoreFull => "proxy_internal_error",
         Reason::FaultInjected(_) => "proxy_internal_response",
         Reason::Custom(_, "not_switched") => "http_upgrade_failed",

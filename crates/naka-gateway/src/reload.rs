@@ -512,6 +512,11 @@ impl Reloader {
                 },
                 |policy| policies.contains(policy) || generation.config.policies.contains_key(policy),
                 |split, arm| generation.state.has_arm(split, arm),
+                |route, call| {
+                    let route = generation.config.routes.get(route);
+                    let calls = route.and_then(|route| route.destination.compose());
+                    calls.is_some_and(|calls| calls.iter().any(|(name, _)| **name == *call))
+                },
                 |upstream, of| match of {
                     OfUpstream::Itself => generation.config.upstreams.contains_key(upstream),
                     OfUpstream::Checks => generation.state.checks.get(upstream).is_some(),

@@ -35,6 +35,7 @@ use naka::{
     mirror::{MirrorBody, MirrorLayer},
     problem::ProblemLayer,
     rate_limit::RateLimitLayer,
+    reject::{Reason, Rejection},
     retry::{Replay, RetryLayer},
     split::{OfArm, SplitLayer},
     timeout::{TimeoutBody, TimeoutLayer},
@@ -123,11 +124,13 @@ type InnerBody = IdempotencyBody<
     >,
 >;
 
-/// The layers behind the choice of a version, or of an arm of a split.
+/// The layers behind the choice of a version, or of an arm of a split; or of a call of a composition.
 #[derive(Clone, Debug)]
 pub struct ArmLayers {
     /// The version's own rate limit.
     pub rate_limits: RateLimitLayer<Arc<PolicyMetrics>>,
+    /// Leaves alone what fails, of a call.
+    pub circuit_breaker: CircuitBreakerLayer<Arc<PolicyMetrics>>,
     /// Which of several upstreams a request of the version goes to.
     pub split: SplitLayer<ArmMetrics>,
     /// The bulkhead of the whole upstream.
@@ -143,7 +146,8 @@ pub struct ArmLayers {
 }
 
 /// What the guards behind a choice make of the leaf's body.
-pub type ArmBody = Guarded<Guarded<Guarded<Body, InFlight>, Permit>, OfArm<ArmMetrics>>;
+pub type ArmBody =
+    Guarded<Guarded<Guarded<Guarded<Body, InFlight>, Permit>, OfArm<ArmMetrics>>, Pass<Arc<PolicyMetrics>>>;
 
 macro_rules! in_order {
     ($request:ty => $body:ident: $($layer:ident),+) => {
@@ -206,6 +210,7 @@ impl ArmLayers {
     pub fn balanced(balance: Balancer) -> Self {
         Self {
             rate_limits: RateLimitLayer::off(),
+            circuit_breaker: CircuitBreakerLayer::off(),
             split: SplitLayer::off(),
             upstream_bulkhead: BulkheadLayer::off(),
             mirror: MirrorLayer::off(),
@@ -218,6 +223,7 @@ impl ArmLayers {
     in_order!(
         Replay<Replay<MirrorBody<Body>>> => ArmBody:
         rate_limits,
+        circuit_breaker,
         split,
         upstream_bulkhead,
         mirror,
@@ -266,9 +272,28 @@ impl Arm {
         }))
     }
 
+    /// One that leads to nobody.
+    pub fn nowhere() -> Self {
+        Self(Arc::new(|_| Box::pin(async { Rejection::new(Reason::NoEndpoint).into_response() })))
+    }
+
     /// One request.
     pub async fn call(&self, request: Request<Body>) -> Response<Body> {
         (self.0)(request).await
+    }
+}
+
+impl Service<Request<Body>> for Arm {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Answer<Pin<Box<dyn Future<Output = Response<Body>> + Send>>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(())) // Each request waits for a stack of its own.
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        Answer { answer: (self.0)(request) }
     }
 }
 

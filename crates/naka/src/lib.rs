@@ -23,6 +23,7 @@
 //! | [`retry`] | Sends again what failed, from a budget |
 //! | [`hedge`] | Sends once more what is not answered for a while, and takes the first good answer |
 //! | `mirror` | Sends a copy of some requests to another service, for which nobody waits (feature `mirror`) |
+//! | `compose` | No layer: one answer made of those of several services, asked at once where they can be (feature `compose`) |
 //! | [`balance`] | Chooses an endpoint by one of twelve policies, and keeps its account until the body ends |
 //! | [`health`] | No layer: asks the endpoints of a balancer how they are, and takes out who is not well |
 //! | [`classify`] | No layer: what an exchange says of whoever is behind |
@@ -70,6 +71,8 @@ mod causes;
 pub mod circuit_breaker;
 pub mod classify;
 pub mod clock;
+#[cfg(feature = "compose")]
+pub mod compose;
 pub mod context;
 pub mod cors;
 pub mod deadline;

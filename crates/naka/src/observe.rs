@@ -5,6 +5,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+#[cfg(feature = "compose")]
+use crate::compose::Called;
 #[cfg(feature = "mirror")]
 use crate::mirror::Copied;
 use crate::{
@@ -61,6 +63,9 @@ pub trait Observer: Send + Sync + 'static {
     fn checked(&self, _is_passed: bool) {}
     /// What health checks say of an endpoint has changed.
     fn health_changed(&self, _: &Change) {}
+    /// This became of a call of a composition, by its number.
+    #[cfg(feature = "compose")]
+    fn called(&self, _call: usize, _: Called) {}
 }
 
 impl Observer for () {}
@@ -129,5 +134,9 @@ impl<O: Observer> Observer for Arc<O> {
     }
     fn health_changed(&self, change: &Change) {
         (**self).health_changed(change);
+    }
+    #[cfg(feature = "compose")]
+    fn called(&self, call: usize, called: Called) {
+        (**self).called(call, called);
     }
 }

@@ -240,7 +240,7 @@ pub fn render(rejection: &Rejection) -> Bytes {
 
 /// The same, with the trace by which whoever runs the service finds what was done.
 pub fn render_traced(rejection: &Rejection, trace: Option<TraceId>) -> Bytes {
-    let Rejection { reason, retry_after, policy, detail, .. } = rejection;
+    let Rejection { reason, retry_after, policy, call, detail, .. } = rejection;
     let status = reason.status();
     let mut json = format!(
         r#"{{"type":"about:blank","title":"{}","status":{},"reason":"{}","detail":"{}""#,
@@ -251,6 +251,9 @@ pub fn render_traced(rejection: &Rejection, trace: Option<TraceId>) -> Bytes {
     );
     if let Some(policy) = policy {
         let _ = write!(json, r#","policy":"{}""#, Escaped(policy)); // A String takes every write.
+    }
+    if let Some(call) = call {
+        let _ = write!(json, r#","call":"{}""#, Escaped(call));
     }
     if let Some(wait) = retry_after {
         let _ = write!(json, r#","retry_after_ms":{}"#, wait.as_millis());

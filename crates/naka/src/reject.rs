@@ -250,6 +250,22 @@ pub enum Reason {
     ReshapeFailed,
     /// A fault that was asked for.
     FaultInjected(StatusCode),
+    /// A call that an answer is composed of was answered with an error.
+    PartFailed(StatusCode),
+    /// A call that an answer is composed of took too long.
+    PartTimeout,
+    /// A part of an answer is not the JSON that it has to be.
+    PartNotJson,
+    /// A part of an answer is larger than allowed.
+    PartTooLarge,
+    /// A call was not made, because another one that it needs has failed.
+    PartNotMade(StatusCode),
+    /// What a call would ask with is not there.
+    ValueMissing(StatusCode),
+    /// What a call would ask with does not fit where it should stand.
+    ValueRefused(StatusCode),
+    /// There is no room for what would have to be held.
+    BuffersFull,
     /// A reason of an application's own.
     Custom(StatusCode, &'static str),
 }
@@ -292,6 +308,7 @@ impl Reason {
             Self::KeysUnavailable
             | Self::AuthBusy
             | Self::AuthUnavailable
+            | Self::BuffersFull
             | Self::VersionBrownout
             | Self::IdempotencyStoreFull
             | Self::DeadlineExpired
@@ -303,7 +320,9 @@ impl Reason {
             | Self::ConnectionsFull
             | Self::NoEndpoint
             | Self::SubsetEmpty => StatusCode::SERVICE_UNAVAILABLE,
-            Self::TotalTimeout | Self::ConnectTimeout | Self::ResponseTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::TotalTimeout | Self::ConnectTimeout | Self::ResponseTimeout | Self::PartTimeout => {
+                StatusCode::GATEWAY_TIMEOUT
+            }
             Self::ConnectFailed
             | Self::DnsFailed
             | Self::TlsFailed
@@ -312,6 +331,8 @@ impl Reason {
             | Self::UpstreamRefused
             | Self::UpstreamProtocol
             | Self::ResponseTooLarge
+            | Self::PartNotJson
+            | Self::PartTooLarge
             | Self::ReshapeFailed => StatusCode::BAD_GATEWAY,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::VersionNotAcceptable => StatusCode::NOT_ACCEPTABLE,
@@ -320,7 +341,13 @@ impl Reason {
                 StatusCode::CONFLICT
             }
             Self::IdempotencyMismatch => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::AuthRefused(status) | Self::FaultInjected(status) | Self::Custom(status, _) => status,
+            Self::AuthRefused(status)
+            | Self::FaultInjected(status)
+            | Self::PartFailed(status)
+            | Self::PartNotMade(status)
+            | Self::ValueMissing(status)
+            | Self::ValueRefused(status)
+            | Self::Custom(status, _) => status,
         }
     }
 
@@ -394,6 +421,14 @@ impl Reason {
             Self::ResponseTooLarge => "response_too_large",
             Self::ReshapeFailed => "reshape_failed",
             Self::FaultInjected(_) => "fault_injected",
+            Self::PartFailed(_) => "part_failed",
+            Self::PartTimeout => "part_timeout",
+            Self::PartNotJson => "part_not_json",
+            Self::PartTooLarge => "part_too_large",
+            Self::PartNotMade(_) => "part_not_made",
+            Self::ValueMissing(_) => "value_missing",
+            Self::ValueRefused(_) => "value_refused",
+            Self::BuffersFull => "buffers_full",
             Self::Custom(_, word) => word,
         }
     }
@@ -484,6 +519,16 @@ impl Reason {
             Self::ResponseTooLarge => "The response is larger than this gateway can change on its way.",
             Self::ReshapeFailed => "The response is not of the form that its change expects.",
             Self::FaultInjected(_) => "This fault was asked for.",
+            Self::PartFailed(_) => "A part of the answer was refused, or failed, where it was asked for.",
+            Self::PartTimeout => "A part of the answer was not there in time.",
+            Self::PartNotJson => "A part of the answer is not the JSON that it has to be.",
+            Self::PartTooLarge => "A part of the answer is larger than this gateway takes.",
+            Self::PartNotMade(_) => "A part of the answer needs another one, which failed.",
+            Self::ValueMissing(_) => "A part of the answer cannot be asked for: what to ask with is missing.",
+            Self::ValueRefused(_) => {
+                "A part of the answer cannot be asked for: what to ask with does not fit there."
+            }
+            Self::BuffersFull => "Too much is held in memory already; try again later.",
             Self::Custom(..) => "The request was refused.",
         }
     }
@@ -528,7 +573,11 @@ impl Reason {
                     | Self::UpstreamProtocol
                     | Self::ResponseTooLarge
                     | Self::ReshapeFailed
+                    | Self::PartTimeout
+                    | Self::PartNotJson
+                    | Self::PartTooLarge
             )
+            || matches!(self, Self::PartFailed(status) | Self::PartNotMade(status) if status.as_u16() >= 500)
     }
 }
 
@@ -548,6 +597,8 @@ pub struct Rejection {
     pub retry_after: Option<Duration>,
     /// The name of the policy that refused, where it has one.
     pub policy: Option<Arc<str>>,
+    /// The call of a composition that failed, if it is one.
+    pub call: Option<Arc<str>>,
     /// What would be asked for, in `WWW-Authenticate`; with every 401 (RFC 9110, 15.5.2).
     pub challenge: Option<&'static str>,
     /// More than the reason's own sentence can say, for people.
@@ -565,6 +616,7 @@ impl Rejection {
             reason,
             retry_after: None,
             policy: None,
+            call: None,
             challenge: None,
             detail: None,
             headers: None,
@@ -604,6 +656,13 @@ impl Rejection {
     #[must_use]
     pub fn by(mut self, policy: Option<Arc<str>>) -> Self {
         self.policy = policy;
+        self
+    }
+
+    /// The same, of a call of a composition.
+    #[must_use]
+    pub fn of_call(mut self, call: &Arc<str>) -> Self {
+        self.call = Some(Arc::clone(call));
         self
     }
 

@@ -43,7 +43,7 @@ use crate::{
     },
     entry, identity,
     observe::{ArmMetrics, PolicyMetrics},
-    route::query_value,
+    route::{decoded_piece, query_value},
     state::Breaking,
     transform::Matched,
 };
@@ -331,6 +331,22 @@ fn with_part<T>(head: &Head<'_>, part: &KeyPart, show: impl FnOnce(&[u8]) -> T) 
         },
         KeyPart::Route => return None,
     })
+}
+
+/// What the values of a composition stand for that are of no call, as text.
+pub(crate) fn given(
+    parts: &[(Arc<str>, KeyPart)],
+) -> impl Fn(&Head<'_>, &str) -> Option<Vec<u8>> + Send + Sync + 'static {
+    let parts: Arc<[(Arc<str>, KeyPart)]> = parts.into();
+    move |head, name| {
+        let (_, part) = parts.iter().find(|(known, _)| **known == *name)?;
+        match part {
+            KeyPart::ClientIp => Some(ClientAddr::of(head.extensions)?.to_string().into_bytes()),
+            // A capture stands in a path that is still encoded.
+            KeyPart::Capture(_) => with_part(head, part, decoded_piece),
+            part => with_part(head, part, <[u8]>::to_vec),
+        }
+    }
 }
 
 pub(super) fn balance_config(balance: &Balance, breaking: Option<&Breaking>) -> BalanceConfig {

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::{Request, Response, header::CONTENT_TYPE};
 use naka::{
     clock::Now,
+    compose::{Call, Compose},
     context::{ApiVersion, Upgrade},
     fallback::AnyBody,
     mirror::{MirrorBody, MirrorLayer},
@@ -16,14 +17,17 @@ use naka::{
     version::VersionLayer,
 };
 
-use super::withheld;
+use tower_service::Service as _;
+
+use super::{given, withheld};
 use crate::{
     carry::Carried,
-    config::checked::{Config, Destination, Name, Redirect, Respond, Route as RouteConfig},
+    compose,
+    config::checked::{self, Config, Destination, Name, Redirect, Respond, Route as RouteConfig},
     deadline::Deadlines,
     entry,
     generation::{ArmPlan, ArmTarget, Arms, Plan},
-    observe::{Balancer, Metrics, PolicyMetrics},
+    observe::{Balancer, CallMetrics, Metrics, PolicyMetrics},
     stack::{Arm, ArmLayers, Layers, Leaf, Route, RouteBody, Stack},
     state::{Speaking, State},
     transform::{Transform, redirected},
@@ -50,6 +54,7 @@ impl Leaves<'_> {
             Destination::Redirect(redirect) => Target::Redirect(redirect.clone()),
             Destination::Versions(_) => Target::Versions(self.arms(route, &plan.arms)),
             Destination::Split(_) => Target::Split(self.arms(route, &plan.arms)),
+            Destination::Compose(compose) => Target::Compose(self.composed(route, compose, plan)),
             Destination::ListVersions(routes) => {
                 let layer = |route: &Name| Some((Arc::clone(route), self.state.versions.get(route)?.clone()));
                 Target::ListVersions(routes.iter().filter_map(layer).collect())
@@ -64,6 +69,20 @@ impl Leaves<'_> {
             }));
         }
         Route::new(stack(plan, &layers, Arc::new(target)))
+    }
+
+    /// The calls of a route, each through what stands before its upstream.
+    fn composed(&self, route: &RouteConfig, is: &checked::Compose, plan: &Plan) -> Composer {
+        // Who is given up from outside is nobody's failure: so it ends here, a little before the call does, and breakers hear of it.
+        let arm = |call: &Call| {
+            let plan = plan.arms.get(&call.name);
+            plan.map_or_else(Arm::nowhere, |plan| self.arm_within(route, plan, Some(call.timeout * 9 / 10)))
+        };
+        let given = given(&is.given);
+        let headers = compose::sent(self.config, route, is);
+        let calls = self.metrics.calls(&plan.name, is.plan.calls().iter().map(|call| &call.name));
+        let made = is.plan.clone().sending(headers, is.headers.clone());
+        Compose::observed(made, given, arm, calls)
     }
 
     fn arms(&self, route: &RouteConfig, arms: &Arms) -> BTreeMap<Arc<str>, Arm> {
@@ -145,6 +164,9 @@ impl Leaves<'_> {
     }
 }
 
+/// Makes one answer of several.
+type Composer = Compose<Arm, CallMetrics>;
+
 type Mirroring = MirrorLayer<Arc<PolicyMetrics>>;
 
 enum Target {
@@ -154,6 +176,7 @@ enum Target {
     Versions(BTreeMap<Arc<str>, Arm>),
     Split(BTreeMap<Arc<str>, Arm>),
     Alternate(Arm),
+    Compose(Composer),
     ListVersions(Vec<(Name, VersionLayer<Arc<PolicyMetrics>>)>),
 }
 
@@ -202,6 +225,10 @@ async fn changed(plan: &Plan, target: &Target, request: Request<Body>) -> Respon
         }
         Target::Split(arms) => split(arms, request).await,
         Target::Alternate(arm) => arm.call(request).await,
+        Target::Compose(composer) => {
+            let Ok(response) = composer.clone().call(request).await;
+            response
+        }
         Target::ListVersions(layers) => versions::list(layers, Now::of(request.extensions())),
     };
     plan.transform.response(&mut response, is_https);

@@ -27,7 +27,7 @@ mod convert;
 mod leaf;
 mod state;
 
-pub(crate) use self::convert::target;
+pub(crate) use self::convert::{given, target};
 
 use self::{
     convert::{api_key_config, trace_config, trace_formats},
@@ -39,8 +39,8 @@ use crate::{
     address::Address,
     compress::Compress,
     config::checked::{
-        Config, Destination, Instead, Kind, Listener, Mirror, Name, PolicyKind, Route as RouteConfig, Split,
-        Version, VersionTarget, split_name, version_split_name,
+        ComposeCall, Config, Destination, Instead, Kind, Listener, Mirror, Name, PolicyKind,
+        Route as RouteConfig, Split, Version, VersionTarget, split_name, version_split_name,
     },
     custom::CustomLayers,
     deadline::Deadlines,
@@ -196,12 +196,19 @@ fn shown(config: &Config, metrics: &Metrics) {
     for upstream in config.upstreams.keys() {
         metrics.upstream(upstream); // With zeros.
     }
+    for (route, is) in &config.routes {
+        if let Some(compose) = is.destination.compose() {
+            metrics.calls(route, compose.plan.calls().iter().map(|call| &call.name));
+        }
+    }
     let of_routes = |policy: &&Name| {
         let kind = &config.policies[*policy].kind;
         matches!(kind, PolicyKind::Fallback(_) | PolicyKind::Hedge(_) | PolicyKind::Retry(_))
             || matches!(kind, PolicyKind::ApiKey(_) | PolicyKind::Authorize(_) | PolicyKind::Cors(_))
     };
-    let used = config.routes.values().flat_map(|route| route.policies.iter());
+    let of_calls = config.routes.values().filter_map(|route| route.destination.compose());
+    let of_calls = of_calls.flat_map(|compose| compose.calls.iter().filter_map(|call| call.retry.as_ref()));
+    let used = config.routes.values().flat_map(|route| route.policies.iter()).chain(of_calls);
     used.filter(of_routes).for_each(|policy| metrics.show_policy(policy));
 }
 
@@ -319,7 +326,7 @@ fn plan(
     }
 }
 
-/// What stands behind the choice of a version, or of an arm of a split.
+/// What stands behind the choice of a version, or of an arm of a split; or behind each call of a composition.
 fn arms(
     config: &Config,
     state: &State,
@@ -330,6 +337,7 @@ fn arms(
     let to = |upstream: &Name, transform: &Transform| {
         let layers = ArmLayers {
             rate_limits: RateLimitLayer::off(),
+            circuit_breaker: CircuitBreakerLayer::off(),
             split: SplitLayer::off(),
             upstream_bulkhead: upstream_bulkhead(config, state, upstream),
             mirror: mirror(config, state, route, Some(upstream)),
@@ -342,6 +350,19 @@ fn arms(
     let of_split = |split: &Split, transform: &Transform| -> Arms {
         split.upstreams().map(|it| (Arc::clone(it), Arc::new(to(it, transform)))).collect()
     };
+    let call = |call: &ComposeCall| {
+        let balance = state.balancers.get(&call.upstream).cloned().unwrap_or_else(Balancer::off);
+        let mut layers = ArmLayers::balanced(balance);
+        layers.upstream_bulkhead = upstream_bulkhead(config, state, &call.upstream);
+        layers.retry = retry_by(config, state, metrics, call.retry.as_ref(), Some(&call.upstream));
+        let here = Place { route: Some(name), upstream: Some(&call.upstream) };
+        if let Some(policy) = &call.circuit_breaker
+            && let Some(breaker) = state.breakers.get(&here.identity(policy, &config.policies[policy]))
+        {
+            layers.circuit_breaker = breaker.clone();
+        }
+        ArmPlan { layers, transform: transform.clone(), to: ArmTarget::Upstream(Arc::clone(&call.upstream)) }
+    };
     let of_version = |version: &Version| {
         let mut transform = transform.clone();
         if let Some(rewrite) = &version.rewrite {
@@ -352,6 +373,7 @@ fn arms(
             VersionTarget::Split(split) => {
                 let layers = ArmLayers {
                     rate_limits: RateLimitLayer::off(),
+                    circuit_breaker: CircuitBreakerLayer::off(),
                     split: split_of(state, &version_split_name(name, &version.name)),
                     upstream_bulkhead: BulkheadLayer::off(),
                     mirror: MirrorLayer::off(),
@@ -372,6 +394,9 @@ fn arms(
     match &route.destination {
         Destination::Versions(versions) => versions.of.iter().map(of_version).collect(),
         Destination::Split(split) => of_split(split, transform),
+        Destination::Compose(compose) => {
+            compose.iter().map(|(name, to)| (Arc::clone(name), Arc::new(call(to)))).collect()
+        }
         _ => Arms::new(),
     }
 }
@@ -489,8 +514,19 @@ fn retry(
     route: &RouteConfig,
     upstream: Option<&Name>,
 ) -> RetryLayer<Arc<PolicyMetrics>> {
+    retry_by(config, state, metrics, route.policies.one(Kind::Retry), upstream)
+}
+
+/// The same, as one policy says.
+fn retry_by(
+    config: &Config,
+    state: &State,
+    metrics: &Metrics,
+    policy: Option<&Name>,
+    upstream: Option<&Name>,
+) -> RetryLayer<Arc<PolicyMetrics>> {
     let made = || {
-        let policy = route.policies.one(Kind::Retry)?;
+        let policy = policy?;
         let PolicyKind::Retry(retry) = &config.policies[policy].kind else { return None };
         let budget = state.retry_budgets.get(upstream?)?.clone();
         let (config, metrics) = (convert::retry_config(retry), metrics.policy(policy));

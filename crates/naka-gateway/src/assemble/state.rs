@@ -844,6 +844,10 @@ fn uses(config: &Config) -> BTreeMap<Arc<str>, Name> {
     for (route, is) in &config.routes {
         let place = Place { route: Some(route), upstream: upstream_of(is) };
         is.policies.iter().for_each(|policy| add(place, policy));
+        for call in is.destination.compose().into_iter().flat_map(|compose| &compose.calls) {
+            let place = Place { route: Some(route), upstream: Some(&call.upstream) };
+            call.circuit_breaker.iter().for_each(|policy| add(place, policy));
+        }
         let Destination::Versions(versions) = &is.destination else { continue };
         for version in &versions.of {
             let place = Place { route: Some(route), upstream: version.to.upstream() };

@@ -220,6 +220,8 @@ impl Trail {
 
 /// A value that can be read from the tree.
 pub(crate) trait Decode: Sized {
+    /// Whether `null` is a value, and not the lack of one.
+    const TAKES_NULL: bool = false;
     /// What it is, in a message: `a duration such as "5s"`.
     fn what() -> String;
     /// `None`: `cx` knows why.
@@ -516,7 +518,7 @@ impl<K: Scalar, V: Decode> Decode for Named<K, V> {
         for (key, value) in entries {
             let name = K::parse(Text { text: &key.text, plain: false });
             let decoded = cx.within(&key.text, key.span, |cx| {
-                if value.is_null() {
+                if value.is_null() && !V::TAKES_NULL {
                     cx.wrong_shape(value, &V::what());
                     return None;
                 }

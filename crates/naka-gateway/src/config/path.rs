@@ -208,7 +208,8 @@ fn cannot_stand(c: char, part: &str) -> Wrong {
     }
 }
 
-fn encoded(bytes: &[u8]) -> String {
+/// Percent-encoded, all of them.
+pub(crate) fn encoded(bytes: &[u8]) -> String {
     bytes.iter().flat_map(|byte| ['%', hex(byte >> 4), hex(byte & 15)]).collect()
 }
 

@@ -33,6 +33,8 @@ pub(crate) struct Field {
     pub(crate) schema: fn() -> Json,
     pub(crate) what: fn() -> String,
     pub(crate) form: fn() -> Form,
+    /// Whether `null` is a value of it.
+    pub(crate) takes_null: bool,
     pub(crate) outline: fn(&Node<'_>, &mut Tracer<'_>),
 }
 
@@ -119,7 +121,7 @@ impl Shape {
             }
             if let Some(place) = self.fields.iter().position(|field| field.key == text) {
                 let known = &self.fields[place];
-                if value.is_null() {
+                if value.is_null() && !known.takes_null {
                     cx.within(known.key, key.span, |cx| cx.wrong_shape(value, &(known.what)()));
                 } else {
                     field(Known::Field(place), value, key.span, cx);
@@ -297,6 +299,7 @@ macro_rules! record {
                     schema: <$type as $crate::config::decode::Decode>::schema,
                     what: <$type as $crate::config::decode::Decode>::what,
                     form: <$type as $crate::config::decode::Decode>::form,
+                    takes_null: <$type as $crate::config::decode::Decode>::TAKES_NULL,
                     outline: <$type as $crate::config::decode::Decode>::outline,
                 } ),*],
                 not_built: &[$( $( $crate::config::record::bare(stringify!($not_built)) ),+ )?],

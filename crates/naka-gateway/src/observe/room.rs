@@ -16,6 +16,8 @@ pub(super) enum Owner {
     Waits(Name),
     /// An arm of a split.
     Arm(Name, Name),
+    /// A call of a route.
+    Call(Name, Name),
     /// What is asked of an upstream.
     Upstream(Name),
     /// The balancer of an upstream.

@@ -294,6 +294,17 @@ pub fn query_value(query: &str, name: &str) -> Option<Vec<u8>> {
     values.all(|other| other == value).then_some(value)
 }
 
+/// A piece of a path, its escapes decoded.
+pub fn decoded_piece(piece: &[u8]) -> Vec<u8> {
+    let (mut bytes, mut rest) = (Vec::with_capacity(piece.len()), piece);
+    while let Some((&first, tail)) = rest.split_first() {
+        let escaped = escape(rest);
+        bytes.push(escaped.unwrap_or(first));
+        rest = if escaped.is_some() { &rest[3..] } else { tail };
+    }
+    bytes
+}
+
 /// Whether a part of a query, decoded, is this text.
 fn decodes_to(part: &str, text: &str) -> bool {
     decoded(part).eq(text.bytes())

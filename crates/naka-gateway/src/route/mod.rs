@@ -95,7 +95,7 @@ mod properties;
 mod tests;
 
 pub use captures::{Captures, MAX_CAPTURES, render};
-pub use entry::{Lost, Query, query_value};
+pub use entry::{Lost, Query, decoded_piece, query_value};
 pub use error::{Ambiguity, MAX_SEGMENTS, RouteError};
 pub use normalize::{BadPath, normalize};
 pub use rank::{Rule, Step};

@@ -23,6 +23,7 @@ use http::{HeaderValue, Version};
 use naka::{
     guard::End,
     random::Numbers,
+    reject::Reason,
     trace::{Attempt, Context, Event, Left, ServerSpan},
 };
 use tokio::time::Instant;
@@ -260,7 +261,7 @@ fn tried(json: &mut Json, attempt: &Attempt) {
     if let Some(status) = attempt.status {
         json.raw(r#","status":"#).number(status.as_u16().into());
     }
-    json.text_if(r#","reason":"#, attempt.reason.map(naka::reject::Reason::word));
+    json.text_if(r#","reason":"#, attempt.reason.map(Reason::word));
     for (name, took) in [(r#","answered_ms":"#, attempt.answered), (r#","duration_ms":"#, attempt.took)] {
         if let Some(took) = took {
             json.raw(name).ms(took);
@@ -282,9 +283,15 @@ fn terminated_by(span: &ServerSpan) -> &'static str {
         (_, End::Dropped) => "client",
         (Some(rejection), _) if rejection.policy.is_some() => "policy",
         (Some(rejection), _) if attempts.iter().any(|it| it.reason == Some(rejection.reason)) => "upstream",
+        (Some(rejection), _) if is_of_part(rejection.reason) => "upstream",
         (None, _) if !stands_in && attempts.iter().any(|it| it.status.is_some()) => "upstream",
         _ => "gateway",
     }
+}
+
+/// A call of a composition was answered, and not well.
+const fn is_of_part(reason: Reason) -> bool {
+    matches!(reason, Reason::PartFailed(_) | Reason::PartTimeout | Reason::PartNotJson | Reason::PartTooLarge)
 }
 
 const fn version(version: Version) -> &'static str {

@@ -188,12 +188,12 @@ fn the_big_example_has_no_unknown_key() {
     let found = parse_str("tests/config/design.yaml", text).unwrap_err();
     for it in &found {
         // The example goes to upstreams that it leaves out, and so are its certificates.
-        let absent = ["legacy", "products", "products-v1", "products-v2"]
+        let absent = ["delivery", "legacy", "orders", "products", "products-v1", "products-v2", "users"]
             .map(|name| format!("there is no upstream `{name}`"));
         let left_out = it.code == Code::UnknownName && absent.contains(&it.message) || it.code == Code::File;
         assert!(it.code == Code::NotBuilt || it.severity == Severity::Warning || left_out, "{found}");
     }
-    assert!(found.iter().filter(|it| it.code == Code::NotBuilt).count() > 4);
+    assert!(found.iter().filter(|it| it.code == Code::NotBuilt).count() > 3);
 }
 
 #[test]

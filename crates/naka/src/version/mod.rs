@@ -154,31 +154,32 @@ pub struct Chosen {
 pub fn evaluate(versioning: &Versioning, unix_s: u64, head: &Head<'_>) -> Verdict<Chosen> {
     match decide(&versioning.0, unix_s, head) {
         Ok(chosen) => Verdict::Admit(chosen),
-        Err(refused) => Verdict::Reject(refused.rejection),
+        Err(refused) => Verdict::Reject(*refused.rejection),
     }
 }
 
 struct Refused {
     /// The version that is meant, if it is one of ours.
     index: Option<usize>,
-    rejection: Rejection,
+    /// Apart: it is large, and rare.
+    rejection: Box<Rejection>,
 }
 
 fn decide(checked: &Checked, unix_s: u64, head: &Head<'_>) -> Result<Chosen, Refused> {
     let (index, by) = match meant(checked, unix_s, head) {
         Meant::Version(index, by) => (index, by),
-        other => return Err(Refused { index: None, rejection: unclear(checked, unix_s, &other) }),
+        other => return Err(Refused { index: None, rejection: unclear(checked, unix_s, &other).into() }),
     };
     let version = &checked.config.versions[index];
     let refuse = |rejection: Rejection| {
         let rejection = rejection.headers(told_of_refused(checked, unix_s, head, index));
-        Err(Refused { index: Some(index), rejection })
+        Err(Refused { index: Some(index), rejection: rejection.into() })
     };
     match (version.state(unix_s), version.off_until(unix_s)) {
         // Only a default can be: whoever asks for it asks for one that does not exist.
         (State::Planned, _) => {
             let rejection = unclear(checked, unix_s, &Meant::None);
-            Err(Refused { index: None, rejection })
+            Err(Refused { index: None, rejection: rejection.into() })
         }
         (State::Sunset | State::Removed, _) => refuse(Rejection::new(Reason::VersionGone)),
         (_, Some(until_s)) => {
@@ -400,8 +401,10 @@ impl<O: Observer> Shared<O> {
     }
 
     fn decide(&self, unix_s: u64, head: &Head<'_>) -> Result<Chosen, Refused> {
-        decide(&self.versioning.0, unix_s, head)
-            .map_err(|refused| Refused { rejection: refused.rejection.by(self.name.clone()), ..refused })
+        decide(&self.versioning.0, unix_s, head).map_err(|refused| Refused {
+            rejection: refused.rejection.by(self.name.clone()).into(),
+            ..refused
+        })
     }
 
     fn count(&self, index: usize, extensions: &Extensions, unix_s: u64) {
@@ -446,7 +449,7 @@ impl<O: Observer> Explain for VersionLayer<O> {
                 ApiVersion(chosen.version).put(&mut head.extensions);
                 Finding::Admit(said)
             }
-            Err(refused) => Finding::Reject(refused.rejection),
+            Err(refused) => Finding::Reject(*refused.rejection),
         }
     }
 }
@@ -491,7 +494,7 @@ where
             }
             Err(Refused { rejection, .. }) => {
                 shared.observer.rejected(&rejection);
-                VersionFuture::Reject { rejection: Some(rejection) }
+                VersionFuture::Reject { rejection: Some(*rejection) }
             }
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! 1. Check that every port is free, so that the message names the service and not a stack of errors.
 //! 2. Start the services that ask no other, at the same time; those that do, once these answer `GET /readyz`; then the
-//!    gateway. Who asks whom is in [`SERVICES`].
+//!    gateway. Who asks whom is in `SERVICES`.
 //! 3. Say where everything is and what to try; pass on what they print.
 //! 4. On Ctrl-C, on `SIGTERM`, or when one of them dies: stop the others one after the other, the gateway first, because it
 //!    has requests under way to the services.

@@ -83,6 +83,9 @@ pub struct ServiceArgs {
     /// Stop when standard input closes.
     #[arg(long, hide = true)]
     pub stop_with_stdin: bool,
+    /// Ends on the spot after so many half commits: for rehearsals of crashes.
+    #[arg(long, hide = true, value_name = "N", value_parser = clap::value_parser!(i64).range(0..))]
+    pub abort_after: Option<i64>,
     /// Where its files are.
     #[command(flatten)]
     pub data: DataArgs,
@@ -140,6 +143,10 @@ pub fn run<A: Into<App>>(
     run_with(name, args, async |clock, data| {
         let store = Store::open(&data.join(format!("{name}.db")), migrations);
         let store = store.map_err(|error| error.to_string())?;
+        let store = match args.abort_after {
+            Some(half_commits) => store.aborting_after(half_commits),
+            None => store,
+        };
         app(clock, store).await.map_err(|problem| problem.to_string())
     })
 }

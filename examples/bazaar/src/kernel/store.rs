@@ -39,6 +39,7 @@ use std::{
 };
 
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
+use rustix::process::{Signal, getpid, kill_process};
 use tokio::sync::{mpsc, oneshot};
 
 /// How many pieces of work wait for each connection.
@@ -64,18 +65,20 @@ pub struct Crash {
     /// Half commits until then: an even number ends before a commit, an odd one after it. Shared by all services of a rehearsal.
     left: Arc<AtomicI64>,
     is_over: Arc<AtomicBool>,
+    /// The process ends on the spot.
+    is_real: bool,
 }
 
 impl Crash {
     /// After so many half commits of all services that share the count.
     pub fn after(half_commits: i64) -> Self {
-        Self { left: Arc::new(AtomicI64::new(half_commits)), is_over: Arc::default() }
+        Self { left: Arc::new(AtomicI64::new(half_commits)), is_over: Arc::default(), is_real: false }
     }
 
     /// Another service in the same rehearsal, or the same one in its next life.
     #[must_use]
     pub fn another(&self) -> Self {
-        Self { left: Arc::clone(&self.left), is_over: Arc::default() }
+        Self { left: Arc::clone(&self.left), is_over: Arc::default(), is_real: self.is_real }
     }
 
     /// Whether this service has crashed: its store does nothing any more.
@@ -96,6 +99,10 @@ impl Crash {
     /// Passes half a commit; whether it comes now.
     fn comes(&self) -> bool {
         let comes = self.left.fetch_sub(1, Relaxed) == 0;
+        if comes && self.is_real {
+            _ = kill_process(getpid(), Signal::KILL);
+            thread::park(); // It is dead in a moment.
+        }
         if comes {
             self.is_over.store(true, Relaxed);
         }
@@ -117,6 +124,13 @@ impl Store {
         let reader = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(failed)?;
         reader.busy_timeout(BUSY).map_err(failed)?;
         Ok(Self { writer: Line::of(writer), reader: Line::of(reader), crash: None })
+    }
+
+    /// A store with which this process ends on the spot after so many half commits, as by `kill -9`; what the system was told to
+    /// write, it writes.
+    #[must_use]
+    pub fn aborting_after(self, half_commits: i64) -> Self {
+        Self { crash: Some(Crash { is_real: true, ..Crash::after(half_commits) }), ..self }
     }
 
     /// The same without threads, and without waiting for a disk: for rehearsals, in which only the process crashes and not the

@@ -6,6 +6,7 @@
 
 mod acme;
 mod auth;
+mod compose;
 mod gateway;
 mod guards;
 mod headers;

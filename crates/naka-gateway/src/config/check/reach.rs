@@ -91,7 +91,9 @@ impl From<'_> {
         let reached = self.destination.upstreams().chain(besides);
         let bulkheads =
             reached.filter_map(|name| Some((Kind::Bulkhead, upstreams.get(name)?.bulkhead.as_ref()?)));
-        for (kind, name) in limits.chain(bulkheads) {
+        let calls = self.destination.compose().into_iter().flat_map(|compose| &compose.calls);
+        let breakers = calls.filter_map(|call| Some((Kind::CircuitBreaker, call.circuit_breaker.as_ref()?)));
+        for (kind, name) in limits.chain(bulkheads).chain(breakers) {
             if !self.level.all(kind).iter().any(|(known, _)| known == name) {
                 behind.add(kind, Arc::clone(name), self.at.span);
             }
@@ -127,6 +129,9 @@ impl From<'_> {
             ),
             Destination::Split(_) => {
                 ("arm", "write `scope: route`, or `bulkhead:` or `circuit_breaker:` into the upstreams")
+            }
+            Destination::Compose(_) => {
+                ("call", "write `scope: route`, or `bulkhead:` or `circuit_breaker:` into the upstreams")
             }
             _ => return,
         };

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Method};
 
 use super::{
-    Tables,
+    Tables, compose,
     gateway::Listeners,
     headers,
     known::Remembering,
@@ -112,7 +112,15 @@ impl Around<'_, '_> {
         let level = level.with_certificates(self.has_certificates(listeners.as_deref().unwrap_or_default()));
         public_or_not(at, raw, &own, cx);
         policies.identity(at, &level, is_public, cx);
-        let matches = raw.r#match.as_ref().and_then(|at| matches(&at.value, at.key, shared, cx));
+        let mut matches = raw.r#match.as_ref().and_then(|at| matches(&at.value, at.key, shared, cx));
+        if let Some(it) = &raw.compose {
+            compose::only_reads(it, raw, cx);
+            compose::no_sense(it, raw, &own, cx);
+            // A composition reads, whoever writes nothing of methods: 405 for all others.
+            if let Some(matches) = matches.as_mut().filter(|matches| matches.methods.is_empty()) {
+                matches.methods = vec![Method::GET, Method::HEAD];
+            }
+        }
         keys_of_no_method(raw, &own, policies, cx);
         retries_of_no_method(raw, &own, policies, cx);
         hedges_of_no_method(raw, &own, policies, cx);
@@ -147,6 +155,9 @@ impl Around<'_, '_> {
             self.hedges_of_one(&own, destination, cx);
             one_answer_for_all_arms(at, &level, destination, cx);
             self.cookies_are_not_kept(&level, destination, cx);
+            if let (Some(at), Some(it)) = (&raw.compose, destination.compose()) {
+                compose::calls_in_vain(at, it, self.upstreams, total_timeout, policies, cx);
+            }
             copies_go_elsewhere(at, &level, destination, policies, cx);
             self.falls_back_elsewhere(at, &level, destination, total_timeout, policies, cx);
             let captures = captures.as_deref().unwrap_or_default();
@@ -193,9 +204,17 @@ impl Around<'_, '_> {
         cx: &mut Cx,
     ) {
         let Some(total) = total else { return };
+        // The calls of a composition end by themselves.
+        let ends_before = |upstream: &Name| {
+            destination.compose().is_some_and(|compose| {
+                let mut calls = compose.plan.calls().iter().zip(&compose.calls);
+                calls.all(|(call, to)| to.upstream != *upstream || call.timeout <= total)
+            })
+        };
         let slow = destination.upstreams().filter_map(|upstream| {
             let is = self.upstreams.get(upstream)?;
-            (is.timeouts.response_headers >= total).then_some((upstream, is))
+            let is_slow = is.timeouts.response_headers >= total && !ends_before(upstream);
+            is_slow.then_some((upstream, is))
         });
         let slow = slow.collect::<Vec<_>>();
         let of_route = level
@@ -480,6 +499,7 @@ impl Around<'_, '_> {
                 .help("keep one of the two, or write `rewrite: {path: …}` for each version");
         }
         let listed = raw.list_versions.as_ref().map(|it| self.listed(it, cx));
+        let composed = raw.compose.as_ref().and_then(|it| compose::compose(here, path, it, policies, cx));
         upstream
             .map(Destination::Upstream)
             .or(respond.map(Destination::Respond))
@@ -487,6 +507,7 @@ impl Around<'_, '_> {
             .or(of_versions.map(|versions| Destination::Versions(Box::new(versions))))
             .or(split.map(|split| Destination::Split(Box::new(split))))
             .or(listed.map(Destination::ListVersions))
+            .or(composed.map(|compose| Destination::Compose(Box::new(compose))))
     }
 
     /// Routes whose versions are listed.
@@ -716,6 +737,15 @@ fn no_effect(raw: &RawRoute, local: Span, cx: &mut Cx) {
             .help(format!("take `{key}` away{help}"));
         }
     }
+}
+
+/// Reports a key of one request on a route that makes several of it.
+pub(super) fn no_effect_of(said: Option<Span>, key: &str, help: &str, composed: Span, cx: &mut Cx) {
+    let Some(span) = said else { return };
+    let composed = cx.place(composed);
+    cx.error(Code::Conflict, span, format!("`{key}` has no effect on a route that composes its answer"))
+        .related(composed, "composed here")
+        .help(format!("take `{key}` away{help}"));
 }
 
 fn matches(raw: &RawMatch, at: Span, group: Option<&RawGroup>, cx: &mut Cx) -> Option<Match> {

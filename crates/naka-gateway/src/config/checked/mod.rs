@@ -17,6 +17,7 @@ use crate::{
     tls::{ClientTls, ServerTls},
 };
 
+mod compose;
 mod health;
 mod policies;
 pub mod scenario;
@@ -24,6 +25,7 @@ mod split;
 mod telemetry;
 mod versions;
 
+pub use compose::*;
 pub use health::*;
 pub use policies::*;
 pub use split::*;
@@ -844,6 +846,8 @@ pub enum Destination {
     Split(Box<Split>),
     /// A list of the versions of these routes.
     ListVersions(Vec<Name>),
+    /// To several upstreams, whose answers become one.
+    Compose(Box<Compose>),
 }
 
 impl Destination {
@@ -853,11 +857,24 @@ impl Destination {
             Self::Upstream(upstream) => (Some(upstream), None, None),
             Self::Versions(versions) => (None, Some(versions), None),
             Self::Split(split) => (None, None, Some(split)),
-            Self::Respond(_) | Self::Redirect(_) | Self::ListVersions(_) => (None, None, None),
+            Self::Respond(_) | Self::Redirect(_) | Self::ListVersions(_) | Self::Compose(_) => {
+                (None, None, None)
+            }
         };
         let of_versions = versions.into_iter().flat_map(|versions| &versions.of);
         let of_versions = of_versions.flat_map(|version| version.to.upstreams());
-        one.into_iter().chain(of_versions).chain(split.into_iter().flat_map(|split| split.upstreams()))
+        let composed = self.compose().into_iter().flat_map(|compose| &compose.calls);
+        let composed = composed.map(|call| &call.upstream);
+        let split = split.into_iter().flat_map(|split| split.upstreams());
+        one.into_iter().chain(of_versions).chain(split).chain(composed)
+    }
+
+    /// Its composition, if it is one.
+    pub fn compose(&self) -> Option<&Compose> {
+        match self {
+            Self::Compose(compose) => Some(compose),
+            _ => None,
+        }
     }
 
     /// Whether the gateway answers by itself.

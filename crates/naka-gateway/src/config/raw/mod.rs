@@ -27,6 +27,7 @@ use super::{
     },
 };
 
+mod compose;
 mod health;
 mod policies;
 mod scenario;
@@ -35,6 +36,7 @@ mod telemetry;
 mod tls;
 mod versions;
 
+pub(crate) use compose::*;
 pub(crate) use health::*;
 pub(crate) use policies::*;
 pub(crate) use scenario::*;
@@ -830,9 +832,12 @@ record! {
         split: RawSplit = optional;
         /// Destination: a list of the versions of these routes, as they are now.
         list_versions: OneOrMany<Id> = optional, "[products]";
+        /// Destination: several calls, whose answers become one.
+        compose: RawCompose = optional;
     }
-    not_built: compose sticky enforce lifecycle;
+    not_built: sticky enforce lifecycle;
     instead: path => "write it into the match: `match: {path: /healthz}`",
+        aggregate => "write `compose: {calls: {order: {upstream: orders, path: /orders/1}}}`",
         prefix => "write it into the match: `match: {prefix: /api}`",
         regex => "write it into the match: `match: {regex: …}`",
         host => "write it into the match: `match: {host: api.example, prefix: /}`",
@@ -855,8 +860,8 @@ impl RawRoute {
     pub(crate) const DESTINATIONS: [&'static str; 7] =
         ["upstream", "respond", "redirect", "versions", "list_versions", "split", "compose"];
     /// Those that are built.
-    pub(crate) const BUILT: [&'static str; 6] =
-        ["upstream", "respond", "redirect", "versions", "list_versions", "split"];
+    pub(crate) const BUILT: [&'static str; 7] =
+        ["upstream", "respond", "redirect", "versions", "list_versions", "split", "compose"];
 }
 
 record! {
