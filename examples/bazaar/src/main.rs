@@ -1,11 +1,11 @@
 //! `bazaar`: the services behind the gateway, one subcommand each; `up`, which starts them all; and
-//! what a rider needs: `token` and `ride`.
+//! what customers need: `token`, `ride`, `shop`, `storm` and `demos`.
 
 use std::{ffi::OsString, iter, process::ExitCode};
 
 use bazaar::{
     bank, booking,
-    demo::{naka, ride, up},
+    demo::{demos, naka, ride, shop, storm, up},
     driver, inventory,
     inventory_query::{self, InventoryQueryArgs},
     kernel::service,
@@ -28,6 +28,12 @@ enum Command {
     Up(up::UpArgs),
     /// Take a ride through the gateway: estimate, book, track, cancel.
     Ride(ride::RideArgs),
+    /// Shop through the gateway, as three users, paying in seven ways, in two languages; every step is checked.
+    Shop(shop::ShopArgs),
+    /// Bad weather on a platform of its own, under load; then the books are checked.
+    Storm(storm::StormArgs),
+    /// Ten demonstrations on a platform of its own, each with what was measured.
+    Demos(demos::DemosArgs),
     /// Rehearse crashes of the shop at every commit, and audit the books.
     Crash(rehearsal::CrashArgs),
     /// Print a token, for the gateway to believe.
@@ -107,6 +113,9 @@ fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Up(args) => up::run(&args),
         Command::Ride(args) => ride::run(&args),
+        Command::Shop(args) => shop::run(&args),
+        Command::Storm(args) => storm::run(&args),
+        Command::Demos(args) => demos::run(&args),
         Command::Crash(args) => rehearsal::run(&args),
         Command::Token(args) => keys::run(&args),
         Command::Pricing(args) => service::run("pricing", &args, pricing::MIGRATIONS, pricing::app),

@@ -77,7 +77,18 @@ impl Family {
 
     /// Starts this very program with other arguments, and returns the child's process id.
     pub fn start(&mut self, name: &'static str, args: &[OsString]) -> io::Result<u32> {
+        self.start_in(name, args, &[])
+    }
+
+    /// The same, with these variables in its environment.
+    pub fn start_in(
+        &mut self,
+        name: &'static str,
+        args: &[OsString],
+        environment: &[(String, String)],
+    ) -> io::Result<u32> {
         let mut command = Command::new(std::env::current_exe()?);
+        command.envs(environment.iter().map(|(name, value)| (name, value)));
         command.args(args).process_group(0).kill_on_drop(true);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let child = command.spawn()?;
@@ -86,6 +97,13 @@ impl Family {
         self.watched.spawn(watch(name, child, ordered, self.quiet));
         self.members.push(Member { name, signals });
         Ok(pid)
+    }
+
+    /// Sends a signal to a child; nothing happens if there is none of that name.
+    pub fn signal(&self, name: &str, signal: Signal) {
+        for member in self.members.iter().filter(|member| member.name == name) {
+            _ = member.signals.send(signal);
+        }
     }
 
     /// Waits for the next end of a child; for ever if none is left.

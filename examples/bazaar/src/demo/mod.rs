@@ -1,6 +1,15 @@
-//! All of it on one machine: processes, and a ride from a terminal.
+//! All of it on one machine: processes, and customers on a script.
 
+pub mod books;
 pub mod children;
+pub mod client;
+pub mod demos;
 pub mod naka;
+pub mod platform;
+pub mod progress;
+pub mod report;
 pub mod ride;
+pub mod shop;
+pub mod storm;
 pub mod up;
+pub mod wire;

@@ -45,10 +45,10 @@ use crate::{
 };
 
 /// How long the processes that start at the same time may take until all of them answer.
-const START: Duration = Duration::from_secs(30);
+pub(super) const START: Duration = Duration::from_secs(30);
 
 /// How long each process may take to stop: longer than it drains.
-const STOP: Duration = Duration::from_secs(DRAIN.as_secs() + 2);
+pub(super) const STOP: Duration = Duration::from_secs(DRAIN.as_secs() + 2);
 
 /// Where `bazaar ride` looks for the gateway.
 pub const GATEWAY: u16 = 8080;
@@ -63,16 +63,16 @@ pub enum Part {
 }
 
 /// A service, as `up` knows it.
-struct Service {
+pub(super) struct Service {
     /// What it is called: in `--at`, before its lines, and as its file: `NAME.db`.
-    name: &'static str,
-    port: u16,
+    pub(super) name: &'static str,
+    pub(super) port: u16,
     /// What it is a part of; of everything, if there is nothing.
     part: Option<Part>,
     /// Its subcommand, and what else that is told.
-    command: &'static [&'static str],
+    pub(super) command: &'static [&'static str],
     /// Whom it asks: it is told where they are, and starts when those answer who ask nobody.
-    asks: &'static [&'static str],
+    pub(super) asks: &'static [&'static str],
 }
 
 impl Service {
@@ -84,7 +84,7 @@ impl Service {
         Self { asks, ..self }
     }
 
-    fn is_of(&self, only: Option<Part>) -> bool {
+    pub(super) fn is_of(&self, only: Option<Part>) -> bool {
         self.part.is_none() || only.is_none_or(|only| self.part == Some(only))
     }
 
@@ -95,7 +95,7 @@ impl Service {
 }
 
 /// The services: first those that ask nobody, then those that do. They stop in the opposite order.
-const SERVICES: [Service; 15] = {
+pub(super) const SERVICES: [Service; 15] = {
     use Part::{Rides, Shop};
     [
         Service { part: None, ..Service::of(Shop, "user", 8101, &["user"]) },
@@ -288,7 +288,7 @@ async fn all_ready(turn: &[Planned]) -> Result<(), String> {
 }
 
 /// Prints what a quiet child said last.
-fn mourn(death: &Death) -> String {
+pub(super) fn mourn(death: &Death) -> String {
     death.last_words.iter().for_each(complain);
     death.to_string()
 }
@@ -335,7 +335,7 @@ fn plan_gateway(Addresses { public, admin }: Addresses, config: &Path) -> Planne
 }
 
 /// The configuration as named from here, or else from the root of the clone.
-fn find(config: &Path) -> Result<PathBuf, String> {
+pub(super) fn find(config: &Path) -> Result<PathBuf, String> {
     if config.is_file() {
         return Ok(config.to_owned());
     }
@@ -364,13 +364,13 @@ fn free(name: &str, at: SocketAddr) -> Result<(), String> {
 }
 
 /// Waits until `GET /readyz` is answered with 200.
-async fn ready(at: SocketAddr) {
+pub(super) async fn ready(at: SocketAddr) {
     while !matches!(timeout(Duration::from_secs(1), probe(at)).await, Ok(Ok(true))) {
         sleep(Duration::from_millis(50)).await;
     }
 }
 
-async fn probe(at: SocketAddr) -> io::Result<bool> {
+pub(super) async fn probe(at: SocketAddr) -> io::Result<bool> {
     let mut stream = TcpStream::connect(at).await?;
     let request = format!("GET /readyz HTTP/1.1\r\nhost: {at}\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;

@@ -3,7 +3,7 @@
 //!
 //! # Algorithm
 //! A transactional outbox with idempotent consumers (C. Richardson, "Microservices Patterns", 2018, section 3.3). A message is
-//! [`put`] in the transaction that makes it true, so neither can be there without the other. [`Outbox::run`] sends the messages of
+//! [`put`] in the transaction that makes it true, so neither can be there without the other. [`Outbox::spawn`] sends the messages of
 //! each destination one after the other, in order, until each is taken; a crash between an answer and writing that down sends
 //! one again. Whoever takes messages keeps the number of the last one in the transaction with its effects ([`take`]), and passes
 //! over what it has seen. Numbers of one file grow, and a file has a random name of its own, so that one that was begun anew is
