@@ -290,16 +290,15 @@ fn r4_4_killed_at_every_record_each_order_is_paid_once_and_sent_once() {
             });
             // It may also die after the answer, while people are told.
             let is_dead = eventually("it dies, or all is quiet", || {
-                let process = match victim {
-                    "order" => &mut shop.order.process,
-                    _ => &mut shop.payment.process,
-                };
+                let process =
+                    if victim == "order" { &mut shop.order.process } else { &mut shop.payment.process };
                 let is_dead = process.child.try_wait().unwrap().is_some();
                 (is_dead || ask.is_finished() && shop.is_quiet()).then_some(is_dead)
             });
-            match victim {
-                "order" => shop.restart_order(NOON, &[]),
-                _ => shop.restart_payment(NOON, &[]),
+            if victim == "order" {
+                shop.restart_order(NOON, &[]);
+            } else {
+                shop.restart_payment(NOON, &[]);
             }
             _ = ask.join();
             let key = format!("{victim}{commit}");

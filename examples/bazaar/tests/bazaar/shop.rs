@@ -472,6 +472,43 @@ fn r12_3_whoever_is_away_the_others_serve_what_is_theirs() {
 }
 
 #[test]
+fn r13_1_an_order_its_buyer_and_its_products_are_one_answer() {
+    let mut market = Market::open();
+    let asha = market.asha();
+    let order_id = market.send(&asha.order("1", "prod_002", "upi")).expect(201).said("order_id");
+    let details = format!("/api/orders/{order_id}/details");
+    let all = market.send(&asha.get(&details).header("accept-language", "en")).expect(200).body;
+    assert_eq!(
+        (&all["order"]["order_id"], &all["buyer"]["name"], &all["products"][0]["name"]),
+        (&json!(order_id), &json!("Asha"), &json!("Cotton Kurta"))
+    );
+    // Whose it is not is told that there is none.
+    let ravi = Shopper::with_scope(market.data.path(), "ravi", "orders");
+    market.send(&ravi.get(&details)).problem(404, "part_failed");
+    market.send(&get(&details).by("asha")).problem(401, "credentials_missing");
+    market.send(&asha.get("/api/orders/..%2fx/details")).expect(400);
+
+    let home = market.send(&asha.get("/api/home?city=jaipur")).expect(200);
+    assert_eq!(home.body["orders"][0]["order_id"], json!(order_id));
+    market.send(&asha.get("/api/home")).problem(400, "value_missing");
+
+    // What is optional is missing, and said to be so; what is not is the answer.
+    market.kill("user");
+    let without = market.send(&asha.get(&details)).expect(200);
+    assert_eq!(
+        (&without.body["order"]["order_id"], &without.body["errors"][0]["call"]),
+        (&json!(order_id), &json!("buyer"))
+    );
+    assert!(without.head.contains("naka-partial: buyer"), "{}", without.head);
+    market.kill("order");
+    assert_eq!(
+        market.send(&asha.get("/api/home?city=jaipur")).expect(200).body["errors"][0]["call"],
+        "orders"
+    );
+    assert_eq!(market.send(&asha.get(&details)).status, 502);
+}
+
+#[test]
 fn r6_1_commands_and_queries_go_their_own_ways() {
     let bazaar = Bazaar::shop(NOON);
     let token = warehouse(&bazaar);

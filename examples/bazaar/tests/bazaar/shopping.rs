@@ -65,16 +65,13 @@ impl Shop {
 
     /// Starts it anew, to die just after so many commits; which may be before it listens.
     pub(crate) fn restart_to_die(&mut self, victim: &str, commits: u32) {
-        let (service, told) = match victim {
-            "order" => {
-                let [product, inventory] = [self.product.at, self.inventory.at];
-                let told = order_args(self.user, product, inventory, self.payment.at, self.notification.at);
-                (&mut self.order, told)
-            }
-            _ => {
-                let told = payment_args(self.order.at, self.user, self.bank.at, self.notification.at);
-                (&mut self.payment, told)
-            }
+        let (service, told) = if victim == "order" {
+            let [product, inventory] = [self.product.at, self.inventory.at];
+            let told = order_args(self.user, product, inventory, self.payment.at, self.notification.at);
+            (&mut self.order, told)
+        } else {
+            let told = payment_args(self.order.at, self.user, self.bank.at, self.notification.at);
+            (&mut self.payment, told)
         };
         service.kill();
         let (at, data) = (service.at.to_string(), self.data.path().to_str().unwrap());
