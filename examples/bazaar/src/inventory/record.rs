@@ -714,7 +714,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_seven_days_old_is_forgotten_and_not_before() {
+    fn what_is_thirty_days_old_is_forgotten_and_not_before() {
         let (record, _folder) = record();
         now(play(&record, &life())).unwrap();
         now(record.expire(at(3600))).unwrap();

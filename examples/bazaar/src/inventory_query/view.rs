@@ -478,7 +478,7 @@ impl Projected<'_> {
                 self.moved(warehouse, (*delta).into(), 0, Some(reason.as_str()))
             }
             StockEvent::InventoryReserved { reservation_id, expires_at, allocations } => {
-                // A name may come again after seven days.
+                // A name may come again once the old one is forgotten.
                 let insert = "INSERT OR REPLACE INTO reservations VALUES (?1, ?2, 'held', ?3, ?4, ?5)";
                 let text = serde_json::to_string(allocations)
                     .map_err(|it| rusqlite::Error::ToSqlConversionFailure(Box::new(it)))?;

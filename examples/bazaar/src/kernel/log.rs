@@ -15,7 +15,7 @@
 //! # Durability and torn writes
 //! Those of [`store`](super::store): an append is a transaction with `synchronous=FULL`. A crash in the middle leaves frames in the
 //! write-ahead log without a commit mark, or with a wrong checksum, and SQLite passes over them when the file is opened again: what
-//! was told to be written is there, and of anything else nothing. `tests/bazaar/log.rs` cuts the write-ahead log at every place.
+//! was told to be written is there, and of anything else nothing. A test of this room cuts the write-ahead log at every place.
 //!
 //! # Errors
 //! An event that cannot be read is an error of the store. There is no error that looks like an empty history.

@@ -8,7 +8,8 @@
 //!
 //! 1. Before a step is done it is written that it **began**; afterwards, what it came to. A step that began and of which nothing
 //!    more is known is done again: each has a key (saga and step), by which whoever is asked knows it again.
-//! 2. **Refused** ([`Failure::Refused`]): whoever was asked has decided, and nothing was done. It is not asked again.
+//! 2. **Refused** ([`Failure::Refused`]): whoever was asked has decided, and nothing was done. It is not asked again. If it was tried
+//!    before, or others may do it, too ([`Step::is_shared`]), it is undone all the same.
 //! 3. **Trouble** ([`Failure::Trouble`]): nobody knows what was done. It is asked again with the same key, after a pause that grows,
 //!    so many times; then the step is taken for one that may have been done.
 //! 4. If a step that is *critical* is refused or given up, the saga is **compensated**: what was done is undone, the last first,
@@ -129,17 +130,25 @@ pub struct Step {
     pub attempts: u32,
     /// Whether the saga cannot go on without it.
     pub is_critical: bool,
+    /// Whether others may do it, too: then it is undone however far the saga itself had come with it, also if it was refused.
+    pub is_shared: bool,
 }
 
 impl Step {
     /// A critical one, tried four times for 30 seconds each.
     pub const fn critical(name: &'static str) -> Self {
-        Self { name, timeout: Duration::from_secs(30), attempts: 4, is_critical: true }
+        Self { name, timeout: Duration::from_secs(30), attempts: 4, is_critical: true, is_shared: false }
     }
 
     /// One whose failure changes nothing.
     pub const fn optional(name: &'static str) -> Self {
         Self { is_critical: false, ..Self::critical(name) }
+    }
+
+    /// Others may do it, too.
+    #[must_use]
+    pub const fn shared(self) -> Self {
+        Self { is_shared: true, ..self }
     }
 
     /// Each attempt may take so long.
@@ -426,6 +435,16 @@ pub struct Line {
     pub detail: Option<String>,
 }
 
+impl Line {
+    /// As others may see it: what is wrong inside is for the log of the service.
+    #[must_use]
+    pub fn for_others(self) -> Self {
+        let is_inner = ["tried", "undone_in_vain", "unfit", "skipped"].contains(&self.what.as_str())
+            || self.detail.as_ref().is_some_and(|it| it.starts_with("unavailable:"));
+        Self { detail: self.detail.filter(|_| !is_inner), ..self }
+    }
+}
+
 /// Begins a saga, in the transaction that makes it wanted; nothing, if there is one of that id.
 /// [`Sagas::go`] has it worked on at once. `trace` is what was [`carried`](trace::carried) when it was asked for: work of a store is
 /// done elsewhere.
@@ -682,9 +701,10 @@ impl<F: Flow> Shared<F> {
     async fn look(self: &Arc<Self>, workers: &mut JoinSet<()>) -> Result<(), StoreError> {
         let now = self.clock.now();
         let forget = "DELETE FROM sagas WHERE rowid IN (SELECT rowid FROM sagas
-            WHERE state IN ('completed', 'compensated') AND changed_at < ?1 LIMIT 100)";
+            WHERE state IN ('completed', 'compensated') AND revoked IS NULL AND changed_at < ?1 LIMIT 100)";
         let old = now.before(KEPT).unix();
-        let is_old = "SELECT 1 FROM sagas WHERE state IN ('completed', 'compensated') AND changed_at < ?1";
+        let is_old = "SELECT 1 FROM sagas WHERE state IN ('completed', 'compensated')
+            AND revoked IS NULL AND changed_at < ?1";
         let any = move |connection: &Connection| connection.query_row(is_old, [old], |_| Ok(())).optional();
         if self.store.read(any).await?.is_some() {
             self.store.write(move |transaction| transaction.execute(forget, [old]).map(drop)).await?;
@@ -756,7 +776,11 @@ impl<F: Flow> Worker<F> {
             };
             match next {
                 Next::On => {}
-                Next::Pause(pause) => sleep(pause).await,
+                Next::Pause(pause) => {
+                    drop(place.take()); // Whoever is in trouble keeps nobody else waiting.
+                    sleep(pause).await;
+                    place = places.acquire().await.ok();
+                }
                 Next::News(patience) => {
                     drop(place.take());
                     _ = timeout(patience, wake.notified()).await;
@@ -797,7 +821,8 @@ impl<F: Flow> Worker<F> {
             let detail = format!("it was not done by {}", saga.deadline);
             return self.turn(saga, step, "deadline", detail).await;
         }
-        if !saga.has_begun {
+        let is_first = !saga.has_begun;
+        if is_first {
             saga.has_begun = true;
             saga = self.write(saga, What::Began(step.name)).await?;
         }
@@ -828,7 +853,7 @@ impl<F: Flow> Worker<F> {
             }
             Err(Failure::Trouble(why)) => self.turn(saga, step, "unavailable", why).await,
             Err(Failure::Refused { reason, detail }) => {
-                saga.has_begun = false;
+                saga.has_begun = !is_first; // Of earlier attempts nobody knows.
                 self.turn(saga, step, &reason, detail).await
             }
         }
@@ -846,8 +871,10 @@ impl<F: Flow> Worker<F> {
 
     async fn compensate(&self, saga: Saga, cause: Cause) -> Result<Next, StoreError> {
         let (attempts, is_waiting, revoked) = (0, false, None);
+        let has_begun = saga.has_begun || F::STEPS.get(saga.step).is_some_and(|step| step.is_shared);
         let state = State::Compensating;
-        let saga = Saga { state, attempts, is_waiting, revoked, cause: Some(cause.clone()), ..saga };
+        let saga =
+            Saga { state, has_begun, attempts, is_waiting, revoked, cause: Some(cause.clone()), ..saga };
         self.record(saga, What::Compensating(cause)).await
     }
 

@@ -89,7 +89,7 @@ impl Flow for OrderFlow {
     const STEPS: &'static [Step] = &[
         Step::critical("validate_order").within(OTHERS).tried(8),
         Step::critical("reserve_inventory").within(OTHERS).tried(8),
-        Step::critical("process_payment").within(PAYMENT).tried(PATIENT),
+        Step::critical("process_payment").within(PAYMENT).tried(PATIENT).shared(), // The customer pays, too.
         Step::critical("ship_order").within(OTHERS).tried(PATIENT),
         Step::optional("send_confirmation").within(OTHERS).tried(3),
     ];
@@ -110,9 +110,9 @@ impl Flow for OrderFlow {
 
     async fn undo(&self, saga: &Saga, step: &'static str) -> Result<(), Failure> {
         match step {
-            "reserve_inventory" => self.release(saga, "order_cancelled").await.map(drop),
+            // One command for both: it is right however far the goods have come, and is remembered as one.
+            "reserve_inventory" | "ship_order" => self.restock(saga).await,
             "process_payment" => self.refund(saga).await,
-            "ship_order" => self.restock(saga).await,
             "send_confirmation" => {
                 let order = self.order(saga).await?;
                 let Some(placed) = &order.placed else { return Ok(()) };

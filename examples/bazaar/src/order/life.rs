@@ -25,7 +25,7 @@
 //! Which state follows which is the rule of [`rules::order`](crate::rules::order); [`Order::may`] holds every event to it.
 //!
 //! # Personal data
-//! None in events: who lives where is in a table of its own, which can be emptied. Events know the city and the state, which tax
+//! None in events but who ordered, and what they say of why it was called off: who lives where is in a table of its own, which can be emptied. Events know the city and the state, which tax
 //! needs.
 //!
 //! # Forms
@@ -467,7 +467,9 @@ impl Order {
             OrderEvent::PaymentCompleted { amount, .. } => {
                 let is_cash = state == State::Delivered && self.captured.is_none() && self.is_cod();
                 let is_all = self.placed.as_ref().is_some_and(|it| it.total == *amount);
-                let is_right = is_all && (is_cash || self.is_payable());
+                // A payment that was made is a fact, however many have failed before.
+                let is_open = is_open && self.held_until.is_some() && self.captured.is_none();
+                let is_right = is_all && (is_cash || is_open);
                 only_if(is_right, "not_payable", "this order takes no such payment now")
             }
             OrderEvent::OrderConfirmed {} => {

@@ -408,6 +408,10 @@ impl Service {
             if let Some(expected) = expected.filter(|it| *it != version) {
                 return Ok(Err(conflict("conflict", log::Conflict { expected, is: version }.to_string())));
             }
+            if saga::by_id(transaction, &id)?.is_none() {
+                let detail = "this order is too old to be called off here; ask the shop's staff";
+                return Ok(Err(conflict("too_late", detail)));
+            }
             let changed = record::change(transaction, &id, vec![event], &cause, now)?;
             if changed.is_ok() {
                 saga::revoke(transaction, &id, &why)?;
@@ -436,7 +440,9 @@ fn refused(order_id: &str, cause: &saga::Cause) -> Problem {
         "unavailable" | "deadline" => (StatusCode::SERVICE_UNAVAILABLE, "order_unavailable"),
         _ => (StatusCode::CONFLICT, "order_cancelled"),
     };
-    let detail = format!("{}; the order is cancelled, and nothing is owed", cause.detail);
+    let is_inner = cause.reason == "unavailable";
+    let why = if is_inner { "a service that is needed for it does not answer" } else { &cause.detail };
+    let detail = format!("{why}; the order is cancelled, and what was taken is given back");
     Problem::new(status, reason, detail).with("order_id", json!(order_id)).with("why", json!(cause.reason))
 }
 
@@ -581,6 +587,7 @@ async fn timeline(
         Ok((saga, saga::timeline(connection, &id)?))
     };
     let (saga, steps) = service.store.read(read).await?;
+    let steps = steps.into_iter().map(saga::Line::for_others).collect::<Vec<_>>();
     Ok(Json(json!({"order_id": order_id, "saga": saga, "steps": steps})))
 }
 
@@ -709,15 +716,16 @@ async fn hear(With(service): With<Service>, Body(message): Body<Message>) -> Res
         }
         _ => None, // That it was given back is known to whoever wanted it so.
     };
+    let is_payment = matches!(event, Some(OrderEvent::PaymentCompleted { .. }));
     let (now, order_id) = (service.clock.now(), told.order_id.clone());
     let cause = Cause::of("payment", &told.kind).after(&told.payment_id);
     let take = move |transaction: &Transaction<'_>| {
         if outbox::take(transaction, &message)?
             && let Some(event) = event
             && let Err(never) = record::change(transaction, &order_id, vec![event], &cause, now)?
-            && never.reason == "unknown_order"
+            && is_payment
         {
-            complain(format_args!("payment tells of the order {order_id}, which there is not"));
+            complain(format_args!("a payment of the order {order_id} is not taken: {}", never.detail));
         }
         Ok(())
     };

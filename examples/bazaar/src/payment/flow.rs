@@ -196,7 +196,7 @@ impl Flow for PaymentFlow {
             }
             What::CompensationFailed => record::step(transaction, id, State::Stuck, None, now),
             What::Again => {
-                let is_refund = saga.cause.as_ref().is_some_and(|cause| cause.reason == CALLED_OFF);
+                let is_refund = record::was_captured(transaction, id)?;
                 let state = if is_refund { State::Refunding } else { State::Failing };
                 record::step(transaction, id, state, None, now)
             }

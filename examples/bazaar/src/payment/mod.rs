@@ -46,6 +46,7 @@ use crate::{
     kernel::{
         ask::{self, Body, Caller, Part},
         clock::Clock,
+        console::complain,
         id,
         outbox::{self, Destination, Lag, Outbox},
         peer::Peer,
@@ -224,9 +225,13 @@ async fn pay(
         Some(payment) => payment,
         None => service.begin(user_id, key, &wish).await?,
     };
+    let id = payment.payment_id.clone();
+    let saga = service.store.read(move |connection| saga::by_id(connection, &id)).await?;
+    let is_account = saga.is_none_or(|saga| saga.input["account"] == json!(wish.account));
     let is_the_same = payment.order_id == wish.order_id
         && payment.method == wish.method
-        && payment.account == record::last_four(&wish.account);
+        && payment.account == record::last_four(&wish.account)
+        && is_account;
     if !is_the_same {
         return Err(text::key_reused("the key names another payment already"));
     }
@@ -242,7 +247,9 @@ impl Service {
         check_method(wish.method, order.amount, order.cod)
             .map_err(|it| refused(it.reason(), it.to_string()))?;
         let is_cash = |method| method == Method::Cod;
-        if is_cash(wish.method) != is_cash(order.payment_method) {
+        // Cash is the courier's affair: only the order service says that it will come.
+        let is_told = key == format!("{}:payment", wish.order_id);
+        if is_cash(wish.method) != is_cash(order.payment_method) || is_cash(wish.method) && !is_told {
             let detail = "cash on delivery is chosen when the order is placed, or not at all";
             return Err(refused("method_changed", detail.to_owned()));
         }
@@ -406,6 +413,7 @@ async fn timeline(
         Ok((saga, saga::timeline(connection, &payment_id)?))
     };
     let (saga, steps) = service.store.read(read).await?;
+    let steps = steps.into_iter().map(Line::for_others).collect();
     Ok(Json(Timeline { payment: payment.into(), saga, steps }))
 }
 
@@ -431,9 +439,15 @@ async fn refund(
         record::close(transaction, &order, &reason, now)?;
         let Some(payment) = record::of_order(transaction, &order)? else { return Ok(None) };
         saga::revoke(transaction, &payment.payment_id, &cause)?;
-        Ok(Some(payment))
+        let is_known = saga::by_id(transaction, &payment.payment_id)?.is_some();
+        Ok(Some((payment, is_known)))
     };
-    let Some(payment) = service.store.write(close).await? else {
+    let payment = service.store.write(close).await?;
+    if let Some((payment, false)) = &payment {
+        complain(format_args!("the payment {} is too old to be undone by itself", payment.payment_id));
+        return Err(conflict("too_late", "this payment is too old to be undone here".to_owned()));
+    }
+    let Some((payment, _)) = payment else {
         return Ok(Json(json!({"order_id": order_id, "refunded": Money::default()})).into_response());
     };
     let id = payment.payment_id.clone();

@@ -11,7 +11,7 @@
 //!
 //! # Bounds
 //! Payments and postings are records, and are kept. Closed orders are kept with them. What is known of an account is in the
-//! saga, for a week; here are only its last four characters.
+//! saga, and in that of its order, for thirty days; here are only its last four characters.
 
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction};
 use serde::{Deserialize, Serialize};
@@ -334,6 +334,15 @@ pub enum Entry {
     Reversal,
 }
 
+/// Whether the merchant was ever paid by it.
+///
+/// # Errors
+/// Those of the store.
+pub fn was_captured(connection: &Connection, payment_id: &str) -> rusqlite::Result<bool> {
+    let captured = "SELECT EXISTS (SELECT 1 FROM postings WHERE payment_id = ?1 AND entry = 'capture')";
+    connection.query_row(captured, [payment_id], |row| row.get(0))
+}
+
 /// Posts a payment to the ledger, or reverses that; a second time it is the same.
 ///
 /// # Errors
@@ -345,10 +354,9 @@ pub fn post(
     amount: Money,
     now: Moment,
 ) -> rusqlite::Result<()> {
-    let captured = "SELECT EXISTS (SELECT 1 FROM postings WHERE payment_id = ?1 AND entry = 'capture')";
     let (word, sign) = match entry {
         Entry::Capture => ("capture", 1),
-        Entry::Reversal if !transaction.query_row(captured, [payment_id], |row| row.get(0))? => return Ok(()),
+        Entry::Reversal if !was_captured(transaction, payment_id)? => return Ok(()),
         Entry::Reversal => ("reversal", -1),
     };
     let Split { merchant, commission } = split(amount);

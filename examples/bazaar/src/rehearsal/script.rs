@@ -57,7 +57,9 @@ pub async fn play(stage: &mut Stage, chance: &mut Chance) -> Result<Vec<Accepted
     let end = Instant::now() + LONGEST;
     while Instant::now() < end {
         while let Some(role) = stage.bury() {
-            let away = Duration::from_millis(chance.below(*chance.clone().of_these(&[100, 3_000, 90_000])));
+            let away = Duration::from_millis(
+                chance.below(*chance.clone().of_these(&[100, 3_000, 90_000, 1_200_000])),
+            );
             dead.push((role, Instant::now() + away));
             if chance.percent(60) {
                 stage.crash_after(chance.below(FIRST / 2));
@@ -126,6 +128,9 @@ impl Customer {
             let is_undone = self.call_off(&order_id, "cancel").await;
             return Some(Accepted { order_id, is_confirmed: false, is_undone });
         }
+        // Some come when the goods are just not held any more.
+        let late = if self.chance.percent(15) { 840_000 + self.chance.below(120_000) } else { 0 };
+        sleep(Duration::from_millis(late)).await;
         if !is_confirmed && self.chance.percent(85) && self.pay(&order_id, number, method, &account).await {
             is_confirmed = self.is_on_its_way(&order_id).await;
         }

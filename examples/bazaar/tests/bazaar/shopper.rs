@@ -1,6 +1,9 @@
 //! `bazaar shop`, against a `bazaar up` of its own: judged by the report that it writes for programs.
 
-use std::path::Path;
+use std::{
+    path::Path,
+    sync::{Mutex, PoisonError},
+};
 
 use serde_json::Value;
 
@@ -12,6 +15,9 @@ use crate::{
 
 /// Runs a command that writes a report; what it printed, its exit code, and the report.
 pub(crate) fn reported(args: &[&str], folder: &Path) -> (String, Option<i32>, Vec<Value>) {
+    // One at a time: each starts a platform of its own, and some look at how long things take.
+    static ALONE: Mutex<()> = Mutex::new(());
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let file = folder.join("report.json");
     let args = [args, &["--json", file.to_str().unwrap()]].concat();
     let mut process = Process::start(&args);

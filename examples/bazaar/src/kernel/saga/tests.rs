@@ -477,6 +477,62 @@ async fn killed_at_every_record_a_revoked_saga_is_undone_once() {
     assert!(crash > 12, "{crash}");
 }
 
+/// Each waits for its next attempt in vain, and keeps no place for that.
+#[tokio::test(start_paused = true)]
+async fn as_many_sagas_in_trouble_as_there_are_places_keep_no_other_waiting() {
+    let mut life = Life::new(NEVER);
+    life.outside.plan("a", &[Then::Fails; 2 * AT_ONCE]);
+    for number in 0..AT_ONCE {
+        life.start(format!("s{number}").leak()).await;
+    }
+    let (_, sagas) = life.begin();
+    sagas.until("s0", Duration::from_secs(5), |saga| saga.attempts > 0).await.unwrap();
+    life.outside.plan("a", &[]);
+    life.start("late").await;
+    let saga = sagas.until("late", Duration::from_millis(100), |saga| saga.state.is_end()).await.unwrap();
+    assert_eq!(saga.unwrap().state, State::Completed);
+}
+
+/// What others may do, too, is undone although it was refused here, or was never begun.
+#[tokio::test(start_paused = true)]
+async fn a_shared_step_is_undone_however_far_it_had_come() {
+    struct Shared(Made);
+
+    impl Flow for Shared {
+        const NAME: &'static str = "shared";
+        const STEPS: &'static [Step] = &[Step::critical("a"), Step::critical("b").shared()];
+        const DEADLINE: Duration = Duration::from_mins(5);
+
+        fn act(
+            &self,
+            saga: &Saga,
+            step: &'static str,
+        ) -> impl Future<Output = Result<Acted, Failure>> + Send {
+            self.0.act(saga, step)
+        }
+
+        fn undo(&self, saga: &Saga, step: &'static str) -> impl Future<Output = Result<(), Failure>> + Send {
+            self.0.undo(saga, step)
+        }
+    }
+
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open_here(&folder.path().join("t.db"), MIGRATIONS, Crash::after(NEVER)).unwrap();
+    let outside = Outside::default();
+    outside.plan("b", &[Then::Refuses]);
+    let flow = Arc::new(Shared(Made(outside.clone())));
+    let sagas = Sagas::new(Clock::fixed_start(noon()), store.clone(), Arc::clone(&flow));
+    let mut work = JoinSet::new();
+    sagas.spawn(&mut work);
+    let started =
+        move |transaction: &Transaction<'_>| start(transaction, flow.as_ref(), "s", &json!({}), None, noon());
+    store.write(started).await.unwrap();
+    sagas.go();
+    let saga = sagas.until("s", Duration::from_secs(60), |saga| saga.state.is_end()).await.unwrap().unwrap();
+    assert_eq!(saga.state, State::Compensated);
+    assert_eq!(outside.calls(), ["a", "b", "-b", "-a"]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn many_sagas_go_on_at_a_time_and_none_is_forgotten() {
     const IDS: [&str; 8] = ["s0", "s1", "s2", "s3", "s4", "s5", "s6", "s7"];
