@@ -528,7 +528,7 @@ async fn a_shared_step_is_undone_however_far_it_had_come() {
         move |transaction: &Transaction<'_>| start(transaction, flow.as_ref(), "s", &json!({}), None, noon());
     store.write(started).await.unwrap();
     sagas.go();
-    let saga = sagas.until("s", Duration::from_secs(60), |saga| saga.state.is_end()).await.unwrap().unwrap();
+    let saga = sagas.until("s", Duration::from_mins(1), |saga| saga.state.is_end()).await.unwrap().unwrap();
     assert_eq!(saga.state, State::Compensated);
     assert_eq!(outside.calls(), ["a", "b", "-b", "-a"]);
 }
