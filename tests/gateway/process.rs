@@ -94,6 +94,14 @@ impl Process {
         std::fs::rename(beside, self.path(file)).unwrap();
     }
 
+    /// Moves a file of the configuration in from another folder: all that is seen of it here is that it is there.
+    pub(crate) fn move_in(&self, file: &str, yaml: &str) {
+        let elsewhere = tempfile::tempdir().unwrap();
+        let made = elsewhere.path().join("made");
+        std::fs::write(&made, with_addresses(yaml, self.public, self.admin)).unwrap();
+        std::fs::rename(made, self.path(file)).unwrap();
+    }
+
     /// Writes over a file of the configuration in place, as a careless editor does.
     pub(crate) fn save(&self, file: &str, yaml: &str) {
         std::fs::write(self.path(file), with_addresses(yaml, self.public, self.admin)).unwrap();
