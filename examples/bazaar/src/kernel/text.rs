@@ -39,6 +39,12 @@ pub fn id(member: &'static str, text: String) -> Result<String, Problem> {
     Err(ask::unprocessable("invalid_id", detail).with("member", json!(member)))
 }
 
+/// Whether a name may stand in a path: nothing in it means something there.
+pub fn is_path_part(name: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
+    name.bytes().any(|byte| byte != b'.') && name.bytes().all(is_plain)
+}
+
 /// What somebody writes, without spaces around it: at most `limit` characters, none of them for control.
 ///
 /// # Errors
@@ -63,6 +69,16 @@ mod tests {
         }
         for bad in ["", "a b", "é", "a\n", &"x".repeat(NAME_LIMIT + 1)] {
             assert!(id("key", bad.to_owned()).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn what_means_something_in_a_path_is_no_part_of_it() {
+        for good in ["ORD_1", "asha-k.", "0"] {
+            assert!(is_path_part(good), "{good}");
+        }
+        for bad in ["", ".", "..", "a/b", "a%2Fb", "a?b", "a#b", "a b", "é"] {
+            assert!(!is_path_part(bad), "{bad:?}");
         }
     }
 

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::life::{Line, Placed};
 use crate::{
-    kernel::{ask, id, peer::Peer, problem::Problem},
+    kernel::{ask, id, peer::Peer, problem::Problem, text},
     rules::{
         address::{Address, City},
         category::Category,
@@ -48,12 +48,10 @@ impl Customer {
     /// # Errors
     /// 403 `unknown_user` if there is none; 503 if the service does not answer.
     pub async fn ask(user: &Peer, user_id: &str) -> Result<Self, Problem> {
-        let is_name =
-            user_id.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.'));
         let unknown =
             || Problem::new(StatusCode::FORBIDDEN, "unknown_user", "only users of the shop can order");
-        if !is_name {
-            return Err(unknown()); // Nothing that means something in a path.
+        if !text::is_path_part(user_id) {
+            return Err(unknown());
         }
         let answer = user.ask(Verb::GET, &format!("/internal/users/{user_id}"), None::<&()>).await?;
         match answer.status {

@@ -26,7 +26,6 @@ use crate::{
     kernel::{
         clock::Clock,
         console::complain,
-        id,
         log::{self, Cause},
         peer::{Answer, Peer},
         saga::{self, Acted, Failure, Flow, Saga, Step, What},
@@ -59,6 +58,8 @@ pub struct Input {
     pub user_id: String,
     /// How it is paid, if that was said with the order.
     pub payment: Option<Pay>,
+    /// What its parcel is called.
+    pub tracking_id: String,
 }
 
 /// How an order is paid.
@@ -105,6 +106,13 @@ impl Flow for OrderFlow {
             "process_payment" => self.pay(saga, &order, placed).await,
             "ship_order" => self.ship(saga).await,
             _ => self.notify(saga, step, "order_confirmed", placed).await,
+        }
+    }
+
+    /// The account: a payment is given back by the order's id.
+    fn shed(input: &mut Value) {
+        if let Some(account) = input.pointer_mut("/payment/account") {
+            *account = json!("");
         }
     }
 
@@ -269,7 +277,7 @@ impl OrderFlow {
         if order.held_until.is_some_and(|until| until <= self.clock.now()) {
             return Err(Failure::refused("payment_expired", "it was not paid while the goods were held"));
         }
-        let Input { user_id, payment } = input(saga)?;
+        let Input { user_id, payment, .. } = input(saga)?;
         let cash = Pay { method: Method::Cod, account: String::new() };
         let payment = payment.or_else(|| Some(cash).filter(|_| placed.payment_method == Method::Cod));
         let Some(Pay { method, account }) = payment else { return Ok(Acted::Waiting) };
@@ -308,8 +316,7 @@ impl OrderFlow {
     /// The goods leave the stock. After that nothing of the hold is left that could run out.
     async fn ship(&self, saga: &Saga) -> Result<Acted, Failure> {
         self.release(saga, "order_completed").await?;
-        let tracking_id = id::random().map_err(|problem| Failure::Trouble(problem.to_string()))?;
-        let tracking_id = format!("TRK{}", tracking_id[..12].to_uppercase());
+        let Input { tracking_id, .. } = input(saga)?;
         Ok(Acted::Done(json!({"tracking_id": tracking_id})))
     }
 

@@ -25,8 +25,8 @@
 //! Which state follows which is the rule of [`rules::order`](crate::rules::order); [`Order::may`] holds every event to it.
 //!
 //! # Personal data
-//! None in events but who ordered, and what they say of why it was called off: who lives where is in a table of its own, which can be emptied. Events know the city and the state, which tax
-//! needs.
+//! None in events but who ordered: who lives where, and what they write when they call it off, is in tables of their own, which can
+//! be emptied. Events know the city and the state, which tax needs.
 //!
 //! # Forms
 //! `order_placed` was first written without `delivery`, which was then always standard (form 1); form 2 says it.
@@ -47,6 +47,9 @@ use crate::{
         shipping::Speed,
     },
 };
+
+/// Why an order ended that its customer wanted to end.
+pub const BY_CUSTOMER: &str = "by_customer";
 
 /// After so many failed payments an order is over.
 pub const PAYMENT_ATTEMPTS: u32 = 3;
@@ -152,12 +155,12 @@ pub enum OrderEvent {
     OrderDelivered {},
     /// It was called off.
     OrderCancelled {
-        /// Why.
+        /// Why: a word for programs.
         reason: String,
     },
     /// It came back.
     OrderReturned {
-        /// Why.
+        /// Why: a word for programs.
         reason: String,
     },
     /// What was paid was given back.
@@ -244,6 +247,12 @@ impl OrderEvent {
             Self::OrderInTransit { at } => say(format!("On its way: {at}"), format!("रास्ते में: {at}")),
             Self::OrderOutForDelivery {} => say("Out for delivery".into(), "डिलीवरी के लिए निकला".into()),
             Self::OrderDelivered {} => say("Delivered".into(), "पहुँचा दिया गया".into()),
+            Self::OrderCancelled { reason } if reason == BY_CUSTOMER => {
+                say("Cancelled as you wished".into(), "आपके कहने पर रद्द किया गया".into())
+            }
+            Self::OrderReturned { reason } if reason == BY_CUSTOMER => {
+                say("Sent back by you".into(), "आपने वापस भेजा".into())
+            }
             Self::OrderCancelled { reason } => {
                 say(format!("Cancelled ({reason})"), format!("रद्द किया गया ({reason})"))
             }
@@ -431,6 +440,22 @@ impl Order {
             && self.held_until.is_some()
             && self.captured.is_none()
             && self.failed_payments < PAYMENT_ATTEMPTS
+    }
+
+    /// Whether an order may end so: [`may`](Self::may), and what is still on its way only the courier brings back.
+    ///
+    /// # Errors
+    /// If it may not, and why.
+    pub fn may_end(&self, event: &OrderEvent, is_customer: bool) -> Result<Step, Never> {
+        let step = self.may(event)?;
+        let is_back = step == Step::Change && matches!(event, OrderEvent::OrderReturned { .. });
+        match (is_back, is_customer, self.state == Some(State::Delivered)) {
+            (true, true, false) => Err(never("not_delivered", "only what has arrived can be sent back")),
+            (true, false, true) => {
+                Err(never("wrong_state", "what was delivered is its customer's to send back"))
+            }
+            _ => Ok(step),
+        }
     }
 
     /// Whether this may happen now. [`Step::Nothing`] if it has happened already, and nothing is to be written.

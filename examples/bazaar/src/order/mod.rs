@@ -11,13 +11,14 @@
 //! - `GET /api/orders/{order_id}`: an order as it is, or as it was: `?version=3`, `?at=2026-01-15T12:00:00%2B05:30`.
 //! - `GET /api/orders/{order_id}/history?lang=hi`: what has happened, in words; `…/invoice`: with its taxes; `…/timeline`: the steps.
 //! - `POST /api/orders/{order_id}/cancel`, `…/return`, with `{"reason": …}`: what it is then, and what was given back; 409
-//!   `wrong_state` if it is too late. `If-Match: "3"` lets it happen only to that version: else 409 `conflict`.
+//!   `wrong_state` if it is too late, or `not_delivered` if there is nothing yet to send back. `If-Match: "3"` lets it happen only to
+//!   that version: else 409 `conflict`.
 //!
 //! Prices are those of the catalogue; what a client says of them is refused.
 //!
 //! For other services and the warehouse:
 //! - `GET /internal/orders/{order_id}`: who owes what for it. `POST /internal/orders/{order_id}/progress` with `{"state": "shipped"}`,
-//!   `out_for_delivery`, `delivered`, or `{"at": "Pune hub"}` between them.
+//!   `out_for_delivery`, `delivered`, or `{"at": "Pune hub"}` between them; `returned` if the courier brings it back undelivered.
 //! - `POST /events`: what payment tells. `GET /internal/feed?after=0`: all events, in order, for whoever projects them.
 //! - `GET /internal/sagas`: those that need somebody; `POST /internal/sagas/{id}/retry`.
 //!
@@ -50,6 +51,7 @@ use crate::{
         ask::{self, Asked, Body, Caller, Part},
         clock::Clock,
         console::complain,
+        id,
         log::{self, Cause, Loaded, Until},
         outbox::{self, Message},
         peer::Peer,
@@ -62,8 +64,8 @@ use crate::{
     order::{
         basket::{Basket, Customer, Products},
         flow::{Input, OrderFlow, Paid, Pay},
-        life::{Captured, Line, Never, Order, OrderEvent, Placed},
-        record::{Entry, RETURN_WINDOW, Wanted},
+        life::{BY_CUSTOMER, Captured, Line, Never, Order, OrderEvent, Placed},
+        record::{Entry, Personal, RETURN_WINDOW, Wanted},
     },
     rules::{
         address::{Address, Written},
@@ -87,7 +89,7 @@ pub const PATIENCE: Duration = Duration::from_secs(40);
 /// How long a cancellation waits for all to be undone.
 const UNDOING: Duration = Duration::from_secs(8);
 
-/// How often old addresses are looked for.
+/// How often is looked for what is personal and old.
 const SWEEP: Duration = Duration::from_mins(10);
 
 /// Whom the service asks.
@@ -168,8 +170,7 @@ pub fn app(clock: Clock, store: Store, peers: Peers) -> App {
         .route("/internal/orders/{order_id}", get(owed))
         .route("/internal/orders/{order_id}/progress", post(progress))
         .route("/internal/feed", get(feed))
-        .route("/internal/sagas", get(parked))
-        .route("/internal/sagas/{saga_id}/retry", post(retry))
+        .merge(saga::desk::routes(sagas.clone()))
         .route("/events", post(hear));
     let service = Service { clock, store: store.clone(), user, product, flow, sagas };
     App { routes: ask::with_defaults(routes, Some(store)).with_state(service), work }
@@ -177,8 +178,8 @@ pub fn app(clock: Clock, store: Store, peers: Peers) -> App {
 
 async fn sweep(clock: Clock, store: Store) {
     loop {
-        let before = clock.now().before(record::ADDRESS_KEPT);
-        let forget = move |transaction: &Transaction<'_>| record::forget_addresses(transaction, before);
+        let before = clock.now().before(record::PERSONAL_KEPT);
+        let forget = move |transaction: &Transaction<'_>| record::forget_personal(transaction, before);
         if let Err(error) = store.write(forget).await {
             complain(error);
         }
@@ -208,11 +209,14 @@ struct Shown {
     tracking_id: Option<String>,
     last_seen: Option<String>,
     reason: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remark: Option<String>,
     placed_at: Moment,
     changed_at: Moment,
 }
 
-fn shown(order_id: String, loaded: Loaded<Order>, address: Option<Address>) -> Result<Shown, Problem> {
+fn shown(order_id: String, loaded: Loaded<Order>, personal: Personal) -> Result<Shown, Problem> {
+    let Personal { address, remark } = personal;
     let Loaded { state: order, version } = loaded;
     let is_payable = order.is_payable();
     let (Some(placed), Some(state)) = (order.placed, order.state) else { return Err(unknown()) };
@@ -235,6 +239,7 @@ fn shown(order_id: String, loaded: Loaded<Order>, address: Option<Address>) -> R
         tracking_id: order.tracking_id,
         last_seen: order.last_seen,
         reason: order.reason,
+        remark,
         placed_at: placed.at,
         changed_at: order.changed_at.unwrap_or(placed.at),
     })
@@ -326,7 +331,8 @@ impl Service {
             promised_by: now.after(Duration::from_hours(24 * u64::from(promise.days_max))),
         };
         let order_id = basket::order_id(now)?;
-        let input = json!(Input { user_id: user_id.clone(), payment: wish.payment });
+        let tracking_id = format!("TRK{}", id::random()?[..12].to_uppercase());
+        let input = json!(Input { user_id: user_id.clone(), payment: wish.payment, tracking_id });
         let cause = Cause::of(&user_id, "place").after(&key);
         let wanted = Wanted {
             order_id: order_id.clone(),
@@ -356,7 +362,7 @@ impl Service {
         let saga = self.sagas.until(&order_id, PATIENCE, flow::is_settled).await?;
         let is_settled = saga.as_ref().is_none_or(flow::is_settled);
         let cause = saga.and_then(|saga| saga.cause);
-        let (loaded, address) = self.load(&order_id).await?;
+        let (loaded, personal) = self.load(&order_id).await?;
         let is_over = matches!(loaded.state.state, Some(State::Cancelled | State::Refunded));
         // Whoever asks again after calling it off is shown what it is.
         if let Some(cause) = cause.filter(|cause| is_over && !cause.step.is_empty()) {
@@ -364,49 +370,47 @@ impl Service {
         }
         let status = if is_settled { StatusCode::CREATED } else { StatusCode::ACCEPTED };
         let location = [(LOCATION, format!("/api/orders/{order_id}"))];
-        Ok((status, location, Json(shown(order_id, loaded, address)?)).into_response())
+        Ok((status, location, Json(shown(order_id, loaded, personal)?)).into_response())
     }
 
-    async fn load(&self, order_id: &str) -> Result<(Loaded<Order>, Option<Address>), Problem> {
+    async fn load(&self, order_id: &str) -> Result<(Loaded<Order>, Personal), Problem> {
         let order_id = order_id.to_owned();
         let load = move |connection: &Connection| {
             let loaded = log::load::<Order>(connection, &record::stream(&order_id))?;
-            Ok((loaded, record::address(connection, &order_id)?))
+            Ok((loaded, record::personal(connection, &order_id)?))
         };
         Ok(self.store.read(load).await?)
     }
 
     /// Somebody's order; nobody else's.
-    async fn owned(
-        &self,
-        user_id: &str,
-        order_id: &str,
-    ) -> Result<(Loaded<Order>, Option<Address>), Problem> {
-        let (loaded, address) = self.load(order_id).await?;
+    async fn owned(&self, user_id: &str, order_id: &str) -> Result<(Loaded<Order>, Personal), Problem> {
+        let (loaded, personal) = self.load(order_id).await?;
         let is_theirs = loaded.state.placed.as_ref().is_some_and(|it| it.user_id == user_id);
-        if is_theirs { Ok((loaded, address)) } else { Err(unknown()) }
+        if is_theirs { Ok((loaded, personal)) } else { Err(unknown()) }
     }
 
     /// Ends an order, if it may end so, and waits until all of it is undone.
-    async fn call_off(
-        &self,
-        user_id: String,
-        order_id: String,
-        expected: Option<u64>,
-        command: &'static str,
-        event: OrderEvent,
-    ) -> Result<Json<Shown>, Problem> {
-        self.owned(&user_id, &order_id).await?;
-        let (now, cause, id) = (self.clock.now(), Cause::of(&user_id, command), order_id.clone());
-        let why = saga::Cause {
-            step: String::new(),
-            reason: command.to_owned(),
-            detail: "its customer wants it so".to_owned(),
+    async fn call_off(&self, order_id: String, ending: Ending) -> Result<Json<Shown>, Problem> {
+        let Ending { command, whose, expected, remark } = ending;
+        if let Some(user_id) = &whose {
+            self.owned(user_id, &order_id).await?;
+        }
+        let is_customer = whose.is_some();
+        let (event, detail) = match (command, is_customer) {
+            ("cancel", _) => (OrderEvent::OrderCancelled { reason: BY_CUSTOMER.to_owned() }, BY_CUSTOMER),
+            (_, true) => (OrderEvent::OrderReturned { reason: BY_CUSTOMER.to_owned() }, BY_CUSTOMER),
+            (_, false) => (OrderEvent::OrderReturned { reason: command.to_owned() }, "by_courier"),
         };
+        let actor = whose.as_deref().unwrap_or("warehouse");
+        let (now, cause, id) = (self.clock.now(), Cause::of(actor, command), order_id.clone());
+        let why = saga::Cause { step: String::new(), reason: command.to_owned(), detail: detail.to_owned() };
         let end = move |transaction: &Transaction<'_>| {
-            let version = log::version(transaction, &record::stream(&id))?;
+            let Loaded { state: order, version } = log::load::<Order>(transaction, &record::stream(&id))?;
             if let Some(expected) = expected.filter(|it| *it != version) {
                 return Ok(Err(conflict("conflict", log::Conflict { expected, is: version }.to_string())));
+            }
+            if let Err(never) = order.may_end(&event, is_customer) {
+                return Ok(Err(never.into()));
             }
             if saga::by_id(transaction, &id)?.is_none() {
                 let detail = "this order is too old to be called off here; ask the shop's staff";
@@ -414,6 +418,7 @@ impl Service {
             }
             let changed = record::change(transaction, &id, vec![event], &cause, now)?;
             if changed.is_ok() {
+                record::remark(transaction, &id, remark.as_deref())?;
                 saga::revoke(transaction, &id, &why)?;
             }
             Ok(changed.map_err(Problem::from))
@@ -425,9 +430,21 @@ impl Service {
             matches!(saga.state, saga::State::Compensated | saga::State::CompensationFailed)
         };
         self.sagas.until(&order_id, UNDOING, is_undone).await?;
-        let (loaded, address) = self.load(&order_id).await?;
-        Ok(Json(shown(order_id, loaded, address)?))
+        let (loaded, personal) = self.load(&order_id).await?;
+        Ok(Json(shown(order_id, loaded, personal)?))
     }
+}
+
+/// How an order ends that came to be.
+struct Ending {
+    /// `cancel`, `return`, or `undelivered`.
+    command: &'static str,
+    /// Whose order it must be; nobody's in particular, if the courier brings it back.
+    whose: Option<String>,
+    /// Which version it must be.
+    expected: Option<u64>,
+    /// What the customer says of it.
+    remark: Option<String>,
 }
 
 /// Why an order did not come to be.
@@ -500,7 +517,7 @@ async fn read(
     Part(order_id): Part,
     Asked(when): Asked<When>,
 ) -> Result<Response, Problem> {
-    let (mut loaded, address) = service.owned(&user_id, &order_id).await?;
+    let (mut loaded, personal) = service.owned(&user_id, &order_id).await?;
     let until = match when {
         When { version: Some(_), at: Some(_) } => {
             let detail = "say `version` or `at`, not both";
@@ -516,7 +533,7 @@ async fn read(
         loaded = service.store.read(then).await?;
     }
     let tag = [(ETAG, format!("\"{}\"", loaded.version))];
-    Ok((tag, Json(shown(order_id, loaded, address)?)).into_response())
+    Ok((tag, Json(shown(order_id, loaded, personal)?)).into_response())
 }
 
 #[derive(Debug, Deserialize)]
@@ -565,7 +582,7 @@ async fn invoice(
     Caller(user_id): Caller,
     Part(order_id): Part,
 ) -> Result<Json<Value>, Problem> {
-    let (loaded, address) = service.owned(&user_id, &order_id).await?;
+    let (loaded, Personal { address, .. }) = service.owned(&user_id, &order_id).await?;
     let placed = loaded.state.placed.ok_or_else(unknown)?;
     let invoice: Invoice = basket::invoice(&placed)?;
     let Placed { at, territory, .. } = placed;
@@ -604,9 +621,9 @@ async fn cancel(
     headers: HeaderMap,
     Body(Reason { reason }): Body<Reason>,
 ) -> Result<Json<Shown>, Problem> {
-    let reason = text::line("reason", &reason, 200)?;
-    let event = OrderEvent::OrderCancelled { reason };
-    service.call_off(user_id, order_id, expected(&headers)?, "cancel", event).await
+    let (expected, remark) = (expected(&headers)?, text::line("reason", &reason, 200)?);
+    let ending = Ending { command: "cancel", whose: Some(user_id), expected, remark: Some(remark) };
+    service.call_off(order_id, ending).await
 }
 
 async fn send_back(
@@ -616,7 +633,7 @@ async fn send_back(
     headers: HeaderMap,
     Body(Reason { reason }): Body<Reason>,
 ) -> Result<Json<Shown>, Problem> {
-    let reason = text::line("reason", &reason, 200)?;
+    let (expected, remark) = (expected(&headers)?, text::line("reason", &reason, 200)?);
     let (loaded, _) = service.owned(&user_id, &order_id).await?;
     let placed_at = loaded.state.placed.as_ref().map(|it| it.at);
     let is_new = loaded.state.state != Some(State::Returned) && loaded.state.state != Some(State::Refunded);
@@ -625,8 +642,8 @@ async fn send_back(
         let detail = format!("an order can come back for {days} days after it was placed");
         return Err(conflict("return_window_over", detail));
     }
-    let event = OrderEvent::OrderReturned { reason };
-    service.call_off(user_id, order_id, expected(&headers)?, "return", event).await
+    let ending = Ending { command: "return", whose: Some(user_id), expected, remark: Some(remark) };
+    service.call_off(order_id, ending).await
 }
 
 /// The version that a caller has seen, as `ETag` said it (RFC 9110, section 13.1.1).
@@ -665,7 +682,11 @@ async fn progress(
     Part(order_id): Part,
     Body(Progress { state, at }): Body<Progress>,
 ) -> Result<Json<Shown>, Problem> {
-    let (loaded, address) = service.load(&order_id).await?;
+    if (state, &at) == (Some(State::Returned), &None) {
+        let ending = Ending { command: "undelivered", whose: None, expected: None, remark: None };
+        return service.call_off(order_id, ending).await;
+    }
+    let (loaded, personal) = service.load(&order_id).await?;
     let placed = loaded.state.placed()?;
     let event = match (state, at) {
         (Some(State::Shipped), None) => OrderEvent::OrderShipped {},
@@ -673,7 +694,8 @@ async fn progress(
         (Some(State::Delivered), None) => OrderEvent::OrderDelivered {},
         (None, Some(at)) => OrderEvent::OrderInTransit { at: text::line("at", &at, 100)? },
         _ => {
-            let detail = "say `state`: shipped, out_for_delivery or delivered; or `at`: where the parcel is";
+            let detail =
+                "say `state`: shipped, out_for_delivery, delivered or returned; or `at`: where the parcel is";
             return Err(ask::unprocessable("unexpected_json", detail.to_owned()));
         }
     };
@@ -689,7 +711,7 @@ async fn progress(
     let (now, cause, id) = (service.clock.now(), Cause::of("warehouse", "progress"), order_id.clone());
     let change = move |transaction: &Transaction<'_>| record::change(transaction, &id, events, &cause, now);
     let loaded = service.store.write(change).await??;
-    Ok(Json(shown(order_id, loaded, address)?))
+    Ok(Json(shown(order_id, loaded, personal)?))
 }
 
 /// What payment tells.
@@ -763,19 +785,4 @@ async fn feed(
         })
     });
     Ok(Json(json!({"events": events.collect::<Vec<_>>(), "head": head})))
-}
-
-async fn parked(With(service): With<Service>) -> Result<Json<Value>, Problem> {
-    let sagas = service.store.read(saga::parked).await?;
-    let shown = sagas.into_iter().map(|saga| {
-        json!({"saga_id": saga.saga_id, "unfit": saga.unfit, "cause": saga.cause, "changed_at": saga.changed_at})
-    });
-    Ok(Json(json!({"need_somebody": shown.collect::<Vec<_>>()})))
-}
-
-async fn retry(With(service): With<Service>, Part(saga_id): Part) -> Result<StatusCode, Problem> {
-    if service.sagas.retry(&saga_id).await? {
-        return Ok(StatusCode::ACCEPTED);
-    }
-    Err(conflict("nothing_to_retry", "there is no such saga that needs somebody"))
 }

@@ -5,8 +5,8 @@
 //! saga records with it.
 //!
 //! # Personal data
-//! The address of an order is in a row of its own, and in no event: it goes away once the order is over and can come back no more
-//! ([`forget_addresses`]), and the events stay what they are.
+//! The address of an order, and what its customer wrote of its end, are in rows of their own, and in no event: they go away once the
+//! order is over and can come back no more ([`forget_personal`]), and the events stay what they are.
 //!
 //! # Bounds
 //! Orders and events are records, and are kept.
@@ -34,8 +34,8 @@ use crate::{
 /// How long after it was placed an order can come back.
 pub const RETURN_WINDOW: Duration = Duration::from_hours(24 * 20);
 
-/// How long an address is kept after the order's last change.
-pub const ADDRESS_KEPT: Duration = Duration::from_hours(24 * 30);
+/// How long an address and a remark are kept after the order's last change.
+pub const PERSONAL_KEPT: Duration = Duration::from_hours(24 * 30);
 
 /// The tables.
 pub const MIGRATIONS: Migrations = &[
@@ -60,6 +60,12 @@ pub const MIGRATIONS: Migrations = &[
     CREATE TABLE addresses (
         order_id TEXT PRIMARY KEY REFERENCES orders,
         address TEXT NOT NULL  -- JSON
+    ) STRICT;
+    ",
+    "
+    CREATE TABLE remarks (
+        order_id TEXT PRIMARY KEY REFERENCES orders,
+        remark TEXT NOT NULL
     ) STRICT;
     ",
 ];
@@ -204,24 +210,49 @@ pub fn of_user(
     connection.prepare(&sql)?.query_map((user_id, before, limit), entry)?.collect()
 }
 
-/// Where an order goes; nothing, if that was forgotten.
-///
-/// # Errors
-/// Those of the store.
-pub fn address(connection: &Connection, order_id: &str) -> rusqlite::Result<Option<Address>> {
-    let sql = "SELECT address FROM addresses WHERE order_id = ?1";
-    let address = connection.query_row(sql, [order_id], |row| row.get::<_, Json<Address>>(0));
-    Ok(address.optional()?.map(|Json(address)| address))
+/// What is personal of an order, as far as it is not forgotten.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Personal {
+    /// Where it goes.
+    pub address: Option<Address>,
+    /// What its customer wrote when they called it off or sent it back.
+    pub remark: Option<String>,
 }
 
-/// Forgets the addresses of orders that have not changed since, at most a thousand at a time.
+/// What is personal of an order.
 ///
 /// # Errors
 /// Those of the store.
-pub fn forget_addresses(transaction: &Transaction<'_>, before: Moment) -> rusqlite::Result<usize> {
-    let sql = "DELETE FROM addresses WHERE order_id IN (
-        SELECT a.order_id FROM addresses a JOIN orders o USING (order_id) WHERE o.changed_at < ?1 LIMIT 1000)";
-    transaction.execute(sql, [before.unix()])
+pub fn personal(connection: &Connection, order_id: &str) -> rusqlite::Result<Personal> {
+    let address = "SELECT address FROM addresses WHERE order_id = ?1";
+    let address = connection.query_row(address, [order_id], |row| row.get::<_, Json<Address>>(0));
+    let remark = "SELECT remark FROM remarks WHERE order_id = ?1";
+    let remark = connection.query_row(remark, [order_id], |row| row.get(0));
+    Ok(Personal { address: address.optional()?.map(|Json(address)| address), remark: remark.optional()? })
+}
+
+/// Writes down what a customer says of the end of their order; what they said first is kept.
+///
+/// # Errors
+/// Those of the store.
+pub fn remark(transaction: &Transaction<'_>, order_id: &str, remark: Option<&str>) -> rusqlite::Result<()> {
+    let insert = "INSERT OR IGNORE INTO remarks SELECT ?1, ?2 WHERE ?2 IS NOT NULL";
+    transaction.execute(insert, (order_id, remark)).map(drop)
+}
+
+/// Forgets what is personal of orders that have not changed since, at most a thousand at a time.
+///
+/// # Errors
+/// Those of the store.
+pub fn forget_personal(transaction: &Transaction<'_>, before: Moment) -> rusqlite::Result<usize> {
+    let forget = |table: &str| {
+        let sql = format!(
+            "DELETE FROM {table} WHERE order_id IN (
+            SELECT order_id FROM {table} JOIN orders USING (order_id) WHERE changed_at < ?1 LIMIT 1000)"
+        );
+        transaction.execute(&sql, [before.unix()])
+    };
+    Ok(forget("addresses")? + forget("remarks")?)
 }
 
 const SELECT: &str = "SELECT order_id, user_id, request, state, version, total, placed_at FROM orders";

@@ -39,7 +39,7 @@ use axum::{
 use clap::Args;
 use rusqlite::{Connection, Transaction};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::task::JoinSet;
 
 use crate::{
@@ -146,9 +146,8 @@ pub fn app(clock: Clock, store: Store, peers: Peers) -> App {
         .route("/api/payments/{payment_id}", get(read))
         .route("/api/payments/{payment_id}/timeline", get(timeline))
         .route("/internal/payments/{order_id}/refund", post(refund))
-        .route("/internal/sagas", get(parked))
-        .route("/internal/sagas/{saga_id}/retry", post(retry))
-        .route("/internal/lag", get(lag));
+        .route("/internal/lag", get(lag))
+        .merge(saga::desk::routes(sagas.clone()));
     let service = Service { clock, store: store.clone(), order, flow, sagas };
     App { routes: ask::with_defaults(routes, Some(store)).with_state(service), work }
 }
@@ -227,7 +226,8 @@ async fn pay(
     };
     let id = payment.payment_id.clone();
     let saga = service.store.read(move |connection| saga::by_id(connection, &id)).await?;
-    let is_account = saga.is_none_or(|saga| saga.input["account"] == json!(wish.account));
+    // Once it is over, only the end of the account's number is known.
+    let is_account = saga.is_none_or(|it| it.state.is_end() || it.input["account"] == json!(wish.account));
     let is_the_same = payment.order_id == wish.order_id
         && payment.method == wish.method
         && payment.account == record::last_four(&wish.account)
@@ -301,8 +301,8 @@ impl Service {
     async fn order(&self, user_id: &str, order_id: &str) -> Result<Order, Problem> {
         let unknown = || Problem::new(StatusCode::NOT_FOUND, "unknown_order", "you have no such order");
         let order_id = text::id("order_id", order_id.to_owned()).map_err(|_| unknown())?;
-        if !order_id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
-            return Err(unknown()); // Nothing that means something in a path.
+        if !text::is_path_part(&order_id) {
+            return Err(unknown());
         }
         let nothing = None::<&()>;
         let answer = self.order.ask(Verb::GET, &format!("/internal/orders/{order_id}"), nothing).await?;
@@ -468,21 +468,6 @@ async fn refund(
     };
     Ok(Json(json!({"order_id": order_id, "payment_id": payment.payment_id, "refunded": refunded}))
         .into_response())
-}
-
-async fn parked(With(service): With<Service>) -> Result<Json<Value>, Problem> {
-    let sagas = service.store.read(saga::parked).await?;
-    let shown = sagas.into_iter().map(|saga| {
-        json!({"saga_id": saga.saga_id, "unfit": saga.unfit, "cause": saga.cause, "changed_at": saga.changed_at})
-    });
-    Ok(Json(json!({"need_somebody": shown.collect::<Vec<_>>()})))
-}
-
-async fn retry(With(service): With<Service>, Part(saga_id): Part) -> Result<StatusCode, Problem> {
-    if service.sagas.retry(&saga_id).await? {
-        return Ok(StatusCode::ACCEPTED);
-    }
-    Err(conflict("nothing_to_retry", "there is no such saga that needs somebody".to_owned()))
 }
 
 async fn lag(With(service): With<Service>) -> Result<Json<Lag>, Problem> {

@@ -22,6 +22,9 @@ const CUSTOMERS: u64 = 4;
 /// How often a customer asks again who gets no answer.
 const ATTEMPTS: u32 = 40;
 
+/// How a parcel arrives.
+const DELIVERY: [&str; 3] = ["shipped", "out_for_delivery", "delivered"];
+
 /// Within how many half commits the first crash comes, at most; those of a rehearsal in which all goes well are fewer.
 const FIRST: u64 = 240;
 
@@ -136,7 +139,11 @@ impl Customer {
         }
         let how = match self.chance.below(10) {
             0 | 1 => "cancel",
-            2..5 if is_confirmed && self.deliver(&order_id).await => "return",
+            2..5 if is_confirmed && self.moves(&order_id, &DELIVERY).await => "return",
+            5 if is_confirmed && self.moves(&order_id, &DELIVERY[..1]).await => {
+                let is_undone = self.moves(&order_id, &["returned"]).await;
+                return Some(Accepted { order_id, is_confirmed: false, is_undone });
+            }
             _ => return Some(Accepted { order_id, is_confirmed, is_undone: false }),
         };
         // If nobody answers that, nobody knows.
@@ -185,10 +192,10 @@ impl Customer {
         false
     }
 
-    /// The warehouse sends it; whether it arrived.
-    async fn deliver(&mut self, order_id: &str) -> bool {
+    /// The warehouse and the courier say that it has come so far; whether they could.
+    async fn moves(&mut self, order_id: &str, states: &[&str]) -> bool {
         let path = format!("/internal/orders/{order_id}/progress");
-        for state in ["shipped", "out_for_delivery", "delivered"] {
+        for state in states {
             let order = self.order.clone();
             let moved = self.insist(&order, &path, "", &json!({"state": state})).await;
             if moved.is_none_or(|it| it.status != StatusCode::OK) {

@@ -7,6 +7,7 @@ mod booking;
 mod collector;
 mod crashes;
 mod demos;
+mod endings;
 mod gateways;
 mod http;
 mod inventory;

@@ -1,7 +1,17 @@
-use std::collections::VecDeque;
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard},
+};
 
-use super::*;
-use crate::kernel::store::{Crash, Migrations};
+use rusqlite::Transaction;
+use serde_json::json;
+use tokio::{task::JoinSet, time::sleep};
+
+use super::{sagas::LOOK, *};
+use crate::kernel::{
+    clock::Clock,
+    store::{Crash, Migrations, Store},
+};
 
 const MIGRATIONS: Migrations = &[TABLES, "CREATE TABLE told (what TEXT NOT NULL) STRICT"];
 

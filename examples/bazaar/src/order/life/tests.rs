@@ -286,6 +286,22 @@ fn r5_8_no_event_knows_who_lives_where() {
 }
 
 #[test]
+fn what_is_on_its_way_is_not_sent_back_by_who_waits_for_it() {
+    let to_courier = [&PAID[..], &["order_processing", "order_shipped"]].concat();
+    let arrived = [&to_courier[..], &["order_out_for_delivery", "order_delivered"]].concat();
+    let back = all(Method::Upi).into_iter().find(|it| it.kind() == "order_returned").unwrap();
+    let ends = |kinds: &[&str], is_customer| {
+        order(Method::Upi, kinds).may_end(&back, is_customer).map_err(|never| never.reason)
+    };
+    assert_eq!(ends(&to_courier, true), Err("not_delivered"));
+    assert_eq!(ends(&to_courier, false), Ok(Step::Change));
+    assert_eq!(ends(&arrived, true), Ok(Step::Change));
+    assert_eq!(ends(&arrived, false), Err("wrong_state"));
+    let returned = [&arrived[..], &["order_returned"]].concat();
+    assert_eq!((ends(&returned, true), ends(&returned, false)), (Ok(Step::Nothing), Ok(Step::Nothing)));
+}
+
+#[test]
 fn r5_6_what_has_happened_is_told_in_both_languages() {
     for event in all(Method::Upi) {
         let [english, hindi] = [Language::En, Language::Hi].map(|language| event.describe(language));
