@@ -25,7 +25,7 @@ const CLIENTS: u64 = 8;
 const EVERY: Duration = Duration::from_millis(200);
 
 /// Answers with its name, and with the generation that a request says it comes through.
-async fn echo(name: &'static str) -> SocketAddr {
+pub(crate) async fn echo(name: &'static str) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -115,7 +115,7 @@ async fn exchange(stream: &mut TcpStream, to: &str) -> Result<u64, String> {
 }
 
 /// Clients, each on a connection of its own, that share `requests`; with `apart` between two of one client's.
-async fn clients(at: SocketAddr, requests: u64, apart: Option<Duration>) -> Vec<String> {
+pub(crate) async fn clients(at: SocketAddr, requests: u64, apart: Option<Duration>) -> Vec<String> {
     let failed = Arc::new(Mutex::new(Vec::new()));
     let mut all = JoinSet::new();
     for client in 0..CLIENTS {
@@ -147,15 +147,20 @@ async fn clients(at: SocketAddr, requests: u64, apart: Option<Duration>) -> Vec<
     failed.iter().take(20).cloned().collect()
 }
 
+/// What one client has to wait between two requests, so that all of them ask for half of what can be done; measured with so many.
+pub(crate) async fn half(at: SocketAddr, requests: u64) -> Duration {
+    let began = Instant::now();
+    assert_eq!(clients(at, requests, None).await, Vec::<String>::new());
+    began.elapsed() * u32::try_from(CLIENTS).unwrap() / u32::try_from(requests).unwrap() * 2
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn at_half_of_what_it_can_do_reloads_fail_misroute_and_mix_nothing() {
     let requests = std::env::var("NAKA_REQUESTS").map_or(20_000, |it| it.parse::<u64>().unwrap());
     let (upstreams, more) = ((echo("a").await, echo("b").await), free_address());
     let process = Arc::new(Process::start(&version(0, upstreams, more)).await);
 
-    let began = Instant::now();
-    assert_eq!(clients(process.public, requests / 10, None).await, Vec::<String>::new());
-    let apart = began.elapsed() * u32::try_from(CLIENTS).unwrap() / u32::try_from(requests / 10).unwrap() * 2;
+    let apart = half(process.public, requests / 10).await;
 
     let accepted = Arc::new(AtomicU64::new(0));
     let changes: JoinHandle<()> = tokio::spawn({

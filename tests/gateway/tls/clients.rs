@@ -263,6 +263,13 @@ async fn r7_7_clients_are_who_the_certificate_says_that_they_show() {
         }
     }
     assert_eq!(required.app.requests(), 2);
+    // Nobody, and then a stranger and who is over, in two versions of TLS.
+    for (outcome, times) in
+        [("done", 2.0), ("client_certificate_missing", 2.0), ("client_certificate_refused", 4.0)]
+    {
+        let counted = format!("naka_tls_handshakes_total{{listener=\"public\",outcome=\"{outcome}\"}}");
+        assert_eq!(required.gateway.metric(&counted), Some(times), "{outcome}");
+    }
 
     let optional =
         Secured::new(", client_ca: clients.pem, client_auth: optional", &[("clients.pem", &clients)]);
@@ -410,7 +417,8 @@ async fn r7_7_who_speaks_http_to_a_port_of_tls_is_told() {
     stream.read_to_string(&mut answer).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
     assert!(answer.contains("https://") && answer.contains("application/problem+json"), "{answer}");
-    assert_eq!(secured.app.requests(), 0);
+    let counted = "naka_tls_handshakes_total{listener=\"public\",outcome=\"plain_text\"}";
+    assert_eq!((secured.app.requests(), secured.gateway.metric(counted)), (0, Some(1.0)));
 }
 
 /// Over sockets: whoever renews certificates puts files in their place, and that is all.

@@ -4,6 +4,7 @@ mod behind;
 mod clients;
 mod crowds;
 mod endpoints;
+mod mesh;
 mod proxied;
 
 use std::{net::IpAddr, sync::Arc};

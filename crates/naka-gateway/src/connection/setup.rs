@@ -1,6 +1,6 @@
 //! What comes before the first request: whose a connection is, and how it is secured.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{future::Future, io, sync::Arc, time::Duration};
 
 use http::StatusCode;
 use naka::reject::{Reason, Rejection};
@@ -8,8 +8,8 @@ use tokio::{
     sync::watch,
     time::{Instant, sleep, timeout_at},
 };
-use tokio_rustls::server::TlsStream;
-use tracing::debug;
+use tokio_rustls::{rustls, server::TlsStream};
+use tracing::{debug, info};
 
 use super::{Bounds, From, Stream, say_what_is_wrong};
 use crate::{
@@ -122,7 +122,7 @@ async fn secure<S: Stream>(
     }
     // A record of TLS begins with its type, which is no letter (RFC 8446 §5.1).
     if stream.first()[0].is_ascii_uppercase() {
-        count(Handshake::Failed);
+        count(Handshake::PlainText);
         let why = "this port speaks TLS: ask by `https://`";
         let progress = Progress::new(bounds.patience);
         progress.read_no_more();
@@ -149,8 +149,15 @@ async fn secure<S: Stream>(
             None
         }
         Ok(Err(error)) => {
-            debug!(peer = %from.peer.source, %error, "a handshake of TLS failed");
-            count(Handshake::Failed);
+            let how = failed(&error);
+            count(how);
+            // Anybody can let a handshake fail as often as they like.
+            if how != Handshake::Failed && acceptor.complaints().is_due() {
+                let listener = &*bounds.listener;
+                info!(peer = %from.peer.source, listener, %error, "a client has not shown a certificate that counts");
+            } else {
+                debug!(peer = %from.peer.source, %error, "a handshake of TLS failed");
+            }
             None
         }
         Err(_) => {
@@ -158,5 +165,15 @@ async fn secure<S: Stream>(
             count(Handshake::TimedOut);
             None
         }
+    }
+}
+
+/// Why a handshake failed, as far as that is the client's certificate.
+fn failed(error: &io::Error) -> Handshake {
+    match error.get_ref().and_then(|it| it.downcast_ref::<rustls::Error>()) {
+        Some(rustls::Error::NoCertificatesPresented) => Handshake::Unnamed,
+        Some(rustls::Error::InvalidCertificate(_)) => Handshake::Disbelieved,
+        None if error.kind() == io::ErrorKind::InvalidData => Handshake::Disbelieved, // Its names cannot be read, or it is over.
+        _ => Handshake::Failed,
     }
 }

@@ -21,7 +21,13 @@ pub enum Handshake {
     Done,
     /// It has resumed one.
     Resumed,
-    /// One side did not like what the other has.
+    /// The client spoke without TLS.
+    PlainText,
+    /// The client has shown no certificate, and has to.
+    Unnamed,
+    /// The client has shown a certificate that is not believed.
+    Disbelieved,
+    /// The two have nothing in common, or one side did not like what the other has.
     Failed,
     /// The client took too long.
     TimedOut,
@@ -32,13 +38,25 @@ pub enum Handshake {
 }
 
 impl Handshake {
-    const ALL: [Self; 6] =
-        [Self::Done, Self::Resumed, Self::Failed, Self::TimedOut, Self::Challenge, Self::NoCertificate];
+    const ALL: [Self; 9] = [
+        Self::Done,
+        Self::Resumed,
+        Self::PlainText,
+        Self::Unnamed,
+        Self::Disbelieved,
+        Self::Failed,
+        Self::TimedOut,
+        Self::Challenge,
+        Self::NoCertificate,
+    ];
 
     const fn word(self) -> &'static str {
         match self {
             Self::Done => "done",
             Self::Resumed => "resumed",
+            Self::PlainText => "plain_text",
+            Self::Unnamed => "client_certificate_missing",
+            Self::Disbelieved => "client_certificate_refused",
             Self::Failed => "failed",
             Self::TimedOut => "timed_out",
             Self::Challenge => "challenge",

@@ -25,7 +25,10 @@ use super::{
     ordered::{Ordered, is_challenge},
     provider,
 };
-use crate::config::checked::{Acme, Protocols};
+use crate::{
+    config::checked::{Acme, Protocols},
+    seldom::Seldom,
+};
 
 /// How a listener is secured.
 #[derive(Clone, Debug, PartialEq)]
@@ -88,6 +91,7 @@ pub struct Acceptor {
     inner: TlsAcceptor,
     shown: Arc<Shown>,
     checks_host: bool,
+    complaints: Seldom,
 }
 
 /// What became of a handshake that came to its end.
@@ -146,7 +150,13 @@ impl Acceptor {
         if let Some(tickets) = &tickets.0 {
             config.ticketer = Arc::clone(tickets);
         }
-        Self { inner: Arc::new(config).into(), shown, checks_host: tls.checks_host }
+        let (inner, checks_host) = (Arc::new(config).into(), tls.checks_host);
+        Self { inner, shown, checks_host, complaints: Seldom::new() }
+    }
+
+    /// How often is told whose handshakes failed.
+    pub const fn complaints(&self) -> &Seldom {
+        &self.complaints
     }
 
     /// Secures a connection. Whoever calls bounds the time.
