@@ -18,6 +18,7 @@ pub mod driver;
 pub mod inventory;
 pub mod inventory_query;
 pub mod kernel;
+pub mod mesh;
 pub mod notification;
 pub mod order;
 pub mod payment;

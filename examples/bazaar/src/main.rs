@@ -5,7 +5,7 @@ use std::{ffi::OsString, iter, process::ExitCode};
 
 use bazaar::{
     bank, booking,
-    demo::{demos, naka, ride, shop, storm, up},
+    demo::{demos, mesh, naka, ride, shop, storm, up},
     driver, inventory,
     inventory_query::{self, InventoryQueryArgs},
     kernel::service,
@@ -34,6 +34,8 @@ enum Command {
     Storm(storm::StormArgs),
     /// Ten demonstrations on a platform of its own, each with what was measured.
     Demos(demos::DemosArgs),
+    /// A sidecar beside each service, on a platform of its own: who reaches payment, and who does not.
+    Mesh(mesh::MeshArgs),
     /// Rehearse crashes of the shop at every commit, and audit the books.
     Crash(rehearsal::CrashArgs),
     /// Print a token, for the gateway to believe.
@@ -116,6 +118,7 @@ fn main() -> ExitCode {
         Command::Shop(args) => shop::run(&args),
         Command::Storm(args) => storm::run(&args),
         Command::Demos(args) => demos::run(&args),
+        Command::Mesh(args) => mesh::run(&args),
         Command::Crash(args) => rehearsal::run(&args),
         Command::Token(args) => keys::run(&args),
         Command::Pricing(args) => service::run("pricing", &args, pricing::MIGRATIONS, pricing::app),

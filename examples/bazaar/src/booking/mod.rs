@@ -21,7 +21,7 @@
 //! Those of [`ask`], and those above. 503 `service_unavailable` if another service is needed
 //! that does not answer: the same request, with the same key, may be sent again.
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
 use axum::{
     Json, Router,
@@ -50,7 +50,7 @@ use crate::{
         clock::Clock,
         console::complain,
         id,
-        peer::Peer,
+        peer::{At, Peer},
         problem::Problem,
         store::Store,
     },
@@ -70,13 +70,13 @@ const SWEEP: Duration = Duration::from_secs(5);
 pub struct BookingArgs {
     /// Where pricing listens.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8201")]
-    pub pricing: SocketAddr,
+    pub pricing: At,
     /// Where the drivers' service listens.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8202")]
-    pub driver: SocketAddr,
+    pub driver: At,
     /// Where tracking listens.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8204")]
-    pub tracking: SocketAddr,
+    pub tracking: At,
     /// What it costs to cancel once a driver is bound, in rupees.
     #[arg(long, value_name = "AMOUNT", default_value = "0.00")]
     pub cancellation_fee: Money,
@@ -95,8 +95,8 @@ struct Booking {
 /// The service; what it does besides answering runs from now on, and ends with the runtime.
 pub async fn app(clock: Clock, store: Store, args: &BookingArgs) -> Router {
     let record = Record::new(store.clone());
-    let driver = Peer::new("driver", args.driver);
-    let outbox = Outbox::new(record.clone(), driver.clone(), Peer::new("tracking", args.tracking));
+    let driver = Peer::new("driver", args.driver.clone());
+    let outbox = Outbox::new(record.clone(), driver.clone(), Peer::new("tracking", args.tracking.clone()));
     let dispatch = Dispatch::new(clock, record.clone(), driver);
     if let Err(stuck) = dispatch.renew().await {
         complain(stuck); // The driver service holds nobody for us before it has heard of them.
@@ -109,7 +109,7 @@ pub async fn app(clock: Clock, store: Store, args: &BookingArgs) -> Router {
         dispatch,
         record,
         outbox,
-        pricing: Peer::new("pricing", args.pricing),
+        pricing: Peer::new("pricing", args.pricing.clone()),
         fee: args.cancellation_fee,
     };
     let routes = Router::new()

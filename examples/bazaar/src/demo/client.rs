@@ -97,6 +97,17 @@ impl Client {
         Ok(Answer { asked, status: head.status, headers: head.headers, body })
     }
 
+    /// Reads what is no JSON.
+    ///
+    /// # Errors
+    /// If there is no answer.
+    pub async fn page(&self, path: &str) -> Result<String, String> {
+        let request = Request::get(format!("http://{}{path}", self.at)).body(Full::default());
+        let request = request.map_err(|error| format!("GET {path}: {error}"))?;
+        let answer = self.peer.exchange(request).await.map_err(|error| format!("GET {path}: {error}"))?;
+        Ok(String::from_utf8_lossy(answer.body()).into_owned())
+    }
+
     /// Reads.
     ///
     /// # Errors

@@ -426,7 +426,7 @@ async fn whole(collector: SocketAddr) -> Result<Platform, String> {
         lift_limits(&format!("{before}{}", after.replacen(kitchen, &impatient, 1)))
     };
     let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT".to_owned(), format!("http://{collector}"));
-    Platform::open(Plan { change: Some(&change), environment: vec![endpoint], only: None }).await
+    Platform::open(Plan { change: Some(&change), environment: vec![endpoint], ..Plan::default() }).await
 }
 
 fn customer(platform: &Platform) -> Result<Client, String> {

@@ -22,6 +22,7 @@ use tokio::{
 
 use super::{
     children::{Death, Family},
+    sidecars::{self, Doors},
     up::{self, Part, SERVICES, START, STOP, Service},
     wire::{Weather, Wire},
 };
@@ -51,6 +52,8 @@ pub struct Plan<'a> {
     pub change: Option<&'a dyn Fn(&str) -> String>,
     /// Variables in the environment of every process.
     pub environment: Vec<(String, String)>,
+    /// Beside each service stands a sidecar, and what one asks another goes through both of theirs.
+    pub is_mesh: bool,
 }
 
 impl std::fmt::Debug for Plan<'_> {
@@ -63,10 +66,14 @@ impl std::fmt::Debug for Plan<'_> {
 #[derive(Debug)]
 pub struct Platform {
     folder: TempDir,
+    config: PathBuf,
     family: Family,
     environment: Vec<(String, String)>,
     services: BTreeMap<&'static str, Placed>,
     keys: Keys,
+    free: Ports,
+    /// The sidecars of a mesh, by their services.
+    pub doors: BTreeMap<&'static str, Doors>,
     /// Where the gateway listens.
     pub gateway: SocketAddr,
     /// Where it answers whoever looks after it.
@@ -97,25 +104,45 @@ impl Platform {
             let (from, to) = (free.another()?, free.another()?);
             wires.insert(service.name, (from, to));
         }
+        let mut doors = BTreeMap::new();
+        for service in services.iter().filter(|_| plan.is_mesh) {
+            let [inbound, outbound, admin] = [free.another()?, free.another()?, free.another()?];
+            doors.insert(service.name, Doors { inbound, outbound, admin });
+        }
         let config = folder.path().join("gateway.yaml");
         let text = std::fs::read_to_string(up::find(Path::new("gateway.yaml"))?)
             .map_err(|error| format!("gateway.yaml cannot be read: {error}"))?;
-        let text = placed(&text, gateway, admin, &wires);
-        let text = plan.change.map_or_else(|| text.clone(), |change| change(&text));
-        std::fs::write(&config, text).map_err(|error| format!("{}: {error}", config.display()))?;
+        let config =
+            if plan.is_mesh { sidecars::file(&folder.path().join("mesh"), "gateway") } else { config };
+        let change = |text: String| plan.change.map_or_else(|| text.clone(), |change| change(&text));
+        if plan.is_mesh {
+            let places = doors.iter().map(|(name, doors)| (*name, (wires[name].0, *doors))).collect();
+            let text = change(placed(&text, gateway, admin, &BTreeMap::new()));
+            sidecars::lay_out(&folder.path().join("mesh"), &places, &text)?;
+        } else {
+            let text = change(placed(&text, gateway, admin, &wires));
+            std::fs::write(&config, text).map_err(|error| format!("{}: {error}", config.display()))?;
+        }
 
         let mut platform = Self {
             family: Family::new(true),
             environment: plan.environment,
             services: BTreeMap::new(),
             keys,
+            free,
+            doors,
+            config,
             gateway,
             admin,
             folder,
         };
         for service in &services {
             let (from, at) = wires[service.name];
-            let args = arguments(service, at, platform.folder.path(), &wires);
+            let asked = |peer: &str| match platform.doors.get(service.name) {
+                Some(doors) => sidecars::asked_at(peer, *doors),
+                None => wires[peer].0.to_string(),
+            };
+            let args = arguments(service, at, platform.folder.path(), asked);
             let wire = Wire::lay(from, at).await.map_err(|error| format!("{from}: {error}"))?;
             platform.services.insert(service.name, Placed { at, wire, args });
         }
@@ -129,16 +156,21 @@ impl Platform {
                 platform.ready(name, platform.services[name].at).await?;
             }
         }
-        platform.start_gateway(&config)?;
+        for Service { name, sidecar, .. } in services.iter().filter(|_| plan.is_mesh) {
+            let file = sidecars::file(&platform.mesh(), name);
+            platform.start_naka(sidecar, &file)?;
+            platform.ready(sidecar, platform.doors[name].admin).await?;
+        }
+        platform.start_naka("gateway", &platform.config())?;
         platform.ready("gateway", admin).await?;
         Ok(platform)
     }
 
-    fn start_gateway(&mut self, config: &Path) -> Result<(), String> {
+    fn start_naka(&mut self, name: &'static str, config: &Path) -> Result<(), String> {
         let words = ["naka", "--stop-with-stdin", "run", "-c"].map(OsString::from);
         let args = words.into_iter().chain([config.into()]).collect::<Vec<_>>();
-        let started = self.family.start_in("gateway", &args, &self.environment);
-        started.map(drop).map_err(|error| format!("the gateway cannot be started: {error}"))
+        let started = self.family.start_in(name, &args, &self.environment);
+        started.map(drop).map_err(|error| format!("{name} cannot be started: {error}"))
     }
 
     /// Starts a service again that has ended; it may take a moment until it answers.
@@ -216,9 +248,42 @@ impl Platform {
         self.folder.path()
     }
 
+    /// The folder of what the sidecars need.
+    pub fn mesh(&self) -> PathBuf {
+        self.folder.path().join("mesh")
+    }
+
+    /// Starts one more sidecar, by which a service of the mesh is asked by whoever has that certificate and its key; where that is.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub async fn reach(
+        &mut self,
+        service: &str,
+        shown: Option<(PathBuf, PathBuf)>,
+    ) -> Result<SocketAddr, String> {
+        let (outbound, admin) = (self.free.another()?, self.free.another()?);
+        let shown = shown.map(|(cert, key)| format!(", cert: {}, key: {}", cert.display(), key.display()));
+        let (inbound, ca) = (self.doors[service].inbound, self.mesh().join("ca.pem"));
+        let text = format!(
+            "gateway: {{admin: {{listen: '{admin}'}}}}
+listeners: {{outbound: {{listen: '{outbound}'}}}}
+upstreams: {{peer: {{endpoints: ['{inbound}'], tls: {{sni: {service}, ca: {}{}}}}}}}
+routes: {{all: {{match: {{prefix: /}}, upstream: peer}}}}
+",
+            ca.display(),
+            shown.unwrap_or_default()
+        );
+        let config = self.mesh().join(format!("outsider-{}.yaml", outbound.port()));
+        std::fs::write(&config, text).map_err(|error| format!("{}: {error}", config.display()))?;
+        self.start_naka("an outsider", &config)?;
+        self.ready("an outsider", admin).await?;
+        Ok(outbound)
+    }
+
     /// The configuration of the gateway.
     pub fn config(&self) -> PathBuf {
-        self.folder.path().join("gateway.yaml")
+        self.config.clone()
     }
 
     /// A token of one of the first users.
@@ -240,13 +305,13 @@ fn arguments(
     service: &Service,
     at: SocketAddr,
     data: &Path,
-    wires: &BTreeMap<&str, (SocketAddr, SocketAddr)>,
+    asked: impl Fn(&str) -> String,
 ) -> Vec<OsString> {
     let mut words = service.command.iter().map(OsString::from).collect::<Vec<_>>();
     words.extend(["--stop-with-stdin", "--listen"].map(OsString::from));
     words.extend([at.to_string().into(), "--data".into(), data.into()]);
     for peer in service.asks {
-        words.extend([format!("--{peer}").into(), wires[peer].0.to_string().into()]);
+        words.extend([format!("--{peer}").into(), asked(peer).into()]);
     }
     words
 }
@@ -260,7 +325,8 @@ fn placed(
 ) -> String {
     let at = |port: u16| format!("127.0.0.1:{port}");
     let text = text.replace(&at(up::GATEWAY), &gateway.to_string()).replace(&at(9901), &admin.to_string());
-    SERVICES.iter().fold(text, |text, it| text.replace(&at(it.port), &wires[it.name].0.to_string()))
+    let there = SERVICES.iter().filter_map(|it| Some((it.port, wires.get(it.name)?.0)));
+    there.fold(text, |text, (port, wire)| text.replace(&at(port), &wire.to_string()))
 }
 
 /// Ports that nobody has.

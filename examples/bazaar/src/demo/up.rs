@@ -35,6 +35,7 @@ use crate::{
     demo::{
         children::{Death, Family},
         naka::{self, Addresses},
+        sidecars::{self, Doors},
     },
     kernel::{
         console::{complain, say},
@@ -49,6 +50,9 @@ pub(super) const START: Duration = Duration::from_secs(30);
 
 /// How long each process may take to stop: longer than it drains.
 pub(super) const STOP: Duration = Duration::from_secs(DRAIN.as_secs() + 2);
+
+/// The folder of what the sidecars need, in that of the data.
+const MESH: &str = "mesh";
 
 /// Where `bazaar ride` looks for the gateway.
 pub const GATEWAY: u16 = 8080;
@@ -66,6 +70,8 @@ pub enum Part {
 pub(super) struct Service {
     /// What it is called: in `--at`, before its lines, and as its file: `NAME.db`.
     pub(super) name: &'static str,
+    /// What its sidecar is called, before its lines.
+    pub(super) sidecar: &'static str,
     pub(super) port: u16,
     /// What it is a part of; of everything, if there is nothing.
     part: Option<Part>,
@@ -76,10 +82,6 @@ pub(super) struct Service {
 }
 
 impl Service {
-    const fn of(part: Part, name: &'static str, port: u16, command: &'static [&'static str]) -> Self {
-        Self { name, port, part: Some(part), command, asks: &[] }
-    }
-
     const fn asking(self, asks: &'static [&'static str]) -> Self {
         Self { asks, ..self }
     }
@@ -94,33 +96,44 @@ impl Service {
     }
 }
 
+/// One of a part, which asks nobody.
+macro_rules! service {
+    ($part:ident, $name:literal, $port:literal, $command:expr) => {
+        Service {
+            name: $name,
+            sidecar: concat!($name, "'s sidecar"),
+            port: $port,
+            part: Some(Part::$part),
+            command: &$command,
+            asks: &[],
+        }
+    };
+}
+
 /// The services: first those that ask nobody, then those that do. They stop in the opposite order.
-pub(super) const SERVICES: [Service; 15] = {
-    use Part::{Rides, Shop};
-    [
-        Service { part: None, ..Service::of(Shop, "user", 8101, &["user"]) },
-        Service::of(Shop, "product", 8102, &["product", "--api", "v1"]),
-        Service::of(Shop, "product-v2", 8112, &["product", "--api", "v2"]),
-        Service::of(Shop, "product-v3", 8122, &["product", "--api", "v3"]),
-        Service::of(Shop, "inventory", 8103, &["inventory"]),
-        Service::of(Shop, "restaurant", 8107, &["restaurant"]),
-        Service::of(Shop, "bank", 8108, &["bank"]),
-        Service::of(Rides, "pricing", 8201, &["pricing"]),
-        Service::of(Rides, "driver", 8202, &["driver"]),
-        Service::of(Rides, "tracking", 8204, &["tracking"]),
-        Service::of(Shop, "inventory-query", 8113, &["inventory-query"]).asking(&["inventory"]),
-        Service::of(Shop, "notification", 8106, &["notification"]).asking(&["user"]),
-        Service::of(Shop, "payment", 8105, &["payment"]).asking(&["order", "user", "bank", "notification"]),
-        Service::of(Shop, "order", 8104, &["order"]).asking(&[
-            "user",
-            "product",
-            "inventory",
-            "payment",
-            "notification",
-        ]),
-        Service::of(Rides, "booking", 8203, &["booking"]).asking(&["pricing", "driver", "tracking"]),
-    ]
-};
+pub(super) const SERVICES: [Service; 15] = [
+    Service { part: None, ..service!(Shop, "user", 8101, ["user"]) },
+    service!(Shop, "product", 8102, ["product", "--api", "v1"]),
+    service!(Shop, "product-v2", 8112, ["product", "--api", "v2"]),
+    service!(Shop, "product-v3", 8122, ["product", "--api", "v3"]),
+    service!(Shop, "inventory", 8103, ["inventory"]),
+    service!(Shop, "restaurant", 8107, ["restaurant"]),
+    service!(Shop, "bank", 8108, ["bank"]),
+    service!(Rides, "pricing", 8201, ["pricing"]),
+    service!(Rides, "driver", 8202, ["driver"]),
+    service!(Rides, "tracking", 8204, ["tracking"]),
+    service!(Shop, "inventory-query", 8113, ["inventory-query"]).asking(&["inventory"]),
+    service!(Shop, "notification", 8106, ["notification"]).asking(&["user"]),
+    service!(Shop, "payment", 8105, ["payment"]).asking(&["order", "user", "bank", "notification"]),
+    service!(Shop, "order", 8104, ["order"]).asking(&[
+        "user",
+        "product",
+        "inventory",
+        "payment",
+        "notification",
+    ]),
+    service!(Rides, "booking", 8203, ["booking"]).asking(&["pricing", "driver", "tracking"]),
+];
 
 /// What `bazaar up` is told.
 #[derive(Args, Clone, Debug)]
@@ -134,6 +147,9 @@ pub struct UpArgs {
     /// Print what the processes say only when one of them dies.
     #[arg(long)]
     quiet: bool,
+    /// Beside each service a sidecar, and what one asks another goes through both of theirs, over TLS on which each shows who it is.
+    #[arg(long, conflicts_with_all = ["elsewhere", "no_gateway", "only"])]
+    mesh: bool,
     /// Start only the services, to run the gateway by hand.
     #[arg(long)]
     no_gateway: bool,
@@ -192,6 +208,8 @@ enum Turn {
     Asked,
     /// Those that ask others.
     Asking,
+    /// What stands beside services.
+    Sidecar,
     /// The gateway, which asks all.
     Gateway,
 }
@@ -210,11 +228,14 @@ struct Planned {
 
 async fn up(args: &UpArgs) -> Result<ExitCode, String> {
     let config = if args.no_gateway { None } else { Some(find(&args.config)?) };
+    let data = args.data.folder()?;
+    let config = config.map(|config| if args.mesh { lay_out_mesh(&data, &config) } else { Ok(config) });
+    let config = config.transpose()?;
     let gateway = config.map(|config| naka::addresses(&config).map(|addresses| (addresses, config)));
     let gateway = gateway.transpose()?;
-    let data = args.data.folder()?;
     let services = SERVICES.iter().filter(|it| it.is_of(args.only));
     let mut plan = services.map(|it| plan_service(it, args, &data)).collect::<Vec<_>>();
+    plan.extend(SERVICES.iter().filter(|_| args.mesh).map(|it| plan_sidecar(it, &data.join(MESH))));
     plan.extend(gateway.as_ref().map(|(addresses, config)| plan_gateway(*addresses, config)));
     let mut taken = BTreeMap::new();
     for planned in &plan {
@@ -305,12 +326,31 @@ fn plan_service(service: &Service, args: &UpArgs, data: &Path) -> Planned {
         say("--now", now.to_string().into());
     }
     for peer in service.asks {
-        say(&format!("--{peer}"), args.address(peer).to_string().into());
+        let asked = args.address(peer).to_string();
+        let asked = if args.mesh { sidecars::asked_at(peer, Doors::of(service.port)) } else { asked };
+        say(&format!("--{peer}"), asked.into());
     }
     if name == "booking" {
         say("--cancellation-fee", args.cancellation_fee.to_string().into());
     }
     Planned { name, turn: service.turn(), args: words, listens: vec![at], ready: at }
+}
+
+/// Writes what the sidecars need; the configuration of the gateway that goes through them.
+fn lay_out_mesh(data: &Path, config: &Path) -> Result<PathBuf, String> {
+    let text = std::fs::read_to_string(config)
+        .map_err(|error| format!("{} cannot be read: {error}", config.display()))?;
+    let folder = data.join(MESH);
+    sidecars::lay_out(&folder, &sidecars::as_written(), &text)?;
+    Ok(sidecars::file(&folder, "gateway"))
+}
+
+fn plan_sidecar(service: &Service, folder: &Path) -> Planned {
+    let Doors { inbound, outbound, admin } = Doors::of(service.port);
+    let mut planned =
+        plan_gateway(Addresses { public: inbound, admin }, &sidecars::file(folder, service.name));
+    planned.listens.extend(Some(outbound).filter(|_| !service.asks.is_empty()));
+    Planned { name: service.sidecar, turn: Turn::Sidecar, ..planned }
 }
 
 /// Takes away the databases of all services, also of those that are not to start, and leaves the keys.

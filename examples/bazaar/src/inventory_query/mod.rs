@@ -34,7 +34,7 @@
 //! # Errors
 //! Those of [`ask`], and those above.
 
-use std::{fmt::Display, net::SocketAddr, time::Duration};
+use std::{fmt::Display, time::Duration};
 
 use axum::{
     Json, Router,
@@ -64,7 +64,7 @@ use crate::{
         clock::Clock,
         console::complain,
         log,
-        peer::{Peer, Unavailable},
+        peer::{At, Peer, Unavailable},
         problem::Problem,
         service::App,
         store::{Store, StoreError},
@@ -97,7 +97,7 @@ const ROWS: u32 = 20;
 pub struct InventoryQueryArgs {
     /// Where the inventory that is written to listens.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8103")]
-    pub inventory: SocketAddr,
+    pub inventory: At,
     /// Forget everything, and read all events again from the first one on.
     #[arg(long)]
     pub rebuild: bool,
@@ -106,7 +106,7 @@ pub struct InventoryQueryArgs {
 impl InventoryQueryArgs {
     /// Who is asked for events.
     pub fn peer(&self) -> Peer {
-        Peer::new("inventory", self.inventory)
+        Peer::new("inventory", self.inventory.clone())
     }
 }
 

@@ -10,6 +10,7 @@
 use std::{
     fmt,
     net::{Ipv4Addr, SocketAddr},
+    str::FromStr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -17,7 +18,10 @@ use std::{
 use axum::{
     Router,
     body::{Body, Bytes},
-    http::{Method, Request, Response, StatusCode, header::CONTENT_TYPE},
+    http::{
+        HeaderValue, Method, Request, Response, StatusCode,
+        header::{CONTENT_TYPE, HOST},
+    },
 };
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::{
@@ -40,11 +44,45 @@ pub const ANSWER_LIMIT: usize = 64 * 1024;
 /// How long an idle connection is kept: shorter than a service keeps it.
 const IDLE: Duration = Duration::from_secs(10);
 
+/// Where a service is asked: an address, such as `127.0.0.1:8105`; or `payment@127.0.0.1:19105`, if somebody stands there who knows by
+/// that name, said as the host, whom to ask.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct At {
+    host: Option<HeaderValue>,
+    address: SocketAddr,
+}
+
+impl From<SocketAddr> for At {
+    fn from(address: SocketAddr) -> Self {
+        Self { host: None, address }
+    }
+}
+
+impl FromStr for At {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (host, address) = match text.split_once('@') {
+            Some((host, address)) => (Some(host), address),
+            None => (None, text),
+        };
+        let host = host.map(|host| {
+            let is_name =
+                |it: &str| !it.is_empty() && it.bytes().all(|it| it.is_ascii_alphanumeric() || it == b'-');
+            let host = Some(host).filter(|it| is_name(it)).and_then(|it| HeaderValue::from_str(it).ok());
+            host.ok_or_else(|| format!("{text:?} begins with no name of letters, digits and `-`"))
+        });
+        let address =
+            address.parse().map_err(|_| format!("{address:?} is no address such as 127.0.0.1:8105"))?;
+        Ok(Self { host: host.transpose()?, address })
+    }
+}
+
 /// Another service. A clone shares its connections.
 #[derive(Clone)]
 pub struct Peer {
     name: &'static str,
-    at: SocketAddr,
+    at: At,
     patience: Duration,
     way: Way,
 }
@@ -124,19 +162,19 @@ impl fmt::Debug for Peer {
 
 impl Peer {
     /// The service of that name, which listens there.
-    pub fn new(name: &'static str, at: SocketAddr) -> Self {
+    pub fn new(name: &'static str, at: impl Into<At>) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE)
             .build(connector);
-        Self { name, at, patience: PATIENCE, way: Way::Network(client) }
+        Self { name, at: at.into(), patience: PATIENCE, way: Way::Network(client) }
     }
 
     /// The service of that name, which stands in this process.
     pub fn here(name: &'static str, place: Place) -> Self {
-        let at = (Ipv4Addr::LOCALHOST, 0).into();
+        let at = SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into();
         Self { name, at, patience: PATIENCE, way: Way::Here(place) }
     }
 
@@ -174,7 +212,7 @@ impl Peer {
         let bytes = body.map(serde_json::to_vec).transpose().map_err(|it| unavailable(it.to_string()))?;
         let request = Request::builder()
             .method(method)
-            .uri(format!("http://{}{path}", self.at))
+            .uri(format!("http://{}{path}", self.at.address))
             .header(CONTENT_TYPE, "application/json");
         let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
         let request = request
@@ -190,7 +228,10 @@ impl Peer {
     /// If there is no whole answer in time.
     pub async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Response<Bytes>, Unavailable> {
         let mut request = request;
-        let attempt = trace::ask(self.name, self.at, &mut request);
+        if let Some(host) = &self.at.host {
+            request.headers_mut().insert(HOST, host.clone());
+        }
+        let attempt = trace::ask(self.name, self.at.address, &mut request);
         let exchange = async {
             let (head, body) = match &self.way {
                 Way::Network(client) => {

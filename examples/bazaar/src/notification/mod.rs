@@ -20,7 +20,7 @@
 //! # Bounds
 //! [`PARAMS`] parameters of [`PARAM`] characters; [`LIMIT`] notifications in an answer, [`LIMIT_MAX`] if it is said.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
@@ -38,7 +38,7 @@ use crate::{
         ask::{self, Asked, Body},
         clock::Clock,
         console::complain,
-        peer::Peer,
+        peer::{At, Peer},
         problem::Problem,
         store::Store,
         text,
@@ -78,7 +78,7 @@ const SWEEP: Duration = Duration::from_hours(1);
 pub struct NotificationArgs {
     /// Where the user service listens.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8101")]
-    pub user: SocketAddr,
+    pub user: At,
     /// A channel that fails; may be said more than once.
     #[arg(long, value_name = "CHANNEL")]
     pub failing: Vec<Channel>,
@@ -96,7 +96,7 @@ struct Notifications {
 pub fn app(clock: Clock, store: Store, args: &NotificationArgs) -> Router {
     let record = Record::new(store.clone());
     tokio::spawn(sweep(clock, record.clone()));
-    let user = Peer::new("user", args.user).patient(PATIENCE);
+    let user = Peer::new("user", args.user.clone()).patient(PATIENCE);
     let notifications = Notifications { clock, record, user, failing: args.failing.as_slice().into() };
     let routes =
         Router::new().route("/notifications", post(notify)).route("/internal/notifications", get(list));

@@ -28,7 +28,7 @@
 //! # Errors
 //! Those of [`ask`], and those above. 503 `service_unavailable` if the catalogue or the user service does not answer.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
@@ -54,7 +54,7 @@ use crate::{
         id,
         log::{self, Cause, Loaded, Until},
         outbox::{self, Message},
-        peer::Peer,
+        peer::{At, Peer},
         problem::Problem,
         saga::{self, Sagas},
         service::App,
@@ -97,19 +97,19 @@ const SWEEP: Duration = Duration::from_mins(10);
 pub struct OrderArgs {
     /// Where the user service listens.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8101")]
-    pub user: SocketAddr,
+    pub user: At,
     /// Where the product service listens.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8102")]
-    pub product: SocketAddr,
+    pub product: At,
     /// Where the inventory takes commands.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8103")]
-    pub inventory: SocketAddr,
+    pub inventory: At,
     /// Where the payment service listens.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8105")]
-    pub payment: SocketAddr,
+    pub payment: At,
     /// Where the notification service listens.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8106")]
-    pub notification: SocketAddr,
+    pub notification: At,
 }
 
 /// Whom the service asks, wherever they are.
@@ -130,11 +130,11 @@ pub struct Peers {
 impl From<&OrderArgs> for Peers {
     fn from(args: &OrderArgs) -> Self {
         Self {
-            user: Peer::new("user", args.user),
-            product: Peer::new("product", args.product),
-            inventory: Peer::new("inventory", args.inventory),
-            payment: Peer::new("payment", args.payment).patient(flow::PAYMENT),
-            notification: Peer::new("notification", args.notification),
+            user: Peer::new("user", args.user.clone()),
+            product: Peer::new("product", args.product.clone()),
+            inventory: Peer::new("inventory", args.inventory.clone()),
+            payment: Peer::new("payment", args.payment.clone()).patient(flow::PAYMENT),
+            notification: Peer::new("notification", args.notification.clone()),
         }
     }
 }

@@ -24,7 +24,6 @@
 //! Those of [`ask`], and those above. 503 `service_unavailable` if the order service does not answer.
 
 use std::{
-    net::SocketAddr,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -49,7 +48,7 @@ use crate::{
         console::complain,
         id,
         outbox::{self, Destination, Lag, Outbox},
-        peer::Peer,
+        peer::{At, Peer},
         problem::Problem,
         saga::{self, Cause, Line, Sagas},
         service::App,
@@ -81,16 +80,16 @@ const REFUND: Duration = Duration::from_secs(5);
 pub struct PaymentArgs {
     /// Where the order service listens.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8104")]
-    pub order: SocketAddr,
+    pub order: At,
     /// Where the user service listens.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8101")]
-    pub user: SocketAddr,
+    pub user: At,
     /// Where the bank listens.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8108")]
-    pub bank: SocketAddr,
+    pub bank: At,
     /// Where the notification service listens.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8106")]
-    pub notification: SocketAddr,
+    pub notification: At,
 }
 
 /// Whom the service asks, wherever they are.
@@ -109,10 +108,10 @@ pub struct Peers {
 impl From<&PaymentArgs> for Peers {
     fn from(args: &PaymentArgs) -> Self {
         Self {
-            order: Peer::new("order", args.order),
-            user: Peer::new("user", args.user),
-            bank: Peer::new("bank", args.bank).patient(BANK),
-            notification: Peer::new("notification", args.notification),
+            order: Peer::new("order", args.order.clone()),
+            user: Peer::new("user", args.user.clone()),
+            bank: Peer::new("bank", args.bank.clone()).patient(BANK),
+            notification: Peer::new("notification", args.notification.clone()),
         }
     }
 }

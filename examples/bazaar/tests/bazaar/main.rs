@@ -11,6 +11,7 @@ mod endings;
 mod gateways;
 mod http;
 mod inventory;
+mod mesh;
 mod middleman;
 mod notifications;
 mod orders;
