@@ -82,14 +82,15 @@ impl Bazaar {
         Self::in_environment("shop", now, &[], |yaml, _| yaml)
     }
 
-    /// The same, whose services tell that collector what they do.
+    /// That part, whose services tell that collector what they do.
     pub(crate) fn telling(
+        only: &str,
         now: &str,
         collector: SocketAddr,
         change: impl FnOnce(String, &Addresses) -> String,
     ) -> Self {
         Self::in_environment(
-            "rides",
+            only,
             now,
             &[("OTEL_EXPORTER_OTLP_ENDPOINT", &format!("http://{collector}"))],
             change,

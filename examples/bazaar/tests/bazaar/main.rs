@@ -12,6 +12,7 @@ mod http;
 mod inventory;
 mod middleman;
 mod notifications;
+mod order_traces;
 mod orders;
 mod pricing;
 mod process;
