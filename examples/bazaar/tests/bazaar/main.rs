@@ -23,6 +23,7 @@ mod shop_products;
 mod shop_users;
 mod shopper;
 mod shopping;
+mod stores;
 mod storm;
 mod traces;
 mod up;

@@ -1,6 +1,6 @@
 //! Orders and payments: what they come to, by day and in the worst hour.
 
-use std::{fs, thread};
+use std::thread;
 
 use rustix::process::Signal;
 use serde_json::json;
@@ -327,31 +327,6 @@ fn r4_4_killed_at_every_record_each_order_is_paid_once_and_sent_once() {
     assert_eq!(shop.count("bank", "SELECT count(*) FROM movements"), orders, "each was charged once");
     assert_eq!(shop.gone(), orders);
     assert_eq!(shop.count("order", "SELECT count(*) FROM orders"), orders);
-}
-
-#[test]
-fn r12_1_each_service_has_its_own_file_open_and_no_other() {
-    let shop = Shop::new();
-    let services = [
-        ("product", &shop.product),
-        ("inventory", &shop.inventory),
-        ("bank", &shop.bank),
-        ("notification", &shop.notification),
-        ("payment", &shop.payment),
-        ("order", &shop.order),
-    ];
-    Shop::place("asha", "1", &Shop::paid_wish(1, "asha@bank")).send(shop.order.at).expect(201);
-    for (name, service) in services {
-        let open = fs::read_dir(format!("/proc/{}/fd", service.process.child.id())).unwrap();
-        let open = open.filter_map(|it| fs::read_link(it.ok()?.path()).ok());
-        let files = open.filter_map(|it| Some(it.file_name()?.to_str()?.to_owned()));
-        let databases = files.filter(|it| it.contains(".db")).collect::<std::collections::BTreeSet<_>>();
-        assert!(!databases.is_empty(), "{name} has a file");
-        for file in databases {
-            let of = file.split(".db").next().unwrap();
-            assert_eq!(of, name, "{name} has {file} open");
-        }
-    }
 }
 
 #[test]
