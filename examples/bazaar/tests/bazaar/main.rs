@@ -10,6 +10,7 @@ mod demos;
 mod gateways;
 mod http;
 mod inventory;
+mod killed;
 mod middleman;
 mod notifications;
 mod order_traces;
