@@ -3,6 +3,7 @@
 pub mod books;
 pub mod children;
 pub mod client;
+pub mod composed;
 pub mod demos;
 pub mod naka;
 pub mod platform;
@@ -10,6 +11,7 @@ pub mod progress;
 pub mod report;
 pub mod ride;
 pub mod shop;
+pub mod stock;
 pub mod storm;
 pub mod up;
 pub mod wire;
