@@ -70,7 +70,11 @@ impl Books {
         );
     }
 
-    fn sagas(&self) -> Result<String, String> {
+    /// Whether every saga has come to a good end; tells how many there were.
+    ///
+    /// # Errors
+    /// How many have not.
+    pub fn sagas(&self) -> Result<String, String> {
         let mut all = 0;
         for name in ["order", "payment"] {
             let open = "SELECT count(*) FROM sagas WHERE state NOT IN ('completed', 'compensated')";
@@ -133,7 +137,11 @@ impl Books {
         Ok(format!("{} orders, {paid} of them paid in the end", orders.len()))
     }
 
-    fn ledger(&self) -> Result<String, String> {
+    /// Whether the postings add up, and to what the bank has; tells how much that is.
+    ///
+    /// # Errors
+    /// What does not.
+    pub fn ledger(&self) -> Result<String, String> {
         let uneven = "SELECT count(*) FROM
             (SELECT payment_id FROM postings GROUP BY payment_id, entry HAVING sum(paise) <> 0)";
         let uneven = self.count("payment", uneven)?;
@@ -161,14 +169,22 @@ impl Books {
         Ok(format!("{written} messages"))
     }
 
-    fn notifications(&self) -> Result<String, String> {
+    /// Whether nobody was told the same twice; tells how often somebody was told something.
+    ///
+    /// # Errors
+    /// How many were sent more than once.
+    pub fn notifications(&self) -> Result<String, String> {
         let twice = "SELECT count(*) FROM (SELECT 1 FROM sent GROUP BY notification_id HAVING count(*) > 1)";
         let twice = self.count("notification", twice)?;
         hold(twice == 0, || format!("{twice} were sent more than once"))?;
         Ok(format!("{} notifications", self.count("notification", "SELECT count(*) FROM sent")?))
     }
 
-    fn goods(&self) -> Result<String, String> {
+    /// Whether all goods are on hand or sent, and none reserved; tells how many there are.
+    ///
+    /// # Errors
+    /// Of which they are not.
+    pub fn goods(&self) -> Result<String, String> {
         let (inventory, orders) = (self.open("inventory")?, self.orders()?);
         let failed = |error: rusqlite::Error| format!("inventory: {error}");
         let mut statement = inventory.prepare("SELECT DISTINCT stream FROM events").map_err(failed)?;

@@ -1,5 +1,5 @@
 //! `bazaar demos`: ten demonstrations, each with the number that was measured and the one that the collection had that this project grew
-//! out of ("the seed").
+//! out of ("the seed"); and then what [the stock](stock) and [composed answers](composed) must show.
 //!
 //! Those about layers (1 to 4, and 8) go through a gateway with a small configuration of its own, to upstreams in this process; the
 //! others through a whole [`Platform`]. Nothing is judged by the clock alone: cores may be busy with other things.
@@ -8,7 +8,7 @@
 //! All of it takes at most [`ALL`].
 //!
 //! # Exit codes
-//! 0 if all ten have passed, else 1.
+//! 0 if all has passed, else 1.
 
 use std::{
     collections::BTreeSet,
@@ -44,9 +44,11 @@ use super::{
     books::Books,
     children::Family,
     client::{Client, text},
+    composed,
     platform::{self, Plan, Platform, Ports, until},
     progress::Progress,
     report::{Report, hold},
+    stock,
     storm::lift_limits,
     up::{START, STOP, ready},
 };
@@ -56,7 +58,7 @@ use crate::kernel::console::complain;
 pub const ALL: Duration = Duration::from_secs(175);
 
 /// How long a single answer may take.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How many connections are open to a gateway at a time.
 const AT_ONCE: usize = 500;
@@ -98,7 +100,8 @@ pub fn run(args: &DemosArgs) -> ExitCode {
 }
 
 async fn demos() -> Report {
-    let (mut report, mut progress) = (Report::default(), Progress::of(DEMOS.len() as u64));
+    let (mut report, mut more) = (Report::default(), Report::default());
+    let mut progress = Progress::of(DEMOS.len() as u64);
     let end = Instant::now() + ALL;
     let mut came: [Option<Result<String, String>>; 10] = [const { None }; 10];
     let shown = async {
@@ -114,6 +117,7 @@ async fn demos() -> Report {
                 show(3, all_slow(small).await);
                 show(4, sick_node(small).await);
                 show(8, reload(small).await);
+                composed::small(small, &mut more).await;
             }
             Err(error) => {
                 for number in [1, 2, 3, 4, 8] {
@@ -134,6 +138,11 @@ async fn demos() -> Report {
                 show(5, kitchen(&platform).await);
                 show(10, trace(&platform, &collector).await);
                 show(9, rooms(&platform).await);
+                stock::show(&mut platform, &mut more).await;
+                match customer(&platform) {
+                    Ok(client) => composed::whole(&mut platform, &client, &mut more).await,
+                    Err(error) => more.note("R13.1", "somebody who has an order", Err(error)),
+                }
                 show(6, charges(&mut platform, end).await);
                 platform.stop().await;
             }
@@ -150,20 +159,21 @@ async fn demos() -> Report {
         let late = || Err(format!("it did not come to this within {} s", ALL.as_secs()));
         report.note(row, check, came.unwrap_or_else(late));
     }
+    report.append(more);
     report
 }
 
 /// A gateway with a small configuration, and its upstreams in this process.
-struct Small {
+pub(super) struct Small {
     family: Family,
-    config: PathBuf,
-    text: String,
-    client: Client,
-    admin: Client,
+    pub(super) config: PathBuf,
+    pub(super) text: String,
+    pub(super) client: Client,
+    pub(super) admin: Client,
     breaker: Breaker,
     slow: Arc<AtomicU64>,
     _folder: TempDir,
-    _upstreams: JoinSet<()>,
+    pub(super) upstreams: JoinSet<()>,
 }
 
 /// The upstream behind the breaker of the second demonstration.
@@ -258,7 +268,7 @@ routes:
             slow,
             admin: Client::of("gateway", admin),
             _folder: folder,
-            _upstreams: upstreams,
+            upstreams,
         })
     }
 
@@ -290,7 +300,7 @@ impl Breaker {
     }
 }
 
-async fn serve(upstreams: &mut JoinSet<()>, router: Router) -> Result<SocketAddr, String> {
+pub(super) async fn serve(upstreams: &mut JoinSet<()>, router: Router) -> Result<SocketAddr, String> {
     let listener = TcpListener::bind("127.0.0.1:0").await.map_err(|error| error.to_string())?;
     let at = listener.local_addr().map_err(|error| error.to_string())?;
     upstreams.spawn(async move { _ = axum::serve(listener, router).await });

@@ -3,6 +3,7 @@
 pub mod books;
 pub mod children;
 pub mod client;
+pub mod composed;
 pub mod demos;
 pub mod mesh;
 pub mod naka;
@@ -12,6 +13,7 @@ pub mod report;
 pub mod ride;
 pub mod shop;
 pub mod sidecars;
+pub mod stock;
 pub mod storm;
 pub mod up;
 pub mod wire;

@@ -295,6 +295,14 @@ routes: {{all: {{match: {{prefix: /}}, upstream: peer}}}}
         self.keys.token(&claims)
     }
 
+    /// A token of the warehouse.
+    ///
+    /// # Errors
+    /// If none can be signed.
+    pub fn warehouse_token(&self) -> Result<String, String> {
+        self.keys.token(&Claims::of("w-1", Duration::from_mins(30)).in_role("warehouse"))
+    }
+
     /// Stops all of it, in good order.
     pub async fn stop(self) {
         self.family.stop(STOP, std::future::pending()).await;

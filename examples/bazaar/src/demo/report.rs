@@ -58,6 +58,11 @@ impl Report {
         }
     }
 
+    /// Puts another report below this one.
+    pub fn append(&mut self, other: Self) {
+        self.lines.extend(other.lines);
+    }
+
     /// Whether something was checked, and all of it has passed.
     pub fn has_passed(&self) -> bool {
         !self.lines.is_empty() && self.lines.iter().all(|it| it.passed == it.times)

@@ -2,7 +2,7 @@
 //!
 //! A trip: search in the user's language, look, order, pay, see it on its way; then either call it off, or have it delivered and send it
 //! back. Every other trip ends so; what is paid to the courier is always delivered first. In the end nothing is left of a trip: the money
-//! is back, and so are the goods. The warehouse's part, which has no way through the gateway, is asked of the order service directly;
+//! is back, and so are the goods. Of one trip of each user its events are looked at, too. The warehouse's part, which has no way through the gateway, is asked of the order service directly;
 //! what people were told, of the notification service.
 //!
 //! # Exit codes
@@ -32,6 +32,8 @@ use crate::{
     kernel::{console::complain, id},
     rules::{language::Language, money::Money, payment::Method},
 };
+
+mod past;
 
 /// How long a trip may take.
 const TRIP: Duration = Duration::from_mins(3);
@@ -244,9 +246,12 @@ impl Shopper<'_> {
             "items": [{"product_id": wanted, "quantity": 1}], "payment_method": method,
             "address": {"line": "12, Station Road", "city": city, "pincode": pincode},
         });
+        let since = self.head().await?;
         let order = self.client.post("/api/orders", &key, &wish).await?.expect(201)?;
         let order_id = text(&order, "order_id")?;
         let path = format!("/api/orders/{order_id}");
+        let (key, wish) = (key.as_str(), &wish);
+        let past = past::Trip { path: &path, order_id, key, wish, since };
         let note = |report: &mut Report,
                     (row, check): (&'static str, &'static str),
                     came: Result<(), String>| {
@@ -256,7 +261,7 @@ impl Shopper<'_> {
         note(report, PRICE, costs(&order, price, mrp));
         note(report, INVOICE, self.invoice(&path, &order).await);
 
-        let payment = self.pay(order_id, method, &key, &wish, report).await?;
+        let payment = self.pay(order_id, method, key, wish, report).await?;
         let is = |state: &'static str| move |order: &Value| order["state"] == state;
         self.client.until(&path, "processing", is("processing")).await?;
         note(report, OWNER, private(stranger, &path, payment.as_deref()).await);
@@ -273,11 +278,19 @@ impl Shopper<'_> {
                 "return"
             }
         };
+        // What its events tell is looked at of one trip of each user.
+        let is_looked_into = method == Method::ALL[0];
+        if is_looked_into {
+            self.on_its_way(past, end, report).await;
+        }
         self.client.post(&format!("{path}/{end}"), "", &reason()).await?.expect(200)?;
         let over = self.client.until(&path, "refunded", is("refunded")).await?;
         note(report, REFUND, same(&over, "refunded", &order, "total"));
         note(report, EVENTS, self.history(&path, ending).await);
         note(report, TOLD, self.notifications(order_id, method, ending).await);
+        if is_looked_into {
+            self.past(past, &over, report).await;
+        }
         Ok(String::new())
     }
 

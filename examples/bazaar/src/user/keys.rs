@@ -195,6 +195,12 @@ impl Claims {
     pub fn with(self, scope: &str, tier: &str) -> Self {
         Self { scope: Some(scope.to_owned()), tier: Some(tier.to_owned()), ..self }
     }
+
+    /// With that role, and no other.
+    #[must_use]
+    pub fn in_role(self, role: &str) -> Self {
+        Self { roles: vec![role.to_owned()], ..self }
+    }
 }
 
 /// A name that a header can say exactly.

@@ -11,7 +11,7 @@ use std::{
 use opentelemetry_proto::tonic::{
     collector::trace::v1::ExportTraceServiceRequest,
     common::v1::{KeyValue, any_value::Value},
-    trace::v1::span::SpanKind,
+    trace::v1::{span::SpanKind, status::StatusCode},
 };
 use prost::Message as _;
 
@@ -27,6 +27,8 @@ pub(crate) struct Node {
     pub(crate) parent: Vec<u8>,
     pub(crate) attributes: BTreeMap<String, String>,
     pub(crate) events: Vec<String>,
+    /// Whether its status is an error.
+    pub(crate) has_failed: bool,
     trace: Vec<u8>,
 }
 
@@ -92,16 +94,15 @@ impl Collector {
     #[track_caller]
     pub(crate) fn tree(&self, request: &Tree, count: usize) -> Tree {
         eventually(&format!("{count} spans of {}", request.trace), || {
-            let all = self
-                .spans
-                .lock()
-                .unwrap()
-                .iter()
-                .filter(|it| hex(&it.trace) == request.trace)
-                .cloned()
-                .collect::<Vec<_>>();
-            (all.len() >= count).then(|| Tree { spans: all, ..request.clone() })
+            Some(self.so_far(request)).filter(|tree| tree.spans.len() >= count)
         })
+    }
+
+    /// What is there of it by now.
+    pub(crate) fn so_far(&self, request: &Tree) -> Tree {
+        let spans = self.spans.lock().unwrap();
+        let spans = spans.iter().filter(|it| hex(&it.trace) == request.trace).cloned().collect();
+        Tree { spans, ..request.clone() }
     }
 }
 
@@ -143,6 +144,28 @@ impl Tree {
         self.spans.iter().map(edge).collect()
     }
 
+    /// All of it, each span on a line below its parent: by service and name, of a CLIENT span with `→`, of one that has failed with
+    /// `!`. Children stand in the order of their names.
+    pub(crate) fn drawn(&self) -> String {
+        let ids = self.spans.iter().map(|it| hex(&it.id)).chain([self.parent.clone()]);
+        let ids = ids.collect::<BTreeSet<_>>();
+        let orphans = self.spans.iter().filter(|it| !ids.contains(&hex(&it.parent)));
+        let orphans = orphans.map(|it| format!("an orphan: {}\n", it.told()));
+        orphans.collect::<String>() + &self.below(&self.parent, 0)
+    }
+
+    fn below(&self, parent: &str, depth: usize) -> String {
+        let child = |it: &Node| {
+            let mark = if it.has_failed { " !" } else { "" };
+            format!("{:indent$}{}{mark}\n", "", it.told(), indent = 2 * depth)
+                + &self.below(&hex(&it.id), depth + 1)
+        };
+        let children = self.spans.iter().filter(|it| hex(&it.parent) == parent);
+        let mut children = children.map(child).collect::<Vec<_>>();
+        children.sort();
+        children.concat()
+    }
+
     pub(crate) fn of(&self, service: &str, kind: SpanKind) -> Vec<&Node> {
         self.spans.iter().filter(|it| it.service == service && it.kind == kind).collect()
     }
@@ -159,6 +182,7 @@ fn nodes(message: ExportTraceServiceRequest) -> Vec<Node> {
                 kind: span.kind(),
                 name: span.name.clone(),
                 attributes: map(&span.attributes),
+                has_failed: span.status.as_ref().is_some_and(|it| it.code() == StatusCode::Error),
                 events: span.events.iter().map(|it| it.name.clone()).collect(),
                 id: span.span_id,
                 parent: span.parent_span_id,

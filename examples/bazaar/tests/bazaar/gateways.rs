@@ -41,8 +41,8 @@ const PORTS: [(&str, &str); 15] = [
 /// Whom it does not know: nobody outside asks them.
 const BEHIND: [&str; 2] = ["notification", "bank"];
 
-/// How many services are of each part.
-const SERVICES: [(&str, usize); 2] = [("rides", 5), ("shop", 11)];
+/// How many services are of each part; and how many processes there are of everything, with the gateway.
+const SERVICES: [(&str, usize); 3] = [("rides", 5), ("shop", 11), ("everything", 16)];
 
 /// Where everybody is.
 pub(crate) type Addresses = BTreeMap<&'static str, SocketAddr>;
@@ -82,14 +82,20 @@ impl Bazaar {
         Self::in_environment("shop", now, &[], |yaml, _| yaml)
     }
 
-    /// The same, whose services tell that collector what they do.
+    /// The rides and the shop.
+    pub(crate) fn everything(now: &str) -> Self {
+        Self::in_environment("everything", now, &[], |yaml, _| yaml)
+    }
+
+    /// That part, whose services tell that collector what they do.
     pub(crate) fn telling(
+        only: &str,
         now: &str,
         collector: SocketAddr,
         change: impl FnOnce(String, &Addresses) -> String,
     ) -> Self {
         Self::in_environment(
-            "rides",
+            only,
             now,
             &[("OTEL_EXPORTER_OTLP_ENDPOINT", &format!("http://{collector}"))],
             change,
@@ -108,7 +114,10 @@ impl Bazaar {
         let services = at.iter().filter(|(name, _)| !["public", "admin"].contains(name));
         let services = services.flat_map(|(name, at)| ["--at".to_owned(), format!("{name}={at}")]);
         let services = services.collect::<Vec<_>>();
-        let mut args = vec!["up", "--only", only, "--now", now, "--data", data.path().to_str().unwrap()];
+        let mut args = vec!["up", "--now", now, "--data", data.path().to_str().unwrap()];
+        if only != "everything" {
+            args.extend(["--only", only]);
+        }
         args.extend(["--config", config.to_str().unwrap()]);
         args.extend(services.iter().map(String::as_str));
         let mut process = Process::start_in(environment, &args);

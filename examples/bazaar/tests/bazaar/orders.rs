@@ -1,6 +1,6 @@
 //! Orders and payments: what they come to, by day and in the worst hour.
 
-use std::{fs, thread};
+use std::thread;
 
 use rustix::process::Signal;
 use serde_json::json;
@@ -250,7 +250,7 @@ fn r12_3_while_payment_is_down_orders_wait_and_go_on_when_it_is_back() {
     assert_eq!(ravi.said("state"), "placed", "who does not pay yet does not notice");
     let ids = "SELECT count(*) FROM saga_log WHERE step = 'process_payment' AND what = 'tried'";
     eventually("it was tried in vain", || (shop.count("order", ids) > 1).then_some(()));
-    shop.restart_payment(NOON, &[]);
+    shop.restart("payment", NOON, &[]);
     let placed = asha.join().unwrap().unwrap().expect(201);
     assert_eq!(placed.said("state"), "processing");
     Shop::pay("ravi", "p", &ravi.said("order_id"), "ravi@bank").send(shop.payment.at).expect(201);
@@ -265,93 +265,14 @@ fn r15_5_an_order_that_nobody_pays_ends_and_its_goods_are_there_for_others() {
     let order_id = placed.said("order_id");
     assert_eq!(shop.gone(), 1, "it is held");
     let later = "2026-01-15T12:15:01+05:30";
-    shop.restart_inventory(later);
-    shop.restart_payment(later, &[]);
-    shop.restart_order(later, &[]);
+    shop.restart("inventory", later, &[]);
+    shop.restart("payment", later, &[]);
+    shop.restart("order", later, &[]);
     let ended = shop.await_state("asha", &order_id, "cancelled");
     assert_eq!(ended.said("reason"), "payment_expired");
     shop.await_quiet();
     assert_eq!((shop.taken(), shop.gone()), (0, 0));
     Shop::pay("asha", "late", &order_id, "asha@bank").send(shop.payment.at).problem(409, "not_payable");
-}
-
-/// Each time, one of the two dies at the next record that it writes, and comes back.
-#[test]
-fn r4_4_killed_at_every_record_each_order_is_paid_once_and_sent_once() {
-    let mut shop = Shop::new();
-    let mut orders = 0;
-    for victim in ["order", "payment"] {
-        for commit in 0.. {
-            shop.restart_to_die(victim, commit);
-            let key = format!("{victim}{commit}");
-            let at = shop.order.at;
-            let ask = thread::spawn(move || {
-                Shop::place("asha", &key, &Shop::paid_wish(1, "asha@bank")).attempt(at).is_ok()
-            });
-            // It may also die after the answer, while people are told.
-            let is_dead = eventually("it dies, or all is quiet", || {
-                let process =
-                    if victim == "order" { &mut shop.order.process } else { &mut shop.payment.process };
-                let is_dead = process.child.try_wait().unwrap().is_some();
-                (is_dead || ask.is_finished() && shop.is_quiet()).then_some(is_dead)
-            });
-            if victim == "order" {
-                shop.restart_order(NOON, &[]);
-            } else {
-                shop.restart_payment(NOON, &[]);
-            }
-            _ = ask.join();
-            let key = format!("{victim}{commit}");
-            let through = (0..400).find_map(|_| {
-                let again =
-                    Shop::place("asha", &key, &Shop::paid_wish(1, "asha@bank")).attempt(shop.order.at);
-                thread::sleep(std::time::Duration::from_millis(50));
-                again.ok().filter(|it| it.status == 201 && it.body["state"] == "processing")
-            });
-            let placed = through.unwrap_or_else(|| {
-                panic!(
-                    "{victim} was killed after its commit {commit}, and no order comes of it: {}",
-                    shop.story()
-                )
-            });
-            orders += 1;
-            assert_eq!(placed.body["payment"]["amount"], "525.00", "{victim} {commit}");
-            if !is_dead {
-                assert!(commit > 8, "{victim} writes more than {commit} times");
-                break;
-            }
-        }
-    }
-    shop.await_quiet();
-    assert_eq!(shop.taken(), orders * 52_500);
-    assert_eq!(shop.count("bank", "SELECT count(*) FROM movements"), orders, "each was charged once");
-    assert_eq!(shop.gone(), orders);
-    assert_eq!(shop.count("order", "SELECT count(*) FROM orders"), orders);
-}
-
-#[test]
-fn r12_1_each_service_has_its_own_file_open_and_no_other() {
-    let shop = Shop::new();
-    let services = [
-        ("product", &shop.product),
-        ("inventory", &shop.inventory),
-        ("bank", &shop.bank),
-        ("notification", &shop.notification),
-        ("payment", &shop.payment),
-        ("order", &shop.order),
-    ];
-    Shop::place("asha", "1", &Shop::paid_wish(1, "asha@bank")).send(shop.order.at).expect(201);
-    for (name, service) in services {
-        let open = fs::read_dir(format!("/proc/{}/fd", service.process.child.id())).unwrap();
-        let open = open.filter_map(|it| fs::read_link(it.ok()?.path()).ok());
-        let files = open.filter_map(|it| Some(it.file_name()?.to_str()?.to_owned()));
-        let databases = files.filter(|it| it.contains(".db")).collect::<std::collections::BTreeSet<_>>();
-        assert!(!databases.is_empty(), "{name} has a file");
-        for file in databases {
-            let of = file.split(".db").next().unwrap();
-            assert_eq!(of, name, "{name} has {file} open");
-        }
-    }
 }
 
 #[test]

@@ -48,47 +48,52 @@ impl Shop {
     }
 
     /// Kills it, if it still lives, and starts it where it was, at that time, and tells it more.
-    pub(crate) fn restart_order(&mut self, now: &str, more: &[&str]) {
-        self.order.kill();
-        let mut told =
-            order_args(self.user, self.product.at, self.inventory.at, self.payment.at, self.notification.at);
-        told.extend(more.iter().map(|&it| it.to_owned()));
-        self.order = start_with("order", self.data.path(), self.order.at, now, &told);
-    }
-
-    pub(crate) fn restart_payment(&mut self, now: &str, more: &[&str]) {
-        self.payment.kill();
-        let mut told = payment_args(self.order.at, self.user, self.bank.at, self.notification.at);
-        told.extend(more.iter().map(|&it| it.to_owned()));
-        self.payment = start_with("payment", self.data.path(), self.payment.at, now, &told);
-    }
-
-    /// Starts it anew, to die just after so many commits; which may be before it listens.
-    pub(crate) fn restart_to_die(&mut self, victim: &str, commits: u32) {
-        let (service, told) = if victim == "order" {
-            let [product, inventory] = [self.product.at, self.inventory.at];
-            let told = order_args(self.user, product, inventory, self.payment.at, self.notification.at);
-            (&mut self.order, told)
-        } else {
-            let told = payment_args(self.order.at, self.user, self.bank.at, self.notification.at);
-            (&mut self.payment, told)
-        };
+    pub(crate) fn restart(&mut self, name: &str, now: &str, more: &[&str]) {
+        let told = self.told(name, more);
+        let data = self.data.path().to_owned();
+        let service = self.service(name);
         service.kill();
-        let (at, data) = (service.at.to_string(), self.data.path().to_str().unwrap());
-        let abort = (2 * commits + 1).to_string();
-        let mut args = vec![victim, "--listen", &at, "--now", NOON, "--data", data, "--stop-with-stdin"];
+        *service = start_with(name, &data, service.at, now, &told);
+    }
+
+    /// Starts it anew, to die after so many half commits; which may be before it listens.
+    pub(crate) fn restart_to_die(&mut self, name: &str, half_commits: u32) {
+        let told = self.told(name, &[]);
+        let data = self.data.path().to_str().unwrap().to_owned();
+        let service = self.service(name);
+        service.kill();
+        let (at, abort) = (service.at.to_string(), half_commits.to_string());
+        let mut args = vec![name, "--listen", &at, "--now", NOON, "--data", &data, "--stop-with-stdin"];
         args.extend(["--abort-after", &abort]);
         args.extend(told.iter().map(String::as_str));
         service.process = Process::start(&args);
         eventually("it listens, or is dead", || {
             let is_there = TcpStream::connect(service.at).is_ok();
-            (is_there || service.process.child.try_wait().unwrap().is_some()).then_some(())
+            (is_there || service.is_dead()).then_some(())
         });
     }
 
-    pub(crate) fn restart_inventory(&mut self, now: &str) {
-        self.inventory.kill();
-        self.inventory = Service::start("inventory", self.data.path(), Some(self.inventory.at), now, &[]);
+    pub(crate) fn service(&mut self, name: &str) -> &mut Service {
+        match name {
+            "order" => &mut self.order,
+            "payment" => &mut self.payment,
+            "inventory" => &mut self.inventory,
+            "bank" => &mut self.bank,
+            _ => panic!("{name} is never restarted"),
+        }
+    }
+
+    /// What it is told besides where its files are.
+    fn told(&self, name: &str, more: &[&str]) -> Vec<String> {
+        let peers = match name {
+            "order" => {
+                let [product, inventory] = [self.product.at, self.inventory.at];
+                order_args(self.user, product, inventory, self.payment.at, self.notification.at)
+            }
+            "payment" => payment_args(self.order.at, self.user, self.bank.at, self.notification.at),
+            _ => Vec::new(),
+        };
+        peers.into_iter().chain(more.iter().map(|&it| it.to_owned())).collect()
     }
 
     /// An order of tea.
@@ -133,8 +138,13 @@ impl Shop {
     }
 
     pub(crate) fn call_off(&self, user: &str, order_id: &str, how: &str) -> Answer {
+        Self::calling_off(user, order_id, how).send(self.order.at)
+    }
+
+    /// To `cancel` it, or to `return` it.
+    pub(crate) fn calling_off(user: &str, order_id: &str, how: &str) -> Ask {
         let path = format!("/api/orders/{order_id}/{how}");
-        post(&path, &json!({"reason": "changed my mind"})).by(user).send(self.order.at)
+        post(&path, &json!({"reason": "changed my mind"})).by(user)
     }
 
     /// What a service has written down.

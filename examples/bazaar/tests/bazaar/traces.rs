@@ -17,7 +17,7 @@ use crate::{
 /// there, a hedge, and a circuit breaker.
 fn world(collector: &Collector) -> (Bazaar, Middleman) {
     let (mut middleman, nobody) = (None, free_address());
-    let bazaar = Bazaar::telling(NOON, collector.at, |yaml, at| {
+    let bazaar = Bazaar::telling("rides", NOON, collector.at, |yaml, at| {
         let before = middleman.insert(Middleman::before(at["booking"]));
         let (booking, tracking) = (at["booking"].to_string(), at["tracking"].to_string());
         let changes = [

@@ -32,6 +32,10 @@ impl Service {
         Self { at: at.unwrap_or_else(|| panic!("no address in {line:?}")), process }
     }
 
+    pub(crate) fn is_dead(&mut self) -> bool {
+        self.process.child.try_wait().unwrap().is_some()
+    }
+
     /// As a crash would.
     pub(crate) fn kill(&mut self) {
         _ = self.process.child.kill(); // It may be dead already.
