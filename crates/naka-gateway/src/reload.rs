@@ -611,8 +611,8 @@ fn say_weaker(old: &Config, new: &Config) {
         let shown = weaker.iter().take(SHOWN_ROUTES).map(String::as_str).collect::<Vec<_>>().join(", ");
         match more {
             _ if weaker.is_empty() => {}
-            0 => warn!("{what} on {shown}"),
-            _ => warn!("{what} on {shown} and {more} more"),
+            0 => warn!("{what}, on {shown}"),
+            _ => warn!("{what}, on {shown} and {more} more"),
         }
     }
 }

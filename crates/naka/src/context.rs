@@ -11,7 +11,12 @@ use http::{Extensions, Version};
 use tokio::time::Instant;
 
 use crate::{
-    attempt::Tried, balance::Endpoint, budget::Counted, clock::Now, held::Held, identity::{Challenges, Identity},
+    attempt::Tried,
+    balance::Endpoint,
+    budget::Counted,
+    clock::Now,
+    held::Held,
+    identity::{Challenges, Identity},
     trace::Journal,
 };
 

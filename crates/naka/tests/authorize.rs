@@ -190,11 +190,11 @@ async fn who_passed_as_nobody_is_asked_for_credentials_where_they_could_help() {
             None => assert!(matches!(said, Finding::Admit(_)), "{said:?}"),
         }
     }
-    // Who is known is told that they may not, and so is whoever nobody has asked.
+    // Who is known is told that they may not, also where it cannot be said, and so is whoever nobody has asked.
     let mut known = request(Some(asha()), None);
     Challenges::new(["Bearer".parse().unwrap()]).put(known.extensions_mut());
     for request in [known, request(None, None)] {
-        let layer = AuthorizeLayer::new(Rule::role("support"));
+        let layer = AuthorizeLayer::new(Rule::all([Rule::Authenticated, near()]));
         let (mut parts, ()) = request.into_parts();
         let said = layer.explain(Now::read(), &mut parts);
         assert!(matches!(&said, Finding::Reject(why) if why.reason.word() == "forbidden"), "{said:?}");

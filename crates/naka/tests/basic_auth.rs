@@ -103,7 +103,11 @@ async fn r2_11_an_optional_password_may_be_missing_and_never_wrong() {
     let challenges = Challenges::of(&head.extensions).unwrap();
     assert_eq!(challenges.headers()["www-authenticate"], "Basic realm=\"naka\", charset=\"UTF-8\"");
     assert_eq!(ask(&optional, Request::new(())).await, Ok("None".into()));
-    assert_eq!(ask(&demanded, Request::new(())).await, Err(Reason::CredentialsMissing), "the other is as it was");
+    assert_eq!(
+        ask(&demanded, Request::new(())).await,
+        Err(Reason::CredentialsMissing),
+        "the other is as it was"
+    );
     assert_eq!(ask(&optional, request("asha:wrong")).await, Err(Reason::CredentialsInvalid));
     let with = |value: &str| Request::builder().header("authorization", value).body(()).unwrap();
     assert_eq!(ask(&optional, with("Bearer abc")).await, Err(Reason::CredentialsMissing), "not understood");

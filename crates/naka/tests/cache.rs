@@ -285,10 +285,7 @@ async fn nobody_and_somebody_never_share_what_is_kept_even_if_it_is_public() {
     assert_eq!(origin.count(), 8);
     // Nor do they wait for one another.
     let slow = Origin::new(Says::This(200, vec![("cache-control", "public, max-age=60")], "slow", 500));
-    tokio::join!(
-        ask(&layer, &slow, get("/slow")),
-        ask(&layer, &slow, known("/slow", Method::GET))
-    );
+    tokio::join!(ask(&layer, &slow, get("/slow")), ask(&layer, &slow, known("/slow", Method::GET)));
     assert_eq!(slow.count(), 2);
 }
 

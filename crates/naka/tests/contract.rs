@@ -603,7 +603,7 @@ fn with_a_token_or_none(head: &mut Parts, number: usize) {
 /// Of those that the suite takes for good every other brings nothing.
 fn is_of_nobody(number: usize) -> bool {
     let turn = number % (ADMITS * 2);
-    turn < ADMITS && turn % 2 == 0
+    turn < ADMITS && turn.is_multiple_of(2)
 }
 
 struct AnOptionalApiKey;

@@ -146,7 +146,8 @@ fn bearer(token: &str) -> Request<()> {
 async fn whoami(request: Request<()>) -> Result<Response<String>, Infallible> {
     let challenges = Challenges::of(request.extensions());
     let Some(who) = Identity::of(request.extensions()) else {
-        let challenge = challenges.expect("who is not known is told how to be").headers()["www-authenticate"].clone();
+        let challenge =
+            challenges.expect("who is not known is told how to be").headers()["www-authenticate"].clone();
         return Ok(Response::new(format!("nobody: {}", challenge.to_str().unwrap())));
     };
     assert_eq!(challenges, None, "who is known needs none");

@@ -66,7 +66,8 @@ where
         };
         let Ok(asked) = asked(&Head::from(&request)) else {
             // What changes something is told when it has (RFC 9111, section 4.4).
-            let target = (!request.method().is_safe()).then(|| shared.target(&Head::from(&request))).flatten();
+            let target =
+                (!request.method().is_safe()).then(|| shared.target(&Head::from(&request))).flatten();
             let changes = target.map(|target| (Arc::clone(shared), target));
             return CacheFuture { state: State::Pass { future: self.inner.call(request), changes } };
         };

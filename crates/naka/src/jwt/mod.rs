@@ -475,3 +475,20 @@ fn refusal(reason: Reason) -> Rejection {
     };
     Rejection::new(reason).challenge(challenge)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is remembered of a token counts under the salt of its rules alone.
+    #[test]
+    fn what_is_optional_remembers_what_the_other_does() {
+        let keys = Keys::fixed(KeySet::from_secret(None, b"a secret of at least thirty-two bytes").unwrap());
+        let demanded = JwtLayer::new(JwtConfig::new(), keys);
+        let salt = |layer: &JwtLayer| layer.shared.as_ref().unwrap().salt;
+        let optional = demanded.clone().optional();
+        assert_eq!(salt(&optional), salt(&demanded));
+        assert_eq!(salt(&optional.reconfigured(&JwtConfig::new())), salt(&demanded));
+        assert_ne!(salt(&optional.reconfigured(&JwtConfig::new().issuer("other"))), salt(&demanded));
+    }
+}

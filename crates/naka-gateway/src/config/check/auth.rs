@@ -17,8 +17,8 @@ use super::{
 };
 use crate::config::{
     checked::{
-        ApiKey, ApiKeyEntry, Auth, BasicAuth, Fetch, ForwardAuth, IdentityPart, Jwt, JwtKeys, KeyPart, Kind, Name,
-        PolicyKind, Rule, Secret,
+        ApiKey, ApiKeyEntry, Auth, BasicAuth, Fetch, ForwardAuth, IdentityPart, Jwt, JwtKeys, KeyPart, Kind,
+        Name, PolicyKind, Rule, Secret,
     },
     decode::{At, Cx, Decode as _, OneOrMany, Or},
     diagnostic::Code,
@@ -630,7 +630,10 @@ impl Policies {
         }
         let is_asked = AUTHENTICATING.into_iter().any(|kind| !level.all(kind).is_empty());
         if !is_asked && !level.is_incomplete() {
-            let message = format!("nothing on the route `{}` finds out who asks, so that there is nothing to be optional", route.value);
+            let message = format!(
+                "nothing on the route `{}` finds out who asks, so that there is nothing to be optional",
+                route.value
+            );
             cx.error(Code::Conflict, said, message)
                 .help("take `auth: optional` away; or add a policy that finds out, such as `jwt` or `api_key`, to the route, its group or its listener")
                 .combined();
@@ -650,7 +653,9 @@ impl Policies {
                 );
                 cx.error(Code::Conflict, said, message)
                     .related(place, "the rule")
-                    .help("take `auth: optional` away; or let others in by the rule: `any: [{method: GET}, …]`")
+                    .help(
+                        "take `auth: optional` away; or let others in by the rule: `any: [{method: GET}, …]`",
+                    )
                     .combined();
             }
         }
@@ -713,13 +718,7 @@ fn tier_parts(policy: &PolicyKind) -> impl Iterator<Item = &IdentityPart> {
 }
 
 /// Says that a policy wants to know who asks where nobody does.
-fn nobody_is_known(
-    route: &At<super::Id>,
-    (name, span): (&Name, Span),
-    so: &str,
-    auth: Auth,
-    cx: &mut Cx,
-) {
+fn nobody_is_known(route: &At<super::Id>, (name, span): (&Name, Span), so: &str, auth: Auth, cx: &mut Cx) {
     let message = format!("nothing on the route `{}` finds out who asks, so that `{name}` {so}", route.value);
     let help = if auth == Auth::None {
         "take `auth: none` away, or the rule; a rule over `cidr` and `method` works on public routes"

@@ -16,7 +16,8 @@ use super::{
 };
 use crate::config::{
     checked::{
-        Auth, Compose, ComposeCall, IdentityPart, KeyPart, Kind, Name, PathPattern, PolicyKind, Segment, Upstream,
+        Auth, Compose, ComposeCall, IdentityPart, KeyPart, Kind, Name, PathPattern, PolicyKind, Segment,
+        Upstream,
     },
     decode::{At, Cx},
     diagnostic::Code,
@@ -78,7 +79,7 @@ pub(super) fn compose(
     }
     let body = raw.body.as_ref();
     for template in body.iter().flat_map(|body| body.value.templates()) {
-        given.extend(values.of(template.span, &template.value, true, cx));
+        given.extend(values.of(template.span, &template.value, false, cx));
     }
     errors_is_ours(raw, cx);
     if !is_whole || made.len() != calls.value.0.len() || raw.said("body").is_some() && body.is_none() {
@@ -291,7 +292,8 @@ impl Values<'_> {
         self.of(span, template, is_required, cx)
     }
 
-    /// What values stand for that are of no call. There is no answer without those that are required.
+    /// What values stand for that are of no call. Without those that are required there is no answer; of others, what is made
+    /// of them is left out.
     fn of(
         &self,
         span: Span,

@@ -17,8 +17,8 @@ use super::{
 use crate::{
     config::{
         checked::{
-            Auth, Destination, HostPattern, KeyPart, Kind, Match, Name, PathPattern, Pinned, PolicyKind, Route,
-            Scope, Segment, Split, SplitPin, Upstream, VersionPlace,
+            Auth, Destination, HostPattern, KeyPart, Kind, Match, Name, PathPattern, Pinned, PolicyKind,
+            Route, Scope, Segment, Split, SplitPin, Upstream, VersionPlace,
         },
         decode::{At, Cx},
         diagnostic::Code,

@@ -22,8 +22,9 @@ use super::{
 };
 use crate::config::{
     checked::{
-        Auth, Destination, Kind, Match, Mirror, MirrorMethods, Name, PathPattern, PolicyKind, Redirect, Respond,
-        RetryMethods, Rewrite, Route, Scope, Template, TemplatePart, Upstream, ValueMatch, VersionTarget,
+        Auth, Destination, Kind, Match, Mirror, MirrorMethods, Name, PathPattern, PolicyKind, Redirect,
+        Respond, RetryMethods, Rewrite, Route, Scope, Template, TemplatePart, Upstream, ValueMatch,
+        VersionTarget,
     },
     decode::{At, Cx, OneOrMany, Or},
     diagnostic::Code,
@@ -108,8 +109,8 @@ impl Around<'_, '_> {
             RawAuth::Optional => Auth::Optional,
         });
         let inherited = [group_level, outer].into_iter().flatten();
-        let inherited =
-            inherited.map(|level| if auth == Auth::None { level.without_authentication() } else { level.clone() });
+        let inherited = inherited
+            .map(|level| if auth == Auth::None { level.without_authentication() } else { level.clone() });
         let inherited = inherited.collect::<Vec<_>>();
         let level = Level::merged(&std::iter::once(&own).chain(&inherited).collect::<Vec<_>>());
         let level = level.with_certificates(self.has_certificates(listeners.as_deref().unwrap_or_default()));
