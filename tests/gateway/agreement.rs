@@ -62,7 +62,8 @@ struct Extra {
     auth: Vec<&'static str>,
     of_identity: Option<Value>,
     of_request: Option<Value>,
-    is_public: bool,
+    /// What it makes of those who find out who asks.
+    opens: Option<&'static str>,
     has_pages: bool,
     limits: Vec<&'static str>,
     strips: bool,
@@ -123,21 +124,28 @@ fn rule_of_identity() -> impl Strategy<Value = Value> {
         json!({"claim": {"tier": ["plus", "premium"]}}),
         json!({"authenticated": true}),
         json!({"not": {"claim": {"tier": "plus"}}}),
-        json!({"any": [{"scope": "rides"}, {"method": "PUT"}]}),
+        of_some(),
+        of_some(),
         json!({"all": [{"authenticated": true}, {"cidr": "192.0.2.0/24"}]}),
     ])
+}
+
+/// A rule over who asks that lets in some of those who are not known.
+fn of_some() -> Value {
+    json!({"any": [{"scope": "rides"}, {"method": "PUT"}]})
 }
 
 fn extra() -> impl Strategy<Value = Extra> {
     let auth = subsequence(vec!["ola", "partners"], 0..3);
     let rules = (option::weighted(0.3, rule_of_identity()), option::weighted(0.2, rule_of_request()));
-    let flags = (prop::bool::weighted(0.3), any::<bool>(), any::<bool>());
+    let opens = select(vec![None, None, None, Some("none"), Some("optional"), Some("optional")]);
+    let flags = (opens, any::<bool>(), any::<bool>());
     (auth, rules, flags, subsequence(vec!["of-token", "of-anybody"], 0..3)).prop_map(
-        |(auth, (of_identity, of_request), (is_public, has_pages, strips), limits)| Extra {
+        |(auth, (of_identity, of_request), (opens, has_pages, strips), limits)| Extra {
             auth,
             of_identity,
             of_request,
-            is_public,
+            opens,
             has_pages,
             limits,
             strips,
@@ -164,13 +172,19 @@ impl Extra {
                 uses.extend(self.auth.iter().copied().map(Value::from));
                 finds_out = self.auth;
             }
-            Guarded::Both if self.is_public && !finds_out.is_empty() => {
+            Guarded::Both if self.opens == Some("none") && !finds_out.is_empty() => {
                 route["auth"] = "none".into();
                 finds_out.clear();
             }
             Guarded::Both | Guarded::Listener => {}
         }
-        let rule = self.of_identity.filter(|_| !finds_out.is_empty()).or(self.of_request);
+        let is_optional = self.opens == Some("optional") && !finds_out.is_empty();
+        if is_optional && guarded != Guarded::Listener {
+            route["auth"] = "optional".into();
+        }
+        // One that keeps out whoever is not known makes nothing optional, and is a mistake.
+        let fits = |rule: &Value| !finds_out.is_empty() && (!is_optional || *rule == of_some());
+        let rule = self.of_identity.filter(fits).or(self.of_request);
         if let Some(rule) = rule.filter(|_| guarded != Guarded::Listener) {
             route["authorize"] = rule;
         }

@@ -29,6 +29,8 @@ use crate::{
     process::Process,
 };
 
+mod optional;
+
 const SECRET: &str = "a secret of forty bytes, or a few of more";
 const YEAR_2100: u64 = 4_102_444_800;
 

@@ -108,6 +108,7 @@ policies: {partners: {api_key: {file: keys.yaml}}}
 routes:
   shop: {match: {path: /shop}, respond: {body: shop}}
   health: {match: {path: /health}, auth: none, respond: {body: ok}}
+  offers: {match: {path: /offers}, auth: optional, respond: {body: offers}}
 ";
 
 #[test]
@@ -119,9 +120,14 @@ fn check_says_which_routes_let_everybody_in() {
     let said = says(&["check", &file], 0);
     assert!(said.contains("gateway.yaml:6: the route `health` is public: `auth: none`\n"), "{said}");
     assert_eq!(said.matches("is public").count(), 1, "{said}");
+    let optional =
+        "gateway.yaml:7: the route `offers` lets in whoever brings no credentials: `auth: optional`\n";
+    assert!(said.contains(optional), "{said}");
+    assert_eq!(said.matches("lets in").count(), 1, "{said}");
     let json = says(&["check", "--format", "json", &file], 0);
     let json = serde_json::from_str::<serde_json::Value>(&json).unwrap();
     assert_eq!(json["public"], serde_json::json!(["health"]), "{json}");
+    assert_eq!(json["optional"], serde_json::json!(["offers"]), "{json}");
 }
 
 #[test]

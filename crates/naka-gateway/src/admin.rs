@@ -67,7 +67,7 @@ use crate::{
     ask::Asked,
     by_hand,
     config::{
-        checked::{Config, Destination, Listener as Listening, Name, Protocol, Split, VersionTarget},
+        checked::{Auth, Config, Destination, Listener as Listening, Name, Protocol, Split, VersionTarget},
         show_time,
     },
     connection::Stream,
@@ -485,7 +485,8 @@ fn routes(config: &Config) -> Value {
             "group": route.group.as_deref(),
             "methods": methods,
             "policies": policies,
-            "public": route.is_public,
+            "public": route.auth == Auth::None,
+            "auth": route.auth.word(),
             "destination": destination,
         });
         (name.to_string(), is)

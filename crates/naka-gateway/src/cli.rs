@@ -24,7 +24,7 @@ use crate::{
     ask::Asked,
     config::{
         self, Outline,
-        checked::{Config, Name, Origin},
+        checked::{Auth, Config, Name, Route},
     },
     custom::Kinds,
     diff::{Difference, diff, diff_live},
@@ -340,12 +340,17 @@ fn checked_text(file: &Path, result: &Result<Prepared, Refusal>, color: bool) ->
     match result {
         Ok(prepared) => {
             let config = &prepared.generation.config;
-            let line = |(name, origin): (&Name, &Origin)| {
-                format!("{origin}: the route `{name}` is public: `auth: none`\n")
+            let line = |(name, route): (&Name, &Route)| {
+                let says = match route.auth {
+                    Auth::None => "is public: `auth: none`",
+                    _ => "lets in whoever brings no credentials: `auth: optional`",
+                };
+                format!("{}: the route `{name}` {says}\n", route.origin)
             };
-            let public = public_routes(config).map(line).collect::<Vec<_>>().concat();
+            let open = [Auth::None, Auth::Optional].into_iter().flat_map(|auth| routes_with(auth, config));
+            let open = open.map(line).collect::<Vec<_>>().concat();
             format!(
-                "{}{public}{}: fine; {}, {}, {}, {} passed, hash {}\n",
+                "{}{open}{}: fine; {}, {}, {}, {} passed, hash {}\n",
                 prepared.warnings.render(color),
                 file.display(),
                 count(config.routes.len(), "route", "routes"),
@@ -362,20 +367,25 @@ fn checked_text(file: &Path, result: &Result<Prepared, Refusal>, color: bool) ->
     }
 }
 
-/// The routes that let everybody in where the rest of their group or listener does not, and where they are.
-fn public_routes(config: &Config) -> impl Iterator<Item = (&Name, &Origin)> {
-    let public = config.routes.iter().filter(|(_, route)| route.is_public);
-    public.map(|(name, route)| (name, &route.origin))
+/// The routes that say this of who asks: those that let in more than the rest of their group or listener does.
+fn routes_with(auth: Auth, config: &Config) -> impl Iterator<Item = (&Name, &Route)> {
+    let all = config.routes.iter().map(|(name, route)| (name, &**route));
+    all.filter(move |(_, route)| route.auth == auth)
 }
 
 fn checked_json(file: &Path, result: &Result<Prepared, Refusal>) -> serde_json::Value {
     let file = file.display().to_string();
     match result {
-        Ok(prepared) => json!({
-            "file": file, "ok": true, "warnings": prepared.warnings.to_json(),
-            "hash": prepared.generation.hash(),
-            "public": public_routes(&prepared.generation.config).map(|(name, _)| &**name).collect::<Vec<_>>(),
-        }),
+        Ok(prepared) => {
+            let named = |auth| {
+                routes_with(auth, &prepared.generation.config).map(|(name, _)| &**name).collect::<Vec<_>>()
+            };
+            json!({
+                "file": file, "ok": true, "warnings": prepared.warnings.to_json(),
+                "hash": prepared.generation.hash(),
+                "public": named(Auth::None), "optional": named(Auth::Optional),
+            })
+        }
         Err(refusal) => json!({"file": file, "ok": false, "errors": refusal.to_json()}),
     }
 }

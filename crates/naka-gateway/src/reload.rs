@@ -21,7 +21,7 @@ use crate::{
     carry::{Change, What},
     config::{
         Held, Loaded, Outline, Sources, Watched,
-        checked::{Config, Gateway, Name, Route},
+        checked::{Auth, Config, Gateway, Name, Route},
         show_time,
     },
     generation::{Generation, InForce},
@@ -399,6 +399,7 @@ impl Reloader {
         let open = open.collect::<Result<Vec<_>, _>>()?;
         self.say_held(&held); // Not before: what is refused holds nothing.
         say_restart(&current.config, &generation.config);
+        say_weaker(&current.config, &generation.config);
         if warnings.iter().next().is_some() {
             warn!("{}", warnings.render(false));
         }
@@ -569,8 +570,7 @@ fn has_all(config: &Config, before: &Config) -> bool {
 /// Whether whatever stands over one route stands over the other.
 fn is_as_guarded(route: &Route, before: &Route) -> bool {
     let policies = route.policies.iter().collect::<BTreeSet<_>>();
-    let is_weaker = route.is_public && !before.is_public;
-    before.policies.iter().all(|policy| policies.contains(policy)) && !is_weaker
+    before.policies.iter().all(|policy| policies.contains(policy)) && route.asks() >= before.asks()
 }
 
 /// Addresses that are new, and addresses that are gone.
@@ -589,6 +589,31 @@ fn modes(config: &Config) -> BTreeMap<Address, u32> {
 fn say_restart(old: &Config, new: &Config) {
     for key in restart_keys(old, new) {
         warn!("`{key}` was changed; it takes effect at the next start");
+    }
+}
+
+/// Routes that are named in one line.
+const SHOWN_ROUTES: usize = 20;
+
+/// Says on which routes less has to be known of who asks than before.
+fn say_weaker(old: &Config, new: &Config) {
+    let is_weaker = |(name, route): &(&Name, &Arc<Route>)| {
+        old.routes.get(*name).is_some_and(|before| route.asks() < before.asks())
+    };
+    let what = [
+        (Auth::None, "nobody is asked any more who it is"),
+        (Auth::Optional, "whoever brings no credentials passes from now on"),
+    ];
+    for (asks, what) in what {
+        let weaker = new.routes.iter().filter(|(_, route)| route.asks() == asks).filter(is_weaker);
+        let weaker = weaker.map(|(name, _)| format!("`{name}`")).collect::<Vec<_>>();
+        let more = weaker.len().saturating_sub(SHOWN_ROUTES);
+        let shown = weaker.iter().take(SHOWN_ROUTES).map(String::as_str).collect::<Vec<_>>().join(", ");
+        match more {
+            _ if weaker.is_empty() => {}
+            0 => warn!("{what}, on {shown}"),
+            _ => warn!("{what}, on {shown} and {more} more"),
+        }
     }
 }
 

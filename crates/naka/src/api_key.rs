@@ -9,6 +9,8 @@
 //! 3. A key with an end counts until then.
 //! 4. Admitted: an [`Identity`] is in the request, and the header is taken away, unless
 //!    [`ApiKeyConfig::forward`] says otherwise: whoever is behind has no business with the key.
+//! 5. [`optional`](ApiKeyLayer::optional): a request without the header passes as nobody, with what it could have brought
+//!    among its [`Challenges`]. A key that is wrong, over or empty is refused as ever.
 //!
 //! # Units and limits
 //! As many keys as were given; each costs about 200 bytes and what it says. A request costs one hash.
@@ -49,13 +51,13 @@ use aws_lc_rs::{
     constant_time::verify_slices_are_equal,
     digest::{SHA256, digest},
 };
-use http::{HeaderMap, HeaderName, Request, Response, request::Parts};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, request::Parts};
 use tower_service::Service;
 
 use crate::{
     clock::{Now, WallClock},
     explain::{Explain, Finding},
-    identity::{Identity, Scheme},
+    identity::{Challenges, Identity, Scheme},
     layered::layered,
     observe::Observer,
     reject::{Decided, Reason, Rejection},
@@ -191,6 +193,8 @@ pub struct ApiKeyLayer<O = ()> {
 
 struct Shared<O> {
     config: ApiKeyConfig,
+    /// What whoever brings no key could bring; they pass without.
+    optional: Option<Challenges>,
     name: Option<Arc<str>>,
     observer: O,
 }
@@ -205,7 +209,7 @@ impl ApiKeyLayer {
 impl<O: Observer> ApiKeyLayer<O> {
     /// As [`new`](ApiKeyLayer::new), and tells `observer` what it does.
     pub fn observed(config: ApiKeyConfig, observer: O) -> Self {
-        Self { shared: Some(Arc::new(Shared { config, name: None, observer })) }
+        Self { shared: Some(Arc::new(Shared { config, optional: None, name: None, observer })) }
     }
 
     /// A layer that is not there.
@@ -224,6 +228,32 @@ impl<O: Observer> ApiKeyLayer<O> {
         O: Clone,
     {
         self.map(|old| Shared { name: Some(Arc::clone(name)), ..old.clone() })
+    }
+
+    /// The same, and whoever does not bring the header at all passes as nobody; who that is, is not told to the observer:
+    /// [`admitted`](Observer::admitted) is who was verified.
+    ///
+    /// ```
+    /// # use http::{Request, Response};
+    /// # use tower::{Layer, ServiceExt};
+    /// use naka::api_key::{ApiKey, ApiKeyConfig, ApiKeyLayer, ApiKeys};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let upstream = tower::service_fn(|_: Request<()>| async { Ok::<_, std::io::Error>(Response::new(())) });
+    /// let keys = ApiKeys::new([ApiKey::hashed(ApiKey::hash("naka_dGhpcyBpcyBub3QgcmFuZG9tIGF0IGFsbA"), "zomato")]);
+    /// let service = ApiKeyLayer::new(ApiKeyConfig::new(keys)).optional().layer(upstream);
+    ///
+    /// assert_eq!(service.clone().oneshot(Request::new(())).await?.status(), 200);
+    /// let wrong = Request::builder().header("x-api-key", "naka_guessed").body(())?;
+    /// assert_eq!(service.oneshot(wrong).await?.status(), 401);
+    /// # Ok(()) }
+    /// ```
+    pub fn optional(self) -> Self
+    where
+        O: Clone,
+    {
+        let challenges = Challenges::new([HeaderValue::from_static(CHALLENGE)]);
+        self.map(|old| Shared { optional: Some(challenges.clone()), ..old.clone() })
     }
 
     /// Other keys; those of before count no more.
@@ -265,10 +295,18 @@ impl<O: Observer> ApiKeyLayer<O> {
     }
 }
 
+/// What is asked for.
+const CHALLENGE: &str = "ApiKey";
+
 impl<O: Observer> Shared<O> {
+    /// What somebody could bring who brings nothing and passes as nobody.
+    fn passes(&self, headers: &HeaderMap) -> Option<&Challenges> {
+        self.optional.as_ref().filter(|_| !headers.contains_key(&self.config.header))
+    }
+
     fn decide(&self, now: Now, headers: &HeaderMap) -> Result<Arc<Identity>, Rejection> {
         let decision = evaluate(&self.config, self.config.clock.unix_s(now), headers);
-        decision.map_err(|reason| Rejection::new(reason).challenge("ApiKey").by(self.name.clone()))
+        decision.map_err(|reason| Rejection::new(reason).challenge(CHALLENGE).by(self.name.clone()))
     }
 
     fn take_away(&self, headers: &mut HeaderMap) {
@@ -280,7 +318,12 @@ impl<O: Observer> Shared<O> {
 
 impl<O: Clone> Clone for Shared<O> {
     fn clone(&self) -> Self {
-        Self { config: self.config.clone(), name: self.name.clone(), observer: self.observer.clone() }
+        Self {
+            config: self.config.clone(),
+            optional: self.optional.clone(),
+            name: self.name.clone(),
+            observer: self.observer.clone(),
+        }
     }
 }
 
@@ -310,6 +353,10 @@ impl<O: Observer> Explain for ApiKeyLayer<O> {
 
     fn explain(&self, now: Now, head: &mut Parts) -> Finding {
         let Some(shared) = &self.shared else { return Finding::Off };
+        if let Some(challenges) = shared.passes(&head.headers) {
+            challenges.clone().put(&mut head.extensions);
+            return Finding::Admit("nobody: no key was sent".to_owned());
+        }
         match shared.decide(now, &head.headers) {
             Ok(identity) => {
                 let who = identity.subject.as_deref().unwrap_or_default();
@@ -339,6 +386,10 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let Some(shared) = &self.layer.shared else { return Decided::forward(self.inner.call(request)) };
+        if let Some(challenges) = shared.passes(request.headers()) {
+            challenges.clone().put(request.extensions_mut());
+            return Decided::forward(self.inner.call(request));
+        }
         match shared.decide(Now::of(request.extensions()), request.headers()) {
             Ok(identity) => {
                 shared.observer.admitted();

@@ -1,4 +1,4 @@
-//! Authorization: `403 Forbidden` for whoever may not.
+//! Authorization: `403 Forbidden` for whoever may not, or `401 Unauthorized` where it is not known who asks and could be.
 //!
 //! # Decision
 //! A [`Rule`] is asked about the request's head, its client's address and its
@@ -6,6 +6,10 @@
 //! not known, or who has no identity) is neither true nor false, as in the logic of Kleene, and whoever
 //! is not surely let in stays out: `not` does not make a guess of it. An anonymous request can be let in
 //! by [`Rule::Authenticated`] under a `not`.
+//!
+//! A request that has passed a layer as nobody, because that one is optional, and that the rule could let in if it was known
+//! who asks, is `401` and [`Reason::CredentialsMissing`] with the [`Challenges`] of those layers (RFC 9110, section 15.5.2):
+//! credentials would help there.
 //!
 //! # Units and limits
 //! No state besides the count of refusals for [`Enforce::Percent`]; a rule is as deep as it was written.
@@ -51,7 +55,7 @@ use crate::{
     context::ClientAddr,
     enforce::{Enforce, Rejections},
     explain::{Explain, Finding},
-    identity::{Claim, Identity},
+    identity::{Challenges, Claim, Identity},
     layered::layered,
     observe::Observer,
     reject::{Decided, Head, Reason, Rejection},
@@ -159,12 +163,17 @@ impl FromStr for Network {
 
 /// The pure decision: yes, no, or `None` for what cannot be known.
 pub fn evaluate(rule: &Rule, head: &Head<'_>) -> Option<bool> {
+    judge(rule, head, Identity::of(head.extensions).is_some())
+}
+
+/// The same, of somebody, or of nobody.
+fn judge(rule: &Rule, head: &Head<'_>, is_somebody: bool) -> Option<bool> {
     let identity = Identity::of(head.extensions);
     match rule {
-        Rule::All(rules) => fold(rules, head, false),
-        Rule::Any(rules) => fold(rules, head, true),
-        Rule::Not(rule) => evaluate(rule, head).map(|is| !is),
-        Rule::Authenticated => Some(identity.is_some()),
+        Rule::All(rules) => fold(rules, head, is_somebody, false),
+        Rule::Any(rules) => fold(rules, head, is_somebody, true),
+        Rule::Not(rule) => judge(rule, head, is_somebody).map(|is| !is),
+        Rule::Authenticated => Some(is_somebody),
         Rule::Scope(scope) => Some(identity?.scopes.contains(scope)),
         Rule::Role(role) => Some(identity?.roles.contains(role)),
         Rule::Subject(subject) => Some(identity?.subject.as_ref() == Some(subject)),
@@ -195,10 +204,10 @@ fn says(claim: &Claim, value: &str) -> Option<bool> {
 }
 
 /// One that is `decisive` decides; else, if one is not known, the whole is not.
-fn fold(rules: &[Rule], head: &Head<'_>, decisive: bool) -> Option<bool> {
+fn fold(rules: &[Rule], head: &Head<'_>, is_somebody: bool, decisive: bool) -> Option<bool> {
     let mut is_known = true;
     for rule in rules {
-        match evaluate(rule, head) {
+        match judge(rule, head, is_somebody) {
             Some(is) if is == decisive => return Some(decisive),
             Some(_) => {}
             None => is_known = false,
@@ -302,7 +311,20 @@ impl<O: Observer> Guard<O> {
             return None;
         }
         let may = evaluate(&self.rule, head) == Some(true);
-        (!may).then(|| Rejection::new(Reason::Forbidden).by(self.name.clone()))
+        (!may).then(|| self.refusal(head).by(self.name.clone()))
+    }
+
+    /// What is said to whom the rule does not let in. It is asked for credentials where they could change that.
+    fn refusal(&self, head: &Head<'_>) -> Rejection {
+        let is_nobody = Identity::of(head.extensions).is_none();
+        let could_be_let_in = || judge(&self.rule, head, true) != Some(false);
+        match Challenges::of(head.extensions).filter(|_| is_nobody && could_be_let_in()) {
+            Some(challenges) => Rejection {
+                headers: Some(Arc::clone(challenges.headers())),
+                ..Rejection::new(Reason::CredentialsMissing)
+            },
+            None => Rejection::new(Reason::Forbidden),
+        }
     }
 
     fn commit(&self, head: &Head<'_>) -> Result<(), Rejection> {

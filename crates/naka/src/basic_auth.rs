@@ -15,6 +15,8 @@
 //!    this list: whoever asks again costs one hash.
 //! 5. Admitted: an [`Identity`] is in the request, and the header is taken away, unless
 //!    [`forward`](BasicAuthConfig::forward) says otherwise.
+//! 6. [`optional`](BasicAuthLayer::optional): a request without any `Authorization` passes as nobody, with what it could have
+//!    brought among its [`Challenges`]. Whatever stands in such a header, and be it of another scheme, is refused as ever.
 //!
 //! Guessing is slowed by the checks' bound and nothing else: put a rate limit by address in front of it.
 //! Credentials travel in the clear: only ever behind TLS.
@@ -82,7 +84,7 @@ use crate::{
     asked::Asked,
     clock::Now,
     explain::{Explain, Finding},
-    identity::{Identity, Scheme},
+    identity::{Challenges, Identity, Scheme},
     layered::layered,
     observe::Observer,
     reject::{Dependency, Reason, Rejection, Verdict},
@@ -321,6 +323,8 @@ struct Shared<O> {
     config: BasicAuthConfig,
     challenge: Arc<HeaderMap>,
     bound: Arc<Bound>,
+    /// What whoever brings no password could bring; they pass without.
+    optional: Option<Challenges>,
     name: Option<Arc<str>>,
     observer: O,
 }
@@ -343,8 +347,8 @@ impl<O: Observer> BasicAuthLayer<O> {
     pub fn observed(config: BasicAuthConfig, observer: O) -> Self {
         let places = Arc::new(Semaphore::new(config.max_checks.clamp(1, Semaphore::MAX_PERMITS)));
         let bound = Arc::new(Bound { places, waiting: AtomicUsize::new(0) });
-        let challenge = config.challenge();
-        Self { shared: Some(Arc::new(Shared { config, challenge, bound, name: None, observer })) }
+        let (challenge, optional, name) = (config.challenge(), None, None);
+        Self { shared: Some(Arc::new(Shared { config, challenge, bound, optional, name, observer })) }
     }
 
     /// A layer that is not there.
@@ -365,13 +369,45 @@ impl<O: Observer> BasicAuthLayer<O> {
         self.map(|old| Shared { name: Some(Arc::clone(name)), ..old.clone() })
     }
 
+    /// The same, and whoever brings no `Authorization` at all passes as nobody. The bound on checks, and what is remembered,
+    /// are those of the layer that it was made of. Whoever passes as nobody is not told to the observer:
+    /// [`admitted`](Observer::admitted) is who was verified.
+    ///
+    /// ```
+    /// # use http::{Request, Response};
+    /// # use tower::{Layer, ServiceExt};
+    /// use naka::basic_auth::{BasicAuthConfig, BasicAuthLayer, User, Users};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let upstream = tower::service_fn(|_: Request<()>| async { Ok::<_, std::io::Error>(Response::new(())) });
+    /// # let hash = "$argon2id$v=19$m=4096,t=2,p=1$c2FsdHNhbHRzYWx0$SvL9pc27qyFeWF/hpm04a+T49mrW8eo1MaIDg0wGN6o";
+    /// let users = Users::new([User::new("asha", hash)?]);
+    /// let service = BasicAuthLayer::new(BasicAuthConfig::new(users)).optional().layer(upstream);
+    ///
+    /// assert_eq!(service.clone().oneshot(Request::new(())).await?.status(), 200);
+    /// let wrong = Request::builder().header("authorization", "Basic YXNoYTp3cm9uZw==").body(())?;
+    /// assert_eq!(service.oneshot(wrong).await?.status(), 401);
+    /// # Ok(()) }
+    /// ```
+    pub fn optional(self) -> Self
+    where
+        O: Clone,
+    {
+        self.map(|old| Shared { optional: Some(asked_for(&old.challenge)), ..old.clone() })
+    }
+
     /// Other users, and another realm; the checks that go on keep their places.
     pub fn reconfigured(&self, config: &BasicAuthConfig) -> Self
     where
         O: Clone,
     {
         let challenge = config.challenge();
-        self.map(|old| Shared { config: config.clone(), challenge: Arc::clone(&challenge), ..old.clone() })
+        self.map(|old| Shared {
+            config: config.clone(),
+            challenge: Arc::clone(&challenge),
+            optional: old.optional.as_ref().map(|_| asked_for(&challenge)),
+            ..old.clone()
+        })
     }
 
     /// Goes on as with the right password, and answers with who that is; `None` if nobody has that name. For
@@ -404,6 +440,7 @@ impl<O: Clone> Clone for Shared<O> {
             config: self.config.clone(),
             challenge: Arc::clone(&self.challenge),
             bound: Arc::clone(&self.bound),
+            optional: self.optional.clone(),
             name: self.name.clone(),
             observer: self.observer.clone(),
         }
@@ -417,7 +454,16 @@ impl<O> fmt::Debug for BasicAuthLayer<O> {
     }
 }
 
+fn asked_for(challenge: &HeaderMap) -> Challenges {
+    Challenges::new(challenge.get_all(WWW_AUTHENTICATE).iter().cloned())
+}
+
 impl<O: Observer> Shared<O> {
+    /// What somebody could bring who brings nothing and passes as nobody.
+    fn passes(&self, headers: &HeaderMap) -> Option<&Challenges> {
+        self.optional.as_ref().filter(|_| !headers.contains_key(AUTHORIZATION))
+    }
+
     /// What can be said without checking a password.
     fn decide(&self, now: Now, headers: &HeaderMap) -> Verdict<Arc<Identity>> {
         let credentials = match Credentials::of(headers) {
@@ -526,6 +572,10 @@ impl<O: Observer> Explain for BasicAuthLayer<O> {
 
     fn explain(&self, now: Now, head: &mut Parts) -> Finding {
         let Some(shared) = &self.shared else { return Finding::Off };
+        if let Some(challenges) = shared.passes(&head.headers) {
+            challenges.clone().put(&mut head.extensions);
+            return Finding::Admit("nobody: no password was sent".to_owned());
+        }
         match shared.decide(now, &head.headers) {
             Verdict::Admit(identity) => {
                 let who = identity.subject.as_deref().unwrap_or_default();
@@ -560,6 +610,10 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let Some(shared) = &self.layer.shared else { return Asked::forward(self.inner.call(request)) };
+        if let Some(challenges) = shared.passes(request.headers()) {
+            challenges.clone().put(request.extensions_mut());
+            return Asked::forward(self.inner.call(request));
+        }
         let rejection = match shared.decide(Now::of(request.extensions()), request.headers()) {
             Verdict::Admit(identity) => {
                 shared.observer.admitted();

@@ -11,7 +11,12 @@ use http::{Extensions, Version};
 use tokio::time::Instant;
 
 use crate::{
-    attempt::Tried, balance::Endpoint, budget::Counted, clock::Now, held::Held, identity::Identity,
+    attempt::Tried,
+    balance::Endpoint,
+    budget::Counted,
+    clock::Now,
+    held::Held,
+    identity::{Challenges, Identity},
     trace::Journal,
 };
 
@@ -29,6 +34,8 @@ pub struct Context {
     pub tried: Option<Tried>,
     /// Who it comes from, as a layer that authenticates found.
     pub identity: Option<Arc<Identity>>,
+    /// How it could say that, if nobody knows and some layer would have known it by its credentials.
+    pub challenges: Option<Challenges>,
     /// Which version of the API it asks for.
     pub version: Option<Arc<str>>,
     /// Which arm of a split it goes to.
@@ -60,6 +67,7 @@ impl Context {
             endpoint: None,
             tried: None,
             identity: None,
+            challenges: None,
             version: None,
             arm: None,
             deadline: None,

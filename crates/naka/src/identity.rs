@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
-use http::Extensions;
+use http::{Extensions, HeaderMap, HeaderValue, header::WWW_AUTHENTICATE};
 
 use crate::{context::Context, trace::Journal};
 
@@ -64,6 +64,44 @@ impl Identity {
         }
         match extensions.get_mut::<Context>() {
             Some(context) => context.identity = Some(all),
+            None => _ = extensions.insert(all),
+        }
+    }
+}
+
+/// How somebody of whom nobody knows who it is could say so: what those layers ask for that are optional, and let pass whoever
+/// brings no credentials. Whoever refuses such a request further in answers `401` with it, and not `403`
+/// (RFC 9110, sections 11.6.1 and 15.5.2).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Challenges(Arc<HeaderMap>);
+
+impl Challenges {
+    /// Those of the layers that a request has passed as nobody.
+    pub fn of(extensions: &Extensions) -> Option<&Self> {
+        let known = extensions.get::<Context>().and_then(|context| context.challenges.as_ref());
+        known.or_else(|| extensions.get::<Self>())
+    }
+
+    /// These, each the value of a `WWW-Authenticate`.
+    pub fn new(challenges: impl IntoIterator<Item = HeaderValue>) -> Self {
+        Self(Arc::new(challenges.into_iter().map(|one| (WWW_AUTHENTICATE, one)).collect()))
+    }
+
+    /// As headers of a response: one `WWW-Authenticate` for each.
+    pub const fn headers(&self) -> &Arc<HeaderMap> {
+        &self.0
+    }
+
+    /// Puts them where [`of`](Self::of) looks, behind those that are there.
+    pub fn put(self, extensions: &mut Extensions) {
+        let all = match Self::of(extensions) {
+            Some(first) => {
+                Self::new([first, &self].into_iter().flat_map(|all| all.0.get_all(WWW_AUTHENTICATE)).cloned())
+            }
+            None => self,
+        };
+        match extensions.get_mut::<Context>() {
+            Some(context) => context.challenges = Some(all),
             None => _ = extensions.insert(all),
         }
     }
@@ -181,6 +219,18 @@ impl fmt::Display for Claim {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_several_ask_for_is_asked_for_together() {
+        let mut extensions = Extensions::new();
+        assert_eq!(Challenges::of(&extensions), None);
+        for challenge in ["Bearer", "ApiKey"] {
+            Challenges::new([HeaderValue::from_static(challenge)]).put(&mut extensions);
+        }
+        let headers = Challenges::of(&extensions).unwrap().headers();
+        let all = headers.get_all(WWW_AUTHENTICATE).iter().map(|one| one.to_str().unwrap());
+        assert_eq!(all.collect::<Vec<_>>(), ["Bearer", "ApiKey"]);
+    }
 
     #[test]
     fn several_who_are_known_are_beside_one_another() {

@@ -1,14 +1,21 @@
 //! API keys: what is let pass, what is refused and with which word, and what is sent on.
 #![allow(clippy::unwrap_used, reason = "tests may")]
 
-use std::convert::Infallible;
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+};
 
 use http::{Request, Response};
 use naka::{
     api_key::{ApiKey, ApiKeyConfig, ApiKeyLayer, ApiKeys, MAX_KEY},
     clock::{Now, WallClock},
     explain::{Explain, Finding},
-    identity::Identity,
+    identity::{Challenges, Identity},
+    observe::Observer,
     reject::Rejection,
 };
 use tower::{Layer, ServiceExt, service_fn};
@@ -27,14 +34,18 @@ fn config() -> ApiKeyConfig {
 }
 
 /// Whose it is, whether the key is still there, and the scopes; what `explain` says is what is done.
-async fn ask(layer: &ApiKeyLayer, keys: &[&str]) -> Result<String, &'static str> {
+async fn ask<O: Observer>(layer: &ApiKeyLayer<O>, keys: &[&str]) -> Result<String, &'static str> {
     let request = keys.iter().fold(Request::builder(), |request, key| request.header("x-api-key", *key));
     let request = request.body(()).unwrap();
     let (parts, ()) = request.into_parts();
     let mut seen = parts.clone();
     let said = layer.explain(Now::read(), &mut seen);
     let behind = service_fn(|request: Request<()>| async move {
-        let who = Identity::of(request.extensions()).unwrap();
+        let Some(who) = Identity::of(request.extensions()) else {
+            let challenges = Challenges::of(request.extensions()).unwrap();
+            assert_eq!(challenges.headers()["www-authenticate"], "ApiKey");
+            return Ok(Response::new("nobody".to_owned()));
+        };
         let sent_on = request.headers().contains_key("x-api-key");
         let who = format!("{} {sent_on} {}", who.subject.as_deref().unwrap(), who.scopes.join(","));
         Ok::<_, Infallible>(Response::new(who))
@@ -91,4 +102,45 @@ async fn r2_11_a_key_that_is_taken_away_counts_no_more() {
     let shown = format!("{:?} {:?}", layer, config().keys);
     let hash = format!("{:?}", ApiKey::hash("key-of-zomato"));
     assert!(!shown.contains("key-of") && !shown.contains(&hash) && shown.contains("zomato"), "{shown}");
+}
+
+/// Counts whom a layer lets pass and whom not.
+#[derive(Default)]
+struct Counts {
+    admitted: AtomicUsize,
+    rejected: AtomicUsize,
+}
+
+impl Observer for Counts {
+    fn admitted(&self) {
+        self.admitted.fetch_add(1, SeqCst);
+    }
+
+    fn rejected(&self, _: &Rejection) {
+        self.rejected.fetch_add(1, SeqCst);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn r2_11_an_optional_key_may_be_missing_and_never_wrong() {
+    let counts = Arc::new(Counts::default());
+    let demanded = ApiKeyLayer::observed(config(), Arc::clone(&counts));
+    let optional = demanded.clone().optional();
+    assert_eq!(ask(&optional, &[]).await, Ok("nobody".into()));
+    assert_eq!(ask(&optional.reconfigured(&config()), &[]).await, Ok("nobody".into()), "as it was");
+    let seen = |counts: &Counts| (counts.admitted.load(SeqCst), counts.rejected.load(SeqCst));
+    assert_eq!(seen(&counts), (0, 0), "who passes as nobody was not verified");
+    assert_eq!(ask(&optional, &["key-of-zomato"]).await, Ok("zomato false orders".into()));
+    assert_eq!(ask(&demanded, &[]).await, Err("credentials_missing"), "the other is as it was");
+    let wrong: [(&[&str], &str); 3] = [
+        (&[""], "credentials_malformed"),
+        (&["key-of-zomato", "key-of-zomato"], "credentials_malformed"),
+        (&["guess"], "credentials_unknown"),
+    ];
+    for (keys, word) in wrong {
+        assert_eq!(ask(&optional, keys).await, Err(word), "{keys:?}");
+    }
+    tokio::time::advance(std::time::Duration::from_mins(1)).await;
+    assert_eq!(ask(&optional, &["key-of-swiggy"]).await, Err("credentials_expired"));
+    assert_eq!(seen(&counts), (1, 5));
 }

@@ -10,7 +10,7 @@ use naka::{
     context::Context,
     enforce::Enforce,
     explain::{Explain, Finding},
-    identity::{Claim, Identity, Scheme},
+    identity::{Challenges, Claim, Identity, Scheme},
     reject::{Head, Rejection},
 };
 use proptest::prelude::*;
@@ -155,5 +155,48 @@ proptest! {
                 prop_assert_eq!(evaluate(rule, &Head::from(&knows_more)), Some(answer), "{:?}", rule);
             }
         }
+    }
+}
+
+/// Behind layers that let pass whoever brings nothing: whom credentials would help is asked for them.
+#[tokio::test]
+async fn who_passed_as_nobody_is_asked_for_credentials_where_they_could_help() {
+    let near = || network("10.0.0.0/8");
+    let table = [
+        (Rule::Authenticated, 401),
+        (Rule::scope("rides.read"), 401),
+        (!Rule::role("banned"), 401),
+        (Rule::any([Rule::Method(Method::POST), Rule::role("support")]), 401),
+        (Rule::all([Rule::Authenticated, near()]), 401),
+        (Rule::all([Rule::Authenticated, !near()]), 403),
+        (!near(), 403),
+        (Rule::Method(Method::POST), 403),
+        (!Rule::Authenticated, 200),
+        (Rule::any([Rule::Method(Method::GET), Rule::role("support")]), 200),
+    ];
+    for (rule, expected) in table {
+        let layer = AuthorizeLayer::new(rule.clone()).named(&"may".into());
+        let mut request = request(None, Some("10.1.2.3"));
+        Challenges::new(["Bearer", "ApiKey"].map(|one| one.parse().unwrap())).put(request.extensions_mut());
+        let (parts, ()) = request.into_parts();
+        let said = layer.explain(Now::read(), &mut parts.clone());
+        let behind = service_fn(|_: Request<()>| async { Ok::<_, Infallible>(Response::new(())) });
+        let response = layer.layer(behind).oneshot(Request::from_parts(parts, ())).await.unwrap();
+        assert_eq!(response.status(), expected, "{rule:?}");
+        let asked = response.headers().get_all("www-authenticate").iter().collect::<Vec<_>>();
+        assert_eq!(asked, if expected == 401 { vec!["Bearer", "ApiKey"] } else { vec![] }, "{rule:?}");
+        match response.extensions().get::<Rejection>() {
+            Some(rejection) => assert_eq!(said, Finding::Reject(rejection.clone())),
+            None => assert!(matches!(said, Finding::Admit(_)), "{said:?}"),
+        }
+    }
+    // Who is known is told that they may not, also where it cannot be said, and so is whoever nobody has asked.
+    let mut known = request(Some(asha()), None);
+    Challenges::new(["Bearer".parse().unwrap()]).put(known.extensions_mut());
+    for request in [known, request(None, None)] {
+        let layer = AuthorizeLayer::new(Rule::all([Rule::Authenticated, near()]));
+        let (mut parts, ()) = request.into_parts();
+        let said = layer.explain(Now::read(), &mut parts);
+        assert!(matches!(&said, Finding::Reject(why) if why.reason.word() == "forbidden"), "{said:?}");
     }
 }

@@ -10,7 +10,7 @@ use naka::{
     basic_auth::{BasicAuthConfig, BasicAuthLayer, User, UserError, Users},
     clock::Now,
     explain::{Explain, Finding},
-    identity::{Identity, Scheme},
+    identity::{Challenges, Identity, Scheme},
     reject::{Dependency, Reason, Rejection},
 };
 use tower::{Layer, Service, ServiceExt, service_fn};
@@ -89,6 +89,40 @@ async fn r2_11_names_and_passwords_are_checked_and_taken_away() {
         Ok("asha, and its password".into()),
         "remembered"
     );
+}
+
+#[tokio::test]
+async fn r2_11_an_optional_password_may_be_missing_and_never_wrong() {
+    let demanded = BasicAuthLayer::new(config());
+    let optional = demanded.clone().optional();
+    let (mut head, ()) = Request::new(()).into_parts();
+    assert_eq!(
+        optional.explain(Now::read(), &mut head),
+        Finding::Admit("nobody: no password was sent".into())
+    );
+    let challenges = Challenges::of(&head.extensions).unwrap();
+    assert_eq!(challenges.headers()["www-authenticate"], "Basic realm=\"naka\", charset=\"UTF-8\"");
+    assert_eq!(ask(&optional, Request::new(())).await, Ok("None".into()));
+    assert_eq!(
+        ask(&demanded, Request::new(())).await,
+        Err(Reason::CredentialsMissing),
+        "the other is as it was"
+    );
+    assert_eq!(ask(&optional, request("asha:wrong")).await, Err(Reason::CredentialsInvalid));
+    let with = |value: &str| Request::builder().header("authorization", value).body(()).unwrap();
+    assert_eq!(ask(&optional, with("Bearer abc")).await, Err(Reason::CredentialsMissing), "not understood");
+    assert_eq!(ask(&optional, with("")).await, Err(Reason::CredentialsMalformed));
+    assert_eq!(ask(&optional, request("asha:open sesame")).await, Ok("asha".into()));
+    // What was right for one is remembered for the other; and another realm is what is asked for then.
+    let known = request("asha:open sesame").into_parts().0;
+    let said = demanded.explain(Now::read(), &mut known.clone());
+    assert!(matches!(&said, Finding::Admit(said) if said.contains("right a while ago")), "{said:?}");
+    let mut staff = config();
+    staff.realm = "staff".into();
+    let (mut head, ()) = Request::new(()).into_parts();
+    optional.reconfigured(&staff).explain(Now::read(), &mut head);
+    let challenges = Challenges::of(&head.extensions).unwrap();
+    assert_eq!(challenges.headers()["www-authenticate"], "Basic realm=\"staff\", charset=\"UTF-8\"");
 }
 
 #[tokio::test]

@@ -233,7 +233,7 @@ async fn nothing_of_one_caller_reaches_another() {
     assert_eq!(ask(&layer, &origin, with("/rides", &session)).await.2, "naka; fwd=bypass");
     let mut known = get("/rides");
     known.extensions_mut().insert(Arc::new(Identity::new(Scheme::ApiKey, Some("asha".into()))));
-    assert_eq!(ask(&layer, &origin, known).await.2, "naka; fwd=bypass", "although no header says so");
+    assert_eq!(ask(&layer, &origin, known).await.2, "naka; fwd=uri-miss", "although no header says so");
     // What sets a cookie, or says that it is for one.
     for headers in [
         &[MINUTE, ("set-cookie", "a=b")][..],
@@ -252,6 +252,41 @@ async fn nothing_of_one_caller_reaches_another() {
         (ask(&layer, &public, with("/menu", &[("cookie", "session=2")])).await.1, public.count()),
         ("menu".to_owned(), 1)
     );
+}
+
+/// Where credentials are optional the same page is one for those who are known and one for nobody, whatever it says of itself.
+#[tokio::test(start_paused = true)]
+async fn nobody_and_somebody_never_share_what_is_kept_even_if_it_is_public() {
+    let known = |target: &str, method: Method| {
+        let mut request = get(target);
+        *request.method_mut() = method;
+        let who = Identity::new(Scheme::Jwt, Some("asha".into()));
+        request.extensions_mut().insert(Arc::new(who));
+        request
+    };
+    let says = |body| says(&[("cache-control", "public, max-age=60")], body);
+    let (layer, origin) = (layer(), Origin::new(says("for nobody")));
+    assert_eq!(ask(&layer, &origin, get("/home")).await.1, "for nobody");
+    origin.says(says("for asha"));
+    assert_eq!(ask(&layer, &origin, known("/home", Method::GET)).await.1, "for asha");
+    origin.says(says("changed"));
+    assert_eq!(ask(&layer, &origin, get("/home")).await.1, "for nobody", "kept");
+    assert_eq!(ask(&layer, &origin, known("/home", Method::GET)).await.1, "for asha", "kept");
+    assert_eq!(origin.count(), 2);
+    // Whoever of them changes it changes it for both.
+    let mut post = get("/home");
+    *post.method_mut() = Method::POST;
+    for change in [known("/home", Method::POST), post] {
+        ask(&layer, &origin, change).await;
+        assert_eq!(ask(&layer, &origin, get("/home")).await.1, "changed");
+        assert_eq!(ask(&layer, &origin, known("/home", Method::GET)).await.1, "changed");
+        s(1).await;
+    }
+    assert_eq!(origin.count(), 8);
+    // Nor do they wait for one another.
+    let slow = Origin::new(Says::This(200, vec![("cache-control", "public, max-age=60")], "slow", 500));
+    tokio::join!(ask(&layer, &slow, get("/slow")), ask(&layer, &slow, known("/slow", Method::GET)));
+    assert_eq!(slow.count(), 2);
 }
 
 #[tokio::test(start_paused = true)]

@@ -576,6 +576,85 @@ fn with_a_token(head: &mut Parts, number: usize) {
     head.headers.extend(value.map(|value| (AUTHORIZATION, value)));
 }
 
+/// Good is also who brings nothing; bad is whatever is brought besides.
+struct AnOptionalJwt;
+
+impl Subject for AnOptionalJwt {
+    type Layer = Dressed<JwtLayer>;
+    type Service = Dressed<Jwt<Probe>>;
+    type Body = Answer;
+
+    fn fresh(&self) -> Self::Layer {
+        let layer = AJwt.fresh().layer.optional();
+        Dressed::new(layer, with_a_token_or_none)
+    }
+
+    fn off(&self) -> Self::Layer {
+        Dressed::new(JwtLayer::off().optional(), with_a_token_or_none)
+    }
+}
+
+fn with_a_token_or_none(head: &mut Parts, number: usize) {
+    let value = credentials(number, &TOKEN, [Some(&FORGED), Some(&EXPIRED), Some("Basic YXNoYTpv")]);
+    let value = value.filter(|_| !is_of_nobody(number));
+    head.headers.extend(value.map(|value| (AUTHORIZATION, value)));
+}
+
+/// Of those that the suite takes for good every other brings nothing.
+fn is_of_nobody(number: usize) -> bool {
+    let turn = number % (ADMITS * 2);
+    turn < ADMITS && turn.is_multiple_of(2)
+}
+
+struct AnOptionalApiKey;
+
+impl Subject for AnOptionalApiKey {
+    type Layer = Dressed<ApiKeyLayer>;
+    type Service = Dressed<ApiKeyAuth<Probe>>;
+    type Body = Answer;
+
+    fn fresh(&self) -> Self::Layer {
+        Dressed::new(AnApiKey.fresh().layer.optional(), with_a_key_or_none)
+    }
+
+    fn off(&self) -> Self::Layer {
+        Dressed::new(ApiKeyLayer::off().optional(), with_a_key_or_none)
+    }
+}
+
+fn with_a_key_or_none(head: &mut Parts, number: usize) {
+    let value = credentials(number, "a key", [Some("another key"), Some("an old key"), Some("")]);
+    let value = value.filter(|_| !is_of_nobody(number));
+    head.headers.extend(value.map(|value| (HeaderName::from_static("x-api-key"), value)));
+}
+
+struct AnOptionalBasicAuth;
+
+impl Subject for AnOptionalBasicAuth {
+    type Layer = Dressed<BasicAuthLayer>;
+    type Service = Dressed<BasicAuth<Probe>>;
+    type Body = Answer;
+
+    fn fresh(&self) -> Self::Layer {
+        Dressed::new(ABasicAuth.fresh().layer.optional(), with_a_password_or_none)
+    }
+
+    fn off(&self) -> Self::Layer {
+        Dressed::new(BasicAuthLayer::off().optional(), with_a_password_or_none)
+    }
+
+    fn held(&self, layer: &Self::Layer) -> usize {
+        layer.layer.waiting()
+    }
+}
+
+fn with_a_password_or_none(head: &mut Parts, number: usize) {
+    let bad = [Some("Basic YXNoYTp3cm9uZw=="), Some("Basic ?"), Some("Bearer x")];
+    let value = credentials(number, "Basic YXNoYTpvcGVuIHNlc2FtZQ==", bad);
+    let value = value.filter(|_| !is_of_nobody(number));
+    head.headers.extend(value.map(|value| (AUTHORIZATION, value)));
+}
+
 struct AnApiKey;
 
 impl Subject for AnApiKey {
@@ -809,6 +888,21 @@ async fn idempotency_keeps_the_laws() {
 #[tokio::test(start_paused = true)]
 async fn jwt_keeps_the_laws() {
     check(&AJwt).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_optional_jwt_keeps_the_laws() {
+    check(&AnOptionalJwt).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_optional_api_key_keeps_the_laws() {
+    check(&AnOptionalApiKey).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_optional_basic_auth_keeps_the_laws() {
+    check(&AnOptionalBasicAuth).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -26,7 +26,7 @@ use jsonwebtoken::{Algorithm as Signs, EncodingKey, crypto::sign};
 use naka::{
     clock::{Now, WallClock},
     explain::{Explain, Finding},
-    identity::Identity,
+    identity::{Challenges, Identity},
     jwt::{Clock, FetchConfig, Fetched, JwtConfig, JwtLayer, KeySet, Keys, KeysError},
     reject::Rejection,
 };
@@ -142,9 +142,15 @@ fn bearer(token: &str) -> Request<()> {
     request(&[&format!("Bearer {token}")])
 }
 
-/// Who is behind: the subject is the answer.
+/// Who is behind: the subject is the answer, or what somebody who is not known could say.
 async fn whoami(request: Request<()>) -> Result<Response<String>, Infallible> {
-    let who = Identity::of(request.extensions()).expect("whoever comes here is known");
+    let challenges = Challenges::of(request.extensions());
+    let Some(who) = Identity::of(request.extensions()) else {
+        let challenge =
+            challenges.expect("who is not known is told how to be").headers()["www-authenticate"].clone();
+        return Ok(Response::new(format!("nobody: {}", challenge.to_str().unwrap())));
+    };
+    assert_eq!(challenges, None, "who is known needs none");
     Ok(Response::new(who.subject.as_deref().unwrap_or_default().to_owned()))
 }
 
@@ -594,6 +600,62 @@ async fn r2_11_what_one_layer_remembers_is_not_believed_by_another_of_other_rule
     let (first, second) = (base.reconfigured(&other), base.reconfigured(&admin));
     assert_eq!(ask(&first, bearer(&token)).await, Ok("asha".into()));
     assert_eq!(ask(&second, bearer(&token)).await, Err("audience_refused"));
+}
+
+/// Whoever brings nothing at all is nobody; whoever brings anything is looked at as ever, and what is remembered is shared.
+#[tokio::test(start_paused = true)]
+async fn r2_11_an_optional_token_may_be_missing_and_never_wrong() {
+    let signer = Signer::es256("k");
+    let demanded = JwtLayer::new(config(), fixed(&[&signer])).named(&"ola".into());
+    let optional = demanded.clone().optional();
+    let nobody = || Ok("nobody: Bearer".to_owned());
+    assert_eq!(ask(&optional, request(&[])).await, nobody());
+    assert_eq!(ask(&demanded, request(&[])).await, Err("credentials_missing"), "the other is as it was");
+    let good = signer.token(&claims());
+    assert_eq!(ask(&optional, bearer(&good)).await, Ok("asha".into()));
+    let wrong = [
+        (request(&["Basic YXNoYTpvcGVuIHNlc2FtZQ=="]), "credentials_missing"),
+        (request(&["ApiKey 7"]), "credentials_missing"),
+        (request(&[""]), "credentials_malformed"),
+        (request(&["Bearer"]), "credentials_malformed"),
+        (request(&["Bearer "]), "credentials_malformed"),
+        (request(&["Bearer nonsense"]), "credentials_malformed"),
+        (request(&[&format!("Bearer {good}"), "Bearer x"]), "credentials_malformed"),
+        (bearer(&signer.token(&but(&json!({"exp": START_S - 3600})))), "token_expired"),
+        (bearer(&Signer::es256("k").token(&claims())), "signature_invalid"),
+    ];
+    for (request, word) in wrong {
+        assert_eq!(ask(&optional, request.clone()).await, Err(word), "{:?}", request.headers());
+        assert_eq!(ask(&demanded, request).await, Err(word), "as where it is asked for");
+    }
+    // It stays optional under other rules, with other keys and by another name.
+    let mut other = config();
+    other.audiences = vec!["nobody".into()];
+    let narrowed = optional.reconfigured(&other).named(&"uber".into());
+    assert_eq!(ask(&narrowed, request(&[])).await, nobody());
+    assert_eq!(ask(&narrowed, bearer(&good)).await, Err("audience_refused"));
+    let rekeyed = optional.rekeyed(&fixed(&[&Signer::es256("other")]));
+    assert_eq!(ask(&rekeyed, bearer(&good)).await, Err("unknown_kid"));
+    assert_eq!(ask(&rekeyed, request(&[])).await, nobody());
+    assert!(JwtLayer::<()>::off().optional().is_off());
+}
+
+/// Nobody needs no keys: whoever brings nothing passes while the publisher is down.
+#[tokio::test(start_paused = true)]
+async fn r2_11_nobody_waits_for_keys_and_both_layers_have_the_same() {
+    let signer = Signer::es256("k");
+    let publisher = Publisher::default();
+    let (demanded, _keys) = fetched(&publisher);
+    let optional = demanded.clone().optional();
+    let token = || bearer(&signer.token(&forever()));
+    assert_eq!(ask(&optional, token()).await, Err("keys_unavailable"));
+    assert_eq!(ask(&optional, request(&[])).await, Ok("nobody: Bearer".into()));
+    publisher.publish(Some(set(&[&signer])));
+    tokio::time::sleep(Duration::from_mins(1)).await;
+    assert_eq!(ask(&optional, token()).await, Ok("asha".into()));
+    let asked = publisher.asked.load(SeqCst);
+    assert_eq!(ask(&demanded, token()).await, Ok("asha".into()));
+    assert_eq!(publisher.asked.load(SeqCst), asked, "what one has fetched the other has");
 }
 
 /// Answers after a second, whoever asks.

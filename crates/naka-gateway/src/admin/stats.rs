@@ -225,6 +225,7 @@ fn routes(metrics: &Metrics, busiest: &Busiest, generation: &Generation, wanted:
         it["route"] = (***name).into();
         it["template"] = (**template).into();
         it["destination"] = destination_of(&route.destination).into();
+        it["auth"] = route.auth.word().into();
         it["policies"] = route.policies.iter().map(|name| &**name).collect();
         it["origin"] = route.origin.to_string().into();
         it

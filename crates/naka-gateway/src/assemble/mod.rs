@@ -39,7 +39,7 @@ use crate::{
     address::Address,
     compress::Compress,
     config::checked::{
-        ComposeCall, Config, Destination, Instead, Kind, Listener, Mirror, Name, PolicyKind,
+        Auth, ComposeCall, Config, Destination, Instead, Kind, Listener, Mirror, Name, PolicyKind,
         Route as RouteConfig, Split, Version, VersionTarget, split_name, version_split_name,
     },
     custom::CustomLayers,
@@ -563,6 +563,7 @@ fn layers(config: &Config, state: &State, metrics: &Metrics, (name, route): (&Na
         Some(ApiKeyLayer::observed(api_key_config(keys), metrics).named(policy))
     });
     let basic_auth = route.policies.one(Kind::BasicAuth).and_then(|policy| state.passwords.get(policy));
+    let basic_auth = basic_auth.cloned().unwrap_or_else(BasicAuthLayer::off);
     let forward_auth = route.policies.one(Kind::ForwardAuth).and_then(|policy| state.authorities.get(policy));
     let cors = route.policies.one(Kind::Cors).and_then(|policy| {
         let PolicyKind::Cors(cors) = &config.policies[policy].kind else { return None };
@@ -584,6 +585,13 @@ fn layers(config: &Config, state: &State, metrics: &Metrics, (name, route): (&Na
         CustomLayers::new(all.cloned().collect())
     };
     let jwt = route.policies.one(Kind::Jwt).and_then(|policy| state.tokens.get(policy));
+    let jwt = jwt.map_or_else(JwtLayer::off, |tokens| tokens.layer.clone());
+    let api_key = api_key.unwrap_or_else(ApiKeyLayer::off);
+    // The same keys, bounds and memories, for those who bring something.
+    let (jwt, api_key, basic_auth) = match route.auth {
+        Auth::Optional => (jwt.optional(), api_key.optional(), basic_auth.optional()),
+        Auth::None | Auth::Required => (jwt, api_key, basic_auth),
+    };
     let upstream = upstream_of(route).map(|upstream| &config.upstreams[upstream]);
     Layers {
         problem: ProblemLayer::new(),
@@ -591,9 +599,9 @@ fn layers(config: &Config, state: &State, metrics: &Metrics, (name, route): (&Na
         rate_limits: rate_limits(false),
         total_timeout: route.total_timeout.map_or_else(TimeoutLayer::told, TimeoutLayer::new),
         before_auth: customs(Kind::CustomBeforeAuth),
-        jwt: jwt.map_or_else(JwtLayer::off, |tokens| tokens.layer.clone()),
-        api_key: api_key.unwrap_or_else(ApiKeyLayer::off),
-        basic_auth: basic_auth.cloned().unwrap_or_else(BasicAuthLayer::off),
+        jwt,
+        api_key,
+        basic_auth,
         forward_auth: forward_auth.cloned().unwrap_or_else(ForwardAuthLayer::off),
         authorize: authorize.collect(),
         after_auth: customs(Kind::CustomAfterAuth),

@@ -8,7 +8,8 @@
 //!    say another target or method in a header (`X-Original-URL`, `X-HTTP-Method-Override` and the like). All others
 //!    pass; an answer without an error to one that is not safe forgets what is kept under its target, and what was asked for
 //!    before is not kept.
-//! 2. What is kept is found by host, target, version, `Forwarded` and `X-Forwarded-*` but for addresses, and
+//! 2. What is kept is found by whether a layer has found out who asks (what somebody is told nobody hears, and the other way round,
+//!    also where it says `public`), by host, target, version, `Forwarded` and `X-Forwarded-*` but for addresses, and
 //!    [whatever else](CacheLayer::keyed) is said, and by the headers that its `Vary` names. If it is fresh, and
 //!    the client does not ask for better (`no-cache`, `max-age`, `min-fresh`), it is the answer, with its `Age`, or 304 if
 //!    the client has it already.
@@ -248,9 +249,15 @@ impl<O> fmt::Debug for CacheLayer<O> {
 }
 
 impl<O> Shared<O> {
-    /// What it is kept under: host, target, version, and what [`keyed`](CacheLayer::keyed) says. None of a request that
-    /// does not say its target.
+    /// What it is kept under: whether it is known who asks, host, target, version, and what [`keyed`](CacheLayer::keyed)
+    /// says. None of a request that does not say its target.
     fn key(&self, head: &Head<'_>) -> Option<String> {
+        let target = self.target(head)?;
+        Some(if Identity::of(head.extensions).is_some() { of_known(&target) } else { target })
+    }
+
+    /// The same, for whoever is not known.
+    fn target(&self, head: &Head<'_>) -> Option<String> {
         let target = head.uri.path_and_query()?;
         let host = head.uri.authority().map(Authority::as_str);
         let host = host.or_else(|| head.headers.get(HOST)?.to_str().ok()).unwrap_or_default();
@@ -265,6 +272,11 @@ impl<O> Shared<O> {
         }
         Some(key)
     }
+}
+
+/// The key of those who are known, made of that of those who are not. No other begins like this: what is pushed has no `%k`.
+fn of_known(target: &str) -> String {
+    format!("%known {target}")
 }
 
 /// What may be answered with what is kept, or why not.

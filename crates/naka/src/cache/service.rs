@@ -26,7 +26,7 @@ use tower_service::Service;
 use super::{
     CACHE_STATUS, CacheLayer, Shared, asked,
     body::{CacheBody, Recorder},
-    not_cached,
+    not_cached, of_known,
     rules::{self, Asked, has_validator, is_one_tag},
     store::{Entry, Flight, Found},
 };
@@ -66,8 +66,9 @@ where
         };
         let Ok(asked) = asked(&Head::from(&request)) else {
             // What changes something is told when it has (RFC 9111, section 4.4).
-            let key = (!request.method().is_safe()).then(|| shared.key(&Head::from(&request))).flatten();
-            let changes = key.map(|key| (Arc::clone(shared), key));
+            let target =
+                (!request.method().is_safe()).then(|| shared.target(&Head::from(&request))).flatten();
+            let changes = target.map(|target| (Arc::clone(shared), target));
             return CacheFuture { state: State::Pass { future: self.inner.call(request), changes } };
         };
         let Some(key) = shared.key(&Head::from(&request)) else {
@@ -228,8 +229,12 @@ where
             let next = match state.as_mut().project() {
                 Projection::Pass { future, changes } => {
                     let response = ready!(future.poll(cx))?;
-                    if let Some((shared, key)) = changes.take().filter(|_| !is_failure(response.status())) {
-                        shared.store.invalidate(&key, Now::read());
+                    if let Some((shared, target)) = changes.take().filter(|_| !is_failure(response.status()))
+                    {
+                        let now = Now::read();
+                        // For whoever is known, and for whoever is not.
+                        shared.store.invalidate(&of_known(&target), now);
+                        shared.store.invalidate(&target, now);
                     }
                     return Poll::Ready(Ok(plain(response)));
                 }

@@ -14,6 +14,9 @@
 //!    them (RFC 7519 §4.1.3).
 //! 5. Admitted: an [`Identity`] is in the request. Refused: `401`, `WWW-Authenticate: Bearer`, and a
 //!    reason of its own for each cause.
+//! 6. [`optional`](JwtLayer::optional): a request without any `Authorization` passes as nobody, with what it could have
+//!    brought among its [`Challenges`]. Whatever stands in such a header is looked at as ever: another scheme, an empty
+//!    value or a token that is over is refused, and never taken for nobody's.
 //!
 //! # Keys
 //! Fixed ([`Keys::fixed`]), or fetched ([`Keys::fetched`]) by a driver that the owner runs. If a token
@@ -63,7 +66,7 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderMap, header::AUTHORIZATION};
+use http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
 
 mod cache;
 mod claims;
@@ -81,7 +84,7 @@ pub use service::Jwt;
 use self::{cache::Cache, claims::Claims, jws::Jws, keys::Snapshot};
 use crate::{
     clock::WallClock,
-    identity::Identity,
+    identity::{Challenges, Identity},
     observe::Observer,
     reject::{Dependency, Reason, Rejection, Verdict},
 };
@@ -228,6 +231,8 @@ struct Shared<O> {
     keys: Keys,
     /// Remembered tokens count only under the rules by which they were let pass.
     salt: u64,
+    /// What whoever brings no token could bring; they pass without.
+    optional: Option<Challenges>,
     name: Option<Arc<str>>,
     observer: O,
 }
@@ -242,7 +247,8 @@ impl JwtLayer {
 impl<O: Observer> JwtLayer<O> {
     /// As [`new`](JwtLayer::new), and tells `observer` what it does.
     pub fn observed(config: JwtConfig, keys: Keys, observer: O) -> Self {
-        Self::of(Shared { config, keys, salt: next_salt(), name: None, observer })
+        let (salt, optional, name) = (next_salt(), None, None);
+        Self::of(Shared { config, keys, salt, optional, name, observer })
     }
 
     /// A layer that is not there.
@@ -261,6 +267,36 @@ impl<O: Observer> JwtLayer<O> {
         O: Clone,
     {
         self.map(|old| Shared { name: Some(Arc::clone(name)), ..old.clone() })
+    }
+
+    /// The same, and whoever brings no `Authorization` at all passes as nobody. Keys and remembered tokens are those of the
+    /// layer that it was made of; so one policy can be asked for here and be optional there. Whoever passes as nobody is
+    /// not told to the observer: [`admitted`](Observer::admitted) is who was verified.
+    ///
+    /// ```
+    /// # use http::{Request, Response};
+    /// # use tower::{Layer, ServiceExt};
+    /// use naka::{identity::Identity, jwt::{JwtConfig, JwtLayer, KeySet, Keys}};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let keys = Keys::fixed(KeySet::from_secret(None, b"a secret of at least thirty-two bytes")?);
+    /// let greet = tower::service_fn(|request: Request<()>| async move {
+    ///     let who = if Identity::of(request.extensions()).is_some() { "somebody" } else { "nobody" };
+    ///     Ok::<_, std::io::Error>(Response::new(who.to_owned()))
+    /// });
+    /// let service = JwtLayer::new(JwtConfig::new(), keys).optional().layer(greet);
+    ///
+    /// assert_eq!(service.clone().oneshot(Request::new(())).await?.body(), "nobody");
+    /// let broken = Request::builder().header("authorization", "Bearer nonsense").body(())?;
+    /// assert_eq!(service.oneshot(broken).await?.status(), 401);
+    /// # Ok(()) }
+    /// ```
+    pub fn optional(self) -> Self
+    where
+        O: Clone,
+    {
+        let challenges = Challenges::new([HeaderValue::from_static(CHALLENGE)]);
+        self.map(|old| Shared { optional: Some(challenges.clone()), ..old.clone() })
     }
 
     /// The same keys under other rules.
@@ -314,6 +350,7 @@ impl<O: Clone> Clone for Shared<O> {
             config: self.config.clone(),
             keys: self.keys.clone(),
             salt: self.salt,
+            optional: self.optional.clone(),
             name: self.name.clone(),
             observer: self.observer.clone(),
         }
@@ -427,11 +464,31 @@ fn token(headers: &HeaderMap) -> Result<&str, Reason> {
     Ok(token.trim_start_matches(' '))
 }
 
+/// What is asked for.
+const CHALLENGE: &str = "Bearer";
+
 /// RFC 6750 §3: without credentials only what is asked for; else that the token is not good.
 fn refusal(reason: Reason) -> Rejection {
     let challenge = match reason {
-        Reason::CredentialsMissing => "Bearer",
+        Reason::CredentialsMissing => CHALLENGE,
         _ => "Bearer error=\"invalid_token\"",
     };
     Rejection::new(reason).challenge(challenge)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is remembered of a token counts under the salt of its rules alone.
+    #[test]
+    fn what_is_optional_remembers_what_the_other_does() {
+        let keys = Keys::fixed(KeySet::from_secret(None, b"a secret of at least thirty-two bytes").unwrap());
+        let demanded = JwtLayer::new(JwtConfig::new(), keys);
+        let salt = |layer: &JwtLayer| layer.shared.as_ref().unwrap().salt;
+        let optional = demanded.clone().optional();
+        assert_eq!(salt(&optional), salt(&demanded));
+        assert_eq!(salt(&optional.reconfigured(&JwtConfig::new())), salt(&demanded));
+        assert_ne!(salt(&optional.reconfigured(&JwtConfig::new().issuer("other"))), salt(&demanded));
+    }
 }

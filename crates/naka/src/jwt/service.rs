@@ -6,7 +6,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{HeaderMap, Request, Response, request::Parts};
+use http::{HeaderMap, Request, Response, header::AUTHORIZATION, request::Parts};
 use tower_service::Service;
 
 use super::{JwtLayer, Shared, evaluate, refusal};
@@ -14,13 +14,18 @@ use crate::{
     asked::Asked,
     clock::Now,
     explain::{Explain, Finding},
-    identity::Identity,
+    identity::{Challenges, Identity},
     layered::layered,
     observe::Observer,
     reject::{Dependency, Reason, Rejection, Verdict},
 };
 
 impl<O: Observer> Shared<O> {
+    /// What somebody could bring who brings nothing and passes as nobody.
+    fn passes(&self, headers: &HeaderMap) -> Option<&Challenges> {
+        self.optional.as_ref().filter(|_| !headers.contains_key(AUTHORIZATION))
+    }
+
     fn decide(&self, now: Now, headers: &HeaderMap) -> Verdict<Arc<Identity>> {
         let unix_s = self.config.clock.0.unix_s(now);
         let verdict = evaluate(&self.config, self.keys.get(now).as_deref(), self.salt, unix_s, headers);
@@ -66,6 +71,10 @@ impl<O: Observer> Explain for JwtLayer<O> {
 
     fn explain(&self, now: Now, head: &mut Parts) -> Finding {
         let Some(shared) = &self.shared else { return Finding::Off };
+        if let Some(challenges) = shared.passes(&head.headers) {
+            challenges.clone().put(&mut head.extensions);
+            return Finding::Admit("nobody: no token was sent".to_owned());
+        }
         match shared.decide(now, &head.headers) {
             Verdict::Admit(identity) => {
                 let who = identity.subject.as_deref().unwrap_or("somebody without a name");
@@ -97,6 +106,10 @@ where
         let Some(shared) = &self.layer.shared else {
             return Asked::forward(self.inner.call(request));
         };
+        if let Some(challenges) = shared.passes(request.headers()) {
+            challenges.clone().put(request.extensions_mut());
+            return Asked::forward(self.inner.call(request));
+        }
         match shared.decide(Now::of(request.extensions()), request.headers()) {
             Verdict::Admit(identity) => {
                 shared.admit(identity, request.extensions_mut());

@@ -296,6 +296,41 @@ fn a_version_of_the_catalogue_is_what_is_asked_for() {
     assert_eq!(flat.body["products"][0]["price"], "485.00");
 }
 
+/// Who is signed in has their tier while they look around, everybody else a fifth; and a token that is wrong is not taken for none.
+#[test]
+fn whoever_looks_around_has_their_tier_and_need_not_say_who_they_are() {
+    let bazaar = Bazaar::shop(NOON);
+    let token = |tier: &str| {
+        let claims = Claims::of("asha", Duration::from_mins(5)).with("orders", tier);
+        format!("Bearer {}", Keys::of(bazaar.data.path()).unwrap().token(&claims).unwrap())
+    };
+    let looks = [
+        ("/api/search?q=tea&lang=en", "searching", 10_000),
+        ("/api/products/prod_003", "browsing", 5000),
+        ("/api/restaurants", "browsing", 5000),
+        ("/api/restaurants/tanjore", "browsing", 5000),
+    ];
+    for (path, policy, quota) in looks {
+        let may = |ask: &Ask, a_minute: u64| {
+            let answer = bazaar.send(ask).expect(200);
+            let said = format!("ratelimit-policy: \"{policy}\";q={a_minute};w=60");
+            assert!(answer.head.contains(&said), "{said} is missing in\n{}", answer.head);
+        };
+        may(&get(path), quota / 5);
+        may(&get(path).header("authorization", &token("regular")), quota);
+        may(&get(path).header("authorization", &token("premium")), quota * 5);
+        may(&get(path).header("x-user-tier", "premium"), quota / 5); // Nobody has verified that.
+        // What one token says under the signature of another.
+        let (regular, premium) = (token("regular"), token("premium"));
+        let (says, signature) = (premium.rsplit_once('.').unwrap().0, regular.rsplit_once('.').unwrap().1);
+        let forged = get(path).header("authorization", &format!("{says}.{signature}"));
+        bazaar.send(&forged).problem(401, "signature_invalid");
+        bazaar
+            .send(&get(path).header("authorization", "Bearer broken"))
+            .problem(401, "credentials_malformed");
+    }
+}
+
 /// The changes of circuit breakers that the gateway has seen.
 fn transitions(at: &Addresses) -> Vec<Value> {
     let answer = get("/transitions").send(at["admin"]).expect(200);

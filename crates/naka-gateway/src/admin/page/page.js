@@ -269,7 +269,8 @@ function showRoutes(it, now) {
     say(what.children[1], route.template);
     what.title = route.origin;
     say(to.children[0], route.destination);
-    say(to.children[1], route.policies.join(", "));
+    const open = route.auth === "required" ? [] : ["auth: " + route.auth];
+    say(to.children[1], open.concat(route.policies).join(", "));
     const reading = readingOf(route);
     if (!reading) return say(perSecond, "no series");
     const is = since("route " + route.route, now, reading, it.bounds_s);

@@ -17,8 +17,8 @@ use super::{
 };
 use crate::config::{
     checked::{
-        ApiKey, ApiKeyEntry, BasicAuth, Fetch, ForwardAuth, IdentityPart, Jwt, JwtKeys, KeyPart, Kind, Name,
-        PolicyKind, Rule, Secret,
+        ApiKey, ApiKeyEntry, Auth, BasicAuth, Fetch, ForwardAuth, IdentityPart, Jwt, JwtKeys, KeyPart, Kind,
+        Name, PolicyKind, Rule, Secret,
     },
     decode::{At, Cx, Decode as _, OneOrMany, Or},
     diagnostic::Code,
@@ -582,7 +582,7 @@ fn any(mut rules: Vec<Rule>) -> Rule {
 impl Policies {
     /// Reports what of a route asks who it is although nothing there finds out, and several that find out in
     /// one way. A public route may have such a limit: whoever asks lacks its key.
-    pub(super) fn identity(&self, route: &At<super::Id>, level: &Level, is_public: bool, cx: &mut Cx) {
+    pub(super) fn identity(&self, route: &At<super::Id>, level: &Level, auth: Auth, cx: &mut Cx) {
         for kind in AUTHENTICATING {
             if let [(first, place), (second, span), ..] = level.all(kind) {
                 let place = cx.place(*place);
@@ -609,10 +609,56 @@ impl Policies {
         for (name, span) in level.all(Kind::Authorize) {
             let PolicyKind::Authorize(rule) = &self.checked[name].kind else { continue };
             if rule.needs_identity() && !is_known {
-                nobody_is_known(route, (name, *span), "lets in nobody", is_public, cx);
+                nobody_is_known(route, (name, *span), "lets in nobody", auth, cx);
             }
         }
-        self.limits_know(route, (level, level), is_public, cx);
+        self.limits_know(route, (level, level), auth, cx);
+    }
+
+    /// Reports `auth: optional` where it changes nothing, or where nobody could say what it means.
+    pub(super) fn optional(&self, route: &At<super::Id>, said: Span, level: &Level, cx: &mut Cx) {
+        if let Some((name, span)) = level.all(Kind::ForwardAuth).first() {
+            let place = cx.place(*span);
+            let message = format!(
+                "`{name}` asks another service who it is, and nobody here knows what no credentials are to that one"
+            );
+            cx.error(Code::Conflict, said, message)
+                .related(place, "used here")
+                .help("let that service let them in, and take `auth: optional` away; or write the route where only `jwt`, `api_key` or `basic_auth` ask; or `auth: none`")
+                .combined();
+            return;
+        }
+        let is_asked = AUTHENTICATING.into_iter().any(|kind| !level.all(kind).is_empty());
+        if !is_asked && !level.is_incomplete() {
+            let message = format!(
+                "nothing on the route `{}` finds out who asks, so that there is nothing to be optional",
+                route.value
+            );
+            cx.error(Code::Conflict, said, message)
+                .help("take `auth: optional` away; or add a policy that finds out, such as `jwt` or `api_key`, to the route, its group or its listener")
+                .combined();
+        }
+        if level.has_certificates() {
+            return; // Somebody may be known without these.
+        }
+        for (name, span) in level.all(Kind::Authorize) {
+            let Some(PolicyKind::Authorize(rule)) = self.checked.get(name).map(|policy| &policy.kind) else {
+                continue;
+            };
+            if is_asked && !rule.may_let_in_nobody() {
+                let place = cx.place(*span);
+                let message = format!(
+                    "`{name}` keeps out whoever is not known, so that nothing is optional on the route `{}`",
+                    route.value
+                );
+                cx.error(Code::Conflict, said, message)
+                    .related(place, "the rule")
+                    .help(
+                        "take `auth: optional` away; or let others in by the rule: `any: [{method: GET}, …]`",
+                    )
+                    .combined();
+            }
+        }
     }
 
     /// Whether something of this level finds that out.
@@ -631,7 +677,7 @@ impl Policies {
         &self,
         route: &At<super::Id>,
         (limits, around): (&Level, &Level),
-        is_public: bool,
+        auth: Auth,
         cx: &mut Cx,
     ) {
         let has = |part: &IdentityPart| Self::knows(around, part);
@@ -639,9 +685,9 @@ impl Policies {
             let Some(policy) = self.checked.get(name).map(|policy| &policy.kind) else { continue };
             let lacks_key = identity_parts(policy).any(|part| !has(part));
             let lacks_tier = tier_parts(policy).any(|part| !has(part));
-            if (lacks_key || lacks_tier) && !is_public {
+            if (lacks_key || lacks_tier) && auth != Auth::None {
                 let so = if lacks_key { "has no key" } else { "knows no tier" };
-                nobody_is_known(route, (name, *span), so, is_public, cx);
+                nobody_is_known(route, (name, *span), so, auth, cx);
             }
         }
     }
@@ -672,15 +718,9 @@ fn tier_parts(policy: &PolicyKind) -> impl Iterator<Item = &IdentityPart> {
 }
 
 /// Says that a policy wants to know who asks where nobody does.
-fn nobody_is_known(
-    route: &At<super::Id>,
-    (name, span): (&Name, Span),
-    so: &str,
-    is_public: bool,
-    cx: &mut Cx,
-) {
+fn nobody_is_known(route: &At<super::Id>, (name, span): (&Name, Span), so: &str, auth: Auth, cx: &mut Cx) {
     let message = format!("nothing on the route `{}` finds out who asks, so that `{name}` {so}", route.value);
-    let help = if is_public {
+    let help = if auth == Auth::None {
         "take `auth: none` away, or the rule; a rule over `cidr` and `method` works on public routes"
     } else {
         "add a policy that finds out, such as `jwt` or `api_key`, to the route, its group or its listener, or `client_ca` to the listener's `tls`"

@@ -16,7 +16,8 @@ use super::{
 };
 use crate::config::{
     checked::{
-        Compose, ComposeCall, IdentityPart, KeyPart, Kind, Name, PathPattern, PolicyKind, Segment, Upstream,
+        Auth, Compose, ComposeCall, IdentityPart, KeyPart, Kind, Name, PathPattern, PolicyKind, Segment,
+        Upstream,
     },
     decode::{At, Cx},
     diagnostic::Code,
@@ -65,7 +66,8 @@ pub(super) fn compose(
     for (name, call) in &calls.value.0 {
         let Some(call) = call else { continue };
         if let Some(path) = &call.path {
-            given.extend(values.of_target(path.span, &path.value.0, cx));
+            let is_required = call.required() && call.default.is_none();
+            given.extend(values.of_target(path.span, &path.value.0, is_required, cx));
         }
         values.needs(name, call, cx);
         let of = call_of(name, call, cx);
@@ -77,7 +79,7 @@ pub(super) fn compose(
     }
     let body = raw.body.as_ref();
     for template in body.iter().flat_map(|body| body.value.templates()) {
-        given.extend(values.of(template.span, &template.value, cx));
+        given.extend(values.of(template.span, &template.value, false, cx));
     }
     errors_is_ours(raw, cx);
     if !is_whole || made.len() != calls.value.0.len() || raw.said("body").is_some() && body.is_none() {
@@ -266,7 +268,13 @@ struct Values<'a> {
 
 impl Values<'_> {
     /// Those of a call's target: what they stand for, if they are of no call.
-    fn of_target(&self, span: Span, template: &Template, cx: &mut Cx) -> Vec<(Arc<str>, KeyPart)> {
+    fn of_target(
+        &self,
+        span: Span,
+        template: &Template,
+        is_required: bool,
+        cx: &mut Cx,
+    ) -> Vec<(Arc<str>, KeyPart)> {
         for value in template.values_of_path() {
             let is_rest = |segment: &Segment| matches!(segment, Segment::Rest(name) if **name == *value);
             let segments = match self.path {
@@ -281,11 +289,18 @@ impl Values<'_> {
                     ));
             }
         }
-        self.of(span, template, cx)
+        self.of(span, template, is_required, cx)
     }
 
-    /// What values stand for that are of no call.
-    fn of(&self, span: Span, template: &Template, cx: &mut Cx) -> Vec<(Arc<str>, KeyPart)> {
+    /// What values stand for that are of no call. Without those that are required there is no answer; of others, what is made
+    /// of them is left out.
+    fn of(
+        &self,
+        span: Span,
+        template: &Template,
+        is_required: bool,
+        cx: &mut Cx,
+    ) -> Vec<(Arc<str>, KeyPart)> {
         let mut given = Vec::new();
         for value in template.values() {
             let words = value.split('.').collect::<Vec<_>>();
@@ -295,10 +310,12 @@ impl Values<'_> {
             }
             match self.given(value, &words) {
                 Some(part) => {
-                    if let KeyPart::Identity(part) = &part
-                        && !Policies::knows(self.here.level, part)
-                    {
-                        self.nobody_is_known(span, value, cx);
+                    if let KeyPart::Identity(part) = &part {
+                        if !Policies::knows(self.here.level, part) {
+                            self.nobody_is_known(span, value, cx);
+                        } else if is_required && self.here.may_lack(part) {
+                            self.may_be_nobody(span, value, cx);
+                        }
                     }
                     given.push((value.into(), part));
                 }
@@ -350,12 +367,23 @@ impl Values<'_> {
         };
     }
 
+    fn may_be_nobody(&self, span: Span, value: &str, cx: &mut Cx) {
+        let span = cx.narrow(span, &format!("{{{value}}}"));
+        let message = format!(
+            "whoever brings no credentials passes on the route `{}`, and has no `{{{value}}}`: there would be no answer",
+            self.here.route.value
+        );
+        cx.error(Code::Conflict, span, message)
+            .help("write it into the path of a call with `required: false` or a `default:`, ask with what everybody has, or take `auth: optional` away")
+            .combined();
+    }
+
     fn nobody_is_known(&self, span: Span, value: &str, cx: &mut Cx) {
         let span = cx.narrow(span, &format!("{{{value}}}"));
         let route = &self.here.route.value;
         let message =
             format!("nothing on the route `{route}` finds out who asks, so that there is no `{{{value}}}`");
-        let help = if self.here.is_public {
+        let help = if self.here.auth == Auth::None {
             "take `auth: none` away, or ask with what everybody has: a capture, or `{query.NAME}`"
         } else {
             "add a policy that finds out, such as `jwt` or `api_key`, to the route, its group or its listener; or ask with what everybody has"

@@ -17,8 +17,8 @@ use super::{
 use crate::{
     config::{
         checked::{
-            Destination, HostPattern, KeyPart, Kind, Match, Name, PathPattern, Pinned, PolicyKind, Route,
-            Scope, Segment, Split, SplitPin, Upstream, VersionPlace,
+            Auth, Destination, HostPattern, KeyPart, Kind, Match, Name, PathPattern, Pinned, PolicyKind,
+            Route, Scope, Segment, Split, SplitPin, Upstream, VersionPlace,
         },
         decode::{At, Cx},
         diagnostic::Code,
@@ -58,7 +58,7 @@ pub(super) fn keys_without_captures(tables: &Tables<'_>, routes: &BTreeMap<Name,
 pub(super) struct From<'a> {
     pub(super) at: &'a At<Id>,
     pub(super) level: &'a Level,
-    pub(super) is_public: bool,
+    pub(super) auth: Auth,
     pub(super) captures: &'a [Arc<str>],
     pub(super) destination: &'a Destination,
 }
@@ -68,7 +68,7 @@ impl From<'_> {
     pub(super) fn check(&self, upstreams: &BTreeMap<Name, Upstream>, policies: &Policies, cx: &mut Cx) {
         let behind = self.behind(upstreams, policies);
         policies.captures(&self.at.value.0, &behind, self.captures, cx);
-        policies.limits_know(self.at, (&behind, self.level), self.is_public, cx);
+        policies.limits_know(self.at, (&behind, self.level), self.auth, cx);
         self.counts_twice(cx);
         self.many_upstreams(policies, cx);
     }
@@ -177,7 +177,7 @@ pub(super) fn walks_past(routes: &BTreeMap<Name, Arc<Route>>, stripping: &[(Name
             let lacks = |kind: &Kind| {
                 other.policies.all(*kind).iter().any(|it| !route.policies.all(*kind).contains(it))
             };
-            GUARDS.iter().any(lacks)
+            GUARDS.iter().any(lacks) || route.asks() < other.asks()
         };
         let meets = |other: &Route| other.listeners.iter().any(|listener| route.listeners.contains(listener));
         let passed = routes.iter().find(|(other, is)| {

@@ -22,15 +22,16 @@ use super::{
 };
 use crate::config::{
     checked::{
-        Destination, Kind, Match, Mirror, MirrorMethods, Name, PathPattern, PolicyKind, Redirect, Respond,
-        RetryMethods, Rewrite, Route, Scope, Template, TemplatePart, Upstream, ValueMatch, VersionTarget,
+        Auth, Destination, Kind, Match, Mirror, MirrorMethods, Name, PathPattern, PolicyKind, Redirect,
+        Respond, RetryMethods, Rewrite, Route, Scope, Template, TemplatePart, Upstream, ValueMatch,
+        VersionTarget,
     },
     decode::{At, Cx, OneOrMany, Or},
     diagnostic::Code,
     node::Span,
     path::names_of,
     raw::{
-        RawGroup, RawMatch, RawRedirect, RawRequestLimits, RawRespond, RawRewrite, RawRoute,
+        RawAuth, RawGroup, RawMatch, RawRedirect, RawRequestLimits, RawRespond, RawRewrite, RawRoute,
         RawRouteTimeouts, RawScheme, RawValueMatch, ValueMatches,
     },
     record::Said,
@@ -103,15 +104,21 @@ impl Around<'_, '_> {
         let listeners = self.listeners_of(at, raw, shared, cx);
         let own = policies.level(self.tables, at, &level_keys!(raw), cx);
         let outer = self.listener_level(at, listeners.as_deref().unwrap_or_default(), cx);
-        let is_public = raw.auth.is_some();
+        let auth = raw.auth.as_ref().map_or(Auth::Required, |at| match at.value {
+            RawAuth::None => Auth::None,
+            RawAuth::Optional => Auth::Optional,
+        });
         let inherited = [group_level, outer].into_iter().flatten();
-        let inherited =
-            inherited.map(|level| if is_public { level.without_authentication() } else { level.clone() });
+        let inherited = inherited
+            .map(|level| if auth == Auth::None { level.without_authentication() } else { level.clone() });
         let inherited = inherited.collect::<Vec<_>>();
         let level = Level::merged(&std::iter::once(&own).chain(&inherited).collect::<Vec<_>>());
         let level = level.with_certificates(self.has_certificates(listeners.as_deref().unwrap_or_default()));
         public_or_not(at, raw, &own, cx);
-        policies.identity(at, &level, is_public, cx);
+        if let Some(said) = raw.auth.as_ref().filter(|_| auth == Auth::Optional) {
+            policies.optional(at, said.key, &level, cx);
+        }
+        policies.identity(at, &level, auth, cx);
         let mut matches = raw.r#match.as_ref().and_then(|at| matches(&at.value, at.key, shared, cx));
         if let Some(it) = &raw.compose {
             compose::only_reads(it, raw, cx);
@@ -135,7 +142,7 @@ impl Around<'_, '_> {
         let rewrite = rewrite(raw, captures.as_deref(), cx);
         let path = matches.as_ref().map(|matches| &matches.path);
         let here =
-            Place { tables: self.tables, route: at, level: &level, captures: captures.as_deref(), is_public };
+            Place { tables: self.tables, route: at, level: &level, captures: captures.as_deref(), auth };
         let destination = self.destination(here, path, raw, policies, cx);
         let headers =
             headers::merged(shared.and_then(|group| group.headers.as_deref()), raw.headers.as_deref(), cx);
@@ -161,7 +168,7 @@ impl Around<'_, '_> {
             copies_go_elsewhere(at, &level, destination, policies, cx);
             self.falls_back_elsewhere(at, &level, destination, total_timeout, policies, cx);
             let captures = captures.as_deref().unwrap_or_default();
-            let from = reach::From { at, level: &level, is_public, captures, destination };
+            let from = reach::From { at, level: &level, auth, captures, destination };
             from.check(self.upstreams, policies, cx);
         }
         Some(Route {
@@ -170,7 +177,7 @@ impl Around<'_, '_> {
             matches: matches?,
             priority: raw.priority.as_ref().map(|it| it.value),
             policies: level.uses(),
-            is_public,
+            auth,
             trust_parent: raw.trust_parent.as_ref().map(|at| telemetry::trust(at.value)),
             body,
             total_timeout,
@@ -531,13 +538,13 @@ impl Around<'_, '_> {
 
 /// Reports a route that is public and asks who it is.
 fn public_or_not(at: &At<Id>, raw: &RawRoute, own: &Level, cx: &mut Cx) {
-    let Some(public) = &raw.auth else { return };
+    let Some(public) = raw.auth.as_ref().filter(|at| at.value == RawAuth::None) else { return };
     let asks = own.names().into_iter().find(|(kind, _)| kind.authenticates());
     if let Some((_, name)) = asks {
         let message = format!("the route `{}` is public, and uses `{name}`, which asks who it is", at.value);
         cx.error(Code::Conflict, public.key, message)
             .help(format!(
-                "take `auth: none` away, or `{name}`; `auth: none` clears what the group and the listener ask"
+                "take `auth: none` away, or `{name}`; `auth: none` clears what the group and the listener ask. `auth: optional` asks only who brings credentials"
             ))
             .combined();
     }

@@ -8,7 +8,7 @@ use super::{
     unique,
 };
 use crate::config::{
-    checked::{KeyPart, Name, Pinned, Split, SplitGuard, SplitPin},
+    checked::{Auth, IdentityPart, KeyPart, Name, Pinned, Split, SplitGuard, SplitPin},
     decode::{At, Cx},
     diagnostic::Code,
     node::Span,
@@ -33,7 +33,7 @@ pub(super) struct Place<'a> {
     /// What stands over the route.
     pub(super) level: &'a Level,
     pub(super) captures: Option<&'a [Arc<str>]>,
-    pub(super) is_public: bool,
+    pub(super) auth: Auth,
 }
 
 impl Place<'_> {
@@ -105,10 +105,28 @@ impl Place<'_> {
                 KeyPart::Identity(part) if !Policies::knows(self.level, part) => {
                     self.nobody_is_known(at.span, cx);
                 }
+                KeyPart::Identity(part) if self.may_lack(part) => self.may_be_nobody(at.span, cx),
                 _ => {}
             }
         }
         by.value.0.iter().map(|at| at.value.clone()).collect()
+    }
+
+    /// Whether those who bring no credentials pass and lack this.
+    pub(super) fn may_lack(&self, part: &IdentityPart) -> bool {
+        let is_shown = self.level.has_certificates() && *part == IdentityPart::Subject;
+        self.auth == Auth::Optional && !is_shown && !self.level.is_incomplete()
+    }
+
+    /// Reports a key that only those have who say who they are.
+    fn may_be_nobody(&self, span: Span, cx: &mut Cx) {
+        let message = format!(
+            "whoever brings no credentials passes on the route `{}`, and has no key for its split: they would change sides with each request",
+            self.route.value
+        );
+        cx.error(Code::Conflict, span, message)
+            .help("split by what everybody has: `by: client_ip`; or take `auth: optional` away")
+            .combined();
     }
 
     /// Reports a key that nobody can have.
@@ -116,7 +134,7 @@ impl Place<'_> {
         let route = &self.route.value;
         let message =
             format!("nothing on the route `{route}` finds out who asks, so that its split has no key");
-        let help = if self.is_public {
+        let help = if self.auth == Auth::None {
             "take `auth: none` away, or split by what everybody has: `by: client_ip`"
         } else {
             "add a policy that finds out, such as `jwt` or `api_key`, to the route, its group or its listener, or `client_ca` to the listener's `tls`; or split by what everybody has: `by: client_ip`"

@@ -664,8 +664,8 @@ pub struct Route {
     pub priority: Option<i32>,
     /// The policies that stand over it.
     pub policies: Uses,
-    /// It is public although its group or listener asks who it is: `auth: none`.
-    pub is_public: bool,
+    /// What it makes of those of them that find out who asks.
+    pub auth: Auth,
     /// Whose word counts about traces, if it is another's than elsewhere.
     pub trust_parent: Option<TrustParent>,
     /// Bytes of a request body; `None` is `never`.
@@ -686,7 +686,37 @@ pub struct Route {
     pub origin: Origin,
 }
 
+/// What a route makes of the policies over it that find out who asks; from the least that has to be known to the most.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Auth {
+    /// `auth: none`: it is public, and what its group and its listener ask does not stand over it.
+    None,
+    /// `auth: optional`: whoever brings no credentials passes as nobody, and whoever brings wrong ones is refused.
+    Optional,
+    /// Nothing is said: whoever is not known is refused.
+    #[default]
+    Required,
+}
+
+impl Auth {
+    /// The word for it.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Optional => "optional",
+            Self::Required => "required",
+        }
+    }
+}
+
 impl Route {
+    /// How much of who asks has to be known: nothing as well where no policy finds it out.
+    pub fn asks(&self) -> Auth {
+        let mut all = self.policies.0.iter();
+        let is_asked = all.any(|(kind, names)| kind.authenticates() && !names.is_empty());
+        if is_asked { self.auth } else { Auth::None }
+    }
+
     /// Its split, or those of its versions, and what each is called among policies.
     pub fn splits<'a>(&'a self, name: &'a Name) -> impl Iterator<Item = (Name, &'a Split)> {
         let own = match &self.destination {

@@ -873,6 +873,30 @@ impl Rule {
             Self::Method(_) | Self::Cidr(_) => false,
         }
     }
+
+    /// Whether it can let in somebody of whom it is not known who it is.
+    pub fn may_let_in_nobody(&self) -> bool {
+        self.of_nobody().0
+    }
+
+    /// Whether it can be true of nobody, and whether it can be false; what cannot be known is neither.
+    fn of_nobody(&self) -> (bool, bool) {
+        match self {
+            Self::Scope(_) | Self::Role(_) | Self::Identity(_) | Self::Claim(..) => (false, false),
+            Self::Authenticated => (false, true),
+            Self::Method(_) | Self::Cidr(_) => (true, true),
+            Self::Not(rule) => {
+                let (is_true, is_false) = rule.of_nobody();
+                (is_false, is_true)
+            }
+            Self::All(rules) => {
+                (rules.iter().all(|rule| rule.of_nobody().0), rules.iter().any(|rule| rule.of_nobody().1))
+            }
+            Self::Any(rules) => {
+                (rules.iter().any(|rule| rule.of_nobody().0), rules.iter().all(|rule| rule.of_nobody().1))
+            }
+        }
+    }
 }
 
 impl Bulkhead {

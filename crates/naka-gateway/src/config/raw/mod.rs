@@ -19,7 +19,7 @@ use super::{
     outline::Tracer,
     path::{PathRegex, PrefixPath, WholePath},
     record::{record, words, wrong_word},
-    suggest::quoted,
+    suggest::{nearest, quoted},
     units::{Between, MaxLoad, OrNever, OrZero, Percent, Size, SizeOrNever, Whole},
     values::{
         Authority, DnsHost, DnsService, ErrorStatuses, FileMode, GrpcService, HostPort, Id, NameServer,
@@ -160,24 +160,34 @@ words! {
     Nothing ("`none`") { None = "none" }
 }
 
-/// `auth: none`.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct LetsIn;
+/// `auth: none` and `auth: optional`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RawAuth {
+    None,
+    Optional,
+}
 
-impl Scalar for LetsIn {
-    const WHAT: &'static str = "`none`, which lets everybody in (what finds out who asks stands in `use:`)";
+impl Scalar for RawAuth {
+    const WHAT: &'static str = "`none`, which lets everybody in, or `optional`, which lets in whoever brings no credentials, too (what finds out who asks stands in `use:`)";
 
     fn parse(text: Text<'_>) -> Result<Self, Wrong> {
         match text.text {
-            "none" => Ok(Self),
-            other => Err(Wrong::new(format!("{} is not `none`", quoted(other))).help(
-                "name a policy that finds out who asks under `use:`: `use: [name]`; `auth: none` lets everybody in",
-            )),
+            "none" => Ok(Self::None),
+            "optional" => Ok(Self::Optional),
+            other => {
+                let wrong = Wrong::new(format!("{} is not `none` or `optional`", quoted(other)));
+                Err(match nearest(other, ["none", "optional"]) {
+                    Some(meant) => wrong.help(format!("write `{meant}`")),
+                    None => wrong.help(
+                        "name a policy that finds out who asks under `use:`: `use: [name]`; `auth: none` lets everybody in, and `auth: optional` whoever brings no credentials, too",
+                    ),
+                })
+            }
         }
     }
 
     fn schema() -> Json {
-        json!({"const": "none"})
+        json!({"enum": ["none", "optional"]})
     }
 }
 
@@ -778,8 +788,8 @@ record! {
         r#match: RawMatch = required;
         /// Decides between routes of equal rank; higher wins.
         priority: i32 = optional, "10";
-        /// `none`: it is public, whatever its group or listener asks for.
-        auth: LetsIn = optional;
+        /// `none`: it is public, whatever its group or listener asks for. `optional`: whoever brings no credentials passes as nobody, and wrong ones are refused.
+        auth: RawAuth = optional, "optional";
         /// Named policies, a set.
         r#use: OneOrMany<Id> = optional, "[per-ip, signed-in]";
         /// A rate limit: a name, or the limit itself.
