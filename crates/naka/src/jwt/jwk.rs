@@ -152,7 +152,7 @@ impl KeySet {
         let key = self.key_of(jws)?;
         let signature = URL_SAFE_NO_PAD.decode(jws.signature).map_err(|_| Reason::SignatureInvalid)?;
         // Not by the provider of the process: another crate may have chosen that, or none.
-        let verifier = (DEFAULT_PROVIDER.verifier_factory)(&algorithm.into(), &key.material);
+        let verifier = (DEFAULT_PROVIDER.verifier_factory)(&algorithm.verified(), &key.material);
         let is_valid = verifier.is_ok_and(|it| it.verify(jws.signed.as_bytes(), &signature).is_ok());
         if is_valid { Ok(()) } else { Err(Reason::SignatureInvalid) }
     }

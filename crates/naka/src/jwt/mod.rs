@@ -127,17 +127,16 @@ impl Algorithm {
     pub fn from_word(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|algorithm| algorithm.word() == word)
     }
-}
 
-impl From<Algorithm> for jsonwebtoken::Algorithm {
-    fn from(algorithm: Algorithm) -> Self {
-        match algorithm {
-            Algorithm::Hs256 => Self::HS256,
-            Algorithm::Rs256 => Self::RS256,
-            Algorithm::Ps256 => Self::PS256,
-            Algorithm::Es256 => Self::ES256,
-            Algorithm::Es384 => Self::ES384,
-            Algorithm::EdDsa => Self::EdDSA,
+    /// As whoever verifies calls it.
+    const fn verified(self) -> jsonwebtoken::Algorithm {
+        match self {
+            Self::Hs256 => jsonwebtoken::Algorithm::HS256,
+            Self::Rs256 => jsonwebtoken::Algorithm::RS256,
+            Self::Ps256 => jsonwebtoken::Algorithm::PS256,
+            Self::Es256 => jsonwebtoken::Algorithm::ES256,
+            Self::Es384 => jsonwebtoken::Algorithm::ES384,
+            Self::EdDsa => jsonwebtoken::Algorithm::EdDSA,
         }
     }
 }

@@ -84,7 +84,7 @@ fn r5_8_what_customers_write_and_pay_from_is_in_no_event_and_is_forgotten() {
     );
     assert_eq!(shop.order("asha", &order_id).body["address"]["line"], "12 Hill Road");
 
-    shop.restart_order(LATER, &[]);
+    shop.restart("order", LATER, &[]);
     let forgotten = crate::process::eventually("it is forgotten", || {
         Some(shop.order("asha", &order_id)).filter(|it| it.body["address"].is_null())
     });
