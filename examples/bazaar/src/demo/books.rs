@@ -61,7 +61,11 @@ impl Books {
             self.money(),
         );
         report.note("R4.8", "the ledger adds up to nothing, and to what the bank has", self.ledger());
-        report.note("R12.2", "outboxes are empty, and every message was taken once", self.messages());
+        report.note(
+            "R12.2",
+            "outboxes are empty, and the last message written is the last taken",
+            self.messages(),
+        );
         report.note("R15.6", "nobody was told the same thing twice", self.notifications());
         report.note(
             "R15.7",

@@ -77,7 +77,10 @@ const DEMOS: [(&str, &str); 10] = [
     ("R2.13", "7. the fare that was quoted is the fare that is booked (the seed: 538.52 and 302.27)"),
     ("R2.2", "8. a bad file and a good one, under load (the seed had no reload)"),
     ("R14.3", "9. products while the bank of payments stands still (the seed had no rooms)"),
-    ("R8.7", "10. one trace through the gateway and six processes, there and back (the seed passed none on)"),
+    (
+        "R8.7",
+        "10. one trace through the gateway and seven services, there and back (the seed passed none on)",
+    ),
 ];
 
 /// What `bazaar demos` is told.

@@ -150,6 +150,9 @@ pub struct UpArgs {
     /// Beside each service a sidecar, and what one asks another goes through both of theirs, over TLS on which each shows who it is.
     #[arg(long, conflicts_with_all = ["elsewhere", "no_gateway", "only"])]
     mesh: bool,
+    /// When a process dies, the others go on; and it is said how to start it again.
+    #[arg(long)]
+    keep_going: bool,
     /// Start only the services, to run the gateway by hand.
     #[arg(long)]
     no_gateway: bool,
@@ -291,7 +294,19 @@ async fn trouble(
         }
     }
     say(welcome(&pids, gateway, args));
-    mourn(&family.next_death().await)
+    loop {
+        let death = family.next_death().await;
+        let trouble = mourn(&death);
+        let Some(planned) = plan.iter().find(|it| args.keep_going && it.name == death.name) else {
+            return trouble;
+        };
+        let words =
+            planned.args.iter().filter(|it| *it != "--stop-with-stdin").map(|it| it.to_string_lossy());
+        let words = words.collect::<Vec<_>>().join(" ");
+        say(format_args!(
+            "{trouble}; the others go on. Once more: cargo run --release -q -p bazaar -- {words}"
+        ));
+    }
 }
 
 /// Waits until all of them answer.
@@ -427,8 +442,13 @@ fn welcome(pids: &[(&Planned, u32)], gateway: Option<&(Addresses, PathBuf)>, arg
         None => writeln!(text, "."),
     };
     for (planned, pid) in pids {
-        let listens = planned.listens.iter().map(|at| format!("http://{at}")).collect::<Vec<_>>();
-        _ = writeln!(text, "  {:<15} {}  (process {pid})", planned.name, listens.join("  admin "));
+        // A sidecar's door for others speaks TLS.
+        let doors = match planned.turn {
+            Turn::Sidecar => ["https://", "  admin http://", "  for its service http://"],
+            _ => ["http://", "  admin http://", "  "],
+        };
+        let listens = doors.iter().zip(&planned.listens).map(|(door, at)| format!("{door}{at}"));
+        _ = writeln!(text, "  {:<25} {}  (process {pid})", planned.name, listens.collect::<String>());
     }
     for (what, command) in attempts(gateway.map(|(addresses, _)| *addresses), args) {
         _ = writeln!(text, "\n{what}\n  {command}");

@@ -302,6 +302,8 @@ pub struct Order {
     pub last_seen: Option<String>,
     /// Why it was called off or came back.
     pub reason: Option<String>,
+    /// How it ended, if it did: cancelled or returned, whatever was given back since.
+    pub ended: Option<State>,
     /// What was given back.
     pub refunded: Money,
     /// When it changed last.
@@ -351,12 +353,14 @@ pub struct Captured {
 impl Aggregate for Order {
     type Event = OrderEvent;
 
-    const FORM: u32 = 1;
+    const FORM: u32 = 2;
 
     fn apply(&mut self, recorded: &Recorded<OrderEvent>) {
         self.changed_at = Some(recorded.at);
         if let Some(state) = recorded.event.leads_to() {
             self.state = Some(state);
+            self.ended =
+                self.ended.or(Some(state).filter(|it| matches!(it, State::Cancelled | State::Returned)));
         }
         match recorded.event.clone() {
             OrderEvent::OrderPlaced {
@@ -447,6 +451,9 @@ impl Order {
     /// # Errors
     /// If it may not, and why.
     pub fn may_end(&self, event: &OrderEvent, is_customer: bool) -> Result<Step, Never> {
+        if self.state == Some(State::Refunded) && event.leads_to() == self.ended {
+            return Ok(Step::Nothing); // Said again by who has not heard the answer.
+        }
         let step = self.may(event)?;
         let is_back = step == Step::Change && matches!(event, OrderEvent::OrderReturned { .. });
         match (is_back, is_customer, self.state == Some(State::Delivered)) {
@@ -492,9 +499,10 @@ impl Order {
             OrderEvent::PaymentCompleted { amount, .. } => {
                 let is_cash = state == State::Delivered && self.captured.is_none() && self.is_cod();
                 let is_all = self.placed.as_ref().is_some_and(|it| it.total == *amount);
-                // A payment that was made is a fact, however many have failed before.
+                // A payment that was made is a fact, however many have failed before, and also if it is called off meanwhile.
                 let is_open = is_open && self.held_until.is_some() && self.captured.is_none();
-                let is_right = is_all && (is_cash || is_open);
+                let is_late = state == State::Cancelled && self.captured.is_none() && !self.is_cod();
+                let is_right = is_all && (is_cash || is_open || is_late);
                 only_if(is_right, "not_payable", "this order takes no such payment now")
             }
             OrderEvent::OrderConfirmed {} => {

@@ -72,7 +72,7 @@ use crate::{
         language::Language,
         moment::Moment,
         money::Money,
-        order::State,
+        order::{State, Step},
         payment::{Method, check_account, check_method},
         tax::Invoice,
     },
@@ -409,8 +409,10 @@ impl Service {
             if let Some(expected) = expected.filter(|it| *it != version) {
                 return Ok(Err(conflict("conflict", log::Conflict { expected, is: version }.to_string())));
             }
-            if let Err(never) = order.may_end(&event, is_customer) {
-                return Ok(Err(never.into()));
+            match order.may_end(&event, is_customer) {
+                Ok(Step::Change) => {}
+                Ok(Step::Nothing) => return Ok(Ok(())),
+                Err(never) => return Ok(Err(never.into())),
             }
             if saga::by_id(transaction, &id)?.is_none() {
                 let detail = "this order is too old to be called off here; ask the shop's staff";
@@ -421,7 +423,7 @@ impl Service {
                 record::remark(transaction, &id, remark.as_deref())?;
                 saga::revoke(transaction, &id, &why)?;
             }
-            Ok(changed.map_err(Problem::from))
+            Ok(changed.map(drop).map_err(Problem::from))
         };
         self.store.write(end).await??;
         self.sagas.go();
@@ -720,6 +722,7 @@ struct Told {
     kind: String,
     order_id: String,
     payment_id: String,
+    amount: Option<Money>,
     reason: Option<String>,
 }
 
@@ -736,7 +739,9 @@ async fn hear(With(service): With<Service>, Body(message): Body<Message>) -> Res
             let (payment_id, reason) = (Some(told.payment_id.clone()), told.reason.unwrap_or_default());
             Some(OrderEvent::PaymentFailed { payment_id, reason })
         }
-        _ => None, // That it was given back is known to whoever wanted it so.
+        // Mostly known already to who wanted it so; not if it was still being paid when it was called off.
+        "payment_refunded" => told.amount.map(|amount| OrderEvent::OrderRefunded { amount }),
+        _ => None,
     };
     let is_payment = matches!(event, Some(OrderEvent::PaymentCompleted { .. }));
     let (now, order_id) = (service.clock.now(), told.order_id.clone());

@@ -371,7 +371,9 @@ fn failed(payment: &Payment) -> Problem {
         return problem.with("payment_id", json!(payment.payment_id)).retry_after(5);
     }
     let why = payment.detail.as_deref().unwrap_or("the payment was refused");
-    let detail = format!("{why}; nothing was taken");
+    let what =
+        if payment.transaction_id.is_some() { "what was taken is given back" } else { "nothing was taken" };
+    let detail = format!("{why}; {what}");
     Problem::new(StatusCode::PAYMENT_REQUIRED, "payment_refused", detail)
         .with("why", json!(reason))
         .with("payment_id", json!(payment.payment_id))

@@ -3,9 +3,9 @@
 //! - Every saga is `completed` or `compensated`; none needs somebody, and nothing is left to be sent or was put aside.
 //! - For each order, charges less refunds at the bank are the order's amount, or nothing: the amount exactly if it is paid and goes
 //!   on, nothing if it is not paid, was called off, came back, or is to be paid on delivery.
+//! - The order says of it what the bank does: what was paid, and what was given back.
 //! - The ledger's postings of each payment add up to nothing, and what the merchant and the commission have is what the bank took.
-//! - In each warehouse, what is on hand is what is available and what is reserved; nothing is reserved any more but for orders that
-//!   wait for their payment; and what has left is what was sent.
+//! - In each warehouse no more is reserved than is on hand, and at the end nothing is; and what has left is what was sent.
 //! - Who was told that the goods are theirs has them; who was told that it is called off has nothing, and owes nothing.
 
 use std::collections::BTreeMap;
@@ -23,6 +23,37 @@ use crate::{
     order::{life::Order, record::stream},
     rules::{order::State, payment::Method},
 };
+
+/// What does not hold, and of which row that is; of none, if it could not be looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wrong {
+    /// The row.
+    pub row: &'static str,
+    /// What it is.
+    pub why: String,
+}
+
+impl From<String> for Wrong {
+    fn from(why: String) -> Self {
+        Self { row: "", why }
+    }
+}
+
+/// What is audited, by row.
+pub const ROWS: [(&str, &str); 5] = [
+    ("R4.2", "every saga comes to its end, and none needs somebody"),
+    ("R4.4", "charges less refunds are nothing or the amount, and order and ledger say what the bank does"),
+    ("R5.3", "an order from its snapshot is the order from its first event"),
+    (
+        "R6.2",
+        "no more is reserved than is on hand, nothing is in the end, and what has left is what was sent",
+    ),
+    ("R12.2", "every message was sent, and none put aside"),
+];
+
+fn of(row: &'static str) -> impl Fn(String) -> Wrong {
+    move |why| Wrong { row, why }
+}
 
 /// A book, to be read.
 fn open(stage: &Stage, role: Role) -> Result<Connection, String> {
@@ -54,20 +85,24 @@ pub fn is_quiet(stage: &Stage) -> Result<bool, String> {
 ///
 /// # Errors
 /// What does not hold.
-pub fn audit(stage: &Stage, accepted: &[Accepted]) -> Result<Told, String> {
+pub fn audit(stage: &Stage, accepted: &[Accepted]) -> Result<Told, Wrong> {
     let [order, payment, inventory, bank] =
         [Role::Order, Role::Payment, Role::Inventory, Role::Bank].map(|role| open(stage, role));
     let (order, payment, inventory, bank) = (order?, payment?, inventory?, bank?);
     for (book, name) in [(&order, "order"), (&payment, "payment")] {
         let open = "SELECT count(*) FROM sagas WHERE state NOT IN ('completed', 'compensated')";
-        expect(count(book, open)?, 0, || format!("sagas of {name} are not over, or need somebody"))?;
+        let what = || format!("sagas of {name} are not over, or need somebody");
+        expect(count(book, open)?, 0, what).map_err(of("R4.2"))?;
     }
-    expect(count(&payment, "SELECT count(*) FROM dead_letters")?, 0, || "messages were put aside".into())?;
-    let orders = orders(&order)?;
+    for (table, what) in [("dead_letters", "messages were put aside"), ("outbox", "messages were not sent")] {
+        let left = count(&payment, &format!("SELECT count(*) FROM {table}"))?;
+        expect(left, 0, || what.into()).map_err(of("R12.2"))?;
+    }
+    let orders = orders(&order).map_err(of("R5.3"))?;
     let mut told = Told { rehearsals: 1, crashes: stage.crashes, ..Told::default() };
     told.orders = orders.len() as u64;
     for (order_id, order) in &orders {
-        money(order_id, order, &payment, &bank)?;
+        money(order_id, order, &payment, &bank).map_err(of("R4.4"))?;
         match order.state {
             Some(State::Cancelled | State::Returned | State::Refunded) => told.undone += 1,
             _ => told.sent += 1,
@@ -75,17 +110,20 @@ pub fn audit(stage: &Stage, accepted: &[Accepted]) -> Result<Told, String> {
     }
     told.charges = count(&bank, "SELECT count(*) FROM movements WHERE entry = 'charge'")?.unsigned_abs();
     told.refunds = count(&bank, "SELECT count(*) FROM movements WHERE entry = 'refund'")?.unsigned_abs();
-    ledger(&payment, &bank)?;
-    stock(&inventory, &orders)?;
+    told.snapshots = count(&order, "SELECT count(*) FROM snapshots")?.unsigned_abs();
+    ledger(&payment, &bank).map_err(of("R4.4"))?;
+    stock(&inventory, &orders).map_err(of("R6.2"))?;
     for Accepted { order_id, is_confirmed, is_undone } in accepted {
         let order =
             orders.get(order_id).ok_or_else(|| format!("{order_id} was accepted, and is not there"))?;
         let is_over = matches!(order.state, Some(State::Cancelled | State::Returned | State::Refunded));
         if *is_confirmed && is_over {
-            return Err(format!("{order_id} was confirmed to its customer, and is {:?}", order.state));
+            let why = format!("{order_id} was confirmed to its customer, and is {:?}", order.state);
+            return Err(of("R4.4")(why));
         }
         if *is_undone && !is_over {
-            return Err(format!("{order_id} was called off for its customer, and is {:?}", order.state));
+            let why = format!("{order_id} was called off for its customer, and is {:?}", order.state);
+            return Err(of("R4.4")(why));
         }
     }
     Ok(told)
@@ -142,7 +180,15 @@ fn money(order_id: &str, order: &Order, payment: &Connection, bank: &Connection)
     let is_paid =
         matches!(order.state, Some(state) if is_on_its_way(state)) && placed.payment_method != Method::Cod;
     let should = if is_paid { placed.total.paise() } else { 0 };
-    expect(taken, should, || format!("{order_id} is {:?}, and the bank has of it", order.state))
+    expect(taken, should, || format!("{order_id} is {:?}, and the bank has of it", order.state))?;
+    if placed.payment_method == Method::Cod {
+        return Ok(()); // The courier tells the order service itself.
+    }
+    // What its customer is shown of it.
+    let ever = payments.iter().filter(|(_, state, _)| ["completed", "refunded"].contains(&&**state)).count();
+    expect(usize::from(order.captured.is_some()), ever, || format!("{order_id}: payments that it knows of"))?;
+    let back = payments.iter().filter(|(_, state, _)| state == "refunded").map(|(.., amount)| amount);
+    expect(order.refunded.paise(), back.sum(), || format!("{order_id} says that was given back"))
 }
 
 const fn is_on_its_way(state: State) -> bool {
@@ -177,8 +223,8 @@ fn stock(inventory: &Connection, orders: &BTreeMap<String, Order>) -> Result<(),
         let stock = log::load_from_zero::<Stock>(inventory, &stream).map_err(read)?.state;
         let [mut on_hand, mut reserved] = [0_u32; 2];
         for (warehouse, shelf) in &stock.shelves {
-            let sum = shelf.available() + shelf.reserved;
-            expect(shelf.on_hand, sum, || format!("{product} in {warehouse}: on hand"))?;
+            let is_there = shelf.reserved <= shelf.on_hand;
+            expect(is_there, true, || format!("{product} in {warehouse}: all that is reserved is on hand"))?;
             on_hand += shelf.on_hand;
             reserved += shelf.reserved;
         }

@@ -134,6 +134,15 @@ impl Customer {
         // Some come when the goods are just not held any more.
         let late = if self.chance.percent(15) { 840_000 + self.chance.below(120_000) } else { 0 };
         sleep(Duration::from_millis(late)).await;
+        if !is_confirmed && self.chance.percent(15) {
+            // They pay, and somebody else of the family calls it off.
+            let mut other = self.another();
+            let (_, is_undone) = tokio::join!(
+                self.pay(&order_id, number, method, &account),
+                other.call_off(&order_id, "cancel")
+            );
+            return Some(Accepted { order_id, is_confirmed: false, is_undone });
+        }
         if !is_confirmed && self.chance.percent(85) && self.pay(&order_id, number, method, &account).await {
             is_confirmed = self.is_on_its_way(&order_id).await;
         }
@@ -164,14 +173,22 @@ impl Customer {
         let wish = json!({"order_id": order_id, "method": method, "account": account});
         let key = format!("pay-{}-{number}", self.number);
         let payment = self.payment.clone();
-        let times = if self.chance.percent(30) { 2 } else { 1 };
-        let mut is_paid = false;
-        for attempt in 0..times {
-            let key = if self.chance.percent(50) { key.clone() } else { format!("{key}-{attempt}") };
-            let answer = self.insist(&payment, "/api/payments", &key, &wish).await;
-            is_paid |= answer.is_some_and(|it| it.status == StatusCode::CREATED);
+        if !self.chance.percent(30) {
+            return is_paid(self.insist(&payment, "/api/payments", &key, &wish).await.as_ref());
         }
-        is_paid
+        let second = if self.chance.percent(50) { key.clone() } else { format!("{key}-again") };
+        let mut other = self.another();
+        let (one, two) = tokio::join!(
+            self.insist(&payment, "/api/payments", &key, &wish),
+            other.insist(&payment, "/api/payments", &second, &wish)
+        );
+        is_paid(one.as_ref()) || is_paid(two.as_ref())
+    }
+
+    /// The same customer, at another window.
+    fn another(&mut self) -> Self {
+        let (order, payment) = (self.order.clone(), self.payment.clone());
+        Self { number: self.number, order, payment, chance: self.chance.branch() }
     }
 
     /// Whether the order is told to be on its way, once it is known what becomes of it: money that was taken may come too late.
@@ -227,4 +244,8 @@ impl Customer {
         }
         None
     }
+}
+
+fn is_paid(answer: Option<&Answer>) -> bool {
+    answer.is_some_and(|it| it.status == StatusCode::CREATED)
 }

@@ -299,6 +299,27 @@ fn what_is_on_its_way_is_not_sent_back_by_who_waits_for_it() {
     assert_eq!(ends(&arrived, false), Err("wrong_state"));
     let returned = [&arrived[..], &["order_returned"]].concat();
     assert_eq!((ends(&returned, true), ends(&returned, false)), (Ok(Step::Nothing), Ok(Step::Nothing)));
+    let refunded = [&returned[..], &["order_refunded"]].concat();
+    assert_eq!(ends(&refunded, true), Ok(Step::Nothing), "said again by who has not heard the answer");
+    let cancel = all(Method::Upi).into_iter().find(|it| it.kind() == "order_cancelled").unwrap();
+    let other = order(Method::Upi, &refunded).may_end(&cancel, true).map_err(|never| never.reason);
+    assert_eq!(other, Err("wrong_state"));
+}
+
+/// Bug: money that was taken while its order was called off, and given back, was never on the order.
+#[test]
+fn what_was_paid_as_it_was_called_off_is_on_the_order_and_so_is_its_refund() {
+    let late = [
+        "order_placed",
+        "order_validated",
+        "inventory_reserved",
+        "order_cancelled",
+        "payment_completed",
+        "order_refunded",
+    ];
+    let order = order(Method::Upi, &late);
+    assert_eq!((order.state, order.refunded), (Some(State::Refunded), total()));
+    assert_eq!(order.captured.map(|it| it.amount), Some(total()));
 }
 
 #[test]
