@@ -14,9 +14,10 @@ use std::{
     io::{self, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::Path,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
+use naka::clock::{Now, WallClock};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, SanType, date_time_ymd,
@@ -96,7 +97,7 @@ fn somebody(name: &str) -> Result<CertificateParams, String> {
 /// From now on, for so long.
 fn valid(long: Duration) -> CertificateParams {
     let mut params = CertificateParams::default();
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let now = WallClock::system().unix(Now::read()).unwrap_or_default();
     let since_1970 = |at: Duration| date_time_ymd(1970, 1, 1) + at;
     (params.not_before, params.not_after) = (since_1970(now.saturating_sub(SKEW)), since_1970(now + long));
     params

@@ -137,6 +137,7 @@ pub(super) const SERVICES: [Service; 15] = [
 
 /// What `bazaar up` is told.
 #[derive(Args, Clone, Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "flags of a command line")]
 pub struct UpArgs {
     /// Begin at this time instead of the wall clock's: 2026-01-15T08:00+05:30 is in surge.
     #[arg(long, value_name = "TIME")]
