@@ -35,6 +35,7 @@ mod h2_upstreams;
 mod health;
 mod hedge;
 mod held;
+mod import;
 mod isolation;
 mod leaving;
 mod limits;

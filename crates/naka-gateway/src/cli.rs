@@ -1,7 +1,7 @@
 //! The command line.
 //!
 //! Exit codes: 0 as asked; 1 `check` found errors, or something failed while running; 2 the process
-//! did not come up, or the command line is wrong.
+//! did not come up, a file cannot be read, or the command line is wrong; 3 `import` has written what is wrong: a bug of naka.
 
 use std::{
     ffi::OsString,
@@ -30,6 +30,7 @@ use crate::{
     diff::{Difference, diff, diff_live},
     explain::{Explanation, explain},
     fmt::{LeftAlone, layout_of},
+    import::{self, Api, Level, Options, Report, import},
     limits::limits,
     live,
     observe::Metrics,
@@ -174,12 +175,51 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
+    /// Make a configuration of the resources of a cluster, and say of each thing that is not carried over where it stands
+    Import {
+        /// Where they come from
+        #[arg(value_enum)]
+        api: From,
+        /// Files with one or many documents; `-` is standard input
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        /// Where to write it; standard output if nothing is said
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+        /// The namespace of resources that say none
+        #[arg(long, default_value = "default")]
+        namespace: String,
+        /// Where endpoints of services and subsets are: a map such as `cart/v1: ["10.0.0.7:8080"]`
+        #[arg(long, value_name = "FILE")]
+        endpoints: Option<PathBuf>,
+        /// The account of the ingress gateway whose place this one takes, as `cluster.local/ns/istio-system/sa/ingress`
+        #[arg(long, value_name = "ACCOUNT")]
+        identity: Option<String>,
+        /// When faults end that are imported, as `2027-03-01`
+        #[arg(long, value_name = "TIME")]
+        faults_until: Option<String>,
+        /// End with 1 if something is left out, too
+        #[arg(long)]
+        strict: bool,
+        /// How to say what was not carried over
+        #[arg(long, value_enum, default_value_t)]
+        format: Format,
+    },
     /// Print the JSON Schema of the configuration, for editors
     Schema {
         /// That of scenarios for `naka simulate`, instead
         #[arg(long)]
         scenario: bool,
     },
+}
+
+/// Where resources come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum From {
+    /// `VirtualService`, `DestinationRule`, `Gateway`, `ServiceEntry`, and policies of security
+    Istio,
+    /// `Gateway`, `HTTPRoute`, `GRPCRoute`
+    GatewayApi,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -236,6 +276,26 @@ impl Command {
             Self::Fmt { files, check } => lay_out(&files, check, kinds),
             #[cfg(feature = "simulate")]
             Self::Simulate { scenario, svg, format } => simulated(&scenario, svg.as_deref(), format, kinds),
+            Self::Import {
+                api,
+                files,
+                output,
+                namespace,
+                endpoints,
+                identity,
+                faults_until,
+                strict,
+                format,
+            } => {
+                let options = Options { namespace, identity, faults_until, endpoints: None };
+                imported(
+                    api,
+                    (&files, endpoints.as_deref()),
+                    output.as_deref(),
+                    options,
+                    &Telling { strict, format },
+                )
+            }
             Self::Schema { scenario: true } => {
                 say(format_args!("{:#}\n", config::scenario_schema()), ExitCode::SUCCESS)
             }
@@ -549,6 +609,106 @@ fn lay_out(files: &[PathBuf], only_check: bool, kinds: &Kinds) -> ExitCode {
         },
         Err(why) => left_alone(file, &why),
     })
+}
+
+/// How an import is told of.
+struct Telling {
+    strict: bool,
+    format: Format,
+}
+
+/// The text of a file, or of standard input for `-`.
+fn text_of(file: &Path) -> Result<(String, Arc<str>), String> {
+    let cannot = |why: String| format!("{}: {why}", file.display());
+    let text = if file == Path::new("-") {
+        config::text_of(std::io::stdin().lock())
+    } else {
+        std::fs::File::open(file)
+            .map_err(|error| format!("cannot be read: {error}"))
+            .and_then(config::text_of)
+    };
+    Ok((file.display().to_string(), text.map_err(cannot)?))
+}
+
+fn imported(
+    from: From,
+    (files, endpoints): (&[PathBuf], Option<&Path>),
+    output: Option<&Path>,
+    options: Options,
+    telling: &Telling,
+) -> ExitCode {
+    let read = files.iter().map(|file| text_of(file)).collect::<Result<Vec<_>, _>>();
+    let (files, endpoints) = match (read, endpoints.map(text_of).transpose()) {
+        (Ok(files), Ok(endpoints)) => (files, endpoints),
+        (Err(why), _) | (_, Err(why)) => {
+            complain(format_args!("naka: {why}\n"));
+            return ExitCode::from(2);
+        }
+    };
+    let api = match from {
+        From::Istio => Api::Istio,
+        From::GatewayApi => Api::GatewayApi,
+    };
+    let imported = match import(api, &files, &Options { endpoints, ..options }) {
+        Ok(imported) => imported,
+        Err(import::Failure::Files(wrong)) => {
+            complain(format_args!("{}", wrong.render(std::io::stderr().is_terminal())));
+            return ExitCode::from(2);
+        }
+        Err(import::Failure::TooMany(most)) => {
+            complain(format_args!("naka: more than {most} files: import fewer at a time\n"));
+            return ExitCode::from(2);
+        }
+        Err(import::Failure::Nothing(report)) => {
+            told(&report, telling.format);
+            complain(format_args!("naka: nothing is written: no listener comes of it\n"));
+            complain(format_args!("  help: import the Gateway as well\n"));
+            return ExitCode::FAILURE;
+        }
+        Err(import::Failure::Option(why)) => {
+            complain(format_args!("naka: {why}\n"));
+            return ExitCode::from(2);
+        }
+        Err(import::Failure::Bug { text, why }) => {
+            complain(format_args!(
+                "{text}\nnaka: what was written is wrong, which is a bug of naka: {why}\n"
+            ));
+            complain(format_args!("  help: please report it, with the resources\n"));
+            return ExitCode::from(3);
+        }
+    };
+    let report = &imported.report;
+    told(report, telling.format);
+    let is_wrong = report.count(Level::Error) > 0 || telling.strict && report.count(Level::LeftOut) > 0;
+    let code = if is_wrong { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+    let Some(output) = output else { return say(format_args!("{}", imported.text), code) };
+    match std::fs::write(output, &imported.text) {
+        Ok(()) => code,
+        Err(error) => {
+            complain(format_args!("naka: {} cannot be written: {error}\n", output.display()));
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// What was not carried over, on standard error.
+fn told(report: &Report, format: Format) {
+    match format {
+        Format::Text => complain(format_args!("{report}{}\n", summary(report))),
+        Format::Json => complain(format_args!("{:#}\n", report.to_json())),
+    }
+}
+
+fn summary(report: &Report) -> String {
+    let of = |level| report.count(level);
+    format!(
+        "naka: {}, {} left out, {} changed, {}, {}",
+        count(of(Level::Error), "error", "errors"),
+        of(Level::LeftOut),
+        of(Level::Changed),
+        count(of(Level::Needs), "thing is needed", "things are needed"),
+        count(of(Level::Note), "note", "notes"),
+    )
 }
 
 fn bounds(file: &Path, format: Format, kinds: &Kinds) -> ExitCode {

@@ -42,6 +42,7 @@ pub mod generation;
 pub mod handover;
 pub mod headers;
 pub mod identity;
+pub mod import;
 pub mod limits;
 pub mod live;
 pub mod monitor;

@@ -158,13 +158,19 @@ fn rendered(template: &Template, parts: &Parts) -> Result<String, Rejection> {
 /// If there is none: 400.
 pub fn location(redirect: &Redirect, parts: &Parts, scheme: &str) -> Result<HeaderValue, Rejection> {
     let scheme = redirect.scheme.as_deref().unwrap_or(scheme);
-    let is_same_place = redirect.scheme.is_none() && redirect.host.is_none();
+    let is_same_place = redirect.scheme.is_none() && redirect.host.is_none() && redirect.port.is_none();
     let host = redirect.host.as_deref().unwrap_or_else(|| entry::host(&parts.headers));
+    let is_usual = |port: u16| (scheme, port) == ("http", 80) || (scheme, port) == ("https", 443);
+    let port =
+        redirect.port.filter(|port| !is_usual(*port)).map(|port| format!(":{port}")).unwrap_or_default();
     let path = redirect.path.as_ref().map(|template| rendered(template, parts)).transpose()?;
     let path = path.as_deref().unwrap_or(parts.uri.path());
     let query = parts.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
-    let url =
-        if is_same_place { format!("{path}{query}") } else { format!("{scheme}://{host}{path}{query}") };
+    let url = if is_same_place {
+        format!("{path}{query}")
+    } else {
+        format!("{scheme}://{host}{port}{path}{query}")
+    };
     HeaderValue::try_from(url).map_err(|_| Rejection::new(Reason::BadRequest))
 }
 

@@ -23,24 +23,24 @@ use tokio_rustls::{
 };
 
 /// Whoever certifies others.
-struct Authority(CertifiedIssuer<'static, KeyPair>);
+pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 /// A certificate and its key, in PEM.
 #[derive(Clone)]
-struct Pair {
-    cert: String,
-    key: String,
+pub(crate) struct Pair {
+    pub(crate) cert: String,
+    pub(crate) key: String,
 }
 
 impl Authority {
-    fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(DnType::CommonName, name);
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }
 
-    fn pem(&self) -> String {
+    pub(crate) fn pem(&self) -> String {
         self.0.pem()
     }
 
@@ -49,7 +49,7 @@ impl Authority {
     }
 
     /// For hosts, addresses and URIs.
-    fn certify(&self, names: &[&str]) -> Pair {
+    pub(crate) fn certify(&self, names: &[&str]) -> Pair {
         self.certify_until(names, 2100)
     }
 
@@ -87,7 +87,7 @@ impl Pair {
 
 /// How a client of the tests connects.
 #[derive(Clone)]
-struct Dialing {
+pub(crate) struct Dialing {
     roots: Vec<CertificateDer<'static>>,
     shown: Option<Pair>,
     alpn: Vec<&'static [u8]>,
@@ -96,11 +96,11 @@ struct Dialing {
 
 impl Dialing {
     /// Believing this one, with HTTP/1.1.
-    fn new(authority: &Authority) -> Self {
+    pub(crate) fn new(authority: &Authority) -> Self {
         Self { roots: vec![authority.der()], shown: None, alpn: vec![b"http/1.1"], is_old: false }
     }
 
-    fn showing(self, pair: &Pair) -> Self {
+    pub(crate) fn showing(self, pair: &Pair) -> Self {
         Self { shown: Some(pair.clone()), ..self }
     }
 
@@ -126,7 +126,7 @@ impl Dialing {
     }
 
     /// Over this stream, asking for this name.
-    async fn over<S>(&self, stream: S, name: &str) -> std::io::Result<TlsStream<S>>
+    pub(crate) async fn over<S>(&self, stream: S, name: &str) -> std::io::Result<TlsStream<S>>
     where
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
     {

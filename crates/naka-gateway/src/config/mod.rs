@@ -18,6 +18,8 @@ mod units;
 mod values;
 
 pub(crate) use check::upstreams::endpoints_of;
+pub(crate) use decode::{Cx, Decode, Scalar, Text};
+pub(crate) use diagnostic::Source;
 pub use diagnostic::{Code, Diagnostic, Diagnostics, Place, Severity};
 pub(crate) use documents::read as read_document;
 pub use layout::{Formatted, Unformatted, format_str, format_with};
@@ -26,8 +28,12 @@ pub use load::{
     schema_with,
 };
 pub(crate) use load::{again, is_built_in, look, text_of};
+pub(crate) use node::{Key, Node, Span, Value, parse_all};
 pub use outline::{Outline, Said, Spot};
-pub(crate) use path::names_of;
-pub(crate) use raw::default_of;
+pub(crate) use path::{PathRegex, PrefixPath, WholePath, names_of};
+pub(crate) use raw::{RawEndpoints, default_of};
 pub use reference::reference;
+pub(crate) use suggest::quoted;
+pub(crate) use units::Time;
 pub use units::{show_duration, show_rate, show_size, show_time};
+pub(crate) use values::{Authority, DnsHost, HostPort, TlsName, Url};

@@ -147,20 +147,12 @@ fn is_null(text: &str) -> bool {
 
 /// Reads `source`, which is number `file` of `cx`. `None`: it could not be read, and `cx` knows why.
 pub(crate) fn parse<'t>(source: &'t Source, file: usize, cx: &mut Cx) -> Option<Node<'t>> {
-    let text = source.text();
-    let mut options = granit_parser::Options::default();
-    options.set_emit_comments(false);
-    let mut builder = Builder {
-        parser: Parser::new_from_str_with_options(text, options),
-        text,
-        file,
-        cx,
-        anchors: HashMap::new(),
-        nodes: 0,
-        items: Vec::new(),
-        entries: Vec::new(),
-    };
-    builder.document()
+    Builder::new(source, file, cx).document()
+}
+
+/// All documents of the source, as [`parse`] reads one; those without anything are left out.
+pub(crate) fn parse_all<'t>(source: &'t Source, file: usize, cx: &mut Cx) -> Option<Vec<Node<'t>>> {
+    Builder::new(source, file, cx).documents()
 }
 
 /// A piece of YAML as JSON; nothing, if it is none.
@@ -220,7 +212,38 @@ struct Builder<'t, 'c> {
     entries: Vec<(Key<'t>, Node<'t>)>,
 }
 
-impl<'t> Builder<'t, '_> {
+impl<'t, 'c> Builder<'t, 'c> {
+    fn new(source: &'t Source, file: usize, cx: &'c mut Cx) -> Self {
+        let text = source.text();
+        let mut options = granit_parser::Options::default();
+        options.set_emit_comments(false);
+        Self {
+            parser: Parser::new_from_str_with_options(text, options),
+            text,
+            file,
+            cx,
+            anchors: HashMap::new(),
+            nodes: 0,
+            items: Vec::new(),
+            entries: Vec::new(),
+        }
+    }
+
+    fn documents(&mut self) -> Option<Vec<Node<'t>>> {
+        let mut roots = Vec::new();
+        loop {
+            let (event, span) = self.next().ok()?;
+            match event {
+                Event::StreamEnd => break,
+                Event::DocumentStart(..) => self.anchors.clear(),
+                Event::StreamStart | Event::DocumentEnd => {}
+                event => roots.push(self.node(event, span, 0).ok()?),
+            }
+        }
+        roots.retain(|root: &Node<'t>| !root.is_null());
+        Some(roots)
+    }
+
     fn document(&mut self) -> Option<Node<'t>> {
         let mut root = None;
         loop {

@@ -99,4 +99,5 @@ pub use entry::{Lost, Query, decoded_piece, query_value};
 pub use error::{Ambiguity, MAX_SEGMENTS, RouteError};
 pub use normalize::{BadPath, normalize};
 pub use rank::{Rule, Step};
+pub(crate) use regex_prefix::literal_prefix;
 pub use table::{Found, Outcome, Table, Trace};

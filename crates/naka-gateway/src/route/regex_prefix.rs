@@ -3,7 +3,7 @@
 /// That text, or less of it: where the pattern is not plainly read, nothing.
 ///
 /// Two expressions whose texts exclude one another cannot match the same path.
-pub(super) fn literal_prefix(pattern: &str) -> String {
+pub(crate) fn literal_prefix(pattern: &str) -> String {
     // The configuration writes `^(?:…)$`. What is not anchored has no beginning.
     let Some(anchored) = pattern.strip_prefix('^') else { return String::new() };
     let inner = anchored.strip_prefix("(?:").and_then(|inner| inner.strip_suffix(")$")).unwrap_or(anchored);

@@ -900,9 +900,15 @@ fn redirect(at: &At<RawRedirect>, captures: Option<&[Arc<str>]>, cx: &mut Cx) ->
     if let Some(path) = &raw.path {
         template(path, captures, cx);
     }
-    if ["scheme", "host", "path"].iter().all(|key| raw.said(key).is_none()) {
+    if ["scheme", "host", "port", "path"].iter().all(|key| raw.said(key).is_none()) {
         cx.error(Code::Missing, at.key, "a redirect to the same URL")
-            .help("say what changes: `scheme: https`, `host: …` or `path: …`");
+            .help("say what changes: `scheme: https`, `host: …`, `port: …` or `path: …`");
+    }
+    if let (Some(port), Some(host)) = (&raw.port, &raw.host) {
+        let place = cx.place(host.span);
+        cx.error(Code::Conflict, port.key, "`port` beside `host`")
+            .related(place, "a host has its port with it")
+            .help(format!("write `host: \"{}:{}\"`", without_port(&host.value.0), port.value.0));
     }
     Redirect {
         status: raw.status().0,
@@ -911,6 +917,15 @@ fn redirect(at: &At<RawRedirect>, captures: Option<&[Arc<str>]>, cx: &mut Cx) ->
             RawScheme::Https => "https".into(),
         }),
         host: raw.host.as_ref().map(|it| Arc::clone(&it.value.0)),
+        port: raw.port.as_ref().and_then(|it| u16::try_from(it.value.0).ok()),
         path: raw.path.as_ref().map(|it| it.value.clone()),
+    }
+}
+
+/// A host as it is written, but for its port.
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if !port.contains(']') => name,
+        _ => host,
     }
 }

@@ -933,6 +933,8 @@ pub struct Redirect {
     pub scheme: Option<Arc<str>>,
     /// The host, with a port if there is one.
     pub host: Option<Arc<str>>,
+    /// The port, of the host that was asked for; not written where it is that of the scheme.
+    pub port: Option<u16>,
     /// The path.
     pub path: Option<Template>,
 }

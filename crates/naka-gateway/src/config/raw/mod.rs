@@ -1023,13 +1023,14 @@ record! {
         status: RedirectStatus = "308";
         /// The host, with a port if there is one.
         host: Authority = optional;
+        /// The port, of the host that was asked for.
+        port: Whole<1, 65_535> = optional, "8443";
         /// The path, with captures of the match.
         path: Template = optional;
     }
     instead: to => "write `scheme:`, `host:` and `path:`",
         url => "write `scheme:`, `host:` and `path:`",
-        code => "write `status:`",
-        port => "write it into the host: `host: \"www.example:8443\"`";
+        code => "write `status:`";
 }
 
 words! {
