@@ -180,16 +180,24 @@ async fn what_of_a_policy_cannot_be_said_keeps_out() {
             "DENY",
             "c",
             "{from: [{source: {notPrincipals: [cluster.local/ns/shop/sa/ok]}}]}",
-        );
-    let servers = ["a", "b", "c"];
+        )
+        // Bug: `/adminX` begins like `/admin*`, and was let in.
+        + &virtual_service("d", "d.example", &format!("{{{}}}", to("d")))
+        + &virtual_service("e", "e.example", &format!("{{{}}}", to("e")))
+        + &policy("deny-path", "DENY", "d", "{to: [{operation: {paths: ['/admin*'], methods: [GET]}}]}")
+        + &policy("allow-path", "ALLOW", "e", "{to: [{operation: {notPaths: ['/admin*']}}]}");
+    let servers = ["a", "b", "c", "d", "e"];
     let imported = imported(Api::Istio, &yaml, &with_endpoints(&servers));
-    assert_eq!(imported.report.count(Level::Error), 4, "{}", imported.report);
+    assert_eq!(imported.report.count(Level::Error), 6, "{}", imported.report);
     let running = Running::new(&imported.text, &servers);
     for (line, status) in [
         ("GET http://a.example/x.html", 403),
         ("GET http://b.example/", 200),
         ("DELETE http://b.example/", 403),
         ("GET http://c.example/", 403),
+        ("GET http://d.example/adminX", 403),
+        ("POST http://d.example/adminX", 200),
+        ("GET http://e.example/adminX", 403),
     ] {
         assert_eq!(running.ask(80, request(line, &[])).await.status(), status, "{line}\n{}", imported.text);
     }

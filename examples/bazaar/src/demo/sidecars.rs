@@ -2,7 +2,7 @@
 //!
 //! # How
 //! What others ask of a service comes in at the **inbound** door of its sidecar, over TLS on which both sides show who they are
-//! ([`mesh`](crate::mesh)). What the service asks of others it asks at the **outbound** door, and names them as the host; only those
+//! ([`crate::mesh`]). What the service asks of others it asks at the **outbound** door, and names them as the host; only those
 //! that its file lists are found there. The gateway goes to the inbound doors, too, as `gateway`.
 //!
 //! # What keeps others out

@@ -33,7 +33,7 @@
 //! forgotten after [`KEPT`], but for those that need somebody; what they were begun with is [shed](Flow::shed) when they end.
 //!
 //! # Rooms
-//! [`record`] is what is written down, [`worker`] whoever works on a saga, [`sagas`] who waits for one and who looks for them,
+//! `record` is what is written down, `worker` whoever works on a saga, `sagas` who waits for one and who looks for them,
 //! [`desk`] what staff may ask.
 
 use std::{fmt, time::Duration};

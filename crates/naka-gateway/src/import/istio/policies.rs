@@ -119,7 +119,7 @@ impl Policy {
         };
         let rules = spec.maps("rules", findings);
         let is_empty = rules.is_empty();
-        let mut reader = Reader { denies, paths, issuers, findings };
+        let mut reader = Reader { denies, is_negative: false, paths, issuers, findings };
         let tests = rules.into_iter().map(|rule| reader.rule(rule)).collect();
         spec.finish(findings);
         if is_empty && !denies {
@@ -131,6 +131,8 @@ impl Policy {
 
 struct Reader<'r, 'f> {
     denies: bool,
+    /// It reads what must not be so.
+    is_negative: bool,
     paths: &'r mut Paths,
     issuers: &'r [String],
     findings: &'f mut Findings,
@@ -186,7 +188,9 @@ impl Reader<'_, '_> {
         }
         let negative = fields.texts(not, self.findings);
         if !negative.is_empty() {
+            self.is_negative = true;
             let any = Test::Any(negative.iter().map(|said| one(self, said)).collect());
+            self.is_negative = false;
             all.push(Test::Not(Box::new(any)));
         }
     }
@@ -372,6 +376,13 @@ impl Reader<'_, '_> {
             Path::read(text, End::Whole).ok()
         } else if inner.ends_with('/') {
             Path::read(inner, End::Rest).ok()
+        } else if self.denies != self.is_negative {
+            // What is below it is less than what begins so: whoever is kept out by that would be let in.
+            return self.unsaid(
+                said.at,
+                &format!("the path {} keeps out `{inner}x` too, and that cannot be said", quoted(text)),
+                "write `/admin` and `/admin/*`, and each other path that is meant",
+            );
         } else {
             let path = Path::read(inner, End::Prefix).ok();
             if path.is_some() {

@@ -237,7 +237,7 @@ impl Line {
 }
 
 /// Begins a saga, in the transaction that makes it wanted; nothing, if there is one of that id.
-/// [`Sagas::go`] has it worked on at once. `trace` is what was [`carried`](trace::carried) when it was asked for: work of a store is
+/// [`Sagas::go`](super::Sagas::go) has it worked on at once. `trace` is what was [`carried`](crate::kernel::trace::carried) when it was asked for: work of a store is
 /// done elsewhere.
 ///
 /// # Errors
@@ -264,7 +264,7 @@ pub fn start<F: Flow>(
 }
 
 /// Has all of a saga undone, in the transaction that makes it wanted; whether it is one that can still be revoked. One that is
-/// under way finishes the attempt that it is at. [`Sagas::go`] and [`Sagas::wake`] have it looked at at once.
+/// under way finishes the attempt that it is at. [`Sagas::go`](super::Sagas::go) and [`Sagas::wake`](super::Sagas::wake) have it looked at at once.
 ///
 /// # Errors
 /// Those of the store.

@@ -73,7 +73,7 @@ impl Default for Heard {
 }
 
 impl<F: Flow> Sagas<F> {
-    /// Those in a store with [`TABLES`].
+    /// Those in a store with [`TABLES`](super::TABLES).
     pub fn new(clock: Clock, store: Store, flow: Arc<F>) -> Self {
         let places = Arc::new(Semaphore::new(AT_ONCE));
         let shared = Shared { clock, store, flow, places, heard: Mutex::default(), news: Notify::new() };
