@@ -27,7 +27,8 @@ pub use load::{
 };
 pub(crate) use load::{again, is_built_in, look, text_of};
 pub use outline::{Outline, Said, Spot};
-pub(crate) use path::names_of;
+pub(crate) use path::{encoded, names_of};
 pub(crate) use raw::default_of;
 pub use reference::reference;
 pub use units::{show_duration, show_rate, show_size, show_time};
+pub(crate) use values::is_host;

@@ -46,7 +46,7 @@ use crate::{
     },
     control,
     discover::{
-        Resolve,
+        REGISTERED, Resolve,
         names::{Answer, Kind, Question, Record, Service},
     },
     upstream::MemoryConnect,
@@ -134,6 +134,7 @@ impl World {
                 self.services.insert(Arc::clone(name), service);
                 at(&self.addresses(&target), 80)
             }
+            EndpointSource::Consul(service) => at(&self.addresses(&service.name), REGISTERED),
             EndpointSource::File(path) => {
                 let listed = read_document(path).ok().and_then(|bytes| endpoints_of(&bytes, path).ok());
                 listed.unwrap_or_default().into_iter().map(|endpoint| endpoint.address).collect()
