@@ -16,7 +16,7 @@ use crate::{
         checked::{Config, Expect, Name, Route, Test},
     },
     custom::Kinds,
-    discover::{Reach, Resolve},
+    discover::{EurekaRegistries, Reach, Resolve},
     explain::{Explanation, Verdict, explain, forwarded_path},
     generation::Generation,
     observe::Metrics,
@@ -105,6 +105,8 @@ pub struct Outside {
     pub connector: Connector,
     /// Whoever resolves names of endpoints that are found, in place of name servers and registries; for tests.
     pub resolver: Option<Arc<dyn Resolve>>,
+    /// Registries that are asked once for all upstreams, over all generations.
+    pub eureka: EurekaRegistries,
     /// Whether certificates are ordered, and by which time of day.
     pub orders: Orders,
 }
@@ -142,8 +144,8 @@ impl Before<'_> {
         outside: &Outside,
     ) -> Result<Prepared, Refusal> {
         let config = Arc::new(loaded.config);
-        let Outside { connector, resolver, orders } = outside.clone();
-        let reach = Reach { connector: connector.clone(), resolver };
+        let Outside { connector, resolver, eureka, orders } = outside.clone();
+        let reach = Reach { connector: connector.clone(), resolver, eureka };
         let around = Surroundings { metrics, connector, reach, orders, now: Instant::now() };
         let assembled = assemble(&config, self.number, &(self.state)(&config), &around);
         let generation = assembled.map_err(|all| Refusal::Config(Diagnostics::new(said(&all, &config))))?;

@@ -5,6 +5,7 @@
 //! | --- | --- |
 //! | [`consul`] | A stand-in for Consul, with whatever its clients have to live with |
 //! | [`contract`] | The laws every layer keeps |
+//! | [`eureka`] | A stand-in for a server of Eureka, likewise |
 //! | [`network`] | Connections inside the process, for tests under virtual time |
 //! | [`registry`] | What stand-ins for registries have in common |
 //! | [`token`] | Whoever makes signed tokens |
@@ -14,6 +15,7 @@
 
 pub mod consul;
 pub mod contract;
+pub mod eureka;
 pub mod network;
 pub mod registry;
 pub mod token;

@@ -49,8 +49,10 @@ use tokio::{
 };
 use tracing::{debug, error, info, warn};
 
+mod applications;
 mod consul;
 mod dns;
+mod eureka;
 mod file;
 pub mod names;
 pub mod registry;
@@ -60,6 +62,7 @@ pub use consul::{BEHIND, Consul};
 #[cfg(feature = "dns")]
 pub use dns::NameServers;
 pub use dns::{Dns, Resolve};
+pub use eureka::{Eureka, EurekaRegistries, Registry};
 pub use file::{File, POLL};
 
 use self::{
@@ -120,6 +123,8 @@ pub struct Reach {
     pub connector: Connector,
     /// Whoever resolves names, in place of name servers; and says the instances of services, in place of registries.
     pub resolver: Option<Arc<dyn Resolve>>,
+    /// Registries that are asked once for all upstreams.
+    pub eureka: EurekaRegistries,
 }
 
 impl fmt::Debug for Reach {
@@ -179,6 +184,7 @@ impl Discovery {
             EndpointSource::Srv(name) => format!("srv:{name}"),
             EndpointSource::File(path) => format!("file:{}", path.display()),
             EndpointSource::Consul(service) => format!("consul:{}", service.name),
+            EndpointSource::Eureka(app) => format!("eureka:{}", app.name),
         };
         Target::new(name).label(STAND_IN, "")
     }
@@ -505,14 +511,14 @@ fn rules_of(config: &Config) -> Rules {
     let (floor, ceiling) = match config.source {
         EndpointSource::Dns(..) | EndpointSource::Srv(_) => (config.floor, config.ceiling),
         EndpointSource::File(_) => (POLL, POLL),
-        EndpointSource::Consul(_) => (REGISTRY, REGISTRY),
+        EndpointSource::Consul(_) | EndpointSource::Eureka(_) => (REGISTRY, REGISTRY),
     };
     let Config { max_shrink, confirm, takes_empty, .. } = *config;
     Rules { floor, ceiling, max_shrink, confirm, takes_empty }
 }
 
 /// Whoever looks. Without a resolver of somebody else's, name servers and registries are asked.
-fn source(config: &Config, Reach { connector, resolver }: &Reach) -> Box<dyn Discover> {
+fn source(config: &Config, Reach { connector, resolver, eureka }: &Reach) -> Box<dyn Discover> {
     let rules = rules_of(config);
     let wanted = match &config.source {
         EndpointSource::Dns(host, port) => Wanted::Host(Arc::clone(host), *port),
@@ -524,6 +530,12 @@ fn source(config: &Config, Reach { connector, resolver }: &Reach) -> Box<dyn Dis
                 return Box::new(Consul::new(service.clone(), agent, connector.clone(), rules));
             }
             _ => Wanted::Host(Arc::clone(&service.name), REGISTERED),
+        },
+        EndpointSource::Eureka(app) => match (&config.registries.eureka, resolver) {
+            (Some(servers), None) => {
+                return Box::new(Eureka::new(app.clone(), eureka.at(servers, connector)));
+            }
+            _ => Wanted::Host(Arc::clone(&app.name), REGISTERED),
         },
     };
     let resolver = resolver.clone().unwrap_or_else(|| dns::name_servers(&config.servers));

@@ -39,7 +39,7 @@ use crate::{
     config::{
         Diagnostic,
         checked::{
-            Config, EndpointSource, Name, Protocol,
+            Config, ConsulService, EndpointSource, EurekaApp, Name, Protocol,
             scenario::{Behaviour, During, Named, Scenario, Servers, Trouble},
         },
         endpoints_of, read_document,
@@ -134,7 +134,8 @@ impl World {
                 self.services.insert(Arc::clone(name), service);
                 at(&self.addresses(&target), 80)
             }
-            EndpointSource::Consul(service) => at(&self.addresses(&service.name), REGISTERED),
+            EndpointSource::Consul(ConsulService { name, .. })
+            | EndpointSource::Eureka(EurekaApp { name, .. }) => at(&self.addresses(name), REGISTERED),
             EndpointSource::File(path) => {
                 let listed = read_document(path).ok().and_then(|bytes| endpoints_of(&bytes, path).ok());
                 listed.unwrap_or_default().into_iter().map(|endpoint| endpoint.address).collect()

@@ -2,16 +2,20 @@
 
 use std::{sync::Arc, time::Duration};
 
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use http::{HeaderValue, Uri};
 
 use super::{auth, tls, unique};
 use crate::{
     config::{
-        checked::{ConsulAgent, ConsulService, Registries},
+        checked::{ConsulAgent, ConsulService, EurekaApp, EurekaServers, Registries},
         decode::{At, Cx, Or},
         diagnostic::Code,
         node::Span,
-        raw::{RawConsulAgent, RawConsulService, RawGateway, RawSecret},
+        raw::{
+            RawConsulAgent, RawConsulService, RawEurekaAddress, RawEurekaApp, RawEurekaServers, RawGateway,
+            RawSecret,
+        },
         values::Url,
     },
     tls::{Alpn, ClientTls, Trust, Wanted},
@@ -20,6 +24,12 @@ use crate::{
 /// How long a question may wait for a change: Consul itself waits for ten minutes at most.
 const WAITS: [Duration; 2] = [Duration::from_secs(5), Duration::from_mins(10)];
 
+/// How much time may be between two questions for a whole registry.
+const REFRESH: [Duration; 2] = [Duration::from_secs(1), Duration::from_mins(10)];
+
+/// The most servers of one registry.
+const SERVERS: usize = 8;
+
 /// The longest name of a service or a tag, in bytes.
 const NAME: usize = 255;
 
@@ -27,7 +37,8 @@ pub(super) fn registries(raw: &RawGateway, cx: &mut Cx) -> Registries {
     let default = RawConsulAgent::default();
     let raw = raw.registries.as_ref().map(|at| at.value.clone()).unwrap_or_default();
     let consul = raw.consul.as_ref().map_or(&default, |at| &at.value);
-    Registries { consul: consul_agent(consul, cx).map(Arc::new) }
+    let eureka = raw.eureka.as_ref().map(|at| Arc::new(eureka_servers(&at.value, cx)));
+    Registries { consul: consul_agent(consul, cx).map(Arc::new), eureka }
 }
 
 fn consul_agent(raw: &RawConsulAgent, cx: &mut Cx) -> Option<ConsulAgent> {
@@ -56,6 +67,90 @@ fn consul_agent(raw: &RawConsulAgent, cx: &mut Cx) -> Option<ConsulAgent> {
         datacenter: raw.datacenter.as_ref().map(|at| Arc::clone(&at.value.0)),
         is_stale: raw.stale(),
         wait: raw.wait(),
+    })
+}
+
+/// What is wrong with them is reported: then what this is counts for nothing.
+fn eureka_servers(raw: &RawEurekaServers, cx: &mut Cx) -> EurekaServers {
+    let (mut urls, mut tls) = (Vec::new(), None);
+    if let Some(servers) = &raw.servers {
+        let count = servers.value.0.len();
+        if count == 0 || count > SERVERS {
+            cx.error(Code::Value, servers.span, format!("{count} servers, where 1 to {SERVERS} are asked"))
+                .help("write `servers: [\"http://127.0.0.1:8761/eureka\"]`");
+        }
+        let is_https = |at: &At<Url>| at.value.0.starts_with("https://");
+        let ca = raw.ca.as_deref().filter(|_| servers.value.0.iter().any(is_https));
+        if ca.is_none() {
+            without_tls(raw.ca.as_deref(), cx);
+        }
+        for at in &servers.value.0 {
+            let url = Arc::<str>::from(at.value.0.trim_end_matches('/'));
+            if urls.contains(&url) {
+                cx.error(Code::Duplicate, at.span, format!("the server `{url}` twice"))
+                    .help("take one of them away");
+            }
+            urls.push(url);
+            let secured = secured(at, ca.filter(|_| is_https(at)), cx).flatten();
+            tls = tls.or(secured);
+            if raw.password.is_some() {
+                is_encrypted(at, "password", cx);
+            }
+        }
+    }
+    if let Some(at) = raw.refresh.as_ref().filter(|at| !(REFRESH[0]..=REFRESH[1]).contains(&at.value)) {
+        cx.error(
+            Code::Value,
+            at.span,
+            "a registry is asked once a second at most, and every ten minutes at least",
+        )
+        .help("write `refresh: 30s`");
+    }
+    EurekaServers { urls, tls, authorization: basic(raw, cx), refresh: raw.refresh() }
+}
+
+/// RFC 7617.
+fn basic(raw: &RawEurekaServers, cx: &mut Cx) -> Option<HeaderValue> {
+    match (&raw.user, &raw.password) {
+        (Some(user), Some(password)) => {
+            if user.value.contains(':') || user.value.chars().any(char::is_control) {
+                cx.error(Code::Value, user.span, "no name of a user has a colon in it")
+                    .help("write the name alone, and the password under `password`");
+            }
+            let secret = auth::secret(password, cx)?;
+            let both = [user.value.as_bytes(), b":", secret.bytes()].concat();
+            let mut value = HeaderValue::from_str(&format!("Basic {}", BASE64_STANDARD.encode(both))).ok()?;
+            value.set_sensitive(true);
+            Some(value)
+        }
+        (Some(user), None) if raw.said("password").is_none() => {
+            cx.error(Code::Missing, user.key, "a user without a password")
+                .help("add `password: {env: EUREKA_PASSWORD}`");
+            None
+        }
+        (None, Some(password)) if raw.said("user").is_none() => {
+            cx.error(Code::Missing, password.key, "a password without a user").help("add `user:`");
+            None
+        }
+        _ => None,
+    }
+}
+
+/// An application as it is named, or said with more than its name.
+pub(super) fn eureka_app(at: &At<Or<Arc<str>, RawEurekaApp>>, cx: &mut Cx) -> Option<EurekaApp> {
+    let plain = RawEurekaApp::default();
+    let (name, span, raw) = match &at.value {
+        Or::Text(name) => (name, at.span, &plain),
+        Or::Record(raw) => {
+            let app = raw.app.as_ref()?;
+            (&app.value, app.span, &**raw)
+        }
+    };
+    is_name(name, span, "application", cx);
+    Some(EurekaApp {
+        name: Arc::clone(name),
+        by_host_name: raw.address() == RawEurekaAddress::HostName,
+        is_secure: raw.secure(),
     })
 }
 

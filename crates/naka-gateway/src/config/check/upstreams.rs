@@ -505,8 +505,8 @@ fn discovery(raw: &RawDiscovery, span: Span, gateway: &Gateway, cx: &mut Cx) -> 
     match said.collect::<Vec<_>>().as_slice() {
         [] => {
             cx.error(Code::Missing, span, "it does not say where endpoints are found")
-                .label(format!("needs {}", one_of(["dns", "srv", "file", "consul"])))
-                .help("write `dns: \"app.internal:3000\"`, `srv: _http._tcp.app.internal`, `file: endpoints.yaml` or `consul: app`");
+                .label(format!("needs {}", one_of(["dns", "srv", "file", "consul", "eureka"])))
+                .help("write `dns: \"app.internal:3000\"`, `srv: _http._tcp.app.internal`, `file: endpoints.yaml`, `consul: app` or `eureka: APP`");
         }
         [_] => {}
         [first, second, ..] => {
@@ -529,6 +529,14 @@ fn discovery(raw: &RawDiscovery, span: Span, gateway: &Gateway, cx: &mut Cx) -> 
         )
         .help("take it away: a change is heard of within two seconds");
     }
+    if let (Some(_), Some(refresh)) = (&raw.eureka, &raw.refresh) {
+        cx.error(
+            Code::Conflict,
+            refresh.key,
+            "one registry is asked for all upstreams, as often as it says itself",
+        )
+        .help("write it there: `gateway: {registries: {eureka: {refresh: 30s}}}`");
+    }
     if raw.when_empty() == RawWhenEmpty::Apply
         && raw.max_shrink.is_none()
         && let Some(at) = &raw.when_empty
@@ -543,7 +551,7 @@ fn discovery(raw: &RawDiscovery, span: Span, gateway: &Gateway, cx: &mut Cx) -> 
         .help("write `max_shrink: 100%` to apply it at once, or `max_shrink: 50%` if that is meant");
     }
     let mut registries = Registries::default();
-    let source = match (&raw.dns, &raw.srv, &raw.file, &raw.consul) {
+    let source = match (&raw.dns, &raw.srv, &raw.file, &raw.consul, &raw.eureka) {
         (Some(at), ..) => {
             needs_resolver(at.key, cx);
             EndpointSource::Dns(Arc::clone(&at.value.0), at.value.1)
@@ -552,10 +560,19 @@ fn discovery(raw: &RawDiscovery, span: Span, gateway: &Gateway, cx: &mut Cx) -> 
             needs_resolver(at.key, cx);
             EndpointSource::Srv(Arc::clone(&at.value.0))
         }
-        (_, _, Some(file), _) => EndpointSource::File(endpoints_file(file, cx)),
-        (.., Some(at)) => {
+        (_, _, Some(file), ..) => EndpointSource::File(endpoints_file(file, cx)),
+        (_, _, _, Some(at), _) => {
             registries.consul = Some(Arc::clone(gateway.registries.consul.as_ref()?)); // Else it is reported.
             EndpointSource::Consul(registries::consul_service(at, cx)?)
+        }
+        (.., Some(at)) => {
+            registries.eureka.clone_from(&gateway.registries.eureka);
+            if registries.eureka.is_none() {
+                cx.error(Code::Missing, at.key, "nothing says where Eureka is").help(
+                    "write `gateway: {registries: {eureka: {servers: [\"http://127.0.0.1:8761/eureka\"]}}}`",
+                );
+            }
+            EndpointSource::Eureka(registries::eureka_app(at, cx)?)
         }
         _ => return None,
     };

@@ -438,6 +438,8 @@ pub struct Discovery {
 pub struct Registries {
     /// Consul's agent.
     pub consul: Option<Arc<ConsulAgent>>,
+    /// Eureka's servers.
+    pub eureka: Option<Arc<EurekaServers>>,
 }
 
 /// Consul's agent, as it is asked.
@@ -455,6 +457,30 @@ pub struct ConsulAgent {
     pub is_stale: bool,
     /// How long a question waits for a change.
     pub wait: Duration,
+}
+
+/// Eureka's servers, as they are asked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EurekaServers {
+    /// URLs, each without a slash at its end.
+    pub urls: Vec<Arc<str>>,
+    /// How connections to those of `https` are secured.
+    pub tls: Option<ClientTls>,
+    /// Shown as `Authorization`; marked as a secret.
+    pub authorization: Option<HeaderValue>,
+    /// How much time is between two questions.
+    pub refresh: Duration,
+}
+
+/// An application in Eureka.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EurekaApp {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Whether instances are connected to by their names, and not by their addresses.
+    pub by_host_name: bool,
+    /// Whether at their secure port.
+    pub is_secure: bool,
 }
 
 /// A service in Consul.
@@ -481,6 +507,8 @@ pub enum EndpointSource {
     File(PathBuf),
     /// The instances of a service in Consul.
     Consul(ConsulService),
+    /// The instances of an application in Eureka.
+    Eureka(EurekaApp),
 }
 
 impl fmt::Display for EndpointSource {
@@ -489,6 +517,7 @@ impl fmt::Display for EndpointSource {
             Self::Dns(host, port) => write!(f, "dns {host}:{port}"),
             Self::Srv(name) => write!(f, "srv {name}"),
             Self::File(path) => write!(f, "file {}", path.display()),
+            Self::Eureka(app) => write!(f, "eureka {}", app.name),
             Self::Consul(ConsulService { name, tags, datacenter, .. }) => {
                 write!(f, "consul {name}")?;
                 tags.iter().try_for_each(|tag| write!(f, " #{tag}"))?;
