@@ -197,7 +197,9 @@ impl Known {
         for key in gone.cloned().collect::<Vec<_>>() {
             self.remove(&key);
         }
-        instances.into_iter().for_each(|it| self.put(it));
+        for instance in instances {
+            self.put(instance);
+        }
     }
 
     fn put(&mut self, instance: Instance) {
@@ -222,12 +224,13 @@ impl Known {
     fn hash(&self) -> String {
         let mut counts = BTreeMap::<String, usize>::new();
         self.instances.values().for_each(|it| *counts.entry(it.text("status")).or_default() += 1);
-        counts.iter().map(|(status, count)| format!("{status}_{count}_")).collect()
+        let parts = counts.iter().map(|(status, count)| format!("{status}_{count}_"));
+        parts.collect::<Vec<_>>().concat()
     }
 
     fn all(&self) -> Value {
         let all = self.instances.iter().map(|((app, _), it)| (app.clone(), it.0.clone()));
-        self.registry(all.collect(), Some(self.hash()))
+        self.registry(&all.collect::<Vec<_>>(), Some(self.hash()))
     }
 
     fn delta(&self) -> Value {
@@ -243,10 +246,10 @@ impl Known {
             Manner::NoHash => None,
             _ => Some(self.hash()),
         };
-        self.registry(told.collect(), hash)
+        self.registry(&told.collect::<Vec<_>>(), hash)
     }
 
-    fn registry(&self, all: Vec<(String, Value)>, hash: Option<String>) -> Value {
+    fn registry(&self, all: &[(String, Value)], hash: Option<String>) -> Value {
         let is_of_one = self.manner == Manner::ListsOfOne;
         let list = |mut all: Vec<Value>| match all.len() {
             0 if is_of_one => Value::Null,

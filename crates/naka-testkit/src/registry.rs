@@ -125,7 +125,7 @@ async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, answers: Arc<imp
         _ = stream.read(&mut rest) => None,
     };
     let Some(Answer { status, headers, body }) = answered else { return };
-    let more = headers.iter().map(|line| format!("{line}\r\n")).collect::<String>();
+    let more = headers.iter().map(|line| format!("{line}\r\n")).collect::<Vec<_>>().concat();
     let length = body.len();
     let head =
         format!("HTTP/1.1 {status} Scripted\r\nconnection: close\r\ncontent-length: {length}\r\n{more}\r\n");

@@ -125,7 +125,8 @@ impl Known {
         for instance in self.by_application.values().flat_map(BTreeMap::values) {
             *counts.entry(&instance.status).or_default() += 1;
         }
-        counts.iter().map(|(status, count)| format!("{status}_{count}_")).collect()
+        let parts = counts.iter().map(|(status, count)| format!("{status}_{count}_"));
+        parts.collect::<Vec<_>>().concat()
     }
 
     /// The instances of an application.

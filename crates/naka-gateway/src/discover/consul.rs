@@ -18,7 +18,13 @@
 //! Instances are looked at again here: with a critical check (maintenance is one) or without a tag that is asked for, none
 //! is taken, also from agents that do not filter.
 
-use std::{collections::BTreeMap, fmt, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt::{self, Write as _},
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use http::{HeaderMap, HeaderName, StatusCode};
 use naka::random::seed;
@@ -92,7 +98,7 @@ impl Consul {
         let mut url = self.url();
         let mut patience = QUESTION;
         if let Some(index) = self.place.index {
-            url.push_str(&format!("&index={index}&wait={}ms", wait.as_millis()));
+            let _ = write!(url, "&index={index}&wait={}ms", wait.as_millis()); // Never fails.
             patience += wait + wait / 16;
         }
         let secret = self.agent.token.clone().map(|token| (TOKEN, token));
@@ -103,7 +109,7 @@ impl Consul {
         }
         let entries = serde_json::from_slice::<Option<Vec<Entry>>>(&body);
         let entries = entries.map_err(|error| format!("its answer is no list of instances: {error}"))?;
-        let (found, amiss) = self.endpoints(entries.unwrap_or_default()).endpoints();
+        let (found, amiss) = self.endpoints(&entries.unwrap_or_default()).endpoints();
         let trouble = doubt(&head.headers).or(amiss);
         if found.is_empty()
             && let Some(trouble) = trouble
@@ -127,10 +133,10 @@ impl Consul {
         url
     }
 
-    fn endpoints(&self, entries: Vec<Entry>) -> Instances {
+    fn endpoints(&self, entries: &[Entry]) -> Instances {
         let mut all = Instances::default();
         let (no_tags, none) = (Vec::new(), BTreeMap::new());
-        for Entry { node, service, checks } in &entries {
+        for Entry { node, service, checks } in entries {
             let checks = checks.as_deref().unwrap_or_default();
             let has = |status: &str| checks.iter().any(|check| check.status == status);
             let tags = service.tags.as_ref().unwrap_or(&no_tags);

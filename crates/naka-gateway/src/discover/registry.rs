@@ -259,7 +259,9 @@ mod tests {
         };
         for order in [[(1, &old), (2, &new)], [(2, &new), (1, &old)]] {
             let mut all = Instances::default();
-            order.iter().for_each(|(version, metadata)| all.add(&instance(*version, metadata)));
+            for (version, metadata) in order {
+                all.add(&instance(version, metadata));
+            }
             let (endpoints, amiss) = all.endpoints();
             assert_eq!((endpoints.len(), endpoints[0].label_value("version")), (1, Some("new")));
             assert_eq!(amiss, None);

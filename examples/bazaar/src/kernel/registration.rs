@@ -147,7 +147,7 @@ impl Registration {
                 ));
             }
             Err(why) => {
-                complain(format_args!("{} cannot be taken out of the registry: {why}", instance.name))
+                complain(format_args!("{} cannot be taken out of the registry: {why}", instance.name));
             }
         }
         sleep(leave_for).await;

@@ -139,7 +139,9 @@ fn r1_9_each_backend_and_a_gateway_are_restarted_in_turn_and_no_request_fails() 
             more();
             processes[one] = pricing(at, data.path(), &registry, &[]);
             both();
-            gateways.iter().for_each(|gateway| gateway.finds(2));
+            for gateway in &gateways {
+                gateway.finds(2);
+            }
             more();
         }
         let from = format!("--upgrade-from=unix:{}", folders[1].path().join("upgrade.sock").display());

@@ -43,12 +43,11 @@ pub(super) fn registries(raw: &RawGateway, cx: &mut Cx) -> Registries {
 
 fn consul_agent(raw: &RawConsulAgent, cx: &mut Cx) -> Option<ConsulAgent> {
     let Url(address) = raw.address();
-    let tls = match &raw.address {
-        Some(at) => secured(at, raw.ca.as_deref(), cx)?,
-        None => {
-            without_tls(raw.ca.as_deref(), cx);
-            None
-        }
+    let tls = if let Some(at) = &raw.address {
+        secured(at, raw.ca.as_deref(), cx)?
+    } else {
+        without_tls(raw.ca.as_deref(), cx);
+        None
     };
     let token = raw.token.as_ref().and_then(|at| {
         if let Some(address) = &raw.address {
