@@ -10,6 +10,7 @@ use naka_gateway::{
     ask::Asked,
     assemble::{Surroundings, assemble},
     config::parse_str,
+    discover::Reach,
     explain::explain,
     generation::Generation,
     observe::Metrics,
@@ -42,7 +43,7 @@ fn generation() -> &'static Generation {
         let around = Surroundings {
             metrics: &metrics,
             connector: Connector::Tcp,
-            resolver: None,
+            reach: Reach::default(),
             now: Instant::now(),
             orders: Orders::Never,
         };

@@ -30,7 +30,9 @@ fn every_test_that_systems_md_names_is_there() {
     };
     let tests = quoted.iter().filter(is_test).collect::<Vec<_>>();
     assert!(tests.len() > 50, "{tests:?}");
-    for test in tests {
+    // A word of ours, such as a long reason, stands in quotes where it is made.
+    let is_word = |word: &str| text.contains(&format!("\"{word}\""));
+    for test in tests.into_iter().filter(|test| !is_word(test)) {
         assert!(text.contains(&format!("fn {test}(")) || text.contains(&format!("fn {test}<")), "{test}");
     }
     for path in quoted

@@ -45,6 +45,7 @@ mod page;
 mod readiness;
 mod real_clients;
 mod refusals;
+mod registries;
 mod reload;
 mod reload_load;
 mod reload_sequences;

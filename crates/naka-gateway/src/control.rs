@@ -16,7 +16,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, Request, Response, StatusCode, Uri,
+    HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri,
     header::{ACCEPT, CACHE_CONTROL, HOST, USER_AGENT},
 };
 use http_body_util::{BodyExt as _, Empty, Limited};
@@ -29,7 +29,6 @@ use naka::{
     jwt::{Fetched, Keys, MAX_BYTES},
     reject::Rejection,
 };
-use tokio::io::{AsyncRead, AsyncWrite};
 use tower_service::Service;
 use tracing::{info, warn};
 
@@ -123,34 +122,40 @@ impl TellKeys {
 }
 
 async fn fetch(url: &Uri, connector: &Connector) -> Result<Fetched, BoxError> {
-    let is_https = url.scheme_str() == Some("https");
-    let host = url.host().ok_or("the URL has no host")?;
-    let port = url.port_u16().unwrap_or(if is_https { 443 } else { 80 });
-    let tls = if is_https { Some(ClientTls::usual()?) } else { None };
-    let stream = connector.dial(&format!("{host}:{port}").into(), tls).await?;
-    ask(url, stream).await
+    let tls = if url.scheme_str() == Some("https") { Some(ClientTls::usual()?) } else { None };
+    let accept = HeaderValue::from_static("application/jwk-set+json, application/json");
+    let response = get(url, [(ACCEPT, accept)], (tls, connector), MAX_BYTES).await?;
+    if response.status() != StatusCode::OK {
+        return Err(format!("the answer is {}, not 200", response.status()).into());
+    }
+    let max_age = max_age(response.headers());
+    Ok(Fetched { body: response.into_body(), max_age })
 }
 
-async fn ask(
+/// Fetches what is at a URL, whatever its status, over a connection of its own, with these headers besides. Whoever
+/// calls bounds the time.
+///
+/// # Errors
+/// If nobody answers, or with a body of more than `max_bytes`.
+pub(crate) async fn get(
     url: &Uri,
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-) -> Result<Fetched, BoxError> {
+    headers: impl IntoIterator<Item = (HeaderName, HeaderValue)>,
+    (tls, connector): (Option<ClientTls>, &Connector),
+    max_bytes: usize,
+) -> Result<Response<Bytes>, BoxError> {
+    let host = url.host().ok_or("the URL has no host")?;
+    let port = url.port_u16().unwrap_or(if tls.is_some() { 443 } else { 80 });
+    let stream = connector.dial(&format!("{host}:{port}").into(), tls).await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let target = url.path_and_query().map_or("/", |target| target.as_str());
     let host = url.authority().ok_or("the URL has no host")?.as_str();
-    let request = Request::get(target)
-        .header(HOST, host)
-        .header(ACCEPT, "application/jwk-set+json, application/json")
-        .header(USER_AGENT, WHO)
-        .body(Empty::<Bytes>::new())?;
+    let mut request =
+        Request::get(target).header(HOST, host).header(USER_AGENT, WHO).body(Empty::<Bytes>::new())?;
+    request.headers_mut().extend(headers);
     let exchange = async {
-        let response = sender.send_request(request).await?;
-        if response.status() != StatusCode::OK {
-            return Err(format!("the answer is {}, not 200", response.status()).into());
-        }
-        let max_age = max_age(response.headers());
-        let body = Limited::new(response.into_body(), MAX_BYTES).collect().await?.to_bytes();
-        Ok::<_, BoxError>(Fetched { body, max_age })
+        let (head, body) = sender.send_request(request).await?.into_parts();
+        let body = Limited::new(body, max_bytes).collect().await?.to_bytes();
+        Ok::<_, BoxError>(Response::from_parts(head, body))
     };
     over(connection, exchange).await
 }

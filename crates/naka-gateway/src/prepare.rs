@@ -16,7 +16,7 @@ use crate::{
         checked::{Config, Expect, Name, Route, Test},
     },
     custom::Kinds,
-    discover::Resolve,
+    discover::{EurekaRegistries, Reach, Resolve},
     explain::{Explanation, Verdict, explain, forwarded_path},
     generation::Generation,
     observe::Metrics,
@@ -103,8 +103,10 @@ impl fmt::Debug for Before<'_> {
 pub struct Outside {
     /// How connections are made.
     pub connector: Connector,
-    /// Whoever resolves names of endpoints that are found, in place of the name servers; for tests.
+    /// Whoever resolves names of endpoints that are found, in place of name servers and registries; for tests.
     pub resolver: Option<Arc<dyn Resolve>>,
+    /// Registries that are asked once for all upstreams, over all generations.
+    pub eureka: EurekaRegistries,
     /// Whether certificates are ordered, and by which time of day.
     pub orders: Orders,
 }
@@ -142,8 +144,9 @@ impl Before<'_> {
         outside: &Outside,
     ) -> Result<Prepared, Refusal> {
         let config = Arc::new(loaded.config);
-        let Outside { connector, resolver, orders } = outside.clone();
-        let around = Surroundings { metrics, connector, resolver, orders, now: Instant::now() };
+        let Outside { connector, resolver, eureka, orders } = outside.clone();
+        let reach = Reach { connector: connector.clone(), resolver, eureka };
+        let around = Surroundings { metrics, connector, reach, orders, now: Instant::now() };
         let assembled = assemble(&config, self.number, &(self.state)(&config), &around);
         let generation = assembled.map_err(|all| Refusal::Config(Diagnostics::new(said(&all, &config))))?;
         let is_tested = match self.tests {
@@ -168,7 +171,8 @@ pub fn run_tests(config: &Arc<Config>) -> Vec<FailedTest> {
     }
     let metrics = Arc::new(Metrics::new());
     let (connector, now) = (Connector::Tcp, Instant::now());
-    let around = Surroundings { metrics: &metrics, connector, resolver: None, orders: Orders::Never, now };
+    let (reach, orders) = (Reach::default(), Orders::Never);
+    let around = Surroundings { metrics: &metrics, connector, reach, orders, now };
     let Ok(generation) = assemble(config, 0, &State::new(1), &around) else { return Vec::new() };
     let failed = config.tests.iter().filter_map(|test| {
         let explanation = explain(&generation, &test.request, Now::read());

@@ -100,7 +100,8 @@ async fn start(
         tests: RunTests::AsConfigured,
         kinds,
     };
-    let first = before.prepare(loaded, &metrics, &Outside::default())?;
+    let outside = Outside::default();
+    let first = before.prepare(loaded, &metrics, &outside)?;
     if first.warnings.iter().next().is_some() {
         warn!("{}", first.warnings.render(false));
     }
@@ -115,8 +116,7 @@ async fn start(
     let admin_port = origin.admin_port(&config).await?;
     let doors = Doors::bind(&config.gateway, origin.files())?;
     let bindings = origin.bind(&config, &workers)?;
-    let reloader =
-        Reloader::new(entry, first.sources, Arc::clone(&in_force), Arc::clone(&metrics), Outside::default());
+    let reloader = Reloader::new(entry, first.sources, Arc::clone(&in_force), Arc::clone(&metrics), outside);
     let (ask, requests) = mpsc::channel(16);
     let admin = Arc::new(Admin {
         in_force,

@@ -44,7 +44,7 @@ use crate::{
     },
     custom::CustomLayers,
     deadline::Deadlines,
-    discover::Resolve,
+    discover::Reach,
     entry::Entry,
     generation::{Alive, ArmPlan, ArmTarget, Arms, Generation, MakeRoute, Plan, Routes, Served},
     identity,
@@ -65,8 +65,8 @@ pub struct Surroundings<'a> {
     pub metrics: &'a Arc<Metrics>,
     /// How connections are made.
     pub connector: Connector,
-    /// Whoever resolves names of endpoints that are found, in place of the name servers.
-    pub resolver: Option<Arc<dyn Resolve>>,
+    /// How endpoints are found.
+    pub reach: Reach,
     /// Whether certificates are ordered.
     pub orders: Orders,
     /// When this happens.

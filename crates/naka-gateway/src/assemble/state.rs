@@ -415,9 +415,9 @@ impl Step<'_> {
         let (wanted, around) = (wanted.collect(), self.around);
         let steps = Steps {
             make: &|name, config: &checked::Discovery| {
-                Discovery::new(name, config, around.resolver.as_ref(), around.metrics.discovery(name))
+                Discovery::new(name, config, &around.reach, around.metrics.discovery(name))
             },
-            change: &|discovery: &Arc<Discovery>, config| discovery.changed(config, around.resolver.as_ref()),
+            change: &|discovery: &Arc<Discovery>, config| discovery.changed(config, &around.reach),
             is_same: &|_, _| true,
         };
         self.next(&self.before.discoveries, wanted, &steps)

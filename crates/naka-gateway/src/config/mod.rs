@@ -30,10 +30,10 @@ pub use load::{
 pub(crate) use load::{again, is_built_in, look, text_of};
 pub(crate) use node::{Key, Node, Span, Value, parse_all};
 pub use outline::{Outline, Said, Spot};
-pub(crate) use path::{PathRegex, PrefixPath, WholePath, names_of};
+pub(crate) use path::{PathRegex, PrefixPath, WholePath, encoded, names_of};
 pub(crate) use raw::{RawEndpoints, default_of};
 pub use reference::reference;
 pub(crate) use suggest::quoted;
 pub(crate) use units::Time;
 pub use units::{show_duration, show_rate, show_size, show_time};
-pub(crate) use values::{Authority, DnsHost, HostPort, TlsName, Url};
+pub(crate) use values::{Authority, DnsHost, HostPort, TlsName, Url, is_host};

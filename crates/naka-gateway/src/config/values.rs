@@ -356,7 +356,8 @@ fn is_dns_name(name: &str) -> bool {
 }
 
 /// A name as DNS has it.
-fn is_host(host: &str) -> bool {
+/// Whether this is a name of a host, by its letters.
+pub(crate) fn is_host(host: &str) -> bool {
     let label = |label: &str| {
         !label.is_empty()
             && label.len() <= 63

@@ -49,14 +49,20 @@ use tokio::{
 };
 use tracing::{debug, error, info, warn};
 
+mod applications;
+mod consul;
 mod dns;
+mod eureka;
 mod file;
 pub mod names;
+pub mod registry;
 pub mod rules;
 
+pub use consul::{BEHIND, Consul};
 #[cfg(feature = "dns")]
 pub use dns::NameServers;
 pub use dns::{Dns, Resolve};
+pub use eureka::{Eureka, EurekaRegistries, Registry};
 pub use file::{File, POLL};
 
 use self::{
@@ -68,6 +74,7 @@ use crate::{
     generation::Alive,
     observe::{Balancer, DiscoveryMetrics},
     seldom::Seldom,
+    upstream::Connector,
 };
 
 /// The most endpoints of a set.
@@ -75,6 +82,12 @@ pub const MAX_ENDPOINTS: usize = 4096;
 
 /// How long the first answers are waited for.
 pub const FIRST: Duration = Duration::from_secs(3);
+
+/// How much time is between two questions to a registry, at least.
+pub const REGISTRY: Duration = Duration::from_secs(1);
+
+/// The port at which instances are where somebody else than a registry says them.
+pub(crate) const REGISTERED: u16 = 80;
 
 /// How often the same trouble is told.
 const TOLD: Duration = Duration::from_mins(1);
@@ -103,6 +116,23 @@ pub struct Look {
     pub again: Duration,
 }
 
+/// How sources reach whom they ask. Clones share what they hold.
+#[derive(Clone, Default)]
+pub struct Reach {
+    /// How connections are made.
+    pub connector: Connector,
+    /// Whoever resolves names, in place of name servers; and says the instances of services, in place of registries.
+    pub resolver: Option<Arc<dyn Resolve>>,
+    /// Registries that are asked once for all upstreams.
+    pub eureka: EurekaRegistries,
+}
+
+impl fmt::Debug for Reach {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reach").field("connector", &self.connector).finish_non_exhaustive()
+    }
+}
+
 /// The endpoints of one upstream, as they are found.
 pub struct Discovery {
     number: u64,
@@ -118,12 +148,7 @@ enum Task {
 
 impl Discovery {
     /// Those of a new upstream. Nobody looks for them before it is started.
-    pub fn new(
-        upstream: &Name,
-        config: &Config,
-        resolver: Option<&Arc<dyn Resolve>>,
-        metrics: DiscoveryMetrics,
-    ) -> Arc<Self> {
+    pub fn new(upstream: &Name, config: &Config, reach: &Reach, metrics: DiscoveryMetrics) -> Arc<Self> {
         let shared = Shared {
             upstream: Arc::clone(upstream),
             metrics,
@@ -132,18 +157,18 @@ impl Discovery {
             often: Seldom::new(),
             known: Mutex::new(Known::new(config.source.clone())),
         };
-        Self::over(Arc::new(shared), config, resolver)
+        Self::over(Arc::new(shared), config, reach)
     }
 
     /// Over the same set, found in another way. Nothing changes before it is started.
     #[must_use]
-    pub fn changed(&self, config: &Config, resolver: Option<&Arc<dyn Resolve>>) -> Arc<Self> {
-        Self::over(Arc::clone(&self.shared), config, resolver)
+    pub fn changed(&self, config: &Config, reach: &Reach) -> Arc<Self> {
+        Self::over(Arc::clone(&self.shared), config, reach)
     }
 
-    fn over(shared: Arc<Shared>, config: &Config, resolver: Option<&Arc<dyn Resolve>>) -> Arc<Self> {
+    fn over(shared: Arc<Shared>, config: &Config, reach: &Reach) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
-        let source = source(config, resolver);
+        let source = source(config, reach);
         Arc::new(Self {
             number: NEXT.fetch_add(1, Relaxed),
             config: config.clone(),
@@ -158,6 +183,8 @@ impl Discovery {
             EndpointSource::Dns(host, port) => format!("dns:{host}:{port}"),
             EndpointSource::Srv(name) => format!("srv:{name}"),
             EndpointSource::File(path) => format!("file:{}", path.display()),
+            EndpointSource::Consul(service) => format!("consul:{}", service.name),
+            EndpointSource::Eureka(app) => format!("eureka:{}", app.name),
         };
         Target::new(name).label(STAND_IN, "")
     }
@@ -481,19 +508,36 @@ fn without_stand_ins(balancer: &Balancer) -> Vec<Target> {
 }
 
 fn rules_of(config: &Config) -> Rules {
-    let is_file = matches!(config.source, EndpointSource::File(_));
-    let (floor, ceiling) = if is_file { (POLL, POLL) } else { (config.floor, config.ceiling) };
+    let (floor, ceiling) = match config.source {
+        EndpointSource::Dns(..) | EndpointSource::Srv(_) => (config.floor, config.ceiling),
+        EndpointSource::File(_) => (POLL, POLL),
+        EndpointSource::Consul(_) | EndpointSource::Eureka(_) => (REGISTRY, REGISTRY),
+    };
     let Config { max_shrink, confirm, takes_empty, .. } = *config;
     Rules { floor, ceiling, max_shrink, confirm, takes_empty }
 }
 
-/// Whoever looks. Without a resolver of somebody else's, name servers are asked.
-fn source(config: &Config, resolver: Option<&Arc<dyn Resolve>>) -> Box<dyn Discover> {
+/// Whoever looks. Without a resolver of somebody else's, name servers and registries are asked.
+fn source(config: &Config, Reach { connector, resolver, eureka }: &Reach) -> Box<dyn Discover> {
+    let rules = rules_of(config);
     let wanted = match &config.source {
         EndpointSource::Dns(host, port) => Wanted::Host(Arc::clone(host), *port),
         EndpointSource::Srv(name) => Wanted::Service(Arc::clone(name)),
         EndpointSource::File(path) => return Box::new(File::new(path.clone())),
+        EndpointSource::Consul(service) => match (&config.registries.consul, resolver) {
+            (Some(agent), None) => {
+                let agent = Arc::clone(agent);
+                return Box::new(Consul::new(service.clone(), agent, connector.clone(), rules));
+            }
+            _ => Wanted::Host(Arc::clone(&service.name), REGISTERED),
+        },
+        EndpointSource::Eureka(app) => match (&config.registries.eureka, resolver) {
+            (Some(servers), None) => {
+                return Box::new(Eureka::new(app.clone(), eureka.at(servers, connector)));
+            }
+            _ => Wanted::Host(Arc::clone(&app.name), REGISTERED),
+        },
     };
-    let resolver = resolver.cloned().unwrap_or_else(|| dns::name_servers(&config.servers));
-    Box::new(Dns::new(wanted, resolver, rules_of(config)))
+    let resolver = resolver.clone().unwrap_or_else(|| dns::name_servers(&config.servers));
+    Box::new(Dns::new(wanted, resolver, rules))
 }

@@ -155,6 +155,7 @@ impl Stage<'_> {
             connector: Connector::Memory(world.connect()),
             resolver: Some(world.resolver()),
             orders: Orders::Never, // Nothing of the machine is touched.
+            ..Outside::default()
         };
         let events = Events::new(began);
         let _listening = events.listen();

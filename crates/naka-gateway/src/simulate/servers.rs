@@ -39,14 +39,14 @@ use crate::{
     config::{
         Diagnostic,
         checked::{
-            Config, EndpointSource, Name, Protocol,
+            Config, ConsulService, EndpointSource, EurekaApp, Name, Protocol,
             scenario::{Behaviour, During, Named, Scenario, Servers, Trouble},
         },
         endpoints_of, read_document,
     },
     control,
     discover::{
-        Resolve,
+        REGISTERED, Resolve,
         names::{Answer, Kind, Question, Record, Service},
     },
     upstream::MemoryConnect,
@@ -134,6 +134,8 @@ impl World {
                 self.services.insert(Arc::clone(name), service);
                 at(&self.addresses(&target), 80)
             }
+            EndpointSource::Consul(ConsulService { name, .. })
+            | EndpointSource::Eureka(EurekaApp { name, .. }) => at(&self.addresses(name), REGISTERED),
             EndpointSource::File(path) => {
                 let listed = read_document(path).ok().and_then(|bytes| endpoints_of(&bytes, path).ok());
                 listed.unwrap_or_default().into_iter().map(|endpoint| endpoint.address).collect()

@@ -80,8 +80,8 @@ impl World {
         };
         let outside = Outside {
             connector: Connector::Memory(Arc::new(connect)),
-            resolver: None,
             orders: Orders::Placed(clock),
+            ..Outside::default()
         };
         Self { folder, authority, outside }
     }

@@ -9,6 +9,7 @@ pub mod log;
 pub mod outbox;
 pub mod peer;
 pub mod problem;
+pub mod registration;
 pub mod saga;
 pub mod service;
 pub mod store;

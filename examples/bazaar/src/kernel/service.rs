@@ -2,7 +2,8 @@
 //!
 //! # Stopping
 //! On `SIGTERM` and on Ctrl-C a service takes no new connection, finishes what is in flight within
-//! [`DRAIN`], cuts off the rest, and ends with code 0.
+//! [`DRAIN`], cuts off the rest, and ends with code 0. One that is [registered](super::registration) leaves the registry
+//! first, and serves as always until that is known; a second signal cuts that short.
 //!
 //! # Bounds
 //! At most [`CONNECTIONS`] at a time; further ones wait to be accepted. A request's head has to be there
@@ -18,6 +19,7 @@
 
 use std::{
     fs::{DirBuilder, File, OpenOptions, TryLockError},
+    future::pending,
     io::{self, Read as _},
     mem,
     net::SocketAddr,
@@ -51,6 +53,7 @@ use super::{
     clock::Clock,
     console::{complain, say},
     problem::Problem,
+    registration::{Registration, RegistrationArgs},
     store::{Migrations, Store},
     trace::Spans,
 };
@@ -89,6 +92,9 @@ pub struct ServiceArgs {
     /// Where its files are.
     #[command(flatten)]
     pub data: DataArgs,
+    /// Where it says that it is there.
+    #[command(flatten)]
+    pub registration: RegistrationArgs,
 }
 
 /// Where the files are.
@@ -191,11 +197,13 @@ async fn serve<A: Into<App>>(
     let listener = TcpListener::bind(args.listen).await.map_err(io)?;
     let at = listener.local_addr().map_err(io)?;
     say(format_args!("{name} listens on http://{at}, and it is {}", clock.now()));
+    let mut registration = Registration::begin(name, at, &args.registration)?;
 
     let mut server = http1::Builder::new();
     server.timer(TokioTimer::new()).header_read_timeout(HEAD_PATIENCE);
     let (places, under_way) = (Arc::new(Semaphore::new(CONNECTIONS)), GracefulShutdown::new());
     let mut is_in_trouble = false;
+    let mut leaving = None;
     let signal = loop {
         let accepting = async {
             let place = Arc::clone(&places).acquire_owned().await;
@@ -203,7 +211,18 @@ async fn serve<A: Into<App>>(
         };
         let (place, accepted) = tokio::select! {
             accepted = accepting => accepted,
-            signal = stop.signal() => break signal,
+            signal = stop.signal() => match registration.take() {
+                None => break signal,
+                Some(registration) => {
+                    say(format_args!("{name} leaves on {signal}"));
+                    leaving = Some(Box::pin(async move {
+                        registration.leave().await;
+                        signal
+                    }));
+                    continue;
+                }
+            },
+            signal = until_left(&mut leaving) => break signal,
         };
         let stream = match accepted {
             Ok((stream, _)) => stream,
@@ -232,6 +251,14 @@ async fn serve<A: Into<App>>(
     }
     spans.flush().await;
     Ok(())
+}
+
+/// For ever, if nobody leaves.
+async fn until_left<T>(leaving: &mut Option<impl Future<Output = T> + Unpin>) -> T {
+    match leaving {
+        Some(leaving) => leaving.await,
+        None => pending().await,
+    }
 }
 
 /// Says that the folder is in use, as long as the file is open; waits while somebody clears it out.

@@ -19,6 +19,7 @@ mod order_traces;
 mod orders;
 mod pricing;
 mod process;
+mod registration;
 mod restaurants;
 mod rides;
 mod shop;

@@ -13,7 +13,7 @@ use http::HeaderName;
 use super::{
     Tables, auth, health, pages,
     policies::{Level, Policies, level_keys},
-    telemetry, tls, unique,
+    registries, telemetry, tls, unique,
 };
 use crate::address::Address;
 use crate::config::{
@@ -200,6 +200,7 @@ pub(super) fn gateway(entry: Option<&RawFile>, listeners: &BTreeMap<Name, Listen
         identity_headers: identity_headers(&raw, cx),
         deadline_header: deadline_header(&raw, cx),
         servers: servers(&raw, cx),
+        registries: registries::registries(&raw, cx),
         drain: drain(&raw, cx),
         state: state(&raw, cx),
         upgrade_socket: upgrade_socket(&raw, listeners, cx),

@@ -16,6 +16,7 @@ mod limits;
 mod pages;
 mod policies;
 mod reach;
+mod registries;
 mod routes;
 pub(super) mod scenario;
 mod split;

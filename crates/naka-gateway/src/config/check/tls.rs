@@ -172,6 +172,9 @@ fn name_of(
             return ServerName::try_from(host.trim_end_matches('.').to_owned()).ok();
         }
         Some(EndpointSource::Srv(_)) => "endpoints that are found by SRV records",
+        Some(EndpointSource::Consul(_) | EndpointSource::Eureka(_)) => {
+            "endpoints that are found in a registry"
+        }
         None if of_socket.is_some() => "an endpoint at a Unix socket",
         Some(EndpointSource::File(_)) | None => return None,
     };

@@ -11,12 +11,12 @@ use std::{
 
 use http::{HeaderName, HeaderValue};
 
-use super::{Tables, auth, guards, limits, origin, policies::Policies, tls, unique};
+use super::{Tables, auth, guards, limits, origin, policies::Policies, registries, tls, unique};
 use crate::config::{
     checked::{
         Balance, BalancePolicy, Connections, Discovery, Endpoint, EndpointSource, Enforce, Gateway,
         HealthCheck, HealthProbe, KeepAlive, KeyPart, Kind, Listener, Name, PolicyKind, Protocol, Regions,
-        RetryBudget, Sticky, Subset, Upstream, UpstreamTimeouts, Workers,
+        Registries, RetryBudget, Sticky, Subset, Upstream, UpstreamTimeouts, Workers,
     },
     decode::{At, Cx, Decode as _, Named, OneOrMany, Or},
     diagnostic::{Code, Diagnostics, Source},
@@ -61,7 +61,7 @@ pub(super) fn upstreams(
                 (endpoints(list, listeners, cx), None)
             }
             Some(at @ At { value: RawEndpoints::Found(raw), .. }) => {
-                (Vec::new(), discovery(raw, at.span, &gateway.servers, cx))
+                (Vec::new(), discovery(raw, at.span, gateway, cx))
             }
             None => (Vec::new(), None),
         };
@@ -500,13 +500,13 @@ fn unlabelled(raw: &At<RawBalance>, endpoints: &[Endpoint], cx: &mut Cx) {
 }
 
 /// How endpoints are found.
-fn discovery(raw: &RawDiscovery, span: Span, servers: &[SocketAddr], cx: &mut Cx) -> Option<Discovery> {
+fn discovery(raw: &RawDiscovery, span: Span, gateway: &Gateway, cx: &mut Cx) -> Option<Discovery> {
     let said = raw.said.iter().filter(|said| RawDiscovery::SOURCES.contains(&&*said.meant));
     match said.collect::<Vec<_>>().as_slice() {
         [] => {
             cx.error(Code::Missing, span, "it does not say where endpoints are found")
-                .label(format!("needs {}", one_of(["dns", "srv", "file"])))
-                .help("write `dns: \"app.internal:3000\"`, `srv: _http._tcp.app.internal` or `file: endpoints.yaml`");
+                .label(format!("needs {}", one_of(["dns", "srv", "file", "consul", "eureka"])))
+                .help("write `dns: \"app.internal:3000\"`, `srv: _http._tcp.app.internal`, `file: endpoints.yaml`, `consul: app` or `eureka: APP`");
         }
         [_] => {}
         [first, second, ..] => {
@@ -521,6 +521,22 @@ fn discovery(raw: &RawDiscovery, span: Span, servers: &[SocketAddr], cx: &mut Cx
         cx.error(Code::Conflict, refresh.key, "`refresh` has no effect on a file")
             .help("take it away: a file is looked at twice a second");
     }
+    if let (Some(_), Some(refresh)) = (&raw.consul, &raw.refresh) {
+        cx.error(
+            Code::Conflict,
+            refresh.key,
+            "`refresh` has no effect on a registry that says when something changes",
+        )
+        .help("take it away: a change is heard of within two seconds");
+    }
+    if let (Some(_), Some(refresh)) = (&raw.eureka, &raw.refresh) {
+        cx.error(
+            Code::Conflict,
+            refresh.key,
+            "one registry is asked for all upstreams, as often as it says itself",
+        )
+        .help("write it there: `gateway: {registries: {eureka: {refresh: 30s}}}`");
+    }
     if raw.when_empty() == RawWhenEmpty::Apply
         && raw.max_shrink.is_none()
         && let Some(at) = &raw.when_empty
@@ -534,16 +550,30 @@ fn discovery(raw: &RawDiscovery, span: Span, servers: &[SocketAddr], cx: &mut Cx
         .label(format!("it is applied when it was seen {} times", raw.confirm().0))
         .help("write `max_shrink: 100%` to apply it at once, or `max_shrink: 50%` if that is meant");
     }
-    let source = match (&raw.dns, &raw.srv, &raw.file) {
-        (Some(at), _, _) => {
+    let mut registries = Registries::default();
+    let source = match (&raw.dns, &raw.srv, &raw.file, &raw.consul, &raw.eureka) {
+        (Some(at), ..) => {
             needs_resolver(at.key, cx);
             EndpointSource::Dns(Arc::clone(&at.value.0), at.value.1)
         }
-        (_, Some(at), _) => {
+        (_, Some(at), ..) => {
             needs_resolver(at.key, cx);
             EndpointSource::Srv(Arc::clone(&at.value.0))
         }
-        (_, _, Some(file)) => EndpointSource::File(endpoints_file(file, cx)),
+        (_, _, Some(file), ..) => EndpointSource::File(endpoints_file(file, cx)),
+        (_, _, _, Some(at), _) => {
+            registries.consul = Some(Arc::clone(gateway.registries.consul.as_ref()?)); // Else it is reported.
+            EndpointSource::Consul(registries::consul_service(at, cx)?)
+        }
+        (.., Some(at)) => {
+            registries.eureka.clone_from(&gateway.registries.eureka);
+            if registries.eureka.is_none() {
+                cx.error(Code::Missing, at.key, "nothing says where Eureka is").help(
+                    "write `gateway: {registries: {eureka: {servers: [\"http://127.0.0.1:8761/eureka\"]}}}`",
+                );
+            }
+            EndpointSource::Eureka(registries::eureka_app(at, cx)?)
+        }
         _ => return None,
     };
     let Between(floor, ceiling) = raw.refresh();
@@ -554,7 +584,8 @@ fn discovery(raw: &RawDiscovery, span: Span, servers: &[SocketAddr], cx: &mut Cx
         max_shrink: raw.max_shrink().0,
         confirm: u32::try_from(raw.confirm().0).unwrap_or(u32::MAX),
         takes_empty: raw.when_empty() == RawWhenEmpty::Apply,
-        servers: servers.to_vec(),
+        servers: gateway.servers.clone(),
+        registries,
     })
 }
 

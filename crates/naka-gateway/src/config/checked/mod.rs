@@ -161,6 +161,8 @@ pub struct Gateway {
     pub deadline_header: Option<HeaderName>,
     /// The name servers that are asked; none: those of this machine.
     pub servers: Vec<SocketAddr>,
+    /// The registries in which services are looked up.
+    pub registries: Registries,
     /// How the process ends.
     pub drain: Drain,
     /// What outlives it, if anything does.
@@ -411,7 +413,7 @@ pub struct Endpoint {
 }
 
 /// How endpoints are found.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Discovery {
     /// Where.
     pub source: EndpointSource,
@@ -427,6 +429,71 @@ pub struct Discovery {
     pub takes_empty: bool,
     /// The name servers that are asked; none: those of this machine.
     pub servers: Vec<SocketAddr>,
+    /// The registries that are asked; of those that this one does not need, nothing.
+    pub registries: Registries,
+}
+
+/// The registries in which services are looked up.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Registries {
+    /// Consul's agent.
+    pub consul: Option<Arc<ConsulAgent>>,
+    /// Eureka's servers.
+    pub eureka: Option<Arc<EurekaServers>>,
+}
+
+/// Consul's agent, as it is asked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ConsulAgent {
+    /// A URL, without a slash at its end.
+    pub address: Arc<str>,
+    /// How connections to it are secured, if they are.
+    pub tls: Option<ClientTls>,
+    /// Shown as `X-Consul-Token`; marked as a secret.
+    pub token: Option<HeaderValue>,
+    /// The datacenter that is asked, if it is not that of the agent.
+    pub datacenter: Option<Name>,
+    /// Whether any server may answer.
+    pub is_stale: bool,
+    /// How long a question waits for a change.
+    pub wait: Duration,
+}
+
+/// Eureka's servers, as they are asked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EurekaServers {
+    /// URLs, each without a slash at its end.
+    pub urls: Vec<Arc<str>>,
+    /// How connections to those of `https` are secured.
+    pub tls: Option<ClientTls>,
+    /// Shown as `Authorization`; marked as a secret.
+    pub authorization: Option<HeaderValue>,
+    /// How much time is between two questions.
+    pub refresh: Duration,
+}
+
+/// An application in Eureka.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EurekaApp {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Whether instances are connected to by their names, and not by their addresses.
+    pub by_host_name: bool,
+    /// Whether at their secure port.
+    pub is_secure: bool,
+}
+
+/// A service in Consul.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConsulService {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Tags that an instance has to have, all of them.
+    pub tags: Vec<Arc<str>>,
+    /// The datacenter that is asked, if it is not that of the agent.
+    pub datacenter: Option<Name>,
+    /// Whether all checks of an instance have to pass.
+    pub passing: bool,
 }
 
 /// Where endpoints are found.
@@ -438,6 +505,10 @@ pub enum EndpointSource {
     Srv(Arc<str>),
     /// A file with a list.
     File(PathBuf),
+    /// The instances of a service in Consul.
+    Consul(ConsulService),
+    /// The instances of an application in Eureka.
+    Eureka(EurekaApp),
 }
 
 impl fmt::Display for EndpointSource {
@@ -446,6 +517,12 @@ impl fmt::Display for EndpointSource {
             Self::Dns(host, port) => write!(f, "dns {host}:{port}"),
             Self::Srv(name) => write!(f, "srv {name}"),
             Self::File(path) => write!(f, "file {}", path.display()),
+            Self::Eureka(app) => write!(f, "eureka {}", app.name),
+            Self::Consul(ConsulService { name, tags, datacenter, .. }) => {
+                write!(f, "consul {name}")?;
+                tags.iter().try_for_each(|tag| write!(f, " #{tag}"))?;
+                datacenter.iter().try_for_each(|datacenter| write!(f, " in {datacenter}"))
+            }
         }
     }
 }

@@ -23,7 +23,7 @@ use super::{
     units::{Between, MaxLoad, OrNever, OrZero, Percent, Size, SizeOrNever, Whole},
     values::{
         Authority, DnsHost, DnsService, ErrorStatuses, FileMode, GrpcService, HostPort, Id, NameServer,
-        OriginForm, RedirectStatus, RequestLine, Statuses, TrustedProxy,
+        OriginForm, RedirectStatus, RequestLine, Statuses, TrustedProxy, Url,
     },
 };
 
@@ -119,6 +119,8 @@ record! {
         deadline_header: HeaderName = optional, "x-timeout-ms";
         /// How names of endpoints that are found are resolved.
         resolver: RawResolver = optional;
+        /// The registries in which services are looked up, for all upstreams.
+        registries: RawRegistries = optional;
         /// How the process ends.
         drain: RawDrain = optional;
         /// What outlives the process: what limits and circuit breakers know.
@@ -467,7 +469,7 @@ impl Decode for RawEndpoints {
 }
 
 record! {
-    /// How endpoints are found: by `dns`, `srv` or `file`.
+    /// How endpoints are found: by `dns`, `srv`, `file`, `consul` or `eureka`.
     RawDiscovery ("how endpoints are found, such as `{dns: \"app.internal:3000\"}`") {
         /// A name and a port: each of its addresses is an endpoint.
         dns: DnsHost = optional;
@@ -475,7 +477,11 @@ record! {
         srv: DnsService = optional;
         /// A file with a list as it would stand here, seen from this file. It is looked at twice a second.
         file: Arc<str> = optional, "endpoints.yaml";
-        /// An answer is good for no less and no more than this, whatever its time to live says.
+        /// A service in Consul: its instances whose checks pass. The agent stands in `gateway.registries`.
+        consul: Or<Arc<str>, RawConsulService> = optional, "booking";
+        /// An application in Eureka: its instances that are up. The servers stand in `gateway.registries`.
+        eureka: Or<Arc<str>, RawEurekaApp> = optional, "PRICING";
+        /// An answer is good for no less and no more than this, whatever its time to live says. For `dns` and `srv`.
         refresh: Between = "1s..5m";
         /// A set of three or more that loses more than this at once is held until it has been seen `confirm` times.
         max_shrink: Percent = "50%";
@@ -484,7 +490,6 @@ record! {
         /// What becomes of an answer that there is none: `hold` what there is, or `apply` it.
         when_empty: RawWhenEmpty = "hold";
     }
-    not_built: consul eureka;
     instead: address => "one address is a list: `endpoints: [\"127.0.0.1:3000\"]`",
         name => "write `dns: \"app.internal:3000\"`, or `srv: _http._tcp.app.internal`",
         path => "write `file: endpoints.yaml`",
@@ -500,6 +505,96 @@ impl RawDiscovery {
 words! {
     /// What becomes of an answer that there is none.
     RawWhenEmpty ("`hold` or `apply`") { Hold = "hold", Apply = "apply" }
+}
+
+record! {
+    /// Registries.
+    RawRegistries ("registries such as `{consul: {address: \"http://127.0.0.1:8500\"}}`") {
+        /// Consul's agent; without it, the one of this machine at port 8500.
+        consul: RawConsulAgent = optional;
+        /// Eureka's servers.
+        eureka: RawEurekaServers = optional;
+    }
+}
+
+record! {
+    /// Consul's agent, as it is asked.
+    RawConsulAgent ("an agent such as `{address: \"http://127.0.0.1:8500\"}`") {
+        /// Where it answers. One on the same machine is what Consul is made for.
+        address: Url = "http://127.0.0.1:8500";
+        /// A file with the certificates of the authorities that are believed, in place of those of this machine.
+        ca: Arc<str> = optional, "consul-ca.pem";
+        /// Shown as `X-Consul-Token`: it has to be allowed to read services and nodes.
+        token: RawSecret = optional, "{env: CONSUL_HTTP_TOKEN}";
+        /// The datacenter that is asked, where a service does not say another; else that of the agent.
+        datacenter: Id = optional, "mumbai";
+        /// Any server of Consul may answer, and not its leader alone: it goes on without a leader, and is some milliseconds behind.
+        stale: bool = "false", "true";
+        /// How long a question waits for a change.
+        wait: Duration = "55s";
+    }
+    instead: url => "write `address: \"http://127.0.0.1:8500\"`",
+        host => "write `address: \"http://127.0.0.1:8500\"`",
+        acl_token => "write `token: {env: CONSUL_HTTP_TOKEN}`";
+}
+
+record! {
+    /// A service in Consul.
+    RawConsulService ("a service such as `{service: booking, tags: [primary]}`") {
+        /// Its name.
+        service: Arc<str> = required, "booking";
+        /// Only instances with all of these tags.
+        tags: OneOrMany<Arc<str>> = optional, "[primary]";
+        /// The datacenter that is asked.
+        datacenter: Id = optional, "mumbai";
+        /// Only instances all of whose checks pass; `false`: those with a warning, too.
+        passing: bool = "true", "false";
+    }
+    instead: name => "write `service: booking`",
+        tag => "write `tags: [primary]`",
+        address => "the agent stands at the top: `gateway: {registries: {consul: {address: \"http://127.0.0.1:8500\"}}}`",
+        token => "the token stands at the top: `gateway: {registries: {consul: {token: {env: CONSUL_HTTP_TOKEN}}}}`";
+}
+
+record! {
+    /// Eureka's servers, as they are asked.
+    RawEurekaServers ("servers such as `{servers: [\"http://127.0.0.1:8761/eureka\"]}`") {
+        /// Where they answer, up to what stands before `/apps`. The next one is asked when one fails.
+        servers: OneOrMany<Url> = required, "[\"http://127.0.0.1:8761/eureka\"]";
+        /// A file with the certificates of the authorities that are believed, in place of those of this machine.
+        ca: Arc<str> = optional, "eureka-ca.pem";
+        /// Shown with `password` (RFC 7617).
+        user: Arc<str> = optional, "gateway";
+        /// Shown with `user`.
+        password: RawSecret = optional, "{env: EUREKA_PASSWORD}";
+        /// How much time is between two questions. Servers themselves say something new every 30 s, unless they are told otherwise.
+        refresh: Duration = "30s";
+    }
+    instead: url => "write `servers: [\"http://127.0.0.1:8761/eureka\"]`",
+        address => "write `servers: [\"http://127.0.0.1:8761/eureka\"]`",
+        username => "write `user: gateway`",
+        service_url => "write `servers: [\"http://127.0.0.1:8761/eureka\"]`";
+}
+
+record! {
+    /// An application in Eureka.
+    RawEurekaApp ("an application such as `{app: PRICING, address: host_name}`") {
+        /// Its name, in capitals or not.
+        app: Arc<str> = required, "PRICING";
+        /// What of an instance is connected to: its `ip`, or its `host_name`.
+        address: RawEurekaAddress = "ip";
+        /// Its secure port, and not the other one: with `tls` beside `endpoints`.
+        secure: bool = "false", "true";
+    }
+    instead: name => "write `app: PRICING`",
+        service => "write `app: PRICING`",
+        servers => "the servers stand at the top: `gateway: {registries: {eureka: {servers: [\"http://127.0.0.1:8761/eureka\"]}}}`",
+        refresh => "it stands at the top: `gateway: {registries: {eureka: {refresh: 30s}}}`";
+}
+
+words! {
+    /// What of an instance is connected to.
+    RawEurekaAddress ("`ip` or `host_name`") { Ip = "ip", HostName = "host_name" }
 }
 
 record! {
