@@ -252,19 +252,24 @@ impl<O> Shared<O> {
     /// What it is kept under: whether it is known who asks, host, target, version, and what [`keyed`](CacheLayer::keyed)
     /// says. None of a request that does not say its target.
     fn key(&self, head: &Head<'_>) -> Option<String> {
-        let target = self.target(head)?;
-        Some(if Identity::of(head.extensions).is_some() { of_known(&target) } else { target })
+        let mut key = self.both(head)?;
+        if Identity::of(head.extensions).is_none() {
+            key.drain(..KNOWN.len());
+        }
+        Some(key)
     }
 
-    /// The same, for whoever is not known.
-    fn target(&self, head: &Head<'_>) -> Option<String> {
+    /// The key of those who are known, which is [`KNOWN`] and then that of those who are not.
+    fn both(&self, head: &Head<'_>) -> Option<String> {
         let target = head.uri.path_and_query()?;
         let host = head.uri.authority().map(Authority::as_str);
         let host = host.or_else(|| head.headers.get(HOST)?.to_str().ok()).unwrap_or_default();
         let version = ApiVersion::of(head.extensions).map(|version| &**version).unwrap_or_default();
         let more = self.of.as_ref().map(|of| of(head)).unwrap_or_default();
         let target = target.as_str();
-        let mut key = String::with_capacity(host.len() + target.len() + version.len() + more.len() + 16);
+        let length = KNOWN.len() + host.len() + target.len() + version.len() + more.len() + 16;
+        let mut key = String::with_capacity(length);
+        key.push_str(KNOWN);
         host.chars().for_each(|c| push(&mut key, c.to_ascii_lowercase()));
         for part in [target, version, &more].into_iter().chain(forwarded(head.headers)) {
             key.push(' ');
@@ -274,10 +279,8 @@ impl<O> Shared<O> {
     }
 }
 
-/// The key of those who are known, made of that of those who are not. No other begins like this: what is pushed has no `%k`.
-fn of_known(target: &str) -> String {
-    format!("%known {target}")
-}
+/// How the key of those who are known begins. No other begins like this: what is pushed has no `%k`.
+const KNOWN: &str = "%known ";
 
 /// What may be answered with what is kept, or why not.
 fn asked(head: &Head<'_>) -> Result<Asked, Why> {

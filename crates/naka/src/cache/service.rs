@@ -24,9 +24,9 @@ use tokio::time::Instant;
 use tower_service::Service;
 
 use super::{
-    CACHE_STATUS, CacheLayer, Shared, asked,
+    CACHE_STATUS, CacheLayer, KNOWN, Shared, asked,
     body::{CacheBody, Recorder},
-    not_cached, of_known,
+    not_cached,
     rules::{self, Asked, has_validator, is_one_tag},
     store::{Entry, Flight, Found},
 };
@@ -66,8 +66,7 @@ where
         };
         let Ok(asked) = asked(&Head::from(&request)) else {
             // What changes something is told when it has (RFC 9111, section 4.4).
-            let target =
-                (!request.method().is_safe()).then(|| shared.target(&Head::from(&request))).flatten();
+            let target = (!request.method().is_safe()).then(|| shared.both(&Head::from(&request))).flatten();
             let changes = target.map(|target| (Arc::clone(shared), target));
             return CacheFuture { state: State::Pass { future: self.inner.call(request), changes } };
         };
@@ -229,12 +228,11 @@ where
             let next = match state.as_mut().project() {
                 Projection::Pass { future, changes } => {
                     let response = ready!(future.poll(cx))?;
-                    if let Some((shared, target)) = changes.take().filter(|_| !is_failure(response.status()))
-                    {
+                    if let Some((shared, both)) = changes.take().filter(|_| !is_failure(response.status())) {
                         let now = Now::read();
                         // For whoever is known, and for whoever is not.
-                        shared.store.invalidate(&of_known(&target), now);
-                        shared.store.invalidate(&target, now);
+                        shared.store.invalidate(&both, now);
+                        shared.store.invalidate(&both[KNOWN.len()..], now);
                     }
                     return Poll::Ready(Ok(plain(response)));
                 }
