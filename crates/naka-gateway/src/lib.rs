@@ -81,6 +81,7 @@ pub mod transform;
 pub mod tunnel;
 pub mod unix_socket;
 pub mod upgrade;
+mod upload;
 pub mod upstream;
 pub mod versions;
 pub mod watch;

@@ -32,7 +32,7 @@ use tokio::{
     time::{Instant, Sleep, sleep_until, timeout},
 };
 
-use crate::pace::Pace;
+use crate::{pace::Pace, upload::Upload};
 
 /// The rest of a refused upload that is read before the answer, in bytes.
 const SHORT: u64 = 16 << 10;
@@ -83,6 +83,8 @@ pub struct Progress {
     /// Whether a body that is left unread is kept for [`read_what_is_short`](Self::read_what_is_short).
     keeps_unread: AtomicBool,
     unread: Mutex<Option<Incoming>>,
+    /// Of the last request that had a body.
+    upload: Mutex<Option<Arc<Upload>>>,
     /// Who reads for hyper and waits until no request is under way.
     reader: Mutex<Option<Waker>>,
     has_reader: AtomicBool,
@@ -117,6 +119,7 @@ impl Progress {
             has_unread: AtomicBool::new(false),
             keeps_unread: AtomicBool::new(false),
             unread: Mutex::new(None),
+            upload: Mutex::new(None),
             reader: Mutex::new(None),
             has_reader: AtomicBool::new(false),
         };
@@ -131,6 +134,20 @@ impl Progress {
     /// Whether there are many requests at a time.
     pub(crate) const fn is_multiplexed(&self) -> bool {
         self.is_multiplexed
+    }
+
+    /// How far the body of a new request has got. Where there is one request at a time, that of the last one is used again if
+    /// nobody looks at it any more.
+    pub(crate) fn upload(&self) -> Arc<Upload> {
+        if self.is_multiplexed {
+            return Arc::default();
+        }
+        let mut last = self.upload.lock().unwrap_or_else(PoisonError::into_inner);
+        match last.as_mut().and_then(Arc::get_mut) {
+            Some(unused) => *unused = Upload::default(),
+            None => *last = Some(Arc::default()),
+        }
+        last.clone().unwrap_or_default()
     }
 
     /// The one request under way has an answer.

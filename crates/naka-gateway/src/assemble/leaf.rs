@@ -109,12 +109,12 @@ impl Leaves<'_> {
         Arm::new(layers.stack(Leaf(move |request: Request<Replay<Replay<MirrorBody<Body>>>>| {
             let request = request.map(Body::from);
             let (plan, behind) = (Arc::clone(&leaf_plan), Arc::clone(&behind));
-            async move {
+            Box::pin(async move {
                 match &*behind {
                     Behind::Upstream(client) => send(&plan.transform, client, request).await,
                     Behind::Split(arms) => split(arms, request).await,
                 }
-            }
+            })
         })))
     }
 
@@ -190,7 +190,8 @@ enum Behind {
 fn stack(plan: &Arc<Plan>, layers: &Layers, target: Arc<Target>) -> impl Stack<RouteBody> {
     let leaf_plan = Arc::clone(plan);
     layers.stack(Leaf(move |request: Request<Replay<Replay<MirrorBody<Replay<LayeredBody>>>>>| {
-        answer(Arc::clone(&leaf_plan), Arc::clone(&target), request.map(Body::from))
+        // In a box of its own: each of the layers moves the future of what is behind it into its own, and this is the large one.
+        Box::pin(answer(Arc::clone(&leaf_plan), Arc::clone(&target), request.map(Body::from)))
     }))
 }
 

@@ -6,10 +6,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{
-            AtomicBool, AtomicU64,
-            Ordering::{Acquire, Relaxed, Release},
-        },
+        atomic::{AtomicBool, Ordering::Relaxed},
     },
     task::{Context, Poll, ready},
     time::Duration,
@@ -29,13 +26,16 @@ use naka::{
     trace::UnderWay,
 };
 use pin_project_lite::pin_project;
-use tokio::{sync::Notify, time::Sleep};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{InUse, Lease, h2::Download, slow::Paced};
-use crate::patience::Progress;
+use crate::{
+    patience::Progress,
+    upload::{Upload, is_end},
+};
 
 pin_project! {
-    /// A request or response body.
+    /// A request or response body. Each layer moves it, so it is kept small.
     #[project = Projection]
     #[derive(Debug, Default)]
     pub enum Body {
@@ -241,7 +241,7 @@ impl Body {
     /// Reports the progress of a client's body from now on; `None` if there is nothing to send.
     pub(super) fn watch_upload(&mut self) -> Option<Arc<Upload>> {
         match self {
-            Self::Client { body } => Some(Arc::clone(body.upload.insert(Arc::default()))),
+            Self::Client { body } => Some(Arc::clone(body.upload.insert(body.progress.upload()))),
             Self::Bounded { upload, .. } => upload.clone(),
             Self::Replayed { body } => Some(Arc::clone(body.upload.insert(Arc::default()))),
             _ => None,
@@ -378,15 +378,6 @@ impl ClientBody {
     }
 }
 
-/// Whether nothing comes after it: the end itself, or trailers.
-fn is_end<T, E>(frame: &Poll<Option<Result<Frame<T>, E>>>) -> bool {
-    match frame {
-        Poll::Pending | Poll::Ready(Some(Err(_))) => false,
-        Poll::Ready(None) => true,
-        Poll::Ready(Some(Ok(frame))) => frame.is_trailers(),
-    }
-}
-
 impl Drop for ClientBody {
     fn drop(&mut self) {
         // Nobody will ask for more: hyper does not wait for the end after trailers, for one.
@@ -399,116 +390,44 @@ impl Drop for ClientBody {
     }
 }
 
-/// How far the body of a request has got on its way to the upstream.
-#[derive(Debug, Default)]
-pub struct Upload {
-    /// How often some of it went on.
-    moves: AtomicU64,
-    waits_for_client: AtomicBool,
-    /// A piece was taken and is not sent yet.
-    is_held: AtomicBool,
-    /// Nothing more comes.
-    is_over: AtomicBool,
-    /// Nothing more comes, and nothing is missing.
-    is_whole: AtomicBool,
-    over: Notify,
-}
-
-impl Upload {
-    pub(super) fn moves(&self) -> u64 {
-        self.moves.load(Relaxed)
-    }
-
-    /// Some of it went on.
-    pub(super) fn moved(&self) {
-        self.moves.fetch_add(1, Relaxed);
-    }
-
-    /// Whether the last thing asked for was more from the client.
-    pub(super) fn waits_for_client(&self) -> bool {
-        self.waits_for_client.load(Relaxed)
-    }
-
-    /// Whether a piece that was taken is not sent yet.
-    pub(super) fn holds(&self, is_held: bool) {
-        self.is_held.store(is_held, Release);
-        if !is_held {
-            self.over.notify_one();
-        }
-    }
-
-    /// Whether nothing more is to be sent.
-    pub(super) fn is_over(&self) -> bool {
-        self.is_over.load(Acquire) && !self.is_held.load(Acquire)
-    }
-
-    pub(super) fn is_whole(&self) -> bool {
-        self.is_whole.load(Acquire)
-    }
-
-    /// Ready when nothing more is to be sent.
-    pub(super) async fn over(&self) {
-        while !self.is_over() {
-            self.over.notified().await; // What was notified before counts.
-        }
-    }
-
-    fn record<T, E>(&self, frame: &Poll<Option<Result<Frame<T>, E>>>, is_at_end: bool) {
-        self.waits_for_client.store(frame.is_pending(), Relaxed);
-        if frame.is_pending() {
-            return;
-        }
-        self.moved();
-        if is_at_end || is_end(frame) {
-            self.is_whole.store(true, Release);
-            self.finish();
-        }
-    }
-
-    /// Nothing more comes; says whether it was all.
-    fn finish(&self) -> bool {
-        self.is_over.store(true, Release);
-        self.over.notify_one();
-        self.is_whole()
-    }
-}
-
-pin_project! {
-    /// A body that fails when nothing comes for too long.
-    #[derive(Debug)]
-    pub struct Idle<B> {
-        #[pin]
-        body: B,
-        limit: Option<Duration>,
-        #[pin]
-        alarm: Option<Sleep>,
-    }
+/// A body that fails when nothing comes for too long.
+#[derive(Debug)]
+pub struct Idle<B> {
+    body: B,
+    limit: Option<Duration>,
+    /// Since when more of it is waited for.
+    since: Option<Instant>,
+    /// Made when it is first needed, and then set anew.
+    alarm: Option<Pin<Box<Sleep>>>,
 }
 
 impl<B> Idle<B> {
     const fn new(body: B, limit: Option<Duration>) -> Self {
-        Self { body, limit, alarm: None }
+        Self { body, limit, since: None, alarm: None }
     }
 }
 
-impl<B: HttpBody<Error: Into<BoxError>>> HttpBody for Idle<B> {
+impl<B: HttpBody<Error: Into<BoxError>> + Unpin> HttpBody for Idle<B> {
     type Data = B::Data;
     type Error = BoxError;
 
     fn poll_frame(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, BoxError>>> {
-        let mut this = self.project();
-        if let Poll::Ready(frame) = this.body.poll_frame(cx) {
-            this.alarm.set(None);
+        let this = &mut *self;
+        if let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(cx) {
+            this.since = None;
             return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
         }
-        let Some(limit) = *this.limit else { return Poll::Pending };
-        if this.alarm.is_none() {
-            this.alarm.set(Some(tokio::time::sleep(limit)));
+        let Some(limit) = this.limit else { return Poll::Pending };
+        let since = this.since.get_or_insert_with(Instant::now);
+        let Some(due) = since.checked_add(limit) else { return Poll::Pending };
+        let alarm = this.alarm.get_or_insert_with(|| Box::pin(sleep_until(due)));
+        if alarm.deadline() != due {
+            alarm.as_mut().reset(due);
         }
-        ready!(this.alarm.as_mut().as_pin_mut().expect("set above").poll(cx));
+        ready!(alarm.as_mut().poll(cx));
         Poll::Ready(Some(Err(Box::new(Stalled { limit }))))
     }
 

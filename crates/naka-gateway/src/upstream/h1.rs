@@ -22,7 +22,7 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderValue, Request, Response, StatusCode, header::TRANSFER_ENCODING};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header::TRANSFER_ENCODING};
 use http_body::Body as _;
 use hyper::{
     body::Incoming,
@@ -48,7 +48,7 @@ use tracing::{debug, warn};
 
 use super::{
     Again, Client, Waits,
-    body::{Arriving, Body, Upload},
+    body::{Arriving, Body},
     connect::{Connector, Counted, Place, Unreached},
     jittered,
     places::{Bound, Full, Owner, Places, TURN, Taken},
@@ -56,7 +56,7 @@ use super::{
     slow::is_too_slow,
     switch,
 };
-use crate::{config::checked::KeepAlive, seldom::Seldom};
+use crate::{config::checked::KeepAlive, seldom::Seldom, upload::Upload};
 
 /// What hyper reads ahead of a response, and holds of a request, at most.
 pub const BUFFER: usize = 128 << 10;
@@ -103,7 +103,7 @@ impl Client {
                 }
                 return refused;
             }
-            let again = again.as_ref().filter(|_| is_kept).map(|again| (copied(&request), again));
+            let again = again.as_ref().filter(|_| is_kept).map(|again| (Head::of(&request), again));
             let read_before = lease.bytes_read();
             let answer = lease.send(request);
             match self.in_time(answer, upload.as_deref(), waits).await {
@@ -121,10 +121,7 @@ impl Client {
                     _ => {
                         let is_silent = lease.bytes_read() == read_before;
                         let again = again.filter(|_| is_silent);
-                        let again = again.and_then(|(head, again)| {
-                            let body = again.body()?;
-                            Some(head.map(|()| body))
-                        });
+                        let again = again.and_then(|(head, again)| Some(head.with(again.body()?)));
                         let Some(copy) = again else {
                             return refuse(self.blame(pool, &failed.into_error(), upload.as_deref()));
                         };
@@ -209,13 +206,30 @@ fn refused_handshake<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e rustls:
     })
 }
 
-/// The same head once more. Nobody behind us asks for its extensions.
-fn copied(request: &Request<Body>) -> Request<()> {
-    let mut copy = Request::new(());
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.headers_mut() = request.headers().clone();
-    copy
+/// What a head says, to say it once more. Nobody behind us asks for its extensions.
+///
+/// It is taken down for each request over a kept connection and read for very few, so the fields are a list: a map takes an allocation more.
+struct Head {
+    method: Method,
+    uri: Uri,
+    fields: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Head {
+    fn of(request: &Request<Body>) -> Self {
+        let fields = request.headers().iter().map(|(name, value)| (name.clone(), value.clone()));
+        Self { method: request.method().clone(), uri: request.uri().clone(), fields: fields.collect() }
+    }
+
+    fn with(self, body: Body) -> Request<Body> {
+        let mut request = Request::new(body);
+        *request.method_mut() = self.method;
+        *request.uri_mut() = self.uri;
+        for (name, value) in self.fields {
+            request.headers_mut().append(name, value);
+        }
+        request
+    }
 }
 
 /// The connections of one worker to one endpoint that wait for a request, the latest used first.
@@ -233,7 +247,7 @@ pub struct Pool {
 }
 
 struct Kept {
-    connection: Connection,
+    connection: Box<Connection>,
     since: Instant,
 }
 
@@ -375,7 +389,7 @@ impl Pool {
         let is_fit = |kept: &Kept| kept.connection.sender.is_ready() && !kept.connection.is_old(now);
         let place = idle.iter().rposition(is_fit)?;
         let connection = idle.remove(place)?.connection;
-        Some(Lease { connection: Some(connection), upload: None, pool: Arc::clone(self), keep })
+        Some(self.lease(connection, keep))
     }
 
     /// A new connection. Its driver runs as a task of this worker until the connection ends.
@@ -397,12 +411,16 @@ impl Pool {
                 debug!(%address, %error, "a connection to an endpoint ended in an error");
             }
         });
-        let connection =
-            Some(Connection { sender, driver: driver.abort_handle(), read, made, until, places });
-        Ok(Lease { connection, upload: None, pool: Arc::clone(self), keep })
+        let connection = Connection { sender, driver: driver.abort_handle(), read, made, until, places };
+        Ok(self.lease(Box::new(connection), keep))
     }
 
-    fn put(&self, connection: Connection, keep: &KeepAlive) {
+    fn lease(self: &Arc<Self>, connection: Box<Connection>, keep: KeepAlive) -> Lease {
+        let (connection, pool) = (Some(connection), Arc::clone(self));
+        Lease { connection, upload: None, pool, max_idle: keep.max_idle }
+    }
+
+    fn put(&self, connection: Box<Connection>, max_idle: usize) {
         let now = Instant::now();
         if connection.sender.is_closed() || connection.is_old(now) {
             return;
@@ -416,7 +434,7 @@ impl Pool {
             return; // Closed, for somebody of another worker, or to somewhere else.
         }
         idle.push_back(Kept { connection, since: now });
-        let over = idle.len().saturating_sub(keep.max_idle.max(waiting));
+        let over = idle.len().saturating_sub(max_idle.max(waiting));
         let over = idle.drain(..over).collect::<Vec<_>>();
         drop(idle);
         drop(over); // Not under the lock.
@@ -452,13 +470,14 @@ impl fmt::Debug for Pool {
 
 /// A connection in use. It goes back when the response body is complete and the request's body was
 /// sent whole; dropped before that, it is closed, because nobody can know where the next response
-/// would begin.
+/// would begin. It is small, as it goes along with the response through all layers.
 #[derive(Debug)]
 pub struct Lease {
-    connection: Option<Connection>,
+    connection: Option<Box<Connection>>,
     upload: Option<Arc<Upload>>,
     pool: Arc<Pool>,
-    keep: KeepAlive,
+    /// How many may wait beside it.
+    max_idle: usize,
 }
 
 impl Lease {
@@ -485,7 +504,7 @@ impl Lease {
     pub(super) fn give_back(mut self) {
         let is_sent = self.upload.take().is_none_or(|upload| upload.is_whole());
         if let Some(connection) = self.connection.take().filter(|_| is_sent) {
-            self.pool.put(connection, &self.keep);
+            self.pool.put(connection, self.max_idle);
         }
     }
 }

@@ -48,7 +48,6 @@ mod pools;
 mod slow;
 mod switch;
 
-use body::Upload;
 pub use body::{Body, Idle, LayeredBody, Stalled};
 pub use connect::{Connector, MemoryConnect};
 pub(crate) use connect::{Place, host_of};
@@ -63,6 +62,7 @@ use crate::{
     config::checked::{Connections, KeepAlive, Name, UpstreamTimeouts},
     deadline::Deadlines,
     observe::UpstreamMetrics,
+    upload::Upload,
 };
 
 /// One upstream, as one worker reaches it under one configuration.
@@ -276,7 +276,7 @@ pub enum Lease {
     #[doc(hidden)]
     H1(h1::Lease),
     #[doc(hidden)]
-    H2(h2::Lease),
+    H2(Box<h2::Lease>),
 }
 
 /// A connection in use, and the attempt that it is used for, if that is written down.

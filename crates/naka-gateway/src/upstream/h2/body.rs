@@ -12,8 +12,9 @@ use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderMap, HeaderName, Response, header::CONTENT_LENGTH};
 use http_body::{Body as _, Frame, SizeHint};
 
-use super::super::{Body, body::Upload as Progress, slow::is_too_slow};
+use super::super::{Body, slow::is_too_slow};
 use crate::headers::may_be_trailer;
+use crate::upload::Upload as Progress;
 
 /// Sends a request's body: a piece is asked for when there is room to send some of it. Dropped together with what comes
 /// of the response, it resets the stream.
