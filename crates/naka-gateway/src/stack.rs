@@ -2,7 +2,7 @@
 //!
 //! The list at the end makes both the stack and the list of those who explain themselves, so they
 //! cannot disagree. The stack is one static type for all routes and is erased once for each:
-//! a request costs one box, however many layers are on.
+//! a request costs one box for that, however many layers are on, and one for what the leaf does.
 
 use std::{
     convert::Infallible,
@@ -252,8 +252,8 @@ impl<S, R> Stack<R> for S where
 {
 }
 
-/// One arm's stack, of whatever type, called by `&self`. A request costs two boxes more than on a route
-/// without a choice: for the future, and for the body of its response.
+/// One arm's stack, of whatever type, called by `&self`. A request costs three boxes more than on a route
+/// without a choice: for its future, for what its leaf does, and for the body of its response.
 #[derive(Clone)]
 pub struct Arm(Arc<ArmCall>);
 
@@ -316,7 +316,7 @@ impl Route {
         Self(Arc::new(Lent { hot: Mutex::new(stack.clone()), spare: stack }))
     }
 
-    /// One request. The future is the one allocation.
+    /// One request. The future is the one allocation here; the leaf makes another.
     pub fn call(&self, request: Request<Body>) -> RouteFuture {
         self.0.call(request)
     }

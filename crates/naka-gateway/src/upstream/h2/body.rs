@@ -13,8 +13,7 @@ use http::{HeaderMap, HeaderName, Response, header::CONTENT_LENGTH};
 use http_body::{Body as _, Frame, SizeHint};
 
 use super::super::{Body, slow::is_too_slow};
-use crate::headers::may_be_trailer;
-use crate::upload::Upload as Progress;
+use crate::{headers::may_be_trailer, upload::Upload as Progress};
 
 /// Sends a request's body: a piece is asked for when there is room to send some of it. Dropped together with what comes
 /// of the response, it resets the stream.
