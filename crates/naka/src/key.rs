@@ -45,6 +45,9 @@ impl Key {
         Self::of(client_network(address))
     }
 
+    /// What stands for those that have none, in every process.
+    pub(crate) const NONE: Self = Self(0);
+
     pub(crate) const fn bits(self) -> u64 {
         self.0
     }
@@ -154,6 +157,11 @@ impl KeyBuilder {
     /// No parts yet.
     pub fn new() -> Self {
         Self(KeySecret::in_force().hasher())
+    }
+
+    /// No parts yet, and a secret that others have, too: for a key that several processes count by.
+    pub fn with(secret: KeySecret) -> Self {
+        Self(secret.hasher())
     }
 
     /// Adds a part.

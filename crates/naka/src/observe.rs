@@ -46,6 +46,8 @@ pub trait Observer: Send + Sync + 'static {
     fn not_retried(&self, _: Stop) {}
     /// A request that failed is answered in another way.
     fn fell_back(&self) {}
+    /// A request was decided without the store that it should have been decided with.
+    fn without_store(&self) {}
     /// This became of a copy of a request.
     #[cfg(feature = "mirror")]
     fn copied(&self, _: Copied) {}
@@ -109,6 +111,9 @@ impl<O: Observer> Observer for Arc<O> {
     }
     fn fell_back(&self) {
         (**self).fell_back();
+    }
+    fn without_store(&self) {
+        (**self).without_store();
     }
     #[cfg(feature = "mirror")]
     fn copied(&self, copied: Copied) {

@@ -78,6 +78,11 @@ pub enum Dependency {
     },
     /// A password has to be checked, which takes a while.
     Password,
+    /// Whoever has the accounts of a shared rate limit.
+    Store {
+        /// The longest wait.
+        within: Duration,
+    },
     /// Somebody else decides about the credentials.
     Authority,
     /// The answer of whoever is behind this layer.
@@ -104,6 +109,7 @@ impl fmt::Display for Dependency {
             Self::Keys { kid: Some(kid) } => write!(f, "would ask for keys: {kid:?} is not known"),
             Self::Keys { kid: None } => f.write_str("would ask for keys: none is known yet"),
             Self::Password => f.write_str("would check the password"),
+            Self::Store { within } => write!(f, "would ask the store of the limit, for up to {within:?}"),
             Self::Authority => f.write_str("would ask who decides"),
             Self::Response { within } => write!(f, "would wait {within:?} for the whole answer"),
             Self::Repetition { then } => write!(f, "would compare with the request of the same key: {then}"),
@@ -132,6 +138,8 @@ pub enum Reason {
     RateLimited,
     /// A rate limit needs a key that the request does not have.
     KeyMissing,
+    /// Whoever has the accounts of a rate limit does not answer, and nobody else may decide.
+    LimitUnavailable,
     /// There are no credentials.
     CredentialsMissing,
     /// The credentials are not of the form they have to have.
@@ -306,6 +314,7 @@ impl Reason {
             Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::KeysUnavailable
+            | Self::LimitUnavailable
             | Self::AuthBusy
             | Self::AuthUnavailable
             | Self::BuffersFull
@@ -362,6 +371,7 @@ impl Reason {
             Self::MethodNotAllowed => "method_not_allowed",
             Self::RateLimited => "rate_limited",
             Self::KeyMissing => "key_missing",
+            Self::LimitUnavailable => "limit_unavailable",
             Self::CredentialsMissing => "credentials_missing",
             Self::CredentialsMalformed => "credentials_malformed",
             Self::CredentialsUnknown => "credentials_unknown",
@@ -448,6 +458,9 @@ impl Reason {
             Self::MethodNotAllowed => "The path exists, but not for this method; see `Allow`.",
             Self::RateLimited => "The allowance is spent; try again after `Retry-After`.",
             Self::KeyMissing => "The request lacks what its rate limit counts by.",
+            Self::LimitUnavailable => {
+                "What is left of the allowance cannot be asked now; try again after `Retry-After`."
+            }
             Self::CredentialsMissing => "The request carries no credentials; see `WWW-Authenticate`.",
             Self::CredentialsMalformed => "The credentials are not of the form they have to have.",
             Self::CredentialsUnknown => "Nobody has these credentials.",

@@ -1,7 +1,11 @@
 //! Every layer keeps the laws of the contract suite.
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
-use std::{future::ready, sync::LazyLock, time::Duration};
+use std::{
+    future::ready,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use argon2::{Argon2, Params, password_hash::PasswordHasher as _};
 use bytes::Bytes;
@@ -33,7 +37,10 @@ use naka::{
     jwt::{Jwt, JwtConfig, JwtLayer, KeySet, Keys},
     key::Key,
     mirror::{Mirror, MirrorConfig, MirrorLayer},
-    rate_limit::{Algorithm, Factor, Fields, Quota, RateLimit, RateLimitConfig, RateLimitLayer, Window},
+    rate_limit::{
+        Algorithm, Factor, Fields, Quota, RateLimit, RateLimitConfig, RateLimitLayer, Window,
+        shared::{InMemory, SharedStore, Sharing},
+    },
     reshape::{Reshape, ReshapeBody, ReshapeConfig, ReshapeLayer},
     retry::{Budget, BudgetConfig, Retry, RetryConfig, RetryLayer},
     split::{Guard, OfArm, Split, SplitConfig, SplitLayer},
@@ -81,6 +88,27 @@ impl Subject for SeveralLimits {
         let limit =
             |window| RateLimitLayer::new(RateLimitConfig::new(window), |_| Some(Key::of("everybody")));
         [limit(Window::per_minute(admits())), limit(Window::per_hour(100))].into_iter().collect()
+    }
+
+    fn off(&self) -> RateLimitLayer {
+        RateLimitLayer::off()
+    }
+}
+
+struct SharedLimit;
+
+impl Subject for SharedLimit {
+    type Layer = RateLimitLayer;
+    type Service = RateLimit<Probe>;
+    type Body = Answer;
+
+    /// Beside one that is not.
+    fn fresh(&self) -> RateLimitLayer {
+        let store = SharedStore::new(Arc::new(InMemory::new()), Duration::from_millis(50));
+        let limit =
+            |window| RateLimitLayer::new(RateLimitConfig::new(window), |_| Some(Key::of("everybody")));
+        let shared = limit(Window::per_minute(admits())).shared(&Sharing::new(store, 50).lease(2));
+        [shared, limit(Window::per_hour(100))].into_iter().collect()
     }
 
     fn off(&self) -> RateLimitLayer {
@@ -812,6 +840,11 @@ async fn rate_limit_keeps_the_laws() {
 #[tokio::test(start_paused = true)]
 async fn several_rate_limits_keep_the_laws() {
     check(&SeveralLimits).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shared_limit_keeps_the_laws() {
+    check(&SharedLimit).await;
 }
 
 #[tokio::test(start_paused = true)]

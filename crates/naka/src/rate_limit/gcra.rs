@@ -285,7 +285,7 @@ impl Quota {
         self.windows().iter().map(Window::most).min().unwrap_or_default()
     }
 
-    fn windows(&self) -> &[Window] {
+    pub(super) fn windows(&self) -> &[Window] {
         &self.windows[..self.len]
     }
 }
@@ -443,6 +443,14 @@ impl Layout {
     /// Whether a cell means the same under both.
     pub(super) fn is_like(&self, other: &Self) -> bool {
         self.quota == other.quota && self.retired == other.retired
+    }
+
+    /// What was admitted by somebody else, counted by all windows.
+    pub(super) fn charge_all(&self, mut cell: Cell, paid: (u32, Factor), now_ns: u64) -> Cell {
+        for (window, word) in self.quota.windows().iter().zip(&mut cell.words) {
+            *word = window.charge(*word, paid, self.widest, now_ns);
+        }
+        self.charge(cell, paid, now_ns)
     }
 
     /// One request that was admitted, with its cost and tier, counted by the windows that are gone.

@@ -13,8 +13,10 @@ use http::{HeaderValue, request::Parts};
 use super::{
     OnMissing, RateLimitConfig,
     fields::{self, Fields, Told},
-    gcra::{Cell, MAX_WINDOWS, Quota, Standing},
+    gcra::{Cell, Factor, MAX_WINDOWS, Quota, Standing},
+    grant::{Grant, Shared},
     saved::Saved,
+    shared::Leases,
     table::{Asked, Rule, Said, Table},
 };
 use crate::{
@@ -23,7 +25,7 @@ use crate::{
     explain::{Explain, Finding},
     key::Key,
     observe::Observer,
-    reject::{Head, Reason, Rejection, Verdict},
+    reject::{Dependency, Head, Reason, Rejection, Verdict},
     saved::Unfit,
     trace::{Journal, note},
 };
@@ -47,6 +49,8 @@ pub(super) struct Asks {
 pub(super) struct Account {
     pub(super) clock: Since,
     pub(super) table: Table,
+    /// What is known of a store that others ask, too.
+    pub(super) leases: Arc<Leases>,
     /// The number of the next configuration.
     pub(super) generations: AtomicU64,
     pub(super) rejections: Rejections,
@@ -55,10 +59,10 @@ pub(super) struct Account {
 }
 
 impl Account {
-    /// What decides under the next configuration.
-    pub(super) fn rule(&self, config: &RateLimitConfig) -> Rule {
+    /// What decides under the next configuration, if this has so much of its quota.
+    pub(super) fn rule(&self, config: &RateLimitConfig, share: Factor) -> Rule {
         let generation = self.generations.fetch_add(1, Relaxed);
-        let rule = Rule::new(generation, config.quota, config.max_keys, &config.tiers);
+        let rule = Rule::new(generation, config.quota.scaled(share), config.max_keys, &config.tiers);
         let quotas = rule.tiers.iter().map(|(_, quota)| quota).chain([&rule.quota]);
         let refill = quotas.map(Quota::refill).max().unwrap_or_default();
         self.refill_ns.fetch_max(nanos(refill), Relaxed);
@@ -103,6 +107,29 @@ pub(super) struct Limit<O> {
     pub(super) config: RateLimitConfig,
     pub(super) asks: Asks,
     pub(super) observer: O,
+    /// With whom it is shared.
+    pub(super) shared: Option<Arc<Shared>>,
+}
+
+/// What is said to a request.
+pub(super) enum Says {
+    /// It passes: so many more would.
+    Left(u64),
+    /// It does not; the shortest wait that would help, if one would.
+    Refused(Option<Duration>),
+    /// Nobody can say.
+    Unavailable(Duration),
+    /// Somebody has to be asked.
+    Ask(Dependency),
+}
+
+impl Says {
+    pub(super) fn of(said: Said) -> Self {
+        match said {
+            Ok(left) => Self::Left(left),
+            Err(wait) => Self::Refused(wait),
+        }
+    }
 }
 
 impl<O: Clone> Clone for Limit<O> {
@@ -115,16 +142,17 @@ impl<O: Clone> Clone for Limit<O> {
             config: self.config.clone(),
             asks: self.asks.clone(),
             observer: self.observer.clone(),
+            shared: self.shared.clone(),
         }
     }
 }
 
 impl<O: Observer> Limit<O> {
-    pub(super) fn commit(&self, head: &Head<'_>, now: Now) -> Result<(), Rejection> {
+    pub(super) fn commit(&self, head: &Head<'_>, now: Now, grant: Option<Grant>) -> Result<(), Rejection> {
         if self.config.enforce == Enforce::Never {
             return Ok(());
         }
-        match self.decide(head, now, |asked| self.account.table.commit(&self.rule, asked)) {
+        match self.decide(head, now, |asked| self.settle(grant, asked)) {
             Verdict::Reject(rejection) if self.account.rejections.count(self.config.enforce) => {
                 self.observer.rejected(&rejection);
                 return Err(rejection);
@@ -145,8 +173,12 @@ impl<O: Observer> Limit<O> {
     }
 
     /// Refuses what `commit` would refuse, and else writes nothing.
-    pub(super) fn refuse(&self, head: &Head<'_>, now: Now) -> Result<(), Rejection> {
-        match self.peek(head, now) {
+    pub(super) fn refuse(&self, head: &Head<'_>, now: Now, grant: Option<&Grant>) -> Result<(), Rejection> {
+        let says = |asked: &Asked| match grant {
+            Some(grant) => self.foretold(grant, asked),
+            None => self.foresee(asked, now),
+        };
+        match self.decide(head, now, says) {
             Verdict::Reject(rejection) if self.account.rejections.count_if_applies(self.config.enforce) => {
                 self.observer.rejected(&rejection);
                 Err(rejection)
@@ -157,15 +189,15 @@ impl<O: Observer> Limit<O> {
 
     /// What `commit` would decide.
     pub(super) fn peek(&self, head: &Head<'_>, now: Now) -> Verdict<Option<Admitted>> {
-        self.decide(head, now, |asked| self.account.table.peek(&self.rule, asked))
+        self.decide(head, now, |asked| self.foresee(asked, now))
     }
 
-    /// The decision, given what the table says.
+    /// The decision, given what is said to a request that is counted.
     fn decide(
         &self,
         head: &Head<'_>,
         now: Now,
-        ask: impl FnOnce(&Asked) -> Said,
+        says: impl FnOnce(&Asked) -> Says,
     ) -> Verdict<Option<Admitted>> {
         let asked = match self.asked(head, now) {
             Ok(Some(asked)) => asked,
@@ -173,22 +205,27 @@ impl<O: Observer> Limit<O> {
             Err(reason) => return Verdict::Reject(Rejection::new(reason).by(self.name.clone())),
         };
         let rejection = Rejection::new(Reason::RateLimited);
-        let rejection = match ask(&asked) {
-            Ok(left) => return Verdict::Admit(Some(Admitted { asked, left })),
-            Err(Some(wait)) => rejection.retry_after(wait),
-            Err(None) => rejection.detail("The request costs more than its limit ever admits at once."),
+        let rejection = match says(&asked) {
+            Says::Left(left) => return Verdict::Admit(Some(Admitted { asked, left })),
+            Says::Ask(whom) => return Verdict::Depends(whom),
+            Says::Refused(Some(wait)) => rejection.retry_after(wait),
+            Says::Refused(None) => {
+                rejection.detail("The request costs more than its limit ever admits at once.")
+            }
+            Says::Unavailable(wait) => Rejection::new(Reason::LimitUnavailable).retry_after(wait),
         };
         Verdict::Reject(rejection.by(self.name.clone()))
     }
 
     /// What a request is to the table; `None` if it is not counted.
-    fn asked(&self, head: &Head<'_>, now: Now) -> Result<Option<Asked>, Reason> {
+    pub(super) fn asked(&self, head: &Head<'_>, now: Now) -> Result<Option<Asked>, Reason> {
         let cost = self.asks.cost.as_ref().map_or(self.config.cost, |cost| cost(head));
         if cost == 0 {
             return Ok(None);
         }
         let key = match ((self.asks.key)(head), self.config.on_missing) {
             (Some(key), _) => key,
+            (None, OnMissing::Shared) if self.shared.is_some() => Key::NONE,
             (None, OnMissing::Shared) => Key::of("naka: no key"),
             (None, OnMissing::Skip) => return Ok(None),
             (None, OnMissing::Reject) => return Err(Reason::KeyMissing),
@@ -208,8 +245,9 @@ impl<O: Observer> Limit<O> {
     pub(super) fn told(&self, head: &Head<'_>, now: Now) -> Option<Told<'_>> {
         let asked = self.asked(head, now).ok()??;
         let policy = self.policies.get(asked.tier.map_or(0, |tier| tier + 1));
-        let windows =
-            self.account.table.look(&self.rule, &asked, |quota, cell| standings(quota, cell, asked.now_ns));
+        let windows = self.known(&asked).unwrap_or_else(|| {
+            self.account.table.look(&self.rule, &asked, |quota, cell| standings(quota, cell, asked.now_ns))
+        });
         Some(Told { policy, ..self.unasked(windows) })
     }
 
@@ -223,19 +261,24 @@ impl<O: Observer> Limit<O> {
             self.policies = Arc::default();
             return self;
         }
-        let tiers = self.rule.tiers.iter().map(|(_, quota)| quota);
-        let policies = [&self.rule.quota]
-            .into_iter()
-            .chain(tiers)
-            .filter_map(|quota| fields::policy(self.unasked(standings(quota, &Cell::default(), 0))));
-        self.policies = policies.collect();
+        let policy = |quota: &Quota| fields::policy(self.unasked(standings(quota, &Cell::default(), 0)));
+        self.policies = if let Some(shared) = &self.shared {
+            shared.quotas().filter_map(policy).collect()
+        } else {
+            let tiers = self.rule.tiers.iter().map(|(_, quota)| quota);
+            [&self.rule.quota].into_iter().chain(tiers).filter_map(policy).collect()
+        };
         self
     }
 }
 
 fn standings(quota: &Quota, cell: &Cell, now_ns: u64) -> [Option<Standing>; MAX_WINDOWS] {
+    placed(quota.standing(cell, now_ns))
+}
+
+pub(super) fn placed(standings: impl Iterator<Item = Standing>) -> [Option<Standing>; MAX_WINDOWS] {
     let mut all = [None; MAX_WINDOWS];
-    all.iter_mut().zip(quota.standing(cell, now_ns)).for_each(|(place, standing)| *place = Some(standing));
+    all.iter_mut().zip(standings).for_each(|(place, standing)| *place = Some(standing));
     all
 }
 
@@ -261,9 +304,8 @@ impl<O: Observer> Explain for Limit<O> {
         match self.peek(&Head::from(&*head), now) {
             Verdict::Admit(None) => Finding::Passes,
             Verdict::Admit(Some(Admitted { asked, left })) => {
-                let tier = asked.tier.and_then(|tier| self.rule.tiers.get(tier));
-                let quota = tier.map_or(&self.rule.quota, |(_, quota)| quota);
-                Finding::Admit(format!("{} of {} left", left + u64::from(asked.cost), quota.burst()))
+                let left = left.saturating_add(u64::from(asked.cost));
+                Finding::Admit(format!("{left} of {} left", self.quota_of(&asked).burst()))
             }
             Verdict::Reject(rejection) if self.account.rejections.peek(self.config.enforce) => {
                 Finding::Reject(rejection)

@@ -56,6 +56,9 @@
 //! when the tier changes: 5 of 10 become 25 of 50. A sliding window counts requests: 5 of 10 become 5
 //! of 50. (So from GCRA to a sliding window all keys are taken to be of the tier with the most.)
 //!
+//! # Several processes
+//! Each has accounts of its own, unless they [share](RateLimitLayer::shared) them: see [`shared`].
+//!
 //! # Errors and panics
 //! Adds no error: `S::Error` passes unchanged. Never panics, unless a function of the caller's does.
 //!
@@ -103,25 +106,23 @@
 
 use std::{
     fmt,
-    future::Future,
-    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    task::{Context, Poll, ready},
     time::Duration,
 };
 
-use http::{Request, Response, request::Parts};
-use pin_project_lite::pin_project;
+use http::{Request, request::Parts};
 use tokio::time::Instant;
-use tower_service::Service;
 
 mod fields;
 mod gcra;
+mod grant;
 mod limit;
 mod saved;
+mod service;
+pub mod shared;
 mod sliding;
 mod table;
 
@@ -130,8 +131,11 @@ use fields::Lines;
 pub use gcra::{
     Algorithm, Cell, Factor, MAX_WINDOWS, Quota, QuotaError, Standing, Window, evaluate, migrate,
 };
+use grant::{Grants, Shared};
 use limit::{Account, Asks, CostFn, KIND, Limit, TierFn};
 pub use saved::{Saved, SavedShard, SavedWindow};
+pub use service::RateLimitFuture;
+use shared::{Leases, Sharing};
 use table::Table;
 
 use crate::{
@@ -141,7 +145,7 @@ use crate::{
     key::Key,
     layered::layered,
     observe::Observer,
-    reject::{Decided, Head, Rejection},
+    reject::{Head, Rejection},
     saved::Unfit,
 };
 
@@ -270,14 +274,16 @@ impl<O: Observer> RateLimitLayer<O> {
         let account = Account {
             clock: Since::new(Instant::now()),
             table: Table::new(config.quota),
+            leases: Arc::new(Leases::new()),
             generations: AtomicU64::new(1),
             rejections: Rejections::default(),
             refill_ns: AtomicU64::new(0),
         };
-        let rule = account.rule(&config);
+        let rule = account.rule(&config, Factor::ONE);
         let asks = Asks { key: Arc::new(key), cost: None, tier: None };
         let (account, policies) = (Arc::new(account), Arc::default());
-        Self::one(Limit { account, rule, name: None, policies, config, asks, observer }.with_policies())
+        let limit = Limit { account, rule, name: None, policies, config, asks, observer, shared: None };
+        Self::one(limit.with_policies())
     }
 
     /// A layer that is not there, and has no state.
@@ -332,14 +338,31 @@ impl<O: Observer> RateLimitLayer<O> {
         O: Clone,
     {
         self.map(|old| {
-            let rule = old.account.rule(config);
-            Limit { rule, config: config.clone(), ..old.clone() }.with_policies()
+            let share = old.shared.as_ref().map_or(Factor::ONE, |shared| shared.share());
+            let rule = old.account.rule(config, share);
+            let shared = old.shared.as_ref().map(|shared| shared.of(config));
+            Limit { rule, config: config.clone(), shared, ..old.clone() }.with_policies()
+        })
+    }
+
+    /// Counts with others who ask the same [store](shared) for a limit of the same [name](Self::named). The key has
+    /// to be [made](crate::key::KeyBuilder::with) as theirs is.
+    pub fn shared(&self, sharing: &Sharing) -> Self
+    where
+        O: Clone,
+    {
+        self.map(|old| {
+            let shared = Shared::new(sharing.clone(), &old.config);
+            let rule = old.account.rule(&old.config, shared.share());
+            Limit { rule, shared: Some(Arc::new(shared)), ..old.clone() }.with_policies()
         })
     }
 
     /// Keys that are remembered now, over all limits of this layer.
+    /// Those with a lease, a debt or a refusal of a store are counted besides.
     pub fn keys(&self) -> usize {
-        self.limits.iter().map(|limit| limit.account.table.len()).sum()
+        let keys = |limit: &Arc<Limit<O>>| limit.account.table.len() + limit.account.leases.len();
+        self.limits.iter().map(keys).sum()
     }
 
     /// After this long without a request no limit of this layer has any history: the longest refill of all
@@ -376,16 +399,27 @@ impl<O: Observer> RateLimitLayer<O> {
         self.limits.iter().zip(saved).try_for_each(|(limit, saved)| limit.account.restore(saved, age, now))
     }
 
-    /// Charges all limits, or none if one refuses.
+    /// Charges all limits, or none if one refuses. Those that are shared say what they have granted.
     ///
     /// All but the last are asked before anything is written, and the last one's own commit is the
     /// first to write: so the first in order that refuses is the one that says so.
-    fn commit<B>(&self, request: &Request<B>) -> Result<(), Rejection> {
+    fn commit<B>(&self, request: &Request<B>, mut grants: Grants) -> Result<(), Rejection> {
         let Some((last, others)) = self.limits.split_last() else { return Ok(()) };
         let (head, now) = (Head::from(request), Now::of(request.extensions()));
-        others.iter().try_for_each(|limit| limit.refuse(&head, now))?;
-        last.commit(&head, now)?;
-        others.iter().try_for_each(|limit| limit.commit(&head, now))
+        {
+            let mut foretold = grants.iter();
+            others.iter().try_for_each(|limit| {
+                let grant = limit.shared.as_ref().and_then(|_| foretold.next());
+                limit.refuse(&head, now, grant)
+            })?;
+        }
+        let of_last = last.shared.as_ref().and_then(|_| grants.pop());
+        last.commit(&head, now, of_last)?;
+        let mut grants = grants.into_iter();
+        others.iter().try_for_each(|limit| {
+            let grant = limit.shared.as_ref().and_then(|_| grants.next());
+            limit.commit(&head, now, grant)
+        })
     }
 
     /// What a client is told, after the decision.
@@ -428,7 +462,8 @@ impl<O> fmt::Debug for RateLimitLayer<O> {
 }
 
 layered! {
-    /// Answers `429` when an allowance is spent; see the [module docs](self).
+    /// Answers `429` when an allowance is spent; see the [module docs](self). What it wraps is cloned for a request that
+    /// has to ask a [store](shared).
     RateLimitLayer { limits } => RateLimit
 }
 
@@ -442,7 +477,10 @@ impl<O: Observer> Explain for RateLimitLayer<O> {
         let mut worst = Finding::Off;
         for finding in findings {
             let refuses = matches!(finding, Finding::Reject(_));
-            worst = finding;
+            // Whoever would be asked may refuse.
+            if refuses || !matches!(worst, Finding::WouldAsk(_)) {
+                worst = finding;
+            }
             if refuses {
                 break;
             }
@@ -457,62 +495,5 @@ impl<O: Observer> Explain for RateLimitLayer<O> {
         for limit in &*self.limits {
             visit(&**limit);
         }
-    }
-}
-
-impl<S, O, B, R> Service<Request<B>> for RateLimit<S, O>
-where
-    S: Service<Request<B>, Response = Response<R>>,
-    O: Observer,
-    R: Default,
-{
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = RateLimitFuture<S::Future>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        let decision = self.layer.commit(&request);
-        let lines = self.layer.lines(&request);
-        let decided = match decision {
-            Ok(()) => Decided::forward(self.inner.call(request)),
-            Err(rejection) => Decided::reject(rejection),
-        };
-        RateLimitFuture { decided, lines }
-    }
-}
-
-pin_project! {
-    /// The future of [`RateLimit`].
-    pub struct RateLimitFuture<F> {
-        #[pin]
-        decided: Decided<F>,
-        lines: Option<Lines>,
-    }
-}
-
-impl<F, R, E> Future for RateLimitFuture<F>
-where
-    F: Future<Output = Result<Response<R>, E>>,
-    R: Default,
-{
-    type Output = F::Output;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        let mut response = ready!(this.decided.poll(cx))?;
-        if let Some(lines) = this.lines.take() {
-            lines.write(response.headers_mut());
-        }
-        Poll::Ready(Ok(response))
-    }
-}
-
-impl<F> fmt::Debug for RateLimitFuture<F> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RateLimitFuture").finish_non_exhaustive()
     }
 }

@@ -85,6 +85,19 @@ impl Table {
         said
     }
 
+    /// Charges what was admitted by somebody else: whatever is left, but never more than all of it.
+    pub(super) fn charge(&self, rule: &Rule, asked: &Asked) {
+        let Asked { key, cost, now_ns, .. } = *asked;
+        let shard = &mut *self.lock(key);
+        shard.follow(rule, now_ns);
+        let layout = &shard.layout;
+        let place = shard.locate(key, shard.cap, |cell| layout.is_idle(cell, now_ns));
+        let (factor, _) = in_tier(layout, &shard.tiers, asked.tier);
+        let next = layout.charge_all(*shard.cell(place), (cost, factor), now_ns);
+        shard.write(place, key, next);
+        shard.move_on(place, now_ns);
+    }
+
     /// What [`commit`](Self::commit) would say now.
     pub(super) fn peek(&self, rule: &Rule, asked: &Asked) -> Said {
         self.look(rule, asked, |quota, cell| evaluate(quota, cell, asked.cost, asked.now_ns).0)
@@ -168,7 +181,7 @@ fn in_tier<'a>(layout: &'a Layout, tiers: &'a [(Factor, Quota)], tier: Option<us
     found.map_or((Factor::ONE, layout.quota()), |(factor, quota)| (*factor, quota))
 }
 
-fn shard_of(key: u64) -> usize {
+pub(super) fn shard_of(key: u64) -> usize {
     // Not the lowest bits, which choose the bucket of the map within the shard, nor the highest, which
     // the map compares first.
     (key >> 32) as usize % SHARDS
@@ -179,7 +192,7 @@ fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
     shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn shard_cap(max_keys: usize) -> usize {
+pub(super) fn shard_cap(max_keys: usize) -> usize {
     max_keys.div_ceil(SHARDS).max(1)
 }
 
@@ -333,7 +346,7 @@ impl Shard {
 
 /// Keys are hashes already.
 #[derive(Debug, Default)]
-struct AlreadyHashed(u64);
+pub(super) struct AlreadyHashed(u64);
 
 impl Hasher for AlreadyHashed {
     fn finish(&self) -> u64 {
