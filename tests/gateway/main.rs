@@ -53,6 +53,7 @@ mod replay;
 mod retry;
 mod seeing;
 mod service_manager;
+mod shared_limits;
 mod simulate;
 mod slow;
 mod split;

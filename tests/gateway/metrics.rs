@@ -337,7 +337,14 @@ fn a_route_whose_path_is_another_has_other_series() {
     let (route, before, after) = ("rides".into(), "/rides/{id}".into(), "/v2/rides/{id}".into());
     drop(metrics.route(&route, &before));
     drop(metrics.route(&route, &after));
-    metrics.keep(|_, template| template == Some(&after), |_| true, |_, _| true, |_, _| true, |_, _| true);
+    metrics.keep(
+        |_, template| template == Some(&after),
+        |_| true,
+        |_, _| true,
+        |_, _| true,
+        |_, _| true,
+        |_| true,
+    );
     let text = metrics.render(naka_gateway::observe::Format::Prometheus, 1);
     assert!(
         text.contains("template=\"/v2/rides/{id}\"") && !text.contains("template=\"/rides/{id}\""),

@@ -313,11 +313,14 @@ impl Admin {
         let without_keys = without_keys.into_iter().map(|(name, why)| (name.to_string(), Value::String(why)));
         let stale = generation.state.stale(Now::read()).into_iter();
         let stale = stale.map(|(name, why)| (name.to_string(), Value::String(why)));
+        let without_store = generation.state.without_store().into_iter();
+        let without_store = without_store.map(|(name, why)| (name.to_string(), Value::String(why)));
         let state = json!({
             "ready": is_ready,
             "conditions": monitor::to_json(&conditions),
             "without_keys": without_keys.collect::<serde_json::Map<_, _>>(),
             "stale": stale.collect::<serde_json::Map<_, _>>(),
+            "without_store": without_store.collect::<serde_json::Map<_, _>>(),
             "draining": is_draining,
             "drain": self.drain.to_json(&self.metrics),
             "generation": generation.number,

@@ -72,6 +72,7 @@ mod socket;
 pub mod stack;
 pub mod state;
 pub mod state_file;
+pub mod stores;
 pub mod streams;
 pub mod strict;
 pub mod telemetry;

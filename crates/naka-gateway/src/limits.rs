@@ -29,6 +29,8 @@ const TLS: u64 = 2 * 64 * KIB;
 const ADDRESS: u64 = 64;
 /// A key of a rate limit.
 const KEY: u64 = 96;
+/// What a node knows of a key that is shared: a lease with four windows, and its places in the map and in the order.
+const LEASE: u64 = 384;
 /// Tables of keys have so many parts, each of the same size.
 const SHARDS: u64 = 32;
 /// A breaker of a key.
@@ -78,6 +80,9 @@ pub fn limits(generation: &Generation) -> Limits {
     for (identity, (limit, _)) in state.rate_limits.configs() {
         let keys = if limit.key.is_empty() { 1 } else { long(limit.max_keys).next_multiple_of(SHARDS) };
         limits.add("keys of a rate limit", identity, keys, Some(KEY), "rate_limit.max_keys");
+        if limit.shared.is_some() {
+            limits.add("leases of a rate limit", identity, keys, Some(LEASE), "rate_limit.max_keys");
+        }
     }
     for (identity, (bulkhead, _)) in state.bulkheads.configs() {
         let keys = if bulkhead.key.is_empty() { 1 } else { long(bulkhead.max_keys) };

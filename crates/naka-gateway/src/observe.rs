@@ -98,6 +98,8 @@ pub struct Metrics {
     calls: Family<CallLabels, Counter>,
     checks: Family<CheckLabels, Counter>,
     discoveries: Family<DiscoveryLabels, Counter>,
+    store_questions: Family<StoreAnswerLabels, Counter>,
+    store_durations: Family<StoreLabels, Histogram>,
     panics: Family<UpstreamName, Counter>,
     reloads: Family<ReloadLabels, Counter>,
     config: Family<ConfigLabels, Gauge>,
@@ -211,6 +213,17 @@ struct DiscoveryLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
+struct StoreAnswerLabels {
+    store: Name,
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
+struct StoreLabels {
+    store: Name,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
 struct ReloadLabels {
     result: &'static str,
 }
@@ -257,6 +270,7 @@ outcomes! {
     NotRetried "not_retried",
     BudgetSpent "budget_spent",
     FellBack "fell_back",
+    WithoutStore "without_store",
     Mirrored "mirrored",
     MirrorFailed "mirror_failed",
     MirrorDropped "mirror_dropped",
@@ -273,6 +287,7 @@ const USUAL: [(Phase, Phase); 4] = [
     (Phase::HalfOpen, Phase::Open),
 ];
 
+const ANSWERS: [&str; 5] = ["granted", "refused", "failed", "timeout", "busy"];
 const LOOKS: [&str; 4] = ["taken", "same", "held", "failed"];
 
 /// A tunnel, in the gauge of them.
@@ -312,6 +327,8 @@ impl Metrics {
             calls: Family::default(),
             checks: Family::default(),
             discoveries: Family::default(),
+            store_questions: Family::default(),
+            store_durations: Family::default(),
             panics: Family::default(),
             reloads: Family::default(),
             config: Family::default(),
@@ -396,12 +413,12 @@ impl Metrics {
             self.calls.clone(),
         );
         registry.register("health_checks", "Health checks that have ended", self.checks.clone());
-        registry.register(
-            "upstream_panics",
-            "Requests that went to endpoints which are not well, because too few are",
-            self.panics.clone(),
-        );
+        let panics = self.panics.clone();
+        registry.register("upstream_panics", "Requests to endpoints that are not well: too few are", panics);
         registry.register("discovery_looks", "Looks for endpoints, by result", self.discoveries.clone());
+        let (questions, durations) = (self.store_questions.clone(), self.store_durations.clone());
+        registry.register("store_questions", "Questions to stores of rate limits, by result", questions);
+        registry.register("store_question_duration_seconds", "How long those were waited for", durations);
         registry.register("reloads", "Changes of the configuration, by result", self.reloads.clone());
         registry.register("config_info", "The texts in force, by their hash", self.config.clone());
         registry.register("generation", "The generation in force", self.generation.clone());
@@ -596,6 +613,17 @@ impl Metrics {
         DiscoveryMetrics { taken, same, held, failed }
     }
 
+    /// The handles of whoever asks a store. There are a few at most.
+    pub fn store(&self, store: &Name) -> StoreMetrics {
+        let series = ANSWERS.len() + histogram::SERIES;
+        let name = self.entered(store, Owner::Store(Arc::clone(store)), series);
+        let [granted, refused, failed, given_up, busy] = ANSWERS.map(|result| {
+            self.store_questions.get_or_create(&StoreAnswerLabels { store: Arc::clone(&name), result })
+        });
+        let took = self.store_durations.get_or_create(&StoreLabels { store: name });
+        StoreMetrics { granted, refused, failed, given_up, busy, took }
+    }
+
     /// The handles of whoever asks an upstream.
     pub fn upstream(&self, upstream: &Name) -> Arc<UpstreamMetrics> {
         let series = exchange::OUTCOMES.len() + 2 * histogram::SERIES;
@@ -660,8 +688,8 @@ impl Metrics {
         CheckMetrics { upstream: Arc::clone(upstream), passed, failed }
     }
 
-    /// Forgets everything about routes (with their templates), policies, arms of splits, calls of routes and upstreams that are none
-    /// of these.
+    /// Forgets everything about routes (with their templates), policies, arms of splits, calls of routes, upstreams and stores
+    /// that are none of these.
     pub fn keep(
         &self,
         is_route: impl Fn(&str, Option<&str>) -> bool,
@@ -669,6 +697,7 @@ impl Metrics {
         is_arm: impl Fn(&str, &str) -> bool,
         is_call: impl Fn(&str, &str) -> bool,
         is_upstream: impl Fn(&str, OfUpstream) -> bool,
+        is_store: impl Fn(&str) -> bool,
     ) {
         let is = |owner: &Owner| match owner {
             Owner::Route(route, template) => is_route(route, Some(template)),
@@ -682,6 +711,7 @@ impl Metrics {
             }
             Owner::Checks(upstream) => is_upstream(upstream, OfUpstream::Checks),
             Owner::Discovery(upstream) => is_upstream(upstream, OfUpstream::Discovery),
+            Owner::Store(store) => is_store(store),
             Owner::Rejections(RejectionLabels { route, policy, .. }) => {
                 (route.is_empty() || is_route(route, None)) && (policy.is_empty() || is_policy(policy))
             }
@@ -738,6 +768,12 @@ impl Metrics {
                 for result in LOOKS {
                     self.discoveries.remove(&DiscoveryLabels { upstream: Arc::clone(upstream), result });
                 }
+            }
+            Owner::Store(store) => {
+                for result in ANSWERS {
+                    self.store_questions.remove(&StoreAnswerLabels { store: Arc::clone(store), result });
+                }
+                self.store_durations.remove(&StoreLabels { store: Arc::clone(store) });
             }
             Owner::Rejections(labels) => _ = self.rejections.remove(labels),
         }
@@ -871,6 +907,23 @@ impl ReloadResult {
             Self::Refused => "refused",
         }
     }
+}
+
+/// The handles of whoever asks one store.
+#[derive(Clone, Debug)]
+pub struct StoreMetrics {
+    /// It has granted something.
+    pub granted: Counter,
+    /// It has refused.
+    pub refused: Counter,
+    /// It could not be asked, or made no sense.
+    pub failed: Counter,
+    /// Nobody waited any more.
+    pub given_up: Counter,
+    /// Too many questions were under way.
+    pub busy: Counter,
+    /// How long an answer was waited for.
+    pub took: Histogram,
 }
 
 /// The handles of whoever looks for the endpoints of one upstream.
@@ -1025,6 +1078,9 @@ impl Observer for PolicyMetrics {
     }
     fn fell_back(&self) {
         self.count(Did::FellBack);
+    }
+    fn without_store(&self) {
+        self.count(Did::WithoutStore);
     }
     fn copied(&self, copied: Copied) {
         self.count(match copied {

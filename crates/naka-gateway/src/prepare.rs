@@ -107,6 +107,8 @@ pub struct Outside {
     pub resolver: Option<Arc<dyn Resolve>>,
     /// Registries that are asked once for all upstreams, over all generations.
     pub eureka: EurekaRegistries,
+    /// Stores are in the memory of this process: nobody is asked.
+    pub in_memory: bool,
     /// Whether certificates are ordered, and by which time of day.
     pub orders: Orders,
 }
@@ -144,8 +146,8 @@ impl Before<'_> {
         outside: &Outside,
     ) -> Result<Prepared, Refusal> {
         let config = Arc::new(loaded.config);
-        let Outside { connector, resolver, eureka, orders } = outside.clone();
-        let reach = Reach { connector: connector.clone(), resolver, eureka };
+        let Outside { connector, resolver, eureka, in_memory, orders } = outside.clone();
+        let reach = Reach { connector: connector.clone(), resolver, eureka, in_memory };
         let around = Surroundings { metrics, connector, reach, orders, now: Instant::now() };
         let assembled = assemble(&config, self.number, &(self.state)(&config), &around);
         let generation = assembled.map_err(|all| Refusal::Config(Diagnostics::new(said(&all, &config))))?;

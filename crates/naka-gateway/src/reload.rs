@@ -523,6 +523,7 @@ impl Reloader {
                     OfUpstream::Checks => generation.state.checks.get(upstream).is_some(),
                     OfUpstream::Discovery => generation.state.discoveries.get(upstream).is_some(),
                 },
+                |store| generation.state.stores.get(store).is_some(),
             );
         });
     }

@@ -197,6 +197,7 @@ fn of_policies(metrics: &Metrics, generation: &Generation) {
         all.into_iter().map(move |(level, value)| (&**upstream, level, value))
     });
     metrics.discovery_levels(found);
+    metrics.stores(state.stores.iter().map(|(name, store)| (&**name, store.trouble().is_none())));
     metrics.held(&state.held);
     let all = keys
         .chain(counts)

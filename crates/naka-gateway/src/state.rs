@@ -38,12 +38,13 @@ use crate::{
     config::checked::{
         self, AccessLog, Acme, Balance, BasicAuth, Bulkhead, Cache, CircuitBreaker, Destination, Endpoint,
         Enforce, Fault, ForwardAuth, HeaderEdits, HealthCheck, Idempotency, Jwt, JwtKeys, Mirror, Name, Otlp,
-        Protocol, RateLimit, RetryBudget, Rewrite, Split, Versions,
+        Protocol, RateLimit, RetryBudget, Rewrite, Split, Store, Versions,
     },
     custom::{Custom, HISTORY, Made},
     discover::Discovery,
     generation::Alive,
     observe::{ArmMetrics, Balancer, EndpointMetrics, PolicyMetrics},
+    stores::Stored,
     telemetry::{export::Exporting, log::Log},
     tls::{ClientTls, Clients, Tickets},
     upstream::{Places, Pools, UpstreamPlaces},
@@ -52,6 +53,8 @@ use crate::{
 /// The state that generations share.
 #[derive(Clone, Debug)]
 pub struct State {
+    /// Whoever has the accounts of limits that several gateways share, by name.
+    pub stores: Stores,
     /// Rate limits, by identity.
     pub rate_limits: RateLimits,
     /// Bulkheads, by identity.
@@ -117,6 +120,8 @@ pub struct Speaking {
     pub tls: Option<ClientTls>,
 }
 
+/// Whoever has accounts, by name.
+pub type Stores = Carried<Arc<Store>, Stored>;
 /// Rate limits, by identity.
 pub type RateLimits = Carried<(RateLimit, Enforce), RateLimitLayer<Arc<PolicyMetrics>>>;
 /// Bulkheads, by identity.
@@ -195,6 +200,7 @@ impl State {
     /// That of a process that has just begun.
     pub fn new(workers: usize) -> Self {
         Self {
+            stores: Carried::new("store", |_| Duration::ZERO),
             rate_limits: Carried::new("rate_limit", RateLimitLayer::refill),
             // Whoever is at work counts until the end, however long that takes.
             bulkheads: Carried::new("bulkhead", |layer| {
@@ -247,6 +253,9 @@ impl State {
             certificate.put_in_force();
             certificate.ordering.start();
         }
+        for (_, store) in self.stores.iter() {
+            store.start();
+        }
         for (_, exporting) in self.exporters.iter() {
             exporting.start();
         }
@@ -286,6 +295,11 @@ impl State {
     pub fn stale(&self, now: Now) -> Vec<(&Arc<str>, String)> {
         let all = self.discoveries.iter();
         all.filter_map(|(name, discovery)| Some((name, discovery.status(now).stale?))).collect()
+    }
+
+    /// The stores that do not answer, and why.
+    pub fn without_store(&self) -> Vec<(&Arc<str>, String)> {
+        self.stores.iter().filter_map(|(name, store)| Some((name, store.trouble()?))).collect()
     }
 
     /// The policies that have no keys to verify tokens with, and why.

@@ -84,7 +84,10 @@ impl<'a> Sight<'a> {
                 AlertCondition::Stale => {
                     let stale = self.generation.state.stale(self.reading).into_iter();
                     let stale = stale.filter(|(upstream, _)| is_of(rule.of.as_ref(), upstream));
-                    stale.map(|(upstream, why)| (Arc::clone(upstream), why)).collect()
+                    let stores = self.generation.state.without_store().into_iter();
+                    let stores = stores.filter(|(store, _)| is_of(rule.of.as_ref(), store));
+                    let stores = stores.map(|(store, why)| (format!("store {store}").into(), why));
+                    stale.map(|(upstream, why)| (Arc::clone(upstream), why)).chain(stores).collect()
                 }
                 AlertCondition::Dropped => dropped.clone(),
             };

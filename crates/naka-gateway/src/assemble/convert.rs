@@ -23,10 +23,11 @@ use naka::{
     idempotency::{Failures, IdempotencyConfig},
     identity::Claim,
     jwt::{Algorithm, FetchConfig, JwtConfig},
-    key::{Key, KeyBuilder, client_network},
+    key::{Key, KeyBuilder, KeySecret, client_network},
     mirror::{self, MirrorConfig},
     rate_limit::{
         self, Algorithm as Counting, Factor, Fields, Quota, RateLimitConfig, RateLimitLayer, Window,
+        shared::{OnFailure, Sharing},
     },
     reject::Head,
     retry::{Backoff, BudgetConfig, Methods, RetryConfig, When},
@@ -44,7 +45,7 @@ use crate::{
     entry, identity,
     observe::{ArmMetrics, PolicyMetrics},
     route::{decoded_piece, query_value},
-    state::Breaking,
+    state::{Breaking, Stores},
     transform::Matched,
 };
 
@@ -208,9 +209,15 @@ fn least_important(priorities: &Tiers<u8>) -> usize {
 pub(super) fn rate_limit_layer(
     limit: &RateLimit,
     enforce: Enforce,
+    stores: &Stores,
     metrics: Arc<PolicyMetrics>,
 ) -> RateLimitLayer<Arc<PolicyMetrics>> {
-    tiered(RateLimitLayer::observed(rate_limit_config(limit, enforce), key_of(&limit.key), metrics), limit)
+    let key = keyed(&limit.key, limit.secret());
+    shared(
+        tiered(RateLimitLayer::observed(rate_limit_config(limit, enforce), key, metrics), limit),
+        limit,
+        stores,
+    )
 }
 
 /// The same account under another configuration.
@@ -218,8 +225,25 @@ pub(super) fn rate_limit_reconfigured(
     layer: &RateLimitLayer<Arc<PolicyMetrics>>,
     limit: &RateLimit,
     enforce: Enforce,
+    stores: &Stores,
 ) -> RateLimitLayer<Arc<PolicyMetrics>> {
-    tiered(layer.reconfigured(&rate_limit_config(limit, enforce)), limit)
+    shared(tiered(layer.reconfigured(&rate_limit_config(limit, enforce)), limit), limit, stores)
+}
+
+fn shared(
+    layer: RateLimitLayer<Arc<PolicyMetrics>>,
+    limit: &RateLimit,
+    stores: &Stores,
+) -> RateLimitLayer<Arc<PolicyMetrics>> {
+    let Some(shared) = &limit.shared else { return layer };
+    let Some(store) = stores.get(&shared.name) else { return layer }; // There is one: it was checked.
+    let on_failure = match shared.on_failure {
+        checked::OnFailure::Share => OnFailure::Share,
+        checked::OnFailure::Open => OnFailure::Open,
+        checked::OnFailure::Closed => OnFailure::Closed,
+    };
+    let sharing = Sharing::new(store.store.clone(), shared.share).lease(shared.lease);
+    layer.shared(&sharing.on_failure(on_failure))
 }
 
 fn tiered(
@@ -261,9 +285,17 @@ fn cookie_value<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
 /// The words of `key:` as a function. No parts: one key for everybody. Who comes by a Unix socket, and of whom nobody who is
 /// trusted says an address, has one key with all such: a limit without a key might let them in without limit.
 pub(super) fn key_of(parts: &[KeyPart]) -> impl Fn(&Head<'_>) -> Option<Key> + Send + Sync + 'static {
+    keyed(parts, None)
+}
+
+/// The same, hashed with a secret that others have, too, or with that of this process.
+fn keyed(
+    parts: &[KeyPart],
+    secret: Option<KeySecret>,
+) -> impl Fn(&Head<'_>) -> Option<Key> + Send + Sync + 'static {
     let parts: Arc<[KeyPart]> = parts.into();
     move |head| {
-        let mut key = KeyBuilder::new();
+        let mut key = secret.map_or_else(KeyBuilder::new, KeyBuilder::with);
         for part in &*parts {
             match part {
                 KeyPart::ClientIp => match ClientAddr::of(head.extensions) {

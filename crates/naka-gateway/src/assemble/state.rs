@@ -41,7 +41,7 @@ use crate::{
     config::checked::{
         self, AccessLog, Acme, BasicAuth, Bulkhead, Cache, CircuitBreaker, Config, Destination, Enforce,
         Fault, Fetch, ForwardAuth, HealthCheck, Idempotency, Jwt, JwtKeys, Kind, Mirror, Name, Otlp, Policy,
-        PolicyKind, RateLimit, RetryBudget, Scope, Split, Upstream, Versions,
+        PolicyKind, RateLimit, RetryBudget, Scope, Split, Store, Upstream, Versions,
     },
     control::{AskAuthority, FetchKeys, TellKeys},
     custom::{Custom, Made},
@@ -52,9 +52,10 @@ use crate::{
     state::{
         Answering, Authorities, Background, Balancers, Balancing, Breakers, BreakersOfEndpoints, Breaking,
         Bulkheads, Caches, Checks, Customs, Discoveries, Endpoints, HealthChecks, Kept, Passwords,
-        RateLimits, Speaking, Splits, State, Tokens, breakers_name, fallback_name, latencies_name,
+        RateLimits, Speaking, Splits, State, Stores, Tokens, breakers_name, fallback_name, latencies_name,
         versions_name,
     },
+    stores::Stored,
     telemetry::{export::Exporting, log::Log},
     tls::{Clients, Tickets},
     transform::Matched,
@@ -75,9 +76,11 @@ pub(super) fn carry(
     let mut step = Step { config, before, around, report, uses: uses(config) };
     let places = step.places();
     let endpoint_breakers = step.endpoint_breakers();
+    let stores = step.stores();
     let balancers = step.balancers(&endpoint_breakers);
     Ok(State {
-        rate_limits: step.rate_limits(),
+        rate_limits: step.rate_limits(&stores),
+        stores,
         bulkheads: step.bulkheads(),
         tokens: step.tokens()?,
         passwords: step.passwords()?,
@@ -135,7 +138,19 @@ impl Step<'_> {
         before.next(wanted, self.around.now, self.report, steps)
     }
 
-    fn rate_limits(&mut self) -> RateLimits {
+    /// Whoever is asked for what several gateways share: the same as long as it is the same place.
+    fn stores(&mut self) -> Stores {
+        let (metrics, in_memory) = (self.around.metrics, self.around.reach.in_memory);
+        let steps = Steps {
+            make: &|name, store: &Arc<Store>| Stored::new(name, store, in_memory, metrics.store(name)),
+            change: &|stored: &Stored, _| stored.clone(),
+            is_same: &|old, new| old == new,
+        };
+        let wanted = self.config.gateway.stores.clone();
+        self.next(&self.before.stores, wanted, &steps)
+    }
+
+    fn rate_limits(&mut self, stores: &Stores) -> RateLimits {
         let (metrics, wanted) = (
             self.around.metrics,
             self.accounts(|policy| match &policy.kind {
@@ -145,11 +160,11 @@ impl Step<'_> {
         );
         let steps = Steps {
             make: &|identity, (limit, enforce): &(RateLimit, Enforce)| {
-                rate_limit_layer(limit, *enforce, metrics.policy(identity)).named(identity)
+                rate_limit_layer(limit, *enforce, stores, metrics.policy(identity)).named(identity)
             },
-            change: &|layer, (limit, enforce)| rate_limit_reconfigured(layer, limit, *enforce),
+            change: &|layer, (limit, enforce)| rate_limit_reconfigured(layer, limit, *enforce, stores),
             // What was counted by another key is found by nobody, and only fills the table.
-            is_same: &|(old, _), (new, _)| old.key == new.key,
+            is_same: &|(old, _), (new, _)| old.key == new.key && old.secret() == new.secret(),
         };
         self.next(&self.before.rate_limits, wanted, &steps)
     }

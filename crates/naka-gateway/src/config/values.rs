@@ -769,6 +769,60 @@ impl Scalar for Url {
     }
 }
 
+/// Where Redis answers: `redis://HOST:PORT/DATABASE`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RedisUrl {
+    pub(crate) host: Arc<str>,
+    pub(crate) port: u16,
+    pub(crate) database: u16,
+}
+
+impl RedisUrl {
+    pub(crate) fn authority(&self) -> String {
+        if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.to_string() }
+    }
+}
+
+impl Scalar for RedisUrl {
+    const WHAT: &'static str = "a URL such as `redis://127.0.0.1:6379/0`";
+    /// People write passwords into URLs.
+    const IS_SECRET: bool = true;
+
+    fn may_hold_secret(text: &str) -> bool {
+        text.contains('@') || text.contains('?')
+    }
+
+    fn parse(text: Text<'_>) -> Result<Self, Wrong> {
+        let wrong = || Wrong::new("this is not where Redis answers");
+        let uri: Uri = text.text.parse().map_err(|_| wrong().help("write `redis://127.0.0.1:6379/0`"))?;
+        match uri.scheme_str() {
+            Some("redis") => {}
+            Some("rediss") => {
+                return Err(
+                    wrong().help("TLS to Redis is not built: write `redis://`, in a network of its own")
+                );
+            }
+            _ => return Err(wrong().help("write `redis://` before it")),
+        }
+        let authority = uri.authority().ok_or_else(|| wrong().help("write `redis://127.0.0.1:6379/0`"))?;
+        if authority.as_str().contains('@') {
+            return Err(wrong()
+                .help("take the user out of it, and write `password: {env: REDIS_PASSWORD}` beside it"));
+        }
+        if uri.query().is_some() {
+            return Err(wrong().help("take away what stands behind `?`"));
+        }
+        let database = match uri.path() {
+            "" | "/" => Some(0),
+            path => path.strip_prefix('/').and_then(|number| number.parse().ok()),
+        };
+        let database = database
+            .ok_or_else(|| wrong().help("write the number of a database: `redis://127.0.0.1:6379/0`"))?;
+        let host = authority.host().trim_start_matches('[').trim_end_matches(']').into();
+        Ok(Self { host, port: authority.port_u16().unwrap_or(6379), database })
+    }
+}
+
 /// A URL that alerts are posted to. Of many services the path is what lets one in: it is shown nowhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct HookUrl(pub(crate) Arc<str>);

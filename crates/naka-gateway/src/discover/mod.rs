@@ -125,6 +125,8 @@ pub struct Reach {
     pub resolver: Option<Arc<dyn Resolve>>,
     /// Registries that are asked once for all upstreams.
     pub eureka: EurekaRegistries,
+    /// Stores are in the memory of this process: nobody is asked.
+    pub in_memory: bool,
 }
 
 impl fmt::Debug for Reach {
@@ -518,7 +520,7 @@ fn rules_of(config: &Config) -> Rules {
 }
 
 /// Whoever looks. Without a resolver of somebody else's, name servers and registries are asked.
-fn source(config: &Config, Reach { connector, resolver, eureka }: &Reach) -> Box<dyn Discover> {
+fn source(config: &Config, Reach { connector, resolver, eureka, .. }: &Reach) -> Box<dyn Discover> {
     let rules = rules_of(config);
     let wanted = match &config.source {
         EndpointSource::Dns(host, port) => Wanted::Host(Arc::clone(host), *port),

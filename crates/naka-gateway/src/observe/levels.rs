@@ -17,6 +17,7 @@ pub(super) struct Levels {
     arms: Family<ArmLabels, Gauge>,
     health: Family<HealthLabels, Gauge>,
     discoveries: Family<UpstreamLevelLabels, Gauge>,
+    stores: Family<StoreLabels, Gauge>,
     breakers: Family<BreakerLabels, Gauge>,
     breaker_failures: Family<PolicyLabels, Ratio>,
     breaker_slow: Family<PolicyLabels, Ratio>,
@@ -65,6 +66,7 @@ labels! {
     ConnectionLabels { upstream: String, state: &'static str }
     UpstreamLabels { upstream: String }
     WorkerLabels { worker: u32 }
+    StoreLabels { store: String }
 }
 
 /// Phases of a circuit breaker.
@@ -135,6 +137,7 @@ impl Levels {
             arms "split_level" "The share of each arm of a split that is in force, and whether it is held"
             health "upstream_endpoints" "Endpoints of upstreams with health checks, by how they are"
             discoveries "discovery_level" "What was found, and how it is"
+            stores "store_up" "1 for a store of rate limits that answers, 0 while limits do without it"
             breakers "circuit_breaker_state" "1 for the state in which the circuit breaker of a policy is"
             breaker_failures "circuit_breaker_failure_ratio" "The share of failures in the window of a circuit breaker, from 0 to 1"
             breaker_slow "circuit_breaker_slow_ratio" "The share of slow answers in the window of a circuit breaker, from 0 to 1"
@@ -223,6 +226,12 @@ impl Metrics {
             (UpstreamLevelLabels { upstream: upstream.to_owned(), level }, value)
         });
         self.levels.set(&self.levels.discoveries, all);
+    }
+
+    /// Says which stores answer; nothing is known of any other.
+    pub fn stores<'a>(&self, all: impl Iterator<Item = (&'a str, bool)>) {
+        let all = all.map(|(store, is_up)| (StoreLabels { store: store.to_owned() }, usize::from(is_up)));
+        self.levels.set(&self.levels.stores, all);
     }
 
     /// Says how each circuit breaker is that is the only one of its policy.

@@ -26,6 +26,8 @@ pub(super) enum Owner {
     Checks(Name),
     /// Looks for the endpoints of an upstream.
     Discovery(Name),
+    /// Questions to a store.
+    Store(Name),
     /// Refusals of a route by a policy for a reason.
     Rejections(RejectionLabels),
     /// Transitions of the circuit breakers of a policy.

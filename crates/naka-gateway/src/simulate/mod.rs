@@ -154,6 +154,7 @@ impl Stage<'_> {
         let outside = Outside {
             connector: Connector::Memory(world.connect()),
             resolver: Some(world.resolver()),
+            in_memory: true,
             orders: Orders::Never, // Nothing of the machine is touched.
             ..Outside::default()
         };

@@ -13,7 +13,9 @@ use http::HeaderName;
 use super::{
     Tables, auth, health, pages,
     policies::{Level, Policies, level_keys},
-    registries, telemetry, tls, unique,
+    registries,
+    stores::Stores,
+    telemetry, tls, unique,
 };
 use crate::address::Address;
 use crate::config::{
@@ -183,7 +185,12 @@ pub(super) fn trusted(raw: &RawGateway) -> TrustedProxies {
     trusted
 }
 
-pub(super) fn gateway(entry: Option<&RawFile>, listeners: &BTreeMap<Name, Listener>, cx: &mut Cx) -> Gateway {
+pub(super) fn gateway(
+    entry: Option<&RawFile>,
+    listeners: &BTreeMap<Name, Listener>,
+    stores: &Stores,
+    cx: &mut Cx,
+) -> Gateway {
     let raw = entry.and_then(|raw| raw.gateway.as_ref()).map(|it| it.value.clone()).unwrap_or_default();
     if let Some(proxies) = &raw.trusted_proxies {
         unique(&proxies.value.0, "network", cx);
@@ -201,6 +208,7 @@ pub(super) fn gateway(entry: Option<&RawFile>, listeners: &BTreeMap<Name, Listen
         deadline_header: deadline_header(&raw, cx),
         servers: servers(&raw, cx),
         registries: registries::registries(&raw, cx),
+        stores: stores.checked.clone(),
         drain: drain(&raw, cx),
         state: state(&raw, cx),
         upgrade_socket: upgrade_socket(&raw, listeners, cx),

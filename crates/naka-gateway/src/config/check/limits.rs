@@ -2,17 +2,18 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::{policies::Unnamed, unique};
+use super::{policies::Unnamed, stores::Stores, unique};
 use crate::config::{
     checked::{
-        Adaptive, Bulkhead, Fields, IdentityPart, KeyPart, OnMissing, PolicyKind, RateLimit, Scope, Tiers,
+        Adaptive, Bulkhead, Fields, IdentityPart, KeyPart, OnFailure, OnMissing, PolicyKind, RateLimit,
+        Scope, Shared, Tiers,
     },
     decode::{At, Cx, Named, Or},
     diagnostic::Code,
     node::Span,
     raw::{
         Multiple, RawAdapt, RawAdaptive, RawAdaptiveAlgorithm, RawAdaptiveWord, RawAlgorithmOfLimit,
-        RawBulkhead, RawFields, RawOnMissing, RawPlaces, RawRateLimit, RawScope, TierValue,
+        RawBulkhead, RawFields, RawOnFailure, RawOnMissing, RawPlaces, RawRateLimit, RawScope, TierValue,
     },
     units::Percent,
 };
@@ -24,7 +25,7 @@ const PRIORITIES: usize = 4;
 /// Windows of one rate limit.
 const MAX_RATES: usize = 4;
 
-pub(super) fn rate_limit(raw: &RawRateLimit, cx: &mut Cx) -> Option<Unnamed> {
+pub(super) fn rate_limit(raw: &RawRateLimit, stores: &Stores, cx: &mut Cx) -> Option<Unnamed> {
     let rates = raw.rate.as_ref()?;
     if let Some(last) = rates.value.0.get(MAX_RATES) {
         cx.error(Code::Value, last.span, format!("more than {MAX_RATES} windows in one rate limit"))
@@ -65,6 +66,7 @@ pub(super) fn rate_limit(raw: &RawRateLimit, cx: &mut Cx) -> Option<Unnamed> {
             RawFields::Draft => Fields::Draft,
             RawFields::Legacy => Fields::Legacy,
         },
+        shared: shared(raw, stores, cx),
     });
     if let Some(burst) = raw.burst.as_ref().filter(|_| raw.algorithm() == RawAlgorithmOfLimit::SlidingWindow)
     {
@@ -73,6 +75,30 @@ pub(super) fn rate_limit(raw: &RawRateLimit, cx: &mut Cx) -> Option<Unnamed> {
     }
     let key = raw.key.as_ref().map(|key| key.span);
     Some(Unnamed { kind, enforce: raw.enforce(), scope: scope(raw.scope()), key })
+}
+
+/// With whom it is counted. What is wrong is reported: then what this is counts for nothing.
+fn shared(raw: &RawRateLimit, stores: &Stores, cx: &mut Cx) -> Option<Shared> {
+    let at = raw.shared.as_ref()?;
+    if raw.algorithm() == RawAlgorithmOfLimit::SlidingWindow {
+        cx.error(Code::Conflict, at.key, "a store counts by `gcra`, and not by sliding windows")
+            .help("take `algorithm` away, or `shared`");
+    }
+    let raw = &at.value;
+    let store = stores.find(raw.store.as_ref()?, cx)?;
+    let on_failure = match raw.on_failure() {
+        RawOnFailure::Share => OnFailure::Share,
+        RawOnFailure::Open => OnFailure::Open,
+        RawOnFailure::Closed => OnFailure::Closed,
+    };
+    let Percent(share) = raw.share.as_ref()?.value;
+    Some(Shared {
+        name: Arc::clone(&raw.store.as_ref()?.value.0),
+        store,
+        share: share.into(),
+        lease: number(raw.lease().0),
+        on_failure,
+    })
 }
 
 /// What one request costs, which has to be less than what there is at once.

@@ -20,6 +20,7 @@ mod registries;
 mod routes;
 pub(super) mod scenario;
 mod split;
+mod stores;
 mod telemetry;
 mod tests;
 mod tls;
@@ -81,7 +82,7 @@ pub(crate) fn check(
     let trusted = entry.raw.as_ref().and_then(|raw| raw.gateway.as_ref());
     let trusted = trusted.map(|it| gateway::trusted(&it.value)).unwrap_or_default();
     let listeners = gateway::listeners(&tables, &mut policies, &trusted, now_s, cx);
-    let mut gateway = gateway::gateway(entry.raw.as_deref(), &listeners.checked, cx);
+    let mut gateway = gateway::gateway(entry.raw.as_deref(), &listeners.checked, &tables.stores, cx);
     let mut used = BTreeSet::new();
     let upstreams = upstreams::upstreams(&tables, &listeners.checked, &mut policies, &gateway, now_s, cx);
     let body =
@@ -117,6 +118,7 @@ pub(crate) fn check(
         return None;
     }
     unused(&tables, &policies, &used, cx);
+    tables.stores.unused(&policies.checked, cx);
     let (listeners, policies) = (listeners.checked, policies.checked);
     let config = Config { gateway, listeners, policies, upstreams, routes, tests, hash: 0 };
     Some((config, remembering.finish()))
@@ -232,6 +234,7 @@ pub(crate) struct Tables<'a> {
     routes: Table<'a, super::raw::RawRoute>,
     /// The group of a route that has one.
     group_of: BTreeMap<Name, Name>,
+    stores: stores::Stores,
 }
 
 impl<'a> Tables<'a> {
@@ -248,6 +251,7 @@ impl<'a> Tables<'a> {
             groups: Table::gather(("group", "groups"), files, |raw| raw.groups.as_deref(), cx),
             routes: Table::gather(("route", "routes"), files, |raw| raw.routes.as_deref(), cx),
             group_of: BTreeMap::new(),
+            stores: stores::stores(files.first().and_then(|file| file.raw.as_deref()), cx),
         };
         it.routes.complete &= it.groups.complete;
         for (group, _, raw) in it.groups.read() {

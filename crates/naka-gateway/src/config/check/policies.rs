@@ -249,7 +249,7 @@ impl Policies {
                 tables,
                 owner,
                 (Kind::RateLimit, keys.rate_limit),
-                |raw, _, cx| rate_limit(raw, cx),
+                |raw, _, cx| rate_limit(raw, &tables.stores, cx),
                 cx,
             ),
             self.inlined(tables, owner, (Kind::Bulkhead, keys.bulkhead), |raw, _, cx| bulkhead(raw, cx), cx),
@@ -517,7 +517,7 @@ fn one_kind(name: &str, at: &At<Id>, raw: &RawPolicy, cx: &mut Cx) -> bool {
 
 /// What a policy with a name says.
 fn unnamed(raw: &RawPolicy, tables: &Tables<'_>, stage: Stage, cx: &mut Cx) -> Option<Unnamed> {
-    let rate_limit = raw.rate_limit.as_ref().and_then(|raw| rate_limit(&raw.value, cx));
+    let rate_limit = raw.rate_limit.as_ref().and_then(|raw| rate_limit(&raw.value, &tables.stores, cx));
     let bulkhead = raw.bulkhead.as_ref().and_then(|raw| bulkhead(&raw.value, cx));
     let jwt = raw.jwt.as_ref().and_then(|raw| auth::jwt(raw, cx));
     let api_key = raw.api_key.as_ref().and_then(|raw| auth::api_key(&raw.value, cx));

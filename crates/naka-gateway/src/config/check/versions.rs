@@ -129,7 +129,7 @@ fn version_of(
     }
     let owner =
         At { value: Id(format!("{}/{}", route.value, name.value).into()), span: name.span, key: name.key };
-    let limit = |raw: &_, _: Span, cx: &mut Cx| rate_limit(raw, cx);
+    let limit = |raw: &_, _: Span, cx: &mut Cx| rate_limit(raw, &tables.stores, cx);
     let rate_limit =
         policies.inlined(tables, &owner, (Kind::RateLimit, raw.rate_limit.as_deref()), limit, cx);
     let rewrite = raw.rewrite.as_ref().map(|at| rewrite_of(&at.value, captures, cx));

@@ -163,6 +163,8 @@ pub struct Gateway {
     pub servers: Vec<SocketAddr>,
     /// The registries in which services are looked up.
     pub registries: Registries,
+    /// Stores of accounts.
+    pub stores: BTreeMap<Name, Arc<Store>>,
     /// How the process ends.
     pub drain: Drain,
     /// What outlives it, if anything does.

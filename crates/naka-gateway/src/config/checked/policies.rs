@@ -4,6 +4,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use http::{HeaderName, HeaderValue, Method, StatusCode, uri::PathAndQuery};
 use ipnet::IpNet;
+use naka::key::KeySecret;
 
 use super::{Name, Origin, Respond, Rewrite};
 use crate::{
@@ -275,6 +276,53 @@ pub struct RateLimit {
     pub tiers: Option<Tiers<u32>>,
     /// What responses say about it.
     pub fields: Fields,
+    /// With whom it is counted.
+    pub shared: Option<Shared>,
+}
+
+/// How a limit is counted with other gateways.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Shared {
+    /// Which store has the accounts.
+    pub name: Name,
+    /// It.
+    pub store: Arc<Store>,
+    /// This gateway's part of rate and burst, in percent.
+    pub share: u32,
+    /// The most that is held of one key.
+    pub lease: u32,
+    /// What happens while the store does not answer.
+    pub on_failure: OnFailure,
+}
+
+/// What happens while a store does not answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnFailure {
+    /// The share decides.
+    Share,
+    /// All pass.
+    Open,
+    /// None does.
+    Closed,
+}
+
+/// A store of accounts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Store {
+    /// Where it answers.
+    pub host: Arc<str>,
+    /// At which port.
+    pub port: u16,
+    /// The number of its database.
+    pub database: u16,
+    /// Shown with the password.
+    pub username: Option<Arc<str>>,
+    /// Shown when a connection is made.
+    pub password: Option<Secret>,
+    /// What keys are hashed with.
+    pub secret: KeySecret,
+    /// How long a request waits for an answer.
+    pub timeout: Duration,
 }
 
 /// What each value of something that is known of whoever asks has.
@@ -918,6 +966,11 @@ fn is_of_same_tiers<T>(one: Option<&Tiers<T>>, other: Option<&Tiers<T>>) -> bool
 }
 
 impl RateLimit {
+    /// What its keys are hashed with, if that is not the secret of this process.
+    pub fn secret(&self) -> Option<KeySecret> {
+        self.shared.as_ref().map(|shared| shared.store.secret)
+    }
+
     /// Whether its key asks who it is.
     pub fn needs_identity(&self) -> bool {
         self.tiers.is_some() || self.key.iter().any(|part| matches!(part, KeyPart::Identity(_)))

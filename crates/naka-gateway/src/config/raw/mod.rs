@@ -23,7 +23,7 @@ use super::{
     units::{Between, MaxLoad, OrNever, OrZero, Percent, Size, SizeOrNever, Whole},
     values::{
         Authority, DnsHost, DnsService, ErrorStatuses, FileMode, GrpcService, HostPort, Id, NameServer,
-        OriginForm, RedirectStatus, RequestLine, Statuses, TrustedProxy, Url,
+        OriginForm, RedirectStatus, RedisUrl, RequestLine, Statuses, TrustedProxy, Url,
     },
 };
 
@@ -121,6 +121,8 @@ record! {
         resolver: RawResolver = optional;
         /// The registries in which services are looked up, for all upstreams.
         registries: RawRegistries = optional;
+        /// Stores that have the accounts of limits which several gateways share.
+        stores: Named<Id, RawStore> = optional, "{limits: {redis: \"redis://127.0.0.1:6379/0\", secret: {env: NAKA_LIMITS_SECRET}}}";
         /// How the process ends.
         drain: RawDrain = optional;
         /// What outlives the process: what limits and circuit breakers know.
@@ -515,6 +517,27 @@ record! {
         /// Eureka's servers.
         eureka: RawEurekaServers = optional;
     }
+}
+
+record! {
+    /// A store of accounts.
+    RawStore ("a store such as `{redis: \"redis://127.0.0.1:6379/0\", secret: {env: NAKA_LIMITS_SECRET}}`") {
+        /// Where Redis, or Valkey, answers: its primary, without TLS, and the number of a database.
+        redis: RedisUrl = required, "\"redis://127.0.0.1:6379/0\"";
+        /// Shown with `password`, where there are users (ACL).
+        username: Arc<str> = optional, "naka";
+        /// Shown when a connection is made.
+        password: RawSecret = optional, "{env: REDIS_PASSWORD}";
+        /// What keys are hashed with, at least 16 bytes: the same for all gateways that share, and known to nobody else.
+        secret: RawSecret = required, "{env: NAKA_LIMITS_SECRET}";
+        /// How long a request waits for an answer. Then the store is left alone for a moment, and limits do without.
+        timeout: Duration = "50ms";
+    }
+    instead: url => "write `redis: \"redis://127.0.0.1:6379/0\"`",
+        address => "write `redis: \"redis://127.0.0.1:6379/0\"`",
+        host => "write `redis: \"redis://127.0.0.1:6379/0\"`",
+        valkey => "write `redis:`: they are asked in the same way",
+        db => "write it into the URL: `redis: \"redis://127.0.0.1:6379/0\"`";
 }
 
 record! {

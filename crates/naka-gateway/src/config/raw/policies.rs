@@ -132,14 +132,40 @@ record! {
         tiers: RawTiers = optional, "{by: jwt.tier, plus: 2x}";
         /// What responses say about it.
         fields: RawFields = "none";
+        /// Count with other gateways that ask the same store.
+        shared: RawShared = optional, "{store: limits, share: 34%}";
     }
-    not_built: store;
-    instead: requests => "write `rate: 20/m`",
+    instead: store => "write `shared: {store: limits, share: 34%}`, and the store under `gateway: {stores: …}`",
+        redis => "write `shared: {store: limits, share: 34%}`, and the store under `gateway: {stores: …}`",
+        requests => "write `rate: 20/m`",
         limit => "write `rate: 20/m`",
         average => "write `rate: 20/m`",
         period => "write it into the rate: `rate: 20/m`",
         per => "write it into the rate: `rate: 20/m`",
         by => "write `key: [client_ip]`";
+}
+
+record! {
+    /// How a limit is counted with other gateways.
+    RawShared ("a share such as `{store: limits, share: 34%}`") {
+        /// Which of `gateway.stores` has the accounts. A limit is known there by the name of its policy.
+        store: Id = required, "limits";
+        /// This gateway's part of rate and burst while the store does not answer: a third for one of three.
+        share: Percent = required, "34%";
+        /// The most that is held of one key, for a second: so much more may pass for each gateway. 0: every request asks.
+        lease: Whole<0, 1_000_000> = "5";
+        /// What happens while the store does not answer: the `share` decides, all pass (`open`), or none (`closed`, 503).
+        on_failure: RawOnFailure = "share";
+    }
+    instead: nodes => "write the part of this one: `share: 34%` for one of three",
+        fail_open => "write `on_failure: open`",
+        fail_closed => "write `on_failure: closed`",
+        failure_mode_deny => "write `on_failure: closed`";
+}
+
+words! {
+    /// What happens while a store does not answer.
+    RawOnFailure ("`share`, `open` or `closed`") { Share = "share", Open = "open", Closed = "closed" }
 }
 
 words! {

@@ -44,6 +44,12 @@ impl SharedStore {
         self.0.until_ns.load(Relaxed) == 0
     }
 
+    /// It is there again, as somebody knows: the next request asks it.
+    pub fn answers_again(&self) {
+        self.0.failures.store(0, Relaxed);
+        self.0.until_ns.store(0, Relaxed);
+    }
+
     /// How long one request waits for it at most.
     pub fn timeout(&self) -> Duration {
         self.0.timeout
@@ -61,10 +67,7 @@ impl SharedStore {
         }
         let said = timeout(self.0.timeout, self.0.store.ask(ask)).await.unwrap_or(Err(Unanswered::Failed));
         match said {
-            Ok(_) => {
-                self.0.failures.store(0, Relaxed);
-                self.0.until_ns.store(0, Relaxed);
-            }
+            Ok(_) => self.answers_again(),
             Err(Unanswered::Failed) => {
                 let before = self.0.failures.fetch_add(1, Relaxed).min(5);
                 self.leave_alone((PAUSE_NS << before).min(LONGEST_NS));

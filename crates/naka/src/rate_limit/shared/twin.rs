@@ -21,8 +21,7 @@ const EPSILON: f64 = 1e-6;
 /// What a store knows of one key.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Account {
-    /// Since when the store knew everything, when this was written.
-    epoch_us: u64,
+    /// When it was written.
     at_us: f64,
     windows: Vec<Known>,
 }
@@ -55,9 +54,9 @@ impl Account {
 ///
 /// GCRA as [`evaluate`](crate::rate_limit::evaluate) has it, with what is spent kept as the time `ahead` until it is
 /// back. Per window, with `interval = per / (count * percent)` and `full = most * interval`: a window that was not
-/// counted yet begins with the requests that are spent in one that is not asked for, else with none. A key that was not
-/// written in this epoch has at least `full - (now - epoch)` spent. What comes back is taken off, what is owed is added,
-/// at most `2 * full` in all. Granted is what all windows have free, at most what is wanted, and nothing below the least.
+/// counted yet begins with the requests that are spent in one that is not asked for, else with none. What comes back is
+/// taken off; at least `full - (now - epoch)` is spent, as nobody knows what was before; what is owed is added, to at most
+/// `2 * full`. Granted is what all windows have free, at most what is wanted, and nothing below the least.
 /// Windows of earlier quotas are charged until they have no history.
 pub fn take(account: &Account, ask: &Ask, epoch_us: u64, now_us: u64) -> (Answer, Account) {
     let Ask { wanted, least, owed, back, ref windows, .. } = *ask;
@@ -88,14 +87,10 @@ pub fn take(account: &Account, ask: &Ask, epoch_us: u64, now_us: u64) -> (Answer
             Some(it) => it.ahead_us(gone) * it.count / count,
             None => elsewhere * per / count,
         };
-        let mut ahead = ahead.min(2.0 * full);
-        let lost = full - age;
-        if account.epoch_us != epoch_us && lost > ahead {
-            ahead = lost;
-        }
+        let (ahead, lost) = (ahead.min(2.0 * full), full - age);
         is_young |= lost > 0.0;
-        ahead = (ahead - back * interval).max(0.0);
-        ahead = (ahead + owed * interval).min(2.0 * full);
+        let ahead = (ahead - back * interval).max(0.0).max(lost);
+        let ahead = (ahead + owed * interval).min(2.0 * full);
         free = free.min(((full - ahead) / interval + EPSILON).floor());
         missing = missing.max(ahead + least * interval - full);
         is_enough &= most >= least;
@@ -109,14 +104,15 @@ pub fn take(account: &Account, ask: &Ask, epoch_us: u64, now_us: u64) -> (Answer
     let granted = if is_enough && free >= least { wanted.min(free) } else { 0.0 };
     let mut said = Answer { granted: whole32(granted), is_young, ..Answer::default() };
     said.wait = is_enough.then(|| Duration::from_micros(whole(missing.max(0.0).ceil())));
-    let mut written = Account { epoch_us, at_us: now, windows: Vec::with_capacity(MAX_KNOWN) };
+    let mut written = Account { at_us: now, windows: Vec::with_capacity(MAX_KNOWN) };
     for (mut known, interval, full) in next {
         known.ahead_us += granted * interval;
         let left = ((full - known.ahead_us) / interval + EPSILON).floor().max(0.0);
         said.windows.push((whole(left), Duration::from_micros(whole(known.ahead_us.ceil()))));
         written.windows.push(known);
     }
-    if granted <= 0.0 && owed <= 0.0 && back <= 0.0 {
+    // A clock that went back would leave what is spent spent for as long.
+    if granted <= 0.0 && owed <= 0.0 && back <= 0.0 && account.at_us <= now {
         return (said, account.clone());
     }
     let percent = f64::from(windows[0].percent);
