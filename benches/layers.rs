@@ -67,7 +67,10 @@ use naka::{
     key::Key,
     mirror::{Methods, MirrorConfig, MirrorLayer},
     problem::ProblemLayer,
-    rate_limit::{Algorithm, Factor, Fields, Quota, RateLimitConfig, RateLimitLayer, Window},
+    rate_limit::{
+        Algorithm, Factor, Fields, Quota, RateLimitConfig, RateLimitLayer, Window,
+        shared::{InMemory, SharedStore, Sharing},
+    },
     reject::Head,
     reshape::{ReshapeConfig, ReshapeLayer},
     retry::{Budget, BudgetConfig, RetryConfig, RetryLayer},
@@ -90,6 +93,8 @@ const HAPPY: &[Row] = &[
     Row::new("rate_limit.sliding", 0, || limited(rate(FAST).algorithm(Algorithm::SlidingWindow))),
     Row::new("rate_limit.windows", 0, || limited(rate(windows()))),
     Row::new("rate_limit.cost_tier", 0, limited_by_cost_and_tier),
+    // Of a lease, that is: who has to ask a store allocates a question.
+    Row::new("rate_limit.leased", 0, leased),
     Row::new("rate_limit.draft", 1, || limited(rate(FAST).fields(Fields::Draft))),
     Row::new("rate_limit.legacy", 1, || limited(rate(FAST).fields(Fields::Legacy))),
     Row::new("bulkhead", 0, || runs(BulkheadLayer::new(room()).layer(Bare), Sample::new())),
@@ -279,6 +284,17 @@ fn by_client(head: &Head<'_>) -> Option<Key> {
 
 fn limited(config: RateLimitConfig) -> Runs {
     runs(RateLimitLayer::new(config, by_client).layer(Bare), Sample::new())
+}
+
+fn leased() -> Runs {
+    let store = SharedStore::new(Arc::new(InMemory::new()), Duration::from_secs(1));
+    let layer = RateLimitLayer::new(rate(FAST), by_client).shared(&Sharing::new(store, 50).lease(1_000_000));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    let mut runs = runs(layer.layer(Bare), Sample::new());
+    Box::new(move |calls| {
+        let _asked = runtime.enter(); // Whoever asks has a timeout.
+        runs(calls);
+    })
 }
 
 fn limited_by_cost_and_tier() -> Runs {

@@ -323,15 +323,16 @@ async fn r2_9_a_store_that_forgets_refills_nobody() {
 #[tokio::test(start_paused = true)]
 async fn what_another_limit_refuses_is_charged_to_none() {
     let fake = Arc::<Fake>::default();
-    let own = RateLimitLayer::new(RateLimitConfig::new(Window::per_minute(3)), by_user);
+    let own = RateLimitLayer::new(RateLimitConfig::new(Window::per_minute(2)), by_user);
     let shared = node(&RateLimitConfig::new(Window::per_minute(20)), &sharing(&fake, 100));
     let other = RateLimitLayer::new(RateLimitConfig::new(Window::per_minute(10)), by_user)
         .named(&"other".into())
         .shared(&sharing(&fake, 100));
     let both = [shared.clone(), own, other.clone()].into_iter().collect::<RateLimitLayer>();
-    assert_eq!(admitted(&both, "asha", 50).await, 3);
-    assert_eq!(admitted(&shared, "asha", 50).await, 17);
-    assert_eq!(admitted(&other, "asha", 50).await, 7);
+    // With the second one each store has leased one more, which the third one holds and gives back.
+    assert_eq!(admitted(&both, "asha", 50).await, 2);
+    assert_eq!(admitted(&shared, "asha", 50).await, 18);
+    assert_eq!(admitted(&other, "asha", 50).await, 8);
     let second = [other, shared].into_iter().collect::<RateLimitLayer>();
     advance(Duration::from_secs(6)).await;
     assert_eq!(admitted(&second, "asha", 50).await, 1, "the tighter one");
@@ -385,6 +386,38 @@ async fn a_changed_quota_refills_nobody_and_takes_effect() {
     assert_eq!(admitted(&other, "asha", 40).await, 0, "another period goes on from the one that is gone");
     let back = other.reconfigured(&RateLimitConfig::new(Window::per_minute(20)));
     assert_eq!(admitted(&back, "asha", 40).await, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_passes_under_another_quota_counts_when_the_first_is_back() {
+    let fake = Arc::<Fake>::default();
+    let minute = &nodes(1, Window::per_minute(10), &fake, |it| it.lease(0))[0];
+    assert_eq!(admitted(minute, "asha", 4).await, 4);
+    let hour = minute.reconfigured(&RateLimitConfig::new(Window::per_hour(20)));
+    assert_eq!(admitted(&hour, "asha", 6).await, 6);
+    let back = hour.reconfigured(&RateLimitConfig::new(Window::per_minute(10)));
+    assert_eq!(admitted(&back, "asha", 10).await, 0);
+    advance(Duration::from_secs(6)).await;
+    assert_eq!(admitted(&back, "asha", 10).await, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_that_are_asked_about_are_bounded_and_the_share_decides_beyond() {
+    let fake = Arc::<Fake>::default();
+    fake.is(Mood::Slow(40));
+    let config = RateLimitConfig::new(Window::per_minute(10)).max_keys(32);
+    let node = node(&config, &sharing(&fake, 50).on_failure(OnFailure::Open));
+    let all = (0..500).map(|user: u32| {
+        let node = node.clone();
+        tokio::spawn(async move { status(&node, &user.to_string()).await })
+    });
+    let all = all.collect::<Vec<_>>();
+    sleep(Duration::from_millis(10)).await;
+    assert!(node.keys() <= 2 * 32, "{}", node.keys());
+    assert!(fake.asked() <= 32);
+    for one in all {
+        assert_eq!(one.await.unwrap(), 200);
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -16,6 +16,8 @@ use crate::{clock::Now, observe::Observer, reject::Dependency};
 
 /// How long whoever is refused because there is no store should wait.
 const RETRY: Duration = Duration::from_secs(1);
+/// How often one request waits for somebody else's answer.
+const TURNS: usize = 16;
 
 /// How a limit is shared, and what follows from its quota.
 #[derive(Clone)]
@@ -239,7 +241,8 @@ impl<O: Observer> Limit<O> {
         let (need, store) = (self.need(shared, asked), &shared.sharing.store);
         let until = Instant::now() + store.timeout();
         let mut waited = None;
-        loop {
+        // Of those that wait for one answer all have theirs with the next one, but for what others take meanwhile.
+        for _ in 0..TURNS {
             let now = Now::read();
             let asked = Asked { now_ns: self.account.clock.ns(now), ..*asked };
             if let Some(grant) = self.grant_at_once(shared, &asked, now) {
@@ -275,6 +278,7 @@ impl<O: Observer> Limit<O> {
                 }
             }
         }
+        without(shared)
     }
 }
 
