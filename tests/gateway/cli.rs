@@ -281,4 +281,30 @@ gateway.yaml: at most 49.3 MiB if all is at its bound at once
         json["bounds"].as_array().unwrap().iter().filter_map(|bound| bound["bytes"].as_u64()).sum::<u64>();
     assert_eq!(json["bytes"].as_u64(), Some(sum));
     assert!(says(&["limits", "/nowhere.yaml"], 1).contains("error[file]"));
+    // What is found, and what is shared.
+    let yaml = "
+gateway:
+  admin: none
+  registries: {eureka: {servers: ['http://127.0.0.1:8761/eureka']}}
+  stores: {limits: {redis: 'redis://127.0.0.1:6379', secret: {file: secret}}}
+listeners: {public: {listen: ':1'}}
+upstreams:
+  one: {endpoints: {consul: one}}
+  two: {endpoints: {eureka: TWO}}
+  six: {endpoints: {eureka: SIX}}
+routes:
+  one: {match: {prefix: /}, rate_limit: {rate: 5/s, key: [client_ip], max_keys: 1000, shared: {store: limits, share: 50%}}, upstream: one}
+  two: {match: {prefix: /two}, upstream: two}
+  six: {match: {prefix: /six}, upstream: six}
+";
+    std::fs::write(folder.path().join("secret"), "0123456789abcdef").unwrap();
+    let said = says(&["limits", &write(folder.path(), yaml)], 0);
+    for line in [
+        "16 MiB  one: answers of a registry  (a bound of discovery)",
+        "16 MiB  eureka: answers of a registry  (a bound of discovery)",
+        "8 MiB  six: 4096 endpoints that are found of 2 KiB  (a bound of discovery)",
+        "384 KiB  one/rate_limit: 1024 leases of a rate limit of 384 B  (rate_limit.max_keys)",
+    ] {
+        assert!(said.contains(line), "{line}: {said}");
+    }
 }

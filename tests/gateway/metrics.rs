@@ -25,7 +25,7 @@ use crate::{
 
 /// A gateway that has something of everything that is counted.
 const EVERYTHING: &str = "
-gateway: {admin: {listen: ADMIN}, workers: 2}
+gateway: {admin: {listen: ADMIN}, workers: 2, stores: {limits: {redis: 'redis://127.0.0.1:4', secret: {file: secret}}}}
 listeners:
   public: {listen: PUBLIC}
   secured: {listen: SECURED, tls: {certificates: [{cert: api.pem, key: api.key}]}}
@@ -34,12 +34,13 @@ policies:
   few: {bulkhead: {max: 1, queue: 2}}
   guard: {circuit_breaker: {consecutive: 2}}
   again: {retry: {max: 1}}
+  shared: {rate_limit: {rate: 1000/m, shared: {store: limits, share: 100%}}}
 upstreams:
   gone: {endpoints: ['127.0.0.1:1', '127.0.0.1:2'], circuit_breaker: {consecutive: 5}, health_check: {type: tcp}}
   found: {endpoints: {file: found.yaml}}
 routes:
   gone: {listener: public, match: {path: '/gone/{id}'}, use: [few, guard, again], upstream: gone}
-  found: {listener: public, match: {prefix: /found}, upstream: found}
+  found: {listener: public, match: {prefix: /found}, use: [shared], upstream: found}
   either: {listener: public, match: {prefix: /either}, split: {to: {gone: 50, found: 50}, by: client_ip}}
   both: {listener: public, match: {path: /both}, compose: {calls: {one: {upstream: gone, path: /one}}}}
   fixed: {listener: public, match: {path: /fixed}, use: [limited], respond: {body: fine}}
@@ -51,6 +52,7 @@ async fn everything() -> Process {
     let issued = rcgen::generate_simple_self_signed(["api.example".into()]).unwrap();
     fs::write(folder.path().join("api.pem"), issued.cert.pem()).unwrap();
     fs::write(folder.path().join("api.key"), issued.signing_key.serialize_pem()).unwrap();
+    fs::write(folder.path().join("secret"), "what nobody else knows").unwrap();
     fs::write(folder.path().join("found.yaml"), "- \"127.0.0.1:3\"\n").unwrap();
     let secured = format!("'{}'", free_address());
     let process = Process::start_in(folder, &EVERYTHING.replace("SECURED", &secured)).await;

@@ -5,12 +5,16 @@
 //! bulkhead stands before it. The rows say what is kept there, not what allocators, tables of routes and code take besides; and
 //! that all is at its bound at once is nothing that happens, but what has to be there if it should.
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use serde_json::{Value, json};
 
 use crate::{
-    config::checked::{Config, Name, PolicyKind, Protocol, Route},
+    config::checked::{Config, EndpointSource, Name, PolicyKind, Protocol, Route},
+    discover::{MAX_ENDPOINTS, registry::MAX_ANSWER},
     generation::Generation,
     streams,
     upstream::{H2_STREAM, REPEATED},
@@ -33,6 +37,8 @@ const KEY: u64 = 96;
 const LEASE: u64 = 384;
 /// Tables of keys have so many parts, each of the same size.
 const SHARDS: u64 = 32;
+/// An endpoint with its account, its name and a few labels.
+const ENDPOINT: u64 = 2 << 10;
 /// A breaker of a key.
 const BREAKER: u64 = 250;
 /// What each policy that finds out who asks remembers.
@@ -77,6 +83,7 @@ pub fn limits(generation: &Generation) -> Limits {
     let (config, state) = (&*generation.config, &generation.state);
     let mut limits = Limits { held: long(config.gateway.limits.buffered), ..Limits::default() };
     limits.connections(config);
+    limits.found(config);
     for (identity, (limit, _)) in state.rate_limits.configs() {
         let keys = if limit.key.is_empty() { 1 } else { long(limit.max_keys).next_multiple_of(SHARDS) };
         limits.add("keys of a rate limit", identity, keys, Some(KEY), "rate_limit.max_keys");
@@ -165,6 +172,32 @@ impl Limits {
                 "connections.max, streams; gateway.limits.upstream_connections",
             );
         }
+    }
+
+    /// Endpoints that are found, and what registries may say of them.
+    fn found(&mut self, config: &Config) {
+        let mut registries = BTreeSet::new();
+        for (name, upstream) in &config.upstreams {
+            let Some(discovery) = &upstream.discovery else { continue };
+            self.add(
+                "endpoints that are found",
+                name,
+                long(MAX_ENDPOINTS),
+                Some(ENDPOINT),
+                "a bound of discovery",
+            );
+            match &discovery.source {
+                EndpointSource::Consul(_) => self.answer(name),
+                EndpointSource::Eureka(_) => _ = registries.insert("eureka"),
+                _ => {}
+            }
+        }
+        registries.into_iter().for_each(|registry| self.answer(registry));
+    }
+
+    /// One is asked at a time.
+    fn answer(&mut self, of: &str) {
+        self.add("answers of a registry", of, 1, Some(long(MAX_ANSWER)), "a bound of discovery");
     }
 
     /// The parts of each answer that is composed, and the answer.

@@ -2,6 +2,7 @@
 
 mod consul;
 mod eureka;
+mod secured;
 
 use std::{collections::BTreeMap, time::Duration};
 

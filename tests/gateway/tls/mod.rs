@@ -143,7 +143,7 @@ where
 }
 
 /// How an endpoint of the tests is secured.
-fn serving(pair: &Pair, alpn: &[&'static [u8]], clients: Option<&Authority>) -> ServerConfig {
+pub(crate) fn serving(pair: &Pair, alpn: &[&'static [u8]], clients: Option<&Authority>) -> ServerConfig {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider));
     let builder = builder.with_safe_default_protocol_versions().unwrap();

@@ -43,7 +43,7 @@ pub const VALUE: usize = 512;
 const NAME: usize = 100;
 
 /// The largest answer of a registry that is read, in bytes.
-pub(super) const MAX_ANSWER: usize = 16 << 20;
+pub const MAX_ANSWER: usize = 16 << 20;
 
 /// How long a question may take besides what the registry waits for a change.
 pub(super) const QUESTION: Duration = Duration::from_secs(10);
