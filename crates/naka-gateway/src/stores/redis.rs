@@ -3,7 +3,7 @@
 //! | What is met | What is done |
 //! | --- | --- |
 //! | No connection, or a wrong password | Tried again after 100 ms to 5 s; meanwhile whoever asks is told at once |
-//! | An answer that does not come | After the store's `timeout` whoever asked goes on; the server has [`CONNECT`] for a sign of life, else the connection is made anew |
+//! | An answer that does not come | After the store's `timeout` whoever asked goes on; the server has [`CONNECT`] for a sign of life, else the connection is made anew. Looked at each second, until it answers in time again |
 //! | A server that was started anew, or another one | Its run is a new one: see the script |
 //! | A replica, a cluster, a server that drops keys when memory is short | Not asked: what it says could not be relied on |
 //! | A script that is not known | It is loaded |
@@ -29,7 +29,7 @@ use redis::{
 };
 use tokio::{
     sync::Notify,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tracing::{info, warn};
 
@@ -41,6 +41,8 @@ use crate::{
 
 /// Questions that are under way at once.
 const MAX_ASKED: usize = 1024;
+/// Between two looks at a store that limits do without.
+const LOOK: Duration = Duration::from_secs(1);
 /// Between two attempts to connect.
 const AGAIN: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(5)];
 
@@ -133,10 +135,23 @@ impl Redis {
         Ok(Link { connection, run })
     }
 
-    /// Whether the server shows a sign of life.
-    async fn is_alive(&self, link: &Link) -> bool {
-        let (ping, mut connection) = (redis::cmd("PING"), link.connection.clone());
-        matches!(timeout(CONNECT, ping.query_async::<String>(&mut connection)).await, Ok(Ok(_)))
+    /// Looks at the connection when somebody doubts it; and while limits do without the store now and then, as perhaps
+    /// no request comes that would find out that it is there again. `false`: it is lost.
+    async fn is_fine(&self, link: &Link, store: &SharedStore) -> bool {
+        let is_doubted = timeout(LOOK, self.doubt.told.notified()).await.is_ok();
+        if !is_doubted && store.is_up() {
+            return true;
+        }
+        if self.doubt.is_wrong.swap(false, Relaxed) {
+            return false;
+        }
+        let (ping, mut connection, began) = (redis::cmd("PING"), link.connection.clone(), Instant::now());
+        let is_alive =
+            matches!(timeout(CONNECT, ping.query_async::<String>(&mut connection)).await, Ok(Ok(_)));
+        if is_alive && !is_doubted && began.elapsed() <= store.timeout() {
+            store.answers_again();
+        }
+        is_alive
     }
 }
 
@@ -161,12 +176,7 @@ pub(super) async fn keep(redis: Arc<Redis>, store: SharedStore) {
                     info!(store = %name, %address, "the store is reached again");
                 }
                 failures = 0;
-                loop {
-                    redis.doubt.told.notified().await;
-                    if redis.doubt.is_wrong.swap(false, Relaxed) || !redis.is_alive(&link).await {
-                        break;
-                    }
-                }
+                while redis.is_fine(&link, &store).await {}
                 redis.link.store(None);
                 let why = trouble.last().unwrap_or_else(|| "the connection is lost".to_owned());
                 trouble.set(Some(why));
