@@ -9,6 +9,8 @@ target="$(uname -m)-unknown-linux-musl"
 command -v musl-gcc >/dev/null || { echo "musl-gcc is missing (Debian: apt-get install musl-tools)" >&2; exit 1; }
 if command -v rustup >/dev/null; then rustup target add "$target"; fi
 
+# Names of functions stay, for backtraces; lines are most of its size.
+export CARGO_PROFILE_RELEASE_STRIP="${CARGO_PROFILE_RELEASE_STRIP:-debuginfo}"
 compiler="CC_${target//-/_}"
 export "$compiler=musl-gcc" RUSTFLAGS="-C target-feature=+crt-static ${RUSTFLAGS:-}"
 cargo build --release --locked -p naka-gateway --bin naka --target "$target" ${NAKA_FEATURES:+--features "$NAKA_FEATURES"}
