@@ -420,6 +420,20 @@ async fn keys_that_are_asked_about_are_bounded_and_the_share_decides_beyond() {
     }
 }
 
+/// What is back in less than a millisecond is asked for no sooner than that, and it is not said that it never will be.
+#[tokio::test(start_paused = true)]
+async fn a_wait_that_is_over_is_none_for_ever() {
+    let fake = Arc::<Fake>::default();
+    let window = Window::new(NonZeroU32::new(5_000).unwrap(), Duration::from_secs(1)).burst(NonZeroU32::MIN);
+    let node = &nodes(1, window, &fake, |it| it.lease(0))[0];
+    assert_eq!((status(node, "asha").await, status(node, "asha").await), (200, 429));
+    advance(Duration::from_micros(500)).await;
+    let Finding::Reject(rejection) = said(node, "asha") else { panic!("{:?}", said(node, "asha")) };
+    assert_eq!((rejection.retry_after, rejection.detail), (Some(Duration::ZERO), None));
+    advance(Duration::from_micros(500)).await;
+    assert_eq!(status(node, "asha").await, 200);
+}
+
 #[tokio::test(start_paused = true)]
 async fn tiers_and_costs_are_counted_by_the_store() {
     let fake = Arc::<Fake>::default();

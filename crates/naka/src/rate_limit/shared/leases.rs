@@ -129,8 +129,7 @@ impl Entry {
         }
         let refusal = self.refusal.filter(|it| need.cost >= it.cost && now_ns < it.believed_ns);
         let Some(Refusal { until_ns, is_young, .. }) = refusal else { return Look::Ask };
-        let wait_ns = until_ns.checked_sub(now_ns).filter(|_| until_ns < u64::MAX);
-        let wait = wait_ns.map(Duration::from_nanos);
+        let wait = (until_ns < u64::MAX).then(|| Duration::from_nanos(until_ns.saturating_sub(now_ns)));
         if is_young { Look::Young(wait) } else { Look::Refused(wait) }
     }
 

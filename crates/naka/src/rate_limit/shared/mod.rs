@@ -15,7 +15,7 @@
 //! # Bounds
 //! In any stretch of time `t` all nodes together admit of one key at most
 //! - `burst + count * t / per`, which the store grants,
-//! - `nodes * lease`, which had been granted before,
+//! - `nodes * lease`, which had been granted before, as had what requests need that wait for an answer just then,
 //! - and if the store was away in it, or had lost what it knew, `share * (burst + count * t / per)` for each node
 //!   with [`OnFailure::Share`].
 //!
