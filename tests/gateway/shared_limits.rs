@@ -461,6 +461,18 @@ async fn a_redis_that_stands_still_holds_up_one_request_at_a_time() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_goes_and_comes_is_noticed_though_nobody_asks_it() {
+    let Some(redis) = Redis::start().await else { return };
+    let gateway = Process::start(&yaml(redis.address, "9/h", "share: 30%")).await;
+    up(&gateway).await;
+    let address = redis.kill();
+    gateway.until("it is gone", async || !is_up(&gateway).await).await;
+    let _redis = Redis::start_with(address, &[]).await.unwrap();
+    up(&gateway).await;
+    gateway.says("the store is reached again").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reload_refills_nobody_of_a_shared_limit() {
     let Some(redis) = Redis::start().await else { return };
     let gateway = Process::start(&yaml(redis.address, "9/h", "share: 30%, lease: 2")).await;

@@ -3,7 +3,7 @@
 //! | What is met | What is done |
 //! | --- | --- |
 //! | No connection, or a wrong password | Tried again after 100 ms to 5 s; meanwhile whoever asks is told at once |
-//! | An answer that does not come | After the store's `timeout` whoever asked goes on; the server has [`CONNECT`] for a sign of life, else the connection is made anew. Looked at each second, until it answers in time again |
+//! | An answer that does not come | After the store's `timeout` whoever asked goes on; the server has [`CONNECT`] for a sign of life, else the connection is made anew. It is looked at each second besides: a store that answers in time is asked again |
 //! | A server that was started anew, or another one | Its run is a new one: see the script |
 //! | A replica, a cluster, a server that drops keys when memory is short | Not asked: what it says could not be relied on |
 //! | A script that is not known | It is loaded |
@@ -41,7 +41,7 @@ use crate::{
 
 /// Questions that are under way at once.
 const MAX_ASKED: usize = 1024;
-/// Between two looks at a store that limits do without.
+/// Between two looks at a connection.
 const LOOK: Duration = Duration::from_secs(1);
 /// Between two attempts to connect.
 const AGAIN: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(5)];
@@ -135,20 +135,17 @@ impl Redis {
         Ok(Link { connection, run })
     }
 
-    /// Looks at the connection when somebody doubts it; and while limits do without the store now and then, as perhaps
-    /// no request comes that would find out that it is there again. `false`: it is lost.
+    /// Looks at the connection when somebody doubts it, and now and then, as perhaps no request comes that would find out
+    /// that it is lost, or there again. `false`: it is lost.
     async fn is_fine(&self, link: &Link, store: &SharedStore) -> bool {
         let is_doubted = timeout(LOOK, self.doubt.told.notified()).await.is_ok();
-        if !is_doubted && store.is_up() {
-            return true;
-        }
         if self.doubt.is_wrong.swap(false, Relaxed) {
             return false;
         }
         let (ping, mut connection, began) = (redis::cmd("PING"), link.connection.clone(), Instant::now());
         let is_alive =
             matches!(timeout(CONNECT, ping.query_async::<String>(&mut connection)).await, Ok(Ok(_)));
-        if is_alive && !is_doubted && began.elapsed() <= store.timeout() {
+        if is_alive && !is_doubted && !store.is_up() && began.elapsed() <= store.timeout() {
             store.answers_again();
         }
         is_alive
