@@ -192,7 +192,9 @@ impl Limits {
                 _ => {}
             }
         }
-        registries.into_iter().for_each(|registry| self.answer(registry));
+        for registry in registries {
+            self.answer(registry);
+        }
     }
 
     /// One is asked at a time.
