@@ -247,6 +247,24 @@ async fn up(process: &Process) {
     process.until("the store is reached", async || is_up(process).await).await;
 }
 
+/// How many requests were decided without the store: on a machine that is busy, an answer may come too late.
+async fn without_store(gateways: &[Process]) -> f64 {
+    let mut sum = 0.0;
+    for gateway in gateways {
+        let counted = "naka_policy_decisions_total{policy=\"per-user\",outcome=\"without_store\"}";
+        sum += gateway.metric(counted).await.unwrap();
+    }
+    sum
+}
+
+/// The limit is nine, and of each gateway its share, which is two, if it has had to do without the store: more often than
+/// for the one request that came when it was new.
+async fn within_bound(gateways: &[Process], admitted: &HashMap<String, u32>) {
+    let bound = if without_store(gateways).await > 1.0 { 9 + 3 * 2 } else { 9 };
+    let most = admitted.iter().max_by_key(|it| it.1);
+    assert!(most.unwrap().1 <= &bound, "{most:?} of {bound}");
+}
+
 /// One client on a connection that is kept.
 struct Caller(BufReader<TcpStream>);
 
@@ -316,7 +334,7 @@ async fn r2_9_three_gateways_and_one_redis_admit_of_each_of_a_thousand_keys_what
     redis.grow_old(&gateways[0]).await;
     let mut admitted = HashMap::new();
     round(&gateways, 1_000, 4, &mut admitted).await;
-    assert!(admitted.values().all(|sum| *sum <= 9), "{:?}", admitted.iter().max_by_key(|it| it.1));
+    within_bound(&gateways, &admitted).await;
     // What is missing is leased: it was given back when a gateway asked the next time.
     let all = admitted.values().sum::<u32>();
     assert!(all >= 1_000 * (9 - 3 * 2), "{all}");
@@ -325,19 +343,15 @@ async fn r2_9_three_gateways_and_one_redis_admit_of_each_of_a_thousand_keys_what
     // Killed and started again, empty: nobody is refilled.
     let address = redis.kill();
     round(&gateways, 1_000, 4, &mut admitted).await;
-    let without = gateways[0]
-        .metric("naka_policy_decisions_total{policy=\"per-user\",outcome=\"without_store\"}")
-        .await;
-    assert!(without.unwrap() > 100.0, "{without:?}");
+    let without = without_store(&gateways).await;
+    assert!(without > 100.0, "{without:?}");
     let redis = Redis::start_with(address, &[]).await.unwrap();
     for gateway in &gateways {
         up(gateway).await;
     }
     round(&gateways, 1_000, 4, &mut admitted).await;
     assert!(redis.said(&["DBSIZE"]).await != Reply::Number(0), "it is asked again");
-    // The limit, and of each gateway its share, which is 2 of 9.
-    let most = admitted.iter().max_by_key(|it| it.1);
-    assert!(admitted.values().all(|sum| *sum <= 9 + 3 * 2), "{most:?}");
+    within_bound(&gateways, &admitted).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -350,12 +364,11 @@ async fn r2_9_a_link_that_is_cut_leaves_each_gateway_its_share_and_each_route_it
     round(&gateways, 50, 4, &mut admitted).await;
     link.cut();
     round(&gateways, 50, 4, &mut admitted).await;
-    let most = admitted.iter().max_by_key(|it| it.1);
-    assert!(admitted.values().all(|sum| *sum <= 9 + 3 * 2), "{most:?}");
+    within_bound(&gateways, &admitted).await;
 
     // Somebody of whom nobody knows anything: each gateway has its share of two.
     for gateway in &gateways {
-        assert!(!is_up(gateway).await);
+        gateway.until("it is gone", async || !is_up(gateway).await).await;
         let ready = gateway.json("/readyz?format=json").await;
         let why = ready["without_store"]["limits"].as_str().expect("it says why");
         assert!(!why.is_empty(), "{ready}");
@@ -416,14 +429,14 @@ async fn in_two_networks() {
     redis.grow_old(&gateways[0]).await;
     let mut admitted = HashMap::new();
     round(&gateways, 100, 4, &mut admitted).await;
-    assert!(admitted.values().all(|sum| *sum <= 9), "{:?}", admitted.iter().max_by_key(|it| it.1));
+    within_bound(&gateways, &admitted).await;
     networks::link("down");
     for gateway in &gateways {
         let mut caller = Caller::of(gateway).await;
         for turn in 0..6 {
             assert_eq!(caller.asks("/", "somebody new").await.0, if turn < 2 { 200 } else { 429 });
         }
-        assert!(!is_up(gateway).await);
+        gateway.until("it is gone", async || !is_up(gateway).await).await;
     }
     round(&gateways, 100, 4, &mut admitted).await;
     networks::link("up");
@@ -431,7 +444,7 @@ async fn in_two_networks() {
         up(gateway).await;
     }
     round(&gateways, 100, 4, &mut admitted).await;
-    assert!(admitted.values().all(|sum| *sum <= 9 + 3 * 2), "{:?}", admitted.iter().max_by_key(|it| it.1));
+    within_bound(&gateways, &admitted).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -450,7 +463,7 @@ async fn a_redis_that_stands_still_holds_up_one_request_at_a_time() {
     let failed = gateway.metric("naka_store_questions_total{store=\"limits\",result=\"failed\"}").await;
     // Each pause is twice as long as the one before.
     assert!((1.0..=10.0).contains(&(given_up.unwrap() + failed.unwrap())), "{given_up:?} {failed:?}");
-    assert!(!is_up(&gateway).await);
+    gateway.until("it is gone", async || !is_up(&gateway).await).await;
     redis.signal(Signal::CONT);
     gateway
         .until("it is asked again", async || {
@@ -502,7 +515,12 @@ async fn a_reload_refills_nobody_of_a_shared_limit() {
             passed += u32::from(caller.asks("/", "asha").await.0 == 200);
         }
     }
-    assert_eq!(passed, 9, "six generations");
+    let without = without_store(std::slice::from_ref(&gateway)).await;
+    // The share has been nine tenths.
+    assert!(
+        passed == 9 || without > 1.0 && passed <= 9 + 8,
+        "{passed} in six generations, {without} without the store"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -540,7 +558,8 @@ async fn a_redis_that_cannot_be_relied_on_is_not_asked_and_it_is_said_why() {
         text.replace("timeout: 250ms", "password: x").replace("of all gateways", "of nobody else here");
     let second = Process::start(&other).await;
     second.says("another gateway hashes its keys with another secret").await;
-    assert!(!is_up(&second).await && is_up(&first).await);
+    second.until("it is not asked", async || !is_up(&second).await).await;
+    assert!(is_up(&first).await);
     assert!(!second.log().contains("of nobody else"), "no secret is told");
 }
 
