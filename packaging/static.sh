@@ -7,7 +7,8 @@ cd "$(dirname "$0")/.."
 
 target="$(uname -m)-unknown-linux-musl"
 command -v musl-gcc >/dev/null || { echo "musl-gcc is missing (Debian: apt-get install musl-tools)" >&2; exit 1; }
-if command -v rustup >/dev/null; then rustup target add "$target"; fi
+# Only where it is missing: rustup asks its server even for what is there.
+if command -v rustup >/dev/null && ! rustup target list --installed | grep -xF "$target" >/dev/null; then rustup target add "$target"; fi
 
 # Names of functions stay, for backtraces; lines are most of its size.
 export CARGO_PROFILE_RELEASE_STRIP="${CARGO_PROFILE_RELEASE_STRIP:-debuginfo}"

@@ -41,6 +41,7 @@ mod leaving;
 mod limits;
 mod metrics;
 mod mirror;
+mod networks;
 mod page;
 mod readiness;
 mod real_clients;

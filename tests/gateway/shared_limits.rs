@@ -23,7 +23,10 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::process::{PATIENCE, Process, free_address};
+use crate::{
+    networks,
+    process::{PATIENCE, Process, free_address},
+};
 
 /// A server, killed when dropped.
 struct Redis {
@@ -404,50 +407,30 @@ async fn r2_9_a_link_that_is_cut_leaves_each_gateway_its_share_and_each_route_it
     assert!(passed <= 9 - 2, "{passed}: the first that asked has told of its two");
 }
 
-/// Makes two networks with a link between them, the second one for Redis, and goes on in the first.
-const NETWORKS: &str = "mount -t tmpfs none /run && ip link set lo up && ip netns add far \
-    && ip link add near type veth peer name there netns far && ip addr add 10.99.0.1/30 dev near && ip link set near up \
-    && ip -n far addr add 10.99.0.2/30 dev there && ip -n far link set there up && exec \"$@\"";
-
-/// In namespaces of its own: nothing of the machine's network is touched.
 #[test]
 fn r2_9_a_network_that_is_cut_and_healed_leaves_each_gateway_its_share() {
-    let within = |command: &[&str]| {
-        let mut unshare = Command::new("unshare");
-        unshare.args(["--user", "--map-root-user", "--net", "--mount", "sh", "-c", NETWORKS, "sh"]);
-        unshare.args(command).env("NAKA_NAMESPACES", "1").status().is_ok_and(|status| status.success())
-    };
-    if !within(&["redis-server", "--version"]) {
-        println!(
-            "skipped: namespaces cannot be made here, or `unshare`, `ip` or `redis-server` is not installed"
-        );
-        return;
-    }
-    let me = std::env::current_exe().unwrap();
-    let name = "shared_limits::in_two_networks";
-    assert!(within(&[me.to_str().unwrap(), "--exact", name, "--ignored", "--nocapture"]));
-}
-
-fn link(state: &str) {
-    assert!(Command::new("ip").args(["link", "set", "near", state]).status().unwrap().success());
+    networks::run("shared_limits::in_two_networks", &["redis-server", "--version"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "r2_9_a_network_that_is_cut_and_healed_leaves_each_gateway_its_share runs it in namespaces"]
 async fn in_two_networks() {
-    if std::env::var_os("NAKA_NAMESPACES").is_none() {
+    if !networks::are_here() {
         return;
     }
-    let mut command = Command::new("ip");
-    command.args(["netns", "exec", "far", "redis-server"]);
-    let redis =
-        Redis::run(command, "10.99.0.2:6379".parse().unwrap(), &["--protected-mode", "no"]).await.unwrap();
+    let redis = Redis::run(
+        networks::far("redis-server"),
+        "10.99.0.2:6379".parse().unwrap(),
+        &["--protected-mode", "no"],
+    )
+    .await
+    .unwrap();
     let gateways = three(redis.address, "9/h", "share: 30%, lease: 2").await;
     redis.grow_old(&gateways[0]).await;
     let mut admitted = HashMap::new();
     round(&gateways, 100, 4, &mut admitted).await;
     within_bound(&gateways, &admitted).await;
-    link("down");
+    networks::link("down");
     for gateway in &gateways {
         let mut caller = Caller::of(gateway).await;
         for turn in 0..6 {
@@ -456,7 +439,7 @@ async fn in_two_networks() {
         gateway.until("it is gone", async || !is_up(gateway).await).await;
     }
     round(&gateways, 100, 4, &mut admitted).await;
-    link("up");
+    networks::link("up");
     for gateway in &gateways {
         up(gateway).await;
     }

@@ -1,7 +1,7 @@
 //! The cases of the Gateway API's conformance suite, by their names, in manifests of our own.
 //!
-//! Where the suite expects 404 because of a method that no rule has, naka says 405 and `Allow`; and a rule for GET is one for
-//! HEAD, too (RFC 9110, section 9.3.2).
+//! Where the suite expects 404 because of a method that no rule has, naka says 405 and `Allow` (RFC 9110, section 15.5.6); and
+//! a rule for GET is one for HEAD, too (section 9.3.2), where the suite expects 404. Both are in docs/importing.md.
 
 use naka_gateway::import::{Api, Level};
 use naka_testkit::upstream::{Step, Upstream};
@@ -185,12 +185,20 @@ async fn http_route_method_matching() {
       {matches: [{path: {type: PathPrefix, value: /path5}}], backendRefs: [{name: v1, port: 80}]},
       {matches: [{method: PATCH}], backendRefs: [{name: v2, port: 80}]},
       {matches: [{headers: [{name: version, value: four}]}], backendRefs: [{name: v3, port: 80}]}";
+    let yaml = gateway(HTTP) + &route("r", "", rules);
+    let report = imported(Api::GatewayApi, &yaml, &with_endpoints(&BACKENDS));
+    let changed = found(&report, Level::Changed);
+    let told = changed.iter().filter(|(_, message)| message.contains("a match for GET is one for HEAD"));
+    assert_eq!(told.count(), 2, "{}", report.report);
     holds(
         "HTTPRouteMethodMatching",
-        &(gateway(HTTP) + &route("r", "", rules)),
+        &yaml,
         &[
             ("POST http://a/", &[], Backend("v1")),
             ("GET http://a/", &[], Backend("v2")),
+            // Two that the suite answers with 404: who answers GET answers HEAD.
+            ("HEAD http://a/", &[], Status(200)),
+            ("HEAD http://a/path1", &[], Status(200)),
             ("GET http://a/path1", &[], Backend("v1")),
             ("PUT http://a/", &[("version", "one")], Backend("v2")),
             ("POST http://a/path2", &[("version", "two")], Backend("v3")),

@@ -203,6 +203,46 @@ async fn what_of_a_policy_cannot_be_said_keeps_out() {
     }
 }
 
+/// Also what it does without a word: five failures in a row, for 30 s, and a tenth of them at the most.
+#[test]
+fn outliers_are_ejected_as_they_were_and_an_empty_word_ejects_after_five() {
+    for (outliers, expected) in [
+        ("{}", Some("{consecutive: 5, failure_rate: never, open: 30s..5m, max_ejected: 10%}")),
+        (
+            "{consecutive5xxErrors: 7, maxEjectionPercent: 100}",
+            Some("{consecutive: 7, failure_rate: never, open: 30s..5m, max_ejected: all}"),
+        ),
+        (
+            "{consecutiveGatewayErrors: 3, baseEjectionTime: 10m}",
+            Some("{consecutive: 3, failure_rate: never, open: 10m, statuses: [502-504], max_ejected: 10%}"),
+        ),
+        ("{consecutive5xxErrors: 0}", None),
+    ] {
+        let rule = format!(
+            "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: d, namespace: shop}}\nspec: {{host: app, trafficPolicy: {{outlierDetection: {outliers}}}}}\n---\n"
+        );
+        let yaml =
+            GATEWAY.to_owned() + &rule + &virtual_service("a", "a.example", &format!("{{{}}}", to("app")));
+        let imported = imported(Api::Istio, &yaml, &with_endpoints(&["app"]));
+        let breaker = imported.text.lines().find_map(|line| line.trim().strip_prefix("circuit_breaker: "));
+        assert_eq!(breaker, expected, "{outliers}\n{}", imported.text);
+    }
+}
+
+#[test]
+fn a_match_for_get_is_one_for_head_and_that_is_told() {
+    for (method, is_told) in
+        [("exact: GET", true), ("regex: GET|POST", true), ("regex: GET|HEAD", false), ("exact: POST", false)]
+    {
+        let rule = format!("{{match: [{{method: {{{method}}}}}], {}}}", to("app"));
+        let yaml = GATEWAY.to_owned() + &virtual_service("a", "a.example", &rule);
+        let imported = imported(Api::Istio, &yaml, &with_endpoints(&["app"]));
+        let changed = found(&imported, Level::Changed);
+        let told = changed.iter().any(|(_, message)| message.contains("a match for GET is one for HEAD"));
+        assert_eq!(told, is_told, "{method}\n{}", imported.report);
+    }
+}
+
 #[test]
 fn subsets_are_never_mixed() {
     let rule = "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: d, namespace: shop}\nspec: {host: app, subsets: [{name: v1, labels: {version: v1}}, {name: v3, labels: {version: v3}}]}\n---\n";
@@ -285,6 +325,7 @@ async fn a_token_is_looked_at_where_there_is_one_and_asked_for_where_a_policy_sa
         "{}",
         open.report
     );
+    assert!(open.text.contains("audiences: [shop]"), "{}", open.text);
     let running = Running::new(&open.text, &["app"]);
     assert_eq!(running.ask(80, request("GET http://a.example/", &[])).await.status(), 200, "{}", open.text);
     let wrong = running.ask(80, request("GET http://a.example/", &[("authorization", "Bearer none")])).await;

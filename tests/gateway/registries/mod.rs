@@ -2,6 +2,7 @@
 
 mod consul;
 mod eureka;
+mod network;
 mod secured;
 
 use std::{collections::BTreeMap, time::Duration};

@@ -1,6 +1,6 @@
 //! What is done with a request, in the words that both APIs share: headers, CORS, shares, durations.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use http::{HeaderName, HeaderValue, Method};
 
@@ -33,6 +33,17 @@ pub(super) fn path(said: &Said, findings: &mut Findings) -> Option<String> {
         return None;
     }
     valid::<Template>(said, findings)
+}
+
+/// Who answers GET answers HEAD (RFC 9110, section 9.3.2), where a match of a cluster names GET alone.
+pub(super) fn tell_of_head(methods: &BTreeSet<Arc<str>>, at: Span, findings: &mut Findings) {
+    if methods.contains("GET") && !methods.contains("HEAD") {
+        findings.changed(
+            at,
+            "a match for GET is one for HEAD, too; it was for GET alone",
+            "write `authorize: {not: {method: HEAD}}` on the route if it shall not be: that is 403",
+        );
+    }
 }
 
 /// Whether the grammar takes it for a method.

@@ -307,6 +307,7 @@ impl Reader<'_, '_, '_, '_> {
         if let Some(method) = fields.said("method", self.findings) {
             if action::is_method(&method.text) {
                 matches.methods = BTreeSet::from([Arc::from(method.text)]);
+                action::tell_of_head(&matches.methods, method.at, self.findings);
             } else {
                 self.findings.error(method.at, format!("{} is no method", quoted(&method.text)), "");
                 is_whole = false;

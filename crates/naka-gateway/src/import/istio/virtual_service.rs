@@ -171,10 +171,12 @@ impl Reader<'_, '_, '_, '_, '_, '_> {
                 None => is_whole = false,
             }
         }
+        let method_at = fields.at("method");
         if let Some(method) = fields.take("method") {
             match alternatives(method, "method", findings) {
                 Some(methods) if methods.iter().all(|it| action::is_method(it)) => {
                     matches.methods = methods.into_iter().map(Arc::from).collect();
+                    action::tell_of_head(&matches.methods, method_at, findings);
                 }
                 _ => is_whole = false,
             }
