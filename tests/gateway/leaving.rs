@@ -15,6 +15,8 @@ use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use naka_testkit::{
+    consul::Consul,
+    eureka::Eureka,
     upstream::{Step, Upstream, ok},
     websocket::accept,
 };
@@ -80,6 +82,53 @@ async fn r10_8_a_rolling_restart_fails_no_request() {
         let next = gateway.spawn_beside("gateway.yaml", &config, &[]);
         next.says("naka is ready").await;
         *gateway = next;
+    }
+    load.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r1_9_gateways_and_backends_out_of_consul_are_restarted_in_turn_and_no_request_fails() {
+    let consul = Consul::start("127.0.0.1:0").await;
+    let registry = format!("consul: {{address: 'http://{}'}}", consul.address());
+    restarted_in_turn(&registry, "{consul: app}", |at| consul.has_at("app", at)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r1_9_gateways_and_backends_out_of_eureka_are_restarted_in_turn_and_no_request_fails() {
+    let eureka = Eureka::start("127.0.0.1:0").await;
+    let registry = format!("eureka: {{servers: ['http://{}/eureka'], refresh: 1s}}", eureka.address());
+    restarted_in_turn(&registry, "{eureka: APP}", |at| eureka.has_at("APP", at)).await;
+}
+
+/// Each of two gateways ends and begins anew, cold; each of two backends leaves the registry, and another one comes.
+async fn restarted_in_turn(registry: &str, endpoints: &str, has: impl Fn(&[&str])) {
+    let config = config("", "{grace: 2s, deadline: 30s}").replace("['']", endpoints);
+    let config = config.replacen("gateway: {", &format!("gateway: {{registries: {{{registry}}}, "), 1);
+    let mut backends = [upstream().await, upstream().await];
+    has(&[backends[0].address(), backends[1].address()]);
+    let mut gateways = [Process::start(&config).await, Process::start(&config).await];
+    let load = Load::start(Protocol::H1, [gateways[0].public, gateways[1].public]);
+    for round in 0..4 {
+        let by_then = load.answered();
+        gateways[0].until("all are at work", async || load.answered() > by_then + 50).await;
+        let gateway = &mut gateways[round % 2];
+        gateway.signal(Signal::TERM);
+        assert_eq!(gateway.end().await.code(), Some(0), "{}", gateway.log());
+        let next = gateway.spawn_beside("gateway.yaml", &config, &[]);
+        next.says("naka is ready").await;
+        *gateway = next;
+        // Out of the registry first, and gone when nobody sends there any more.
+        let new = upstream().await;
+        has(&[new.address(), backends[(round + 1) % 2].address()]);
+        let old = std::mem::replace(&mut backends[round % 2], new);
+        for gateway in &gateways {
+            let goes = async || gateway.json("/upstreams").await.to_string().contains(old.address());
+            gateway.until("it is heard of", async || !goes().await).await;
+        }
+        sleep(Duration::from_millis(500)).await; // What is under way takes 20 ms.
+        let asked = old.requests();
+        sleep(Duration::from_millis(200)).await;
+        assert_eq!(old.requests(), asked);
     }
     load.end().await;
 }

@@ -340,12 +340,16 @@ async fn r2_9_three_gateways_and_one_redis_admit_of_each_of_a_thousand_keys_what
     assert!(all >= 1_000 * (9 - 3 * 2), "{all}");
     assert_eq!(admitted.len(), 1_000);
 
-    // Killed and started again, empty: nobody is refilled.
-    let address = redis.kill();
-    round(&gateways, 1_000, 4, &mut admitted).await;
+    // Killed and started again, empty, while they ask: nobody is refilled.
+    let killed = async {
+        sleep(Duration::from_millis(300)).await;
+        let address = redis.kill();
+        sleep(Duration::from_millis(700)).await;
+        Redis::start_with(address, &[]).await.unwrap()
+    };
+    let ((), redis) = tokio::join!(round(&gateways, 1_000, 8, &mut admitted), killed);
     let without = without_store(&gateways).await;
-    assert!(without > 100.0, "{without:?}");
-    let redis = Redis::start_with(address, &[]).await.unwrap();
+    assert!(without > 10.0, "{without:?}");
     for gateway in &gateways {
         up(gateway).await;
     }
@@ -464,6 +468,8 @@ async fn a_redis_that_stands_still_holds_up_one_request_at_a_time() {
     // Each pause is twice as long as the one before.
     assert!((1.0..=10.0).contains(&(given_up.unwrap() + failed.unwrap())), "{given_up:?} {failed:?}");
     gateway.until("it is gone", async || !is_up(&gateway).await).await;
+    let ready = gateway.json("/readyz?format=json").await;
+    assert_eq!(ready["without_store"]["limits"], "it does not answer in time");
     redis.signal(Signal::CONT);
     gateway
         .until("it is asked again", async || {
@@ -549,6 +555,36 @@ async fn a_redis_that_cannot_be_relied_on_is_not_asked_and_it_is_said_why() {
         assert_eq!(as_user(&gateway, "asha").await, 200, "its share");
         gateway.says("limits do without their store").await;
     }
+    // A user that may do as much as the documents say, and no more; one who may not do all of it; no memory.
+    const ALLOWED: [&str; 6] = ["+info", "+get", "+set", "+time", "+evalsha", "+script|load"];
+    let users = |user: &[&'static str]| [&["--user", "naka", "on", ">x", "~naka:*"][..], user].concat();
+    let users = [users(&ALLOWED), users(&ALLOWED[..3]), users(&ALLOWED[..4])];
+    for (may, user) in users.iter().enumerate().map(|(place, user)| (place == 0, user)) {
+        let server = Redis::start_with(free_address(), user).await.unwrap();
+        let text = yaml(server.address, "9/h", "share: 30%")
+            .replace("timeout: 250ms", "username: naka, password: x");
+        let gateway = Process::start(&text).await;
+        if may {
+            up(&gateway).await;
+            gateway.says("the store is reached; ").await;
+            continue;
+        }
+        gateway.says("limits do without their store").await;
+        assert_eq!(as_user(&gateway, "asha").await, 200, "its share");
+        assert!(!is_up(&gateway).await, "{}", gateway.log());
+    }
+    let full = start(&["--maxmemory", "900kb"]).await.unwrap();
+    let gateway = Process::start(&yaml(full.address, "9/h", "share: 30%")).await;
+    gateway.says("limits do without their store").await;
+    for turn in 0..30 {
+        as_user(&gateway, &turn.to_string()).await;
+        assert!(!is_up(&gateway).await, "{}", gateway.log());
+    }
+    let people = gateway.get("/readyz?verbose").await.unwrap().1;
+    assert!(
+        people.contains("[!] store limits: limits do without it: ") && people.contains("OOM"),
+        "{people}"
+    );
     // The password that is right, and one secret for all.
     let text = yaml(locked.address, "9/h", "share: 30%");
     let first = Process::start(&text.replace("timeout: 250ms", "password: x")).await;

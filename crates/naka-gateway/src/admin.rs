@@ -308,7 +308,9 @@ impl Admin {
         let is_ready = conditions.iter().all(ReadyCondition::holds);
         if is_for_people {
             let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-            return text(status, monitor::to_text(&conditions));
+            let stores = generation.state.without_store().into_iter();
+            let stores = stores.map(|(name, why)| format!("[!] store {name}: limits do without it: {why}\n"));
+            return text(status, monitor::to_text(&conditions) + &stores.collect::<String>());
         }
         let without_keys = without_keys.into_iter().map(|(name, why)| (name.to_string(), Value::String(why)));
         let stale = generation.state.stale(Now::read()).into_iter();

@@ -33,7 +33,7 @@ struct Trouble(Arc<Mutex<(Option<String>, Option<String>)>>);
 impl Trouble {
     #[cfg_attr(not(feature = "redis"), expect(dead_code, reason = "nobody is reached"))]
     fn set(&self, why: Option<String>) {
-        self.lock().0 = why;
+        *self.lock() = (why, None); // What went wrong before does not any more.
     }
 
     #[cfg_attr(not(feature = "redis"), expect(dead_code, reason = "nobody fails"))]

@@ -3,9 +3,10 @@
 //! | What is met | What is done |
 //! | --- | --- |
 //! | No connection, or a wrong password | Tried again after 100 ms to 5 s; meanwhile whoever asks is told at once |
-//! | An answer that does not come | After the store's `timeout` whoever asked goes on; the server has [`CONNECT`] for a sign of life, else the connection is made anew. It is looked at each second besides: a store that answers in time is asked again |
+//! | An answer that does not come | After the store's `timeout` whoever asked goes on; the server has [`CONNECT`] for a question that means nothing, else the connection is made anew. That is asked each second besides: a store that answers it in time is asked by requests again |
 //! | A server that was started anew, or another one | Its run is a new one: see the script |
 //! | A replica, a cluster, a server that drops keys when memory is short | Not asked: what it says could not be relied on |
+//! | A script that cannot run: too little memory, a user that may not | No connection counts before it has run once |
 //! | A script that is not known | It is loaded |
 //! | Another secret | Not asked, and said: keys would be other ones |
 
@@ -99,7 +100,7 @@ impl Redis {
         }
     }
 
-    async fn connect(&self) -> Result<Link, String> {
+    async fn connect(&self) -> Result<(Link, Duration), String> {
         let client = self.client.as_ref().map_err(said)?;
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT))
@@ -132,7 +133,24 @@ impl Redis {
             return Err(SECRET.to_owned());
         }
         let run = is("run_id").ok_or("it does not say its `run_id`")?.to_owned();
-        Ok(Link { connection, run })
+        let link = Link { connection, run };
+        // Whoever can be connected to may still not do what it should.
+        let known_for = timeout(CONNECT, self.tried(&link)).await.map_err(|_| SILENT.to_owned())??;
+        Ok((link, known_for))
+    }
+
+    /// Asks a question that means nothing, and writes as others do. For how long everything is known there.
+    async fn tried(&self, link: &Link) -> Result<Duration, String> {
+        let mut question = TAKE.prepare_invoke();
+        question.key("naka:tried").key(EPOCH).arg(&link.run).arg(&self.check).arg([1, 1, 0, 0].as_slice());
+        question.arg(1_000_000_u64).arg([1_u32, 1, 100, 1].as_slice());
+        let mut connection = link.connection.clone();
+        let numbers =
+            question.invoke_async::<Vec<i64>>(&mut connection).await.map_err(|error| said(&error))?;
+        let [_, _, _, now, epoch, ..] = numbers[..] else {
+            return Err("its answer makes no sense".to_owned());
+        };
+        Ok(Duration::from_micros(u64::try_from(now.saturating_sub(epoch)).unwrap_or(0)))
     }
 
     /// Looks at the connection when somebody doubts it, and now and then, as perhaps no request comes that would find out
@@ -142,11 +160,18 @@ impl Redis {
         if self.doubt.is_wrong.swap(false, Relaxed) {
             return false;
         }
-        let (ping, mut connection, began) = (redis::cmd("PING"), link.connection.clone(), Instant::now());
-        let is_alive =
-            matches!(timeout(CONNECT, ping.query_async::<String>(&mut connection)).await, Ok(Ok(_)));
-        if is_alive && !is_doubted && !store.is_up() && began.elapsed() <= store.timeout() {
+        let began = Instant::now();
+        let why = match timeout(CONNECT, self.tried(link)).await {
+            Ok(Ok(_)) => None,
+            Ok(Err(why)) => Some(why),
+            Err(_) => Some(SILENT.to_owned()),
+        };
+        if why.is_none() && !is_doubted && !store.is_up() && began.elapsed() <= store.timeout() {
             store.answers_again();
+        }
+        let is_alive = why.is_none();
+        if let Some(why) = why {
+            self.trouble.failed(why);
         }
         is_alive
     }
@@ -164,14 +189,13 @@ pub(super) async fn keep(redis: Arc<Redis>, store: SharedStore) {
     let (often, mut failures, mut is_told) = (Seldom::new(), 0_u32, false);
     loop {
         match redis.connect().await {
-            Ok(link) => {
+            Ok((link, known_for)) => {
                 let link = Arc::new(link);
                 redis.link.store(Some(Arc::clone(&link)));
                 trouble.set(None);
                 store.answers_again();
-                if std::mem::take(&mut is_told) {
-                    info!(store = %name, %address, "the store is reached again");
-                }
+                let again = if std::mem::take(&mut is_told) { " again" } else { "" };
+                info!(store = %name, %address, ?known_for, "the store is reached{again}; limits that refill in more than `known_for` are kept by shares until then");
                 failures = 0;
                 while redis.is_fine(&link, &store).await {}
                 redis.link.store(None);
@@ -236,6 +260,7 @@ impl Accounts for Redis {
     }
 }
 
+const SILENT: &str = "it does not answer in time";
 /// Since when everything is known, whose run that is, and by which secret.
 const EPOCH: &str = "naka:epoch";
 const SECRET: &str = "another gateway hashes its keys with another secret: give all the same `secret`, or delete the key `naka:epoch` there, if this is the new one";
