@@ -529,6 +529,9 @@ async fn a_reload_refills_nobody_of_a_shared_limit() {
     );
 }
 
+/// What the documents say that a user needs.
+const ALLOWED: [&str; 6] = ["+info", "+get", "+set", "+time", "+evalsha", "+script|load"];
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_that_cannot_be_relied_on_is_not_asked_and_it_is_said_why() {
     let Some(good) = Redis::start().await else { return };
@@ -556,7 +559,6 @@ async fn a_redis_that_cannot_be_relied_on_is_not_asked_and_it_is_said_why() {
         gateway.says("limits do without their store").await;
     }
     // A user that may do as much as the documents say, and no more; one who may not do all of it; no memory.
-    const ALLOWED: [&str; 6] = ["+info", "+get", "+set", "+time", "+evalsha", "+script|load"];
     let users = |user: &[&'static str]| [&["--user", "naka", "on", ">x", "~naka:*"][..], user].concat();
     let users = [users(&ALLOWED), users(&ALLOWED[..3]), users(&ALLOWED[..4])];
     for (may, user) in users.iter().enumerate().map(|(place, user)| (place == 0, user)) {

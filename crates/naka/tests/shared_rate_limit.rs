@@ -401,6 +401,64 @@ async fn what_passes_under_another_quota_counts_when_the_first_is_back() {
     assert_eq!(admitted(&back, "asha", 10).await, 1);
 }
 
+/// While one node has another quota of the same period already, and owes something.
+#[tokio::test(start_paused = true)]
+async fn a_smaller_quota_of_another_node_refills_nobody() {
+    let fake = Arc::<Fake>::default();
+    let wide = &nodes(1, Window::per_hour(600), &fake, |it| it.lease(0))[0];
+    let hour = Duration::from_hours(1);
+    let narrow = Window::new(NonZeroU32::new(600).unwrap(), hour).burst(NonZeroU32::new(10).unwrap());
+    let narrow = &nodes(1, narrow, &fake, |it| it.lease(0))[0];
+    assert_eq!(admitted(wide, "asha", 500).await, 500);
+    fake.is(Mood::Fails);
+    assert_eq!(admitted(narrow, "asha", 1).await, 1, "its share");
+    fake.is(Mood::Well);
+    advance(Duration::from_secs(12)).await;
+    assert_eq!(admitted(narrow, "asha", 5).await, 0, "all of its ten are spent");
+    assert_eq!(fake.last().owed, 1);
+    let left = admitted(wide, "asha", 600).await;
+    assert!((100..=102).contains(&left), "{left}: of 500 two have come back, and one was owed");
+}
+
+/// What the shares let pass while the store knew nothing is not charged once more when it does.
+#[tokio::test(start_paused = true)]
+async fn after_a_loss_everything_is_there_again_when_it_has_come_back() {
+    let fake = Arc::<Fake>::default();
+    let nodes = nodes(3, Window::per_minute(60), &fake, |it| it);
+    fake.inner.forget();
+    for node in &nodes {
+        assert_eq!(admitted(node, "asha", 60).await, 20, "its share");
+    }
+    for _ in 0..6 {
+        advance(Duration::from_secs(10)).await;
+        for node in &nodes {
+            _ = status(node, "asha").await; // Tells what it owes.
+        }
+    }
+    advance(Duration::from_secs(18)).await;
+    let left = admitted(&nodes[0], "asha", 60).await;
+    assert!(left >= 15, "{left}: eighteen have come back since the last one");
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_that_fail_at_once_are_one_outage() {
+    let fake = Arc::<Fake>::default();
+    fake.is(Mood::Mute);
+    let sharing = sharing(&fake, 34);
+    let node = node(&RateLimitConfig::new(Window::per_minute(600)), &sharing);
+    let all = (0..50).map(|user: u32| {
+        let node = node.clone();
+        tokio::spawn(async move { status(&node, &user.to_string()).await })
+    });
+    for one in all.collect::<Vec<_>>() {
+        assert_eq!(one.await.unwrap(), 200);
+    }
+    fake.asked();
+    fake.is(Mood::Well);
+    advance(Duration::from_millis(250)).await;
+    assert_eq!((status(&node, "asha").await, fake.asked(), sharing.store.is_up()), (200, 1, true));
+}
+
 #[tokio::test(start_paused = true)]
 async fn keys_that_are_asked_about_are_bounded_and_the_share_decides_beyond() {
     let fake = Arc::<Fake>::default();

@@ -44,6 +44,8 @@ use crate::{
 const MAX_ASKED: usize = 1024;
 /// Between two looks at a connection.
 const LOOK: Duration = Duration::from_secs(1);
+/// A connection that is lost sooner was none.
+const LIVED: Duration = Duration::from_secs(10);
 /// Between two attempts to connect.
 const AGAIN: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(5)];
 
@@ -58,7 +60,8 @@ pub(super) struct Redis {
     check: String,
     link: ArcSwapOption<Link>,
     asked: Arc<AtomicUsize>,
-    doubt: Arc<Doubt>,
+    /// How long a question to it may take.
+    timeout: Duration,
     trouble: Trouble,
 }
 
@@ -74,6 +77,7 @@ struct Doubt {
 struct Link {
     connection: MultiplexedConnection,
     run: String,
+    doubt: Doubt,
 }
 
 impl Redis {
@@ -95,7 +99,7 @@ impl Redis {
             check: format!("{:016x}", store.secret.check()),
             link: ArcSwapOption::empty(),
             asked: Arc::default(),
-            doubt: Arc::default(),
+            timeout: store.timeout.max(CONNECT),
             trouble,
         }
     }
@@ -104,7 +108,7 @@ impl Redis {
         let client = self.client.as_ref().map_err(said)?;
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT))
-            .set_response_timeout(Some(CONNECT))
+            .set_response_timeout(Some(self.timeout))
             .set_pipeline_buffer_size(MAX_ASKED);
         let connected = timeout(CONNECT * 2, client.get_multiplexed_async_connection_with_config(&config));
         let mut connection =
@@ -133,7 +137,7 @@ impl Redis {
             return Err(SECRET.to_owned());
         }
         let run = is("run_id").ok_or("it does not say its `run_id`")?.to_owned();
-        let link = Link { connection, run };
+        let link = Link { connection, run, doubt: Doubt::default() };
         // Whoever can be connected to may still not do what it should.
         let known_for = timeout(CONNECT, self.tried(&link)).await.map_err(|_| SILENT.to_owned())??;
         Ok((link, known_for))
@@ -142,11 +146,16 @@ impl Redis {
     /// Asks a question that means nothing, and writes as others do. For how long everything is known there.
     async fn tried(&self, link: &Link) -> Result<Duration, String> {
         let mut question = TAKE.prepare_invoke();
-        question.key("naka:tried").key(EPOCH).arg(&link.run).arg(&self.check).arg([1, 1, 0, 0].as_slice());
+        question.key("naka:tried").key(EPOCH).arg(&link.run).arg(&self.check).arg([1, 1, 1, 0].as_slice());
         question.arg(1_000_000_u64).arg([1_u32, 1, 100, 1].as_slice());
         let mut connection = link.connection.clone();
         let numbers =
             question.invoke_async::<Vec<i64>>(&mut connection).await.map_err(|error| said(&error))?;
+        // Behind an address there may be another server by now, to a proxy that keeps our side.
+        let info = redis::cmd("INFO").arg("server").query_async::<String>(&mut connection).await;
+        if !info.map_err(|error| said(&error))?.contains(&link.run) {
+            return Err("another server answers".to_owned());
+        }
         let [_, _, _, now, epoch, ..] = numbers[..] else {
             return Err("its answer makes no sense".to_owned());
         };
@@ -156,8 +165,8 @@ impl Redis {
     /// Looks at the connection when somebody doubts it, and now and then, as perhaps no request comes that would find out
     /// that it is lost, or there again. `false`: it is lost.
     async fn is_fine(&self, link: &Link, store: &SharedStore) -> bool {
-        let is_doubted = timeout(LOOK, self.doubt.told.notified()).await.is_ok();
-        if self.doubt.is_wrong.swap(false, Relaxed) {
+        let is_doubted = timeout(LOOK, link.doubt.told.notified()).await.is_ok();
+        if link.doubt.is_wrong.load(Relaxed) {
             return false;
         }
         let began = Instant::now();
@@ -196,8 +205,9 @@ pub(super) async fn keep(redis: Arc<Redis>, store: SharedStore) {
                 store.answers_again();
                 let again = if std::mem::take(&mut is_told) { " again" } else { "" };
                 info!(store = %name, %address, ?known_for, "the store is reached{again}; limits that refill in more than `known_for` are kept by shares until then");
-                failures = 0;
+                let began = Instant::now();
                 while redis.is_fine(&link, &store).await {}
+                failures = if began.elapsed() < LIVED { failures.saturating_add(1) } else { 0 };
                 redis.link.store(None);
                 let why = trouble.last().unwrap_or_else(|| "the connection is lost".to_owned());
                 trouble.set(Some(why));
@@ -238,7 +248,7 @@ impl Accounts for Redis {
         for shape in &*ask.windows {
             question.arg(shape.per_ns).arg([shape.count, shape.burst, shape.percent, shape.most].as_slice());
         }
-        let doubting = Doubting { doubt: Arc::clone(&self.doubt), is_over: false };
+        let doubting = Doubting { link: Arc::clone(&link), is_over: false };
         let (trouble, mut connection) = (self.trouble.clone(), link.connection.clone());
         Box::pin(async move {
             let _place = place;
@@ -247,7 +257,7 @@ impl Accounts for Redis {
                 Ok(numbers) => read(&numbers),
                 Err(error) => {
                     trouble.failed(said(&error));
-                    doubting.doubt.is_wrong.store(true, Relaxed);
+                    doubting.link.doubt.is_wrong.store(true, Relaxed);
                     None
                 }
             };
@@ -296,7 +306,7 @@ impl Drop for Place {
 
 /// Tells whoever keeps the connection that somebody had no answer.
 struct Doubting {
-    doubt: Arc<Doubt>,
+    link: Arc<Link>,
     is_over: bool,
 }
 
@@ -310,7 +320,7 @@ impl Doubting {
 impl Drop for Doubting {
     fn drop(&mut self) {
         if !self.is_over {
-            self.doubt.told.notify_one();
+            self.link.doubt.told.notify_one();
         }
     }
 }
@@ -322,6 +332,7 @@ fn said(error: &RedisError) -> String {
         }
         (_, Some("NOAUTH")) => "it wants a password".to_owned(),
         (_, Some("SECRET")) => SECRET.to_owned(),
-        _ => error.to_string(),
+        // What an unknown command was asked with is nobody's business.
+        _ => error.to_string().split(", with args").next().unwrap_or_default().to_owned(),
     }
 }

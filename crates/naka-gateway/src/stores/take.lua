@@ -6,6 +6,21 @@ local EPSILON, MAX_KNOWN, MOST = 1e-6, 8, 9007199254740991
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
 
+local wanted, least, owed, back = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+if not (wanted and least and owed and back) or least < 1 or least > wanted or #ARGV < 11 or #ARGV > 26 or #ARGV % 5 ~= 1 then
+  return redis.error_reply('QUESTION this makes no sense')
+end
+
+local windows = {}
+for place = 7, #ARGV, 5 do
+  local per, count, burst = (tonumber(ARGV[place]) or 0) / 1000, tonumber(ARGV[place + 1]), tonumber(ARGV[place + 2])
+  local percent, most = tonumber(ARGV[place + 3]), tonumber(ARGV[place + 4])
+  if not (per and count and burst and percent and most) or math.min(per, count, burst, percent, most) <= 0 then
+    return redis.error_reply('QUESTION this makes no sense')
+  end
+  windows[#windows + 1] = { per = per, count = count, burst = burst, percent = percent, most = most }
+end
+
 local mark, epoch, run, check = redis.call('GET', KEYS[2])
 if mark then
   epoch, run, check = string.match(mark, '^(%d+) (%S+) (%S+)$')
@@ -19,19 +34,6 @@ if not epoch or run ~= ARGV[1] or tonumber(epoch) > now then
   redis.call('SET', KEYS[2], epoch .. ' ' .. ARGV[1] .. ' ' .. ARGV[2])
 end
 local age = now - tonumber(epoch)
-
-local wanted, least, owed, back = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
-if not (wanted and least and owed and back) or least < 1 or least > wanted or #ARGV < 11 or #ARGV > 26 or #ARGV % 5 ~= 1 then
-  return redis.error_reply('QUESTION this makes no sense')
-end
-
-local windows, asked = {}, {}
-for place = 7, #ARGV, 5 do
-  local per, count, burst = tonumber(ARGV[place]) / 1000, tonumber(ARGV[place + 1]), tonumber(ARGV[place + 2])
-  local percent, most = tonumber(ARGV[place + 3]), tonumber(ARGV[place + 4])
-  windows[#windows + 1] = { per = per, count = count, burst = burst, percent = percent, most = most }
-  asked[per] = true
-end
 
 local known, at = {}, 0
 local account = redis.call('GET', KEYS[1])
@@ -51,34 +53,47 @@ if account then
   end
 end
 local gone = math.max(now - at, 0)
-local by_period, elsewhere = {}, 0
+local others = {}
 for _, it in ipairs(known) do
   it.ahead = math.max(it.ahead - gone, 0)
-  if asked[it.per] then
-    by_period[it.per] = it
-  else
-    elsewhere = math.max(elsewhere, it.ahead * it.count / it.per)
+  for _, window in ipairs(windows) do
+    if it.per == window.per and it.count == window.count and it.burst == window.burst then
+      it.is_asked = true
+      window.known = window.known or it
+    end
   end
+  if not it.is_asked then
+    others[#others + 1] = it
+  end
+end
+
+-- The requests that are spent in a window that is not asked for: of this period, or of any.
+local function consumed(per)
+  local alike, any
+  for _, it in ipairs(others) do
+    local spent = it.ahead * it.count / it.per
+    any = math.max(any or 0, spent)
+    if it.per == per then
+      alike = math.max(alike or spent, spent)
+    end
+  end
+  return alike or any or 0
 end
 
 local free, missing, is_enough, is_young = math.huge, 0, true, false
 for _, window in ipairs(windows) do
   local interval = window.per * 100 / (window.count * window.percent)
   local full = window.most * interval
-  local it = by_period[window.per]
   local ahead
-  if not it then
-    ahead = elsewhere * window.per / window.count
-  elseif it.count == window.count then
-    ahead = it.ahead
+  if window.known then
+    ahead = window.known.ahead
   else
-    ahead = it.ahead * it.count / window.count
+    ahead = math.min(consumed(window.per) * window.per / window.count, full)
   end
-  ahead = math.min(ahead, 2 * full)
   local lost = full - age
   is_young = is_young or lost > 0
-  ahead = math.max(ahead - back * interval, 0, lost)
-  ahead = math.min(ahead + owed * interval, 2 * full)
+  ahead = math.max(ahead - back * interval, 0)
+  ahead = math.max(ahead, math.min(ahead + owed * interval, 2 * full), lost)
   free = math.min(free, math.floor((full - ahead) / interval + EPSILON))
   missing = math.max(missing, ahead + least * interval - full)
   is_enough = is_enough and window.most >= least
@@ -108,10 +123,11 @@ end
 -- A clock that went back would leave what is spent spent for as long.
 if granted > 0 or owed > 0 or back > 0 or at > now then
   local written, percent = #windows, windows[1].percent
-  for _, it in ipairs(known) do
-    if not asked[it.per] and it.ahead > 0 and written < MAX_KNOWN then
+  for _, it in ipairs(others) do
+    if it.ahead > 0 and written < MAX_KNOWN then
       local interval = it.per / it.count
-      write(it, math.min(it.ahead + granted * interval * 100 / percent, 2 * it.burst * interval))
+      local charged = math.min(it.ahead + (granted + owed) * interval * 100 / percent, 2 * it.burst * interval)
+      write(it, math.max(it.ahead, charged))
       written = written + 1
     end
   end

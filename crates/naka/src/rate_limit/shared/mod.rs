@@ -23,9 +23,10 @@
 //! refilled. What a node would be refused for that alone, its share decides. A store that is new has lost everything, too:
 //! for the first refill of a limit the shares decide.
 //!
-//! A caller that goes while it asks loses what it asked for: too few are admitted then, and never too many. At
-//! [`max_keys`](super::RateLimitConfig::max_keys) the lease or the debt of the key that came first is given up. If all of
-//! them are being asked about, others are decided as if the store was away.
+//! Each tier of a key has a lease of its own. A caller that goes while it asks loses what it asked for, with what it asked
+//! for others that wait: too few are admitted then, and never too many. At
+//! [`max_keys`](super::RateLimitConfig::max_keys) the lease or the debt of the key that came first is given up. If it
+//! and the next one are being asked about, the new one is decided as if the store was away.
 //!
 //! The store counts by GCRA, whatever the [`Algorithm`](super::Algorithm) of the share.
 //!

@@ -50,7 +50,8 @@ impl SharedStore {
         self.0.until_ns.store(0, Relaxed);
     }
 
-    /// How long one request waits for it at most.
+    /// How long one question waits for it at most. A request may wait for that of another, and then ask itself; and it asks
+    /// the stores of several limits in turn.
     pub fn timeout(&self) -> Duration {
         self.0.timeout
     }
@@ -62,31 +63,36 @@ impl SharedStore {
 
     /// Asks, unless it is left alone, and learns of it.
     pub(in crate::rate_limit) async fn ask(&self, ask: Ask) -> Result<Answer, Unanswered> {
-        if !self.enter(Now::read()) {
-            return Err(Unanswered::Busy);
-        }
+        let Some(pause) = self.enter(Now::read()) else { return Err(Unanswered::Busy) };
         let said = timeout(self.0.timeout, self.0.store.ask(ask)).await.unwrap_or(Err(Unanswered::Failed));
         match said {
             Ok(_) => self.answers_again(),
-            Err(Unanswered::Failed) => {
-                let before = self.0.failures.fetch_add(1, Relaxed).min(5);
-                self.leave_alone((PAUSE_NS << before).min(LONGEST_NS));
-            }
+            Err(Unanswered::Failed) => self.leave_alone(pause),
             Err(Unanswered::Busy) => {}
         }
         said
     }
 
-    /// Of those that come when a pause is over, one asks; for as long as it may take the others do not.
-    fn enter(&self, now: Now) -> bool {
+    /// Of those that come when a pause is over, one asks; for as long as it may take the others do not. The end of the pause
+    /// that it goes by.
+    fn enter(&self, now: Now) -> Option<u64> {
         let (now_ns, until_ns) = (now.since_ns(self.0.start), self.0.until_ns.load(Relaxed));
-        let next_ns = now_ns.saturating_add(PAUSE_NS);
+        if until_ns == 0 {
+            return Some(0);
+        }
+        let timeout_ns = u64::try_from(self.0.timeout.as_nanos()).unwrap_or(u64::MAX);
+        let next_ns = now_ns.saturating_add(timeout_ns.max(PAUSE_NS));
         let is_one = || self.0.until_ns.compare_exchange(until_ns, next_ns, Relaxed, Relaxed).is_ok();
-        until_ns == 0 || until_ns <= now_ns && is_one()
+        (until_ns <= now_ns && is_one()).then_some(next_ns)
     }
 
-    fn leave_alone(&self, pause_ns: u64) {
+    /// Of all that fail in one outage, the first begins the pause.
+    fn leave_alone(&self, pause: u64) {
+        let before = self.0.failures.load(Relaxed).min(5);
         let now_ns = Now::read().since_ns(self.0.start);
-        self.0.until_ns.store(now_ns.saturating_add(pause_ns), Relaxed);
+        let until_ns = now_ns.saturating_add((PAUSE_NS << before).min(LONGEST_NS));
+        if self.0.until_ns.compare_exchange(pause, until_ns, Relaxed, Relaxed).is_ok() {
+            self.0.failures.fetch_add(1, Relaxed);
+        }
     }
 }

@@ -36,6 +36,11 @@ struct Known {
 }
 
 impl Known {
+    fn is_of(&self, shape: &Shape) -> bool {
+        let (count, burst) = (f64::from(shape.count), f64::from(shape.burst));
+        same(self.per_us, micros(shape.per_ns)) && same(self.count, count) && same(self.burst, burst)
+    }
+
     fn ahead_us(&self, gone_us: f64) -> f64 {
         (self.ahead_us - gone_us).max(0.0)
     }
@@ -53,11 +58,11 @@ impl Account {
 /// question that makes no sense is refused, and changes nothing.
 ///
 /// GCRA as [`evaluate`](crate::rate_limit::evaluate) has it, with what is spent kept as the time `ahead` until it is
-/// back. Per window, with `interval = per / (count * percent)` and `full = most * interval`: a window that was not
-/// counted yet begins with the requests that are spent in one that is not asked for, else with none. What comes back is
-/// taken off; at least `full - (now - epoch)` is spent, as nobody knows what was before; what is owed is added, to at most
-/// `2 * full`. Granted is what all windows have free, at most what is wanted, and nothing below the least.
-/// Windows of earlier quotas are charged until they have no history.
+/// back. Per window, with `interval = per / (count * percent)` and `full = most * interval`: one that was not counted yet
+/// begins with the requests that are spent in one of the same period that is not asked for, else in any such one, at most
+/// `full`. What comes back is taken off, what is owed is added, to at most `2 * full`; and at least `full - (now - epoch)` is
+/// spent, as nobody knows what was before. Granted is what all windows have free, at most what is wanted, and nothing below the
+/// least. Windows of earlier quotas are charged until they have no history.
 pub fn take(account: &Account, ask: &Ask, epoch_us: u64, now_us: u64) -> (Answer, Account) {
     let Ask { wanted, least, owed, back, ref windows, .. } = *ask;
     let is_sane = |shape: &Shape| shape.per_ns > 0 && shape.count > 0 && shape.burst > 0 && shape.percent > 0;
@@ -72,9 +77,9 @@ pub fn take(account: &Account, ask: &Ask, epoch_us: u64, now_us: u64) -> (Answer
     let [wanted, least, owed, back] = [wanted, least, owed, back].map(f64::from);
     let (now, age) = (float(now_us), float(now_us.saturating_sub(epoch_us)));
     let gone = (now - account.at_us).max(0.0);
-    let is_asked = |per: f64| windows.iter().any(|shape| same(micros(shape.per_ns), per));
-    let other = account.windows.iter().filter(|it| !is_asked(it.per_us));
-    let elsewhere = other.map(|it| it.ahead_us(gone) * it.count / it.per_us).fold(0.0, f64::max);
+    let is_asked = |it: &&Known| windows.iter().any(|shape| it.is_of(shape));
+    let other = || account.windows.iter().filter(|it| !is_asked(it));
+    let spent = |it: &Known| it.ahead_us(gone) * it.count / it.per_us;
 
     let (mut free, mut missing, mut is_enough, mut is_young) = (f64::INFINITY, 0.0_f64, true, false);
     let mut next = Vec::with_capacity(windows.len());
@@ -82,15 +87,18 @@ pub fn take(account: &Account, ask: &Ask, epoch_us: u64, now_us: u64) -> (Answer
         let (per, count, most) = (micros(shape.per_ns), f64::from(shape.count), f64::from(shape.most));
         let interval = per * 100.0 / (count * f64::from(shape.percent));
         let full = most * interval;
-        let ahead = match account.windows.iter().find(|it| same(it.per_us, per)) {
-            Some(it) if same(it.count, count) => it.ahead_us(gone),
-            Some(it) => it.ahead_us(gone) * it.count / count,
-            None => elsewhere * per / count,
-        };
-        let (ahead, lost) = (ahead.min(2.0 * full), full - age);
+        let ahead = account.windows.iter().find(|it| it.is_of(shape)).map_or_else(
+            || {
+                let alike = other().filter(|it| same(it.per_us, per)).map(spent).reduce(f64::max);
+                let consumed = alike.unwrap_or_else(|| other().map(spent).fold(0.0, f64::max));
+                (consumed * per / count).min(full)
+            },
+            |it| it.ahead_us(gone),
+        );
+        let lost = full - age;
         is_young |= lost > 0.0;
-        let ahead = (ahead - back * interval).max(0.0).max(lost);
-        let ahead = (ahead + owed * interval).min(2.0 * full);
+        let ahead = (ahead - back * interval).max(0.0);
+        let ahead = ahead.max((ahead + owed * interval).min(2.0 * full)).max(lost);
         free = free.min(((full - ahead) / interval + EPSILON).floor());
         missing = missing.max(ahead + least * interval - full);
         is_enough &= most >= least;
@@ -116,11 +124,12 @@ pub fn take(account: &Account, ask: &Ask, epoch_us: u64, now_us: u64) -> (Answer
         return (said, account.clone());
     }
     let percent = f64::from(windows[0].percent);
-    for it in account.windows.iter().filter(|it| !is_asked(it.per_us)) {
+    for it in other() {
         let mut ahead = it.ahead_us(gone);
         if ahead > 0.0 && written.windows.len() < MAX_KNOWN {
             let interval = it.per_us / it.count;
-            ahead = (ahead + granted * interval * 100.0 / percent).min(2.0 * it.burst * interval);
+            ahead = ahead
+                .max((ahead + (granted + owed) * interval * 100.0 / percent).min(2.0 * it.burst * interval));
             written.windows.push(Known { ahead_us: ahead, ..*it });
         }
     }
