@@ -46,7 +46,7 @@
 //! };
 //! let layer = RateLimitLayer::new(RateLimitConfig::new(Window::per_minute(100)), by_api_key)
 //!     .named(&"api".into())
-//!     .shared(Sharing::new(store, 34));
+//!     .shared(&Sharing::new(store, 34));
 //! # drop(layer);
 //! ```
 
