@@ -3,7 +3,6 @@
 use std::{
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
 use naka::rate_limit::shared::{Ask, Asked, InMemory, SharedStore, Store as Accounts, Unanswered};
@@ -170,4 +169,4 @@ impl Drop for Patience {
 
 /// How long a connection, or a sign of life, is waited for.
 #[cfg(feature = "redis")]
-const CONNECT: Duration = Duration::from_secs(2);
+const CONNECT: std::time::Duration = std::time::Duration::from_secs(2);
