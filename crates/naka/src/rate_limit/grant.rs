@@ -33,6 +33,8 @@ struct Counted {
     windows: Arc<[Shape]>,
     /// The same for the same windows.
     fingerprint: u64,
+    burst: u32,
+    refill_ns: u64,
 }
 
 impl Shared {
@@ -41,7 +43,13 @@ impl Shared {
         let counted = |factor: &Factor| {
             let scaled = quota.scaled(*factor);
             let windows = Shape::all(quota, &scaled, factor.get());
-            Counted { quota: scaled, fingerprint: fingerprint(&windows), windows }
+            Counted {
+                quota: scaled,
+                fingerprint: fingerprint(&windows),
+                windows,
+                burst: scaled.burst(),
+                refill_ns: u64::try_from(scaled.refill().as_nanos()).unwrap_or(u64::MAX),
+            }
         };
         let quotas = [Factor::ONE].iter().chain(&config.tiers).map(counted).collect();
         Self { sharing, quotas }
@@ -135,9 +143,9 @@ impl<O: Observer> Limit<O> {
             tier: asked.tier.map_or(0, |tier| tier + 1),
             cost: asked.cost,
             quota: counted.fingerprint,
-            burst: counted.quota.burst(),
-            refill_ns: u64::try_from(counted.quota.refill().as_nanos()).unwrap_or(u64::MAX),
-            lease: shared.sharing.lease.min(counted.quota.burst()),
+            burst: counted.burst,
+            refill_ns: counted.refill_ns,
+            lease: shared.sharing.lease.min(counted.burst),
             max_keys: self.config.max_keys,
         }
     }
@@ -228,8 +236,12 @@ impl<O: Observer> Limit<O> {
         if need.cost > need.burst {
             return Some(Grant::Refused(None));
         }
+        // The usual case under one lock.
+        if let Some(hold) = self.account.leases.hold(&need, asked.now_ns) {
+            return Some(Grant::Held(hold));
+        }
         match self.account.leases.look(&need, asked.now_ns) {
-            Look::Lease(_) => self.account.leases.hold(&need, asked.now_ns).map(Grant::Held),
+            Look::Lease(_) => None, // It has come in between.
             Look::Refused(wait) => Some(Grant::Refused(wait)),
             Look::Young(wait) => Some(young(shared, wait)),
             Look::Ask => (!shared.sharing.store.may_ask(now)).then(|| without(shared)),
