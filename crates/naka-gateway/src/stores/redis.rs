@@ -169,6 +169,9 @@ impl Redis {
         if link.doubt.is_wrong.load(Relaxed) {
             return false;
         }
+        if is_doubted {
+            sleep(AGAIN[0]).await; // Whoever goes while it asks doubts, too: there may be many.
+        }
         let began = Instant::now();
         let why = match timeout(CONNECT, self.tried(link)).await {
             Ok(Ok(_)) => None,
