@@ -31,6 +31,7 @@ mod forwarded;
 mod forwarding;
 mod grpc;
 mod guards;
+mod h1_upstreams;
 mod h2_upstreams;
 mod health;
 mod hedge;

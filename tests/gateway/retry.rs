@@ -79,7 +79,8 @@ async fn r2_5_what_failed_at_one_endpoint_is_answered_by_the_other() {
     );
     assert!(a.seen().iter().all(|seen| seen.header("naka-attempt").is_none()));
     let retried = "naka_policy_decisions_total{policy=\"carts/retry\",outcome=\"retried\"}";
-    let failed = u32::try_from(a.requests()).unwrap();
+    // The connection of the last 503 was kept, and closed at the next request: that one was sent again at once, which is no retry.
+    let failed = u32::try_from(a.requests() - 1).unwrap();
     assert_eq!(gateway.metric(retried), Some(failed.into()));
 }
 

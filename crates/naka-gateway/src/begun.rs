@@ -22,6 +22,11 @@ impl<S> Begun<S> {
         Self { first: Bytes::new(), stream }
     }
 
+    /// This was read already.
+    pub const fn with(first: Bytes, stream: S) -> Self {
+        Self { first, stream }
+    }
+
     /// What was read already.
     pub fn first(&self) -> &[u8] {
         &self.first

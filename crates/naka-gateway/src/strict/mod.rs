@@ -8,9 +8,11 @@
 //!
 //! What it lets pass, hyper reads with the same framing: a test holds both against one another.
 
+mod chunked;
 mod scan;
 mod stream;
 
+pub(crate) use chunked::{Chunked, Part};
 pub use scan::{Limits, Scan, Wrong};
 pub(crate) use stream::Strict;
 

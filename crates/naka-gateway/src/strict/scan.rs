@@ -11,11 +11,10 @@
 //! 5. `Transfer-Encoding` is there once, and is `chunked` (§6.1): any other coding would be passed on as if it were none. It does not stand
 //!    beside `Content-Length`, and not in HTTP/1.0 (§6.1, §6.3).
 //! 6. A request that asks for another protocol, in a way that is followed, ends what is read until it is known what becomes of it (RFC 9110 §7.8).
-//! 7. A chunk's size is 1 to 16 hexadecimal digits, at once followed by CRLF or by extensions (§7.1), which are passed over, without control characters;
-//!    its data are followed by CRLF; trailers are lines.
+//! 7. A body in chunks is what [`Chunked`] takes for one.
 //!
 //! # Units and limits
-//! Sizes are bytes. A head has at most [`Limits`]; all extensions of a body have at most [`MAX_EXTENSIONS`], all of its trailers as much as a head. What is kept is the
+//! Sizes are bytes. A head has at most [`Limits`], and all trailers of a body as much. What is kept is the
 //! beginning of a head whose end has not come, and nothing between two messages.
 //!
 //! # Errors and panics
@@ -26,10 +25,8 @@ use std::mem::MaybeUninit;
 use http::Uri;
 use naka::reject::Reason;
 
+use super::chunked::{BARE_LF, Chunked, LINE_END, Lines};
 use crate::upgrade;
-
-/// Bytes of the extensions of all chunks of one body. Nobody is known to use any.
-const MAX_EXTENSIONS: usize = 4 << 10;
 
 /// Fields that need no allocation.
 const USUAL_FIELDS: usize = 64;
@@ -52,11 +49,10 @@ pub struct Wrong {
     pub why: &'static str,
 }
 
-const fn bad(why: &'static str) -> Wrong {
+pub(super) const fn bad(why: &'static str) -> Wrong {
     Wrong { reason: Reason::BadRequest, why }
 }
 
-const BARE_LF: Wrong = bad("a line ends in LF without CR (RFC 9112, section 2.2)");
 const TWO_FRAMINGS: Wrong = bad("Content-Length beside Transfer-Encoding (RFC 9112, section 6.3)");
 const LENGTH: Wrong = bad("Content-Length is not one number (RFC 9112, section 6.3)");
 const LENGTHS: Wrong = bad("Content-Length stands there more than once (RFC 9112, section 6.3)");
@@ -68,14 +64,7 @@ const TARGET: Wrong = bad("the request target is none (RFC 9112, section 3.2)");
 const FIELD_NAME: Wrong =
     bad("a line is no field, is folded, or has whitespace before its colon (RFC 9112, section 5)");
 const FIELD_VALUE: Wrong = bad("a field has a character that it must not have (RFC 9110, section 5.5)");
-const LINE_END: Wrong = bad("a CR without LF (RFC 9112, section 2.2)");
 const EMPTY_LINES: Wrong = bad("more than one empty line before a request (RFC 9112, section 2.2)");
-const CHUNK_SIZE: Wrong =
-    bad("a chunk's size is not hexadecimal digits alone, 16 at most (RFC 9112, section 7.1)");
-const CHUNK_END: Wrong = bad("a chunk is not followed by CRLF (RFC 9112, section 7.1)");
-const EXTENSION: Wrong =
-    bad("a chunk's extensions are too long, or have a control character (RFC 9112, section 7.1.1)");
-const TRAILERS: Wrong = bad("the trailers of a body are longer than a head may be (RFC 9112, section 7.1.2)");
 const TOO_LARGE: Wrong =
     Wrong { reason: Reason::HeadTooLarge, why: "the head is longer than `gateway.limits.header_bytes`" };
 const TOO_MANY: Wrong = Wrong {
@@ -95,21 +84,7 @@ enum At {
     Head,
     /// So many bytes of a body are to come.
     Body(u64),
-    /// Within the size of a chunk, of so many digits.
-    Size {
-        digits: u32,
-        size: u64,
-    },
-    Extension {
-        size: u64,
-    },
-    SizeLf {
-        size: u64,
-    },
-    Data(u64),
-    DataCr,
-    DataLf,
-    Trailers,
+    Chunks(Chunked),
     /// Behind a head that asks for another protocol: whose bytes these are is not known yet.
     Held,
 }
@@ -122,11 +97,7 @@ pub struct Scan {
     /// The beginning of a head, as far as it came with earlier bytes.
     held: Vec<u8>,
     released: Vec<u8>,
-    /// Bytes of the line under way, in a head or in trailers; and whether the last of them is CR.
-    line: usize,
-    is_cr: bool,
-    /// Bytes of extensions, or of trailers, of this body.
-    extra: usize,
+    lines: Lines,
     /// Heads that have been passed on.
     heads: u64,
     #[cfg(any(test, fuzzing))]
@@ -145,9 +116,7 @@ impl Scan {
             limits,
             held: Vec::new(),
             released: Vec::new(),
-            line: 0,
-            is_cr: false,
-            extra: 0,
+            lines: Lines::new(),
             heads: 0,
             #[cfg(any(test, fuzzing))]
             was_data: false,
@@ -200,7 +169,10 @@ impl Scan {
             }
             #[cfg(any(test, fuzzing))]
             {
-                self.was_data = matches!(self.at, At::Body(_) | At::Data(_));
+                self.was_data = match self.at {
+                    At::Chunks(chunks) => chunks.is_at_data(),
+                    at => matches!(at, At::Body(_)),
+                };
             }
             let took = match self.at {
                 At::Start { is_after_empty } => self.start(rest[0], is_after_empty),
@@ -210,14 +182,8 @@ impl Scan {
                 }
                 At::EmptyCr => Err(LINE_END),
                 At::Head => self.head(&bytes[head..], from - head),
-                At::Body(left) => Ok(self.skip(left, rest, At::Body)),
-                At::Size { digits, size } => self.size(rest[0], digits, size),
-                At::Extension { size } => self.extension(rest, size),
-                At::SizeLf { size } => self.size_end(rest[0], size),
-                At::Data(left) => Ok(self.skip(left, rest, At::Data)),
-                At::DataCr => self.expect(rest[0], b'\r', At::DataLf),
-                At::DataLf => self.expect(rest[0], b'\n', At::Size { digits: 0, size: 0 }),
-                At::Trailers => self.trailers(rest),
+                At::Body(left) => Ok(self.skip(left, rest)),
+                At::Chunks(chunks) => self.chunks(chunks, rest),
                 At::Held => Ok(0), // Not here.
             };
             match took {
@@ -251,7 +217,7 @@ impl Scan {
                 Ok(1)
             }
             _ => {
-                (self.at, self.line, self.is_cr) = (At::Head, 0, false);
+                (self.at, self.lines) = (At::Head, Lines::new());
                 Ok(0)
             }
         }
@@ -259,7 +225,7 @@ impl Scan {
 
     /// Looks for the end of a head of which `bytes` is all that came now; the first `seen` of them were looked at before.
     fn head(&mut self, bytes: &[u8], seen: usize) -> Result<usize, Wrong> {
-        let Some(length) = self.lines(&bytes[seen..])? else { return Ok(bytes.len() - seen) };
+        let Some(length) = self.lines.end(&bytes[seen..])? else { return Ok(bytes.len() - seen) };
         let end = seen + length;
         let held = std::mem::take(&mut self.held);
         let body = if held.is_empty() {
@@ -273,28 +239,6 @@ impl Scan {
             self.released = held; // Of what came now at most one head began earlier.
         }
         Ok(length)
-    }
-
-    /// So many bytes are the lines up to an empty one, which it has as well; none, if that has not come.
-    fn lines(&mut self, bytes: &[u8]) -> Result<Option<usize>, Wrong> {
-        let mut from = 0;
-        while let Some(at) = memchr::memchr(b'\n', &bytes[from..]) {
-            let is_cr = if at == 0 { self.is_cr } else { bytes[from + at - 1] == b'\r' };
-            if !is_cr {
-                return Err(BARE_LF);
-            }
-            let is_empty = self.line + at == 1;
-            (self.line, self.is_cr) = (0, false);
-            from += at + 1;
-            if is_empty {
-                return Ok(Some(from));
-            }
-        }
-        if let Some(last) = bytes[from..].last() {
-            self.line += bytes.len() - from;
-            self.is_cr = *last == b'\r';
-        }
-        Ok(None)
     }
 
     /// Reads a head, for how its body is framed; nothing, if it is right as far as it goes.
@@ -312,77 +256,16 @@ impl Scan {
         framing(head, &mut vec![MaybeUninit::uninit(); most])
     }
 
-    fn skip(&mut self, left: u64, rest: &[u8], at: fn(u64) -> At) -> usize {
+    fn skip(&mut self, left: u64, rest: &[u8]) -> usize {
         let took = left.min(rest.len() as u64);
-        self.at = match (left - took, at(0)) {
-            (0, At::Data(_)) => At::DataCr,
-            (0, _) => At::Start { is_after_empty: false },
-            (left, _) => at(left),
-        };
+        self.at = if took == left { At::Start { is_after_empty: false } } else { At::Body(left - took) };
         usize::try_from(took).unwrap_or(usize::MAX) // It is no more than there is.
     }
 
-    fn size(&mut self, byte: u8, digits: u32, size: u64) -> Result<usize, Wrong> {
-        let digit = char::from(byte).to_digit(16).filter(|_| digits < 16);
-        self.at = match (byte, digit) {
-            (_, Some(digit)) => At::Size { digits: digits + 1, size: size << 4 | u64::from(digit) },
-            (b'\r', _) if digits > 0 => At::SizeLf { size },
-            (b';', _) if digits > 0 => At::Extension { size },
-            (b'\n', _) if digits > 0 => return Err(BARE_LF),
-            _ => return Err(CHUNK_SIZE),
-        };
-        Ok(1)
-    }
-
-    fn extension(&mut self, rest: &[u8], size: u64) -> Result<usize, Wrong> {
-        let may_be = |byte: &u8| *byte == b'\t' || (*byte >= b' ' && *byte != 0x7f);
-        let length = rest.iter().position(|byte| !may_be(byte)).unwrap_or(rest.len());
-        self.extra += length;
-        if self.extra > MAX_EXTENSIONS {
-            return Err(EXTENSION);
-        }
-        match rest.get(length) {
-            None => Ok(length),
-            Some(b'\r') => {
-                self.at = At::SizeLf { size };
-                Ok(length + 1)
-            }
-            Some(b'\n') => Err(BARE_LF),
-            Some(_) => Err(EXTENSION),
-        }
-    }
-
-    fn size_end(&mut self, byte: u8, size: u64) -> Result<usize, Wrong> {
-        if byte != b'\n' {
-            return Err(LINE_END);
-        }
-        if size == 0 {
-            (self.at, self.line, self.is_cr, self.extra) = (At::Trailers, 0, false, 0);
-        } else {
-            self.at = At::Data(size);
-        }
-        Ok(1)
-    }
-
-    fn expect(&mut self, byte: u8, expected: u8, next: At) -> Result<usize, Wrong> {
-        if byte != expected {
-            return Err(CHUNK_END);
-        }
-        self.at = next;
-        Ok(1)
-    }
-
-    fn trailers(&mut self, rest: &[u8]) -> Result<usize, Wrong> {
-        let end = self.lines(rest)?;
-        let length = end.unwrap_or(rest.len());
-        self.extra += length;
-        if self.extra > self.limits.head_bytes {
-            return Err(TRAILERS);
-        }
-        if end.is_some() {
-            (self.at, self.extra) = (At::Start { is_after_empty: false }, 0);
-        }
-        Ok(length)
+    fn chunks(&mut self, mut chunks: Chunked, rest: &[u8]) -> Result<usize, Wrong> {
+        let (took, _) = chunks.feed(rest, self.limits.head_bytes)?;
+        self.at = if chunks.is_over() { At::Start { is_after_empty: false } } else { At::Chunks(chunks) };
+        Ok(took)
     }
 }
 
@@ -425,7 +308,7 @@ fn framing<'h>(
     match (length, is_chunked) {
         (Some(_), true) => Err(TWO_FRAMINGS),
         (_, true) if request.version == Some(0) => Err(CODED_1_0),
-        (_, true) => Ok(Some(At::Size { digits: 0, size: 0 })),
+        (_, true) => Ok(Some(At::Chunks(Chunked::new()))),
         (None | Some(0), false) if is_held() => Ok(Some(At::Held)),
         (None | Some(0), false) => Ok(Some(At::Start { is_after_empty: false })),
         (Some(length), false) => Ok(Some(At::Body(length))),
@@ -463,7 +346,10 @@ fn number(text: &[u8]) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        super::chunked::{CHUNK_END, CHUNK_SIZE, EXTENSION, TRAILERS},
+        *,
+    };
 
     const LIMITS: Limits = Limits { head_bytes: 1000, fields: 10 };
 

@@ -20,7 +20,7 @@ use naka::{
     body_limit::Limited,
     buffered::Buffered,
     fallback::AnyBody as TakenOver,
-    guard::{End, Guard as _, Guarded},
+    guard::{End, Guarded},
     mirror::MirrorBody,
     retry::Replay,
     trace::UnderWay,
@@ -28,7 +28,7 @@ use naka::{
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::{InUse, Lease, h2::Download, slow::Paced};
+use super::{InUse, h1, h2, slow::Paced};
 use crate::{
     patience::Progress,
     upload::{Upload, is_end},
@@ -146,9 +146,9 @@ pin_project! {
     #[derive(Debug)]
     pub enum Arriving {
         #[doc(hidden)]
-        H1 { #[pin] body: Incoming },
+        H1 { body: h1::Download },
         #[doc(hidden)]
-        H2 { body: Download },
+        H2 { body: h2::Download },
     }
 }
 
@@ -161,7 +161,7 @@ impl HttpBody for Arriving {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match self.project() {
-            ArrivingProjection::H1 { body } => body.poll_frame(cx).map_err(Into::into),
+            ArrivingProjection::H1 { body } => Pin::new(body).poll_frame(cx).map_err(Into::into),
             ArrivingProjection::H2 { body } => body.poll_frame(cx).map_err(Into::into),
         }
     }
@@ -211,10 +211,13 @@ impl Body {
         (body, answered)
     }
 
-    /// The body of an upstream's response; at the end the connection is free of it.
-    pub(super) fn upstream(incoming: Arriving, lease: Lease, idle: Option<Duration>) -> Self {
+    /// The body of an upstream's response; over HTTP/2 its stream is in use until the end.
+    pub(super) fn upstream(
+        incoming: Arriving,
+        lease: Option<Box<h2::Lease>>,
+        idle: Option<Duration>,
+    ) -> Self {
         if incoming.is_end_stream() {
-            lease.end(End::Complete);
             return Self::Empty;
         }
         let in_use = InUse { lease, attempt: None };

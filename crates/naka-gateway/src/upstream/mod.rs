@@ -185,6 +185,15 @@ impl Client {
     }
 }
 
+/// Reads a response over HTTP/1.1 as we do and as hyper does, in pieces of so many bytes; with virtual time.
+///
+/// # Panics
+/// If that comes to two things.
+#[cfg(fuzzing)]
+pub async fn read_both_ways(bytes: &[u8], piece: usize, asked: &http::Method, closes: bool) {
+    h1::agreement::agree(bytes, piece, asked, closes).await;
+}
+
 /// Writes down what an attempt has come to; its end is that of the response's body.
 fn settle(attempt: UnderWay, response: &mut Response<Body>) {
     if let Some(rejection) = response.extensions().get::<Rejection>() {
@@ -270,36 +279,19 @@ impl Waits {
     }
 }
 
-/// The use of a connection by one request, until its response has ended.
-#[derive(Debug)]
-pub enum Lease {
-    #[doc(hidden)]
-    H1(h1::Lease),
-    #[doc(hidden)]
-    H2(Box<h2::Lease>),
-}
-
-/// A connection in use, and the attempt that it is used for, if that is written down.
+/// What is in use until a response has ended: a stream over HTTP/2, and the attempt that it is of, if that is written down. A
+/// connection over HTTP/1.1 is its body's.
 #[derive(Debug)]
 pub struct InUse {
-    lease: Lease,
+    lease: Option<Box<h2::Lease>>,
     attempt: Option<UnderWay>,
 }
 
 impl Guard for InUse {
     fn end(self, end: End) {
-        self.lease.end(end);
+        drop(self.lease); // However it ended: the others on the connection go on.
         if let Some(attempt) = self.attempt {
             attempt.end(end);
-        }
-    }
-}
-
-impl Guard for Lease {
-    fn end(self, end: End) {
-        match self {
-            Self::H1(lease) => lease.end(end),
-            Self::H2(lease) => drop(lease), // However it ended: the others on the connection go on.
         }
     }
 }

@@ -9,8 +9,6 @@ use http::{
     HeaderMap, HeaderValue, Request, Response,
     header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE},
 };
-use hyper::body::Incoming;
-use hyper_util::rt::TokioIo;
 use naka::{
     context::Upgrade,
     random::seed,
@@ -18,7 +16,7 @@ use naka::{
 };
 use tracing::debug;
 
-use super::{Body, Client, Waits, h1::Lease, refuse};
+use super::{Body, Client, h1::Lease, refuse};
 use crate::{
     tunnel::{Endless, Switched, Upstream},
     upgrade::{self, Connected},
@@ -73,12 +71,11 @@ fn given(headers: &HeaderMap, asked: Option<&Asked>) -> Result<HeaderValue, &'st
 
 impl Client {
     /// Goes on from a 101. The connection is never used for anything else.
-    pub(super) async fn switched(
+    pub(super) fn switched(
         &self,
-        mut response: Response<Incoming>,
-        lease: Lease,
+        mut response: Response<()>,
+        mut lease: Lease,
         asked: Option<&Asked>,
-        waits: &Waits,
     ) -> Response<Body> {
         let protocol = match given(response.headers(), asked) {
             Ok(protocol) => protocol,
@@ -87,14 +84,7 @@ impl Client {
                 return Rejection::new(Reason::UpstreamProtocol).detail(why).into_response();
             }
         };
-        let stream = match self.in_time(hyper::upgrade::on(&mut response), None, waits).await {
-            Ok(Ok(stream)) => TokioIo::new(stream),
-            Ok(Err(error)) => {
-                debug!(upstream = %self.name, %error, "an endpoint switched, and then went");
-                return refuse(Reason::UpstreamReset);
-            }
-            Err(reason) => return refuse(reason),
-        };
+        let Some(stream) = lease.take_stream() else { return refuse(Reason::UpstreamReset) };
         let is_websocket = is_websocket(&protocol);
         let upstream = Upstream { stream: Box::new(stream), idle: self.timeouts.tunnel_idle, is_websocket };
         response.headers_mut().insert(UPGRADE, protocol);

@@ -76,7 +76,7 @@ impl Client {
         let (mut parts, receiving) = response.into_parts();
         if !parts.status.is_success() {
             let _ = sending.send_data(Bytes::new(), true); // There is nothing to say behind a refusal.
-            let lease = super::super::Lease::H2(Box::new(lease));
+            let lease = Some(Box::new(lease));
             let head = Response::from_parts(parts, ());
             let body = Download::of(&head, receiving, false);
             return head.map(|()| Body::upstream(Arriving::H2 { body }, lease, self.timeouts.idle));

@@ -192,7 +192,7 @@ impl Exchange {
             let sending = async move { poll_fn(|cx| upload.poll(cx)).await };
             tokio::spawn(sending).abort_handle()
         });
-        let lease = super::Lease::H2(Box::new(lease.with_upload(upload)));
+        let lease = Some(Box::new(lease.with_upload(upload)));
         let (parts, stream) = response.into_parts();
         let head = Response::from_parts(parts, ());
         let body = Download::of(&head, stream, *method == Method::HEAD);

@@ -512,7 +512,7 @@ impl fmt::Debug for Pool {
 
 /// Room on a connection for one request. Dropped, there is room for another: what is left of this one is cut off, and
 /// the others on the connection go on.
-pub struct Lease {
+pub(crate) struct Lease {
     connection: Arc<Connection>,
     sender: SendRequest<Bytes>,
     pool: Arc<Pool>,

@@ -1,0 +1,361 @@
+//! A connection to an endpoint: what is sent and read over it, by whoever has borrowed it. Nobody else looks at it, so no task has to be woken.
+
+use std::{
+    future::{Future, poll_fn},
+    io, mem,
+    pin::{Pin, pin},
+    task::{Context, Poll, Waker, ready},
+};
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use http::{Method, StatusCode, request::Parts};
+use http_body::{Frame, SizeHint};
+use tokio::{
+    io::{AsyncRead as _, AsyncReadExt as _, ReadBuf, ReadHalf, WriteHalf, split},
+    task::JoinHandle,
+    time::Instant,
+};
+
+use super::{
+    super::{connect::Stream, places::Taken},
+    BUFFER, Failed,
+    request::Sending,
+    response::{self, Framing, Head, Search},
+};
+use crate::{begun::Begun, strict::Part};
+
+/// What is read of a response at first, in bytes; more where more comes at once.
+const FIRST_READ: usize = 8 << 10;
+
+/// A connection to an endpoint.
+#[derive(Debug)]
+pub(super) struct Connection {
+    stream: Halves,
+    /// What has come and was not taken.
+    buffer: BytesMut,
+    read_size: ReadSize,
+    /// Room for a head.
+    room: Vec<u8>,
+    asked: Method,
+    search: Search,
+    /// What is to come of the response.
+    framing: Framing,
+    trailers: BytesMut,
+    /// Bytes of the heads of this exchange, the preliminary ones among them.
+    heads: usize,
+    has_heard: bool,
+    /// Why not all of the request could be sent.
+    unsent: Option<io::Error>,
+    /// Whether another request may follow.
+    is_kept: bool,
+    pub(super) made: Instant,
+    /// Until when it takes requests.
+    until: Option<Instant>,
+    pub(super) places: [Taken; 2],
+}
+
+/// A stream; in two halves while a request is still being sent of which the response has begun.
+#[derive(Debug)]
+enum Halves {
+    Whole(Stream),
+    Split {
+        read: ReadHalf<Stream>,
+        upload: Option<Upload>,
+    },
+    /// It goes on as something else.
+    Gone,
+}
+
+/// What is still being sent, by a task of its own: who reads the response slowly does not hold it up. It ends with this.
+#[derive(Debug)]
+struct Upload(JoinHandle<Result<WriteHalf<Stream>, Failed>>);
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Connection {
+    /// Over a stream that was just made.
+    pub(super) fn new(stream: Stream, until: Option<Instant>, places: [Taken; 2]) -> Self {
+        Self {
+            stream: Halves::Whole(stream),
+            buffer: BytesMut::new(),
+            read_size: ReadSize::new(),
+            room: Vec::new(),
+            asked: Method::GET,
+            search: Search::default(),
+            framing: Framing::Over,
+            trailers: BytesMut::new(),
+            heads: 0,
+            has_heard: false,
+            unsent: None,
+            is_kept: true,
+            made: Instant::now(),
+            until,
+            places,
+        }
+    }
+
+    /// Whether it has become too old for another request.
+    pub(super) fn is_old(&self, now: Instant) -> bool {
+        self.until.is_some_and(|until| until <= now)
+    }
+
+    /// Whether the endpoint has neither closed it nor said anything, while nobody has asked. Costs a system call only if there is something to find.
+    pub(super) fn is_silent(&mut self) -> bool {
+        let (mut byte, mut cx) = ([0; 1], Context::from_waker(Waker::noop()));
+        match &mut self.stream {
+            Halves::Whole(stream) => {
+                Pin::new(stream).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending()
+            }
+            Halves::Split { .. } | Halves::Gone => false,
+        }
+    }
+
+    /// Begins with a request, of which this is the head.
+    pub(super) fn begin(&mut self, head: &Parts, sending: &mut Sending) {
+        (self.heads, self.has_heard, self.asked) = (0, false, head.method.clone());
+        sending.write_head(head, mem::take(&mut self.room));
+    }
+
+    /// Whether anything has come since the request began.
+    pub(super) const fn has_heard(&self) -> bool {
+        self.has_heard
+    }
+
+    /// Sends a request, and reads the head of the response; it may come before all is sent.
+    pub(super) fn poll_exchange(
+        &mut self,
+        sending: &mut Sending,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Head, Failed>> {
+        if !sending.is_over() {
+            let Halves::Whole(stream) = &mut self.stream else { return Poll::Ready(Err(Failed::Closed)) };
+            match sending.poll(stream, cx) {
+                // An endpoint may have said why it takes no more (RFC 9112 §9.5).
+                Poll::Ready(Err(Failed::Broken(error))) if sending.has_begun() => {
+                    sending.give_up();
+                    self.unsent = Some(error);
+                }
+                Poll::Ready(sent) => sent?,
+                Poll::Pending => {}
+            }
+        }
+        loop {
+            if let Some(head) = self.take_head()? {
+                return Poll::Ready(Ok(head));
+            }
+            if ready!(self.poll_fill(cx)).map_err(Failed::Broken)? == 0 {
+                return Poll::Ready(Err(self.unsent.take().map_or(Failed::Closed, Failed::Broken)));
+            }
+        }
+    }
+
+    /// The head of the response, once it is there; preliminary ones are passed over.
+    fn take_head(&mut self) -> Result<Option<Head>, Failed> {
+        let before = self.heads + self.buffer.len();
+        while let Some(head) = self.search.take(&mut self.buffer, &self.asked).map_err(Failed::Wrong)? {
+            self.heads = before - self.buffer.len();
+            if !head.status.is_informational() || head.status == StatusCode::SWITCHING_PROTOCOLS {
+                (self.framing, self.is_kept) = (head.framing, head.is_kept && self.unsent.is_none());
+                return Ok(Some(head));
+            }
+        }
+        if before > BUFFER {
+            return Err(Failed::Wrong("the head of a response is too long"));
+        }
+        Ok(None)
+    }
+
+    /// All of the response's body, if it is there.
+    pub(super) fn take_whole(&mut self) -> Option<Bytes> {
+        let length = match self.framing {
+            Framing::Over => 0,
+            Framing::Length(left) => usize::try_from(left).ok().filter(|left| *left <= self.buffer.len())?,
+            Framing::Chunks(_) | Framing::UntilClose => return None,
+        };
+        self.framing = Framing::Over;
+        Some(self.buffer.split_to(length).freeze())
+    }
+
+    /// Room for the next head.
+    pub(super) fn keep_room(&mut self, sending: Sending) {
+        self.is_kept &= sending.is_over();
+        self.room = sending.into_room();
+    }
+
+    /// Sends what is left of the request while the response is read.
+    pub(super) fn send_rest(&mut self, mut sending: Sending) {
+        if sending.is_over() {
+            return self.keep_room(sending);
+        }
+        let Halves::Whole(stream) = mem::replace(&mut self.stream, Halves::Gone) else { return };
+        let (read, mut write) = split(stream);
+        let upload = tokio::spawn(async move {
+            poll_fn(|cx| sending.poll(&mut write, cx)).await?;
+            Ok(write)
+        });
+        self.stream = Halves::Split { read, upload: Some(Upload(upload)) };
+    }
+
+    /// The next piece of the response's body.
+    pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failed>>> {
+        self.look_at_upload(cx)?;
+        loop {
+            if self.framing == Framing::Over {
+                return Poll::Ready(None);
+            }
+            if let Some(frame) = self.take_frame()? {
+                return Poll::Ready(Some(Ok(frame)));
+            }
+            if self.framing != Framing::Over && ready!(self.poll_fill(cx)).map_err(Failed::Broken)? == 0 {
+                if self.framing != Framing::UntilClose {
+                    return Poll::Ready(Some(Err(Failed::Closed)));
+                }
+                self.framing = Framing::Over;
+            }
+        }
+    }
+
+    /// What is there of the response's body.
+    fn take_frame(&mut self) -> Result<Option<Frame<Bytes>>, Failed> {
+        while !self.buffer.is_empty() {
+            let (count, part) = match &mut self.framing {
+                Framing::Over => return Ok(None),
+                Framing::UntilClose => (self.buffer.len(), Part::Data),
+                Framing::Length(left) => {
+                    let count = usize::try_from(*left).unwrap_or(usize::MAX).min(self.buffer.len());
+                    *left -= count as u64;
+                    (count, Part::Data)
+                }
+                Framing::Chunks(chunks) => {
+                    chunks.feed(&self.buffer, BUFFER).map_err(|wrong| Failed::Wrong(wrong.why))?
+                }
+            };
+            match part {
+                Part::Framing => self.buffer.advance(count),
+                Part::Trailers => self.trailers.unsplit(self.buffer.split_to(count)),
+                Part::Data => {
+                    let data = self.buffer.split_to(count).freeze();
+                    self.see_end();
+                    return Ok(Some(Frame::data(data)));
+                }
+            }
+            if matches!(&self.framing, Framing::Chunks(chunks) if chunks.is_over()) {
+                self.framing = Framing::Over;
+                let trailers = response::trailers(&mem::take(&mut self.trailers).freeze());
+                let trailers = trailers.map_err(Failed::Wrong)?;
+                return Ok((!trailers.is_empty()).then(|| Frame::trailers(trailers)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Notices the end of the body if it is there: then nobody has to ask for it.
+    fn see_end(&mut self) {
+        match self.framing {
+            Framing::Length(0) => self.framing = Framing::Over,
+            // As it nearly always comes.
+            Framing::Chunks(chunks) if chunks.is_behind_data() && self.buffer.starts_with(LAST_CHUNK) => {
+                self.buffer.advance(LAST_CHUNK.len());
+                self.framing = Framing::Over;
+            }
+            _ => {}
+        }
+    }
+
+    /// What is still being sent may have come to its end.
+    fn look_at_upload(&mut self, cx: &mut Context<'_>) -> Result<(), Failed> {
+        let Halves::Split { upload: upload @ Some(_), .. } = &mut self.stream else { return Ok(()) };
+        let Some(Upload(sending)) = upload else { return Ok(()) };
+        let Poll::Ready(sent) = Pin::new(sending).poll(cx) else { return Ok(()) };
+        *upload = None;
+        match sent {
+            Ok(Ok(write)) => self.join(write),
+            Ok(Err(failed @ Failed::Body(_))) => return Err(failed), // The endpoint would wait for the rest.
+            // It may have an answer for those who send no more.
+            Ok(Err(_)) | Err(_) => self.is_kept = false,
+        }
+        Ok(())
+    }
+
+    fn join(&mut self, write: WriteHalf<Stream>) {
+        if let Halves::Split { read, .. } = mem::replace(&mut self.stream, Halves::Gone) {
+            self.stream = Halves::Whole(read.unsplit(write));
+        }
+    }
+
+    /// Whether nothing more is to come of the response.
+    pub(super) const fn is_over(&self) -> bool {
+        matches!(self.framing, Framing::Over)
+    }
+
+    /// How much of the response's body is to come.
+    pub(super) fn size_hint(&self) -> SizeHint {
+        match self.framing {
+            Framing::Over => SizeHint::with_exact(0),
+            Framing::Length(left) => SizeHint::with_exact(left),
+            Framing::Chunks(_) | Framing::UntilClose => SizeHint::new(),
+        }
+    }
+
+    /// Whether another request may follow at once: all is sent and read, and nothing came that nobody has asked for.
+    pub(super) fn is_free(&mut self) -> bool {
+        let is_fine = self.look_at_upload(&mut Context::from_waker(Waker::noop())).is_ok();
+        let is_whole = matches!(self.stream, Halves::Whole(_));
+        is_fine && is_whole && self.is_kept && self.is_over() && self.buffer.is_empty()
+    }
+
+    /// The stream, and what has come over it already, to go on with as something else.
+    pub(super) fn take_stream(&mut self) -> Option<Begun<Stream>> {
+        self.is_kept = false;
+        match mem::replace(&mut self.stream, Halves::Gone) {
+            Halves::Whole(stream) => Some(Begun::with(mem::take(&mut self.buffer).freeze(), stream)),
+            Halves::Split { .. } | Halves::Gone => None,
+        }
+    }
+
+    /// Reads what there is; 0 at the end.
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.buffer.capacity() - self.buffer.len() < self.read_size.next {
+            self.buffer.reserve(self.read_size.next);
+        }
+        let buffer = &mut self.buffer;
+        let count = ready!(match &mut self.stream {
+            Halves::Whole(stream) => pin!(stream.read_buf(buffer)).poll(cx),
+            Halves::Split { read, .. } => pin!(read.read_buf(buffer)).poll(cx),
+            Halves::Gone => Poll::Ready(Ok(0)),
+        })?;
+        self.has_heard |= count > 0;
+        self.read_size.record(count);
+        Poll::Ready(Ok(count))
+    }
+}
+
+/// Behind the last data of a body in chunks.
+const LAST_CHUNK: &[u8] = b"\r\n0\r\n\r\n";
+
+/// How much is read at once, in bytes: twice as much after a read that was full, half as much after two in turn of less than half; as hyper does it.
+#[derive(Debug)]
+struct ReadSize {
+    next: usize,
+    was_small: bool,
+}
+
+impl ReadSize {
+    const fn new() -> Self {
+        Self { next: FIRST_READ, was_small: false }
+    }
+
+    fn record(&mut self, count: usize) {
+        let is_small = count < self.next / 2;
+        if count >= self.next {
+            self.next = (self.next * 2).min(BUFFER);
+        } else if is_small && self.was_small {
+            self.next = (self.next / 2).max(FIRST_READ);
+        }
+        self.was_small = is_small && !self.was_small;
+    }
+}

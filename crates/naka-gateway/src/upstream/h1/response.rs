@@ -1,0 +1,217 @@
+//! What comes of a response: its head, and how its body is framed (RFC 9112 §4 to §7).
+//!
+//! # Decision
+//! 1. A head is one that `httparse` reads, of HTTP/1.0 or 1.1, with [`FIELDS`] fields at the most.
+//! 2. There is no body behind 204, 304, and what answers HEAD (§6.3, 1.).
+//! 3. `Transfer-Encoding` is `chunked`, once, and not in HTTP/1.0 (§6.1): another coding would be passed on as if it were none. `Content-Length` counts for
+//!    nothing beside it (§6.3, 3.), and is not passed on.
+//! 4. `Content-Length` is one number, however often it stands there (§6.3, 5.). Without either the body lasts as long as the connection.
+//! 5. The connection is kept as §9.3 says; never if it is upgraded.
+
+use std::mem::MaybeUninit;
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, StatusCode,
+    header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING},
+};
+use httparse::{Header, ParserConfig, Status};
+
+use crate::strict::Chunked;
+
+/// The most fields of a head, and of trailers.
+const FIELDS: usize = 100;
+
+/// What comes behind a head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Framing {
+    /// Nothing, or nothing more.
+    Over,
+    /// So many bytes.
+    Length(u64),
+    Chunks(Chunked),
+    /// All until the connection ends.
+    UntilClose,
+}
+
+/// The head of a response.
+#[derive(Debug)]
+pub(super) struct Head {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    /// What stands behind the status, unless it is what usually does.
+    pub(super) reason: Option<Bytes>,
+    pub(super) framing: Framing,
+    /// Whether another request may follow.
+    pub(super) is_kept: bool,
+}
+
+/// What is wrong with a response.
+pub(super) type Wrong = &'static str;
+
+/// Looks for the end of a head in what has come.
+#[derive(Debug, Default)]
+pub(super) struct Search {
+    /// So many bytes were looked through.
+    seen: usize,
+}
+
+impl Search {
+    /// Takes the next head, once it is there.
+    pub(super) fn take(&mut self, bytes: &mut BytesMut, asked: &Method) -> Result<Option<Head>, Wrong> {
+        if self.seen == 0 {
+            skip_empty_lines(bytes);
+        }
+        if let Some(end) = end_of_head(bytes, self.seen) {
+            self.seen = 0;
+            return read(&bytes.split_to(end).freeze(), asked).map(Some);
+        }
+        if self.seen == 0 {
+            check_beginning(bytes)?; // Who speaks something else may never come to an end.
+        }
+        self.seen = bytes.len();
+        Ok(None)
+    }
+}
+
+/// As old servers send behind a body, one more than they say.
+fn skip_empty_lines(bytes: &mut BytesMut) {
+    loop {
+        let count = match bytes.get(..2) {
+            Some(b"\r\n") => 2,
+            _ if bytes.first() == Some(&b'\n') => 1,
+            _ => return,
+        };
+        bytes.advance(count);
+    }
+}
+
+/// Where the first empty line ends, of what was looked through up to `seen`.
+fn end_of_head(bytes: &[u8], seen: usize) -> Option<usize> {
+    let from = seen.saturating_sub(2); // An end may have begun there.
+    memchr::memchr_iter(b'\n', &bytes[from..]).find_map(|at| match &bytes[from + at + 1..] {
+        [b'\n', ..] => Some(from + at + 2),
+        [b'\r', b'\n', ..] => Some(from + at + 3),
+        _ => None,
+    })
+}
+
+/// Whether it can become a head.
+fn check_beginning(bytes: &[u8]) -> Result<(), Wrong> {
+    let mut fields = [const { MaybeUninit::uninit() }; FIELDS];
+    let mut head = httparse::Response::new(&mut []);
+    let read = ParserConfig::default().parse_response_with_uninit_headers(&mut head, bytes, &mut fields);
+    read.map(drop).map_err(why)
+}
+
+fn read(head: &Bytes, asked: &Method) -> Result<Head, Wrong> {
+    let mut fields = [const { MaybeUninit::uninit() }; FIELDS];
+    let mut read = httparse::Response::new(&mut []);
+    match ParserConfig::default().parse_response_with_uninit_headers(&mut read, head, &mut fields) {
+        Ok(Status::Complete(length)) if length == head.len() => {}
+        Ok(_) => return Err("the head of a response has no end"),
+        Err(error) => return Err(why(error)),
+    }
+    let status = read.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or("a status is none")?;
+    let reason = read.reason.filter(|reason| Some(*reason) != status.canonical_reason());
+    let reason = reason.map(|reason| head.slice_ref(reason.as_bytes()));
+    let is_1_0 = read.version == Some(0);
+    let mut headers = HeaderMap::with_capacity(read.headers.len());
+    let (mut lengths, mut is_chunked, mut asks) = (Lengths::default(), false, Asks::default());
+    for field in &*read.headers {
+        let (name, value) = field_of(head, field)?;
+        if name == CONTENT_LENGTH {
+            lengths.add(field.value)?;
+        } else if name == TRANSFER_ENCODING {
+            if is_chunked || is_1_0 || !field.value.eq_ignore_ascii_case(b"chunked") {
+                return Err("Transfer-Encoding is not `chunked` alone, or is in HTTP/1.0");
+            }
+            is_chunked = true;
+        } else if name == CONNECTION {
+            asks.look(field.value);
+        }
+        headers.append(name, value);
+    }
+    if is_chunked {
+        headers.remove(CONTENT_LENGTH);
+    }
+    let framing = match (status, lengths.one) {
+        (StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED, _) => Framing::Over,
+        (status, _) if status.is_informational() || *asked == Method::HEAD => Framing::Over,
+        _ if is_chunked => Framing::Chunks(Chunked::new()),
+        (_, Some(0)) => Framing::Over,
+        (_, Some(length)) => Framing::Length(length),
+        (_, None) => Framing::UntilClose,
+    };
+    let is_kept = !asks.to_close && (!is_1_0 || asks.to_keep) && framing != Framing::UntilClose;
+    Ok(Head { status, headers, reason, framing, is_kept })
+}
+
+/// The trailers of a body: lines, and an empty one at the end.
+pub(super) fn trailers(lines: &Bytes) -> Result<HeaderMap, Wrong> {
+    let mut fields = [httparse::EMPTY_HEADER; FIELDS];
+    match httparse::parse_headers(lines, &mut fields) {
+        Ok(Status::Complete((length, fields))) if length == lines.len() => {
+            fields.iter().map(|field| field_of(lines, field)).collect()
+        }
+        Ok(_) => Err("the trailers of a response have no end"),
+        Err(error) => Err(why(error)),
+    }
+}
+
+/// A field; its value is not copied.
+fn field_of(bytes: &Bytes, field: &Header<'_>) -> Result<(HeaderName, HeaderValue), Wrong> {
+    let name = HeaderName::from_bytes(field.name.as_bytes());
+    let value = HeaderValue::from_maybe_shared(bytes.slice_ref(field.value));
+    name.ok().zip(value.ok()).ok_or("a field has a character that it must not have")
+}
+
+const fn why(error: httparse::Error) -> Wrong {
+    match error {
+        httparse::Error::Version => "the version is neither HTTP/1.0 nor HTTP/1.1",
+        httparse::Error::Status => "the status is none",
+        httparse::Error::HeaderName => "a line is no field",
+        httparse::Error::HeaderValue => "a field has a character that it must not have",
+        httparse::Error::NewLine => "a line does not end as it has to",
+        httparse::Error::Token => "the status line is none",
+        httparse::Error::TooManyHeaders => "there are too many fields",
+    }
+}
+
+/// What `Content-Length` says, in all its lines and lists.
+#[derive(Default)]
+struct Lengths {
+    one: Option<u64>,
+}
+
+impl Lengths {
+    fn add(&mut self, line: &[u8]) -> Result<(), Wrong> {
+        for length in line.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+            let is_number = !length.is_empty() && length.iter().all(u8::is_ascii_digit);
+            let length = std::str::from_utf8(length).ok().filter(|_| is_number);
+            let length =
+                length.and_then(|length| length.parse().ok()).ok_or("Content-Length is no number")?;
+            if self.one.is_some_and(|other| other != length) {
+                return Err("Content-Length is not one number");
+            }
+            self.one = Some(length);
+        }
+        Ok(())
+    }
+}
+
+/// What `Connection` says about the connection.
+#[derive(Default)]
+struct Asks {
+    to_close: bool,
+    to_keep: bool,
+}
+
+impl Asks {
+    fn look(&mut self, line: &[u8]) {
+        for option in line.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+            self.to_close |= option.eq_ignore_ascii_case(b"close");
+            self.to_keep |= option.eq_ignore_ascii_case(b"keep-alive");
+        }
+    }
+}
