@@ -228,7 +228,7 @@ impl Service<Request<()>> for AskAuthority {
         Box::pin(async move {
             let mut question = question.map(|()| Body::Empty);
             question.extensions_mut().insert(endpoint);
-            let (head, body) = client.exchange(question).await.into_parts();
+            let (head, body) = client.exchange(&mut question.into()).await.into_parts();
             if let Some(rejection) = head.extensions.get::<Rejection>() {
                 return Err(rejection.reason.word().into());
             }

@@ -24,7 +24,23 @@ static HOP_BY_HOP: [HeaderName; 7] = [
 /// Takes away what concerns the connection a message came over: the known fields, and those that
 /// its `Connection` names.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    if let Entry::Occupied(connection) = headers.entry(CONNECTION) {
+    // Most messages have none: to look at each name once costs less than to look for each of these.
+    let (mut has_connection, mut has_te, mut has_other) = (false, false, false);
+    for name in headers.keys() {
+        match name.as_str() {
+            "connection" => has_connection = true,
+            "te" => has_te = true,
+            "keep-alive"
+            | "proxy-connection"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "transfer-encoding"
+            | "upgrade"
+            | "http2-settings" => has_other = true,
+            _ => {}
+        }
+    }
+    if has_connection && let Entry::Occupied(connection) = headers.entry(CONNECTION) {
         let (_, lines) = connection.remove_entry_mult();
         // Nearly always one line with one of two words that name no field.
         let lines = lines.filter(|line| line != "keep-alive" && line != "close").collect::<Vec<_>>();
@@ -36,10 +52,12 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
             }
         }
     }
-    for name in &HOP_BY_HOP {
-        headers.remove(name);
+    if has_other {
+        for name in &HOP_BY_HOP {
+            headers.remove(name);
+        }
     }
-    if headers.get_all(TE).iter().any(|te| te != "trailers") {
+    if has_te && headers.get_all(TE).iter().any(|te| te != "trailers") {
         headers.remove(TE);
     }
 }
@@ -148,6 +166,17 @@ pub(crate) fn is_secret(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_field_of_one_connection_is_taken_away() {
+        for name in HOP_BY_HOP.iter().chain([&CONNECTION]) {
+            let mut headers = HeaderMap::new();
+            headers.insert(name, HeaderValue::from_static("x"));
+            headers.insert(HOST, HeaderValue::from_static("h"));
+            strip_hop_by_hop(&mut headers);
+            assert_eq!(headers.keys().collect::<Vec<_>>(), [HOST], "{name}");
+        }
+    }
 
     #[test]
     fn r2_3_fields_that_connection_names_are_dropped_but_not_framing() {

@@ -1,13 +1,17 @@
 //! Request ids: 128 random bits.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     collections::hash_map::RandomState,
     hash::{BuildHasher, Hasher},
 };
 
-use bytes::Bytes;
+use bytes::BytesMut;
 use http::HeaderValue;
+
+/// So many ids have their room together.
+const ROOM_FOR: usize = 32;
+const DIGITS: &[u8; 16] = b"0123456789abcdef";
 
 /// 32 hexadecimal digits.
 ///
@@ -16,6 +20,7 @@ use http::HeaderValue;
 pub fn random_id() -> HeaderValue {
     thread_local! {
         static STATE: (RandomState, RandomState, Cell<u64>) = (RandomState::new(), RandomState::new(), Cell::new(0));
+        static ROOM: RefCell<BytesMut> = RefCell::new(BytesMut::new());
     }
     let (high, low) = STATE.with(|(high, low, count)| {
         count.set(count.get().wrapping_add(1));
@@ -27,14 +32,18 @@ pub fn random_id() -> HeaderValue {
         (hash(high), hash(low))
     });
     let mut digits = [0; 32];
-    for (place, digit) in digits.iter_mut().enumerate() {
-        let word = if place < 16 { high } else { low };
-        let nibble = (word >> (60 - 4 * (place % 16))) & 15;
-        *digit = b"0123456789abcdef"[nibble as usize];
+    let bytes = (u128::from(high) << 64 | u128::from(low)).to_be_bytes();
+    for (pair, byte) in digits.chunks_exact_mut(2).zip(bytes) {
+        pair.copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
     }
     // Shared from the start: the request and its response both carry it, and a copy of bytes that are
-    // not yet shared allocates.
-    HeaderValue::from_maybe_shared(Bytes::from_owner(digits)).expect("hexadecimal digits are visible ASCII")
+    // not yet shared allocates. Some share their room, too; it is there as long as one of them is.
+    let id = ROOM.with_borrow_mut(|room| {
+        room.reserve(if room.capacity() < digits.len() { ROOM_FOR * digits.len() } else { 0 });
+        room.extend_from_slice(&digits);
+        room.split().freeze()
+    });
+    HeaderValue::from_maybe_shared(id).expect("hexadecimal digits are visible ASCII")
 }
 
 #[cfg(test)]

@@ -1,54 +1,59 @@
 //! The layers of a route, in the one order, named once.
 //!
-//! The list at the end makes both the stack and the list of those who explain themselves, so they
-//! cannot disagree. The stack is one static type for all routes and is erased once for each:
-//! a request costs one box for that, however many layers are on, and one for what the leaf does.
+//! The list makes both the stack and the list of those who explain themselves, so they cannot disagree. A stack is a
+//! static type and is erased once for each route: a request costs one box for that, however many layers are on, and one for what the
+//! leaf does. Beside the stack of all layers there are two of few, in the same order, for routes on which the others are off.
 
 use std::{
     convert::Infallible,
     fmt,
     future::Future,
+    marker::PhantomData,
     pin::Pin,
     sync::{Arc, Mutex, TryLockError},
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Waker, ready},
 };
 
 use http::{Request, Response};
 use naka::{
     api_key::ApiKeyLayer,
     authorize::AuthorizeLayer,
-    balance::InFlight,
     basic_auth::BasicAuthLayer,
-    body_limit::BodyLimitLayer,
-    bulkhead::{BulkheadLayer, Permit},
-    cache::{CacheBody, CacheLayer},
-    circuit_breaker::{CircuitBreakerLayer, Pass},
+    body_limit::{BodyLimitLayer, Limited},
+    bulkhead::BulkheadLayer,
+    cache::CacheLayer,
+    circuit_breaker::CircuitBreakerLayer,
     cors::CorsLayer,
     explain::Explain,
-    fallback::{FallbackBody, FallbackLayer},
+    fallback::FallbackLayer,
     fault::FaultLayer,
     forward_auth::ForwardAuthLayer,
-    guard::Guarded,
     hedge::HedgeLayer,
-    idempotency::{IdempotencyBody, IdempotencyLayer},
+    idempotency::IdempotencyLayer,
     jwt::JwtLayer,
     mirror::{MirrorBody, MirrorLayer},
     problem::ProblemLayer,
     rate_limit::RateLimitLayer,
     reject::{Reason, Rejection},
     retry::{Replay, RetryLayer},
-    split::{OfArm, SplitLayer},
-    timeout::{TimeoutBody, TimeoutLayer},
+    split::SplitLayer,
+    timeout::TimeoutLayer,
     version::VersionLayer,
 };
+use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::{
-    custom::{CustomBody, CustomLayers},
+    custom::CustomLayers,
     observe::{ArmMetrics, Balancer, PolicyMetrics},
     upstream::{Body, LayeredBody},
 };
+
+mod body;
+
+use body::{AllBody, PlainBody, UsualBody};
+pub use body::{ArmBody, RouteBody};
 
 /// The layers of one route. Each is the handle of its state, and may be off.
 #[derive(Clone, Debug)]
@@ -107,23 +112,6 @@ pub struct Layers {
     pub balance: Balancer,
 }
 
-/// What the layers make of the leaf's body.
-pub type RouteBody = TimeoutBody<CustomBody<CustomBody<InnerBody>>>;
-
-type InnerBody = IdempotencyBody<
-    FallbackBody<
-        CacheBody<
-            Guarded<
-                Guarded<
-                    Guarded<Guarded<Guarded<Body, InFlight>, Permit>, OfArm<ArmMetrics>>,
-                    Pass<Arc<PolicyMetrics>>,
-                >,
-                Permit,
-            >,
-        >,
-    >,
->;
-
 /// The layers behind the choice of a version, or of an arm of a split; or of a call of a composition.
 #[derive(Clone, Debug)]
 pub struct ArmLayers {
@@ -145,19 +133,11 @@ pub struct ArmLayers {
     pub balance: Balancer,
 }
 
-/// What the guards behind a choice make of the leaf's body.
-pub type ArmBody =
-    Guarded<Guarded<Guarded<Guarded<Body, InFlight>, Permit>, OfArm<ArmMetrics>>, Pass<Arc<PolicyMetrics>>>;
-
+/// Puts layers around a leaf, the first outermost.
 macro_rules! in_order {
-    ($request:ty => $body:ident: $($layer:ident),+) => {
-        /// Hands out, outermost first, all that explains itself.
-        pub fn each<'a>(&'a self, visit: &mut dyn FnMut(&'a dyn Explain)) {
-            $(self.$layer.each(visit);)+
-        }
-
-        /// Puts the layers around `leaf`, the first outermost.
-        pub fn stack<S>(&self, leaf: S) -> impl Stack<$body> + use<S>
+    ($(#[$doc:meta])* $name:ident: $request:ty => $body:ident: $($layer:ident),+ $(,)?) => {
+        $(#[$doc])*
+        pub fn $name<S>(&self, leaf: S) -> impl Stack<$body> + use<S>
         where
             S: Service<Request<$request>, Response = Response<Body>, Error = Infallible, Future: Send + 'static>
                 + Clone + Send + Sync + 'static,
@@ -171,11 +151,48 @@ macro_rules! in_order {
     (@around $layers:ident, $leaf:ident,) => { $leaf };
 }
 
+/// The one order: makes the stack, and the list of those who explain themselves.
+macro_rules! layers {
+    ($request:ty => $body:ident: $($layer:ident),+ $(,)?) => {
+        /// Hands out, outermost first, all that explains itself.
+        pub fn each<'a>(&'a self, visit: &mut dyn FnMut(&'a dyn Explain)) {
+            $(self.$layer.each(visit);)+
+        }
+
+        in_order! {
+            /// Puts the layers around `leaf`, the first outermost.
+            stack: $request => $body: $($layer),+
+        }
+
+        #[cfg(test)]
+        const ORDER: &[&str] = &[$(stringify!($layer)),+];
+    };
+}
+
+/// A stack of some of the layers, for routes on which the others are off.
+macro_rules! shorter {
+    ($(#[$doc:meta])* $name:ident, $names:ident if $fits:ident => $body:ident: $($layer:ident),+; without $($off:ident),+ $(,)?) => {
+        #[cfg(test)]
+        const $names: &[&str] = &[$(stringify!($layer)),+];
+
+        in_order! {
+            $(#[$doc])*
+            $name: Limited<Body> => $body: $($layer),+
+        }
+
+        /// Whether all others are off.
+        fn $fits(&self) -> bool {
+            let Self { $($layer: _,)+ $($off),+ } = self;
+            $($off.is_off())&&+
+        }
+    };
+}
+
 impl Layers {
     // The timeout is outside of all that can wait (for keys, for a place): it counts from the request head,
     // so it ends a wait as well as an exchange.
-    in_order!(
-        Replay<Replay<MirrorBody<Replay<LayeredBody>>>> => RouteBody:
+    layers!(
+        Replay<Replay<MirrorBody<Replay<LayeredBody>>>> => AllBody:
         problem,
         cors,
         rate_limits,
@@ -201,8 +218,47 @@ impl Layers {
         mirror,
         hedge,
         retry,
-        balance
+        balance,
     );
+
+    shorter! {
+        /// Those that every route has.
+        plain, PLAIN if is_plain => PlainBody: problem, total_timeout, body_limit, balance;
+        without cors, rate_limits, before_auth, jwt, api_key, basic_auth, forward_auth, authorize, after_auth, version,
+            identity_rate_limits, idempotency, fallback, cache, bulkhead, fault, circuit_breaker, split,
+            upstream_bulkhead, mirror, hedge, retry,
+    }
+
+    shorter! {
+        /// Those that most routes have, and no others.
+        usual, USUAL if is_usual => UsualBody: problem, rate_limits, total_timeout, jwt, api_key, authorize,
+            identity_rate_limits, body_limit, bulkhead, circuit_breaker, upstream_bulkhead, balance;
+        without cors, before_auth, basic_auth, forward_auth, after_auth, version, idempotency, fallback, cache,
+            fault, split, mirror, hedge, retry,
+    }
+
+    /// The route, whose layers these are: in the shortest stack that has all that are on. A layer that is off costs little,
+    /// but there are many.
+    pub fn around<F, Fut>(&self, leaf: F) -> Route
+    where
+        F: Fn(Request<Body>) -> Fut + Clone + Send + Sync + 'static,
+        Fut: Future<Output = Response<Body>> + Send + 'static,
+    {
+        // In a box of its own: each of the layers moves the future of what is behind it into its own, and this is the large one.
+        let short =
+            |leaf: F| Leaf(move |request: Request<Limited<Body>>| Box::pin(leaf(request.map(Body::from))));
+        if self.is_plain() {
+            Route::new(self.plain(short(leaf)))
+        } else if self.is_usual() {
+            Route::new(self.usual(short(leaf)))
+        } else {
+            Route::new(self.stack(Leaf(
+                move |request: Request<Replay<Replay<MirrorBody<Replay<LayeredBody>>>>>| {
+                    Box::pin(leaf(request.map(Body::from)))
+                },
+            )))
+        }
+    }
 }
 
 impl ArmLayers {
@@ -220,7 +276,7 @@ impl ArmLayers {
         }
     }
 
-    in_order!(
+    layers!(
         Replay<Replay<MirrorBody<Body>>> => ArmBody:
         rate_limits,
         circuit_breaker,
@@ -229,7 +285,7 @@ impl ArmLayers {
         mirror,
         hedge,
         retry,
-        balance
+        balance,
     );
 }
 
@@ -279,7 +335,12 @@ impl Arm {
 
     /// One request.
     pub async fn call(&self, request: Request<Body>) -> Response<Body> {
-        (self.0)(request).await
+        self.begin(request).await
+    }
+
+    /// The same, as what the arm has made for it.
+    pub fn begin(&self, request: Request<Body>) -> Pin<Box<dyn Future<Output = Response<Body>> + Send>> {
+        (self.0)(request)
     }
 }
 
@@ -312,8 +373,8 @@ pub struct Route(Arc<dyn Erased>);
 
 impl Route {
     /// Erases the type of a stack.
-    pub fn new(stack: impl Stack<RouteBody>) -> Self {
-        Self(Arc::new(Lent { hot: Mutex::new(stack.clone()), spare: stack }))
+    pub fn new<R: Into<RouteBody> + 'static>(stack: impl Stack<R>) -> Self {
+        Self(Arc::new(Lent { hot: Mutex::new(stack.clone()), spare: stack, body: PhantomData }))
     }
 
     /// One request. The future is the one allocation here; the leaf makes another.
@@ -334,12 +395,13 @@ trait Erased: Send + Sync {
 
 /// `call` needs `&mut` only while it makes the future. An instance nobody uses is lent for that
 /// moment; one that is in use, or not ready, is cloned.
-struct Lent<S> {
+struct Lent<S, R> {
     hot: Mutex<S>,
     spare: S,
+    body: PhantomData<fn() -> R>,
 }
 
-impl<S: Stack<RouteBody>> Erased for Lent<S> {
+impl<S: Stack<R>, R: Into<RouteBody> + 'static> Erased for Lent<S, R> {
     fn call(&self, request: Request<Body>) -> RouteFuture {
         let hot = match self.hot.try_lock() {
             Ok(hot) => Some(hot),
@@ -349,13 +411,34 @@ impl<S: Stack<RouteBody>> Erased for Lent<S> {
         if let Some(mut hot) = hot
             && hot.poll_ready(&mut Context::from_waker(Waker::noop())).is_ready()
         {
-            return Box::pin(hot.call(request));
+            return Box::pin(Responding { future: hot.call(request) });
         }
         let mut own = self.spare.clone();
         Box::pin(async move {
             let Ok(()) = std::future::poll_fn(|cx| own.poll_ready(cx)).await;
-            own.call(request).await
+            Responding { future: own.call(request) }.await
         })
+    }
+}
+
+pin_project! {
+    /// The response of a stack, as that of a route.
+    struct Responding<F> {
+        #[pin]
+        future: F,
+    }
+}
+
+impl<F, R> Future for Responding<F>
+where
+    F: Future<Output = Result<Response<R>, Infallible>>,
+    R: Into<RouteBody>,
+{
+    type Output = Result<Response<RouteBody>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Ok(response) = ready!(self.project().future.poll(cx));
+        Poll::Ready(Ok(response.map(Into::into)))
     }
 }
 
@@ -387,7 +470,7 @@ impl<F> fmt::Debug for Leaf<F> {
     }
 }
 
-pin_project_lite::pin_project! {
+pin_project! {
     /// A future that cannot fail.
     #[derive(Debug)]
     pub struct Answer<F> {
@@ -401,5 +484,19 @@ impl<F: Future> Future for Answer<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         self.project().answer.poll(cx).map(Ok)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A shorter stack leaves layers out, and changes nothing else; nor does what stands behind a choice.
+    #[test]
+    fn shorter_stacks_are_in_the_one_order() {
+        for short in [Layers::PLAIN, Layers::USUAL, ArmLayers::ORDER] {
+            let mut all = Layers::ORDER.iter();
+            assert!(short.iter().all(|layer| all.any(|other| other == layer)), "{short:?}");
+        }
     }
 }

@@ -250,6 +250,11 @@ impl<O: Observer> AuthorizeLayer<O> {
         Self { guards: Arc::new([]) }
     }
 
+    /// Whether it is a layer that is not there.
+    pub fn is_off(&self) -> bool {
+        self.guards.is_empty()
+    }
+
     /// How far it takes effect.
     pub fn enforce(self, enforce: Enforce) -> Self
     where

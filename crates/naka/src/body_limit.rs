@@ -277,12 +277,14 @@ pin_project! {
     }
 }
 
-impl<B> Limited<B> {
-    /// Whether it may still turn out too large.
-    pub const fn is_bounded(&self) -> bool {
-        self.left.is_some()
+impl<B: Body> Limited<B> {
+    /// Whether it may still turn out too large; not if it says that it is short enough.
+    pub fn is_bounded(&self) -> bool {
+        self.left.is_some_and(|left| self.body.size_hint().upper().is_none_or(|most| most > left))
     }
+}
 
+impl<B> Limited<B> {
     /// The body that is counted.
     pub const fn get_mut(&mut self) -> &mut B {
         &mut self.body

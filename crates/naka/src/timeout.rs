@@ -24,7 +24,7 @@
 //!
 //! # Units and limits
 //! A `Duration`; tokio's timer has a resolution of one millisecond. A timer is made when something
-//! first has to be waited for: an answer at hand costs none. Nothing is allocated.
+//! first has to be waited for: an answer at hand costs none. A body that has to be waited for is one allocation.
 //!
 //! # Errors and panics
 //! `S::Error` passes unchanged. The body's error becomes a [`BoxError`]. Needs tokio's timer.
@@ -239,8 +239,9 @@ pin_project! {
     pub struct TimeoutBody<B> {
         #[pin]
         body: B,
-        #[pin]
-        alarm: Alarm,
+        deadline: Option<Instant>,
+        // Made when it is first waited for, and in a box: each layer moves the body.
+        alarm: Option<Pin<Box<Sleep>>>,
         has_begun: bool,
         is_over: bool,
     }
@@ -248,7 +249,7 @@ pin_project! {
 
 impl<B> TimeoutBody<B> {
     const fn new(body: B, deadline: Option<Instant>) -> Self {
-        Self { body, alarm: Alarm::at(deadline), has_begun: false, is_over: false }
+        Self { body, deadline, alarm: None, has_begun: false, is_over: false }
     }
 }
 
@@ -278,13 +279,16 @@ impl<B: Body<Error: Into<BoxError>>> Body for TimeoutBody<B> {
         }
         if let Poll::Ready(frame) = this.body.poll_frame(cx) {
             // The first comes with the head, which was in time: a short answer costs no look at the clock.
-            let is_late = *this.has_begun && matches!(frame, Some(Ok(_))) && this.alarm.is_due();
+            let is_late = *this.has_begun
+                && matches!(frame, Some(Ok(_)))
+                && this.deadline.is_some_and(|deadline| Now::read().instant() >= deadline);
             if !is_late {
                 *this.has_begun = true;
                 return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
             }
         } else {
-            ready!(this.alarm.poll(cx));
+            let Some(deadline) = *this.deadline else { return Poll::Pending };
+            ready!(this.alarm.get_or_insert_with(|| Box::pin(sleep_until(deadline))).as_mut().poll(cx));
         }
         *this.is_over = true;
         Poll::Ready(Some(Err(Box::new(Elapsed))))
@@ -329,11 +333,6 @@ impl Alarm {
     /// Whether it was waited for until the deadline; free.
     fn has_rung(&self) -> bool {
         self.sleep.as_ref().is_some_and(Sleep::is_elapsed)
-    }
-
-    /// Whether the deadline has passed; reads the clock.
-    fn is_due(&self) -> bool {
-        self.deadline.is_some_and(|deadline| Now::read().instant() >= deadline)
     }
 }
 

@@ -1,6 +1,6 @@
 //! What is innermost: whoever answers, or sends on.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, Response, header::CONTENT_TYPE};
@@ -28,10 +28,10 @@ use crate::{
     entry,
     generation::{ArmPlan, ArmTarget, Arms, Plan},
     observe::{Balancer, CallMetrics, Metrics, PolicyMetrics},
-    stack::{Arm, ArmLayers, Layers, Leaf, Route, RouteBody, Stack},
+    stack::{Arm, ArmLayers, Leaf, Route},
     state::{Speaking, State},
     transform::{Transform, redirected},
-    upstream::{Body, Client, Connector, LayeredBody, Pools},
+    upstream::{Body, Client, Connector, Outgoing, Pools},
     versions,
 };
 
@@ -64,11 +64,12 @@ impl Leaves<'_> {
         layers.mirror = self.mirror(route, &plan.transform, layers.mirror);
         if let Some(alternate) = &plan.alternate {
             let (plan, target) = (Arc::clone(plan), Arc::new(Target::Alternate(self.arm(route, alternate))));
-            layers.fallback = layers.fallback.to(Leaf(move |request: Request<AnyBody>| {
-                answer(Arc::clone(&plan), Arc::clone(&target), request.map(Body::from))
-            }));
+            layers.fallback = layers
+                .fallback
+                .to(Leaf(move |request: Request<AnyBody>| answered(&plan, &target, request.map(Body::from))));
         }
-        Route::new(stack(plan, &layers, Arc::new(target)))
+        let (plan, target) = (Arc::clone(plan), Arc::new(target));
+        layers.around(move |request| answered(&plan, &target, request))
     }
 
     /// The calls of a route, each through what stands before its upstream.
@@ -107,12 +108,12 @@ impl Leaves<'_> {
         let mut layers = plan.layers.clone();
         layers.mirror = self.mirror(route, &plan.transform, layers.mirror);
         Arm::new(layers.stack(Leaf(move |request: Request<Replay<Replay<MirrorBody<Body>>>>| {
-            let request = request.map(Body::from);
+            let mut request = Outgoing::from(request.map(Body::from));
             let (plan, behind) = (Arc::clone(&leaf_plan), Arc::clone(&behind));
             Box::pin(async move {
                 match &*behind {
-                    Behind::Upstream(client) => send(&plan.transform, client, request).await,
-                    Behind::Split(arms) => split(arms, request).await,
+                    Behind::Upstream(client) => send(&plan.transform, client, &mut request).await,
+                    Behind::Split(arms) => split(arms, request.take()).await,
                 }
             })
         })))
@@ -186,51 +187,52 @@ enum Behind {
     Split(BTreeMap<Arc<str>, Arm>),
 }
 
-/// The one place where the stack's type is made.
-fn stack(plan: &Arc<Plan>, layers: &Layers, target: Arc<Target>) -> impl Stack<RouteBody> {
-    let leaf_plan = Arc::clone(plan);
-    layers.stack(Leaf(move |request: Request<Replay<Replay<MirrorBody<Replay<LayeredBody>>>>>| {
-        // In a box of its own: each of the layers moves the future of what is behind it into its own, and this is the large one.
-        Box::pin(answer(Arc::clone(&leaf_plan), Arc::clone(&target), request.map(Body::from)))
-    }))
+/// What is innermost, at work on one request.
+fn answered(
+    plan: &Arc<Plan>,
+    target: &Arc<Target>,
+    request: Request<Body>,
+) -> impl Future<Output = Response<Body>> + use<> {
+    let (plan, target, mut request) = (Arc::clone(plan), Arc::clone(target), Outgoing::from(request));
+    async move { answer(&plan, &target, &mut request).await }
 }
 
-async fn answer(plan: Arc<Plan>, target: Arc<Target>, request: Request<Body>) -> Response<Body> {
+async fn answer(plan: &Plan, target: &Target, request: &mut Outgoing) -> Response<Body> {
     match &plan.compress {
-        Some(_) if Upgrade::is_asked(request.extensions()) => changed(&plan, &target, request).await,
+        Some(_) if Upgrade::is_asked(&request.head.extensions) => changed(plan, target, request).await,
         // Whoever repeats a request may understand less than whoever sent it first.
-        Some(compress) if !plan.is_kept || request.method().is_safe() => {
+        Some(compress) if !plan.is_kept || request.head.method.is_safe() => {
             let is_sent = matches!(
-                &*target,
+                target,
                 Target::Upstream(_) | Target::Versions(_) | Target::Split(_) | Target::Alternate(_)
             );
             // In a box of its own: it is larger, and the others shall not pay for that.
-            Box::pin(compress.around(request, is_sent, |request| changed(&plan, &target, request))).await
+            let changed = async |request: Request<Body>| changed(plan, target, &mut request.into()).await;
+            Box::pin(compress.around(request.take(), is_sent, changed)).await
         }
-        _ => changed(&plan, &target, request).await,
+        _ => changed(plan, target, request).await,
     }
 }
 
-async fn changed(plan: &Plan, target: &Target, request: Request<Body>) -> Response<Body> {
-    let is_https = entry::scheme(request.headers()) == "https";
+async fn changed(plan: &Plan, target: &Target, request: &mut Outgoing) -> Response<Body> {
+    let is_https = entry::scheme(&request.head.headers) == "https";
     let mut response = match target {
         Target::Upstream(client) => send(&plan.transform, client, request).await,
         Target::Respond(respond) => responded(respond),
         Target::Redirect(redirect) => {
-            let (parts, _) = request.into_parts();
-            redirected(redirect, &parts, entry::scheme(&parts.headers))
+            redirected(redirect, &request.head, entry::scheme(&request.head.headers))
         }
         Target::Versions(arms) => {
-            let arm = ApiVersion::of(request.extensions()).and_then(|version| arms.get(version));
-            along(arm, request).await
+            let arm = ApiVersion::of(&request.head.extensions).and_then(|version| arms.get(version));
+            along(arm, request.take()).await
         }
-        Target::Split(arms) => split(arms, request).await,
-        Target::Alternate(arm) => arm.call(request).await,
+        Target::Split(arms) => split(arms, request.take()).await,
+        Target::Alternate(arm) => arm.call(request.take()).await,
         Target::Compose(composer) => {
-            let Ok(response) = composer.clone().call(request).await;
+            let Ok(response) = composer.clone().call(request.take()).await;
             response
         }
-        Target::ListVersions(layers) => versions::list(layers, Now::of(request.extensions())),
+        Target::ListVersions(layers) => versions::list(layers, Now::of(&request.head.extensions)),
     };
     plan.transform.response(&mut response, is_https);
     response
@@ -238,22 +240,22 @@ async fn changed(plan: &Plan, target: &Target, request: Request<Body>) -> Respon
 
 /// To the arm that the split has chosen.
 async fn split(arms: &BTreeMap<Arc<str>, Arm>, request: Request<Body>) -> Response<Body> {
-    let arm = SplitArm::of(request.extensions()).and_then(|arm| arms.get(arm));
-    along(arm, request).await
+    along(SplitArm::of(request.extensions()).and_then(|arm| arms.get(arm)), request).await
 }
 
-async fn along(arm: Option<&Arm>, request: Request<Body>) -> Response<Body> {
+/// Boxed in the arm, where it is the larger one.
+fn along(arm: Option<&Arm>, request: Request<Body>) -> Pin<Box<dyn Future<Output = Response<Body>> + Send>> {
     match arm {
-        Some(arm) => arm.call(request).await,
-        None => Rejection::new(Reason::NoEndpoint).into_response(), // Whatever is chosen has an arm.
+        Some(arm) => arm.begin(request),
+        // Whatever is chosen has an arm.
+        None => Box::pin(async { Rejection::new(Reason::NoEndpoint).into_response() }),
     }
 }
 
 /// Sends a request on, as its endpoint shall see it.
-async fn send(transform: &Transform, client: &Client, request: Request<Body>) -> Response<Body> {
-    let (mut parts, body) = request.into_parts();
-    match transform.request(&mut parts) {
-        Ok(()) => client.exchange(Request::from_parts(parts, body)).await,
+async fn send(transform: &Transform, client: &Client, request: &mut Outgoing) -> Response<Body> {
+    match transform.request(&mut request.head) {
+        Ok(()) => client.exchange(request).await,
         Err(rejection) => rejection.into_response(),
     }
 }

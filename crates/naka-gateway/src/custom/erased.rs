@@ -30,6 +30,11 @@ impl CustomLayers {
         Self((!policies.is_empty()).then(|| policies.into()))
     }
 
+    /// Whether there is none.
+    pub const fn is_off(&self) -> bool {
+        self.0.is_none()
+    }
+
     /// Hands out each.
     pub fn each<'a>(&'a self, visit: &mut dyn FnMut(&'a dyn Explain)) {
         for policy in self.0.iter().flat_map(|all| all.iter()) {

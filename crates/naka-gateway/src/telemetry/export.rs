@@ -168,7 +168,7 @@ impl Service<Request<Bytes>> for Collector {
     fn call(&mut self, request: Request<Bytes>) -> Self::Future {
         let (request, client) = (self.request(request), Arc::clone(&self.client));
         Box::pin(async move {
-            let (mut head, body) = client.exchange(request?).await.into_parts();
+            let (mut head, body) = client.exchange(&mut request?.into()).await.into_parts();
             if let Some(rejection) = head.extensions.get::<Rejection>() {
                 return Err(rejection.reason.word().into());
             }

@@ -35,7 +35,7 @@ use crate::{
 };
 
 pin_project! {
-    /// A request or response body. Each layer moves it, so it is kept small.
+    /// A request or response body. Each layer moves it, so it is kept small: what streams is in a box.
     #[project = Projection]
     #[derive(Debug, Default)]
     pub enum Body {
@@ -45,13 +45,13 @@ pin_project! {
         #[doc(hidden)]
         Full { bytes: Option<Bytes> },
         #[doc(hidden)]
-        Client { body: ClientBody },
+        Client { body: Box<ClientBody> },
         #[doc(hidden)]
-        Upstream { #[pin] incoming: Guarded<Idle<Arriving>, InUse> },
+        Upstream { incoming: Pin<Box<Guarded<Idle<Arriving>, InUse>>> },
         #[doc(hidden)]
         Bounded { body: Pin<Box<Limited<Body>>>, upload: Option<Arc<Upload>> },
         #[doc(hidden)]
-        Replayed { body: ReplayedBody },
+        Replayed { body: Box<ReplayedBody> },
         #[doc(hidden)]
         Boxed { body: AnyBody },
     }
@@ -64,13 +64,19 @@ pub type LayeredBody = Buffered<Limited<Body>>;
 impl From<LayeredBody> for Body {
     fn from(body: LayeredBody) -> Self {
         match body.into_inner() {
-            Ok(mut body) if body.is_bounded() && !body.is_end_stream() => {
-                let upload = body.get_mut().watch_upload();
-                Self::Bounded { body: Box::pin(body), upload }
-            }
-            Ok(body) => body.into_inner(),
+            Ok(body) => body.into(),
             Err(whole) => Self::boxed(whole),
         }
+    }
+}
+
+impl From<Limited<Self>> for Body {
+    fn from(mut body: Limited<Self>) -> Self {
+        if body.is_bounded() && !body.is_end_stream() {
+            let upload = body.get_mut().watch_upload();
+            return Self::Bounded { body: Box::pin(body), upload };
+        }
+        body.into_inner()
     }
 }
 
@@ -82,7 +88,9 @@ where
     fn from(body: Replay<B>) -> Self {
         match body.into_inner() {
             Ok(body) => body.into(),
-            Err(taped) => Self::Replayed { body: ReplayedBody { body: Box::pin(taped), upload: None } },
+            Err(taped) => {
+                Self::Replayed { body: Box::new(ReplayedBody { body: Box::pin(taped), upload: None }) }
+            }
         }
     }
 }
@@ -93,7 +101,7 @@ impl From<TakenOver> for Body {
         if body.is_end_stream() {
             return Self::Empty;
         }
-        Self::Replayed { body: ReplayedBody { body: Box::pin(body), upload: None } }
+        Self::Replayed { body: Box::new(ReplayedBody { body: Box::pin(body), upload: None }) }
     }
 }
 
@@ -105,7 +113,9 @@ where
     fn from(body: MirrorBody<B>) -> Self {
         match body.into_inner() {
             Ok(body) => body.into(),
-            Err(kept) => Self::Replayed { body: ReplayedBody { body: Box::pin(kept), upload: None } },
+            Err(kept) => {
+                Self::Replayed { body: Box::new(ReplayedBody { body: Box::pin(kept), upload: None }) }
+            }
         }
     }
 }
@@ -199,14 +209,14 @@ impl Body {
         let (progress, answered) = (Arc::clone(progress), Answered::no(progress));
         progress.receive(true);
         let body = Self::Client {
-            body: ClientBody {
+            body: Box::new(ClientBody {
                 incoming: Some(incoming),
                 has_ended: false,
                 upload: None,
                 pace: Paced::new(&progress),
                 answered: answered.clone(),
                 progress,
-            },
+            }),
         };
         (body, answered)
     }
@@ -221,7 +231,7 @@ impl Body {
             return Self::Empty;
         }
         let in_use = InUse { lease, attempt: None };
-        Self::Upstream { incoming: Guarded::new(Idle::new(incoming, idle), Some(in_use)) }
+        Self::Upstream { incoming: Box::pin(Guarded::new(Idle::new(incoming, idle), Some(in_use))) }
     }
 
     /// The attempt lasts as long as this body; if there is nothing to wait for, it is over.
@@ -270,7 +280,7 @@ impl HttpBody for Body {
             Projection::Empty => Poll::Ready(None),
             Projection::Full { bytes } => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Projection::Client { body } => body.poll_frame(cx),
-            Projection::Upstream { incoming } => incoming.poll_frame(cx),
+            Projection::Upstream { incoming } => incoming.as_mut().poll_frame(cx),
             Projection::Bounded { body, .. } => body.as_mut().poll_frame(cx),
             Projection::Replayed { body } => body.poll_frame(cx),
             Projection::Boxed { body } => body.0.as_mut().poll_frame(cx),

@@ -23,7 +23,7 @@ use std::{
     time::Duration,
 };
 
-use http::{Extensions, HeaderMap, HeaderValue, Request, Response, header::HOST};
+use http::{Extensions, HeaderMap, HeaderValue, Request, Response, header::HOST, request::Parts};
 use http_body::Body as _;
 use naka::{
     attempt::Hurried,
@@ -90,11 +90,36 @@ pub struct Client {
     pub metrics: Arc<UpstreamMetrics>,
 }
 
+/// A request on its way to an endpoint. It is lent to whoever has something to do with it: an asynchronous function keeps what it
+/// is given as long as it runs, and often twice.
+#[derive(Debug)]
+pub struct Outgoing {
+    /// The head.
+    pub head: Parts,
+    /// The body.
+    pub body: Body,
+}
+
+impl Outgoing {
+    /// The request itself; nothing of it is left here.
+    pub fn take(&mut self) -> Request<Body> {
+        let (nothing, ()) = Request::new(()).into_parts();
+        Request::from_parts(mem::replace(&mut self.head, nothing), mem::take(&mut self.body))
+    }
+}
+
+impl From<Request<Body>> for Outgoing {
+    fn from(request: Request<Body>) -> Self {
+        let (head, body) = request.into_parts();
+        Self { head, body }
+    }
+}
+
 impl Client {
-    /// One exchange. The request is as the endpoint shall see it.
-    pub async fn exchange(&self, mut request: Request<Body>) -> Response<Body> {
-        let (counted, attempt) = (self.metrics.begin(), self.begin(&mut request));
-        let context = request.extensions().get::<Context>();
+    /// One exchange. The request is as the endpoint shall see it; nothing of it is of use afterwards.
+    pub async fn exchange(&self, request: &mut Outgoing) -> Response<Body> {
+        let (counted, attempt) = (self.metrics.begin(), self.begin(&mut request.head));
+        let context = request.head.extensions.get::<Context>();
         let is_hurried = context.is_some_and(|context| context.is_hurried);
         let told = context.and_then(|context| context.told);
         let until = self.timeouts.per_try.map(|limit| Now::read().instant() + limit);
@@ -116,35 +141,34 @@ impl Client {
     }
 
     /// Writes down that the request is sent now, if that is written down, and tells the endpoint in which span.
-    fn begin(&self, request: &mut Request<Body>) -> Option<UnderWay> {
-        let journal = Journal::of(request.extensions())?;
-        let endpoint = Endpoint::of(request.extensions())?;
+    fn begin(&self, head: &mut Parts) -> Option<UnderWay> {
+        let journal = Journal::of(&head.extensions)?;
+        let endpoint = Endpoint::of(&head.extensions)?;
         let attempt = journal.attempt(&self.name, endpoint.address(), Now::read());
         if let Some(context) = attempt.context() {
-            trace::add(&context, request.headers_mut(), &self.propagators);
+            trace::add(&context, &mut head.headers, &self.propagators);
         }
         Some(attempt)
     }
 
-    async fn one_try(&self, mut request: Request<Body>, waits: &Waits) -> Response<Body> {
-        let endpoint = Endpoint::of(request.extensions());
+    async fn one_try(&self, request: &mut Outgoing, waits: &Waits) -> Response<Body> {
+        let endpoint = Endpoint::of(&request.head.extensions);
         let Some(pool) = endpoint.map(|endpoint| self.pools.pool(endpoint.address())) else {
             return refuse(Reason::NoEndpoint);
         };
-        let again = if Upgrade::is_asked(request.extensions()) { None } else { Again::of(&mut request) };
-        let upload = request.body_mut().watch_upload();
-        if !request.headers().contains_key(HOST)
+        let is_upgrade = Upgrade::is_asked(&request.head.extensions);
+        let again = if is_upgrade { None } else { Again::of(request) };
+        let upload = request.body.watch_upload();
+        if !request.head.headers.contains_key(HOST)
             && let Ok(host) = HeaderValue::from_str(host_of(pool.address()))
         {
-            request.headers_mut().insert(HOST, host); // HTTP/1.0 may come without; what we speak may not.
+            request.head.headers.insert(HOST, host); // HTTP/1.0 may come without; what we speak may not.
         }
         match &pool {
             Pool::H1(pool) => self.over_h1(pool, request, again, upload, waits).await,
             // In a box of its own: it is larger, and the other shall not pay for that.
-            Pool::H2(pool) if Upgrade::is_asked(request.extensions()) => {
-                Box::pin(self.connect_over_h2(pool, request, waits)).await
-            }
-            Pool::H2(pool) => Box::pin(self.over_h2(pool, request, again, upload, waits)).await,
+            Pool::H2(pool) if is_upgrade => Box::pin(self.connect_over_h2(pool, request.take(), waits)).await,
+            Pool::H2(pool) => Box::pin(self.over_h2(pool, request.take(), again, upload, waits)).await,
         }
     }
 
@@ -211,14 +235,14 @@ struct Again(Repeatable<Body>);
 pub(crate) const REPEATED: usize = 64 << 10;
 
 impl Again {
-    fn of(request: &mut Request<Body>) -> Option<Self> {
-        let length = request.body().size_hint().exact()?;
-        if !request.method().is_idempotent() || length > REPEATED as u64 {
+    fn of(request: &mut Outgoing) -> Option<Self> {
+        let length = request.body.size_hint().exact()?;
+        if !request.head.method.is_idempotent() || length > REPEATED as u64 {
             return None;
         }
-        let body = mem::take(request.body_mut());
-        let (again, first) = Repeatable::of(body, REPEATED, request.extensions());
-        *request.body_mut() = first.into();
+        let body = mem::take(&mut request.body);
+        let (again, first) = Repeatable::of(body, REPEATED, &request.head.extensions);
+        request.body = first.into();
         Some(Self(again))
     }
 
@@ -233,14 +257,13 @@ pin_project! {
     struct EndedBy<F> {
         #[pin]
         future: F,
-        #[pin]
-        end: Option<Sleep>,
+        end: Option<Pin<Box<Sleep>>>,
     }
 }
 
 impl<F> EndedBy<F> {
     fn new(future: F, until: Option<Instant>) -> Self {
-        Self { future, end: until.map(sleep_until) }
+        Self { future, end: until.map(|until| Box::pin(sleep_until(until))) }
     }
 }
 
@@ -252,7 +275,7 @@ impl<F: Future> Future for EndedBy<F> {
         if let Poll::Ready(output) = this.future.poll(cx) {
             return Poll::Ready(Some(output));
         }
-        let is_over = this.end.as_pin_mut().is_some_and(|end| end.poll(cx).is_ready());
+        let is_over = this.end.as_mut().is_some_and(|end| end.as_mut().poll(cx).is_ready());
         if is_over { Poll::Ready(None) } else { Poll::Pending }
     }
 }

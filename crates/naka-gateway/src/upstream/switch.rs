@@ -6,8 +6,9 @@
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{
-    HeaderMap, HeaderValue, Request, Response,
+    HeaderMap, HeaderValue, Response,
     header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE},
+    request::Parts,
 };
 use naka::{
     context::Upgrade,
@@ -30,12 +31,12 @@ pub(super) struct Asked {
 }
 
 /// Asks the endpoint for the other protocol, if the request does.
-pub(super) fn ask(request: &mut Request<Body>) -> Option<Asked> {
-    if !Upgrade::is_asked(request.extensions()) {
+pub(super) fn ask(request: &mut Parts) -> Option<Box<Asked>> {
+    if !Upgrade::is_asked(&request.extensions) {
         return None;
     }
-    let has_no_key = request.extensions().get::<Connected>().is_some();
-    let headers = request.headers_mut();
+    let has_no_key = request.extensions.get::<Connected>().is_some();
+    let headers = &mut request.headers;
     let protocols = headers.get(UPGRADE).cloned()?;
     headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     let mut accept = None;
@@ -45,7 +46,7 @@ pub(super) fn ask(request: &mut Request<Body>) -> Option<Asked> {
         accept = Some(accepted(&key));
         headers.insert(SEC_WEBSOCKET_KEY, key);
     }
-    Some(Asked { protocols, accept })
+    Some(Box::new(Asked { protocols, accept }))
 }
 
 pub(super) fn is_websocket(protocol: &HeaderValue) -> bool {

@@ -151,6 +151,11 @@ impl<O> CacheLayer<O> {
         Self { shared: None }
     }
 
+    /// Whether it is a layer that is not there.
+    pub const fn is_off(&self) -> bool {
+        self.shared.is_none()
+    }
+
     /// Another configuration over what is kept. What is over a lower bound goes when the next is kept; what is kept
     /// lives as long as it was said when it came.
     pub fn reconfigured(&self, config: CacheConfig) -> Self

@@ -317,6 +317,11 @@ impl<O> FallbackLayer<O> {
         Self { shared: None }
     }
 
+    /// Whether it is a layer that is not there.
+    pub const fn is_off(&self) -> bool {
+        self.shared.is_none()
+    }
+
     /// The same under another configuration.
     pub fn reconfigured(&self, config: FallbackConfig) -> Self {
         self.with(|shared| shared.config = config)

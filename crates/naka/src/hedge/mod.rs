@@ -143,6 +143,11 @@ impl<O> HedgeLayer<O> {
         Self { shared: None }
     }
 
+    /// Whether it is a layer that is not there.
+    pub const fn is_off(&self) -> bool {
+        self.shared.is_none()
+    }
+
     /// Other hedges, from that budget, which may be the same, and by the same latencies.
     pub fn reconfigured(&self, config: HedgeConfig, budget: Budget, observer: O) -> Self {
         match &self.shared {

@@ -362,6 +362,11 @@ impl<O: Observer> IdempotencyLayer<O> {
         Self { shared: None }
     }
 
+    /// Whether it is a layer that is not there.
+    pub const fn is_off(&self) -> bool {
+        self.shared.is_none()
+    }
+
     /// Remembers in another store; what is known in the one before is not known in this layer.
     pub fn stored_in(self, store: &Arc<dyn Store>) -> Self
     where

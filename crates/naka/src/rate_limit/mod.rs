@@ -291,6 +291,11 @@ impl<O: Observer> RateLimitLayer<O> {
         Self { limits: Arc::new([]) }
     }
 
+    /// Whether it is a layer that is not there.
+    pub fn is_off(&self) -> bool {
+        self.limits.is_empty()
+    }
+
     /// Names the policy: in its rejections, and in what it explains.
     pub fn named(self, name: &Arc<str>) -> Self
     where

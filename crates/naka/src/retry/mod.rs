@@ -131,6 +131,11 @@ impl<O> RetryLayer<O> {
         Self { shared: None }
     }
 
+    /// Whether it is a layer that is not there.
+    pub const fn is_off(&self) -> bool {
+        self.shared.is_none()
+    }
+
     /// Other retries, from that budget, which may be the same.
     pub fn reconfigured(&self, config: RetryConfig, budget: Budget, observer: O) -> Self {
         match &self.shared {

@@ -187,6 +187,11 @@ impl<O: Observer> SplitLayer<O> {
         Self { shared: None }
     }
 
+    /// Whether it is a layer that is not there.
+    pub const fn is_off(&self) -> bool {
+        self.shared.is_none()
+    }
+
     /// Names the policy, in what it explains.
     pub fn named(self, name: &Arc<str>) -> Self {
         self.map(|old| Shared { name: Some(Arc::clone(name)), ..old.clone() })

@@ -321,6 +321,11 @@ impl<O: Observer> VersionLayer<O> {
         Self { shared: None }
     }
 
+    /// Whether it is a layer that is not there.
+    pub const fn is_off(&self) -> bool {
+        self.shared.is_none()
+    }
+
     /// Names the policy: in its rejections, and in what it explains.
     pub fn named(self, name: &Arc<str>) -> Self
     where

@@ -6,7 +6,7 @@ use std::{future::poll_fn, pin::Pin, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 use http::{
-    HeaderMap, Method, Request, Response,
+    HeaderMap, Method, Request, Response, Version,
     header::{CONTENT_LENGTH, TRANSFER_ENCODING},
 };
 use http_body::Body as _;
@@ -32,7 +32,7 @@ use super::{
 /// A response as somebody has read it.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Read {
-    head: Option<(u16, HeaderMap, Option<Bytes>)>,
+    head: Option<(u16, Version, HeaderMap, Option<Bytes>)>,
     body: Vec<u8>,
     trailers: Option<HeaderMap>,
     /// Whether it had an end.
@@ -157,14 +157,14 @@ async fn hypers(stream: DuplexStream, asked: &Method) -> Read {
 }
 
 /// A head, without a length that counts for nothing.
-fn head_of<B>(response: &Response<B>) -> (u16, HeaderMap, Option<Bytes>) {
+fn head_of<B>(response: &Response<B>) -> (u16, Version, HeaderMap, Option<Bytes>) {
     let mut headers = response.headers().clone();
     if headers.contains_key(TRANSFER_ENCODING) {
         headers.remove(CONTENT_LENGTH);
     }
     let reason = response.extensions().get::<ReasonPhrase>();
     let reason = reason.map(|reason| Bytes::copy_from_slice(reason.as_bytes()));
-    (response.status().as_u16(), headers, reason)
+    (response.status().as_u16(), response.version(), headers, reason)
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use http_body::{Frame, SizeHint};
 use tokio::{
     io::{AsyncRead as _, AsyncReadExt as _, ReadBuf, ReadHalf, WriteHalf, split},
     task::JoinHandle,
-    time::Instant,
+    time::{Instant, Sleep, sleep_until},
 };
 
 use super::{
@@ -48,6 +48,8 @@ pub(super) struct Connection {
     unsent: Option<io::Error>,
     /// Whether another request may follow.
     is_kept: bool,
+    /// When the head of a response has to be there; set to an earlier one, or to what was due.
+    alarm: Option<Pin<Box<Sleep>>>,
     pub(super) made: Instant,
     /// Until when it takes requests.
     until: Option<Instant>,
@@ -92,6 +94,7 @@ impl Connection {
             has_heard: false,
             unsent: None,
             is_kept: true,
+            alarm: None,
             made: Instant::now(),
             until,
             places,
@@ -151,6 +154,20 @@ impl Connection {
                 return Poll::Ready(Err(self.unsent.take().map_or(Failed::Closed, Failed::Broken)));
             }
         }
+    }
+
+    /// Ready at that time. The timer is not set for each exchange: it rings now and then, and is set to what is due then.
+    pub(super) fn poll_due(&mut self, due: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(due)));
+        if alarm.deadline() > due {
+            alarm.as_mut().reset(due);
+        }
+        ready!(alarm.as_mut().poll(cx));
+        if alarm.deadline() < due {
+            alarm.as_mut().reset(due);
+            ready!(alarm.as_mut().poll(cx));
+        }
+        Poll::Ready(())
     }
 
     /// The head of the response, once it is there; preliminary ones are passed over.

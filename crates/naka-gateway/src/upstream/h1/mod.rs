@@ -8,17 +8,17 @@
 //! 2. An upgrade goes over a new connection, which a 101 turns into a tunnel (`switch`).
 //! 3. The connection goes back when the response's body has ended.
 
-use std::{error::Error, fmt, future::poll_fn, io, iter, sync::Arc};
+use std::{error::Error, fmt, future::poll_fn, io, iter, mem, sync::Arc, task::Poll};
 
-use http::{Request, Response, StatusCode};
+use http::{Response, StatusCode};
 use hyper::ext::ReasonPhrase;
 use naka::{BoxError, attempt::Sent, clock::Now, reject::Reason};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_rustls::rustls;
 use tracing::{debug, warn};
 
 use super::{
-    Again, Client, Waits,
+    Again, Client, Outgoing, Waits,
     body::{Arriving, Body},
     connect::Unreached,
     places::Full,
@@ -27,6 +27,7 @@ use super::{
     switch,
 };
 use crate::upload::Upload;
+use connection::Connection;
 use pool::Room;
 use request::Sending;
 use response::Head;
@@ -51,22 +52,23 @@ impl Client {
     pub(super) async fn over_h1(
         &self,
         pool: &Arc<Pool>,
-        mut request: Request<Body>,
+        request: &mut Outgoing,
         again: Option<Again>,
         mut upload: Option<Arc<Upload>>,
         waits: &Waits,
     ) -> Response<Body> {
-        let (deadline, mut is_again) = (waits.deadline(request.extensions()), false);
-        let asked = switch::ask(&mut request);
+        let Outgoing { head, body } = request;
+        let (deadline, mut is_again) = (waits.deadline(&head.extensions), false);
+        let asked = switch::ask(head);
         let is_upgrade = asked.is_some();
-        let (mut head, body) = request.into_parts();
-        let mut sending = Sending::of(&mut head.headers, body);
+        let mut sending = Sending::of(&mut head.headers, mem::take(body));
         loop {
             // One that was kept may be closing just now, and an upgrade is not sent again.
             let kept = if is_again || is_upgrade { None } else { pool.take(self.keep_alive) };
             let (mut lease, is_kept) = match kept {
                 Some(lease) => (lease, true),
-                None => match self.connect(pool, is_again || is_upgrade, waits).await {
+                // In a box of its own: few requests come here.
+                None => match Box::pin(self.connect(pool, is_again || is_upgrade, waits)).await {
                     Ok(lease) => lease,
                     Err(reason) => return refuse_after(is_again, reason),
                 },
@@ -77,11 +79,10 @@ impl Client {
                 return refuse_after(is_again, reason);
             }
             let connection = lease.connection();
-            connection.begin(&head, &mut sending);
-            let answer = poll_fn(|cx| connection.poll_exchange(&mut sending, cx));
-            let failed = match self.in_time(answer, upload.as_deref(), waits).await {
+            connection.begin(head, &mut sending);
+            let failed = match self.head(connection, &mut sending, upload.as_deref(), waits).await {
                 Ok(Ok(head)) if head.status == StatusCode::SWITCHING_PROTOCOLS => {
-                    return self.switched(responded(head), lease, asked.as_ref());
+                    return self.switched(responded(head), lease, asked.as_deref());
                 }
                 Ok(Ok(head)) => return self.answered(head, lease, sending),
                 Ok(Err(failed)) => failed,
@@ -92,13 +93,35 @@ impl Client {
             }
             let is_silent = !lease.connection().has_heard() && failed.is_end();
             let again = again.as_ref().filter(|_| is_kept && is_silent);
-            let Some(copy) = again.and_then(Again::body) else {
+            let Some(mut copy) = again.and_then(Again::body) else {
                 return refuse(self.blame(pool, &failed, upload.as_deref()));
             };
-            let mut copy = copy;
             (is_again, upload) = (true, copy.watch_upload());
             sending = Sending::of(&mut head.headers, copy);
         }
+    }
+
+    /// The head of the response, or why it took too long.
+    async fn head(
+        &self,
+        connection: &mut Connection,
+        sending: &mut Sending,
+        upload: Option<&Upload>,
+        waits: &Waits,
+    ) -> Result<Result<Head, Failed>, Reason> {
+        if upload.is_some() {
+            let head = poll_fn(|cx| connection.poll_exchange(sending, cx));
+            return self.in_time(head, upload, waits).await;
+        }
+        let due = Instant::now().checked_add(self.timeouts.response_headers);
+        poll_fn(|cx| match connection.poll_exchange(sending, cx) {
+            Poll::Ready(head) => Poll::Ready(Ok(head)),
+            Poll::Pending => match due {
+                Some(due) => connection.poll_due(due, cx).map(|()| Err(Reason::ResponseTimeout)),
+                None => Poll::Pending,
+            },
+        })
+        .await
     }
 
     /// What is there of the response; what is not comes with the body, and what is still to be sent goes on beside it.
@@ -173,7 +196,9 @@ fn refuse_after(was_sent: bool, reason: Reason) -> Response<Body> {
 /// A response as it is handed on, without its body.
 fn responded(head: Head) -> Response<()> {
     let mut response = Response::new(());
-    (*response.status_mut(), *response.headers_mut()) = (head.status, head.headers);
+    *response.status_mut() = head.status;
+    *response.version_mut() = head.version;
+    *response.headers_mut() = head.headers;
     let reason = head.reason.and_then(|reason| ReasonPhrase::try_from(reason).ok());
     if let Some(reason) = reason {
         response.extensions_mut().insert(reason);

@@ -12,7 +12,7 @@ use std::mem::MaybeUninit;
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, StatusCode,
+    HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version,
     header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING},
 };
 use httparse::{Header, ParserConfig, Status};
@@ -21,6 +21,9 @@ use crate::strict::Chunked;
 
 /// The most fields of a head, and of trailers.
 const FIELDS: usize = 100;
+
+/// So many fields more are there room for from the beginning: a response gets some on its way.
+const ADDED: usize = 8;
 
 /// What comes behind a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +41,7 @@ pub(super) enum Framing {
 #[derive(Debug)]
 pub(super) struct Head {
     pub(super) status: StatusCode,
+    pub(super) version: Version,
     pub(super) headers: HeaderMap,
     /// What stands behind the status, unless it is what usually does.
     pub(super) reason: Option<Bytes>,
@@ -116,7 +120,7 @@ fn read(head: &Bytes, asked: &Method) -> Result<Head, Wrong> {
     let reason = read.reason.filter(|reason| Some(*reason) != status.canonical_reason());
     let reason = reason.map(|reason| head.slice_ref(reason.as_bytes()));
     let is_1_0 = read.version == Some(0);
-    let mut headers = HeaderMap::with_capacity(read.headers.len());
+    let mut headers = HeaderMap::with_capacity(read.headers.len() + ADDED);
     let (mut lengths, mut is_chunked, mut asks) = (Lengths::default(), false, Asks::default());
     for field in &*read.headers {
         let (name, value) = field_of(head, field)?;
@@ -144,7 +148,8 @@ fn read(head: &Bytes, asked: &Method) -> Result<Head, Wrong> {
         (_, None) => Framing::UntilClose,
     };
     let is_kept = !asks.to_close && (!is_1_0 || asks.to_keep) && framing != Framing::UntilClose;
-    Ok(Head { status, headers, reason, framing, is_kept })
+    let version = if is_1_0 { Version::HTTP_10 } else { Version::HTTP_11 };
+    Ok(Head { status, version, headers, reason, framing, is_kept })
 }
 
 /// The trailers of a body: lines, and an empty one at the end.
