@@ -90,7 +90,7 @@ impl Client {
         let upstream = Upstream { stream: Box::new(stream), idle: self.timeouts.tunnel_idle, is_websocket };
         response.headers_mut().insert(UPGRADE, protocol);
         response.extensions_mut().insert(Switched::new(upstream));
-        response.map(|_| Body::boxed(Endless(lease)))
+        response.map(|()| Body::boxed(Endless(lease)))
     }
 }
 

@@ -261,7 +261,7 @@ mod tests {
             cx: &mut Context<'_>,
         ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
             self.has_waited ^= true;
-            if self.has_waited && self.left.len() % 3 == 0 {
+            if self.has_waited && self.left.len().is_multiple_of(3) {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }

@@ -117,6 +117,11 @@ impl Connection {
         }
     }
 
+    /// Gives up the buffers of a connection that waits for a request.
+    pub(super) fn rest(&mut self) {
+        (self.buffer, self.room, self.read_size) = (BytesMut::new(), Vec::new(), ReadSize::new());
+    }
+
     /// Begins with a request, of which this is the head.
     pub(super) fn begin(&mut self, head: &Parts, sending: &mut Sending) {
         (self.heads, self.has_heard, self.asked) = (0, false, head.method.clone());

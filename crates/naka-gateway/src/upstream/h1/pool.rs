@@ -26,6 +26,9 @@ use super::{
 };
 use crate::{begun::Begun, config::checked::KeepAlive, seldom::Seldom};
 
+/// A connection that has waited for so long keeps no buffers.
+const RESTED: Duration = Duration::from_secs(1);
+
 /// The connections of one worker to one endpoint that wait for a request, the latest used first.
 ///
 /// Bounded by [`KeepAlive::max_idle`]; how many there are, of all workers, by [`Places`].
@@ -76,6 +79,9 @@ impl Pool {
     pub fn sweep(&self, keep: &KeepAlive) {
         let now = Instant::now();
         self.lock().retain_mut(|Kept { connection, since }| {
+            if *since + RESTED <= now {
+                connection.rest();
+            }
             *since + keep.timeout > now && !connection.is_old(now) && connection.is_silent()
         });
     }
