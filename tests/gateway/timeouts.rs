@@ -230,7 +230,7 @@ fn tasks() -> usize {
     tokio::runtime::Handle::current().metrics().num_alive_tasks()
 }
 
-/// hyper's client would go on writing what nobody takes, and hold the client's connection with it.
+/// Whoever went on writing what nobody takes would hold the client's connection with it.
 #[tokio::test(start_paused = true)]
 async fn an_upload_that_nobody_takes_leaves_nothing_behind() {
     let (gateway, _upstream) = gateway(|_| vec![Step::Hang]);

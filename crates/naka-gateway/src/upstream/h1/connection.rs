@@ -12,7 +12,7 @@ use http::{Method, StatusCode, request::Parts};
 use http_body::{Frame, SizeHint};
 use tokio::{
     io::{AsyncRead as _, AsyncReadExt as _, ReadBuf, ReadHalf, WriteHalf, split},
-    task::JoinHandle,
+    task::{JoinHandle, unconstrained},
     time::{Instant, Sleep, sleep_until},
 };
 
@@ -108,13 +108,17 @@ impl Connection {
 
     /// Whether the endpoint has neither closed it nor said anything, while nobody has asked. Costs a system call only if there is something to find.
     pub(super) fn is_silent(&mut self) -> bool {
-        let (mut byte, mut cx) = ([0; 1], Context::from_waker(Waker::noop()));
-        match &mut self.stream {
-            Halves::Whole(stream) => {
-                Pin::new(stream).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending()
-            }
-            Halves::Split { .. } | Halves::Gone => false,
-        }
+        let Halves::Whole(stream) = &mut self.stream else { return false };
+        let mut byte = [0; 1];
+        let read = poll_fn(|cx| Pin::new(&mut *stream).poll_read(cx, &mut ReadBuf::new(&mut byte)));
+        // A task that has read a lot would be told that there is nothing, so that others have their turn.
+        pin!(unconstrained(read)).poll(&mut Context::from_waker(Waker::noop())).is_pending()
+    }
+
+    /// Bytes of its buffers.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> usize {
+        self.buffer.capacity() + self.room.capacity()
     }
 
     /// Gives up the buffers of a connection that waits for a request.
@@ -126,6 +130,9 @@ impl Connection {
     pub(super) fn begin(&mut self, head: &Parts, sending: &mut Sending) {
         (self.heads, self.has_heard, self.asked) = (0, false, head.method.clone());
         sending.write_head(head, mem::take(&mut self.room));
+        if matches!(self.stream, Halves::Whole(Stream::Tls(_))) {
+            sending.begin(); // A record may be on its way when the next one fails.
+        }
     }
 
     /// Whether anything has come since the request began.
@@ -180,11 +187,15 @@ impl Connection {
         let before = self.heads + self.buffer.len();
         while let Some(head) = self.search.take(&mut self.buffer, &self.asked).map_err(Failed::Wrong)? {
             self.heads = before - self.buffer.len();
+            if self.heads > BUFFER {
+                break;
+            }
             if !head.status.is_informational() || head.status == StatusCode::SWITCHING_PROTOCOLS {
                 (self.framing, self.is_kept) = (head.framing, head.is_kept && self.unsent.is_none());
                 return Ok(Some(head));
             }
         }
+        self.heads = before - self.buffer.len();
         if before > BUFFER {
             return Err(Failed::Wrong("the head of a response is too long"));
         }
@@ -244,16 +255,17 @@ impl Connection {
     /// What is there of the response's body.
     fn take_frame(&mut self) -> Result<Option<Frame<Bytes>>, Failed> {
         while !self.buffer.is_empty() {
+            let bytes = &self.buffer[..self.buffer.len().min(BUFFER)];
             let (count, part) = match &mut self.framing {
                 Framing::Over => return Ok(None),
-                Framing::UntilClose => (self.buffer.len(), Part::Data),
+                Framing::UntilClose => (bytes.len(), Part::Data),
                 Framing::Length(left) => {
-                    let count = usize::try_from(*left).unwrap_or(usize::MAX).min(self.buffer.len());
+                    let count = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len());
                     *left -= count as u64;
                     (count, Part::Data)
                 }
                 Framing::Chunks(chunks) => {
-                    chunks.feed(&self.buffer, BUFFER).map_err(|wrong| Failed::Wrong(wrong.why))?
+                    chunks.feed(bytes, BUFFER).map_err(|wrong| Failed::Wrong(wrong.why))?
                 }
             };
             match part {

@@ -4,7 +4,7 @@
 //!    `timeouts.connect`; as long it waits before that for a [place](Places), if there are as many as there may be. A kept one that turns out to be closed *before anything was sent* gives the
 //!    request back, and the next is taken. One that ends after the request was sent and before a byte of
 //!    an answer came was closed by the endpoint at just that time, as it may at any: what is idempotent and
-//!    has no body is then sent once more, over a new connection (RFC 9112, section 9.3.1).
+//!    has a short body at most is then sent once more, over a new connection (RFC 9112, section 9.3.1).
 //! 2. An upgrade goes over a new connection, which a 101 turns into a tunnel (`switch`).
 //! 3. The connection goes back when the response's body has ended.
 

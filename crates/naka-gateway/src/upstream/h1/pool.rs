@@ -128,14 +128,8 @@ impl Pool {
         let _waits = Waits(self);
         loop {
             self.given_back.notified().await;
-            loop {
-                if let Some(lease) = self.take(keep) {
-                    return lease;
-                }
-                if self.idle() == 0 {
-                    break;
-                }
-                tokio::task::yield_now().await; // On several threads it may not have heard yet that it is free.
+            if let Some(lease) = self.take(keep) {
+                return lease;
             }
         }
     }
@@ -177,10 +171,13 @@ impl Pool {
 
     fn lease(self: &Arc<Self>, connection: Box<Connection>, keep: KeepAlive) -> Lease {
         let (connection, pool) = (Some(connection), Arc::clone(self));
-        Lease { connection, pool, max_idle: keep.max_idle }
+        {
+            let terms = Terms { max_idle: keep.max_idle, timeout: keep.timeout };
+            Lease { connection, pool, terms }
+        }
     }
 
-    fn put(&self, connection: Box<Connection>, max_idle: usize) {
+    fn put(&self, connection: Box<Connection>, terms: Terms) {
         let now = Instant::now();
         if connection.is_old(now) {
             return;
@@ -194,7 +191,9 @@ impl Pool {
             return; // Closed, for somebody of another worker, or to somewhere else.
         }
         idle.push_back(Kept { connection, since: now });
-        let over = idle.len().saturating_sub(max_idle.max(waiting));
+        // Not all pools are swept.
+        let late = idle.iter().take_while(|kept| kept.since + terms.timeout <= now).count();
+        let over = idle.len().saturating_sub(terms.max_idle.max(waiting)).max(late);
         let over = idle.drain(..over).collect::<Vec<_>>();
         drop(idle);
         drop(over); // Not under the lock.
@@ -235,8 +234,16 @@ impl fmt::Debug for Pool {
 pub(in super::super) struct Lease {
     connection: Option<Box<Connection>>,
     pool: Arc<Pool>,
-    /// How many may wait beside it.
+    terms: Terms,
+}
+
+/// How connections wait.
+#[derive(Clone, Copy, Debug)]
+struct Terms {
+    /// So many.
     max_idle: usize,
+    /// So long.
+    timeout: Duration,
 }
 
 impl Lease {
@@ -259,7 +266,97 @@ impl Lease {
         if let Some(mut connection) = self.connection.take()
             && connection.is_free()
         {
-            self.pool.put(connection, self.max_idle);
+            self.pool.put(connection, self.terms);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        future::{Future, poll_fn},
+        pin::pin,
+        task::Poll,
+    };
+
+    use bytes::Bytes;
+    use tokio::{
+        io::{AsyncWriteExt as _, DuplexStream, duplex},
+        task::consume_budget,
+    };
+
+    use super::*;
+
+    const KEEP: KeepAlive = KeepAlive { max_idle: 500, timeout: Duration::from_secs(50), max_lifetime: None };
+
+    /// A pool with so many connections that wait, and their other ends.
+    async fn waiting(count: usize) -> (Arc<Pool>, Vec<DuplexStream>) {
+        let others = Arc::new(Mutex::new(Vec::new()));
+        let made = Arc::clone(&others);
+        let connector = Connector::Memory(Arc::new(move |_: &str| {
+            let (ours, theirs) = duplex(1 << 10);
+            made.lock().unwrap().push(theirs);
+            Box::pin(async move { Ok(ours) })
+        }));
+        let places = [Arc::<Places>::default(), Arc::default()];
+        let pool = Pool::new(Place::new(&"app:1".into(), None), places.clone());
+        let mut leases = Vec::new();
+        for _ in 0..count {
+            let bound = Bound { max: usize::MAX, waiting: 0 };
+            let [endpoint, all] = &places;
+            let taken = [endpoint.take(pool.owner(), bound).await, all.take(pool.owner(), bound).await];
+            leases.push(pool.connect(&connector, KEEP, taken.map(Result::unwrap)).await.unwrap());
+        }
+        leases.into_iter().for_each(Lease::give_back);
+        assert_eq!(pool.idle(), count);
+        let others = std::mem::take(&mut *others.lock().unwrap());
+        (pool, others)
+    }
+
+    /// Bug: a task that may read no more before others have had their turn took them all for silent.
+    #[tokio::test(start_paused = true)]
+    async fn none_that_was_closed_is_taken_however_much_its_task_has_read() {
+        let (pool, others) = waiting(300).await;
+        drop(others);
+        assert!(pool.take(KEEP).is_none());
+        let (pool, mut others) = waiting(1).await;
+        others[0].write_all(b"HTTP/1.1 200 OK\r\n").await.unwrap();
+        let taken = poll_fn(|cx| {
+            while pin!(consume_budget()).poll(cx).is_ready() {}
+            Poll::Ready(pool.take(KEEP).is_some())
+        });
+        assert!(!taken.await, "it has said something");
+    }
+
+    /// Bug: where nobody sweeps a pool, all but the latest stayed open for as long as there was something to do.
+    #[tokio::test(start_paused = true)]
+    async fn what_has_waited_too_long_goes_with_the_next_that_is_given_back() {
+        let (pool, _others) = waiting(8).await;
+        for _ in 0..6 {
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            pool.take(KEEP).unwrap().give_back();
+        }
+        assert_eq!(pool.idle(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_waited_keeps_no_buffers() {
+        let (pool, mut others) = waiting(1).await;
+        let mut lease = pool.take(KEEP).unwrap();
+        let head = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+        others[0].write_all(head).await.unwrap();
+        let (mut parts, ()) = http::Request::new(()).into_parts();
+        let mut sending = super::super::request::Sending::of(&mut parts.headers, Bytes::new().into());
+        let connection = lease.connection();
+        connection.begin(&parts, &mut sending);
+        poll_fn(|cx| connection.poll_exchange(&mut sending, cx)).await.unwrap();
+        assert_eq!(connection.take_whole().unwrap(), "ok");
+        connection.keep_room(sending);
+        lease.give_back();
+        let held = |pool: &Pool| pool.lock().front().unwrap().connection.held();
+        assert!(held(&pool) > 0);
+        tokio::time::sleep(RESTED).await;
+        pool.sweep(&KEEP);
+        assert_eq!(held(&pool), 0);
     }
 }

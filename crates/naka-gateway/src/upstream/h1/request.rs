@@ -7,7 +7,7 @@
 //! 3. What a body has of small pieces is gathered, and written together; a large one is written as it is, uncopied.
 //!
 //! # Limits
-//! Held are [`GATHERED`] bytes and a piece, and no more is asked of the body until they are written.
+//! Held are twice [`GATHERED`] bytes (and a head) and a piece, and no more is asked of the body until there is room.
 
 use std::{
     fmt::Write as _,
@@ -83,6 +83,11 @@ impl Sending {
         self.head = room.len();
         room.extend(of_body);
         self.gathered = room;
+    }
+
+    /// It may be that some of it is sent, however sending it ends.
+    pub(super) const fn begin(&mut self) {
+        self.has_begun = true;
     }
 
     /// Whether any of it was sent.
@@ -232,6 +237,9 @@ impl Sending {
             if had_piece {
                 self.end_chunk();
             }
+        } else if self.written >= GATHERED {
+            self.gathered.drain(..self.written); // More is gathered before all of it is written.
+            self.written = 0;
         }
         Ok(())
     }
@@ -241,7 +249,8 @@ const TOO_LONG: &str = "the request's body is longer than its length";
 const TOO_SHORT: &str = "the request's body ended before its length";
 
 fn frame(headers: &mut HeaderMap, body: &Body) -> Framing {
-    let Some(length) = body.size_hint().exact() else {
+    let length = if body.is_end_stream() { Some(0) } else { body.size_hint().exact() };
+    let Some(length) = length else {
         headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         headers.remove(CONTENT_LENGTH);
         return Framing::Chunks(announced(headers));
@@ -266,7 +275,12 @@ fn write_head(into: &mut Vec<u8>, head: &Parts) {
     into.extend_from_slice(head.method.as_str().as_bytes());
     into.push(b' ');
     match head.uri.path_and_query() {
-        Some(target) if head.uri.authority().is_none() => into.extend_from_slice(target.as_str().as_bytes()),
+        Some(target) if head.uri.authority().is_none() => {
+            if target.as_str().starts_with('?') {
+                into.push(b'/'); // RFC 9112 §3.2.1: of `http://host?query` the path is empty.
+            }
+            into.extend_from_slice(target.as_str().as_bytes());
+        }
         _ => drop(write!(Text(into), "{}", head.uri)),
     }
     into.extend_from_slice(b" HTTP/1.1\r\n");
@@ -290,5 +304,68 @@ impl std::fmt::Write for Text<'_> {
     fn write_str(&mut self, text: &str) -> std::fmt::Result {
         self.0.extend_from_slice(text.as_bytes());
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use http_body::SizeHint;
+    use naka::BoxError;
+    use tokio::io::{AsyncRead, ReadBuf, duplex};
+
+    use super::*;
+
+    /// So many small pieces.
+    struct Small {
+        left: usize,
+        is_chunked: bool,
+    }
+
+    impl http_body::Body for Small {
+        type Data = Bytes;
+        type Error = BoxError;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+            if self.left == 0 {
+                return Poll::Ready(None);
+            }
+            self.left -= 1;
+            Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(&[b'u'; 1000])))))
+        }
+
+        fn size_hint(&self) -> SizeHint {
+            let length = self.left as u64 * 1000;
+            if self.is_chunked { SizeHint::new() } else { SizeHint::with_exact(length) }
+        }
+    }
+
+    /// Bug: what was written of what had been gathered stayed as long as more was gathered meanwhile.
+    #[test]
+    fn what_is_held_of_an_upload_is_bounded_however_slowly_it_is_taken() {
+        for is_chunked in [false, true] {
+            let (mut stream, mut theirs) = duplex(8 << 10);
+            let (mut head, ()) = http::Request::new(()).into_parts();
+            let body = Body::boxed(Small { left: 4000, is_chunked });
+            let mut sending = Sending::of(&mut head.headers, body);
+            sending.write_head(&head, Vec::new());
+            let (mut cx, mut taken, mut piece) = (Context::from_waker(Waker::noop()), 0, [0; 8 << 10]);
+            loop {
+                let polled = sending.poll(&mut stream, &mut cx);
+                assert!(sending.gathered.capacity() <= 128 << 10, "{}", sending.gathered.capacity());
+                let mut read = ReadBuf::new(&mut piece);
+                let _ = Pin::new(&mut theirs).poll_read(&mut cx, &mut read);
+                taken += read.filled().iter().filter(|byte| **byte == b'u').count();
+                if polled.is_ready() && read.filled().is_empty() {
+                    break;
+                }
+            }
+            assert!(sending.is_over());
+            assert_eq!(taken, 4_000_000 + usize::from(is_chunked) * "unked".matches('u').count());
+        }
     }
 }

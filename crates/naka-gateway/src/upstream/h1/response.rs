@@ -58,7 +58,13 @@ pub(super) type Wrong = &'static str;
 pub(super) struct Search {
     /// So many bytes were looked through.
     seen: usize,
+    /// So often it was asked whether they can become a head, and of so many bytes at last.
+    checks: u32,
+    checked: usize,
 }
+
+/// So often every piece is looked at by itself; then only if as much again has come. A head may come byte by byte.
+const CHECKS: u32 = 16;
 
 impl Search {
     /// Takes the next head, once it is there.
@@ -67,11 +73,15 @@ impl Search {
             skip_empty_lines(bytes);
         }
         if let Some(end) = end_of_head(bytes, self.seen) {
-            self.seen = 0;
+            *self = Self::default();
             return read(&bytes.split_to(end).freeze(), asked).map(Some);
         }
-        if self.seen == 0 {
+        if bytes.is_empty() || &bytes[..] == b"\r" {
+            return Ok(None);
+        }
+        if self.checks < CHECKS || bytes.len() >= 2 * self.checked {
             check_beginning(bytes)?; // Who speaks something else may never come to an end.
+            (self.checks, self.checked) = (self.checks + 1, bytes.len());
         }
         self.seen = bytes.len();
         Ok(None)
@@ -125,7 +135,7 @@ fn read(head: &Bytes, asked: &Method) -> Result<Head, Wrong> {
     for field in &*read.headers {
         let (name, value) = field_of(head, field)?;
         if name == CONTENT_LENGTH {
-            lengths.add(field.value)?;
+            lengths.add(field.value);
         } else if name == TRANSFER_ENCODING {
             if is_chunked || is_1_0 || !field.value.eq_ignore_ascii_case(b"chunked") {
                 return Err("Transfer-Encoding is not `chunked` alone, or is in HTTP/1.0");
@@ -139,13 +149,16 @@ fn read(head: &Bytes, asked: &Method) -> Result<Head, Wrong> {
     if is_chunked {
         headers.remove(CONTENT_LENGTH);
     }
-    let framing = match (status, lengths.one) {
-        (StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED, _) => Framing::Over,
-        (status, _) if status.is_informational() || *asked == Method::HEAD => Framing::Over,
+    let is_bodiless = status.is_informational()
+        || [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&status)
+        || *asked == Method::HEAD;
+    let framing = match lengths {
+        _ if is_bodiless => Framing::Over,
         _ if is_chunked => Framing::Chunks(Chunked::new()),
-        (_, Some(0)) => Framing::Over,
-        (_, Some(length)) => Framing::Length(length),
-        (_, None) => Framing::UntilClose,
+        Lengths::Wrong => return Err("Content-Length is not one number"),
+        Lengths::One(0) => Framing::Over,
+        Lengths::One(length) => Framing::Length(length),
+        Lengths::None => Framing::UntilClose,
     };
     let is_kept = !asks.to_close && (!is_1_0 || asks.to_keep) && framing != Framing::UntilClose;
     let version = if is_1_0 { Version::HTTP_10 } else { Version::HTTP_11 };
@@ -184,24 +197,26 @@ const fn why(error: httparse::Error) -> Wrong {
 }
 
 /// What `Content-Length` says, in all its lines and lists.
-#[derive(Default)]
-struct Lengths {
-    one: Option<u64>,
+#[derive(Clone, Copy, Default)]
+enum Lengths {
+    #[default]
+    None,
+    One(u64),
+    /// What is no number, or several.
+    Wrong,
 }
 
 impl Lengths {
-    fn add(&mut self, line: &[u8]) -> Result<(), Wrong> {
+    fn add(&mut self, line: &[u8]) {
         for length in line.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
             let is_number = !length.is_empty() && length.iter().all(u8::is_ascii_digit);
             let length = std::str::from_utf8(length).ok().filter(|_| is_number);
-            let length =
-                length.and_then(|length| length.parse().ok()).ok_or("Content-Length is no number")?;
-            if self.one.is_some_and(|other| other != length) {
-                return Err("Content-Length is not one number");
-            }
-            self.one = Some(length);
+            *self = match (*self, length.and_then(|length| length.parse().ok())) {
+                (Self::None, Some(length)) => Self::One(length),
+                (Self::One(one), Some(length)) if one == length => Self::One(one),
+                _ => Self::Wrong,
+            };
         }
-        Ok(())
     }
 }
 
