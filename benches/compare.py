@@ -799,6 +799,8 @@ def run(options: argparse.Namespace, children: Children, folder: Path) -> None:
         print("load is oha's, as wrk is not here: w2 has one token then, and its CPU times compare with no others")
     cpus = sorted(os.sched_getaffinity(0))
     of_proxies, of_load = {cpus[-1]}, set(cpus[:-1][-1:] or cpus)
+    if not shutil.which("openssl"):
+        raise SystemExit("openssl is not here: nothing makes a certificate (apt install openssl)")
     print(f"proxies on CPU {cpus[-1]}, load and backends on CPU {min(of_load)}, of {len(cpus)}")
 
     (folder / "secret").touch(mode=0o600)

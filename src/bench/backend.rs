@@ -201,7 +201,8 @@ impl Connection {
     }
 
     fn refuse(&mut self) -> io::Result<Option<usize>> {
-        let _ = self.stream.write(b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
+        let _ =
+            self.stream.write(b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
         Err(ErrorKind::InvalidData.into())
     }
 
