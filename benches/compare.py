@@ -683,6 +683,12 @@ def times(cost: float | None, of: float | None) -> str:
     return f"{cost / of:.2f}" if cost is not None and of else "–"
 
 
+def others(rows: list[Row]) -> float | None:
+    """CPUs that others took, the median of all windows."""
+    foreign = [value for row in rows for value in row.foreign]
+    return statistics.median(foreign) if foreign else None
+
+
 def table(workload: Workload, rows: list[Row]) -> str:
     by_name = {row.proxy: row for row in rows}
     of_floor, of_naka = by_name["floor"].cost, by_name["naka"].cost
@@ -715,9 +721,8 @@ def table(workload: Workload, rows: list[Row]) -> str:
                 row.failed,
             )
         )
-    if foreign := [value for row in rows for value in row.foreign]:
-        most = statistics.median(foreign)
-        lines.append(f"  others took {most:.2f} CPUs meanwhile" + (": too much, measure again" if most > QUIET else ""))
+    if (busy := others(rows)) is not None:
+        lines.append(f"  others took {busy:.2f} CPUs meanwhile" + (": too much, measure again" if busy > QUIET else ""))
     if empty := sum(row.empty for row in rows):
         lines.append(f"  windows without any answer, which do not count: {empty}")
     return "\n".join(lines)
@@ -734,14 +739,16 @@ def chart(results: dict[str, list[Row]], head: str) -> str:
             continue
         unit = "KiB" if name == "w6" else "µs"
         most = max(max(cost for _, cost in shown), 0.001)
-        parts.append(f'<text x="16" y="{y}" class="h">{html.escape(WORKLOADS[name].says)} ({unit})</text>')
+        busy = others(rows)
+        noise = f", while others took {busy:.1f} CPUs" if busy is not None and busy > QUIET else ""
+        parts.append(f'<text x="16" y="{y}" class="h">{html.escape(WORKLOADS[name].says)} ({unit}){noise}</text>')
         y += 10
         of_naka = next((cost for row, cost in shown if row.proxy == "naka"), None)
         for row, cost in shown:
             width = max(cost / most, 0.002) * bar
             value = f"{cost:,.1f}"
             if row.proxy not in ("naka", "floor") and of_naka and cost:
-                value += f"   naka: {of_naka / cost:.2f} of it"
+                value += f" (naka: {of_naka / cost:.2f} times that)"
             parts.append(f'<text x="{left - 8}" y="{y + 14}" text-anchor="end">{row.proxy}</text>')
             parts.append(f'<rect x="{left}" y="{y + 2}" width="{width:.1f}" height="16" fill="{colors[row.proxy]}"/>')
             parts.append(f'<text x="{left + width + 6:.1f}" y="{y + 14}">{html.escape(value)}</text>')

@@ -205,7 +205,9 @@ fn heap_of_connections() -> bool {
         f64::from(u32::try_from(more).unwrap()) / f64::from(u32::try_from(CONNECTIONS).unwrap())
     };
     let silent = bounded("connection", "heap bytes, silent", each(settled()), SILENT);
-    clients.iter_mut().for_each(|client| ask(client, &request));
+    for client in &mut clients {
+        ask(client, &request);
+    }
     let kept = bounded("connection", "heap bytes, kept after a request", each(settled()), KEPT);
     assert_eq!(inside.shared.open_connections(), CONNECTIONS);
     inside.workers.stop();
@@ -270,7 +272,7 @@ impl Inside {
 
     /// Until so many connections are open.
     fn wait_for(&self, connections: usize) {
-        let end = Instant::now() + Duration::from_secs(60);
+        let end = Instant::now() + Duration::from_mins(1);
         while self.shared.open_connections() != connections {
             assert!(Instant::now() < end, "{} are open", self.shared.open_connections());
             thread::sleep(Duration::from_millis(5));
