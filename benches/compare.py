@@ -93,11 +93,10 @@ class Children:
         return process
 
     def end(self, process: subprocess.Popen) -> None:
-        process.terminate()
-        try:
-            process.wait(ENDS)
-        except subprocess.TimeoutExpired:
-            pass
+        os.kill(process.pid, signal.SIGTERM)
+        latest = time.monotonic() + ENDS
+        while time.monotonic() < latest and not has_ended(process):
+            time.sleep(0.02)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -106,6 +105,11 @@ class Children:
     def end_all(self) -> None:
         for process in list(self.all):
             self.end(process)
+
+
+def has_ended(process: subprocess.Popen) -> bool:
+    """Without waiting for it, as `poll` and `terminate` do: nobody else has its id until its group is killed."""
+    return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def family(pid: int) -> list[int]:
@@ -154,7 +158,7 @@ def free_port() -> int:
 
 def listens(process: subprocess.Popen, port: int) -> bool:
     end = time.monotonic() + STARTS
-    while time.monotonic() < end and process.poll() is None:
+    while time.monotonic() < end and not has_ended(process):
         try:
             socket.create_connection((LOOPBACK, port), 1).close()
             return True
@@ -547,12 +551,8 @@ def measured(rig: Rig, workload: Workload, options: argparse.Namespace, here: di
                 row.skipped = started
             else:
                 living.append((row, *started))
-        if workload.name == "w6":
-            for row, process, port in living:
-                row.idle_kib = kib_of_a_connection(process.pid, port)
-                row.memory_kib = memory_kib(family(process.pid))
-            return rows
-        for round_of in range(options.rounds + 1):
+        # w6 has no windows.
+        for round_of in range(0 if workload.name == "w6" else options.rounds + 1):
             for row, process, port in living:
                 if row.skipped:
                     continue
@@ -566,11 +566,15 @@ def measured(rig: Rig, workload: Workload, options: argparse.Namespace, here: di
                 except (OSError, RuntimeError, subprocess.TimeoutExpired) as error:
                     row.skipped = f"it was not there to the end: {error}"
             print(f"  {workload.name}: round {round_of} of {options.rounds}", file=sys.stderr, flush=True)
-        for row, process, _ in living:
-            if not row.skipped:
+        for row, process, port in living:
+            try:
+                if workload.name == "w6":
+                    row.idle_kib = kib_of_a_connection(process.pid, port)
                 row.memory_kib = memory_kib(family(process.pid))
-            if not row.skipped and not row.cpu_us:
-                row.skipped = "it has answered nothing"
+            except (OSError, http.client.HTTPException) as error:
+                row.skipped = row.skipped or f"it was not there to the end: {error}"
+            if row.cost is None:
+                row.skipped = row.skipped or "it has answered nothing"
         return rows
     finally:
         for _, process, _ in living:
@@ -613,8 +617,8 @@ def window(
     told = load.closed_loop(port, seconds)
     spent, took = cpu_seconds(pids) - before, time.monotonic() - started
     by_others = busy_seconds() - busy - (ours() - by_us)
-    if process.poll() is not None:
-        raise RuntimeError(f"it has ended with {process.returncode}")
+    if has_ended(process):
+        raise RuntimeError("it has ended")
     if not is_counted:
         return
     if told["requests"] == 0:
