@@ -29,6 +29,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use counters::{Counter, is_here};
 use naka_gateway::{
     config::checked::Workers as Layout,
     custom::Kinds,
@@ -40,9 +41,10 @@ use naka_gateway::{
     worker::Workers,
 };
 use naka_testkit::token::hs256;
-use process::{Counter, Gateway, answer, ask, is_here, served};
+use process::{Gateway, answer, ask, served};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, Stats, StatsAlloc};
 
+mod counters;
 mod process;
 
 #[global_allocator]
@@ -301,7 +303,7 @@ fn system_calls(naka: &Path) -> bool {
             [REQUESTS / 2, REQUESTS * 3 / 2],
             |counts| Counter::Strace(counts),
             |counts| {
-                let all = process::system_calls(counts);
+                let all = counters::system_calls(counts);
                 let transfers =
                     all.iter().filter(|(name, _)| is_transfer(name)).map(|(_, count)| count).sum::<u64>();
                 [all.iter().map(|(_, count)| count).sum::<u64>(), transfers]
@@ -355,7 +357,7 @@ fn instructions(naka: &Path, requests: u32) -> bool {
             case,
             [requests, requests * 3],
             |counts| Counter::Callgrind(counts),
-            process::instructions,
+            counters::instructions,
         );
         (counts[1] - counts[0]) / f64::from(requests * 2)
     };

@@ -19,8 +19,10 @@ use std::{
     process::ExitCode,
 };
 
-use process::{Counter, Gateway, answer, is_here, served};
+use counters::{Counter, is_here};
+use process::{Gateway, answer, served};
 
+mod counters;
 mod process;
 
 const OFF: &str = "off";
@@ -108,7 +110,7 @@ fn instructions(upstream: SocketAddr, collector: SocketAddr, requests: u32) -> E
             let gateway = start(row, upstream, collector, Some(&Counter::Callgrind(&counts)));
             gateway.ask(GET, requests);
             gateway.end();
-            process::instructions(&counts)
+            counters::instructions(&counts)
         });
         counted[1] -= counted[0];
         let each = counted[1] / f64::from(requests * 4);

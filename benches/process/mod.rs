@@ -1,4 +1,4 @@
-//! A gateway as a process, under callgrind or strace if its work is to be counted, and what stands before and behind it.
+//! A gateway as a process, under what counts if its work is to be counted, and what stands before and behind it.
 
 use std::{
     fs,
@@ -12,69 +12,12 @@ use std::{
 
 use tempfile::TempDir;
 
+use crate::counters::Counter;
+
 /// The end of every answer of [`answer`].
 const END: &[u8] = b"{\"fine\":true}";
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncache-control: no-store\r\n\
     content-length: 13\r\n\r\n{\"fine\":true}";
-
-/// What watches the gateway, and where it writes what it has counted.
-pub(crate) enum Counter<'a> {
-    Callgrind(&'a Path),
-    #[allow(dead_code, reason = "not each bench counts system calls")]
-    Strace(&'a Path),
-}
-
-impl Counter<'_> {
-    fn command(&self) -> Command {
-        let mut command = Command::new(self.program());
-        match self {
-            Self::Callgrind(counts) => {
-                command.args(["--tool=callgrind", "--quiet"]);
-                command.arg(format!("--callgrind-out-file={}", counts.display()));
-            }
-            Self::Strace(counts) => {
-                command.args(["-f", "-c", "-o"]).arg(counts);
-            }
-        }
-        command
-    }
-
-    fn program(&self) -> &'static str {
-        match self {
-            Self::Callgrind(_) => "valgrind",
-            Self::Strace(_) => "strace",
-        }
-    }
-}
-
-/// Instructions that callgrind has counted.
-pub(crate) fn instructions(counts: &Path) -> f64 {
-    let said = fs::read_to_string(counts).unwrap();
-    let total = said.lines().find_map(|line| line.strip_prefix("totals: ")).unwrap();
-    total.trim().parse().unwrap()
-}
-
-/// Whether a program is here; says that what needs it is skipped if not.
-pub(crate) fn is_here(program: &str) -> bool {
-    let is_here = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
-    let is_here = is_here.is_ok_and(|status| status.success());
-    if !is_here {
-        println!("skipped: there is no {program} here");
-    }
-    is_here
-}
-
-/// How often each system call was made, as strace has counted.
-#[allow(dead_code, reason = "not each bench counts system calls")]
-pub(crate) fn system_calls(counts: &Path) -> Vec<(String, u64)> {
-    let said = fs::read_to_string(counts).unwrap();
-    let row = |line: &str| {
-        let fields = line.split_whitespace().collect::<Vec<_>>();
-        // Share, seconds, microseconds each, calls, and errors if there were any.
-        Some(((*fields.last()?).to_owned(), fields.get(3)?.parse().ok()?))
-    };
-    said.lines().filter_map(row).filter(|(name, _)| name != "total").collect()
-}
 
 /// A gateway that runs.
 pub(crate) struct Gateway {
@@ -94,14 +37,7 @@ impl Gateway {
         let folder = tempfile::tempdir().unwrap();
         let at = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let config = write(folder.path(), at);
-        let mut command = counter.map_or_else(
-            || Command::new(naka),
-            |counter| {
-                let mut command = counter.command();
-                command.arg(naka);
-                command
-            },
-        );
+        let mut command = counter.map_or_else(|| Command::new(naka), |counter| counter.command(naka));
         command.args(["run", "-c"]).arg(config).stderr(Stdio::piped());
         let mut process = command.spawn().unwrap();
         let mut log = BufReader::new(process.stderr.take().unwrap());
