@@ -531,6 +531,18 @@ class Row:
         """What its workload is about: CPU time, or memory where nothing is sent. The least of all rounds: others only add to it."""
         return self.idle_kib if self.idle_kib is not None else min(self.cpu_us, default=None)
 
+    def figures(self) -> dict[str, float | None]:
+        """What is compared; nothing of what was skipped."""
+        if self.skipped:
+            return {}
+
+        def median(of: list[float]) -> float | None:
+            return statistics.median(of) if of else None
+
+        cost = {"KiB a connection": self.idle_kib} if self.idle_kib is not None else {"CPU": self.cost}
+        rates = {"req/s": max(self.rates, default=None), "p50 open": median(self.open_us), "p50 full": median(self.p50_us)}
+        return {**cost, **rates, "memory": self.memory_kib}
+
 
 def measured(rig: Rig, workload: Workload, options: argparse.Namespace, here: dict[str, str]) -> list[Row]:
     """All proxies of one workload in turn."""
@@ -695,12 +707,12 @@ def others(rows: list[Row]) -> float | None:
 
 def table(workload: Workload, rows: list[Row]) -> str:
     by_name = {row.proxy: row for row in rows}
-    of_floor, of_naka = by_name["floor"].cost, by_name["naka"].cost
+    of_floor = by_name["floor"].cost
     is_idle = workload.name == "w6"
     what = "KiB a connection" if is_idle else "CPU µs, best / median"
     lines = [f"{workload.name}: {workload.says}"]
-    form = "  {:<8} {:>22} {:>9} {:>9} {:>19} {:>11} {:>11} {:>9} {:>7}"
-    lines.append(form.format("", what, "÷ floor", "naka ÷", "req/s, best / median", "p50 open", "p50 full", "MiB", "failed"))
+    form = "  {:<8} {:>22} {:>9} {:>22} {:>11} {:>11} {:>9} {:>7}"
+    lines.append(form.format("", what, "÷ floor", "req/s, best / median", "p50 open", "p50 full", "MiB", "failed"))
     for row in rows:
         if row.skipped:
             lines.append(f"  {row.proxy:<8} skipped: {row.skipped}")
@@ -717,7 +729,6 @@ def table(workload: Workload, rows: list[Row]) -> str:
                 row.proxy,
                 f"{row.idle_kib:.1f}" if is_idle else best_and_median(row.cpu_us, min(row.cpu_us), 1),
                 "–" if is_idle else times(row.cost, of_floor),
-                times(of_naka, row.cost) if row.proxy not in ("naka", "floor") else "",
                 "–" if is_idle else best_and_median(row.rates, max(row.rates), 0),
                 median_us(row.open_us),
                 median_us(row.p50_us),
@@ -725,6 +736,11 @@ def table(workload: Workload, rows: list[Row]) -> str:
                 row.failed,
             )
         )
+    of_naka = by_name["naka"].figures()
+    for row in rows if of_naka else []:
+        if row.proxy != "naka" and (figures := row.figures()):
+            ratios = [f"{what} {times(of_naka[what], figure)}" for what, figure in figures.items() if figure and of_naka[what]]
+            lines.append(f"  naka ÷ {row.proxy}: " + ", ".join(ratios))
     if (busy := others(rows)) is not None:
         lines.append(f"  others took {busy:.2f} CPUs meanwhile" + (": too much, measure again" if busy > QUIET else ""))
     if empty := sum(row.empty for row in rows):
@@ -738,7 +754,7 @@ def chart(results: dict[str, list[Row]], head: str) -> str:
     left, bar, wide, line = 110, 420, 760, 22
     parts, y = [], 64
     for name, rows in results.items():
-        shown = [(row, row.cost) for row in rows if row.cost is not None]
+        shown = [(row, row.cost) for row in rows if row.cost is not None and not row.skipped]
         if not shown:
             continue
         unit = "KiB" if name == "w6" else "µs"
