@@ -31,13 +31,14 @@ use std::{
     net::{IpAddr, Ipv4Addr},
     num::NonZeroU32,
     pin::{Pin, pin},
-    process::{Command, ExitCode},
+    process::ExitCode,
     sync::Arc,
     task::{Context as TaskContext, Poll, Waker},
     time::Duration,
 };
 
 use bytes::Bytes;
+use counters::{Counter, is_here};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri,
     header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, FROM, HOST, ORIGIN, SET_COOKIE},
@@ -81,6 +82,8 @@ use naka::{
 use naka_testkit::token::{Issuer, hs256};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn, util::MapRequest};
+
+mod counters;
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
@@ -858,15 +861,14 @@ fn only(name: &str, requests: u32) -> ExitCode {
 
 /// Runs each row under callgrind, with so many requests and with twice as many.
 fn instructions(requests: u32) -> ExitCode {
-    if Command::new("valgrind").arg("--version").output().is_err() {
-        println!("skipped: there is no valgrind here");
+    if !is_here("valgrind") {
         return ExitCode::SUCCESS;
     }
     if cfg!(debug_assertions) {
         println!("not optimised: say `cargo bench`");
     }
     println!("instructions of a request, over those of `{BARE}`; from {requests} requests and twice as many");
-    let mut bare = 0;
+    let mut bare = 0.0;
     for (place, row) in Row::all().enumerate() {
         if place == HAPPY.len() {
             println!("{}", heading(place));
@@ -877,8 +879,8 @@ fn instructions(requests: u32) -> ExitCode {
             println!("{:<24} valgrind has failed", row.name);
             return ExitCode::FAILURE;
         };
-        let each = twice.saturating_sub(once) / u64::from(requests);
-        println!("{:<24} {:>10}", row.name, each.saturating_sub(bare));
+        let each = (twice - once) / f64::from(requests);
+        println!("{:<24} {:>10.0}", row.name, each - bare);
         if row.name == BARE {
             bare = each;
         }
@@ -886,11 +888,10 @@ fn instructions(requests: u32) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn counted(name: &str, requests: u32) -> Option<u64> {
-    let mut command = Command::new("valgrind");
-    command.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]).arg(std::env::current_exe().ok()?);
-    let output = command.args(["--only", name, "--requests", &requests.to_string()]).output().ok()?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    let line = said.lines().find(|line| line.contains("Collected :")).filter(|_| output.status.success());
-    line?.rsplit(' ').next()?.parse().ok()
+fn counted(name: &str, requests: u32) -> Option<f64> {
+    let folder = tempfile::tempdir().ok()?;
+    let counts = folder.path().join("counts");
+    let mut command = Counter::Callgrind(&counts).command(&std::env::current_exe().ok()?);
+    let ended = command.args(["--only", name, "--requests", &requests.to_string()]).status().ok()?;
+    ended.success().then(|| counters::instructions(&counts))
 }

@@ -13,15 +13,17 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader, Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
     path::Path,
-    process::{Child, Command, ExitCode, Stdio},
-    thread,
-    time::Duration,
+    process::ExitCode,
 };
 
-use tempfile::TempDir;
+use counters::{Counter, is_here};
+use process::{Gateway, answer, served};
+
+mod counters;
+mod process;
 
 const OFF: &str = "off";
 
@@ -51,8 +53,6 @@ routes: {all: {match: {prefix: /api}, use: [each, room], upstream: app}}
 const GET: &[u8] = b"GET /api/orders/17?full=1 HTTP/1.1\r\nhost: api.example\r\nuser-agent: curl/8.9\r\n\
     accept: application/json\r\naccept-encoding: gzip, br\r\naccept-language: en-IN\r\n\
     cookie: session=0123456789\r\nreferer: http://api.example/\r\n\r\n";
-const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncache-control: no-store\r\n\
-    content-length: 13\r\n\r\n{\"fine\":true}";
 
 fn main() -> ExitCode {
     let args = std::env::args().collect::<Vec<_>>();
@@ -65,7 +65,7 @@ fn main() -> ExitCode {
         return instructions(upstream, collector, value("--requests").unwrap_or(1000));
     }
     let (rounds, requests) = (value("--rounds").unwrap_or(8), value("--requests").unwrap_or(40_000));
-    let gateways = ROWS.map(|row| Gateway::start(row, upstream, collector, None));
+    let gateways = ROWS.map(|row| start(row, upstream, collector, None));
     println!(
         "{rounds} rounds of {requests} requests each, in turn; CPU time of a request in µs, and its ratio to `{OFF}`"
     );
@@ -73,7 +73,7 @@ fn main() -> ExitCode {
     for round in 0..=rounds {
         for (gateway, took) in gateways.iter().zip(&mut took) {
             let before = gateway.cpu();
-            gateway.ask(requests);
+            gateway.ask(GET, requests);
             if round > 0 {
                 took.push(gateway.cpu().saturating_sub(before).as_secs_f64() * 1e6 / f64::from(requests));
             }
@@ -95,8 +95,7 @@ fn median(of: &[f64]) -> f64 {
 }
 
 fn instructions(upstream: SocketAddr, collector: SocketAddr, requests: u32) -> ExitCode {
-    if Command::new("valgrind").arg("--version").output().is_err() {
-        println!("skipped: there is no valgrind here");
+    if !is_here("valgrind") {
         return ExitCode::SUCCESS;
     }
     println!(
@@ -108,12 +107,10 @@ fn instructions(upstream: SocketAddr, collector: SocketAddr, requests: u32) -> E
         let mut counted = [requests, requests * 5].map(|requests| {
             let folder = tempfile::tempdir().unwrap();
             let counts = folder.path().join("counts");
-            let gateway = Gateway::start(row, upstream, collector, Some(&counts));
-            gateway.ask(requests);
+            let gateway = start(row, upstream, collector, Some(&Counter::Callgrind(&counts)));
+            gateway.ask(GET, requests);
             gateway.end();
-            let said = fs::read_to_string(counts).unwrap();
-            let total = said.lines().find_map(|line| line.strip_prefix("totals: ")).unwrap();
-            total.trim().parse::<f64>().unwrap()
+            counters::instructions(&counts)
         });
         counted[1] -= counted[0];
         let each = counted[1] / f64::from(requests * 4);
@@ -122,117 +119,23 @@ fn instructions(upstream: SocketAddr, collector: SocketAddr, requests: u32) -> E
     ExitCode::SUCCESS
 }
 
-struct Gateway {
-    process: Child,
-    at: SocketAddr,
-    _folder: TempDir,
-}
-
-impl Gateway {
-    /// Under callgrind if its counts are wanted there.
-    fn start(
-        (_, told): (&str, &str),
-        upstream: SocketAddr,
-        collector: SocketAddr,
-        counts: Option<&Path>,
-    ) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let at = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+fn start(
+    (_, told): (&str, &str),
+    upstream: SocketAddr,
+    collector: SocketAddr,
+    counter: Option<&Counter<'_>>,
+) -> Gateway {
+    Gateway::start(Path::new(env!("CARGO_BIN_EXE_naka-under-test")), counter, |folder, at| {
         let yaml = YAML.replace("TOLD", told).replace("COLLECTOR", &collector.to_string());
         let yaml = yaml.replace("PUBLIC", &at.to_string()).replace("UPSTREAM", &upstream.to_string());
         // Not beside the configuration, whose folder is watched.
-        let logs = folder.path().join("log");
+        let logs = folder.join("log");
         fs::create_dir(&logs).unwrap();
         let yaml = yaml.replace("access.jsonl", logs.join("access.jsonl").to_str().unwrap());
-        let config = folder.path().join("gateway.yaml");
+        let config = folder.join("gateway.yaml");
         fs::write(&config, yaml).unwrap();
-        let naka = env!("CARGO_BIN_EXE_naka-under-test");
-        let mut command = match counts {
-            None => Command::new(naka),
-            Some(counts) => {
-                let mut command = Command::new("valgrind");
-                command.arg("--tool=callgrind").arg(format!("--callgrind-out-file={}", counts.display()));
-                command.args(["--quiet", naka]);
-                command
-            }
-        };
-        command.args(["run", "-c"]).arg(config).stderr(Stdio::piped());
-        let mut process = command.spawn().unwrap();
-        let mut log = BufReader::new(process.stderr.take().unwrap());
-        let mut line = String::new();
-        while !line.contains("naka is ready") {
-            line.clear();
-            assert_ne!(log.read_line(&mut line).unwrap(), 0, "the gateway has ended");
-        }
-        thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
-        Self { process, at, _folder: folder }
-    }
-
-    fn ask(&self, requests: u32) {
-        let mut client = TcpStream::connect(self.at).unwrap();
-        client.set_nodelay(true).unwrap();
-        let mut piece = [0; 4096];
-        for _ in 0..requests {
-            client.write_all(GET).unwrap();
-            let mut filled = 0;
-            while !piece[..filled].ends_with(b"{\"fine\":true}") {
-                let got = client.read(&mut piece[filled..]).unwrap();
-                assert_ne!(got, 0, "closed after {}", String::from_utf8_lossy(&piece[..filled]));
-                filled += got;
-            }
-            assert!(piece.starts_with(b"HTTP/1.1 200 "));
-        }
-    }
-
-    /// Of all its threads so far.
-    fn cpu(&self) -> Duration {
-        let threads = fs::read_dir(format!("/proc/{}/task", self.process.id())).unwrap();
-        let of = |thread: fs::DirEntry| {
-            let stat = fs::read_to_string(thread.path().join("schedstat")).unwrap();
-            stat.split(' ').next().unwrap().parse::<u64>().unwrap()
-        };
-        Duration::from_nanos(threads.map(|thread| of(thread.unwrap())).sum())
-    }
-
-    fn end(mut self) {
-        let pid = rustix::process::Pid::from_child(&self.process);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-        assert!(self.process.wait().unwrap().success());
-    }
-}
-
-impl Drop for Gateway {
-    fn drop(&mut self) {
-        let _ = self.process.kill(); // It may have ended.
-        let _ = self.process.wait();
-    }
-}
-
-/// Serves each connection so, on a thread of its own.
-fn served(serve: fn(TcpStream)) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    thread::spawn(move || {
-        for stream in listener.incoming() {
-            thread::spawn(move || serve(stream.unwrap()));
-        }
-    });
-    address
-}
-
-fn answer(mut stream: TcpStream) {
-    stream.set_nodelay(true).unwrap();
-    let (mut piece, mut filled) = ([0; 4096], 0);
-    loop {
-        if piece[..filled].ends_with(b"\r\n\r\n") {
-            stream.write_all(ANSWER).unwrap();
-            filled = 0;
-        }
-        match stream.read(&mut piece[filled..]) {
-            Ok(got @ 1..) => filled += got,
-            _ => return,
-        }
-    }
+        config
+    })
 }
 
 /// Reads what it is sent, and says that it has.
