@@ -359,7 +359,7 @@ mod tests {
                 assert!(sending.gathered.capacity() <= 128 << 10, "{}", sending.gathered.capacity());
                 let mut read = ReadBuf::new(&mut piece);
                 let _ = Pin::new(&mut theirs).poll_read(&mut cx, &mut read);
-                taken += read.filled().iter().filter(|byte| **byte == b'u').count();
+                taken += memchr::memchr_iter(b'u', read.filled()).count();
                 if polled.is_ready() && read.filled().is_empty() {
                     break;
                 }
