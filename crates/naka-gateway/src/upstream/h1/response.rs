@@ -160,7 +160,8 @@ fn read(head: &Bytes, asked: &Method) -> Result<Head, Wrong> {
         Lengths::One(length) => Framing::Length(length),
         Lengths::None => Framing::UntilClose,
     };
-    let is_kept = !asks.to_close && (!is_1_0 || asks.to_keep) && framing != Framing::UntilClose;
+    let may_be_kept = framing != Framing::UntilClose && status != StatusCode::SWITCHING_PROTOCOLS;
+    let is_kept = may_be_kept && !asks.to_close && (!is_1_0 || asks.to_keep);
     let version = if is_1_0 { Version::HTTP_10 } else { Version::HTTP_11 };
     Ok(Head { status, version, headers, reason, framing, is_kept })
 }
