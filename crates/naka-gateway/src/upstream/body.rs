@@ -393,7 +393,7 @@ impl ClientBody {
 
 impl Drop for ClientBody {
     fn drop(&mut self) {
-        // Nobody will ask for more: hyper does not wait for the end after trailers, for one.
+        // Nobody will ask for more: who sends does not wait for the end after trailers, for one.
         let is_whole = self.upload.as_ref().is_some_and(|upload| upload.finish());
         if is_whole || self.is_end_stream() {
             self.progress.receive(false);
