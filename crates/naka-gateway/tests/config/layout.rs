@@ -66,7 +66,7 @@ fn the_layout_is_this_one() {
 }
 
 /// What is written, and what becomes of it.
-const RULES: [(&str, &str); 21] = [
+const RULES: [(&str, &str); 23] = [
     // Names keep their order; keys do not.
     (
         "routes: {b: {auth: none, match: {path: /b}}, a: {}}",
@@ -106,6 +106,9 @@ const RULES: [(&str, &str); 21] = [
     ),
     ("# only this\n\n\n# and that", "# only this\n\n# and that"),
     ("%YAML 1.2\n# head\n--- # of all\nroutes: {}", "%YAML 1.2\n# head\n---\n# of all\nroutes: {}"),
+    // Bug: the colon of a name with nothing under it was taken for what comes next, and the comment stood one level further out.
+    ("listeners: {web: # a\n# b\n}", "listeners:\n  web:           # a\n  # b"),
+    ("listeners:\n  web:\n  # end of listeners\nroutes: {}", "listeners:\n  web:\n  # end of listeners\nroutes: {}"),
     // Where all are apart, they stay so.
     ("routes: {}\n\nlisteners: {}\n\n\nversion: 1", "version: 1\n\nlisteners: {}\n\nroutes: {}"),
     // Text of several lines.

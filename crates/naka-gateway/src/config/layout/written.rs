@@ -382,8 +382,19 @@ impl Reader<'_> {
             self.at = start + 1; // Behind its dash.
         }
         let value = keep(self.piece(Some(column)));
+        if is_map && matches!(value.is, Is::Nothing) {
+            self.pass_colon();
+        }
         beside.extend(self.beside());
         Item { before, is_apart: false, key, value, beside }
+    }
+
+    /// Where there is no value, its place is before the colon.
+    fn pass_colon(&mut self) {
+        let rest = self.text[self.at..].trim_start_matches(' ');
+        if rest.starts_with(':') {
+            self.at = self.text.len() - rest.len() + 1;
+        }
     }
 
     /// Where the next item begins: with its anchor or its value, or else with its dash.
