@@ -127,7 +127,7 @@ async fn ours(stream: DuplexStream, asked: &Method) -> Read {
     let ended = timeout(PATIENCE, all).await;
     read.is_whole = matches!(ended, Ok(Ok(())));
     read.wrong = ended.ok().and_then(Result::err).map(|failed| failed.to_string());
-    connection.keep_room(sending);
+    connection.end_sending(sending);
     tokio::time::sleep(PATIENCE).await; // All has come that comes.
     read.is_free = connection.is_free() && connection.is_silent();
     read
@@ -377,7 +377,7 @@ mod tests {
         let serving = tokio::spawn(serving);
         let head = poll_fn(|cx| connection.poll_exchange(&mut sending, cx)).await.unwrap();
         assert_eq!(head.status, 200);
-        connection.keep_room(sending);
+        connection.end_sending(sending);
         assert_eq!(connection.take_whole().as_deref(), Some(&[][..]));
         assert!(connection.is_free());
         drop(connection);

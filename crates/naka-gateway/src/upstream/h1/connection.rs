@@ -7,7 +7,7 @@ use std::{
     task::{Context, Poll, Waker, ready},
 };
 
-use bytes::{Buf as _, Bytes, BytesMut};
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use http::{Method, StatusCode, request::Parts};
 use http_body::{Frame, SizeHint};
 use tokio::{
@@ -18,14 +18,18 @@ use tokio::{
 
 use super::{
     super::{connect::Stream, places::Taken},
-    BUFFER, Failed,
+    BUFFER, Failed, buffers,
     request::Sending,
     response::{self, Framing, Head, Search},
 };
 use crate::{begun::Begun, strict::Part};
 
-/// What is read of a response at first, in bytes; more where more comes at once.
-const FIRST_READ: usize = 8 << 10;
+/// With fewer bytes left, another buffer is read into.
+const LEAST: usize = 8 << 10;
+/// What comes in fewer bytes than this is copied, so that it does not hold all of a buffer for as long as somebody reads it slowly.
+const COPIED: usize = 16 << 10;
+/// What is read of TLS at once: a record. Room for it has to be zeroed each time.
+const RECORD: usize = 16 << 10;
 
 /// A connection to an endpoint.
 #[derive(Debug)]
@@ -33,9 +37,8 @@ pub(super) struct Connection {
     stream: Halves,
     /// What has come and was not taken.
     buffer: BytesMut,
-    read_size: ReadSize,
-    /// Room for a head.
-    room: Vec<u8>,
+    /// So much is read at once.
+    read_size: usize,
     asked: Method,
     search: Search,
     /// What is to come of the response.
@@ -81,11 +84,11 @@ impl Drop for Upload {
 impl Connection {
     /// Over a stream that was just made.
     pub(super) fn new(stream: Stream, until: Option<Instant>, places: [Taken; 2]) -> Self {
+        let read_size = if matches!(stream, Stream::Tls(_)) { RECORD } else { BUFFER };
         Self {
             stream: Halves::Whole(stream),
             buffer: BytesMut::new(),
-            read_size: ReadSize::new(),
-            room: Vec::new(),
+            read_size,
             asked: Method::GET,
             search: Search::default(),
             framing: Framing::Over,
@@ -118,18 +121,18 @@ impl Connection {
     /// Bytes of its buffers.
     #[cfg(test)]
     pub(super) fn held(&self) -> usize {
-        self.buffer.capacity() + self.room.capacity()
+        self.buffer.capacity()
     }
 
-    /// Gives up the buffers of a connection that waits for a request.
+    /// Gives up its buffer, of which nothing is needed any more.
     pub(super) fn rest(&mut self) {
-        (self.buffer, self.room, self.read_size) = (BytesMut::new(), Vec::new(), ReadSize::new());
+        buffers::put(mem::take(&mut self.buffer));
     }
 
     /// Begins with a request, of which this is the head.
     pub(super) fn begin(&mut self, head: &Parts, sending: &mut Sending) {
         (self.heads, self.has_heard, self.asked) = (0, false, head.method.clone());
-        sending.write_head(head, mem::take(&mut self.room));
+        sending.write_head(head, buffers::room());
         if matches!(self.stream, Halves::Whole(Stream::Tls(_))) {
             sending.begin(); // A record may be on its way when the next one fails.
         }
@@ -196,7 +199,7 @@ impl Connection {
             }
         }
         self.heads = before - self.buffer.len();
-        if before > BUFFER {
+        if before >= BUFFER {
             return Err(Failed::Wrong("the head of a response is too long"));
         }
         Ok(None)
@@ -210,19 +213,29 @@ impl Connection {
             Framing::Chunks(_) | Framing::UntilClose => return None,
         };
         self.framing = Framing::Over;
-        Some(self.buffer.split_to(length).freeze())
+        Some(self.take(length))
     }
 
-    /// Room for the next head.
-    pub(super) fn keep_room(&mut self, sending: Sending) {
+    /// So many bytes of what has come.
+    fn take(&mut self, count: usize) -> Bytes {
+        if self.buffer.len() >= COPIED {
+            return self.buffer.split_to(count).freeze();
+        }
+        let copy = Bytes::copy_from_slice(&self.buffer[..count]);
+        self.buffer.advance(count);
+        copy
+    }
+
+    /// Nothing more is sent of a request.
+    pub(super) fn end_sending(&mut self, sending: Sending) {
         self.is_kept &= sending.is_over();
-        self.room = sending.into_room();
+        buffers::put_room(sending.into_room());
     }
 
     /// Sends what is left of the request while the response is read.
     pub(super) fn send_rest(&mut self, mut sending: Sending) {
         if sending.is_over() {
-            return self.keep_room(sending);
+            return self.end_sending(sending);
         }
         let Halves::Whole(stream) = mem::replace(&mut self.stream, Halves::Gone) else { return };
         let (read, mut write) = split(stream);
@@ -272,7 +285,7 @@ impl Connection {
                 Part::Framing => self.buffer.advance(count),
                 Part::Trailers => self.trailers.unsplit(self.buffer.split_to(count)),
                 Part::Data => {
-                    let data = self.buffer.split_to(count).freeze();
+                    let data = self.take(count);
                     self.see_end();
                     return Ok(Some(Frame::data(data)));
                 }
@@ -353,43 +366,33 @@ impl Connection {
 
     /// Reads what there is; 0 at the end.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        if self.buffer.capacity() - self.buffer.len() < self.read_size.next {
-            self.buffer.reserve(self.read_size.next);
-        }
-        let buffer = &mut self.buffer;
-        let count = ready!(match &mut self.stream {
-            Halves::Whole(stream) => pin!(stream.read_buf(buffer)).poll(cx),
-            Halves::Split { read, .. } => pin!(read.read_buf(buffer)).poll(cx),
+        self.make_room();
+        let mut room = (&mut self.buffer).limit(self.read_size);
+        let read = match &mut self.stream {
+            Halves::Whole(stream) => pin!(stream.read_buf(&mut room)).poll(cx),
+            Halves::Split { read, .. } => pin!(read.read_buf(&mut room)).poll(cx),
             Halves::Gone => Poll::Ready(Ok(0)),
-        })?;
+        };
+        if read.is_pending() && self.buffer.is_empty() && self.buffer.try_reclaim(BUFFER) {
+            self.rest(); // Who waits has none.
+        }
+        let count = ready!(read)?;
         self.has_heard |= count > 0;
-        self.read_size.record(count);
         Poll::Ready(Ok(count))
+    }
+
+    /// Room to read into: from the beginning of a buffer, unless some of this one is still in use.
+    fn make_room(&mut self) {
+        let left = self.buffer.capacity() - self.buffer.len();
+        let is_new = self.buffer.is_empty() && self.buffer.try_reclaim(BUFFER);
+        if is_new || left >= LEAST || self.buffer.capacity() >= BUFFER {
+            return;
+        }
+        let mut other = buffers::take();
+        other.extend_from_slice(&self.buffer);
+        buffers::put(mem::replace(&mut self.buffer, other));
     }
 }
 
 /// Behind the last data of a body in chunks.
 const LAST_CHUNK: &[u8] = b"\r\n0\r\n\r\n";
-
-/// How much is read at once, in bytes: twice as much after a read that was full, half as much after two in turn of less than half; as hyper does it.
-#[derive(Debug)]
-struct ReadSize {
-    next: usize,
-    was_small: bool,
-}
-
-impl ReadSize {
-    const fn new() -> Self {
-        Self { next: FIRST_READ, was_small: false }
-    }
-
-    fn record(&mut self, count: usize) {
-        let is_small = count < self.next / 2;
-        if count >= self.next {
-            self.next = (self.next * 2).min(BUFFER);
-        } else if is_small && self.was_small {
-            self.next = (self.next / 2).max(FIRST_READ);
-        }
-        self.was_small = is_small && !self.was_small;
-    }
-}

@@ -34,6 +34,7 @@ use response::Head;
 
 #[cfg(any(test, fuzzing))]
 pub(super) mod agreement;
+mod buffers;
 mod connection;
 mod download;
 mod pool;
@@ -129,7 +130,7 @@ impl Client {
         let response = responded(head);
         let connection = lease.connection();
         if let Some(whole) = connection.take_whole() {
-            connection.keep_room(sending);
+            connection.end_sending(sending);
             lease.give_back();
             return response.map(|()| whole.into());
         }

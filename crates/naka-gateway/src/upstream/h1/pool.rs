@@ -26,9 +26,6 @@ use super::{
 };
 use crate::{begun::Begun, config::checked::KeepAlive, seldom::Seldom};
 
-/// A connection that has waited for so long keeps no buffers.
-const RESTED: Duration = Duration::from_secs(1);
-
 /// The connections of one worker to one endpoint that wait for a request, the latest used first.
 ///
 /// Bounded by [`KeepAlive::max_idle`]; how many there are, of all workers, by [`Places`].
@@ -79,9 +76,6 @@ impl Pool {
     pub fn sweep(&self, keep: &KeepAlive) {
         let now = Instant::now();
         self.lock().retain_mut(|Kept { connection, since }| {
-            if *since + RESTED <= now {
-                connection.rest();
-            }
             *since + keep.timeout > now && !connection.is_old(now) && connection.is_silent()
         });
     }
@@ -263,9 +257,10 @@ impl Lease {
 
     /// It waits for the next request, if it can take one.
     pub(super) fn give_back(mut self) {
-        if let Some(mut connection) = self.connection.take()
-            && connection.is_free()
-        {
+        let Some(mut connection) = self.connection.take() else { return };
+        let is_free = connection.is_free();
+        connection.rest();
+        if is_free {
             self.pool.put(connection, self.terms);
         }
     }
@@ -340,7 +335,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_has_waited_keeps_no_buffers() {
+    async fn who_waits_has_no_buffer() {
         let (pool, mut others) = waiting(1).await;
         let mut lease = pool.take(KEEP).unwrap();
         let head = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
@@ -351,12 +346,10 @@ mod tests {
         connection.begin(&parts, &mut sending);
         poll_fn(|cx| connection.poll_exchange(&mut sending, cx)).await.unwrap();
         assert_eq!(connection.take_whole().unwrap(), "ok");
-        connection.keep_room(sending);
+        connection.end_sending(sending);
+        assert!(connection.held() > 0);
         lease.give_back();
         let held = |pool: &Pool| pool.lock().front().unwrap().connection.held();
-        assert!(held(&pool) > 0);
-        tokio::time::sleep(RESTED).await;
-        pool.sweep(&KEEP);
         assert_eq!(held(&pool), 0);
     }
 }

@@ -29,7 +29,7 @@ use super::{super::Body, Failed};
 use crate::headers::may_be_trailer;
 
 /// So much of a body is gathered before it is written, in bytes.
-const GATHERED: usize = 16 << 10;
+pub(super) const GATHERED: usize = 16 << 10;
 /// A piece of as many bytes is written as it is.
 const LARGE: usize = 2 << 10;
 
@@ -105,11 +105,9 @@ impl Sending {
         (self.body, self.is_flushed) = (None, true);
     }
 
-    /// Room for the next head.
+    /// The room it was written into.
     pub(super) fn into_room(self) -> Vec<u8> {
-        let mut room = self.gathered;
-        room.clear();
-        if room.capacity() > GATHERED { Vec::new() } else { room }
+        self.gathered
     }
 
     /// Sends all of it.
