@@ -262,12 +262,12 @@ routes:
     assert_eq!(
         said,
         "\
-gateway.yaml: at most 49.3 MiB if all is at its bound at once
-    31.2 MiB  the process: 100 connections of clients of 320 KiB  (gateway.limits.connections)
+gateway.yaml: at most 124.7 MiB if all is at its bound at once
+   106.2 MiB  the process: 100 connections of clients of 1 MiB  (gateway.limits.connections)
       15 MiB  a: 4 connections to endpoints of 3.7 MiB  (connections.max, streams; gateway.limits.upstream_connections)
        2 MiB  all/cache@route:all: kept answers  (cache.max_bytes)
+     704 KiB  d: connections to endpoints  (connections.max, streams; gateway.limits.upstream_connections)
      640 KiB  all/retry: 10 bodies to send again of 64 KiB  (retry.max_body) *
-     320 KiB  d: connections to endpoints  (connections.max, streams; gateway.limits.upstream_connections)
      100 KiB  other/retry: 100 bodies to send again of 1 KiB  (retry.max_body) *
       96 KiB  each: 1024 keys of a rate limit of 96 B  (rate_limit.max_keys)
               room: 10 requests at work  (bulkhead.max, total)

@@ -35,7 +35,9 @@ use crate::{
     config::checked::{Forwarding, TrustedProxies},
     deadline::Deadlines,
     forwarded, frames,
-    headers::{announce_only, compared, has_known_framing, may_be_trailer, settle_length, strip_hop_by_hop},
+    headers::{
+        Seen, announce_only, compared, has_known_framing, may_be_trailer, settle_length, strip_hop_by_hop,
+    },
     identity,
     random::random_id,
     refusals::Refusals,
@@ -143,26 +145,33 @@ impl Entry {
             return Err(Rejection::new(MISDIRECTED).detail(MISDIRECTED_WHY));
         }
         join_cookies(parts);
-        if !has_known_framing(&parts.headers) || !settle_length(&mut parts.headers) {
+        let seen = Seen::of(&parts.headers);
+        let is_unknown = seen.has(Seen::TRANSFER_ENCODING) && !has_known_framing(&parts.headers);
+        if is_unknown || seen.has(Seen::CONTENT_LENGTH) && !settle_length(&mut parts.headers) {
             return Err(Reason::BadRequest.into());
         }
         let asked = match parts.version {
-            Version::HTTP_11 => upgrade::asked(&parts.method, &parts.headers),
+            Version::HTTP_11 if seen.has(Seen::UPGRADE) => upgrade::asked(&parts.method, &parts.headers),
+            Version::HTTP_11 => None,
             _ => connected,
         };
         let headers = &mut parts.headers;
-        strip_hop_by_hop(headers);
+        strip_hop_by_hop(headers, seen);
         let is_upgrade = asked.is_some();
         headers.extend(asked.map(|asked| (UPGRADE, asked)));
-        headers.remove(EXPECT); // Answered by the server when the body is first asked for.
+        if seen.has(Seen::EXPECT) {
+            headers.remove(EXPECT); // Answered by the server when the body is first asked for.
+        }
         let came = if is_trusted { self.came(headers, peer)? } else { Came::from(peer) };
         drop_forwarding(headers, is_trusted, self.forwarding);
         if !self.of_identity.is_empty() {
             identity::strip(headers, &self.of_identity);
         }
-        self.drop_trailer(headers);
+        if seen.has(Seen::TRAILER) {
+            self.drop_trailer(headers);
+        }
         let told = self.deadlines.take(headers)?;
-        write_forwarding(headers, peer, self.forwarding, came.scheme);
+        write_forwarding(headers, peer, self.forwarding, came.scheme, is_trusted);
         settle_request_id(headers, is_trusted);
         let mut context = Context::new(now);
         context.came_in = std::mem::replace(&mut parts.version, Version::HTTP_11);
@@ -414,9 +423,18 @@ fn is_forwarding(name: &str) -> bool {
 /// Who comes by a Unix socket has no address to be written: `X-Forwarded-For` is what a trusted one has said, or not there, and
 /// `Forwarded` is that, or an element of who is `unknown` (RFC 7239 §6.2). Behind what a trusted one has said that would hide it:
 /// whoever reads from the end would believe nobody before it.
-fn write_forwarding(headers: &mut HeaderMap, peer: &Peer, forwarding: Forwarding, scheme: &'static str) {
+///
+/// Of who is not trusted all such fields are gone by now, and nothing is looked for.
+fn write_forwarding(
+    headers: &mut HeaderMap,
+    peer: &Peer,
+    forwarding: Forwarding,
+    scheme: &'static str,
+    is_trusted: bool,
+) {
     if let Some(written) = &peer.written {
-        let joined = joined_with(headers, &FORWARDED_FOR, written.to_str().unwrap_or_default());
+        let joined = || joined_with(headers, &FORWARDED_FOR, written.to_str().unwrap_or_default());
+        let joined = is_trusted.then(joined).flatten();
         headers.insert(FORWARDED_FOR, joined.unwrap_or_else(|| written.clone()));
     }
     let is_written = match peer.source {
@@ -431,10 +449,10 @@ fn write_forwarding(headers: &mut HeaderMap, peer: &Peer, forwarding: Forwarding
             headers.insert(FORWARDED, joined);
         }
     }
-    if !headers.contains_key(FORWARDED_PROTO) {
+    if !is_trusted || !headers.contains_key(FORWARDED_PROTO) {
         headers.insert(FORWARDED_PROTO, HeaderValue::from_static(scheme));
     }
-    if !headers.contains_key(FORWARDED_HOST)
+    if (!is_trusted || !headers.contains_key(FORWARDED_HOST))
         && let Some(host) = headers.get(HOST).cloned()
     {
         headers.insert(FORWARDED_HOST, host);

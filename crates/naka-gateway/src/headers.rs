@@ -21,26 +21,52 @@ static HOP_BY_HOP: [HeaderName; 7] = [
     HeaderName::from_static("http2-settings"),
 ];
 
-/// Takes away what concerns the connection a message came over: the known fields, and those that
-/// its `Connection` names.
-pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    // Most messages have none: to look at each name once costs less than to look for each of these.
-    let (mut has_connection, mut has_te, mut has_other) = (false, false, false);
-    for name in headers.keys() {
-        match name.as_str() {
-            "connection" => has_connection = true,
-            "te" => has_te = true,
+/// Which of the fields that most messages do not have a message has: to look at each name once costs less than to look for each of these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Seen(u8);
+
+impl Seen {
+    const CONNECTION: Self = Self(1);
+    const TE: Self = Self(1 << 1);
+    pub(crate) const CONTENT_LENGTH: Self = Self(1 << 2);
+    pub(crate) const TRAILER: Self = Self(1 << 3);
+    pub(crate) const EXPECT: Self = Self(1 << 4);
+    /// Of one connection.
+    const HOP_BY_HOP: Self = Self(1 << 5);
+    pub(crate) const TRANSFER_ENCODING: Self = Self(1 << 6 | Self::HOP_BY_HOP.0);
+    pub(crate) const UPGRADE: Self = Self(1 << 7 | Self::HOP_BY_HOP.0);
+
+    /// Those of a message.
+    pub(crate) fn of(headers: &HeaderMap) -> Self {
+        let seen = headers.keys().map(|name| match name.as_str() {
+            "connection" => Self::CONNECTION,
+            "te" => Self::TE,
+            "content-length" => Self::CONTENT_LENGTH,
+            "trailer" => Self::TRAILER,
+            "expect" => Self::EXPECT,
+            "transfer-encoding" => Self::TRANSFER_ENCODING,
+            "upgrade" => Self::UPGRADE,
             "keep-alive"
             | "proxy-connection"
             | "proxy-authenticate"
             | "proxy-authorization"
-            | "transfer-encoding"
-            | "upgrade"
-            | "http2-settings" => has_other = true,
-            _ => {}
-        }
+            | "http2-settings" => Self::HOP_BY_HOP,
+            _ => Self(0),
+        });
+        Self(seen.fold(0, |all, one| all | one.0))
     }
-    if has_connection && let Entry::Occupied(connection) = headers.entry(CONNECTION) {
+
+    pub(crate) const fn has(self, field: Self) -> bool {
+        self.0 & field.0 == field.0
+    }
+}
+
+/// Takes away what concerns the connection a message came over: the known fields, and those that
+/// its `Connection` names.
+pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap, seen: Seen) {
+    if seen.has(Seen::CONNECTION)
+        && let Entry::Occupied(connection) = headers.entry(CONNECTION)
+    {
         let (_, lines) = connection.remove_entry_mult();
         // Nearly always one line with one of two words that name no field.
         let lines = lines.filter(|line| line != "keep-alive" && line != "close").collect::<Vec<_>>();
@@ -52,12 +78,12 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
             }
         }
     }
-    if has_other {
+    if seen.has(Seen::HOP_BY_HOP) {
         for name in &HOP_BY_HOP {
             headers.remove(name);
         }
     }
-    if has_te && headers.get_all(TE).iter().any(|te| te != "trailers") {
+    if seen.has(Seen::TE) && headers.get_all(TE).iter().any(|te| te != "trailers") {
         headers.remove(TE);
     }
 }
@@ -113,11 +139,8 @@ pub(crate) fn settle_length(headers: &mut HeaderMap) -> bool {
     true
 }
 
-/// Leaves in `Trailer` the names for which this holds, and none that is no name: what is not announced is not passed on.
+/// Leaves in `Trailer`, which is there, the names for which this holds, and none that is no name: what is not announced is not passed on.
 pub(crate) fn announce_only(headers: &mut HeaderMap, is_fine: impl Fn(&HeaderName) -> bool) {
-    if !headers.contains_key(TRAILER) {
-        return; // As nearly always; to ask for the entry would make room for one.
-    }
     let Entry::Occupied(announced) = headers.entry(TRAILER) else { return };
     let (_, lines) = announced.remove_entry_mult();
     let lines = lines.collect::<Vec<_>>();
@@ -173,8 +196,30 @@ mod tests {
             let mut headers = HeaderMap::new();
             headers.insert(name, HeaderValue::from_static("x"));
             headers.insert(HOST, HeaderValue::from_static("h"));
-            strip_hop_by_hop(&mut headers);
+            let seen = Seen::of(&headers);
+            strip_hop_by_hop(&mut headers, seen);
             assert_eq!(headers.keys().collect::<Vec<_>>(), [HOST], "{name}");
+        }
+    }
+
+    #[test]
+    fn each_field_that_is_looked_for_is_seen_and_no_other() {
+        for (name, field) in [
+            (CONNECTION, Seen::CONNECTION),
+            (TE, Seen::TE),
+            (CONTENT_LENGTH, Seen::CONTENT_LENGTH),
+            (TRAILER, Seen::TRAILER),
+            (EXPECT, Seen::EXPECT),
+            (TRANSFER_ENCODING, Seen::TRANSFER_ENCODING),
+            (UPGRADE, Seen::UPGRADE),
+            (COOKIE, Seen(0)),
+        ] {
+            let headers = HeaderMap::from_iter([(HOST, "h".parse().unwrap()), (name, "x".parse().unwrap())]);
+            assert_eq!(Seen::of(&headers), field);
+        }
+        for name in &HOP_BY_HOP {
+            let headers = HeaderMap::from_iter([(name.clone(), "x".parse().unwrap())]);
+            assert!(Seen::of(&headers).has(Seen::HOP_BY_HOP), "{name}");
         }
     }
 
@@ -196,7 +241,8 @@ mod tests {
         ] {
             headers.append(name, value.parse().unwrap());
         }
-        strip_hop_by_hop(&mut headers);
+        let seen = Seen::of(&headers);
+        strip_hop_by_hop(&mut headers, seen);
         let mut left = headers.keys().map(HeaderName::as_str).collect::<Vec<_>>();
         left.sort_unstable();
         assert_eq!(left, ["content-length", "host", "x-kept"]);
@@ -209,7 +255,8 @@ mod tests {
         headers.append("connection", HeaderValue::from_bytes(b"x-hop, \xff, \xc3\xa9").unwrap());
         headers.append("x-hop", HeaderValue::from_static("1"));
         headers.append("x-kept", HeaderValue::from_static("2"));
-        strip_hop_by_hop(&mut headers);
+        let seen = Seen::of(&headers);
+        strip_hop_by_hop(&mut headers, seen);
         assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["x-kept"]);
     }
 
@@ -255,7 +302,8 @@ mod tests {
         for name in kept {
             headers.append(name.to_ascii_lowercase().parse::<HeaderName>().unwrap(), "1".parse().unwrap());
         }
-        strip_hop_by_hop(&mut headers);
+        let seen = Seen::of(&headers);
+        strip_hop_by_hop(&mut headers, seen);
         assert_eq!(headers.len(), kept.len());
     }
 

@@ -14,17 +14,20 @@ use serde_json::{Value, json};
 
 use crate::{
     config::checked::{Config, EndpointSource, Name, PolicyKind, Protocol, Route},
+    connection::BUFFER,
     discover::{MAX_ENDPOINTS, registry::MAX_ANSWER},
     generation::Generation,
     streams,
-    upstream::{H2_STREAM, REPEATED},
+    upstream::{FRAME, H2_STREAM, REPEATED},
 };
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 
-/// What is read ahead, and what waits to be written, on a connection over HTTP/1.1.
-const BUFFERS: u64 = 2 * 128 * KIB;
+/// What is read ahead, and what waits to be written, on a client's connection over HTTP/1.1.
+const BUFFERS: u64 = 2 * BUFFER as u64;
+/// What is read, and a piece that waits to be written, on a connection to an endpoint: a piece is what was read of the client at once.
+const UPSTREAM_BUFFERS: u64 = FRAME as u64 + BUFFER as u64;
 /// What clients may send ahead on a connection over HTTP/2, over all requests: hyper's.
 const WINDOW: u64 = MIB;
 /// What TLS holds of a connection: what is to be sent, and of a handshake or a record what has come (rustls' own bounds).
@@ -150,7 +153,7 @@ impl Limits {
         let mut all = long(limits.upstream_connections);
         let mut upstreams = config.upstreams.iter().map(|(name, upstream)| {
             let each = match upstream.protocol {
-                Protocol::H1 => BUFFERS + long(REPEATED),
+                Protocol::H1 => UPSTREAM_BUFFERS + long(REPEATED),
                 Protocol::H2 => long(upstream.connections.streams).saturating_mul(H2_STREAM + long(REPEATED)),
             };
             let each = each.saturating_add(if upstream.tls.is_some() { TLS } else { 0 });

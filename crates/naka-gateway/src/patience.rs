@@ -183,10 +183,11 @@ impl Progress {
         !self.is_multiplexed && self.is_receiving.load(Relaxed)
     }
 
-    /// Its response has ended: the next request is due.
-    pub fn end(&self) {
+    /// Its response has ended `now`: the next request is due.
+    pub fn end(&self, now: Instant) {
         self.is_in_head.store(false, Relaxed);
-        self.due_ns.store(self.after(self.patience.idle), Relaxed);
+        let passed = nanos(now.saturating_duration_since(self.began));
+        self.due_ns.store(passed.saturating_add(nanos(self.patience.idle)), Relaxed);
         self.ended.fetch_add(1, Relaxed);
         self.under_way.fetch_sub(1, Release); // The requests of one connection may be on several threads.
         self.wake_reader();
@@ -241,11 +242,18 @@ impl Progress {
     /// Reads the rest of a request's body if that is short and comes at once, as it mostly does: then the
     /// connection can go on. Refusing must not be dearer than serving.
     pub async fn read_what_is_short(&self) {
-        if !self.keeps_unread.swap(false, Relaxed) {
-            return;
+        if let Some(rest) = self.take_unread() {
+            self.read_if_short(rest).await;
         }
-        let rest = self.unread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(mut rest) = rest else { return };
+    }
+
+    /// What of a body was given up and kept, from now on by nobody.
+    pub(crate) fn take_unread(&self) -> Option<Incoming> {
+        let may_be = self.keeps_unread.swap(false, Relaxed);
+        may_be.then(|| self.unread.lock().unwrap_or_else(PoisonError::into_inner).take()).flatten()
+    }
+
+    pub(crate) async fn read_if_short(&self, mut rest: Incoming) {
         let is_short = rest.size_hint().upper().is_some_and(|left| left <= SHORT);
         let read = async {
             while let Some(frame) = rest.frame().await {

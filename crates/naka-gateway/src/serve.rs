@@ -1,6 +1,12 @@
 //! One request: entry, match, layers, and the account of it that ends with the response body.
 
-use std::sync::Arc;
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{self, Poll, ready},
+};
 
 use crate::{
     entry::{self, Peer, REQUEST_ID},
@@ -9,10 +15,11 @@ use crate::{
     patience::Progress,
     refusals::{Refusals, Taste},
     route::{Captures, Found, Query, Trace},
-    stack::{Route, RouteBody},
+    shared::Shared,
+    stack::{Route, RouteBody, RouteFuture},
     telemetry::{Ending, Record},
     transform::Matched,
-    upstream::Body,
+    upstream::{Answered, Body},
 };
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode,
@@ -86,38 +93,41 @@ pub fn query<'p>(parts: &'p Parts, method: &'p Method) -> Query<'p> {
     }
 }
 
-/// Answers one request.
-pub async fn serve(
+/// Answers one request. What is decided at once is decided before this returns, so that an answer that is waited for holds little:
+/// whoever holds it moves it.
+pub fn serve(
     served: Arc<Served>,
     peer: &Peer,
-    metrics: &Metrics,
+    shared: &Arc<Shared>,
     mut account: Account,
     request: Request<Incoming>,
-) -> Response<ServerBody> {
+) -> Serving {
     let (mut parts, body) = request.into_parts();
     account.record = served.telemetry.as_ref().map(|it| Record::begin(it, &parts, peer, account.began));
     account.is_head = parts.method == Method::HEAD;
     account.is_grpc = is_grpc(&parts.headers);
-    let refusals = &served.entry.refusals;
-    account.taste = (!account.is_grpc).then(|| refusals.taste(&parts.headers));
+    account.taste = (!account.is_grpc).then(|| served.entry.refusals.taste(&parts.headers));
     if !parts.headers.contains_key(EXPECT) {
         account.progress.keep_unread(); // Asking for what is expected to be asked for would bring it.
     }
     let (body, answered) = Body::client(body, &account.progress);
-    if let Err(rejection) = served.entry.admit(&mut parts, peer, account.began) {
-        drop(body);
-        account.progress.read_what_is_short().await;
-        account.unrouted(&mut parts, served.entry.trusts(peer.source));
-        return refuse(metrics, refusals, account, &rejection, None);
-    }
-    account.request_id = parts.headers.get(&REQUEST_ID).cloned();
-    let (plan, route) = match find(&served, &mut parts, &mut ()) {
+    let admitted = served.entry.admit(&mut parts, peer, account.began);
+    account.request_id = admitted.is_ok().then(|| parts.headers.get(&REQUEST_ID).cloned()).flatten();
+    let found = match admitted {
+        Ok(()) => find(&served, &mut parts, &mut ()),
+        Err(rejection) => Err(Box::new((rejection, None))),
+    };
+    let (plan, route) = match found {
         Ok(found) => found,
         Err(rejection) => {
             drop(body);
-            account.progress.read_what_is_short().await;
             account.unrouted(&mut parts, served.entry.trusts(peer.source));
-            return refuse(metrics, refusals, account, &rejection.0, rejection.1);
+            let shared = Arc::clone(shared);
+            return Serving::late(async move {
+                account.progress.read_what_is_short().await;
+                let (rejection, allow) = *rejection;
+                refuse(&shared.metrics, &served.entry.refusals, account, &rejection, allow)
+            });
         }
     };
     account.plan = Some(Arc::clone(plan));
@@ -125,14 +135,75 @@ pub async fn serve(
         record.routed(&mut parts, plan, served.entry.trusts(peer.source));
     }
     account.progress.must_end(Deadline::of(&parts.extensions));
-    let Ok(mut response) = route.call(Request::from_parts(parts, body)).await;
-    answered.say();
-    account.progress.read_what_is_short().await;
-    if let Some(rejection) = response.extensions().get::<Rejection>() {
-        metrics.rejected(&plan.name, rejection);
-        refusals.finish(&mut response, account.taste);
+    let answer = route.call(Request::from_parts(parts, body));
+    Serving(Step::Routed(answer, Some(UnderWay { account, answered, served, shared: Arc::clone(shared) })))
+}
+
+/// The future of [`serve`].
+pub struct Serving(Step);
+
+enum Step {
+    /// The route is at work. The rest is there until it has answered.
+    Routed(RouteFuture, Option<UnderWay>),
+    /// Something has to be read before the answer; or there is no route.
+    Late(Pin<Box<dyn Future<Output = Response<ServerBody>> + Send>>),
+}
+
+struct UnderWay {
+    account: Account,
+    answered: Answered,
+    served: Arc<Served>,
+    shared: Arc<Shared>,
+}
+
+impl Serving {
+    /// An answer that does not come from a route.
+    pub fn late(answer: impl Future<Output = Response<ServerBody>> + Send + 'static) -> Self {
+        Self(Step::Late(Box::pin(answer)))
     }
-    account.attach(response)
+}
+
+impl Future for Serving {
+    type Output = Response<ServerBody>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<Self::Output> {
+        loop {
+            match &mut self.0 {
+                Step::Routed(answer, under_way) => {
+                    let Ok(response) = ready!(answer.as_mut().poll(cx));
+                    let under_way = under_way.take().expect("it is there until the route has answered");
+                    under_way.answered.say();
+                    let progress = &under_way.account.progress;
+                    let Some(rest) = progress.take_unread() else {
+                        return Poll::Ready(under_way.finish(response));
+                    };
+                    let progress = Arc::clone(progress);
+                    *self = Self::late(async move {
+                        progress.read_if_short(rest).await;
+                        under_way.finish(response)
+                    });
+                }
+                Step::Late(answer) => return answer.as_mut().poll(cx),
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Serving {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Serving")
+    }
+}
+
+impl UnderWay {
+    fn finish(self, mut response: Response<RouteBody>) -> Response<ServerBody> {
+        let Self { account, served, shared, .. } = self;
+        if let Some(rejection) = response.extensions().get::<Rejection>() {
+            shared.metrics.rejected(account.plan.as_ref().map_or("", |plan| &plan.name), rejection);
+            served.entry.refusals.finish(&mut response, account.taste);
+        }
+        account.attach(response)
+    }
 }
 
 /// Answers without any route.
@@ -182,6 +253,8 @@ pub struct Account {
     plan: Option<Arc<Plan>>,
     /// What is told about it at its end, if anything is.
     record: Option<Box<Record>>,
+    /// When it was told what has come of it, if that was its end.
+    closed: Option<Now>,
     /// Of the connection: its idle clock stands still while a request is under way.
     progress: Arc<Progress>,
 }
@@ -201,6 +274,7 @@ impl Account {
             request_id: None,
             plan: None,
             record: None,
+            closed: None,
             progress,
         }
     }
@@ -230,6 +304,7 @@ impl Account {
         self.is_answered = true;
         if self.status == StatusCode::SWITCHING_PROTOCOLS {
             self.close(End::Complete); // How long a tunnel lasts says nothing of how fast it was answered.
+            self.closed = None;
         }
         if let Some(id) = &self.request_id {
             response.headers_mut().insert(REQUEST_ID, id.clone());
@@ -258,19 +333,23 @@ impl Account {
 
     /// Tells what has come of it, once.
     fn close(&mut self, end: End) {
-        let took = self.began.elapsed();
-        let plan = self.plan.take();
+        let (plan, record) = (self.plan.take(), self.record.take());
+        if plan.is_none() && record.is_none() {
+            return;
+        }
+        let now = Now::read();
+        let took = now.instant().saturating_duration_since(self.began.instant());
         if let Some(plan) = &plan {
             // Of what is not recorded nobody finds anything.
-            let exemplar =
-                self.record.as_ref().filter(|record| record.is_sampled()).and_then(|it| it.trace());
+            let exemplar = record.as_ref().filter(|record| record.is_sampled()).and_then(|it| it.trace());
             plan.metrics.ended(self.status, end == End::Complete, took, exemplar);
         }
-        if let Some(record) = self.record.take() {
+        if let Some(record) = record {
             let status = self.is_answered.then_some(self.status);
             let request_id = self.request_id.as_ref();
             record.end(Ending { plan: plan.as_deref(), status, end, took, request_id });
         }
+        self.closed = Some(now);
     }
 }
 
@@ -289,6 +368,6 @@ impl Guard for Account {
 impl Drop for Account {
     fn drop(&mut self) {
         self.close(End::Dropped); // Dropped without an end: the client went away before the head.
-        self.progress.end();
+        self.progress.end(self.closed.unwrap_or_else(Now::read).instant());
     }
 }

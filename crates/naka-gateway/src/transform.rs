@@ -5,7 +5,7 @@ use http::{
     HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Uri, Version,
     header::{
         CONNECTION, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, HOST, LOCATION, REFERRER_POLICY,
-        STRICT_TRANSPORT_SECURITY, TRANSFER_ENCODING, UPGRADE, VIA, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+        STRICT_TRANSPORT_SECURITY, TRAILER, UPGRADE, VIA, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
     },
     request::Parts,
 };
@@ -17,7 +17,7 @@ use naka::{
 use crate::{
     config::checked::{Forwarding, HeaderEdit, HeaderEdits, IdentityPart, Name, Redirect, Rewrite, Template},
     entry::{self, replace_path},
-    headers::{announce_only, has_known_framing, settle_length, strip_hop_by_hop},
+    headers::{Seen, announce_only, has_known_framing, settle_length, strip_hop_by_hop},
     identity,
     route::{Captures, normalize, render},
     tunnel::Switched,
@@ -59,7 +59,9 @@ impl Transform {
         identity::tell(&mut parts.headers, &parts.extensions, &self.identity);
         entry::hide(&mut parts.headers, self.forwarding);
         edit(&mut parts.headers, &self.headers.request);
-        self.drop_trailer(&mut parts.headers);
+        if parts.headers.contains_key(TRAILER) {
+            self.drop_trailer(&mut parts.headers);
+        }
         let came_in = parts.extensions.get::<Context>().map_or(parts.version, |context| context.came_in);
         parts.headers.append(VIA, via(came_in));
         Ok(())
@@ -70,20 +72,22 @@ impl Transform {
         // An upgrade that nobody goes on with, or a body we cannot read.
         let is_upgrade = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         let is_followed = is_upgrade && response.extensions().get::<Switched>().is_some();
-        if is_upgrade && !is_followed || !has_known_framing(response.headers()) {
+        let seen = Seen::of(response.headers());
+        let is_chunked = seen.has(Seen::TRANSFER_ENCODING);
+        if is_upgrade && !is_followed || is_chunked && !has_known_framing(response.headers()) {
             *response = Rejection::new(Reason::UpstreamProtocol).into_response();
             return;
         }
         let said_in = std::mem::replace(response.version_mut(), Version::HTTP_11);
-        if response.headers().contains_key(TRANSFER_ENCODING) {
+        if is_chunked {
             // Beside chunks a length counts for nothing (RFC 9112 §6.3), so the client must not see it.
             response.headers_mut().remove(CONTENT_LENGTH);
-        } else if !settle_length(response.headers_mut()) {
+        } else if seen.has(Seen::CONTENT_LENGTH) && !settle_length(response.headers_mut()) {
             *response = Rejection::new(Reason::UpstreamProtocol).into_response();
             return;
         }
         let upgrade = if is_followed { response.headers_mut().remove(UPGRADE) } else { None };
-        strip_hop_by_hop(response.headers_mut());
+        strip_hop_by_hop(response.headers_mut(), seen);
         if let Some(protocol) = upgrade {
             response.headers_mut().remove(CONTENT_LENGTH); // RFC 9110 §8.6: not in a 1xx.
             response.headers_mut().insert(UPGRADE, protocol);

@@ -234,8 +234,12 @@ const fn is_for_want_of_time(status: StatusCode) -> bool {
 
 /// Whether the body is gRPC. Not gRPC-Web, which has its trailers in the body.
 pub fn is_grpc(headers: &HeaderMap) -> bool {
-    let value = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
-    let rest = value.and_then(|value| value.strip_prefix(b"application/grpc"));
+    headers.get(CONTENT_TYPE).is_some_and(is_grpc_type)
+}
+
+/// Whether this `Content-Type` is gRPC's.
+pub(crate) fn is_grpc_type(value: &HeaderValue) -> bool {
+    let rest = value.as_bytes().strip_prefix(b"application/grpc");
     rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
 }
 

@@ -62,7 +62,7 @@ use tower_service::Service;
 
 use crate::{
     BoxError,
-    classify::is_grpc,
+    classify::is_grpc_type,
     clock::Now,
     context::Deadline,
     explain::{Explain, Finding},
@@ -230,7 +230,7 @@ fn is_stream(headers: &HeaderMap) -> bool {
             && value[..EVENTS.len()].eq_ignore_ascii_case(EVENTS)
             && matches!(rest.first(), None | Some(b';' | b' '))
     };
-    headers.get(CONTENT_TYPE).is_some_and(is_of_events) || is_grpc(headers)
+    headers.get(CONTENT_TYPE).is_some_and(|value| is_of_events(value) || is_grpc_type(value))
 }
 
 pin_project! {

@@ -215,7 +215,8 @@ async fn answer(plan: &Plan, target: &Target, request: &mut Outgoing) -> Respons
 }
 
 async fn changed(plan: &Plan, target: &Target, request: &mut Outgoing) -> Response<Body> {
-    let is_https = entry::scheme(&request.head.headers) == "https";
+    // Few ask, and what the request was is not kept.
+    let is_https = plan.transform.headers.security && entry::scheme(&request.head.headers) == "https";
     let mut response = match target {
         Target::Upstream(client) => send(&plan.transform, client, request).await,
         Target::Respond(respond) => responded(respond),

@@ -62,6 +62,11 @@ pub struct Attempt {
 }
 
 impl Attempt {
+    /// When it began.
+    pub const fn began(&self) -> Now {
+        self.began
+    }
+
     /// The head of a response is there, or a refusal in its place.
     pub fn ended(mut self, status: StatusCode, rejection: Option<&Rejection>) {
         self.count(rejection.map_or_else(|| class(status), |rejection| outcome(rejection.reason)));

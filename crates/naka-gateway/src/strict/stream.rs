@@ -15,8 +15,10 @@ use crate::patience::Progress;
 
 /// What is read and thrown away behind a head that is wrong, in bytes, so that a client that goes is noticed.
 const THROWN_AWAY: usize = 64 << 10;
-/// What is kept of what comes behind a request that asks for another protocol, in bytes: before the answer nobody has to send any.
+/// What is kept of what comes behind a request that is under way, in bytes: before the answer nobody has to send any.
 const BEHIND: usize = 16 << 10;
+/// What is looked for first of that: mostly there is nothing.
+const A_LITTLE: usize = 64;
 
 /// Reads from a client for hyper. What is wrong with a head looks like the end of the connection, once the requests before it have
 /// been answered: then it [is told](Strict::to_say). What is wrong with a body breaks it off.
@@ -35,7 +37,7 @@ pub(crate) struct Strict<S> {
     left: usize,
     /// Right, and not yet passed on.
     earlier: Bytes,
-    /// Behind a request that asks for another protocol: of that protocol, or a next request.
+    /// Behind a request that is under way: a next one, or of the protocol that it asks for.
     behind: BytesMut,
 }
 
@@ -114,17 +116,42 @@ impl<S: AsyncRead + Unpin> Strict<S> {
             self.scan.go_on();
             return Poll::Ready(Ok(Held::GoesOn));
         }
+        self.poll_behind(cx).map_ok(|()| Held::HasGone)
+    }
+
+    /// Keeps what comes, up to a bound; ready when its client has gone.
+    fn poll_behind(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let (mut little, mut much) = ([0; A_LITTLE], None);
         while self.behind.len() < BEHIND {
-            let mut scratch = [0; 4096];
+            let scratch = much.as_mut().map_or(&mut little[..], |much: &mut [u8; 4096]| &mut much[..]);
             let room = scratch.len().min(BEHIND - self.behind.len());
             let mut piece = ReadBuf::new(&mut scratch[..room]);
             ready!(Pin::new(&mut self.stream).poll_read(cx, &mut piece))?;
             if piece.filled().is_empty() {
-                return Poll::Ready(Ok(Held::HasGone));
+                return Poll::Ready(Ok(()));
             }
             self.behind.extend_from_slice(piece.filled());
+            much.get_or_insert([0; 4096]);
         }
         Poll::Pending
+    }
+
+    /// Ready when the client of the request under way has gone. hyper would look for that, too, but into a buffer that it makes anew for
+    /// each request, as the last one still has its head; so it is told that there may be half a connection, and this is asked instead.
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.progress.is_busy() || !self.scan.is_outside_body() || !self.earlier.is_empty() {
+            return Poll::Pending; // hyper reads.
+        }
+        if self.wrong.is_some() {
+            return self.poll_end(cx);
+        }
+        match self.scan.held_behind() {
+            Some(heads) => match ready!(self.poll_held(heads, cx))? {
+                Held::HasGone => Poll::Ready(Ok(())),
+                Held::GoesOn => Poll::Pending,
+            },
+            None => self.poll_behind(cx),
+        }
     }
 
     /// The next bytes: those that were kept, or from the client.
@@ -206,7 +233,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Strict<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Strict<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Strict<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let sent = Pin::new(&mut self.stream).poll_write(cx, buf);
         self.sent(sent)
@@ -225,9 +252,15 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Strict<S> {
         self.stream.is_write_vectored()
     }
 
+    /// hyper asks for this each time it has done what there is to do.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let sent = Pin::new(&mut self.stream).poll_flush(cx);
-        self.sent(sent)
+        ready!(self.sent(sent))?;
+        match self.poll_gone(cx) {
+            Poll::Ready(Ok(())) => Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into())),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending => Poll::Ready(Ok(())),
+        }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -14,7 +14,7 @@
 use std::{
     future::Future,
     mem,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -48,7 +48,7 @@ mod pools;
 mod slow;
 mod switch;
 
-pub use body::{Body, Idle, LayeredBody, Stalled};
+pub use body::{Answered, Body, Idle, LayeredBody, Stalled};
 pub use connect::{Connector, MemoryConnect};
 pub(crate) use connect::{Place, host_of};
 /// The most of a body that comes from an endpoint at once, in bytes.
@@ -122,9 +122,26 @@ impl Client {
         let context = request.head.extensions.get::<Context>();
         let is_hurried = context.is_some_and(|context| context.is_hurried);
         let told = context.and_then(|context| context.told);
-        let until = self.timeouts.per_try.map(|limit| Now::read().instant() + limit);
-        let waits = Waits { is_for_endpoint: AtomicBool::new(false), until, told };
-        let response = EndedBy::new(self.one_try(request, &waits), until).await;
+        let began = counted.began().instant();
+        let until = self.timeouts.per_try.map(|limit| began + limit);
+        let waits = Waits { began, is_for_endpoint: AtomicBool::new(false), until, told };
+        let response = match self.ready(request) {
+            None => Some(refuse(Reason::NoEndpoint)),
+            Some(Ready { pool: Pool::H1(pool), again, upload, .. }) => {
+                // Where it is: to move it costs something.
+                let exchange = pin!(self.over_h1(&pool, request, again, upload, &waits));
+                EndedBy::new(exchange, until).await
+            }
+            // In boxes of their own: they are larger, and the other shall not pay for that.
+            Some(Ready { pool: Pool::H2(pool), is_upgrade: true, .. }) => {
+                let exchange = Box::pin(self.connect_over_h2(&pool, request.take(), &waits));
+                EndedBy::new(exchange, until).await
+            }
+            Some(Ready { pool: Pool::H2(pool), again, upload, .. }) => {
+                let exchange = Box::pin(self.over_h2(&pool, request.take(), again, upload, &waits));
+                EndedBy::new(exchange, until).await
+            }
+        };
         let mut response = response.unwrap_or_else(|| {
             // A bound of ours is nobody's fault.
             let is_theirs = waits.is_for_endpoint.load(Relaxed);
@@ -151,11 +168,10 @@ impl Client {
         Some(attempt)
     }
 
-    async fn one_try(&self, request: &mut Outgoing, waits: &Waits) -> Response<Body> {
-        let endpoint = Endpoint::of(&request.head.extensions);
-        let Some(pool) = endpoint.map(|endpoint| self.pools.pool(endpoint.address())) else {
-            return refuse(Reason::NoEndpoint);
-        };
+    /// What is known of an exchange before it begins; `None`: nobody has chosen an endpoint.
+    fn ready(&self, request: &mut Outgoing) -> Option<Ready> {
+        let endpoint = Endpoint::of(&request.head.extensions)?;
+        let pool = self.pools.pool(endpoint.address());
         let is_upgrade = Upgrade::is_asked(&request.head.extensions);
         let again = if is_upgrade { None } else { Again::of(request) };
         let upload = request.body.watch_upload();
@@ -164,12 +180,7 @@ impl Client {
         {
             request.head.headers.insert(HOST, host); // HTTP/1.0 may come without; what we speak may not.
         }
-        match &pool {
-            Pool::H1(pool) => self.over_h1(pool, request, again, upload, waits).await,
-            // In a box of its own: it is larger, and the other shall not pay for that.
-            Pool::H2(pool) if is_upgrade => Box::pin(self.connect_over_h2(pool, request.take(), waits)).await,
-            Pool::H2(pool) => Box::pin(self.over_h2(pool, request.take(), again, upload, waits)).await,
-        }
+        Some(Ready { pool, is_upgrade, again, upload })
     }
 
     /// Says in the head of a request how long its answer is waited for, now that it is sent.
@@ -225,6 +236,14 @@ fn settle(attempt: UnderWay, response: &mut Response<Body>) {
     }
     attempt.answered(response.status(), Now::read());
     response.body_mut().keep(attempt);
+}
+
+/// An exchange that may begin.
+struct Ready {
+    pool: Pool,
+    is_upgrade: bool,
+    again: Option<Again>,
+    upload: Option<Arc<Upload>>,
 }
 
 /// What it takes to send a request once more, if twice has the effect of once: when a connection that was kept ends just then.
@@ -283,6 +302,8 @@ impl<F: Future> Future for EndedBy<F> {
 /// What a request waits for, and how long.
 #[derive(Debug)]
 struct Waits {
+    /// Since when.
+    began: Instant,
     /// For its endpoint, and not for the right to a connection.
     is_for_endpoint: AtomicBool,
     /// The end of this attempt.

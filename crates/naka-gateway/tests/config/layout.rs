@@ -108,7 +108,10 @@ const RULES: [(&str, &str); 23] = [
     ("%YAML 1.2\n# head\n--- # of all\nroutes: {}", "%YAML 1.2\n# head\n---\n# of all\nroutes: {}"),
     // Bug: the colon of a name with nothing under it was taken for what comes next, and the comment stood one level further out.
     ("listeners: {web: # a\n# b\n}", "listeners:\n  web:           # a\n  # b"),
-    ("listeners:\n  web:\n  # end of listeners\nroutes: {}", "listeners:\n  web:\n  # end of listeners\nroutes: {}"),
+    (
+        "listeners:\n  web:\n  # end of listeners\nroutes: {}",
+        "listeners:\n  web:\n  # end of listeners\nroutes: {}",
+    ),
     // Where all are apart, they stay so.
     ("routes: {}\n\nlisteners: {}\n\n\nversion: 1", "version: 1\n\nlisteners: {}\n\nroutes: {}"),
     // Text of several lines.

@@ -63,9 +63,10 @@ impl Client {
         let asked = switch::ask(head);
         let is_upgrade = asked.is_some();
         let mut sending = Sending::of(&mut head.headers, mem::take(body));
+        let mut now = waits.began;
         loop {
             // One that was kept may be closing just now, and an upgrade is not sent again.
-            let kept = if is_again || is_upgrade { None } else { pool.take(self.keep_alive) };
+            let kept = if is_again || is_upgrade { None } else { pool.take(self.keep_alive, now) };
             let (mut lease, is_kept) = match kept {
                 Some(lease) => (lease, true),
                 // In a box of its own: few requests come here.
@@ -74,6 +75,9 @@ impl Client {
                     Err(reason) => return refuse_after(is_again, reason),
                 },
             };
+            if !is_kept {
+                now = Instant::now();
+            }
             waits.for_endpoint();
             if let Err(reason) = self.tell_deadline(&mut head.headers, deadline, waits) {
                 lease.give_back();
@@ -81,7 +85,7 @@ impl Client {
             }
             let connection = lease.connection();
             connection.begin(head, &mut sending);
-            let failed = match self.head(connection, &mut sending, upload.as_deref(), waits).await {
+            let failed = match self.head(connection, &mut sending, upload.as_deref(), waits, now).await {
                 Ok(Ok(head)) if head.status == StatusCode::SWITCHING_PROTOCOLS => {
                     return self.switched(responded(head), lease, asked.as_deref());
                 }
@@ -102,19 +106,20 @@ impl Client {
         }
     }
 
-    /// The head of the response, or why it took too long.
+    /// The head of the response to what is sent `now`, or why it took too long.
     async fn head(
         &self,
         connection: &mut Connection,
         sending: &mut Sending,
         upload: Option<&Upload>,
         waits: &Waits,
+        now: Instant,
     ) -> Result<Result<Head, Failed>, Reason> {
         if upload.is_some() {
             let head = poll_fn(|cx| connection.poll_exchange(sending, cx));
             return self.in_time(head, upload, waits).await;
         }
-        let due = Instant::now().checked_add(self.timeouts.response_headers);
+        let due = now.checked_add(self.timeouts.response_headers);
         poll_fn(|cx| match connection.poll_exchange(sending, cx) {
             Poll::Ready(head) => Poll::Ready(Ok(head)),
             Poll::Pending => match due {

@@ -122,7 +122,7 @@ impl Pool {
         let _waits = Waits(self);
         loop {
             self.given_back.notified().await;
-            if let Some(lease) = self.take(keep) {
+            if let Some(lease) = self.take(keep, Instant::now()) {
                 return lease;
             }
         }
@@ -137,8 +137,7 @@ impl Pool {
     }
 
     /// A connection that waits for a request, if there is one.
-    pub(super) fn take(self: &Arc<Self>, keep: KeepAlive) -> Option<Lease> {
-        let now = Instant::now();
+    pub(super) fn take(self: &Arc<Self>, keep: KeepAlive, now: Instant) -> Option<Lease> {
         let mut idle = self.lock();
         if idle.back().is_some_and(|kept| kept.since + keep.timeout <= now) {
             idle.clear(); // All others have waited longer.
@@ -313,12 +312,12 @@ mod tests {
     async fn none_that_was_closed_is_taken_however_much_its_task_has_read() {
         let (pool, others) = waiting(300).await;
         drop(others);
-        assert!(pool.take(KEEP).is_none());
+        assert!(pool.take(KEEP, Instant::now()).is_none());
         let (pool, mut others) = waiting(1).await;
         others[0].write_all(b"HTTP/1.1 200 OK\r\n").await.unwrap();
         let taken = poll_fn(|cx| {
             while pin!(consume_budget()).poll(cx).is_ready() {}
-            Poll::Ready(pool.take(KEEP).is_some())
+            Poll::Ready(pool.take(KEEP, Instant::now()).is_some())
         });
         assert!(!taken.await, "it has said something");
     }
@@ -329,7 +328,7 @@ mod tests {
         let (pool, _others) = waiting(8).await;
         for _ in 0..6 {
             tokio::time::sleep(Duration::from_secs(10)).await;
-            pool.take(KEEP).unwrap().give_back();
+            pool.take(KEEP, Instant::now()).unwrap().give_back();
         }
         assert_eq!(pool.idle(), 1);
     }
@@ -337,7 +336,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_waits_has_no_buffer() {
         let (pool, mut others) = waiting(1).await;
-        let mut lease = pool.take(KEEP).unwrap();
+        let mut lease = pool.take(KEEP, Instant::now()).unwrap();
         let head = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
         others[0].write_all(head).await.unwrap();
         let (mut parts, ()) = http::Request::new(()).into_parts();
