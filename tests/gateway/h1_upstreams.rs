@@ -210,3 +210,88 @@ async fn an_empty_line_before_a_head_is_passed_over() {
     });
     assert_eq!(gateway.send(get("/")).await.body(), "ok");
 }
+
+/// Bug: what a request had waited for a connection was taken off the time that its endpoint has.
+#[tokio::test(start_paused = true)]
+async fn who_has_waited_for_a_connection_gives_its_endpoint_all_the_time_there_is() {
+    let config = CONFIG.replace(
+        "timeouts: {idle: 30s, response_headers: 30s}",
+        "timeouts: {connect: 5s, response_headers: 4s}, connections: {max: 1}",
+    );
+    let gateway = Inside::new(&config);
+    let upstream = Upstream::inside(&gateway.network, "app:1", |_| {
+        let answer = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+        vec![Step::Wait(Duration::from_secs(3)), Step::send(answer)]
+    });
+    let (mut first, mut second) = (gateway.client().await, gateway.client().await);
+    let (first, second) = tokio::join!(first.send(get("/")), second.send(get("/")));
+    assert_eq!((first.status(), second.status()), (http::StatusCode::OK, http::StatusCode::OK));
+    assert_eq!((upstream.requests(), upstream.connections()), (2, 1));
+}
+
+/// More than is kept of what comes behind a request.
+#[tokio::test(start_paused = true)]
+async fn requests_that_are_sent_ahead_are_answered_in_order_however_many() {
+    const AHEAD: usize = 400;
+    let (gateway, upstream) = inside(|seen| {
+        let body = seen.target().to_owned();
+        let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+        vec![Step::Wait(Duration::from_millis(100)), Step::send(answer)]
+    });
+    let mut client = gateway.connect();
+    let one =
+        |number: usize| format!("GET /{number:03} HTTP/1.1\r\nhost: a\r\nx: {}\r\n\r\n", "y".repeat(60));
+    client.write_all(one(0).as_bytes()).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(10)).await; // It is under way.
+    let ahead = (1..=AHEAD).map(one).collect::<String>();
+    assert!(ahead.len() > 32 << 10);
+    let (mut read, mut write) = tokio::io::split(client);
+    let sending = tokio::spawn(async move {
+        write.write_all(ahead.as_bytes()).await.unwrap();
+        write
+    });
+    let mut answers = Vec::new();
+    while !answers.ends_with(format!("/{AHEAD:03}").as_bytes()) {
+        assert!(read.read_buf(&mut answers).await.unwrap() > 0, "{}", String::from_utf8_lossy(&answers));
+    }
+    drop(sending.await.unwrap());
+    let answers = String::from_utf8(answers).unwrap();
+    let paths = answers.match_indices("\r\n\r\n/").map(|(at, _)| &answers[at + 5..at + 8]);
+    assert!(paths.eq((0..=AHEAD).map(|number| format!("{number:03}"))), "{answers}");
+    assert_eq!(upstream.requests() as usize, AHEAD + 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_wrong_behind_a_request_under_way_is_told_behind_its_answer() {
+    let (gateway, upstream) = inside(|_| {
+        let answer = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+        vec![Step::Wait(Duration::from_secs(1)), Step::send(answer)]
+    });
+    let mut client = gateway.connect();
+    client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    client.write_all(b"GET / HTTP/1.1\r\nhost : a\r\n\r\n").await.unwrap();
+    let mut answers = Vec::new();
+    client.read_to_end(&mut answers).await.unwrap();
+    let answers = String::from_utf8(answers).unwrap();
+    let second = answers.find("HTTP/1.1 400 ").unwrap_or_else(|| panic!("{answers}"));
+    assert!(answers.starts_with("HTTP/1.1 200 OK\r\n") && answers[..second].ends_with("ok"), "{answers}");
+    assert_eq!(upstream.requests(), 1);
+}
+
+/// It ends at once, and not when the answer is there.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_goes_behind_what_it_sent_ahead_takes_its_request_with_it() {
+    let (gateway, upstream) = inside(|_| vec![Step::Hang]);
+    let mut client = gateway.connect();
+    client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    client.write_all(b"GET /next HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    let start = Instant::now();
+    client.shutdown().await.unwrap();
+    let mut answer = Vec::new();
+    let _ = client.read_to_end(&mut answer).await;
+    assert!(answer.is_empty() && start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    assert_eq!(upstream.requests(), 1);
+}

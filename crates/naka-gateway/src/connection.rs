@@ -208,10 +208,11 @@ async fn serve_h1<S: Stream>(
     let service = service_fn(|mut request: Request<Incoming>| {
         request.extensions_mut().remove::<OnUpgrade>(); // It is the connection itself that is gone on with.
         let answer = from.request(Account::open(&progress), request);
-        let begun = &begun;
+        let (begun, progress) = (&begun, &progress);
         async move {
             let (mut response, tunnel) = Tunnel::of(answer.await);
             if tunnel.is_some() {
+                progress.switch();
                 *begun.lock().unwrap_or_else(PoisonError::into_inner) = tunnel;
             } else if from.shared.farewell().is_due(turn) {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

@@ -131,7 +131,7 @@ impl Limits {
         let limits = &config.gateway.limits;
         let streams = requests_of_a_connection(config);
         // The strict reader holds a head until it is whole, and for a moment what it passes on besides.
-        let held = 2 * long(limits.header_bytes);
+        let held = 2 * long(limits.header_bytes) + long(BUFFER);
         let is_secured = config.listeners.values().any(|listener| listener.tls.is_some());
         let each = BUFFERS.max(2 * long(limits.header_bytes)).saturating_add(match streams {
             1 => 0,

@@ -85,6 +85,8 @@ pub struct Progress {
     unread: Mutex<Option<Incoming>>,
     /// Of the last request that had a body.
     upload: Mutex<Option<Arc<Upload>>>,
+    /// The connection goes on as something else.
+    is_switched: AtomicBool,
     /// Who reads for hyper and waits until no request is under way.
     reader: Mutex<Option<Waker>>,
     has_reader: AtomicBool,
@@ -120,6 +122,7 @@ impl Progress {
             keeps_unread: AtomicBool::new(false),
             unread: Mutex::new(None),
             upload: Mutex::new(None),
+            is_switched: AtomicBool::new(false),
             reader: Mutex::new(None),
             has_reader: AtomicBool::new(false),
         };
@@ -191,6 +194,16 @@ impl Progress {
         self.ended.fetch_add(1, Relaxed);
         self.under_way.fetch_sub(1, Release); // The requests of one connection may be on several threads.
         self.wake_reader();
+    }
+
+    /// From here on the connection is none of HTTP/1.1.
+    pub(crate) fn switch(&self) {
+        self.is_switched.store(true, Relaxed);
+    }
+
+    /// Whether it goes on as something else: what comes is not HTTP/1.1's to read, and its end is no client's going.
+    pub(crate) fn is_switched(&self) -> bool {
+        self.is_switched.load(Relaxed)
     }
 
     /// How many requests have ended.

@@ -75,14 +75,6 @@ impl<S> Strict<S> {
         let is_clean = self.earlier.is_empty() && !self.is_unsent && self.wrong.or(self.broken).is_none();
         (is_clean && self.scan.held_behind().is_some()).then(|| (self.stream, self.behind.freeze()))
     }
-
-    fn sent<T>(&mut self, sent: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        let was_unsent = std::mem::replace(&mut self.is_unsent, sent.is_pending());
-        if was_unsent && !self.is_unsent {
-            self.progress.wake_reader();
-        }
-        sent
-    }
 }
 
 impl<S: AsyncRead + Unpin> Strict<S> {
@@ -136,24 +128,40 @@ impl<S: AsyncRead + Unpin> Strict<S> {
         Poll::Pending
     }
 
-    /// Ready when the client of the request under way has gone. hyper would look for that, too, but into a buffer that it makes anew for
-    /// each request, as the last one still has its head; so it is told that there may be half a connection, and this is asked instead.
-    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if !self.progress.is_busy() || !self.scan.is_outside_body() || !self.earlier.is_empty() {
-            return Poll::Pending; // hyper reads.
+    /// What became of sending. Where that has to wait, too, the client may have gone.
+    fn sent<T>(&mut self, sent: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        let was_unsent = std::mem::replace(&mut self.is_unsent, sent.is_pending());
+        if was_unsent && !self.is_unsent {
+            self.progress.wake_reader();
         }
-        if self.wrong.is_some() {
-            return self.poll_end(cx);
-        }
-        match self.scan.held_behind() {
-            Some(heads) => match ready!(self.poll_held(heads, cx))? {
-                Held::HasGone => Poll::Ready(Ok(())),
-                Held::GoesOn => Poll::Pending,
-            },
-            None => self.poll_behind(cx),
+        match sent {
+            Poll::Pending => self.poll_gone(cx).map(Err),
+            sent => sent,
         }
     }
 
+    /// Ready when the client of the request under way has gone. hyper would look for that, too, but into a buffer that it makes anew for
+    /// each request, as the last one still has its head; so it is told that there may be half a connection, and this is asked instead.
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        let does_hyper_read = !self.scan.is_outside_body() || !self.earlier.is_empty();
+        if !self.progress.is_busy() || self.progress.is_switched() || does_hyper_read {
+            return Poll::Pending;
+        }
+        let gone = if self.wrong.is_some() {
+            self.poll_end(cx)
+        } else if let Some(heads) = self.scan.held_behind() {
+            match ready!(self.poll_held(heads, cx)) {
+                Ok(Held::GoesOn) => return Poll::Pending,
+                held => Poll::Ready(held.map(drop)),
+            }
+        } else {
+            self.poll_behind(cx)
+        };
+        gone.map(|gone| gone.err().unwrap_or_else(|| io::ErrorKind::ConnectionAborted.into()))
+    }
+}
+
+impl<S: AsyncRead + Unpin> Strict<S> {
     /// The next bytes: those that were kept, or from the client.
     fn poll_next(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.behind.is_empty() {
@@ -161,6 +169,9 @@ impl<S: AsyncRead + Unpin> Strict<S> {
         }
         let length = self.behind.len().min(buf.remaining());
         buf.put_slice(&self.behind.split_to(length));
+        if self.behind.is_empty() {
+            self.behind = BytesMut::new(); // With its room.
+        }
         Poll::Ready(Ok(()))
     }
 
@@ -236,7 +247,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Strict<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Strict<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let sent = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.sent(sent)
+        self.sent(sent, cx)
     }
 
     fn poll_write_vectored(
@@ -245,7 +256,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Strict<S> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let sent = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.sent(sent)
+        self.sent(sent, cx)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -255,10 +266,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Strict<S> {
     /// hyper asks for this each time it has done what there is to do.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let sent = Pin::new(&mut self.stream).poll_flush(cx);
-        ready!(self.sent(sent))?;
+        ready!(self.sent(sent, cx))?;
         match self.poll_gone(cx) {
-            Poll::Ready(Ok(())) => Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into())),
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Ready(gone) => Poll::Ready(Err(gone)),
             Poll::Pending => Poll::Ready(Ok(())),
         }
     }

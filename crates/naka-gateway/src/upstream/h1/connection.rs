@@ -28,6 +28,8 @@ use crate::{begun::Begun, strict::Part};
 const LEAST: usize = 8 << 10;
 /// What comes in fewer bytes than this is copied, so that it does not hold all of a buffer for as long as somebody reads it slowly.
 const COPIED: usize = 16 << 10;
+/// And a piece this small, whatever comes with it.
+const SMALL: usize = 256;
 /// What is read of TLS at once: a record. Room for it has to be zeroed each time.
 const RECORD: usize = 16 << 10;
 
@@ -218,7 +220,7 @@ impl Connection {
 
     /// So many bytes of what has come.
     fn take(&mut self, count: usize) -> Bytes {
-        if self.buffer.len() >= COPIED {
+        if self.buffer.len() >= COPIED && count >= SMALL {
             return self.buffer.split_to(count).freeze();
         }
         let copy = Bytes::copy_from_slice(&self.buffer[..count]);
@@ -359,7 +361,11 @@ impl Connection {
     pub(super) fn take_stream(&mut self) -> Option<Begun<Stream>> {
         self.is_kept = false;
         match mem::replace(&mut self.stream, Halves::Gone) {
-            Halves::Whole(stream) => Some(Begun::with(mem::take(&mut self.buffer).freeze(), stream)),
+            Halves::Whole(stream) => {
+                let begun = Begun::with(Bytes::copy_from_slice(&self.buffer), stream); // It may last for hours.
+                self.rest();
+                Some(begun)
+            }
             Halves::Split { .. } | Halves::Gone => None,
         }
     }
@@ -373,7 +379,7 @@ impl Connection {
             Halves::Split { read, .. } => pin!(read.read_buf(&mut room)).poll(cx),
             Halves::Gone => Poll::Ready(Ok(0)),
         };
-        if read.is_pending() && self.buffer.is_empty() && self.buffer.try_reclaim(BUFFER) {
+        if read.is_pending() && self.buffer.is_empty() {
             self.rest(); // Who waits has none.
         }
         let count = ready!(read)?;

@@ -70,14 +70,15 @@ impl Client {
             let (mut lease, is_kept) = match kept {
                 Some(lease) => (lease, true),
                 // In a box of its own: few requests come here.
-                None => match Box::pin(self.connect(pool, is_again || is_upgrade, waits)).await {
-                    Ok(lease) => lease,
-                    Err(reason) => return refuse_after(is_again, reason),
-                },
+                None => {
+                    let connected = Box::pin(self.connect(pool, is_again || is_upgrade, waits)).await;
+                    now = Instant::now(); // It may have waited for its place.
+                    match connected {
+                        Ok(lease) => lease,
+                        Err(reason) => return refuse_after(is_again, reason),
+                    }
+                }
             };
-            if !is_kept {
-                now = Instant::now();
-            }
             waits.for_endpoint();
             if let Err(reason) = self.tell_deadline(&mut head.headers, deadline, waits) {
                 lease.give_back();

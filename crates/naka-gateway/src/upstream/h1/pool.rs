@@ -279,7 +279,7 @@ mod tests {
         task::consume_budget,
     };
 
-    use super::*;
+    use super::{super::buffers, *};
 
     const KEEP: KeepAlive = KeepAlive { max_idle: 500, timeout: Duration::from_secs(50), max_lifetime: None };
 
@@ -350,5 +350,24 @@ mod tests {
         lease.give_back();
         let held = |pool: &Pool| pool.lock().front().unwrap().connection.held();
         assert_eq!(held(&pool), 0);
+    }
+
+    /// Bug: what goes on as something else kept the buffer that its head was read into, for as long as it lasted.
+    #[tokio::test(start_paused = true)]
+    async fn what_goes_on_as_something_else_has_no_buffer() {
+        let (pool, mut others) = waiting(1).await;
+        let mut lease = pool.take(KEEP, Instant::now()).unwrap();
+        others[0].write_all(b"HTTP/1.1 101 Switching Protocols\r\n\r\nearly").await.unwrap();
+        let (mut parts, ()) = http::Request::new(()).into_parts();
+        let mut sending = super::super::request::Sending::of(&mut parts.headers, Bytes::new().into());
+        let buffer = buffers::take();
+        let place = buffer.as_ptr();
+        buffers::put(buffer);
+        let connection = lease.connection();
+        connection.begin(&parts, &mut sending);
+        poll_fn(|cx| connection.poll_exchange(&mut sending, cx)).await.unwrap();
+        let begun = lease.take_stream().unwrap();
+        assert_eq!(begun.first(), b"early");
+        assert_eq!(buffers::take().as_ptr(), place);
     }
 }

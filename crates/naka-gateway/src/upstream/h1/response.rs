@@ -17,6 +17,7 @@ use http::{
 };
 use httparse::{Header, ParserConfig, Status};
 
+use super::buffers;
 use crate::strict::Chunked;
 
 /// The most fields of a head, and of trailers.
@@ -74,7 +75,9 @@ impl Search {
         }
         if let Some(end) = end_of_head(bytes, self.seen) {
             *self = Self::default();
-            return read(&bytes.split_to(end).freeze(), asked).map(Some);
+            let head = buffers::copied(&bytes[..end]); // Some of it may be kept for long.
+            bytes.advance(end);
+            return read(&head, asked).map(Some);
         }
         if bytes.is_empty() || &bytes[..] == b"\r" {
             return Ok(None);
