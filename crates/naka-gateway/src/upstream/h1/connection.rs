@@ -285,7 +285,10 @@ impl Connection {
             };
             match part {
                 Part::Framing => self.buffer.advance(count),
-                Part::Trailers => self.trailers.unsplit(self.buffer.split_to(count)),
+                Part::Trailers => {
+                    self.trailers.extend_from_slice(&self.buffer[..count]); // They may be kept for long.
+                    self.buffer.advance(count);
+                }
                 Part::Data => {
                     let data = self.take(count);
                     self.see_end();
