@@ -232,7 +232,7 @@ async fn who_has_waited_for_a_connection_gives_its_endpoint_all_the_time_there_i
 /// More than is kept of what comes behind a request.
 #[tokio::test(start_paused = true)]
 async fn requests_that_are_sent_ahead_are_answered_in_order_however_many() {
-    const AHEAD: usize = 400;
+    const AHEAD: u64 = 400;
     let (gateway, upstream) = inside(|seen| {
         let body = seen.target().to_owned();
         let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
@@ -258,7 +258,7 @@ async fn requests_that_are_sent_ahead_are_answered_in_order_however_many() {
     let answers = String::from_utf8(answers).unwrap();
     let paths = answers.match_indices("\r\n\r\n/").map(|(at, _)| &answers[at + 5..at + 8]);
     assert!(paths.eq((0..=AHEAD).map(|number| format!("{number:03}"))), "{answers}");
-    assert_eq!(upstream.requests() as usize, AHEAD + 1);
+    assert_eq!(upstream.requests(), AHEAD + 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -151,6 +151,13 @@ pub(crate) fn announce_only(headers: &mut HeaderMap, is_fine: impl Fn(&HeaderNam
     }
 }
 
+/// The names of the trailers that a message announces.
+pub(crate) fn announced(headers: &HeaderMap) -> Vec<HeaderName> {
+    let lines = headers.get_all(TRAILER).into_iter().filter_map(|line| line.to_str().ok());
+    let names = lines.flat_map(|line| line.split(',')).filter_map(|name| name.trim().parse().ok());
+    names.collect()
+}
+
 /// Whether a field may come behind a body (RFC 9110 §6.5.1): none of framing, routing, authentication, or of one connection.
 pub(crate) fn may_be_trailer(name: &HeaderName) -> bool {
     const NEVER: [HeaderName; 16] = [

@@ -136,7 +136,7 @@ impl<S: AsyncRead + Unpin> Strict<S> {
         }
         match sent {
             Poll::Pending => self.poll_gone(cx).map(Err),
-            sent => sent,
+            sent @ Poll::Ready(_) => sent,
         }
     }
 

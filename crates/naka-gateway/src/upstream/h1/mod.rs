@@ -67,16 +67,15 @@ impl Client {
         loop {
             // One that was kept may be closing just now, and an upgrade is not sent again.
             let kept = if is_again || is_upgrade { None } else { pool.take(self.keep_alive, now) };
-            let (mut lease, is_kept) = match kept {
-                Some(lease) => (lease, true),
+            let (mut lease, is_kept) = if let Some(lease) = kept {
+                (lease, true)
+            } else {
                 // In a box of its own: few requests come here.
-                None => {
-                    let connected = Box::pin(self.connect(pool, is_again || is_upgrade, waits)).await;
-                    now = Instant::now(); // It may have waited for its place.
-                    match connected {
-                        Ok(lease) => lease,
-                        Err(reason) => return refuse_after(is_again, reason),
-                    }
+                let connected = Box::pin(self.connect(pool, is_again || is_upgrade, waits)).await;
+                now = Instant::now(); // It may have waited for its place.
+                match connected {
+                    Ok(lease) => lease,
+                    Err(reason) => return refuse_after(is_again, reason),
                 }
             };
             waits.for_endpoint();

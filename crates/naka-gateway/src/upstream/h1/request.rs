@@ -19,14 +19,14 @@ use std::{
 use bytes::{Buf as _, Bytes};
 use http::{
     HeaderMap, HeaderName, HeaderValue,
-    header::{CONTENT_LENGTH, TRAILER, TRANSFER_ENCODING},
+    header::{CONTENT_LENGTH, TRANSFER_ENCODING},
     request::Parts,
 };
 use http_body::{Body as _, Frame};
 use tokio::io::AsyncWrite;
 
 use super::{super::Body, Failed};
-use crate::headers::may_be_trailer;
+use crate::headers::{announced, may_be_trailer};
 
 /// So much of a body is gathered before it is written, in bytes.
 pub(super) const GATHERED: usize = 16 << 10;
@@ -260,13 +260,6 @@ fn frame(headers: &mut HeaderMap, body: &Body) -> Framing {
         headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
     Framing::Length(length)
-}
-
-/// The names of the trailers that a request announces.
-fn announced(headers: &HeaderMap) -> Vec<HeaderName> {
-    let lines = headers.get_all(TRAILER).into_iter().filter_map(|line| line.to_str().ok());
-    let names = lines.flat_map(|line| line.split(',')).filter_map(|name| name.trim().parse().ok());
-    names.collect()
 }
 
 fn write_head(into: &mut Vec<u8>, head: &Parts) {

@@ -36,8 +36,8 @@ use std::{
 
 use h2::client::ResponseFuture;
 use http::{
-    HeaderMap, HeaderName, Method, Request, Response, Uri, Version,
-    header::{CONNECTION, CONTENT_LENGTH, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE},
+    HeaderName, Method, Request, Response, Uri, Version,
+    header::{CONNECTION, CONTENT_LENGTH, HOST, TE, TRANSFER_ENCODING, UPGRADE},
     request::Parts,
     uri::{Authority, Scheme},
 };
@@ -50,7 +50,7 @@ use super::{
     body::{Arriving, Body},
     refuse,
 };
-use crate::upload::Upload as Progress;
+use crate::{headers::announced, upload::Upload as Progress};
 
 mod body;
 mod connect;
@@ -275,11 +275,4 @@ fn head(parts: Parts, body: &Body, scheme: Scheme) -> Option<Request<()>> {
     *head.version_mut() = Version::HTTP_2;
     *head.headers_mut() = headers;
     Some(head)
-}
-
-/// The names of the trailers that a request announces.
-fn announced(headers: &HeaderMap) -> Vec<HeaderName> {
-    let lines = headers.get_all(TRAILER).into_iter().filter_map(|line| line.to_str().ok());
-    let names = lines.flat_map(|line| line.split(',')).filter_map(|name| name.trim().parse().ok());
-    names.collect()
 }
