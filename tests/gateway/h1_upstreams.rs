@@ -239,8 +239,7 @@ async fn requests_that_are_sent_ahead_are_answered_in_order_however_many() {
         vec![Step::Wait(Duration::from_millis(100)), Step::send(answer)]
     });
     let mut client = gateway.connect();
-    let one =
-        |number: usize| format!("GET /{number:03} HTTP/1.1\r\nhost: a\r\nx: {}\r\n\r\n", "y".repeat(60));
+    let one = |number: u64| format!("GET /{number:03} HTTP/1.1\r\nhost: a\r\nx: {}\r\n\r\n", "y".repeat(60));
     client.write_all(one(0).as_bytes()).await.unwrap();
     tokio::time::sleep(Duration::from_millis(10)).await; // It is under way.
     let ahead = (1..=AHEAD).map(one).collect::<String>();
