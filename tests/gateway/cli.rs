@@ -262,8 +262,8 @@ routes:
     assert_eq!(
         said,
         "\
-gateway.yaml: at most 124.7 MiB if all is at its bound at once
-   106.2 MiB  the process: 100 connections of clients of 1 MiB  (gateway.limits.connections)
+gateway.yaml: at most 174.7 MiB if all is at its bound at once
+   156.2 MiB  the process: 100 connections of clients of 1.5 MiB  (gateway.limits.connections)
       15 MiB  a: 4 connections to endpoints of 3.7 MiB  (connections.max, streams; gateway.limits.upstream_connections)
        2 MiB  all/cache@route:all: kept answers  (cache.max_bytes)
      704 KiB  d: connections to endpoints  (connections.max, streams; gateway.limits.upstream_connections)
