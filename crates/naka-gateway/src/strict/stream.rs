@@ -97,9 +97,7 @@ impl<S: AsyncRead + Unpin> Strict<S> {
         }
         Poll::Pending
     }
-}
 
-impl<S: AsyncRead + Unpin> Strict<S> {
     /// Waits to hear what becomes of a request that asks for another protocol. What comes meanwhile is kept, up to a bound, so that a client
     /// that goes is noticed: then it is ready.
     fn poll_held(&mut self, heads: u64, cx: &mut Context<'_>) -> Poll<io::Result<Held>> {
@@ -159,9 +157,7 @@ impl<S: AsyncRead + Unpin> Strict<S> {
         };
         gone.map(|gone| gone.err().unwrap_or_else(|| io::ErrorKind::ConnectionAborted.into()))
     }
-}
 
-impl<S: AsyncRead + Unpin> Strict<S> {
     /// The next bytes: those that were kept, or from the client.
     fn poll_next(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.behind.is_empty() {
@@ -263,7 +259,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Strict<S> {
         self.stream.is_write_vectored()
     }
 
-    /// hyper asks for this each time it has done what there is to do.
+    /// hyper asks for this each time it has done what there is to do, unless a write waits: then [`Self::sent`] looks who has gone.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let sent = Pin::new(&mut self.stream).poll_flush(cx);
         ready!(self.sent(sent, cx))?;
