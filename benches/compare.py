@@ -37,7 +37,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent / "compare"
 LOOPBACK = "127.0.0.1"
 # Seconds that a process may take to listen, to end, and a load generator beyond its window.
-STARTS, ENDS, OVERTIME = 15, 5, 30
+STARTS, ENDS, OVERTIME = 15, 10, 30
 ROUTES, SUBJECTS = 100, 1000
 IDLE = 2000
 # CPUs that others may take meanwhile. With more, ratios are nearer to 1 than they are.
@@ -552,7 +552,7 @@ def measured(rig: Rig, workload: Workload, options: argparse.Namespace, here: di
     load = Load(workload, requests, file, rig.of_load)
     rows, living = [], []
     try:
-        for name in PROXIES:
+        for name in options.asked:
             row = Row(name)
             rows.append(row)
             if name not in here:
@@ -707,7 +707,7 @@ def others(rows: list[Row]) -> float | None:
 
 def table(workload: Workload, rows: list[Row]) -> str:
     by_name = {row.proxy: row for row in rows}
-    of_floor = by_name["floor"].cost
+    of_floor = by_name["floor"].cost if "floor" in by_name else None
     is_idle = workload.name == "w6"
     what = "KiB a connection" if is_idle else "CPU µs, best / median"
     lines = [f"{workload.name}: {workload.says}"]
@@ -736,7 +736,7 @@ def table(workload: Workload, rows: list[Row]) -> str:
                 row.failed,
             )
         )
-    of_naka = by_name["naka"].figures()
+    of_naka = by_name["naka"].figures() if "naka" in by_name else {}
     for row in rows if of_naka else []:
         if row.proxy != "naka" and (figures := row.figures()):
             ratios = [f"{what} {times(of_naka[what], figure)}" for what, figure in figures.items() if figure and of_naka[what]]
@@ -798,6 +798,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("naka", type=Path, help="the binary; bench-floor and bench-backend stand beside it")
     parser.add_argument("--workloads", default=",".join(WORKLOADS), help=f"of {', '.join(WORKLOADS)}; all if nothing is said")
+    parser.add_argument("--proxies", default=",".join(PROXIES), help=f"of {', '.join(PROXIES)}; all if nothing is said")
     parser.add_argument("--rounds", type=int, default=8, help="windows of each proxy that count; one more before warms it up")
     parser.add_argument("--seconds", type=int, default=1, help="of a window")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all windows there")
@@ -806,6 +807,9 @@ def arguments() -> argparse.Namespace:
     options.names = options.workloads.split(",")
     if unknown := [name for name in options.names if name not in WORKLOADS]:
         parser.error(f"no workloads: {', '.join(unknown)}")
+    options.asked = options.proxies.split(",")
+    if unknown := [name for name in options.asked if name not in PROXIES]:
+        parser.error(f"no proxies: {', '.join(unknown)}")
     if not (1 <= options.rounds <= 100 and 1 <= options.seconds <= 60):
         parser.error("rounds are 1 to 100, seconds 1 to 60")
     for needed in (options.naka, *(options.naka.parent / name for name in ("bench-floor", "bench-backend"))):
@@ -816,7 +820,8 @@ def arguments() -> argparse.Namespace:
 
 def run(options: argparse.Namespace, children: Children, folder: Path) -> None:
     proxies, tools = versions(options.naka)
-    for name in (*PROXIES, "wrk", "h2load", "oha"):
+    proxies = {name: version for name, version in proxies.items() if name in options.asked}
+    for name in (*options.asked, "wrk", "h2load", "oha"):
         print(f"{name:<8} {({**proxies, **tools}).get(name, 'skipped: it is not here')}")
     if not {"wrk", "oha"} & tools.keys():
         raise SystemExit("neither wrk nor oha is here: nothing can be asked (apt install wrk, cargo install oha)")

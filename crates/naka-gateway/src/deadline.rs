@@ -16,7 +16,7 @@ use naka::{
 };
 use tokio::time::Instant;
 
-use crate::config::checked::Config;
+use crate::{config::checked::Config, headers::Seen};
 
 /// In which headers it is said.
 #[derive(Clone, Debug, Default)]
@@ -35,9 +35,9 @@ impl Deadlines {
     ///
     /// # Errors
     /// If it cannot be read, or is said more than once.
-    pub fn take(&self, headers: &mut HeaderMap) -> Result<Option<Duration>, Rejection> {
+    pub(crate) fn take(&self, headers: &mut HeaderMap, seen: Seen) -> Result<Option<Duration>, Rejection> {
         let mut told = None;
-        if headers.contains_key(&GRPC_TIMEOUT) && is_grpc(headers) {
+        if seen.has(Seen::CONTENT_TYPE) && headers.contains_key(&GRPC_TIMEOUT) && is_grpc(headers) {
             told = taken(headers, &GRPC_TIMEOUT, from_grpc)?;
         }
         if let Some(header) = &self.header {
@@ -117,7 +117,8 @@ mod tests {
         let ms = |ms| Ok(Some(Duration::from_millis(ms)));
         let take = |all: &[(&'static str, &'static str)]| {
             let mut headers = headers(all);
-            let told = milliseconds().take(&mut headers).map_err(|rejection| rejection.reason);
+            let seen = Seen::of(&headers);
+            let told = milliseconds().take(&mut headers, seen).map_err(|rejection| rejection.reason);
             (told, headers.len())
         };
         assert_eq!(take(&[GRPC, ("grpc-timeout", "2S")]), (ms(2000), 1));
@@ -133,7 +134,8 @@ mod tests {
             assert_eq!(take(wrong).0, Err(Reason::BadRequest), "{wrong:?}");
         }
         let mut other = headers(&[("x-timeout-ms", "1s")]);
-        assert_eq!(Deadlines::default().take(&mut other), Ok(None));
+        let seen = Seen::of(&other);
+        assert_eq!(Deadlines::default().take(&mut other, seen), Ok(None));
         assert_eq!(other.len(), 1);
     }
 

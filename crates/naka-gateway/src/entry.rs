@@ -129,8 +129,19 @@ pub struct Entry {
 
 impl Entry {
     /// Makes a request fit to be routed, or says why it is not. On success the head has exactly
-    /// one host, a normalised path, and a [`Context`].
-    pub fn admit(&self, parts: &mut Parts, peer: &Peer, now: Now) -> Result<(), Rejection> {
+    /// one host, a normalised path, and a [`Context`]; and this is its id.
+    pub fn admit(&self, parts: &mut Parts, peer: &Peer, now: Now) -> Result<HeaderValue, Rejection> {
+        self.admit_seen(parts, Seen::of(&parts.headers), peer, now)
+    }
+
+    /// The same, where somebody has looked at the fields already.
+    pub(crate) fn admit_seen(
+        &self,
+        parts: &mut Parts,
+        seen: Seen,
+        peer: &Peer,
+        now: Now,
+    ) -> Result<HeaderValue, Rejection> {
         if parts.headers.len() > self.header_count {
             return Err(Reason::HeadTooLarge.into()); // HTTP/1.1 is held to it while it is read.
         }
@@ -145,7 +156,6 @@ impl Entry {
             return Err(Rejection::new(MISDIRECTED).detail(MISDIRECTED_WHY));
         }
         join_cookies(parts);
-        let seen = Seen::of(&parts.headers);
         let is_unknown = seen.has(Seen::TRANSFER_ENCODING) && !has_known_framing(&parts.headers);
         if is_unknown || seen.has(Seen::CONTENT_LENGTH) && !settle_length(&mut parts.headers) {
             return Err(Reason::BadRequest.into());
@@ -170,9 +180,9 @@ impl Entry {
         if seen.has(Seen::TRAILER) {
             self.drop_trailer(headers);
         }
-        let told = self.deadlines.take(headers)?;
+        let told = self.deadlines.take(headers, seen)?;
         write_forwarding(headers, peer, self.forwarding, came.scheme, is_trusted);
-        settle_request_id(headers, is_trusted);
+        let request_id = settle_request_id(headers, is_trusted);
         let mut context = Context::new(now);
         context.came_in = std::mem::replace(&mut parts.version, Version::HTTP_11);
         context.client = came.client;
@@ -182,7 +192,7 @@ impl Entry {
         context.identity.clone_from(&peer.identity);
         context.held = Some(Arc::clone(&self.held));
         parts.extensions.insert(context);
-        Ok(())
+        Ok(request_id)
     }
 
     /// What nobody may say in a header, nobody says in a trailer: only what is announced is passed on.
@@ -303,10 +313,15 @@ pub fn host(headers: &HeaderMap) -> &str {
     without_port(headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default())
 }
 
+/// Where a host ends and its port begins, with the colon; not inside of an address in brackets.
+fn colon(host: &[u8]) -> Option<usize> {
+    memchr::memrchr(b':', host).filter(|&colon| !host[colon..].contains(&b']'))
+}
+
 /// The name or address of a host.
 pub fn without_port(host: &str) -> &str {
-    match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
+    match memchr::memrchr(b':', host.as_bytes()) {
+        Some(colon) if host.as_bytes()[colon + 1..].iter().all(u8::is_ascii_digit) => &host[..colon],
         _ => host,
     }
 }
@@ -359,10 +374,7 @@ fn join_cookies(parts: &mut Parts) {
 /// The host in lower case and without the root's trailing dot, if it is not like that already: it is
 /// one host however it is written, to our routes and to the upstream.
 fn normal_host(host: &str) -> Option<String> {
-    let (name, port) = match host.rfind(':') {
-        Some(colon) if !host[colon..].contains(']') => host.split_at(colon),
-        _ => (host, ""),
-    };
+    let (name, port) = host.split_at(colon(host.as_bytes()).unwrap_or(host.len()));
     let undotted = name.strip_suffix('.').unwrap_or(name);
     let is_normal = undotted.len() == name.len() && !host.bytes().any(|b| b.is_ascii_uppercase());
     if is_normal { None } else { Some(undotted.to_ascii_lowercase() + port) }
@@ -370,9 +382,9 @@ fn normal_host(host: &str) -> Option<String> {
 
 /// A name or address, and perhaps a port (RFC 3986 §3.2.2), without user info.
 fn is_host(host: &[u8]) -> bool {
-    let (name, port) = match host.iter().rposition(|&b| b == b':') {
-        Some(colon) if !host[colon..].contains(&b']') => (&host[..colon], &host[colon + 1..]),
-        _ => (host, &[][..]),
+    let (name, port) = match colon(host) {
+        Some(colon) => (&host[..colon], &host[colon + 1..]),
+        None => (host, &[][..]),
     };
     let is_name = |b: &u8| b.is_ascii_alphanumeric() || b"-._~".contains(b);
     let is_address = |b: &u8| b.is_ascii_hexdigit() || b":.".contains(b);
@@ -477,17 +489,20 @@ fn joined_with(headers: &HeaderMap, name: &HeaderName, last: &str) -> Option<Hea
     HeaderValue::try_from(joined).ok()
 }
 
-fn settle_request_id(headers: &mut HeaderMap, is_trusted: bool) {
+fn settle_request_id(headers: &mut HeaderMap, is_trusted: bool) -> HeaderValue {
     let is_fine = |id: &HeaderValue| {
         let is_plain = |b: &u8| b.is_ascii_alphanumeric() || b"-_.:/+=".contains(b);
         (1..=REQUEST_ID_MAX).contains(&id.len()) && id.as_bytes().iter().all(is_plain)
     };
-    let is_kept = is_trusted
+    if is_trusted
         && headers.get_all(&REQUEST_ID).into_iter().count() == 1
-        && headers.get(&REQUEST_ID).is_some_and(is_fine);
-    if !is_kept {
-        headers.insert(REQUEST_ID, random_id());
+        && let Some(id) = headers.get(&REQUEST_ID).filter(|id| is_fine(id))
+    {
+        return id.clone();
     }
+    let id = random_id();
+    headers.insert(REQUEST_ID, id.clone());
+    id
 }
 
 #[cfg(test)]
@@ -516,7 +531,7 @@ mod tests {
         let (mut parts, ()) = request.body(()).unwrap().into_parts();
         let peer = Peer::new(peer.parse::<IpAddr>().unwrap().into(), "http");
         let admitted = entry().admit(&mut parts, &peer, Now::read());
-        admitted.map(|()| parts).map_err(|rejection| rejection.reason)
+        admitted.map(|_| parts).map_err(|rejection| rejection.reason)
     }
 
     /// The seam for client certificates: what TLS has verified is who asks, whatever a client writes.

@@ -1,7 +1,7 @@
 //! One generation: an immutable snapshot of everything a request needs, behind one swap.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     fmt,
     sync::{Arc, OnceLock},
     time::Duration,
@@ -15,6 +15,7 @@ use crate::{
     compress::Compress,
     config::checked::{Config, Listener, Name, ServerLimits, TrustParent},
     entry::Entry,
+    lookup::Lookup,
     observe::RouteMetrics,
     route::Table,
     stack::{ArmLayers, Layers, Route},
@@ -40,9 +41,9 @@ pub struct Generation {
     /// Bounds of the server.
     pub limits: ServerLimits,
     /// For each worker what it serves, by the address it listens on.
-    pub workers: Vec<HashMap<Address, Arc<Served>>>,
+    pub workers: Vec<Lookup<Address, Arc<Served>>>,
     /// What secures the connections of listeners, by the address they listen on.
-    pub tls: HashMap<Address, Arc<Acceptor>>,
+    pub tls: Lookup<Address, Arc<Acceptor>>,
     /// Held by everything that is of this generation.
     pub alive: Alive,
 }

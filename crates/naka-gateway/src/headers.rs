@@ -23,7 +23,7 @@ static HOP_BY_HOP: [HeaderName; 7] = [
 
 /// Which of the fields that most messages do not have a message has: to look at each name once costs less than to look for each of these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Seen(u8);
+pub(crate) struct Seen(u16);
 
 impl Seen {
     const CONNECTION: Self = Self(1);
@@ -35,6 +35,7 @@ impl Seen {
     const HOP_BY_HOP: Self = Self(1 << 5);
     pub(crate) const TRANSFER_ENCODING: Self = Self(1 << 6 | Self::HOP_BY_HOP.0);
     pub(crate) const UPGRADE: Self = Self(1 << 7 | Self::HOP_BY_HOP.0);
+    pub(crate) const CONTENT_TYPE: Self = Self(1 << 8);
 
     /// Those of a message.
     pub(crate) fn of(headers: &HeaderMap) -> Self {
@@ -42,6 +43,7 @@ impl Seen {
             "connection" => Self::CONNECTION,
             "te" => Self::TE,
             "content-length" => Self::CONTENT_LENGTH,
+            "content-type" => Self::CONTENT_TYPE,
             "trailer" => Self::TRAILER,
             "expect" => Self::EXPECT,
             "transfer-encoding" => Self::TRANSFER_ENCODING,
@@ -219,6 +221,7 @@ mod tests {
             (EXPECT, Seen::EXPECT),
             (TRANSFER_ENCODING, Seen::TRANSFER_ENCODING),
             (UPGRADE, Seen::UPGRADE),
+            (CONTENT_TYPE, Seen::CONTENT_TYPE),
             (COOKIE, Seen(0)),
         ] {
             let headers = HeaderMap::from_iter([(HOST, "h".parse().unwrap()), (name, "x".parse().unwrap())]);

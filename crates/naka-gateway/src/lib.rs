@@ -45,6 +45,7 @@ pub mod identity;
 pub mod import;
 pub mod limits;
 pub mod live;
+pub mod lookup;
 pub mod monitor;
 pub mod observe;
 pub mod origin;

@@ -3,39 +3,32 @@
 use std::{
     cell::{Cell, RefCell},
     collections::hash_map::RandomState,
-    hash::{BuildHasher, Hasher},
+    hash::{BuildHasher as _, Hasher as _},
 };
 
 use bytes::BytesMut;
 use http::HeaderValue;
+use siphasher::sip128::{Hasher128 as _, SipHasher13};
 
 /// So many ids have their room together.
 const ROOM_FOR: usize = 32;
-const DIGITS: &[u8; 16] = b"0123456789abcdef";
 
 /// 32 hexadecimal digits.
 ///
 /// Unique, and of no use to anybody who would guess others: each worker counts through its own
-/// `SipHash` with random keys. It is no secret and must not be used as one.
+/// `SipHash` (of 128 bits) with random keys. It is no secret and must not be used as one.
 pub fn random_id() -> HeaderValue {
     thread_local! {
-        static STATE: (RandomState, RandomState, Cell<u64>) = (RandomState::new(), RandomState::new(), Cell::new(0));
+        static STATE: (SipHasher13, Cell<u64>) = (keyed(), Cell::new(0));
         static ROOM: RefCell<BytesMut> = RefCell::new(BytesMut::new());
     }
-    let (high, low) = STATE.with(|(high, low, count)| {
+    let hash = STATE.with(|(keyed, count)| {
         count.set(count.get().wrapping_add(1));
-        let hash = |keys: &RandomState| {
-            let mut hasher = keys.build_hasher();
-            hasher.write_u64(count.get());
-            hasher.finish()
-        };
-        (hash(high), hash(low))
+        let mut hasher = *keyed;
+        hasher.write_u64(count.get());
+        hasher.finish128().as_u128()
     });
-    let mut digits = [0; 32];
-    let bytes = (u128::from(high) << 64 | u128::from(low)).to_be_bytes();
-    for (pair, byte) in digits.chunks_exact_mut(2).zip(bytes) {
-        pair.copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
-    }
+    let digits = hexadecimal(hash.to_be_bytes());
     // Shared from the start: the request and its response both carry it, and a copy of bytes that are
     // not yet shared allocates. Some share their room, too; it is there as long as one of them is.
     let id = ROOM.with_borrow_mut(|room| {
@@ -44,6 +37,20 @@ pub fn random_id() -> HeaderValue {
         room.split().freeze()
     });
     HeaderValue::from_maybe_shared(id).expect("hexadecimal digits are visible ASCII")
+}
+
+fn keyed() -> SipHasher13 {
+    let key = || RandomState::new().hash_one(0);
+    SipHasher13::new_with_keys(key(), key())
+}
+
+/// Without a table: the compiler makes vectors of it.
+fn hexadecimal(bytes: [u8; 16]) -> [u8; 32] {
+    let mut digits = [0; 32];
+    for (pair, byte) in digits.chunks_exact_mut(2).zip(bytes) {
+        pair.copy_from_slice(&[byte >> 4, byte & 15]);
+    }
+    digits.map(|digit| digit + if digit < 10 { b'0' } else { b'a' - 10 })
 }
 
 #[cfg(test)]
@@ -58,5 +65,11 @@ mod tests {
         all.extend(ids());
         assert!(all.iter().all(|id| id.len() == 32));
         assert_eq!(all.iter().collect::<HashSet<_>>().len(), 2000);
+    }
+
+    #[test]
+    fn ids_are_hexadecimal() {
+        let bytes = 0x0123_4567_89ab_cdef_fedc_ba98_7654_3210_u128.to_be_bytes();
+        assert_eq!(&hexadecimal(bytes), b"0123456789abcdeffedcba9876543210");
     }
 }

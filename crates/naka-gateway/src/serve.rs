@@ -11,6 +11,7 @@ use std::{
 use crate::{
     entry::{self, Peer, REQUEST_ID},
     generation::{Plan, Served},
+    headers::Seen,
     observe::Metrics,
     patience::Progress,
     refusals::{Refusals, Taste},
@@ -23,7 +24,7 @@ use crate::{
 };
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode,
-    header::{ACCESS_CONTROL_REQUEST_METHOD, ALLOW, CONNECTION, CONTENT_LENGTH, EXPECT, ORIGIN},
+    header::{ACCESS_CONTROL_REQUEST_METHOD, ALLOW, CONNECTION, CONTENT_LENGTH, ORIGIN},
     request::Parts,
 };
 use http_body::Body as _;
@@ -77,7 +78,8 @@ pub fn find<'a, T: Trace>(
 
 /// What a preflight (the Fetch standard) asks about. It is of the route that would take that method.
 pub fn preflight(method: &Method, headers: &HeaderMap) -> Option<Method> {
-    let asked = headers.get(ACCESS_CONTROL_REQUEST_METHOD).filter(|_| method == Method::OPTIONS)?;
+    let is_options = *method == Method::OPTIONS;
+    let asked = is_options.then(|| headers.get(ACCESS_CONTROL_REQUEST_METHOD)).flatten()?;
     headers.get(ORIGIN)?;
     Method::from_bytes(asked.as_bytes()).ok()
 }
@@ -105,16 +107,18 @@ pub fn serve(
     let (mut parts, body) = request.into_parts();
     account.record = served.telemetry.as_ref().map(|it| Record::begin(it, &parts, peer, account.began));
     account.is_head = parts.method == Method::HEAD;
-    account.is_grpc = is_grpc(&parts.headers);
+    let seen = Seen::of(&parts.headers);
+    account.is_grpc = seen.has(Seen::CONTENT_TYPE) && is_grpc(&parts.headers);
     account.taste = (!account.is_grpc).then(|| served.entry.refusals.taste(&parts.headers));
-    if !parts.headers.contains_key(EXPECT) {
+    if !seen.has(Seen::EXPECT) && !body.is_end_stream() {
         account.progress.keep_unread(); // Asking for what is expected to be asked for would bring it.
     }
     let (body, answered) = Body::client(body, &account.progress);
-    let admitted = served.entry.admit(&mut parts, peer, account.began);
-    account.request_id = admitted.is_ok().then(|| parts.headers.get(&REQUEST_ID).cloned()).flatten();
-    let found = match admitted {
-        Ok(()) => find(&served, &mut parts, &mut ()),
+    let found = match served.entry.admit_seen(&mut parts, seen, peer, account.began) {
+        Ok(request_id) => {
+            account.request_id = Some(request_id);
+            find(&served, &mut parts, &mut ())
+        }
         Err(rejection) => Err(Box::new((rejection, None))),
     };
     let (plan, route) = match found {

@@ -98,10 +98,9 @@ impl Tried {
         Self::default()
     }
 
-    /// Those of a request: in its [`Context`], else in an extension of its own.
+    /// Those of a request: in its [`Context`]; where there is none, in an extension of its own.
     pub fn of(extensions: &Extensions) -> Option<&Self> {
-        let known = extensions.get::<Context>().and_then(|context| context.tried.as_ref());
-        known.or_else(|| extensions.get::<Self>())
+        Context::known(extensions, |context| context.tried.as_ref(), || extensions.get::<Self>())
     }
 
     /// Puts it where [`of`](Self::of) looks.

@@ -1,8 +1,8 @@
 //! What is known of one request, in one extension.
 //!
 //! The first extension of a request costs three allocations and each further one another, so
-//! a stack of ours keeps its facts in fields of one [`Context`]. Outside such a stack each layer
-//! falls back to extensions of its own: [`ClientAddr`], [`Deadline`], [`Endpoint`], [`Tried`],
+//! a stack of ours keeps its facts in fields of one [`Context`]. Outside such a stack, where there is none, each layer
+//! has extensions of its own: [`ClientAddr`], [`Deadline`], [`Endpoint`], [`Tried`],
 //! [`Identity`], [`ApiVersion`], [`SplitArm`], [`Upgrade`], [`Held`], [`Journal`].
 
 use std::{net::IpAddr, sync::Arc};
@@ -94,6 +94,18 @@ impl Context {
         self.deadline = Some(deadline);
         self
     }
+
+    /// What it knows; where there is none, what stands in an extension of its own.
+    pub(crate) fn known<'e, T>(
+        extensions: &'e Extensions,
+        in_context: impl FnOnce(&'e Self) -> Option<T>,
+        in_its_own: impl FnOnce() -> Option<T>,
+    ) -> Option<T> {
+        match extensions.get::<Self>() {
+            Some(context) => in_context(context),
+            None => in_its_own(),
+        }
+    }
 }
 
 /// The client's address: put it into a request's extensions where there is no [`Context`].
@@ -104,10 +116,13 @@ impl Context {
 pub struct ClientAddr(pub IpAddr);
 
 impl ClientAddr {
-    /// The address in the [`Context`], else in an extension of its own.
+    /// The address in the [`Context`]; where there is none, that in an extension of its own.
     pub fn of(extensions: &Extensions) -> Option<IpAddr> {
-        let known = extensions.get::<Context>().and_then(|context| context.client);
-        known.or_else(|| extensions.get::<Self>().map(|client| client.0))
+        Context::known(
+            extensions,
+            |context| context.client,
+            || extensions.get::<Self>().map(|client| client.0),
+        )
     }
 }
 
@@ -116,10 +131,13 @@ impl ClientAddr {
 pub struct ApiVersion(pub Arc<str>);
 
 impl ApiVersion {
-    /// The one in the [`Context`], else in an extension of its own.
+    /// The one in the [`Context`]; where there is none, that in an extension of its own.
     pub fn of(extensions: &Extensions) -> Option<&Arc<str>> {
-        let known = extensions.get::<Context>().and_then(|context| context.version.as_ref());
-        known.or_else(|| extensions.get::<Self>().map(|version| &version.0))
+        Context::known(
+            extensions,
+            |context| context.version.as_ref(),
+            || extensions.get::<Self>().map(|version| &version.0),
+        )
     }
 
     /// Puts it where [`of`](Self::of) looks.
@@ -139,10 +157,13 @@ impl ApiVersion {
 pub struct SplitArm(pub Arc<str>);
 
 impl SplitArm {
-    /// The one in the [`Context`], else in an extension of its own.
+    /// The one in the [`Context`]; where there is none, that in an extension of its own.
     pub fn of(extensions: &Extensions) -> Option<&Arc<str>> {
-        let known = extensions.get::<Context>().and_then(|context| context.arm.as_ref());
-        known.or_else(|| extensions.get::<Self>().map(|arm| &arm.0))
+        Context::known(
+            extensions,
+            |context| context.arm.as_ref(),
+            || extensions.get::<Self>().map(|arm| &arm.0),
+        )
     }
 
     /// Puts it where [`of`](Self::of) looks.
@@ -162,10 +183,13 @@ impl SplitArm {
 pub struct Deadline(pub Instant);
 
 impl Deadline {
-    /// The one in the [`Context`], else in an extension of its own.
+    /// The one in the [`Context`]; where there is none, that in an extension of its own.
     pub fn of(extensions: &Extensions) -> Option<Instant> {
-        let known = extensions.get::<Context>().and_then(|context| context.deadline);
-        known.or_else(|| extensions.get::<Self>().map(|deadline| deadline.0))
+        Context::known(
+            extensions,
+            |context| context.deadline,
+            || extensions.get::<Self>().map(|deadline| deadline.0),
+        )
     }
 }
 
@@ -176,9 +200,9 @@ impl Deadline {
 pub struct Upgrade;
 
 impl Upgrade {
-    /// Whether it is said in the [`Context`], else in an extension of its own.
+    /// Whether it is said in the [`Context`]; where there is none, that in an extension of its own.
     pub fn is_asked(extensions: &Extensions) -> bool {
-        let known = extensions.get::<Context>().is_some_and(|context| context.is_upgrade);
-        known || extensions.get::<Self>().is_some()
+        let own = || extensions.get::<Self>().map(|_| true);
+        Context::known(extensions, |context| Some(context.is_upgrade), own).unwrap_or_default()
     }
 }

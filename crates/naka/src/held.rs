@@ -70,10 +70,9 @@ impl Held {
         self.account.refused.load(Relaxed)
     }
 
-    /// The one in the [`Context`], else in an extension of its own.
+    /// The one in the [`Context`]; where there is none, that in an extension of its own.
     pub fn of(extensions: &Extensions) -> Option<&Arc<Self>> {
-        let known = extensions.get::<Context>().and_then(|context| context.held.as_ref());
-        known.or_else(|| extensions.get::<Arc<Self>>())
+        Context::known(extensions, |context| context.held.as_ref(), || extensions.get::<Arc<Self>>())
     }
 
     /// Puts it where [`of`](Self::of) looks.

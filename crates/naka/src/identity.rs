@@ -33,10 +33,9 @@ impl Identity {
         Self { scheme, subject, scopes: Vec::new(), roles: Vec::new(), claims: BTreeMap::new(), beside: None }
     }
 
-    /// The one in the [`Context`], else in an extension of its own.
+    /// The one in the [`Context`]; where there is none, that in an extension of its own.
     pub fn of(extensions: &Extensions) -> Option<&Arc<Self>> {
-        let known = extensions.get::<Context>().and_then(|context| context.identity.as_ref());
-        known.or_else(|| extensions.get::<Arc<Self>>())
+        Context::known(extensions, |context| context.identity.as_ref(), || extensions.get::<Arc<Self>>())
     }
 
     /// The one that was found in this way.
@@ -78,8 +77,7 @@ pub struct Challenges(Arc<HeaderMap>);
 impl Challenges {
     /// Those of the layers that a request has passed as nobody.
     pub fn of(extensions: &Extensions) -> Option<&Self> {
-        let known = extensions.get::<Context>().and_then(|context| context.challenges.as_ref());
-        known.or_else(|| extensions.get::<Self>())
+        Context::known(extensions, |context| context.challenges.as_ref(), || extensions.get::<Self>())
     }
 
     /// These, each the value of a `WWW-Authenticate`.

@@ -23,6 +23,7 @@ use super::{given, withheld};
 use crate::{
     carry::Carried,
     compose,
+    compress::Compress,
     config::checked::{self, Config, Destination, Name, Redirect, Respond, Route as RouteConfig},
     deadline::Deadlines,
     entry,
@@ -194,31 +195,40 @@ fn answered(
     request: Request<Body>,
 ) -> impl Future<Output = Response<Body>> + use<> {
     let (plan, target, mut request) = (Arc::clone(plan), Arc::clone(target), Outgoing::from(request));
-    async move { answer(&plan, &target, &mut request).await }
-}
-
-async fn answer(plan: &Plan, target: &Target, request: &mut Outgoing) -> Response<Body> {
-    match &plan.compress {
-        Some(_) if Upgrade::is_asked(&request.head.extensions) => changed(plan, target, request).await,
-        // Whoever repeats a request may understand less than whoever sent it first.
-        Some(compress) if !plan.is_kept || request.head.method.is_safe() => {
+    async move {
+        if let Some(compress) = compressed(&plan, &request) {
             let is_sent = matches!(
-                target,
+                &*target,
                 Target::Upstream(_) | Target::Versions(_) | Target::Split(_) | Target::Alternate(_)
             );
             // In a box of its own: it is larger, and the others shall not pay for that.
-            let changed = async |request: Request<Body>| changed(plan, target, &mut request.into()).await;
-            Box::pin(compress.around(request.take(), is_sent, changed)).await
+            let changed = async |request: Request<Body>| changed(&plan, &target, &mut request.into()).await;
+            return Box::pin(compress.around(request.take(), is_sent, changed)).await;
         }
-        _ => changed(plan, target, request).await,
+        changed(&plan, &target, &mut request).await
     }
+}
+
+/// What makes the answer smaller, if that is done.
+fn compressed<'p>(plan: &'p Plan, request: &Outgoing) -> Option<&'p Compress> {
+    // Whoever repeats a request may understand less than whoever sent it first.
+    let is_for_one = !plan.is_kept || request.head.method.is_safe();
+    let compress = plan.compress.as_ref().filter(|_| is_for_one)?;
+    (!Upgrade::is_asked(&request.head.extensions)).then_some(compress)
 }
 
 async fn changed(plan: &Plan, target: &Target, request: &mut Outgoing) -> Response<Body> {
     // Few ask, and what the request was is not kept.
     let is_https = plan.transform.headers.security && entry::scheme(&request.head.headers) == "https";
     let mut response = match target {
-        Target::Upstream(client) => send(&plan.transform, client, request).await,
+        Target::Upstream(client) => {
+            // As `send`, which would keep all of this once more.
+            if let Err(rejection) = plan.transform.request(&mut request.head) {
+                rejection.into_response()
+            } else {
+                client.exchange(request).await
+            }
+        }
         Target::Respond(respond) => responded(respond),
         Target::Redirect(redirect) => {
             redirected(redirect, &request.head, entry::scheme(&request.head.headers))
@@ -255,10 +265,11 @@ fn along(arm: Option<&Arm>, request: Request<Body>) -> Pin<Box<dyn Future<Output
 
 /// Sends a request on, as its endpoint shall see it.
 async fn send(transform: &Transform, client: &Client, request: &mut Outgoing) -> Response<Body> {
-    match transform.request(&mut request.head) {
-        Ok(()) => client.exchange(request).await,
-        Err(rejection) => rejection.into_response(),
+    // What is matched upon would be kept as long as the exchange lasts.
+    if let Err(rejection) = transform.request(&mut request.head) {
+        return rejection.into_response();
     }
+    client.exchange(request).await
 }
 
 /// The answer that the configuration says.

@@ -1,10 +1,6 @@
 //! The compiled table, and the questions put to it.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    fmt,
-    sync::Arc,
-};
+use std::{collections::BTreeSet, fmt, sync::Arc};
 
 use http::{HeaderValue, Method};
 
@@ -16,14 +12,17 @@ use super::{
     rank::{Rule, compare},
     trie::Trie,
 };
-use crate::config::checked::{HostPattern, Match, Name};
+use crate::{
+    config::checked::{HostPattern, Match, Name},
+    lookup::Lookup,
+};
 
 /// The routes of one listener, ready to be asked; see the [module docs](super).
 #[derive(Debug, Default)]
 pub struct Table {
     entries: Vec<Entry>,
-    exact: HashMap<Arc<str>, Trie>,
-    wildcards: HashMap<Arc<str>, Trie>, // by what follows the `*`
+    exact: Lookup<Arc<str>, Trie>,
+    wildcards: Lookup<Arc<str>, Trie>, // by what follows the `*`
     wildcard_len_max: usize,
     any: Trie,
 }
@@ -189,8 +188,8 @@ impl Table {
     fn propose(&self, query: &Query<'_>, mut take: impl FnMut(usize) -> bool) {
         let host = query.host;
         // From the left: the longest suffix first. What is longer than all of ours is not even hashed.
-        let suffixes = host.match_indices('.').filter(|&(at, _)| at > 0).map(|(at, _)| &host[at..]);
-        let suffixes = suffixes.filter(|suffix| suffix.len() <= self.wildcard_len_max);
+        let from = host.len().saturating_sub(self.wildcard_len_max).max(1).min(host.len());
+        let suffixes = memchr::memchr_iter(b'.', &host.as_bytes()[from..]).map(|at| &host[from + at..]);
         let wildcards = suffixes.filter_map(|suffix| self.wildcards.get(suffix));
         let mut tries = self.exact.get(host).into_iter().chain(wildcards).chain([&self.any]);
         tries.any(|trie| trie.propose(query.path, &mut take));

@@ -1,10 +1,10 @@
 //! The routes of one host, in an order that rank walks along.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use super::entry::{End, Entry, Path, split_segment};
 use super::rank::compare_conditions;
-use crate::config::checked::Segment;
+use crate::{config::checked::Segment, lookup::Lookup};
 
 /// Positions of routes, by where their paths end.
 #[derive(Debug)]
@@ -15,7 +15,7 @@ pub(super) struct Trie {
 
 #[derive(Debug, Default)]
 struct Node {
-    literals: HashMap<Arc<str>, usize>,
+    literals: Lookup<Arc<str>, usize>,
     param: Option<usize>,
     whole: Ends,
     rest: Ends,

@@ -1,6 +1,7 @@
 //! A stream that says no more than what is right.
 
 use std::{
+    cell::RefCell,
     io,
     pin::Pin,
     sync::Arc,
@@ -19,6 +20,12 @@ const THROWN_AWAY: usize = 64 << 10;
 const BEHIND: usize = 16 << 10;
 /// What is looked for first of that: mostly there is nothing.
 const A_LITTLE: usize = 64;
+/// A head and a body of no more bytes than this are sent as one piece: to copy them costs less than the kernel takes to gather them.
+const TOGETHER: usize = 2 << 10;
+
+thread_local! {
+    static ROOM: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// Reads from a client for hyper. What is wrong with a head looks like the end of the connection, once the requests before it have
 /// been answered: then it [is told](Strict::to_say). What is wrong with a body breaks it off.
@@ -251,7 +258,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Strict<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let sent = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        let stream = Pin::new(&mut self.stream);
+        let sent = if bufs.iter().map(|buf| buf.len()).sum::<usize>() > TOGETHER {
+            stream.poll_write_vectored(cx, bufs)
+        } else {
+            ROOM.with_borrow_mut(|room| {
+                room.clear();
+                for buf in bufs {
+                    room.extend_from_slice(buf);
+                }
+                stream.poll_write(cx, room)
+            })
+        };
         self.sent(sent, cx)
     }
 

@@ -122,26 +122,12 @@ impl Client {
         let context = request.head.extensions.get::<Context>();
         let is_hurried = context.is_some_and(|context| context.is_hurried);
         let told = context.and_then(|context| context.told);
-        let began = counted.began().instant();
-        let until = self.timeouts.per_try.map(|limit| began + limit);
-        let waits = Waits { began, is_for_endpoint: AtomicBool::new(false), until, told };
-        let response = match self.ready(request) {
-            None => Some(refuse(Reason::NoEndpoint)),
-            Some(Ready { pool: Pool::H1(pool), again, upload, .. }) => {
-                // Where it is: to move it costs something.
-                let exchange = pin!(self.over_h1(&pool, request, again, upload, &waits));
-                EndedBy::new(exchange, until).await
-            }
-            // In boxes of their own: they are larger, and the other shall not pay for that.
-            Some(Ready { pool: Pool::H2(pool), is_upgrade: true, .. }) => {
-                let exchange = Box::pin(self.connect_over_h2(&pool, request.take(), &waits));
-                EndedBy::new(exchange, until).await
-            }
-            Some(Ready { pool: Pool::H2(pool), again, upload, .. }) => {
-                let exchange = Box::pin(self.over_h2(&pool, request.take(), again, upload, &waits));
-                EndedBy::new(exchange, until).await
-            }
+        let waits = {
+            let began = counted.began().instant();
+            let until = self.timeouts.per_try.map(|limit| began + limit);
+            Waits { began, is_for_endpoint: AtomicBool::new(false), until, told }
         };
+        let response = self.exchanged(request, &waits).await;
         let mut response = response.unwrap_or_else(|| {
             // A bound of ours is nobody's fault.
             let is_theirs = waits.is_for_endpoint.load(Relaxed);
@@ -155,6 +141,29 @@ impl Client {
             settle(attempt, &mut response);
         }
         response
+    }
+
+    /// What comes of it; `None`: it takes too long.
+    async fn exchanged(&self, request: &mut Outgoing, waits: &Waits) -> Option<Response<Body>> {
+        let Some(Ready { pool, is_upgrade, again, upload }) = self.ready(request) else {
+            return Some(refuse(Reason::NoEndpoint));
+        };
+        match pool {
+            Pool::H1(pool) => {
+                // Where it is: to move it costs something.
+                let exchange = pin!(self.over_h1(pool, request, again, upload, waits));
+                EndedBy::new(exchange, waits.until).await
+            }
+            // In boxes of their own: they are larger, and the other shall not pay for that.
+            Pool::H2(pool) if is_upgrade => {
+                let exchange = Box::pin(self.connect_over_h2(&pool, request.take(), waits));
+                EndedBy::new(exchange, waits.until).await
+            }
+            Pool::H2(pool) => {
+                let exchange = Box::pin(self.over_h2(&pool, request.take(), again, upload, waits));
+                EndedBy::new(exchange, waits.until).await
+            }
+        }
     }
 
     /// Writes down that the request is sent now, if that is written down, and tells the endpoint in which span.

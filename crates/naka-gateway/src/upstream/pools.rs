@@ -1,13 +1,11 @@
 //! The pools of one upstream, each made when its endpoint is first chosen, for what is spoken there.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::{Place, UpstreamPlaces, h1, h2, places::Places};
 use crate::{
     config::checked::{KeepAlive, Protocol},
+    lookup::Lookup,
     tls::ClientTls,
 };
 
@@ -20,7 +18,7 @@ use crate::{
 pub struct Pools {
     protocol: Protocol,
     tls: Option<ClientTls>,
-    of: Mutex<HashMap<Arc<str>, Pool>>,
+    of: Mutex<Lookup<Arc<str>, Pool>>,
     places: Arc<UpstreamPlaces>,
 }
 
@@ -154,7 +152,7 @@ impl Pools {
     }
 
     /// A panic cannot leave the map half written.
-    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Pool>> {
+    fn lock(&self) -> MutexGuard<'_, Lookup<Arc<str>, Pool>> {
         self.of.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

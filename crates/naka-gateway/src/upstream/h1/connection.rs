@@ -297,7 +297,7 @@ impl Connection {
             }
             if matches!(&self.framing, Framing::Chunks(chunks) if chunks.is_over()) {
                 self.framing = Framing::Over;
-                let trailers = response::trailers(&mem::take(&mut self.trailers).freeze());
+                let trailers = response::trailers(&mem::take(&mut self.trailers));
                 let trailers = trailers.map_err(Failed::Wrong)?;
                 return Ok((!trailers.is_empty()).then(|| Frame::trailers(trailers)));
             }

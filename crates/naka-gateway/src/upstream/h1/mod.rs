@@ -8,7 +8,14 @@
 //! 2. An upgrade goes over a new connection, which a 101 turns into a tunnel (`switch`).
 //! 3. The connection goes back when the response's body has ended.
 
-use std::{error::Error, fmt, future::poll_fn, io, iter, mem, sync::Arc, task::Poll};
+use std::{
+    error::Error,
+    fmt,
+    future::{Future, poll_fn},
+    io, iter, mem,
+    sync::Arc,
+    task::Poll,
+};
 
 use http::{Response, StatusCode};
 use hyper::ext::ReasonPhrase;
@@ -50,59 +57,62 @@ pub const BUFFER: usize = 128 << 10;
 
 impl Client {
     /// One exchange over HTTP/1.1.
-    pub(super) async fn over_h1(
-        &self,
-        pool: &Arc<Pool>,
-        request: &mut Outgoing,
+    #[allow(clippy::manual_async_fn, reason = "an asynchronous function keeps twice what it is given")]
+    pub(super) fn over_h1<'a>(
+        &'a self,
+        pool: Arc<Pool>,
+        request: &'a mut Outgoing,
         again: Option<Again>,
         mut upload: Option<Arc<Upload>>,
-        waits: &Waits,
-    ) -> Response<Body> {
-        let Outgoing { head, body } = request;
-        let (deadline, mut is_again) = (waits.deadline(&head.extensions), false);
-        let asked = switch::ask(head);
-        let is_upgrade = asked.is_some();
-        let mut sending = Sending::of(&mut head.headers, mem::take(body));
-        let mut now = waits.began;
-        loop {
-            // One that was kept may be closing just now, and an upgrade is not sent again.
-            let kept = if is_again || is_upgrade { None } else { pool.take(self.keep_alive, now) };
-            let (mut lease, is_kept) = if let Some(lease) = kept {
-                (lease, true)
-            } else {
-                // In a box of its own: few requests come here.
-                let connected = Box::pin(self.connect(pool, is_again || is_upgrade, waits)).await;
-                now = Instant::now(); // It may have waited for its place.
-                match connected {
-                    Ok(lease) => lease,
-                    Err(reason) => return refuse_after(is_again, reason),
+        waits: &'a Waits,
+    ) -> impl Future<Output = Response<Body>> + use<'a> {
+        async move {
+            let Outgoing { head, body } = request;
+            let (deadline, mut is_again) = (waits.deadline(&head.extensions), false);
+            let asked = switch::ask(head);
+            let is_upgrade = asked.is_some();
+            let mut sending = Sending::of(&mut head.headers, mem::take(body));
+            let mut now = waits.began;
+            loop {
+                // One that was kept may be closing just now, and an upgrade is not sent again.
+                let kept = if is_again || is_upgrade { None } else { pool.take(self.keep_alive, now) };
+                let (mut lease, is_kept) = if let Some(lease) = kept {
+                    (lease, true)
+                } else {
+                    // In a box of its own: few requests come here.
+                    let connected = Box::pin(self.connect(&pool, is_again || is_upgrade, waits)).await;
+                    now = Instant::now(); // It may have waited for its place.
+                    match connected {
+                        Ok(lease) => lease,
+                        Err(reason) => return refuse_after(is_again, reason),
+                    }
+                };
+                waits.for_endpoint();
+                if let Err(reason) = self.tell_deadline(&mut head.headers, deadline, waits) {
+                    lease.give_back();
+                    return refuse_after(is_again, reason);
                 }
-            };
-            waits.for_endpoint();
-            if let Err(reason) = self.tell_deadline(&mut head.headers, deadline, waits) {
-                lease.give_back();
-                return refuse_after(is_again, reason);
-            }
-            let connection = lease.connection();
-            connection.begin(head, &mut sending);
-            let failed = match self.head(connection, &mut sending, upload.as_deref(), waits, now).await {
-                Ok(Ok(head)) if head.status == StatusCode::SWITCHING_PROTOCOLS => {
-                    return self.switched(responded(head), lease, asked.as_deref());
+                let connection = lease.connection();
+                connection.begin(head, &mut sending);
+                let failed = match self.head(connection, &mut sending, upload.as_deref(), waits, now).await {
+                    Ok(Ok(head)) if head.status == StatusCode::SWITCHING_PROTOCOLS => {
+                        return self.switched(responded(head), lease, asked.as_deref());
+                    }
+                    Ok(Ok(head)) => return self.answered(head, lease, sending),
+                    Ok(Err(failed)) => failed,
+                    Err(reason) => return refuse(reason),
+                };
+                if is_kept && !sending.has_begun() && !matches!(failed, Failed::Body(_)) {
+                    continue; // It was closed just now.
                 }
-                Ok(Ok(head)) => return self.answered(head, lease, sending),
-                Ok(Err(failed)) => failed,
-                Err(reason) => return refuse(reason),
-            };
-            if is_kept && !sending.has_begun() && !matches!(failed, Failed::Body(_)) {
-                continue; // It was closed just now.
+                let is_silent = !lease.connection().has_heard() && failed.is_end();
+                let again = again.as_ref().filter(|_| is_kept && is_silent);
+                let Some(mut copy) = again.and_then(Again::body) else {
+                    return refuse(self.blame(&pool, &failed, upload.as_deref()));
+                };
+                (is_again, upload) = (true, copy.watch_upload());
+                sending = Sending::of(&mut head.headers, copy);
             }
-            let is_silent = !lease.connection().has_heard() && failed.is_end();
-            let again = again.as_ref().filter(|_| is_kept && is_silent);
-            let Some(mut copy) = again.and_then(Again::body) else {
-                return refuse(self.blame(pool, &failed, upload.as_deref()));
-            };
-            (is_again, upload) = (true, copy.watch_upload());
-            sending = Sending::of(&mut head.headers, copy);
         }
     }
 
@@ -117,7 +127,8 @@ impl Client {
     ) -> Result<Result<Head, Failed>, Reason> {
         if upload.is_some() {
             let head = poll_fn(|cx| connection.poll_exchange(sending, cx));
-            return self.in_time(head, upload, waits).await;
+            // In a box of its own: it is larger, and those without a body shall not pay for that.
+            return Box::pin(self.in_time(head, upload, waits)).await;
         }
         let due = now.checked_add(self.timeouts.response_headers);
         poll_fn(|cx| match connection.poll_exchange(sending, cx) {

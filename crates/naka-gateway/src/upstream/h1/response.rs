@@ -23,8 +23,9 @@ use crate::strict::Chunked;
 /// The most fields of a head, and of trailers.
 const FIELDS: usize = 100;
 
-/// So many fields more are there room for from the beginning: a response gets some on its way.
-const ADDED: usize = 8;
+/// So many fields more are there room for from the beginning: a response gets some on its way. With few of them the room of most
+/// responses is small enough for the allocator's list of what this thread has just freed.
+const ADDED: usize = 3;
 
 /// What comes behind a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,17 +74,21 @@ impl Search {
         if self.seen == 0 {
             skip_empty_lines(bytes);
         }
-        if let Some(end) = end_of_head(bytes, self.seen) {
-            *self = Self::default();
-            let head = buffers::copied(&bytes[..end]); // Some of it may be kept for long.
-            bytes.advance(end);
-            return read(&head, asked).map(Some);
-        }
         if bytes.is_empty() || &bytes[..] == b"\r" {
             return Ok(None);
         }
-        if self.checks < CHECKS || bytes.len() >= 2 * self.checked {
-            check_beginning(bytes)?; // Who speaks something else may never come to an end.
+        // It nearly always comes whole: so it is read before anybody looks for its end.
+        let is_whole = self.seen > 0 && end_of_head(bytes, self.seen).is_some();
+        if is_whole || self.checks < CHECKS || bytes.len() >= 2 * self.checked {
+            // Who speaks something else may never come to an end: that is noticed here, too.
+            if let Some((head, length)) = read(bytes, asked)? {
+                *self = Self::default();
+                bytes.advance(length);
+                return Ok(Some(head));
+            }
+            if is_whole {
+                return Err("the head of a response has no end");
+            }
             (self.checks, self.checked) = (self.checks + 1, bytes.len());
         }
         self.seen = bytes.len();
@@ -113,30 +118,25 @@ fn end_of_head(bytes: &[u8], seen: usize) -> Option<usize> {
     })
 }
 
-/// Whether it can become a head.
-fn check_beginning(bytes: &[u8]) -> Result<(), Wrong> {
-    let mut fields = [const { MaybeUninit::uninit() }; FIELDS];
-    let mut head = httparse::Response::new(&mut []);
-    let read = ParserConfig::default().parse_response_with_uninit_headers(&mut head, bytes, &mut fields);
-    read.map(drop).map_err(why)
-}
-
-fn read(head: &Bytes, asked: &Method) -> Result<Head, Wrong> {
+/// The head that this begins with, and its length; none if it has no end yet.
+fn read(bytes: &[u8], asked: &Method) -> Result<Option<(Head, usize)>, Wrong> {
     let mut fields = [const { MaybeUninit::uninit() }; FIELDS];
     let mut read = httparse::Response::new(&mut []);
-    match ParserConfig::default().parse_response_with_uninit_headers(&mut read, head, &mut fields) {
-        Ok(Status::Complete(length)) if length == head.len() => {}
-        Ok(_) => return Err("the head of a response has no end"),
-        Err(error) => return Err(why(error)),
-    }
+    let length =
+        match ParserConfig::default().parse_response_with_uninit_headers(&mut read, bytes, &mut fields) {
+            Ok(Status::Complete(length)) => length,
+            Ok(Status::Partial) => return Ok(None),
+            Err(error) => return Err(why(error)),
+        };
+    let copy = Copied::of(&bytes[..length]);
     let status = read.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or("a status is none")?;
     let reason = read.reason.filter(|reason| Some(*reason) != status.canonical_reason());
-    let reason = reason.map(|reason| head.slice_ref(reason.as_bytes()));
+    let reason = reason.map(|reason| copy.part(reason.as_bytes()));
     let is_1_0 = read.version == Some(0);
     let mut headers = HeaderMap::with_capacity(read.headers.len() + ADDED);
     let (mut lengths, mut is_chunked, mut asks) = (Lengths::default(), false, Asks::default());
     for field in &*read.headers {
-        let (name, value) = field_of(head, field)?;
+        let (name, value) = copy.field(field)?;
         if name == CONTENT_LENGTH {
             lengths.add(field.value);
         } else if name == TRANSFER_ENCODING {
@@ -166,26 +166,48 @@ fn read(head: &Bytes, asked: &Method) -> Result<Head, Wrong> {
     let may_be_kept = framing != Framing::UntilClose && status != StatusCode::SWITCHING_PROTOCOLS;
     let is_kept = may_be_kept && !asks.to_close && (!is_1_0 || asks.to_keep);
     let version = if is_1_0 { Version::HTTP_10 } else { Version::HTTP_11 };
-    Ok(Head { status, version, headers, reason, framing, is_kept })
+    Ok(Some((Head { status, version, headers, reason, framing, is_kept }, length)))
 }
 
 /// The trailers of a body: lines, and an empty one at the end.
-pub(super) fn trailers(lines: &Bytes) -> Result<HeaderMap, Wrong> {
+pub(super) fn trailers(lines: &[u8]) -> Result<HeaderMap, Wrong> {
     let mut fields = [httparse::EMPTY_HEADER; FIELDS];
     match httparse::parse_headers(lines, &mut fields) {
         Ok(Status::Complete((length, fields))) if length == lines.len() => {
-            fields.iter().map(|field| field_of(lines, field)).collect()
+            let copy = Copied::of(lines);
+            fields.iter().map(|field| copy.field(field)).collect()
         }
         Ok(_) => Err("the trailers of a response have no end"),
         Err(error) => Err(why(error)),
     }
 }
 
-/// A field; its value is not copied.
-fn field_of(bytes: &Bytes, field: &Header<'_>) -> Result<(HeaderName, HeaderValue), Wrong> {
-    let name = HeaderName::from_bytes(field.name.as_bytes());
-    let value = HeaderValue::from_maybe_shared(bytes.slice_ref(field.value));
-    name.ok().zip(value.ok()).ok_or("a field has a character that it must not have")
+/// A copy of what was read: some of it may be kept for long, and the buffer that it came in is large.
+struct Copied {
+    bytes: Bytes,
+    /// Where it was copied from.
+    from: usize,
+}
+
+impl Copied {
+    fn of(bytes: &[u8]) -> Self {
+        Self { bytes: buffers::copied(bytes), from: bytes.as_ptr().addr() }
+    }
+
+    /// The same part of the copy, without another one.
+    fn part(&self, part: &[u8]) -> Bytes {
+        if part.is_empty() {
+            return Bytes::new();
+        }
+        let from = part.as_ptr().addr() - self.from;
+        self.bytes.slice(from..from + part.len())
+    }
+
+    fn field(&self, field: &Header<'_>) -> Result<(HeaderName, HeaderValue), Wrong> {
+        let name = HeaderName::from_bytes(field.name.as_bytes());
+        let value = HeaderValue::from_maybe_shared(self.part(field.value));
+        name.ok().zip(value.ok()).ok_or("a field has a character that it must not have")
+    }
 }
 
 const fn why(error: httparse::Error) -> Wrong {
