@@ -264,6 +264,36 @@ async fn an_upgrade_under_load_fails_no_request_refills_nobody_and_leaves_the_br
     assert_eq!(two.post("/reload", "").await.0, 200);
 }
 
+/// Bug: whoever waited at the Unix socket of the admin port when another process took over was cut off.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_at_the_admin_socket_is_answered_by_the_process_that_had_it() {
+    const AT_ONCE: usize = 64;
+    const HEAD: &[u8] = b"GET /livez HTTP/1.1\r\nhost: localhost\r\n";
+    let site = Site::new().await;
+    let mut one = Process::start_in(tempfile::tempdir().unwrap(), &site.yaml("one", 1)).await;
+    // As long as this one sends, the first process is there.
+    let mut sends = TcpStream::connect(one.public).await.unwrap();
+    sends.write_all(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\n\r\n").await.unwrap();
+    let mut served = Vec::new();
+    for _ in 0..AT_ONCE {
+        let mut stream = UnixStream::connect(site.path("admin.sock")).await.unwrap();
+        stream.write_all(&[HEAD, b"\r\n"].concat()).await.unwrap();
+        stream.read_exact(&mut [0; 12]).await.unwrap();
+        served.push(stream);
+    }
+    let mut waits = UnixStream::connect(site.path("admin.sock")).await.unwrap();
+    waits.write_all(&[HEAD, b"connection: close\r\n\r\n"].concat()).await.unwrap();
+    let two = one.spawn_beside("two.yaml", &site.yaml("two", 1), &[&site.from()]);
+    two.says("naka is ready").await;
+    one.says("handed over; draining").await;
+    drop(served);
+    let mut answer = String::new();
+    timeout(PATIENCE, waits.read_to_string(&mut answer)).await.unwrap().expect("it is not cut off");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    sends.write_all(b"x").await.unwrap();
+    assert_eq!(one.end().await.code(), Some(0), "{}", one.log());
+}
+
 /// With as many workers as it likes, with other listeners, and the next one after it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_process_may_have_other_workers_and_other_listeners() {

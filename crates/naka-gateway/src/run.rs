@@ -220,7 +220,8 @@ impl Ways {
             ways.admin = Some((address, copy));
         }
         if let Some(Socket { listener, file }) = shown(doors.admin, "gateway.admin.socket") {
-            ways.serve(admin::serve(Arc::clone(admin), Listener::Socket(listener)));
+            // Nobody else accepts from this socket, even once another has its path: so it goes on to the end.
+            tokio::spawn(admin::serve(Arc::clone(admin), Listener::Socket(listener)));
             ways.files.push(file);
         }
         let (takers, upgrades) = mpsc::channel(1);
@@ -235,7 +236,7 @@ impl Ways {
         self.serving.push(tokio::spawn(service).abort_handle());
     }
 
-    /// Nobody is let in any more.
+    /// Nobody is let in any more, but for those who have found our Unix socket before another took its path.
     fn close(&mut self) {
         self.serving.drain(..).for_each(|serving| serving.abort());
         self.files.clear();
@@ -252,6 +253,9 @@ impl Ways {
 fn shown(hidden: Option<Hidden>, key: &str) -> Option<Socket> {
     hidden?.show().map_err(|error| warn!("`{key}` cannot be had: {error}")).ok()
 }
+
+/// Who has found a Unix socket of ours just before another process took its path may take so long to be there.
+const ON_ITS_WAY: Duration = Duration::from_millis(100);
 
 /// What is said once everything is there.
 const READY: &str = "naka is ready";
@@ -478,6 +482,7 @@ impl Control {
                     (end, says.deadline),
                 )
                 .await;
+                tokio::time::sleep(ON_ITS_WAY).await;
             } else {
                 service_manager::say_stopping();
                 info!(?grace, deadline = ?says.deadline, connections = open, "draining");
