@@ -812,7 +812,8 @@ def arguments() -> argparse.Namespace:
         parser.error(f"no proxies: {', '.join(unknown)}")
     if not (1 <= options.rounds <= 100 and 1 <= options.seconds <= 60):
         parser.error("rounds are 1 to 100, seconds 1 to 60")
-    for needed in (options.naka, *(options.naka.parent / name for name in ("bench-floor", "bench-backend"))):
+    beside = ["bench-backend"] + ["bench-floor"] * ("floor" in options.asked)
+    for needed in (options.naka, *(options.naka.parent / name for name in beside)):
         if not os.access(needed, os.X_OK):
             parser.error(f"{needed} is not there: cargo build --release -p naka-suite -p naka-gateway")
     return options

@@ -23,9 +23,9 @@ use crate::strict::Chunked;
 /// The most fields of a head, and of trailers.
 const FIELDS: usize = 100;
 
-/// So many fields more are there room for from the beginning: a response gets some on its way. With few of them the room of most
-/// responses is small enough for the allocator's list of what this thread has just freed.
-const ADDED: usize = 3;
+/// So many fields more are there room for from the beginning: a response gets some on its way, and hyper reads the next request of the
+/// same client into the room of this map, which gets some, too.
+const ADDED: usize = 8;
 
 /// What comes behind a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
