@@ -220,7 +220,12 @@ pub fn take(headers: &mut HeaderMap, formats: &[Format]) -> Option<Extracted> {
         return None;
     }
     let said = extract(headers, formats);
-    for name in Format::ALL.iter().flat_map(|format| format.headers()) {
+    // To look for each of those that there could be costs more than to look at each of those that there are.
+    let is_one = |name: &&HeaderName| {
+        is_of_trace(name)
+            && Format::ALL.iter().flat_map(|format| format.headers()).any(|known| known == *name)
+    };
+    while let Some(name) = headers.keys().find(is_one).cloned() {
         headers.remove(name);
     }
     said
@@ -229,7 +234,7 @@ pub fn take(headers: &mut HeaderMap, formats: &[Format]) -> Option<Extracted> {
 /// Whether some upstreams (WSGI, CGI, PHP) would take this for a header that says a trace, though it is none: it has `_` for `-`.
 pub fn is_taken_for_one(name: &HeaderName) -> bool {
     let name = name.as_str();
-    name.contains('_')
+    name.as_bytes().contains(&b'_')
         && Format::ALL
             .iter()
             .flat_map(|format| format.headers())
@@ -323,6 +328,20 @@ mod tests {
             is_sampled: true,
             is_random: false,
             state: None,
+        }
+    }
+
+    #[test]
+    fn what_any_format_says_is_taken_away_and_nothing_else() {
+        for name in Format::ALL.iter().flat_map(|format| format.headers()) {
+            let mut headers =
+                headers(&[(name.as_str(), "?"), (name.as_str(), "!"), ("trace-me", "1"), ("x-own", "2")]);
+            take(&mut headers, &Format::ALL);
+            let left = headers.keys().map(HeaderName::as_str).collect::<Vec<_>>();
+            assert!(
+                left.len() == 2 && left.contains(&"trace-me") && left.contains(&"x-own"),
+                "{name}: {left:?}"
+            );
         }
     }
 
