@@ -64,6 +64,39 @@ pub(crate) async fn connect(process: &Process, before: usize, count: usize) -> V
     all
 }
 
+/// Pages that the kernel has made for it so far, in all.
+#[cfg(target_env = "gnu")]
+fn faults(process: &Process) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.pid())).unwrap();
+    let (_, behind_name) = stat.rsplit_once(')').unwrap();
+    behind_name.split_whitespace().nth(7).unwrap().parse().unwrap()
+}
+
+/// Bug: the pages that uploads are read into were given back to the kernel each time, and cleared anew for the next.
+#[cfg(target_env = "gnu")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn uploads_are_read_into_memory_that_is_there() {
+    const UPLOADS: u64 = 256;
+    let app = Upstream::start(|_| ok("fine")).await;
+    let config = CONFIG.replace("UPSTREAM", app.address()).replace("workers: 2", "workers: 1");
+    let process = Process::start(&config).await;
+    let mut stream = TcpStream::connect(process.public).await.unwrap();
+    let body = vec![b'x'; 1 << 20];
+    let head = format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\n\r\n", body.len());
+    let mut upload = async |times| {
+        for _ in 0..times {
+            stream.write_all(head.as_bytes()).await.unwrap();
+            stream.write_all(&body).await.unwrap();
+            is_read(&mut stream).await;
+        }
+    };
+    upload(UPLOADS).await; // Now there is as much as it takes.
+    let before = faults(&process);
+    upload(UPLOADS).await;
+    let made = faults(&process) - before;
+    assert!(made < UPLOADS, "{made} pages for {UPLOADS} uploads of 256");
+}
+
 async fn others_are_served(process: &Process, times: usize) {
     for _ in 0..times {
         assert_eq!(process.public("GET /").await.0, 200);

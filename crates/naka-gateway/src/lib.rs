@@ -41,6 +41,7 @@ mod frames;
 pub mod generation;
 pub mod handover;
 pub mod headers;
+mod heap;
 pub mod identity;
 pub mod import;
 pub mod limits;

@@ -26,6 +26,7 @@ use crate::{
     drain::{self, Drain},
     generation::{Generation, InForce},
     handover::{self, HangUp, Sockets, Taken, Taker},
+    heap,
     monitor::{self, Monitor},
     observe::Metrics,
     origin::{self, AdminPort, Origin},
@@ -71,6 +72,7 @@ impl From<origin::Failure> for Failure {
 /// # Errors
 /// If it does not come up. Once it has, it ends by a signal, or when another process takes over.
 pub fn run(entry: &Path, before: Option<&Path>, kinds: &Kinds) -> Result<(), Failure> {
+    heap::keep_what_is_freed();
     let given = service_manager::sockets().map_err(origin::Failure::Sockets)?;
     let metrics = Arc::new(Metrics::new());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
