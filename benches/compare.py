@@ -799,6 +799,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("naka", type=Path, help="the binary; bench-floor and bench-backend stand beside it")
     parser.add_argument("--workloads", default=",".join(WORKLOADS), help=f"of {', '.join(WORKLOADS)}; all if nothing is said")
     parser.add_argument("--proxies", default=",".join(PROXIES), help=f"of {', '.join(PROXIES)}; all if nothing is said")
+    parser.add_argument("--strict", action="store_true", help="end with an error if a proxy was skipped, or a request failed")
     parser.add_argument("--rounds", type=int, default=8, help="windows of each proxy that count; one more before warms it up")
     parser.add_argument("--seconds", type=int, default=1, help="of a window")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all windows there")
@@ -807,7 +808,7 @@ def arguments() -> argparse.Namespace:
     options.names = options.workloads.split(",")
     if unknown := [name for name in options.names if name not in WORKLOADS]:
         parser.error(f"no workloads: {', '.join(unknown)}")
-    options.asked = options.proxies.split(",")
+    options.asked = list(dict.fromkeys(options.proxies.split(",")))
     if unknown := [name for name in options.asked if name not in PROXIES]:
         parser.error(f"no proxies: {', '.join(unknown)}")
     if not (1 <= options.rounds <= 100 and 1 <= options.seconds <= 60):
@@ -858,6 +859,9 @@ def run(options: argparse.Namespace, children: Children, folder: Path) -> None:
     today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
     system = f"{platform.system()} {platform.release().split('-')[0]}, {len(cpus)} CPUs"
     about = {"date": today, "system": system, "rounds": options.rounds, "seconds": options.seconds, "proxies": proxies, "tools": tools}
+    if options.strict and (wrong := [f"{name}: {row.proxy}: {row.skipped or f'{row.failed} requests failed'}"
+                                     for name, rows in results.items() for row in rows if row.skipped or row.failed]):
+        raise SystemExit("not all were measured as asked: " + "; ".join(wrong))
     if options.json:
         options.json.write_text(as_json(results, about))
     if options.chart:

@@ -14,7 +14,8 @@ merge="$(rustc --print target-libdir)/../bin/llvm-profdata"
 [ -x "$merge" ] || rustup component add llvm-tools
 
 host=$(rustc -vV | sed -n 's/^host: //p')
-target=${CARGO_TARGET_DIR:-$PWD/target}
+target=$(mkdir -p "${CARGO_TARGET_DIR:-target}" && cd "${CARGO_TARGET_DIR:-target}" && pwd)
+export CARGO_TARGET_DIR=$target
 counts=$target/trained
 rm -rf "$counts" && mkdir -p "$counts"
 # With a target named, what runs while it is built (build scripts, macros) is built without these flags, and so are the others of the load.
@@ -24,12 +25,12 @@ build() {
 }
 
 # Whoever answers during the training need not be fast.
-cargo build --locked -p naka-suite --bin bench-backend
+cargo build --locked -p naka-suite --bin bench-backend --target "$host"
 build "-Cprofile-generate=$counts"
 mkdir -p "$counts/bin"
-cp "$target/$host/dist/naka" "$target/debug/bench-backend" "$counts/bin"
+cp "$target/$host/dist/naka" "$target/$host/debug/bench-backend" "$counts/bin"
 # Counting takes time, so the figures that this prints say nothing.
-benches/compare.py "$counts/bin/naka" --proxies naka --workloads w1,w2,w3,w4,w5,w7 --rounds 4
+benches/compare.py "$counts/bin/naka" --strict --proxies naka --workloads w1,w2,w3,w4,w5,w7 --rounds 4
 "$merge" merge -o "$counts/naka.profdata" "$counts"/*.profraw
 build "-Cprofile-use=$counts/naka.profdata"
 cp "$target/$host/dist/naka" "$folder/naka"

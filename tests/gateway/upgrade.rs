@@ -264,7 +264,8 @@ async fn an_upgrade_under_load_fails_no_request_refills_nobody_and_leaves_the_br
     assert_eq!(two.post("/reload", "").await.0, 200);
 }
 
-/// Bug: whoever waited at the Unix socket of the admin port when another process took over was cut off.
+/// Bug: whoever waited at the Unix socket of the admin port when another process took over was cut off, however long that process was still
+/// there for its clients.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_waits_at_the_admin_socket_is_answered_by_the_process_that_had_it() {
     const AT_ONCE: usize = 64;

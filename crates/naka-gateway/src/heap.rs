@@ -1,11 +1,11 @@
 //! What the system's allocator keeps of what is freed.
 //!
-//! glibc gives memory back as soon as 128 KiB are free at the end of a heap, and has the system make what is larger than that each time. Uploads come in
-//! pieces of up to 512 KiB, so the kernel would clear the pages of each anew: an eighth of what an upload costs. Both bounds
-//! grow with what is freed (mallopt(3): `M_MMAP_THRESHOLD`, and `M_TRIM_THRESHOLD`, which is twice that), unless somebody has set them.
+//! glibc gives memory back as soon as little is free at the end of a heap: 128 KiB, or twice the largest piece that it had of the system by itself and
+//! that was freed. Uploads come in pieces of up to 512 KiB, so the kernel would clear the pages of many anew: an eighth of what an upload costs.
+//! That bound can be moved up once (mallopt(3): `M_MMAP_THRESHOLD`, and `M_TRIM_THRESHOLD`, which is twice that), unless somebody has set it.
 //!
 //! # Limits
-//! A worker keeps up to twice [`KEPT`] that it does not use.
+//! The end of each heap, of which a worker has one, keeps up to twice [`KEPT`] that nobody uses; as ever, more is kept below what is still in use.
 
 use std::hint::black_box;
 

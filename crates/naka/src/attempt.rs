@@ -98,7 +98,7 @@ impl Tried {
         Self::default()
     }
 
-    /// Those of a request: in its [`Context`]; where there is none, in an extension of its own.
+    /// Those of a request: in its [`Context`], else in an extension of its own.
     pub fn of(extensions: &Extensions) -> Option<&Self> {
         Context::known(extensions, |context| context.tried.as_ref(), || extensions.get::<Self>())
     }

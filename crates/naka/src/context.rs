@@ -1,8 +1,8 @@
 //! What is known of one request, in one extension.
 //!
 //! The first extension of a request costs three allocations and each further one another, so
-//! a stack of ours keeps its facts in fields of one [`Context`]. Outside such a stack, where there is none, each layer
-//! has extensions of its own: [`ClientAddr`], [`Deadline`], [`Endpoint`], [`Tried`],
+//! a stack of ours keeps its facts in fields of one [`Context`]. Outside such a stack each layer
+//! falls back to extensions of its own: [`ClientAddr`], [`Deadline`], [`Endpoint`], [`Tried`],
 //! [`Identity`], [`ApiVersion`], [`SplitArm`], [`Upgrade`], [`Held`], [`Journal`].
 
 use std::{net::IpAddr, sync::Arc};
@@ -95,14 +95,14 @@ impl Context {
         self
     }
 
-    /// What it knows; where there is none, what stands in an extension of its own.
+    /// What it knows; else what stands in an extension of its own, which somebody may have put there before there was a context.
     pub(crate) fn known<'e, T>(
         extensions: &'e Extensions,
         in_context: impl FnOnce(&'e Self) -> Option<T>,
         in_its_own: impl FnOnce() -> Option<T>,
     ) -> Option<T> {
         match extensions.get::<Self>() {
-            Some(context) => in_context(context),
+            Some(context) => in_context(context).or_else(in_its_own),
             None => in_its_own(),
         }
     }
@@ -116,7 +116,7 @@ impl Context {
 pub struct ClientAddr(pub IpAddr);
 
 impl ClientAddr {
-    /// The address in the [`Context`]; where there is none, that in an extension of its own.
+    /// The address in the [`Context`], else in an extension of its own.
     pub fn of(extensions: &Extensions) -> Option<IpAddr> {
         Context::known(
             extensions,
@@ -131,7 +131,7 @@ impl ClientAddr {
 pub struct ApiVersion(pub Arc<str>);
 
 impl ApiVersion {
-    /// The one in the [`Context`]; where there is none, that in an extension of its own.
+    /// The one in the [`Context`], else in an extension of its own.
     pub fn of(extensions: &Extensions) -> Option<&Arc<str>> {
         Context::known(
             extensions,
@@ -157,7 +157,7 @@ impl ApiVersion {
 pub struct SplitArm(pub Arc<str>);
 
 impl SplitArm {
-    /// The one in the [`Context`]; where there is none, that in an extension of its own.
+    /// The one in the [`Context`], else in an extension of its own.
     pub fn of(extensions: &Extensions) -> Option<&Arc<str>> {
         Context::known(
             extensions,
@@ -183,7 +183,7 @@ impl SplitArm {
 pub struct Deadline(pub Instant);
 
 impl Deadline {
-    /// The one in the [`Context`]; where there is none, that in an extension of its own.
+    /// The one in the [`Context`], else in an extension of its own.
     pub fn of(extensions: &Extensions) -> Option<Instant> {
         Context::known(
             extensions,
@@ -200,9 +200,9 @@ impl Deadline {
 pub struct Upgrade;
 
 impl Upgrade {
-    /// Whether it is said in the [`Context`]; where there is none, that in an extension of its own.
+    /// Whether it is said in the [`Context`], else in an extension of its own.
     pub fn is_asked(extensions: &Extensions) -> bool {
         let own = || extensions.get::<Self>().map(|_| true);
-        Context::known(extensions, |context| Some(context.is_upgrade), own).unwrap_or_default()
+        Context::known(extensions, |context| context.is_upgrade.then_some(true), own).unwrap_or_default()
     }
 }

@@ -70,7 +70,7 @@ impl Held {
         self.account.refused.load(Relaxed)
     }
 
-    /// The one in the [`Context`]; where there is none, that in an extension of its own.
+    /// The one in the [`Context`], else in an extension of its own.
     pub fn of(extensions: &Extensions) -> Option<&Arc<Self>> {
         Context::known(extensions, |context| context.held.as_ref(), || extensions.get::<Arc<Self>>())
     }

@@ -33,7 +33,7 @@ impl Identity {
         Self { scheme, subject, scopes: Vec::new(), roles: Vec::new(), claims: BTreeMap::new(), beside: None }
     }
 
-    /// The one in the [`Context`]; where there is none, that in an extension of its own.
+    /// The one in the [`Context`], else in an extension of its own.
     pub fn of(extensions: &Extensions) -> Option<&Arc<Self>> {
         Context::known(extensions, |context| context.identity.as_ref(), || extensions.get::<Arc<Self>>())
     }

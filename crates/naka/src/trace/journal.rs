@@ -111,7 +111,7 @@ impl Journal {
         Arc::new(Self { context, is_of_copy: false, written: Mutex::default() })
     }
 
-    /// That of a request: in its [context](Facts); where there is none, in an extension of its own.
+    /// That of a request: in its [context](Facts), else in an extension of its own.
     pub fn of(extensions: &Extensions) -> Option<&Arc<Self>> {
         Facts::known(extensions, |facts| facts.journal.as_ref(), || extensions.get::<Arc<Self>>())
     }
