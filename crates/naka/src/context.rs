@@ -101,10 +101,7 @@ impl Context {
         in_context: impl FnOnce(&'e Self) -> Option<T>,
         in_its_own: impl FnOnce() -> Option<T>,
     ) -> Option<T> {
-        match extensions.get::<Self>() {
-            Some(context) => in_context(context).or_else(in_its_own),
-            None => in_its_own(),
-        }
+        extensions.get::<Self>().and_then(in_context).or_else(in_its_own)
     }
 }
 
