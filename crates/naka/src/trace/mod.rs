@@ -221,11 +221,10 @@ pub fn take(headers: &mut HeaderMap, formats: &[Format]) -> Option<Extracted> {
     }
     let said = extract(headers, formats);
     // To look for each of those that there could be costs more than to look at each of those that there are.
-    let is_one = |name: &&HeaderName| {
-        is_of_trace(name)
-            && Format::ALL.iter().flat_map(|format| format.headers()).any(|known| known == *name)
+    let known = |name: &HeaderName| {
+        Format::ALL.iter().flat_map(|format| format.headers()).find(|known| *known == name)
     };
-    while let Some(name) = headers.keys().find(is_one).cloned() {
+    while let Some(name) = headers.keys().filter(|name| is_of_trace(name)).find_map(known) {
         headers.remove(name);
     }
     said
