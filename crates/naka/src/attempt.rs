@@ -100,7 +100,8 @@ impl Tried {
 
     /// Those of a request: in its [`Context`], else in an extension of its own.
     pub fn of(extensions: &Extensions) -> Option<&Self> {
-        Context::known(extensions, |context| context.tried.as_ref(), || extensions.get::<Self>())
+        let known = extensions.get::<Context>().and_then(|context| context.tried.as_ref());
+        known.or_else(|| extensions.get::<Self>())
     }
 
     /// Puts it where [`of`](Self::of) looks.

@@ -94,15 +94,6 @@ impl Context {
         self.deadline = Some(deadline);
         self
     }
-
-    /// What it knows; else what stands in an extension of its own, which somebody may have put there before there was a context.
-    pub(crate) fn known<'e, T>(
-        extensions: &'e Extensions,
-        in_context: impl FnOnce(&'e Self) -> Option<T>,
-        in_its_own: impl FnOnce() -> Option<T>,
-    ) -> Option<T> {
-        extensions.get::<Self>().and_then(in_context).or_else(in_its_own)
-    }
 }
 
 /// The client's address: put it into a request's extensions where there is no [`Context`].
@@ -115,11 +106,8 @@ pub struct ClientAddr(pub IpAddr);
 impl ClientAddr {
     /// The address in the [`Context`], else in an extension of its own.
     pub fn of(extensions: &Extensions) -> Option<IpAddr> {
-        Context::known(
-            extensions,
-            |context| context.client,
-            || extensions.get::<Self>().map(|client| client.0),
-        )
+        let known = extensions.get::<Context>().and_then(|context| context.client);
+        known.or_else(|| extensions.get::<Self>().map(|client| client.0))
     }
 }
 
@@ -130,11 +118,8 @@ pub struct ApiVersion(pub Arc<str>);
 impl ApiVersion {
     /// The one in the [`Context`], else in an extension of its own.
     pub fn of(extensions: &Extensions) -> Option<&Arc<str>> {
-        Context::known(
-            extensions,
-            |context| context.version.as_ref(),
-            || extensions.get::<Self>().map(|version| &version.0),
-        )
+        let known = extensions.get::<Context>().and_then(|context| context.version.as_ref());
+        known.or_else(|| extensions.get::<Self>().map(|version| &version.0))
     }
 
     /// Puts it where [`of`](Self::of) looks.
@@ -156,11 +141,8 @@ pub struct SplitArm(pub Arc<str>);
 impl SplitArm {
     /// The one in the [`Context`], else in an extension of its own.
     pub fn of(extensions: &Extensions) -> Option<&Arc<str>> {
-        Context::known(
-            extensions,
-            |context| context.arm.as_ref(),
-            || extensions.get::<Self>().map(|arm| &arm.0),
-        )
+        let known = extensions.get::<Context>().and_then(|context| context.arm.as_ref());
+        known.or_else(|| extensions.get::<Self>().map(|arm| &arm.0))
     }
 
     /// Puts it where [`of`](Self::of) looks.
@@ -182,11 +164,8 @@ pub struct Deadline(pub Instant);
 impl Deadline {
     /// The one in the [`Context`], else in an extension of its own.
     pub fn of(extensions: &Extensions) -> Option<Instant> {
-        Context::known(
-            extensions,
-            |context| context.deadline,
-            || extensions.get::<Self>().map(|deadline| deadline.0),
-        )
+        let known = extensions.get::<Context>().and_then(|context| context.deadline);
+        known.or_else(|| extensions.get::<Self>().map(|deadline| deadline.0))
     }
 }
 
@@ -199,7 +178,7 @@ pub struct Upgrade;
 impl Upgrade {
     /// Whether it is said in the [`Context`], else in an extension of its own.
     pub fn is_asked(extensions: &Extensions) -> bool {
-        let own = || extensions.get::<Self>().map(|_| true);
-        Context::known(extensions, |context| context.is_upgrade.then_some(true), own).unwrap_or_default()
+        let known = extensions.get::<Context>().is_some_and(|context| context.is_upgrade);
+        known || extensions.get::<Self>().is_some()
     }
 }

@@ -72,7 +72,8 @@ impl Held {
 
     /// The one in the [`Context`], else in an extension of its own.
     pub fn of(extensions: &Extensions) -> Option<&Arc<Self>> {
-        Context::known(extensions, |context| context.held.as_ref(), || extensions.get::<Arc<Self>>())
+        let known = extensions.get::<Context>().and_then(|context| context.held.as_ref());
+        known.or_else(|| extensions.get::<Arc<Self>>())
     }
 
     /// Puts it where [`of`](Self::of) looks.

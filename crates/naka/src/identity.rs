@@ -35,7 +35,8 @@ impl Identity {
 
     /// The one in the [`Context`], else in an extension of its own.
     pub fn of(extensions: &Extensions) -> Option<&Arc<Self>> {
-        Context::known(extensions, |context| context.identity.as_ref(), || extensions.get::<Arc<Self>>())
+        let known = extensions.get::<Context>().and_then(|context| context.identity.as_ref());
+        known.or_else(|| extensions.get::<Arc<Self>>())
     }
 
     /// The one that was found in this way.
@@ -77,7 +78,8 @@ pub struct Challenges(Arc<HeaderMap>);
 impl Challenges {
     /// Those of the layers that a request has passed as nobody.
     pub fn of(extensions: &Extensions) -> Option<&Self> {
-        Context::known(extensions, |context| context.challenges.as_ref(), || extensions.get::<Self>())
+        let known = extensions.get::<Context>().and_then(|context| context.challenges.as_ref());
+        known.or_else(|| extensions.get::<Self>())
     }
 
     /// These, each the value of a `WWW-Authenticate`.

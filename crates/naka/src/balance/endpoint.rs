@@ -150,7 +150,8 @@ impl Endpoint {
 
     /// The endpoint that was chosen for a request.
     pub fn of(extensions: &Extensions) -> Option<&Self> {
-        Context::known(extensions, |context| context.endpoint.as_ref(), || extensions.get::<Self>())
+        let known = extensions.get::<Context>().and_then(|context| context.endpoint.as_ref());
+        known.or_else(|| extensions.get::<Self>())
     }
 
     /// Its address, as it was given.

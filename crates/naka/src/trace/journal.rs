@@ -113,7 +113,8 @@ impl Journal {
 
     /// That of a request: in its [context](Facts), else in an extension of its own.
     pub fn of(extensions: &Extensions) -> Option<&Arc<Self>> {
-        Facts::known(extensions, |facts| facts.journal.as_ref(), || extensions.get::<Arc<Self>>())
+        let known = extensions.get::<Facts>().and_then(|facts| facts.journal.as_ref());
+        known.or_else(|| extensions.get::<Arc<Self>>())
     }
 
     /// Puts it where [`of`](Self::of) looks.
